@@ -1,0 +1,76 @@
+"""Market candles that are complete, correct and instant the second time. No account, no server, no asyncio.
+
+from candle_fetcher import CandleFetcher
+
+with CandleFetcher() as fetcher:
+    frame = fetcher.fetch("BTC/USDT", "4h", "2024-01-01", "2024-03-29")
+"""
+
+from __future__ import annotations
+
+from candle_fetcher.cache import CacheStats, CandleCache, Verified
+from candle_fetcher.core.candles import Gap
+from candle_fetcher.core.errors import (
+    AccessDenied,
+    ArchiveMismatch,
+    BadFile,
+    Banned,
+    CacheError,
+    CacheWarning,
+    CandleFetcherError,
+    CandleFetcherWarning,
+    ClockSkew,
+    FetchManyError,
+    IncompleteData,
+    InputError,
+    MissingExtra,
+    NotOffered,
+    ProviderRefused,
+    RateLimited,
+    ReplyError,
+    SourceError,
+    TransportError,
+    UnknownSymbol,
+)
+from candle_fetcher.core.frame import find_gaps
+from candle_fetcher.core.plan import FetchPlan
+from candle_fetcher.core.summary import summary
+from candle_fetcher.core.version import __version__
+from candle_fetcher.fetcher import CandleFetcher, fetch
+from candle_fetcher.monitor import PerformanceMonitor
+
+
+
+__all__ = [
+    "AccessDenied",
+    "ArchiveMismatch",
+    "BadFile",
+    "Banned",
+    "CacheError",
+    "CacheStats",
+    "CacheWarning",
+    "CandleCache",
+    "CandleFetcher",
+    "CandleFetcherError",
+    "CandleFetcherWarning",
+    "ClockSkew",
+    "FetchManyError",
+    "FetchPlan",
+    "Gap",
+    "IncompleteData",
+    "InputError",
+    "MissingExtra",
+    "NotOffered",
+    "PerformanceMonitor",
+    "ProviderRefused",
+    "RateLimited",
+    "ReplyError",
+    "SourceError",
+    "TransportError",
+    "UnknownSymbol",
+    "Verified",
+    "__version__",
+    "fetch",
+    "find_gaps",
+    "summary",
+]

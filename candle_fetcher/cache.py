@@ -1,0 +1,366 @@
+"""Floor 2: chunks of candles over the store. What is stored, what is known to be empty, and who is fetching what right now.
+
+Under a series' key lie its entries (one a chunk), its facts (since when it is listed, spans known to be empty) and its
+shelves: for every thousand chunks, until when each may be believed, so that planning years reads a handful of entries. A
+shelf is a hint: what an entry says decides. It is marked open before the first chunk goes in, so that a plan after a crash
+looks at the entries themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from candle_fetcher.core.call import Limit
+from candle_fetcher.core.entry import Entry, pack, seal, unpack, unseal
+from candle_fetcher.core.expiry import ask_again_ms
+from candle_fetcher.core.series import Series
+from candle_fetcher.core.spans import Span
+from candle_fetcher.providers import Listed, Listing
+from candle_fetcher.store import Store
+
+SHELF_CHUNKS = 1_000
+# A shelf's word for a chunk: nothing stored, look at the entry, or believed until that time.
+ABSENT, LOOK = 0, 1
+
+
+class Quiet(NamedTuple):
+    """A span known to hold no candle: why, and when the provider said so."""
+
+    start_ms: int
+    end_ms: int
+    cause: str
+    asked_ms: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a series beside its candles. `first_ms` is the open time of its first candle, None while unknown."""
+
+    first_ms: int | None = None
+    quiet: tuple[Quiet, ...] = ()
+
+    def bounds(self, span: Span, now_ms: int) -> Span:
+        """The span without its ends that are known to be empty."""
+        start_ms, end_ms = span
+        for quiet in self.quiet:
+            if not is_believed(quiet, now_ms):
+                continue
+            if quiet.start_ms <= start_ms < quiet.end_ms:
+                start_ms = quiet.end_ms
+            if quiet.start_ms < end_ms <= quiet.end_ms:
+                end_ms = quiet.start_ms
+        return Span(start_ms, max(start_ms, end_ms))
+
+    def cause(self, ms: int) -> str:
+        """Why the slot that opens then has no candle."""
+        for quiet in self.quiet:
+            if quiet.start_ms <= ms < quiet.end_ms:
+                return quiet.cause
+        return "no_candle"
+
+
+def is_believed(quiet: Quiet, now_ms: int) -> bool:
+    """Whether it is too early to ask about the span again."""
+    return now_ms < ask_again_ms(quiet.end_ms, quiet.asked_ms)
+
+
+class CacheStats(NamedTuple):
+    """Entries and bytes by tier, the bounds, and where the disk tier lies."""
+
+    path: str | None
+    memory_entries: int
+    memory_bytes: int
+    memory_max_bytes: int
+    disk_entries: int
+    disk_bytes: int
+    disk_max_bytes: int
+    problem: str | None = None
+
+
+class Verified(NamedTuple):
+    """How many entries were read, and the keys of those that are not whole; these count as missing and were dropped."""
+
+    entries: int
+    damaged: tuple[str, ...]
+
+
+@dataclass
+class _Flights:
+    """Who is fetching which chunk: the first who asks does it, the others wait for its entry."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    waiting: dict[str, Future[Entry | None]] = field(default_factory=dict)
+
+
+class CandleCache:
+    """The dual cache of a fetcher: memory over disk. For its user: `path`, `stats`, `clear`, `verify`."""
+
+    def __init__(
+        self,
+        store: Store | None,
+        *,
+        path: Path | None,
+        compress: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._path = path
+        self._compress = compress
+        self._clock = clock
+        self._flights = _Flights()
+        self._facts: dict[str, Facts] = {}
+        self._lock = threading.Lock()
+
+    # -- for the user -----------------------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> Path | None:
+        """The folder of the disk tier; None without one."""
+        return self._path
+
+    def stats(self) -> CacheStats:
+        """Entries and bytes of both tiers."""
+        if self._store is None:
+            return CacheStats(None, 0, 0, 0, 0, 0, 0, "use_cache is off")
+        memory, disk = self._store.memory.stats(), self._store.disk.stats() if self._store.disk else None
+        return CacheStats(
+            path=str(self._path) if self._path else None,
+            memory_entries=memory.entries,
+            memory_bytes=memory.bytes,
+            memory_max_bytes=memory.max_bytes,
+            disk_entries=disk.entries if disk else 0,
+            disk_bytes=disk.bytes if disk else 0,
+            disk_max_bytes=disk.max_bytes if disk else 0,
+            problem=self._store.disk.problem or None if self._store.disk else None,
+        )
+
+    def clear(self) -> None:
+        """Forgets everything in both tiers."""
+        with self._lock:
+            self._facts.clear()
+        if self._store is not None:
+            self._store.clear()
+
+    def verify(self) -> Verified:
+        """Reads every entry on disk against its checksum and drops those that are not whole."""
+        if self._store is None or self._store.disk is None:
+            return Verified(0, ())
+        disk = self._store.disk
+        entries, damaged = 0, []
+        for key in list(disk.keys()):
+            data = disk.load(key)
+            entries += 1
+            if data is None or unseal(key, data) is None:
+                damaged.append(key)
+                self._store.drop(key)
+        return Verified(entries, tuple(damaged))
+
+    # -- entries ------------------------------------------------------------------------------------------------------
+
+    def load(self, series: Series, chunks: Sequence[int], *, keep: bool = True) -> dict[int, tuple[str, Entry]]:
+        """The stored entries of those chunks, each with the tier that it came from. `keep` puts them into memory."""
+        if self._store is None:
+            return {}
+        prefix = series.key
+        keys = {f"{prefix}|{chunk}": chunk for chunk in chunks}
+        found = {}
+        for key, (tier, data) in self._store.load_many(keys, keep=keep).items():
+            if data is None or tier is None:
+                continue
+            entry = unpack(key, data, trusted=tier == "memory")
+            if entry is None:
+                self._store.drop(key)
+            else:
+                found[keys[key]] = (tier, entry)
+        return found
+
+    def save(self, series: Series, chunk: int, entry: Entry, *, until_s: float | None, keep: bool = True) -> None:
+        """Stores the entry in both tiers; in memory until `until_s`, after which the disk is looked at again."""
+        if self._store is None:
+            return
+        key = f"{series.key}|{chunk}"
+        self._store.save(key, pack(key, entry, compress=self._compress), until_s=until_s, keep=keep)
+
+    def is_newest_flight(self, series: Series, chunk: int) -> tuple[bool, Future[Entry | None]]:
+        """Whether the caller is the one to fetch the chunk, and the future that the others wait for; see `land`."""
+        key = f"{series.key}|{chunk}"
+        with self._flights.lock:
+            flying = self._flights.waiting.get(key)
+            if flying is not None:
+                return False, flying
+            mine: Future[Entry | None] = Future()
+            self._flights.waiting[key] = mine
+            return True, mine
+
+    def land(self, series: Series, chunk: int) -> None:
+        """Ends the caller's flight, once its entry can be found in the store or cannot be had."""
+        with self._flights.lock:
+            self._flights.waiting.pop(f"{series.key}|{chunk}", None)
+
+    # -- frames ready to hand out -----------------------------------------------------------------------------------
+
+    def load_frame(self, key: str) -> Any:
+        """What was put away under the key by `save_frame`, or None."""
+        return self._store.memory.load(key) if self._store is not None else None
+
+    def save_frame(self, key: str, value: Any, size_bytes: int, until_s: float | None) -> None:
+        """Puts a finished result into the memory tier, counted by its bytes."""
+        if self._store is not None:
+            self._store.memory.save(key, value, size_bytes, until_s)
+
+    def drop_frames(self, series: Series) -> None:
+        """Forgets the finished results of the series, because its candles were asked for again."""
+        if self._store is not None:
+            self._store.memory.drop_prefix(f"frame|{series.key}|")
+
+    # -- facts --------------------------------------------------------------------------------------------------------
+
+    def facts(self, series: Series) -> Facts:
+        """What is known of the series beside its candles."""
+        key = f"{series.key}|facts"
+        with self._lock:
+            known = self._facts.get(key)
+        if known is None:
+            known = Facts()
+            document = self._load_document(key)
+            if document is not None:
+                with contextlib.suppress(KeyError, TypeError, ValueError):
+                    quiet = tuple(Quiet(int(a), int(b), str(cause), int(asked)) for a, b, cause, asked in document["quiet"])
+                    first_ms = document["first_ms"]
+                    known = Facts(None if first_ms is None else int(first_ms), quiet)
+            with self._lock:
+                known = self._facts.setdefault(key, known)
+        return known
+
+    def learn(self, series: Series, *, first_ms: int | None = None, quiet: Quiet | None = None, now_ms: int) -> Facts:
+        """Adds to the facts of the series; a newer word about the same time replaces the older one."""
+        key = f"{series.key}|facts"
+        old = self.facts(series)
+        kept = [one for one in old.quiet if is_believed(one, now_ms)]
+        if quiet is not None:
+            kept = [one for one in kept if one.end_ms <= quiet.start_ms or quiet.end_ms <= one.start_ms]
+            kept.append(quiet)
+        facts = Facts(old.first_ms if first_ms is None else first_ms, tuple(sorted(kept)))
+        with self._lock:
+            self._facts[key] = facts
+        self._save_document(key, {"first_ms": facts.first_ms, "quiet": facts.quiet})
+        return facts
+
+    def forget_facts(self, series: Series) -> None:
+        """Forgets listing and empty spans, so that they are asked for again."""
+        with self._lock:
+            self._facts[f"{series.key}|facts"] = Facts()
+
+    # -- listings ----------------------------------------------------------------------------
+
+    def load_listing(self, name: str) -> tuple[Listing, float] | None:
+        """A stored listing and its age in seconds."""
+        document = self._load_document(f"listing|{name}")
+        try:
+            listing = Listing(
+                tuple(Limit(*limit) for limit in document["limits"]), tuple(Listed(*symbol) for symbol in document["symbols"])
+            )
+            return listing, self._clock() - float(document["stored_s"])
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    def save_listing(self, name: str, listing: Listing) -> None:
+        """Stores what the provider lists, to be kept for a day."""
+        document = {"limits": listing.limits, "symbols": listing.symbols, "stored_s": self._clock()}
+        self._save_document(f"listing|{name}", document)
+
+    def _load_document(self, key: str) -> Any:
+        if self._store is None:
+            return None
+        _, data = self._store.load(key)
+        opened = unseal(key, data) if data is not None else None
+        if opened is None:
+            return None
+        try:
+            return json.loads(bytes(opened[1]))
+        except ValueError:
+            return None
+
+    def _save_document(self, key: str, document: Any) -> None:
+        if self._store is not None:
+            self._store.save(key, seal(key, b"", json.dumps(document).encode(), compress=True))
+
+    # -- shelves ------------------------------------------------------------------------------------------------------
+
+    def believed_until(self, series: Series, chunks: range) -> dict[int, int] | None:
+        """Until when each chunk may be believed (ms), ABSENT or LOOK; None without a cache. Reads a shelf per 1000 chunks."""
+        if self._store is None:
+            return None
+        believed: dict[int, int] = {}
+        for shelf in _shelves(chunks):
+            opened, words = self._load_shelf(series, shelf)
+            first = shelf * SHELF_CHUNKS
+            for chunk in range(max(chunks.start, first), min(chunks.stop, first + SHELF_CHUNKS)):
+                word = int(words[chunk - first])
+                believed[chunk] = LOOK if opened and word == ABSENT else word
+        return believed
+
+    def open_shelves(self, series: Series, chunks: Iterable[int]) -> None:
+        """Marks the shelves of the chunks as being filled."""
+        if self._store is not None:
+            for shelf in _shelves(chunks):
+                opened, words = self._load_shelf(series, shelf)
+                if not opened:
+                    self._save_shelf(series, shelf, True, words)
+
+    def close_shelves(self, series: Series, until: Mapping[int, int]) -> None:
+        """Writes until when each of the chunks may be believed, and marks their shelves as up to date."""
+        if self._store is None or not until:
+            return
+        with self._store.disk.transaction() if self._store.disk else contextlib.nullcontext():
+            for shelf in _shelves(until):
+                _, words = self._load_shelf(series, shelf)
+                words = words.copy()
+                first = shelf * SHELF_CHUNKS
+                for chunk, word in until.items():
+                    if chunk // SHELF_CHUNKS == shelf:
+                        words[chunk - first] = word
+                self._save_shelf(series, shelf, False, words)
+
+    def _load_shelf(self, series: Series, shelf: int) -> tuple[bool, np.ndarray[Any, np.dtype[np.int64]]]:
+        key = f"{series.key}|shelf|{shelf}"
+        assert self._store is not None
+        # Another process may have written it since: a shelf is read from disk, where there is one.
+        data = self._store.disk.load(key) if self._store.disk else self._store.memory.load(key)
+        opened = unseal(key, data) if data is not None else None
+        if opened is None or len(opened[0]) != 1 or len(opened[1]) != SHELF_CHUNKS * 8:
+            return False, np.zeros(SHELF_CHUNKS, np.int64)
+        return opened[0] == b"\1", np.frombuffer(opened[1], "<i8")
+
+    def _save_shelf(
+        self, series: Series, shelf: int, opened: bool, words: np.ndarray[Any, np.dtype[np.int64]]
+    ) -> None:
+        key = f"{series.key}|shelf|{shelf}"
+        assert self._store is not None
+        data = seal(key, b"\1" if opened else b"\0", words.tobytes(), compress=True)
+        self._store.save(key, data, keep=self._store.disk is None)
+
+    # -- end ----------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Writes what waits to be written and lets go of the files."""
+        if self._store is not None:
+            self._store.close()
+
+
+def _shelves(chunks: Iterable[int]) -> list[int]:
+    if isinstance(chunks, range):
+        return list(range(chunks.start // SHELF_CHUNKS, (chunks.stop - 1) // SHELF_CHUNKS + 1)) if chunks else []
+    return sorted({chunk // SHELF_CHUNKS for chunk in chunks})
+
+

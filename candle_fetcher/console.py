@@ -1,0 +1,188 @@
+"""What a person sees on a terminal or in Jupyter: a progress bar, colour, and foreign text made harmless.
+
+The only tqdm and colorama, both imported when they are first needed. Nothing here writes to stdout.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal, TextIO
+
+from candle_fetcher.core.errors import InputError
+from candle_fetcher.core.events import Event, Observe, Progress
+
+Role = Literal["title", "good", "warn", "bad", "dim", "number"]
+
+# A read that ends sooner shows no bar, unless one is forced.
+_DELAY_S = 0.2
+_COLOURS: dict[Role, tuple[str, str]] = {
+    "title": ("Style", "BRIGHT"),
+    "good": ("Fore", "GREEN"),
+    "warn": ("Fore", "YELLOW"),
+    "bad": ("Fore", "RED"),
+    "dim": ("Style", "DIM"),
+    "number": ("Fore", "CYAN"),
+}
+
+
+def make_progress(progress: bool | Callable[[Progress], object] | None) -> Observe | None:
+    """What shows the progress of public calls; None where nobody is to be told.
+
+    None shows a bar on a terminal and in Jupyter, True always, False never; a callable receives the Progress events.
+    Raises InputError for anything else.
+    """
+    if progress is None:
+        return ProgressBar(delay_s=_DELAY_S) if _is_terminal(sys.stderr) or in_jupyter() else None
+    if progress is False:
+        return None
+    if progress is True:
+        return ProgressBar()
+    if not callable(progress):
+        raise InputError(f"progress is {progress!r}; expected None, True, False or a callable")
+    tell = progress
+
+    def observe(event: Event) -> None:
+        if isinstance(event, Progress):
+            tell(event)
+
+    return observe
+
+
+class ProgressBar:
+    """One bar on stderr that counts the candles of all calls under way; an Observe, safe to share between threads.
+
+    The bar opens with the first call, grows with every call that starts meanwhile, and closes with the last one.
+    `done` of an event is what is there in addition to the events before; `total` is read from the start of a call.
+    `file` replaces stderr; before `delay_s` seconds nothing is drawn.
+    """
+
+    def __init__(self, *, delay_s: float = 0.0, file: TextIO | None = None) -> None:
+        self._delay_s = delay_s
+        self._file = file
+        self._lock = threading.Lock()
+        self._bar: Any = None
+        self._labels: list[str] = []
+        self._running = self._done = self._total = 0
+
+    def __call__(self, event: Event) -> None:
+        if not isinstance(event, Progress):
+            return
+        with self._lock:
+            if event.phase == "start":
+                self._running += 1
+                self._total += event.total
+                self._labels.append(event.label)
+            elif not self._running:
+                return
+            self._done += event.done
+            self._draw()
+            if event.phase == "end":
+                self._running -= 1
+                if not self._running:
+                    self._close()
+
+    def close(self) -> None:
+        """Close the bar, whatever is still under way."""
+        with self._lock:
+            self._close()
+
+    def _draw(self) -> None:
+        # A call counts its last chunk as a whole one, so that it can begin below zero.
+        done = max(0, self._done)
+        if self._bar is None:
+            self._bar = _open_bar(self._file, self._delay_s, done, self._total)
+        bar = self._bar
+        label = printable(self._labels[0]) if len(self._labels) == 1 else f"{len(self._labels)} series"
+        bar.set_description_str(label, refresh=False)
+        bar.grow(self._total)
+        bar.update(done - bar.n)
+
+    def _close(self) -> None:
+        bar, self._bar = self._bar, None
+        self._labels = []
+        self._running = self._done = self._total = 0
+        if bar is not None:
+            bar.close()
+
+
+def _open_bar(file: TextIO | None, delay_s: float, done: int, total: int) -> Any:
+    """A tqdm bar on the stream, or on stderr, that can `grow`; silent where there is no stream."""
+    with warnings.catch_warnings():
+        # Without ipywidgets tqdm warns, and then draws a plain bar, which is what we want.
+        warnings.simplefilter("ignore")
+        from tqdm.auto import tqdm
+
+    class CandleBar(tqdm):  # type: ignore[type-arg]
+        monitor_interval = 0  # no thread of tqdm's outlives the bar
+
+        def grow(self, total: int) -> None:
+            self.total = total
+            if (widgets := getattr(self, "container", None)) is not None:
+                widgets.children[1].max = total
+
+    # A lock that is not shared with other processes leaves no semaphore behind.
+    CandleBar.set_lock(threading.RLock())
+    stream = sys.stderr if file is None else file
+    return CandleBar(
+        initial=done,
+        total=total,
+        unit="candle",
+        unit_scale=True,
+        miniters=0,
+        file=stream,
+        disable=stream is None,
+        delay=delay_s,
+        dynamic_ncols=True,
+        leave=None,  # stays, unless it is nested in a bar of the caller's
+    )
+
+
+class Palette:
+    """Paints text for one stream (stdout where none is given); leaves it plain where colour would be noise.
+
+    Colour needs a terminal, no NO_COLOR in the environment, and a TERM other than dumb.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.colourful = _takes_colour(sys.stdout if stream is None else stream)
+        if self.colourful:
+            from colorama import just_fix_windows_console
+
+            just_fix_windows_console()
+
+    def paint(self, text: object, role: Role) -> str:
+        """The text, in the colour of its role."""
+        if not self.colourful:
+            return str(text)
+        import colorama
+
+        group, name = _COLOURS[role]
+        return f"{getattr(getattr(colorama, group), name)}{text}{colorama.Style.RESET_ALL}"
+
+
+def printable(text: object) -> str:
+    """The text on one line, with everything escaped that a terminal could take for a command.
+
+    That is control characters, line ends, characters that turn the direction of writing, and lone surrogates.
+    """
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in str(text))
+
+
+def in_jupyter() -> bool:
+    """Whether this runs in a Jupyter kernel."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and "IPKernelApp" in shell.config
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    # Programs without a console have no stderr at all.
+    return stream is not None and not getattr(stream, "closed", False) and stream.isatty()
+
+
+def _takes_colour(stream: TextIO | None) -> bool:
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and _is_terminal(stream)

@@ -1,0 +1,225 @@
+"""Candles as columns: one block of 8-byte values, a row of the block for each column, a place in it for each candle.
+
+Times are UTC integer milliseconds, prices and volumes float64, counts int64. Volumes are in base units unless the
+column says otherwise; on Binance COIN-M `volume` counts contracts and `base_volume` the base asset.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from candle_fetcher.core.errors import ReplyError
+from candle_fetcher.core.spans import Span
+from candle_fetcher.core.timeframe import Timeframe
+
+Int64s = npt.NDArray[np.int64]
+Float64s = npt.NDArray[np.float64]
+
+# The order is the order of an entry on disk, where a bit mask says which of them are there: append, never reorder.
+COLUMNS = (
+    "open_time",
+    "open",
+    "high",
+    "low",
+    "close",
+    "volume",
+    "close_time",
+    "quote_volume",
+    "trades",
+    "taker_buy_volume",
+    "taker_buy_quote_volume",
+    "base_volume",
+    "taker_buy_base_volume",
+)
+INTEGERS = frozenset({"open_time", "close_time", "trades"})
+OHLCV = COLUMNS[1:6]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candles:
+    """`block` has shape (len(names), candles) and dtype int64; float columns are float64 bits in it. Read, never written."""
+
+    names: tuple[str, ...]
+    block: Int64s
+
+    @property
+    def count(self) -> int:
+        return int(self.block.shape[1])
+
+    @property
+    def open_ms(self) -> Int64s:
+        return self.block[0]
+
+    def integers(self, name: str) -> Int64s:
+        return self.block[self.names.index(name)]
+
+    def floats(self, name: str) -> Float64s:
+        return self.block[self.names.index(name)].view(np.float64)
+
+    def trim(self, span: Span) -> Candles:
+        """The candles that open in the span, sharing memory."""
+        first, last = np.searchsorted(self.open_ms, (span.start_ms, span.end_ms))
+        if first == 0 and last == self.count:
+            return self
+        return Candles(self.names, self.block[:, first:last])
+
+    def pick(self, names: Sequence[str]) -> Candles:
+        """Only those columns, open_time first; adjoining ones share memory."""
+        if tuple(names) == self.names[: len(names)]:
+            return Candles(tuple(names), self.block[: len(names)])
+        return Candles(tuple(names), self.block[[self.names.index(name) for name in names]])
+
+
+def candles_from(names: Sequence[str], columns: Sequence[npt.NDArray[np.generic]]) -> Candles:
+    """Candles made of equally long columns, `names` in the order of COLUMNS."""
+    block = np.empty((len(names), len(columns[0])), np.int64)
+    for row, name, column in zip(block, names, columns, strict=True):
+        if name in INTEGERS:
+            row[:] = column
+        else:
+            row.view(np.float64)[:] = column
+    return Candles(tuple(names), block)
+
+
+def no_candles(names: Sequence[str]) -> Candles:
+    """Columns without a candle."""
+    return Candles(tuple(names), np.empty((len(names), 0), np.int64))
+
+
+def join(parts: Sequence[Candles]) -> Candles:
+    """The parts in one block, one allocation for all columns. The parts follow each other in time and share their columns."""
+    if len({part.names for part in parts}) > 1:
+        names = tuple(name for name in COLUMNS if any(name in part.names for part in parts))
+        parts = [_widen(part, names) for part in parts]
+    return Candles(parts[0].names, np.concatenate([part.block for part in parts], axis=1))
+
+
+def _widen(part: Candles, names: tuple[str, ...]) -> Candles:
+    """The same candles with the named columns; those that it lacks are NaN, or 0 in a column of integers."""
+    block = np.zeros((len(names), part.count), np.int64)
+    for row, name in zip(block, names, strict=True):
+        if name in part.names:
+            row[:] = part.integers(name)
+        elif name not in INTEGERS:
+            row.view(np.float64)[:] = np.nan
+    return Candles(names, block)
+
+
+def overlay(base: Candles, newer: Candles, span: Span) -> Candles:
+    """The newer candles inside the span and the base ones outside it, in order of open time."""
+    before = base.trim(Span(-(2**62), span.start_ms))
+    after = base.trim(Span(span.end_ms, 2**62))
+    return join([before, newer, after])
+
+
+def check(candles: Candles, span: Span) -> Candles:
+    """The candles, equal duplicates dropped, if they can be true.
+
+    Raises ReplyError where they are out of order, contradict each other, lie outside the span, or hold a number that no
+    market prints: not finite, low above open or close, high below them, a negative volume.
+    """
+    opens = candles.open_ms
+    if not candles.count:
+        return candles
+    if opens[0] < span.start_ms or opens[-1] >= span.end_ms:
+        stray = int(opens[0] if opens[0] < span.start_ms else opens[-1])
+        raise ReplyError(f"a candle of {iso(stray)} came for {iso(span.start_ms)} to {iso(span.end_ms)}")
+    steps = np.diff(opens)
+    if steps.size and steps.min() <= 0:
+        if steps.min() < 0:
+            row = int(np.argmax(steps < 0)) + 1
+            raise ReplyError(f"row {row} ({iso(int(opens[row]))}) came after {iso(int(opens[row - 1]))}: out of order")
+        twins = np.flatnonzero(steps == 0)
+        differing = (candles.block[:, twins] != candles.block[:, twins + 1]).any(axis=0)
+        if differing.any():
+            row = int(twins[np.argmax(differing)]) + 1
+            raise ReplyError(f"row {row} ({iso(int(opens[row]))}) contradicts the row before it")
+        candles = Candles(candles.names, np.delete(candles.block, twins + 1, axis=1))
+    _check_numbers(candles)
+    return candles
+
+
+def _check_numbers(candles: Candles) -> None:
+    open_, high, low, close, volume = (candles.floats(name) for name in OHLCV)
+    with np.errstate(invalid="ignore", over="ignore"):
+        # A NaN makes every comparison false, an infinity makes the sum not finite.
+        fine = (low <= open_) & (low <= close) & (open_ <= high) & (close <= high) & (volume >= 0)
+        fine &= np.isfinite(high - low + volume)
+        for name in candles.names[6:]:
+            if name not in INTEGERS:
+                fine &= np.isfinite(candles.floats(name))
+    if not fine.all():
+        row = int(np.argmin(fine))
+        shown = ", ".join(f"{name} {candles.floats(name)[row]!r}" for name in OHLCV)
+        raise ReplyError(f"row {row} ({iso(int(candles.open_ms[row]))}) cannot be a candle: {shown}")
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Slots without a candle: the first and the last open time that is missing (ms), how many, and why."""
+
+    first_ms: int
+    last_ms: int
+    count: int
+    cause: str
+
+    @property
+    def first(self) -> str:
+        return iso(self.first_ms)
+
+    @property
+    def last(self) -> str:
+        return iso(self.last_ms)
+
+
+def find_holes(open_ms: Int64s, timeframe: Timeframe, span: Span) -> list[Span]:
+    """The runs of slots without a candle, among the slots that open in the span; in order, border to border."""
+    first, stop = timeframe.first_slot(span.start_ms), timeframe.first_slot(span.end_ms)
+    if stop <= first:
+        return []
+    slots = timeframe.ordinals(open_ms)
+    edges = np.concatenate(([first - 1], slots[(slots >= first) & (slots < stop)], [stop]))
+    jumps = np.flatnonzero(np.diff(edges) > 1)
+    return [Span(timeframe.open_ms(int(edges[at]) + 1), timeframe.open_ms(int(edges[at + 1]))) for at in jumps]
+
+
+def gap_of(hole: Span, timeframe: Timeframe, cause: str) -> Gap:
+    """The hole, which runs from border to border of slots, told by its first and last slot."""
+    first, stop = timeframe.ordinal(hole.start_ms), timeframe.first_slot(hole.end_ms)
+    return Gap(hole.start_ms, timeframe.open_ms(stop - 1), stop - first, cause)
+
+
+def chunk_pieces(candles: Candles, timeframe: Timeframe, chunk_slots: int) -> Iterator[Candles]:
+    """The candles cut at the borders of chunks, in order."""
+    if not candles.count:
+        return
+    chunks = timeframe.ordinals(candles.open_ms) // chunk_slots
+    cuts = np.flatnonzero(np.diff(chunks)) + 1
+    for first, last in zip([0, *cuts], [*cuts, candles.count], strict=True):
+        yield Candles(candles.names, candles.block[:, first:last])
+
+
+def fingerprint(candles: Candles, timeframe: Timeframe, chunk_slots: int) -> str:
+    """SHA-256 over the SHA-256 digests of the pieces that chunk borders cut.
+
+    A piece is its open times as little-endian int64 ms, then open, high, low, close, volume as little-endian float64,
+    column after column. The same candles give the same text however they came.
+    """
+    whole = hashlib.sha256()
+    for piece in chunk_pieces(candles, timeframe, chunk_slots):
+        digest = hashlib.sha256()
+        for name in ("open_time", *OHLCV):
+            digest.update(np.ascontiguousarray(piece.integers(name), dtype="<i8").data)
+        whole.update(digest.digest())
+    return whole.hexdigest()
+
+
+def iso(ms: int) -> str:
+    """The instant as 2024-01-01T00:00:00Z, with milliseconds only where there are some."""
+    text = str(np.datetime64(ms, "ms"))
+    return (text[:-4] if text.endswith(".000") else text) + "Z"

@@ -1,0 +1,42 @@
+"""What an answer adds to what is stored of a chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from candle_fetcher.core.candles import Candles, overlay
+from candle_fetcher.core.entry import Believed, Entry
+from candle_fetcher.core.expiry import LAG_MS, drop_unsettled
+from candle_fetcher.core.spans import Span
+from candle_fetcher.core.timeframe import Timeframe
+
+
+def absorb(
+    entry: Entry | None, span: Span, candles: Candles, holes: Sequence[Span], *, timeframe: Timeframe, now_ms: int
+) -> Entry | None:
+    """The entry with the answer in it: inside the span the answer's candles and holes, outside it what was there.
+
+    Candles that are not settled are left out, and so is a hole so close to now that its row may still be written; what is
+    covered ends before them. An answer that does not touch what is covered replaces it: an entry covers one span.
+    """
+    settled = drop_unsettled(candles, timeframe, now_ms)
+    end_ms = span.end_ms
+    if settled.count < candles.count:
+        end_ms = min(end_ms, timeframe.open_ms(timeframe.ordinal(int(candles.open_ms[settled.count]))))
+    if holes and holes[-1].end_ms >= end_ms and now_ms - holes[-1].end_ms < LAG_MS:
+        end_ms = min(end_ms, holes[-1].start_ms)
+    span = Span(span.start_ms, end_ms)
+    believed = [Believed(*hole.clip(span), now_ms) for hole in holes if hole.clip(span)]
+    if entry is None or span.start_ms > entry.covered.end_ms or span.end_ms < entry.covered.start_ms:
+        return Entry(span, now_ms, tuple(believed), settled) if span else entry
+    if not span:
+        return entry
+    for old in entry.believed:
+        for kept in (
+            Span(old.start_ms, min(old.end_ms, span.start_ms)),
+            Span(max(old.start_ms, span.end_ms), old.end_ms),
+        ):
+            if kept:
+                believed.append(Believed(*kept, old.asked_ms))
+    covered = Span(min(span.start_ms, entry.covered.start_ms), max(span.end_ms, entry.covered.end_ms))
+    return Entry(covered, now_ms, tuple(sorted(believed)), overlay(entry.candles, settled.trim(span), span))

@@ -1,0 +1,116 @@
+"""What the cache stores for a chunk, and how it becomes bytes: plain columns behind a checksum that covers the key.
+
+Layout, little-endian: magic `CNDL`, CRC-32 of everything else and of the key, version, packing (0 plain, 1 zlib), two
+bytes of padding, length of the head, head, body. Whatever does not check out is None: a miss, never an error.
+The head of an entry: covered start and end, stored at (ms), rows, bit mask of COLUMNS, number of believed gaps,
+padding; then each gap as start, end, asked at (ms). The body is the block of `Candles`.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+
+from candle_fetcher.core.candles import COLUMNS, Candles
+from candle_fetcher.core.spans import Span
+
+VERSION = 1
+_ENVELOPE = struct.Struct("<4sIBBHI")
+_MAGIC = b"CNDL"
+_HEAD = struct.Struct("<qqqIIII")
+_GAP = struct.Struct("<qqq")
+_MASK_OF: dict[tuple[str, ...], int] = {}
+_NAMES_OF: dict[int, tuple[str, ...]] = {}
+
+
+class Believed(NamedTuple):
+    """A hole that the provider confirmed: [start_ms, end_ms), and when it was last asked."""
+
+    start_ms: int
+    end_ms: int
+    asked_ms: int
+
+
+class Entry(NamedTuple):
+    """A stored chunk: every settled candle of the covered span, and the holes in it that are believed."""
+
+    covered: Span
+    stored_ms: int
+    believed: tuple[Believed, ...]
+    candles: Candles
+
+
+def seal(key: str, head: bytes, body: bytes, *, compress: bool = False) -> bytes:
+    """The bytes to store under the key. Head and body come back from `unseal` under the same key only."""
+    packing = 0
+    if compress:
+        body, packing = zlib.compress(body, 1), 1
+    start = _ENVELOPE.pack(_MAGIC, 0, VERSION, packing, 0, len(head))
+    checksum = zlib.crc32(body, zlib.crc32(head, zlib.crc32(start[8:], zlib.crc32(key.encode()))))
+    return b"".join((_MAGIC, struct.pack("<I", checksum), start[8:], head, body))
+
+
+def unseal(key: str, data: bytes, *, trusted: bool = False) -> tuple[bytes, memoryview] | None:
+    """Head and body; None where the bytes are cut, changed, of another key or of another version.
+
+    `trusted` skips the checksum, for bytes that never left this process's memory since they were checked.
+    """
+    if len(data) < _ENVELOPE.size:
+        return None
+    magic, checksum, version, packing, _, head_length = _ENVELOPE.unpack_from(data)
+    if magic != _MAGIC or version != VERSION or _ENVELOPE.size + head_length > len(data):
+        return None
+    view = memoryview(data)
+    if not trusted and zlib.crc32(view[8:], zlib.crc32(key.encode())) != checksum:
+        return None
+    body = view[_ENVELOPE.size + head_length :]
+    if packing == 1:
+        try:
+            body = memoryview(zlib.decompress(body))
+        except zlib.error:
+            return None
+    elif packing != 0:
+        return None
+    return bytes(view[_ENVELOPE.size : _ENVELOPE.size + head_length]), body
+
+
+def pack(key: str, entry: Entry, *, compress: bool = False) -> bytes:
+    """The entry as bytes to store under the key."""
+    candles = entry.candles
+    head = _HEAD.pack(*entry.covered, entry.stored_ms, candles.count, _mask(candles.names), len(entry.believed), 0)
+    head += b"".join(_GAP.pack(*gap) for gap in entry.believed)
+    return seal(key, head, np.ascontiguousarray(candles.block, dtype="<i8").tobytes(), compress=compress)
+
+
+def unpack(key: str, data: bytes, *, trusted: bool = False) -> Entry | None:
+    """The entry, its candles sharing the bytes; None where they are not a whole entry of this key and version."""
+    opened = unseal(key, data, trusted=trusted)
+    if opened is None or len(opened[0]) < _HEAD.size:
+        return None
+    head, body = opened
+    start_ms, end_ms, stored_ms, rows, mask, gaps, _ = _HEAD.unpack_from(head)
+    names = _names(mask)
+    if len(head) != _HEAD.size + gaps * _GAP.size or len(body) != len(names) * rows * 8 or not names:
+        return None
+    block = np.frombuffer(body, "<i8").reshape(len(names), rows)
+    believed = tuple(Believed(*gap) for gap in _GAP.iter_unpack(head[_HEAD.size :])) if gaps else ()
+    return Entry(Span(start_ms, end_ms), stored_ms, believed, Candles(names, block))
+
+
+def _mask(names: tuple[str, ...]) -> int:
+    mask = _MASK_OF.get(names)
+    if mask is None:
+        mask = _MASK_OF[names] = sum(1 << COLUMNS.index(name) for name in names)
+    return mask
+
+
+def _names(mask: int) -> tuple[str, ...]:
+    names = _NAMES_OF.get(mask)
+    if names is None:
+        if mask >> len(COLUMNS):
+            return ()
+        names = _NAMES_OF[mask] = tuple(name for bit, name in enumerate(COLUMNS) if mask >> bit & 1)
+    return names

@@ -1,0 +1,171 @@
+"""Every error and warning of the library. The tree:
+
+    CandleFetcherError
+      InputError (also ValueError)   the caller can fix it: setting, provider, timeframe, range
+        UnknownSymbol                the provider refused the symbol; with the closest names
+        NotOffered                   this provider has no such feed
+      SourceError                    a source was asked and could not answer
+        TransportError               no whole reply in time         retried
+        RateLimited                  .retry_after_s                 waited for, then retried
+          Banned                     .until                         no request before
+        AccessDenied                 key, firewall or region; .fix  not retried
+        ProviderRefused              .status .code .message         not retried
+        ReplyError                   cut, undecodable or wrong      retried, then the next source
+      IncompleteData                 .frame .missing .refusals
+      FetchManyError                 .frames .errors
+      BadFile                        a file of ours that is not whole
+      CacheError                     the store cannot be opened or written
+      MissingExtra                   .extra; the install line is the message
+    CandleFetcherWarning: CacheWarning, ClockSkew, ArchiveMismatch
+
+A message says what happened, shows the value and what was expected. The facts are attributes.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+
+class CandleFetcherError(Exception):
+    """Anything this library raises on purpose."""
+
+
+class InputError(CandleFetcherError, ValueError):
+    """The caller can fix it: a setting, a name or a range."""
+
+
+class UnknownSymbol(InputError):
+    """The provider refused the symbol. `.symbol`, `.provider`, `.closest` (names it does list)."""
+
+    def __init__(self, symbol: str, provider: str, closest: Sequence[str] = ()) -> None:
+        self.symbol = symbol
+        self.provider = provider
+        self.closest = tuple(closest)
+        hint = f"; did you mean {' or '.join(self.closest)}?" if self.closest else ""
+        super().__init__(f"{provider} does not know the symbol {symbol!r}{hint}")
+
+
+class NotOffered(InputError):
+    """The provider has no such feed."""
+
+
+class SourceError(CandleFetcherError):
+    """A source was asked and could not answer."""
+
+
+class TransportError(SourceError):
+    """No whole reply arrived in time. `.attempts`, `.status` (the last one, if any)."""
+
+    def __init__(self, message: str, *, attempts: int = 1, status: int | None = None) -> None:
+        self.attempts = attempts
+        self.status = status
+        super().__init__(message)
+
+
+class RateLimited(SourceError):
+    """The provider asked for a pause. `.retry_after_s` seconds, None where it did not say."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class Banned(RateLimited):
+    """The address is banned. `.until` (UTC); nothing is sent before."""
+
+    def __init__(self, message: str, *, until: dt.datetime, retry_after_s: float | None = None) -> None:
+        self.until = until
+        super().__init__(message, retry_after_s=retry_after_s)
+
+
+class AccessDenied(SourceError):
+    """A key, a firewall or a region is in the way. `.status`, `.fix` says what helps."""
+
+    def __init__(self, message: str, *, fix: str, status: int | None = None) -> None:
+        self.fix = fix
+        self.status = status
+        super().__init__(f"{message}. {fix}")
+
+
+class ProviderRefused(SourceError):
+    """The provider understood and said no. `.status`, `.code`, `.message` as it sent them."""
+
+    def __init__(self, message: str, *, status: int, code: int | str | None = None, said: str = "") -> None:
+        self.status = status
+        self.code = code
+        self.message = said
+        super().__init__(message)
+
+
+class ReplyError(SourceError):
+    """The reply was cut, undecodable or wrong; the message shows what came."""
+
+
+class IncompleteData(CandleFetcherError):
+    """Part of the range could not be had. Nothing partial is ever returned as whole.
+
+    `.frame` holds what there is, `.missing` the spans without an answer (each with `first`, `last`,
+    `count`, `cause`), `.refusals` the errors of the sources, the last of them also as `__cause__`.
+    """
+
+    def __init__(
+        self, message: str, *, frame: Any = None, missing: Sequence[Any] = (), refusals: Sequence[SourceError] = ()
+    ) -> None:
+        self.frame = frame
+        self.missing = tuple(missing)
+        self.refusals = tuple(refusals)
+        super().__init__(message)
+
+
+class FetchManyError(CandleFetcherError):
+    """Some symbols failed. `.frames` has the others, `.errors` says why, by symbol."""
+
+    def __init__(self, frames: Mapping[str, Any], errors: Mapping[str, Exception]) -> None:
+        self.frames = dict(frames)
+        self.errors = dict(errors)
+        shown = "; ".join(f"{symbol}: {error}" for symbol, error in list(self.errors.items())[:3])
+        more = f"; and {len(self.errors) - 3} more" if len(self.errors) > 3 else ""
+        super().__init__(f"{len(self.errors)} of {len(self.frames) + len(self.errors)} symbols failed: {shown}{more}")
+
+
+class BadFile(CandleFetcherError):
+    """A file of ours is not whole."""
+
+
+class CacheError(CandleFetcherError):
+    """The store cannot be opened or written."""
+
+
+class MissingExtra(CandleFetcherError):
+    """An optional package is not installed. `.extra` names the extra that brings it."""
+
+    def __init__(self, extra: str, purpose: str) -> None:
+        self.extra = extra
+        super().__init__(f'{purpose} needs an optional package: pip install "candle-fetcher[{extra}]"')
+
+
+class CandleFetcherWarning(UserWarning):
+    """Anything this library warns about."""
+
+
+class CacheWarning(CandleFetcherWarning):
+    """The cache works less well than it should; results are not affected."""
+
+
+class ClockSkew(CandleFetcherWarning):
+    """This machine's clock and the provider's disagree; the provider's decides."""
+
+
+class ArchiveMismatch(CandleFetcherWarning):
+    """Two sources of one provider disagree about a candle."""
+
+
+def unknown(what: str, value: object, allowed: Iterable[str]) -> InputError:
+    """The InputError for a name that is not among the allowed ones, with the closest match."""
+    names = list(allowed)
+    close = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return InputError(f"unknown {what} {value!r}; expected one of {', '.join(names)}.{hint}")

@@ -1,0 +1,39 @@
+"""Until when something may be believed, given now. All times are UTC milliseconds of the provider's clock."""
+
+from __future__ import annotations
+
+from candle_fetcher.core.candles import Candles
+from candle_fetcher.core.timeframe import DAY_MS, HOUR_MS, Timeframe
+
+# Binance restates a candle for a moment after its close; what closed this recently is not yet final.
+GRACE_MS = 2_000
+FOREVER_MS = 2**62
+# A hole that ends this close to now may be a row that the provider has not written yet: it is reported, not remembered.
+LAG_MS = 60_000
+_YOUNG_MS = 2 * DAY_MS
+
+
+def settled_end_ms(timeframe: Timeframe, now_ms: int) -> int:
+    """The open time of the first slot that is not settled: every slot before it closed at least GRACE_MS ago."""
+    return timeframe.open_ms(timeframe.ordinal(now_ms - GRACE_MS))
+
+
+def drop_unsettled(candles: Candles, timeframe: Timeframe, now_ms: int) -> Candles:
+    """The settled candles. A candle off the grid settles by its own open time, later than its slot."""
+    count = candles.count
+    opens = candles.open_ms
+    while count and timeframe.close_ms(int(opens[count - 1])) > now_ms - GRACE_MS:
+        count -= 1
+    return candles if count == candles.count else Candles(candles.names, candles.block[:, :count])
+
+
+def ask_again_ms(end_ms: int, asked_ms: int) -> int:
+    """When a hole that ends there is asked for again: an hour after the last time while it is younger than two days, 30 days else."""
+    young = asked_ms - end_ms < _YOUNG_MS
+    return asked_ms + (HOUR_MS if young else 30 * DAY_MS)
+
+
+def edge_until_ms(timeframe: Timeframe, settled_ms: int, stored_ms: int, ttl_ms: int | None) -> int:
+    """Until when a range that ends at the live edge is the newest there is: its next candle settles, or `cache_ttl` is up."""
+    next_ms = timeframe.close_ms(settled_ms) + GRACE_MS
+    return next_ms if ttl_ms is None else min(next_ms, stored_ms + ttl_ms)

@@ -1,0 +1,54 @@
+"""Invented candles, for those who ask for them: every one is marked, none is ever stored."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from candle_fetcher.core.candles import find_holes
+from candle_fetcher.core.frame import index_ms, utc_index
+from candle_fetcher.core.spans import Span
+from candle_fetcher.core.timeframe import Timeframe
+
+_PRICES = ["open", "high", "low", "close"]
+_COUNTS = [
+    "volume", "quote_volume", "trades", "taker_buy_volume", "taker_buy_quote_volume", "base_volume", "taker_buy_base_volume",
+]  # fmt: skip
+
+
+def fill_gaps(frame: pd.DataFrame, timeframe: Timeframe, span: Span, how: str) -> pd.DataFrame:
+    """The frame with a row in every slot from its first row to the end of the span, and a boolean column `is_synthetic`.
+
+    `how="ffill"`: open, high, low and close of an invented row are the close before it. `"interpolate"`: each price lies on
+    the line between its neighbours, a run at the end repeats the close before it. Volumes and trades of invented rows
+    are 0, whatever `how`: nothing was traded. Slots before the first row stay empty: there is nothing to go by.
+    """
+    filled = frame.copy()
+    filled["is_synthetic"] = False
+    if frame.empty:
+        return filled
+    open_ms = index_ms(frame)
+    holes = find_holes(open_ms, timeframe, Span(int(open_ms[0]), span.end_ms))
+    if not holes:
+        return filled
+    slots = np.concatenate(
+        [np.arange(timeframe.ordinal(hole.start_ms), timeframe.first_slot(hole.end_ms), dtype=np.int64) for hole in holes]
+    )
+    invented = utc_index(timeframe.opens_ms(slots), "timestamp")
+    filled = filled.reindex(filled.index.append(invented).sort_values())
+    filled.index.name = "timestamp"
+    mask = filled["is_synthetic"].isna().to_numpy()
+    filled["is_synthetic"] = mask
+    close_before = filled["close"].ffill()
+    if how == "interpolate":
+        lines = filled[_PRICES].interpolate(method="time", limit_area="inside")
+        filled[_PRICES] = lines.where(lines.notna(), close_before.to_numpy()[:, None])
+    else:
+        for name in _PRICES:
+            filled[name] = filled[name].where(~mask, close_before)
+    for name in _COUNTS:
+        if name in filled and not frame[name].isna().all():
+            filled[name] = filled[name].where(~mask, 0)
+    if "is_closed" in filled:
+        filled["is_closed"] = filled["is_closed"].where(~mask, True).astype(bool)
+    return filled

@@ -1,0 +1,168 @@
+"""Candles as the DataFrame that the user gets, and the manifest that says what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from candle_fetcher.core.candles import INTEGERS, OHLCV, Candles, find_holes, gap_of
+from candle_fetcher.core.errors import unknown
+from candle_fetcher.core.spans import Span
+from candle_fetcher.core.timeframe import parse_timeframe
+
+MANIFEST = "candle_fetcher"
+ALL_COLUMNS = (
+    *OHLCV, "close_time", "quote_volume", "trades", "taker_buy_volume", "taker_buy_quote_volume",
+)  # fmt: skip
+# pandas 3 copies on write, so a frame can be handed out again without copying it.
+COPIES_ON_WRITE = int(pd.__version__.partition(".")[0]) >= 3
+
+
+class Manifest(dict[str, Any]):
+    """The facts about a frame, JSON-able. `fingerprint` is worked out when it is first read.
+
+    pandas deep-copies a frame's attrs at every operation; a copy of this costs a microsecond, not a walk.
+    """
+
+    _work_out: Callable[[], str] | None = None
+
+    def lazily(self, work_out: Callable[[], str], **rest: Any) -> Manifest:
+        """The same manifest, with a fingerprint to be worked out and then the rest."""
+        self["fingerprint"] = ""
+        self.update(rest)
+        self._work_out = work_out
+        return self
+
+    def _settle(self) -> None:
+        if self._work_out is not None:
+            work_out, self._work_out = self._work_out, None
+            super().__setitem__("fingerprint", work_out())
+
+    def __getitem__(self, key: str) -> Any:
+        if key == "fingerprint":
+            self._settle()
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key] if key in self else default
+
+    # Overridden so that dict(manifest), {**manifest} and json.dumps see the fingerprint and not its empty place.
+    def __iter__(self) -> Iterator[str]:
+        return super().__iter__()
+
+    def items(self) -> Any:
+        self._settle()
+        return super().items()
+
+    def values(self) -> Any:
+        self._settle()
+        return super().values()
+
+    def __eq__(self, other: object) -> bool:
+        self._settle()
+        if isinstance(other, Manifest):
+            other._settle()
+        return super().__eq__(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        self._settle()
+        return super().__repr__()
+
+    def __deepcopy__(self, memo: Any) -> Manifest:
+        twin = Manifest(super().items())
+        twin._work_out = self._work_out
+        return twin
+
+    __copy__ = copy = lambda self: self.__deepcopy__(None)
+
+    def __reduce__(self) -> Any:
+        return dict, (dict(self.items()),)
+
+
+def check_columns(columns: object) -> str:
+    """The columns setting, if it is one."""
+    if columns not in ("ohlcv", "all"):
+        raise unknown("columns", columns, ("ohlcv", "all"))
+    return str(columns)
+
+
+def to_frame(candles: Candles, columns: str, closed: npt.NDArray[np.bool_] | None = None) -> pd.DataFrame:
+    """The candles with a UTC DatetimeIndex named `timestamp`; the float columns share the memory of the candles.
+
+    `columns="ohlcv"` gives float64 open, high, low, close, volume; `"all"` adds close_time (UTC), quote_volume, trades
+    (Int64), taker_buy_volume, taker_buy_quote_volume, and what else the provider has. `closed` becomes `is_closed`.
+    """
+    names = list(OHLCV)
+    if columns == "all":
+        names = [*ALL_COLUMNS, *(name for name in candles.names[1:] if name not in ALL_COLUMNS)]
+    data: dict[str, Any] = {name: _column(candles, name) for name in names}
+    if closed is not None:
+        data["is_closed"] = closed
+    return pd.DataFrame(data, index=utc_index(candles.open_ms, "timestamp"), copy=False)
+
+
+def utc_index(ms: npt.NDArray[np.int64], name: str | None = None) -> pd.DatetimeIndex:
+    """Unix ms as a UTC index in nanoseconds, without a frequency."""
+    return pd.DatetimeIndex((ms * 1_000_000).view("M8[ns]"), name=name, copy=False).tz_localize("UTC")
+
+
+def _column(candles: Candles, name: str) -> Any:
+    if name not in candles.names:
+        if name == "trades":
+            return pd.array([pd.NA] * candles.count, dtype="Int64")
+        if name == "close_time":
+            return pd.DatetimeIndex([pd.NaT] * candles.count, tz="UTC").as_unit("ns")
+        return np.full(candles.count, np.nan)
+    if name == "close_time":
+        return utc_index(candles.integers(name))
+    if name in INTEGERS:
+        return pd.arrays.IntegerArray(candles.integers(name), np.zeros(candles.count, np.bool_), copy=False)
+    return candles.floats(name)
+
+
+GAP_COLUMNS = ("first", "last", "count", "cause")
+
+
+def gap_frame(gaps: Sequence[Any]) -> pd.DataFrame:
+    """Every gap: the first and the last open time that is missing (UTC), how many candles, and the cause."""
+    return pd.DataFrame(
+        {
+            "first": utc_index(np.array([gap.first_ms for gap in gaps], np.int64)),
+            "last": utc_index(np.array([gap.last_ms for gap in gaps], np.int64)),
+            "count": np.array([gap.count for gap in gaps], np.int64),
+            "cause": pd.array([gap.cause for gap in gaps], dtype=object),
+        }
+    )
+
+
+def index_ms(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
+    """The open times of a frame in Unix ms; InputError where its index has no times."""
+    index = frame.index
+    if not isinstance(index, pd.DatetimeIndex):
+        from candle_fetcher.core.errors import InputError
+
+        raise InputError(f"expected a frame with a DatetimeIndex, got {type(index).__name__}")
+    if index.tz is not None:
+        index = index.tz_convert("UTC").tz_localize(None)
+    return index.to_numpy().astype("M8[ms]").astype(np.int64)
+
+
+def find_gaps(frame: pd.DataFrame, timeframe: str) -> pd.DataFrame:
+    """The runs of missing candles between the first and the last row of the frame; columns first, last, count.
+
+    Works on any frame with a DatetimeIndex of open times; naive times count as UTC. It knows only the frame, so it
+    names no cause: `CandleFetcher.gaps` does.
+    """
+    grid = parse_timeframe(timeframe)
+    open_ms = np.sort(index_ms(frame))
+    if not open_ms.size:
+        return gap_frame([])[list(GAP_COLUMNS[:3])]
+    span = Span(int(open_ms[0]), int(open_ms[-1]))
+    gaps = [gap_of(hole, grid, "") for hole in find_holes(open_ms, grid, span)]
+    return gap_frame(gaps)[list(GAP_COLUMNS[:3])]

@@ -1,0 +1,166 @@
+"""What to ask whom. Pure: coverage in, asks out; the fetch does what the plan says and `plan()` prints it.
+
+Chunk k of a series holds the slots k*1000 … k*1000+999 of its grid, whoever asks, so that every stored chunk serves
+every later request that touches it.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from candle_fetcher.core.candles import iso
+from candle_fetcher.core.entry import Entry
+from candle_fetcher.core.expiry import ask_again_ms
+from candle_fetcher.core.spans import Span, subtract
+from candle_fetcher.core.timeframe import Timeframe
+
+CHUNK_SLOTS = 1_000
+
+
+def chunk_of(timeframe: Timeframe, ms: int) -> int:
+    """The number of the chunk that holds the instant."""
+    return timeframe.ordinal(ms) // CHUNK_SLOTS
+
+
+def chunk_span(timeframe: Timeframe, chunk: int) -> Span:
+    """[start, end) of the chunk."""
+    return Span(timeframe.open_ms(chunk * CHUNK_SLOTS), timeframe.open_ms((chunk + 1) * CHUNK_SLOTS))
+
+
+def chunks_of(timeframe: Timeframe, span: Span) -> range:
+    """The numbers of the chunks that the span touches."""
+    if not span:
+        return range(0)
+    return range(chunk_of(timeframe, span.start_ms), chunk_of(timeframe, span.end_ms - 1) + 1)
+
+
+class Ask(NamedTuple):
+    """A span to ask a source for. `again` marks a hole that was believed once: one empty answer renews the belief."""
+
+    span: Span
+    again: bool = False
+
+
+def find_asks(
+    entry: Entry | None, chunk: Span, wanted: Span, bounds: Span, *, now_ms: int, ttl_ms: int | None = None, recheck: bool = False
+) -> list[Ask]:
+    """What has to be asked for before the chunk can answer for the wanted span; empty where nothing.
+
+    `bounds` is what is listed and settled. A chunk is asked whole, clipped to its bounds, or its uncovered part; a
+    believed hole is asked alone when its time has come, or at once to `recheck`. `ttl_ms` caps how long the last candle before the live edge is
+    believed: then the tail is asked for from that candle on.
+    """
+    needed = wanted.clip(bounds).clip(chunk)
+    if not needed:
+        return []
+    whole = chunk.clip(bounds)
+    if entry is None:
+        return [Ask(whole)]
+    asks = [
+        Ask(Span(hole.start_ms, hole.end_ms), again=True)
+        for hole in entry.believed
+        if Span(hole.start_ms, hole.end_ms).clip(needed)
+        and (recheck or ask_again_ms(hole.end_ms, hole.asked_ms) <= now_ms)
+    ]
+    covered = entry.covered
+    at_edge = covered.end_ms < chunk.end_ms and needed.end_ms >= covered.end_ms
+    if ttl_ms is not None and at_edge and entry.candles.count and entry.stored_ms + ttl_ms <= now_ms:
+        covered = Span(covered.start_ms, int(entry.candles.open_ms[-1]))
+    if not covered.holds(needed):
+        asks += [Ask(span) for span in subtract(whole, [covered])]
+    return asks
+
+
+class Step(NamedTuple):
+    """Chunks that one source answers, and what that costs."""
+
+    source: str
+    chunks: int
+    candles: int
+    requests: int = 0
+    weight: int = 0
+    bytes: int = 0
+
+
+class FetchPlan(NamedTuple):
+    """What a fetch would do. Exact for settled spans with a known listing and no fault.
+
+    `notes` counts apart what cannot be known without asking: the provider's clock, its limits, the listing, second looks.
+    """
+
+    provider: str
+    symbol: str
+    timeframe: str
+    kind: str
+    span: Span
+    steps: tuple[Step, ...]
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def chunks(self) -> dict[str, int]:
+        """Chunks by source."""
+        return {step.source: step.chunks for step in self.steps}
+
+    @property
+    def candles(self) -> int:
+        """Slots in the range: the most candles that can come."""
+        return sum(step.candles for step in self.steps)
+
+    @property
+    def requests(self) -> int:
+        return sum(step.requests for step in self.steps)
+
+    @property
+    def weight(self) -> int:
+        return sum(step.weight for step in self.steps)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes to download, estimated."""
+        return sum(step.bytes for step in self.steps)
+
+    @property
+    def files(self) -> int:
+        """Archive files to download."""
+        return sum(step.requests for step in self.steps if step.source == "archive")
+
+    def __str__(self) -> str:
+        kind = "" if self.kind == "candles" else f" {self.kind}"
+        lines = [
+            f"{self.provider} {self.symbol} {self.timeframe}{kind}: {self.candles:,} candles at most",
+            f"  {iso(self.span.start_ms)} to {iso(self.span.end_ms)} (end excluded)",
+        ]
+        for step in self.steps:
+            line = f"  {step.source:<8}{step.chunks:>6,} chunks"
+            if step.requests:
+                line += f", {step.requests:,} requests, weight {step.weight:,}, about {step.bytes / 1e6:,.1f} MB"
+            lines.append(line)
+        lines.append(f"  about {self.seconds:,.1f} s")
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{html.escape(step.source)}</td><td>{step.chunks:,}</td><td>{step.candles:,}</td>"
+            f"<td>{step.requests:,}</td><td>{step.weight:,}</td><td>{step.bytes / 1e6:,.1f}</td></tr>"
+            for step in self.steps
+        )
+        title, *_ = str(self).splitlines()
+        notes = "".join(f"<div>{html.escape(note)}</div>" for note in self.notes)
+        head = "".join(f"<th>{name}</th>" for name in ("source", "chunks", "candles", "requests", "weight", "MB"))
+        return (
+            f"<div><b>{html.escape(title)}</b><div>{iso(self.span.start_ms)} to {iso(self.span.end_ms)}, "
+            f"about {self.seconds:,.1f} s</div><table><tr>{head}</tr>{rows}</table>{notes}</div>"
+        )
+
+
+def merge_steps(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """One step per source, in the order in which the sources are asked."""
+    merged: dict[str, Step] = {}
+    for step in steps:
+        old = merged.get(step.source)
+        merged[step.source] = step if old is None else Step(step.source, *(a + b for a, b in zip(old[1:], step[1:], strict=True)))
+    order = ("memory", "disk", "archive", "rest", "none")
+    return tuple(merged[source] for source in order if source in merged)

@@ -1,0 +1,64 @@
+"""Coarse candles from fine ones: open of the first, close of the last, highest high, lowest low, sums of the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from candle_fetcher.core.candles import Candles, candles_from, find_holes
+from candle_fetcher.core.errors import InputError
+from candle_fetcher.core.spans import Span
+from candle_fetcher.core.timeframe import Timeframe, parse_timeframe
+
+
+def base_for(timeframe: Timeframe, native: Sequence[str], provider: str) -> Timeframe:
+    """The largest native timeframe that divides this one; itself where it is native.
+
+    3d is never a base: its candles are anchored per symbol. Raises InputError where nothing divides it.
+    """
+    offered = [parse_timeframe(name) for name in native]
+    if timeframe in offered:
+        return timeframe
+    bases = [base for base in offered if base.divides(timeframe) and base.name != "3d"]
+    if not bases:
+        raise InputError(
+            f"{provider} has no candles that make up {timeframe.name}; it offers {', '.join(native)} and multiples of them"
+        )
+    return max(bases, key=lambda base: base.nominal_ms)
+
+
+def resample(candles: Candles, base: Timeframe, target: Timeframe, span: Span) -> tuple[Candles, list[int]]:
+    """The candles of the target timeframe whose slots open in the span, and the open times of those that lack a fine one.
+
+    A candle made of an incomplete set is made of what there is; a slot without any fine candle has none. Open times are
+    those of the slots; closing times those of the last fine candle.
+    """
+    candles = candles.trim(span)
+    slots = target.ordinals(candles.open_ms)
+    firsts = np.flatnonzero(np.diff(slots, prepend=slots[:1] - 1)) if candles.count else np.empty(0, np.int64)
+    columns = []
+    for name in candles.names:
+        if name == "open_time":
+            columns.append(target.opens_ms(slots[firsts]))
+        elif not candles.count:
+            columns.append(candles.integers(name))
+        elif name == "close_time":
+            columns.append(candles.integers(name)[np.append(firsts[1:], candles.count) - 1])
+        elif name == "trades":
+            columns.append(np.add.reduceat(candles.integers(name), firsts))
+        elif name == "open":
+            columns.append(candles.floats(name)[firsts])
+        elif name == "close":
+            columns.append(candles.floats(name)[np.append(firsts[1:], candles.count) - 1])
+        else:
+            reduce = {"high": np.maximum, "low": np.minimum}.get(name, np.add)
+            columns.append(reduce.reduceat(candles.floats(name), firsts))
+    made = candles_from(candles.names, columns)
+    holes = find_holes(candles.open_ms, base, span)
+    holed = {
+        target.open_ms(slot)
+        for hole in holes
+        for slot in range(target.ordinal(hole.start_ms), target.ordinal(hole.end_ms - 1) + 1)
+    }
+    return made, sorted(holed.intersection(made.open_ms.tolist()))

@@ -1,0 +1,52 @@
+"""Half-open spans [start_ms, end_ms) of UTC milliseconds, and the arithmetic of what is covered and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Span(NamedTuple):
+    """[start_ms, end_ms); empty where the end is not after the start."""
+
+    start_ms: int
+    end_ms: int
+
+    def __bool__(self) -> bool:
+        return self.end_ms > self.start_ms
+
+    def clip(self, other: Span) -> Span:
+        """What both hold; empty where they do not meet."""
+        return Span(max(self.start_ms, other.start_ms), min(self.end_ms, other.end_ms))
+
+    def holds(self, other: Span) -> bool:
+        """Whether all of the other lies in this one; an empty span lies in every span."""
+        return not other or (self.start_ms <= other.start_ms and other.end_ms <= self.end_ms)
+
+
+def merge(spans: Iterable[Span]) -> list[Span]:
+    """The same instants as few spans as possible, in order."""
+    merged: list[Span] = []
+    for span in sorted(span for span in spans if span):
+        if merged and span.start_ms <= merged[-1].end_ms:
+            merged[-1] = Span(merged[-1].start_ms, max(merged[-1].end_ms, span.end_ms))
+        else:
+            merged.append(span)
+    return merged
+
+
+def subtract(span: Span, covered: Iterable[Span]) -> list[Span]:
+    """What of the span no covered span holds, in order."""
+    missing: list[Span] = []
+    at = span.start_ms
+    for done in merge(covered):
+        if done.end_ms <= at:
+            continue
+        if done.start_ms >= span.end_ms:
+            break
+        if done.start_ms > at:
+            missing.append(Span(at, done.start_ms))
+        at = done.end_ms
+    if at < span.end_ms:
+        missing.append(Span(at, span.end_ms))
+    return missing

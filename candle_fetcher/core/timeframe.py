@@ -1,0 +1,149 @@
+"""The candle grid. Every slot has a number, so that floor, count, split and gaps are integer arithmetic.
+
+Slot 0 holds 1970-01-01T00:00Z. Seconds, minutes, hours and days count from there; weeks open on Monday, so
+their slot 0 opens on 1969-12-29; months are calendar months. A real candle may open off its slot's border (after an
+outage, or Binance's 3d candles, which are anchored per symbol): the slot finds it, its own time is kept.
+
+All times are UTC integer milliseconds.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from candle_fetcher.core.errors import InputError
+
+SECOND_MS = 1_000
+MINUTE_MS = 60_000
+HOUR_MS = 3_600_000
+DAY_MS = 86_400_000
+WEEK_MS = 7 * DAY_MS
+
+# 1969-12-29 is the Monday before 1970-01-01: weeks are counted from there.
+_MONDAY_MS = -3 * DAY_MS
+_UNIT_MS = {"s": SECOND_MS, "m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS, "w": WEEK_MS}
+_PATTERN = re.compile(r"([1-9][0-9]{0,4})([smhdwM])")
+# The same length is one timeframe whatever unit it is written in: 60m is 1h. Not weeks: 7d counts from a Thursday.
+_CLIMB = (("s", 60, "m"), ("m", 60, "h"), ("h", 24, "d"))
+
+Int64s = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Timeframe:
+    """A candle length: `count` times s, m, h, d, w (Monday weeks) or M (calendar months)."""
+
+    count: int
+    unit: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.count}{self.unit}"
+
+    @property
+    def step_ms(self) -> int | None:
+        """The length in milliseconds; None for months, which differ."""
+        return None if self.unit == "M" else self.count * _UNIT_MS[self.unit]
+
+    @property
+    def nominal_ms(self) -> int:
+        """The length in milliseconds, a month taken as 30 days; for estimates only."""
+        return self.step_ms or self.count * 30 * DAY_MS
+
+    def ordinal(self, ms: int) -> int:
+        """The number of the slot that holds the instant."""
+        if self.unit == "M":
+            month = int(np.datetime64(ms // DAY_MS, "D").astype("datetime64[M]").astype(np.int64))
+            return month // self.count
+        return (ms - self._origin_ms) // (self.count * _UNIT_MS[self.unit])
+
+    def open_ms(self, ordinal: int) -> int:
+        """The instant at which the slot opens."""
+        if self.unit == "M":
+            day = np.datetime64(ordinal * self.count, "M").astype("datetime64[D]").astype(np.int64)
+            return int(day) * DAY_MS
+        return self._origin_ms + ordinal * (self.count * _UNIT_MS[self.unit])
+
+    def ordinals(self, ms: Int64s) -> Int64s:
+        """`ordinal` of each instant."""
+        if self.unit == "M":
+            months = (ms // DAY_MS).astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)
+            return months // self.count
+        return (ms - self._origin_ms) // (self.count * _UNIT_MS[self.unit])
+
+    def opens_ms(self, ordinals: Int64s) -> Int64s:
+        """`open_ms` of each slot."""
+        if self.unit == "M":
+            days = (ordinals * self.count).astype("datetime64[M]").astype("datetime64[D]").astype(np.int64)
+            return days * DAY_MS
+        return self._origin_ms + ordinals * (self.count * _UNIT_MS[self.unit])
+
+    def first_slot(self, ms: int) -> int:
+        """The first slot that opens at or after the instant: where a range [ms, …) begins, and where [.., ms) ends."""
+        slot = self.ordinal(ms)
+        return slot if self.open_ms(slot) == ms else slot + 1
+
+    def close_ms(self, open_ms: int) -> int:
+        """The instant at which a candle that opened then is over; months and weeks by the calendar."""
+        if self.unit == "M":
+            return self.open_ms(self.ordinal(open_ms) + 1)
+        return open_ms + self.count * _UNIT_MS[self.unit]
+
+    def divides(self, other: Timeframe) -> bool:
+        """Whether each slot of `other` is made of whole slots of this one."""
+        if "M" in (self.unit, other.unit):
+            return self.unit == other.unit and other.count % self.count == 0 or self.unit in "smhd" and DAY_MS % self.nominal_ms == 0
+        step, longer = self.nominal_ms, other.nominal_ms
+        if self._origin_ms == other._origin_ms:
+            return longer % step == 0
+        return self.unit != "w" and WEEK_MS % step == 0 and DAY_MS % step == 0 and longer % step == 0
+
+    @property
+    def _origin_ms(self) -> int:
+        return _MONDAY_MS if self.unit == "w" else 0
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@functools.lru_cache(maxsize=256)
+def parse_timeframe(text: str) -> Timeframe:
+    """The timeframe that the text names: a count and s, m, h, d, w or M, such as 1m, 4h, 45m, 1M.
+
+    The same length is the same timeframe: 60m is 1h, 24h is 1d. Raises InputError.
+    """
+    match = _PATTERN.fullmatch(text)
+    if match is None:
+        raise InputError(
+            f"unknown timeframe {text!r}; expected a count and a unit s, m, h, d, w or M, "
+            f"such as 1m, 15m, 4h, 1d, 1w or 1M{_hint(text)}"
+        )
+    count, unit = int(match[1]), match[2]
+    for smaller, factor, larger in _CLIMB:
+        if unit == smaller and count % factor == 0:
+            count, unit = count // factor, larger
+    return Timeframe(count, unit)
+
+
+def _hint(text: str) -> str:
+    """What somebody who wrote 1min, 1H or 1day most likely meant."""
+    match = re.fullmatch(r"\s*([1-9][0-9]{0,4})?\s*([A-Za-z]+)\s*", text)
+    if match is None:
+        return ""
+    word = match[2].lower()
+    for unit, words in (
+        ("M", ("mo", "mon", "month", "months", "mth")),
+        ("s", ("s", "sec", "secs", "second", "seconds")),
+        ("m", ("min", "mins", "minute", "minutes", "t")),
+        ("h", ("h", "hr", "hour", "hours")),
+        ("d", ("d", "day", "days", "daily")),
+        ("w", ("w", "week", "weeks", "weekly")),
+    ):
+        if word in words:
+            return f". Did you mean {match[1] or '1'}{unit}?"
+    return ""

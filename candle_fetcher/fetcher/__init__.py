@@ -1,0 +1,689 @@
+"""Floor 3: CandleFetcher, the story told once.
+
+request -> plan -> look up -> ask sources -> parse -> check -> store -> join -> export
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import difflib
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from candle_fetcher.cache import CandleCache
+from candle_fetcher.console import make_progress
+from candle_fetcher.core.candles import Candles, fingerprint, join
+from candle_fetcher.core.errors import (
+    CandleFetcherError,
+    ClockSkew,
+    FetchManyError,
+    IncompleteData,
+    InputError,
+    NotOffered,
+    SourceError,
+    UnknownSymbol,
+    unknown,
+)
+from candle_fetcher.core.events import Event, Operation, Progress
+from candle_fetcher.core.fill import fill_gaps
+from candle_fetcher.core.frame import COPIES_ON_WRITE, MANIFEST, check_columns, gap_frame, to_frame
+from candle_fetcher.core.plan import CHUNK_SLOTS, FetchPlan
+from candle_fetcher.core.ranges import Instant
+from candle_fetcher.core.spans import Span
+from candle_fetcher.core.version import __version__
+from candle_fetcher.export import csv_name, write_csv
+from candle_fetcher.fetcher.collect import Collected, Collector, How
+from candle_fetcher.fetcher.gather import POLL_S, Gatherer, Pools
+from candle_fetcher.fetcher.log import LOG, set_up_logging
+from candle_fetcher.fetcher.manifest import make_manifest, series_frame_key
+from candle_fetcher.fetcher.planning import make_plan
+from candle_fetcher.fetcher.request import Range, Request, check_on_gap, read_range, read_series
+from candle_fetcher.fetcher.settings import SOURCES, default, read_settings
+from candle_fetcher.monitor import PerformanceMonitor
+from candle_fetcher.net.pacing import Retry
+from candle_fetcher.net.transport import Transport, check_root
+from candle_fetcher.providers import Listing, Provider, find_provider
+from candle_fetcher.sources import Errand, Source
+from candle_fetcher.store import DiskTier, MemoryTier, Store
+
+_LISTING_S = 86_400.0
+# A smaller difference between two clocks is ordinary; the provider's decides in any case.
+_SKEW_S = 5.0
+# Chunks that an export holds at once: memory stays bounded and the network pool stays busy.
+_STREAM_CHUNKS = 48
+
+
+class _Options(NamedTuple):
+    """What `fetch` was asked beside the range."""
+
+    columns: str
+    include_open: bool
+    on_gap: str
+    refresh: bool
+
+
+class CandleFetcher:
+    """Fetches candles, complete or not at all, and keeps them. Use it in a `with` block, or `close()` it.
+
+    Safe to share between threads. A setting that is not given is read from the environment (`CANDLE_FETCHER_` and its name
+    in capitals), else it has the default shown. Nothing is opened, made or asked before the first call.
+
+    provider: id of the provider of calls that name none.
+    cache_dir: folder of the cache; the user's cache folder of the system unless given.
+    use_cache: False neither reads nor writes memory or disk.
+    memory_cache_size, disk_cache_size: bounds, in bytes or as text such as "256MB".
+    cache_ttl: seconds for which the newest candles are believed at most; settled history never goes stale.
+    compression: packs entries on disk with zlib: smaller, slower.
+    network_threads, io_threads: sizes of the pools; unless given, `performance_mode` ("low", "standard", "high") sets them.
+    source: "auto", "cache" (asks nobody), "archive" or "rest".
+    max_retries: how often a failed request is sent again, with growing pauses.
+    timeout_s: seconds for one request, from connecting to the last byte.
+    api_keys: {provider: {name: value}}.
+    base_urls: {provider: URL}; a URL given here is the only host asked. http to loopback only.
+    progress: None shows a bar on a terminal or in Jupyter, True and False force it, a callable receives the events.
+    clock: a callable like time.time, for the time of day.
+
+    Raises InputError for a setting that cannot be.
+    """
+
+    def __init__(
+        self,
+        provider: str | Provider = default("binance"),
+        *,
+        cache_dir: str | os.PathLike[str] | None = default(None),
+        use_cache: bool = default(True),
+        memory_cache_size: int | str = default("256MB"),
+        disk_cache_size: int | str = default("10GB"),
+        cache_ttl: float | None = default(None),
+        compression: bool = default(False),
+        network_threads: int | None = default(None),
+        io_threads: int | None = default(None),
+        performance_mode: str = default("standard"),
+        source: str = default("auto"),
+        max_retries: int = default(5),
+        timeout_s: float = default(30),
+        api_keys: Mapping[str, Mapping[str, str]] | None = None,
+        base_urls: Mapping[str, str] | str | None = default(None),
+        progress: bool | Callable[[Progress], object] | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        provider, settings = read_settings(locals(), os.environ, check_root)
+        self._provider = find_provider(provider)
+        self._settings = settings
+        self._api_keys = {name: dict(keys) for name, keys in (api_keys or {}).items()}
+        self._clock = clock or time.time
+        set_up_logging(os.environ)
+        self._monitor = PerformanceMonitor(pools={"network": settings.network_threads, "io": settings.io_threads})
+        self._show = make_progress(progress)
+        self._pools = Pools(settings.network_threads, settings.io_threads)
+        self._transport = Transport(
+            timeout_s=settings.timeout_s, user_agent=f"candle-fetcher/{__version__}", observe=self._observe
+        )
+        self._sources: dict[str, Source] = {}
+        self._listings: dict[str, Listing] = {}
+        self._errands: set[Errand] = set()
+        self._lock = threading.RLock()
+        self._cache: CandleCache | None = None
+        self._is_closed = False
+
+    # -- a resource -----------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> CandleFetcher:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends what is under way and lets go of threads, sockets and files. Calling it again does nothing."""
+        with self._lock:
+            self._is_closed = True
+            errands, cache = list(self._errands), self._cache
+        for errand in errands:
+            self._stop(errand)
+        self._pools.close()
+        self._transport.close()
+        if cache is not None:
+            cache.close()
+
+    @property
+    def cache(self) -> CandleCache:
+        """The cache of this fetcher: `path`, `stats()`, `clear()`, `verify()`."""
+        with self._lock:
+            if self._cache is None:
+                settings, store, path = self._settings, None, None
+                if settings.use_cache:
+                    disk = None
+                    if settings.disk_cache_size:
+                        path = settings.cache_dir
+                        disk = DiskTier(path, settings.disk_cache_size, observe=self._observe)
+                    store = Store(MemoryTier(settings.memory_cache_size, self._clock), disk, observe=self._observe)
+                self._cache = CandleCache(store, path=path, compress=settings.compression, clock=self._clock)
+            return self._cache
+
+    @property
+    def monitor(self) -> PerformanceMonitor:
+        """What everything has cost so far: `report()`, `snapshot()`, `to_frame()`, `reset()`."""
+        return self._monitor
+
+    # -- candles ----------------------------------------------------------------------------------------------------
+
+    def fetch(
+        self,
+        symbol: str,
+        timeframe: str,
+        start: Instant = None,
+        end: Instant = None,
+        *,
+        days: float | None = None,
+        limit: int | None = None,
+        provider: str | Provider | None = None,
+        kind: str = "candles",
+        source: str | None = None,
+        columns: str = "ohlcv",
+        include_open: bool = False,
+        on_gap: str = "leave",
+        refresh: bool = False,
+    ) -> pd.DataFrame:
+        """The settled candles that open in [start, end), oldest first, with a UTC DatetimeIndex named `timestamp`.
+
+        start, end: dates, ISO texts, Unix ms, datetimes; naive is UTC. `end=None` is now, `days` counts back from the end.
+        limit: that many candles: the oldest from `start` on, else the newest before `end`; 500 without any range.
+        kind: "candles", and on Binance futures "mark", "index", "premium".
+        source: overrides the fetcher's.
+        columns: "ohlcv" (float64 open, high, low, close, volume) or "all".
+        include_open: adds the candle that is still forming, and a boolean column `is_closed`.
+        on_gap: "leave" lists what the provider itself lacks in the manifest, "raise" raises IncompleteData, "refetch" asks
+        for it again, "ffill" and "interpolate" invent rows and mark them in `is_synthetic`.
+        refresh: asks again for everything in the range.
+
+        `frame.attrs["candle_fetcher"]` is the manifest: range, gaps with causes, sources, retries, fingerprint.
+        Raises InputError, AccessDenied, Banned or ProviderRefused at once, IncompleteData where part of the range could not
+        be had (its `.frame` holds the rest).
+        """
+        began = time.perf_counter()
+        options = _Options(check_columns(columns), include_open, check_on_gap(on_gap), refresh)
+        request = self._request(symbol, timeframe, read_range(start, end, days, limit), provider, kind, source)
+        with self._errand() as errand:
+            frame = self._fetch(request, options, source, errand, began)
+        self._observe(Operation("fetch", time.perf_counter() - began, len(frame)))
+        LOG.info("fetched %s candles of %s", len(frame), request.label)
+        return frame
+
+    def fetch_many(
+        self, symbols: Iterable[str], timeframe: str, start: Instant = None, end: Instant = None, **options: Any
+    ) -> dict[str, pd.DataFrame]:
+        """A frame for each symbol, fetched side by side; takes what `fetch` takes.
+
+        Raises FetchManyError where some failed: `.frames` has the others, `.errors` says why, by symbol.
+        """
+        if isinstance(symbols, str):
+            raise InputError(f"symbols {symbols!r} is one text; expected several, such as ['BTC/USDT', 'ETH/USDT']")
+        names = list(dict.fromkeys(symbols))
+        frames: dict[str, pd.DataFrame] = {}
+        errors: dict[str, Exception] = {}
+        before = set(self._errands)
+        # These threads only wait and join; requests and disk have pools of their own, so nothing here can deadlock.
+        callers = ThreadPoolExecutor(max(1, min(len(names), self._settings.network_threads)), "candle-caller")
+        try:
+            waiting = {callers.submit(self.fetch, name, timeframe, start, end, **options): name for name in names}
+            while waiting:
+                done, _ = wait(waiting, timeout=POLL_S, return_when=FIRST_COMPLETED)
+                for future in done:
+                    name = waiting.pop(future)
+                    try:
+                        frames[name] = future.result()
+                    except CandleFetcherError as error:
+                        errors[name] = error
+        except BaseException:
+            callers.shutdown(wait=False, cancel_futures=True)
+            for errand in set(self._errands) - before:
+                self._stop(errand)
+            raise
+        callers.shutdown(wait=True)
+        if errors:
+            raise FetchManyError({name: frames[name] for name in names if name in frames}, errors)
+        return {name: frames[name] for name in names}
+
+    def iter_frames(
+        self,
+        symbol: str,
+        timeframe: str,
+        start: Instant = None,
+        end: Instant = None,
+        *,
+        rows: int = 100_000,
+        provider: str | Provider | None = None,
+        kind: str = "candles",
+        source: str | None = None,
+        columns: str = "ohlcv",
+    ) -> Iterator[pd.DataFrame]:
+        """Frames of at most `rows` candles, oldest first; memory is bounded by `rows` whatever the range.
+
+        Each has a manifest of its own. Nothing is fetched ahead, so an iterator that is given up costs nothing more.
+        Raises what `fetch` raises, when the frame concerned is due.
+        """
+        check_columns(columns)
+        if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
+            raise InputError(f"rows {rows!r} is not allowed; expected a whole number of at least 1")
+        request = self._request(symbol, timeframe, _bounded(read_range(start, end)), provider, kind, source)
+        return self._iter_frames(request, self._how(columns, source, keep=False), rows)
+
+    def _iter_frames(self, request: Request, how: How, rows: int) -> Iterator[pd.DataFrame]:
+        with self._errand() as errand:
+            for got in self._collector().stream(request, how, max(1, rows // CHUNK_SLOTS), errand):
+                self._refuse_incomplete(request, got, how.columns, errand)
+                for piece in _slices(got, rows):
+                    yield self._framed(request, piece, how.columns, errand, time.perf_counter())
+
+    def export(
+        self,
+        symbol: str,
+        timeframe: str,
+        start: Instant = None,
+        end: Instant = None,
+        *,
+        path: str | os.PathLike[str] = "historical_data",
+        format: str = "csv",  # the name is the contract's
+        columns: str = "ohlcv",
+        days: float | None = None,
+        limit: int | None = None,
+        provider: str | Provider | None = None,
+        kind: str = "candles",
+        source: str | None = None,
+    ) -> Path:
+        """The path of the CSV file written: `timestamp,open,high,low,close,volume`, UTC, numbers that read back exactly.
+
+        path: a folder, in which the file gets a telling name, or a name that ends in .csv. The file appears whole or not at
+        all; an older one of that name is replaced. Memory stays the same whatever the range. Raises what `fetch` raises,
+        and OSError where the file cannot be written.
+        """
+        began = time.perf_counter()
+        check_columns(columns)
+        if format != "csv":
+            raise unknown("format", format, ("csv",))
+        request = self._request(symbol, timeframe, read_range(start, end, days, limit), provider, kind, source)
+        how = self._how(columns, source, keep=False)
+        collector = self._collector()
+        with self._errand() as errand:
+            if request.range.limit is None:
+                pieces = collector.stream(request, how, _STREAM_CHUNKS, errand)
+                span = collector.span(request, how, errand)
+            else:
+                only = collector.collect_limited(request, how, errand)
+                pieces, span = iter([only]), only.span
+            name = csv_name(request.series.provider, request.symbol, kind, request.timeframe, span)
+
+            def whole(got: Collected) -> Candles:
+                self._refuse_incomplete(request, got, columns, errand)
+                return got.candles
+
+            written, rows = write_csv(Path(path), name, map(whole, pieces), columns)
+        self._observe(Operation("export", time.perf_counter() - began, rows, written.stat().st_size))
+        LOG.info("exported %s candles of %s", rows, request.label)
+        return written
+
+    def plan(
+        self,
+        symbol: str,
+        timeframe: str,
+        start: Instant = None,
+        end: Instant = None,
+        *,
+        days: float | None = None,
+        limit: int | None = None,
+        provider: str | Provider | None = None,
+        kind: str = "candles",
+        source: str | None = None,
+    ) -> FetchPlan:
+        """What `fetch` would do and what it would cost; touches no network. Print it."""
+        began = time.perf_counter()
+        request = self._request(symbol, timeframe, read_range(start, end, days, limit), provider, kind, source)
+        made = make_plan(request, self.cache, self._settings.network_threads, only_cache=self._is_offline(source))
+        self._observe(Operation("plan", time.perf_counter() - began))
+        return made
+
+    def gaps(
+        self,
+        symbol: str,
+        timeframe: str,
+        start: Instant = None,
+        end: Instant = None,
+        *,
+        days: float | None = None,
+        provider: str | Provider | None = None,
+        kind: str = "candles",
+        source: str | None = None,
+    ) -> pd.DataFrame:
+        """Every gap of the range: first and last missing open time (UTC), count, and cause. Fetches what is not stored.
+
+        Causes: `no_candle` (the provider was asked again and has none), `not_listed`, `after_delisting`.
+        """
+        request = self._request(symbol, timeframe, _bounded(read_range(start, end, days)), provider, kind, source)
+        how = self._how("ohlcv", source)
+        with self._errand() as errand:
+            got = self._collector().collect(request, self._collector().span(request, how, errand), how, errand)
+            self._refuse_incomplete(request, got, how.columns, errand)
+        return gap_frame(got.gaps)
+
+    # -- what there is ------------------------------------------------------------------------------------------------
+
+    def symbols(self, *, provider: str | Provider | None = None) -> pd.DataFrame:
+        """What the provider lists: symbol, provider_symbol, base, quote, status. Kept a day; served stale without a network."""
+        with self._errand() as errand:
+            listing = self._listing(self._source(find_provider(provider or self._provider)), errand)
+        rows = [(one.symbol, one.provider_symbol, one.base, one.quote, one.status) for one in listing.symbols]
+        return pd.DataFrame(rows, columns=["symbol", "provider_symbol", "base", "quote", "status"]).sort_values(
+            "symbol", ignore_index=True
+        )
+
+    def first_available(
+        self, symbol: str, *, provider: str | Provider | None = None, kind: str = "candles", source: str | None = None
+    ) -> pd.Timestamp:
+        """When the first 1m candle of the symbol opens (UTC). Asked once, then remembered.
+
+        Raises IncompleteData where there is none yet, or where only the cache may be asked and does not know.
+        """
+        request = self._request(symbol, "1m", Range(None, None), provider, kind, source)
+        first_ms = self.cache.facts(request.series).first_ms
+        if first_ms is None and not self._is_offline(source):
+            with self._errand() as errand, self._closest(request, errand):
+                first_ms = self._gatherer().first_ms(request.source, request.series, errand)
+        if first_ms is None:
+            raise IncompleteData(f"{request.symbol} has no first candle that is known of")
+        return pd.Timestamp(first_ms, unit="ms", tz="UTC").as_unit("ns")
+
+    # -- inside ---------------------------------------------------------------------------------------------------------
+
+    def _fetch(
+        self, request: Request, options: _Options, source: str | None, errand: Errand, began: float
+    ) -> pd.DataFrame:
+        how = self._how(
+            options.columns, source, refresh=options.refresh, recheck=options.on_gap == "refetch"
+        )
+        collector = self._collector()
+        with self._closest(request, errand):
+            if request.range.limit is not None:
+                got = collector.collect_limited(request, how, errand)
+                key = ""
+            else:
+                span = collector.span(request, how, errand)
+                key = series_frame_key(request.series, span, request.timeframe, options.columns)
+                ready = None if how.refresh or how.recheck else self._ready(key, options, began)
+                if ready is not None:
+                    return ready
+                got = collector.collect(request, span, how, errand)
+            self._warn_of_skew(request.source)
+            self._refuse_incomplete(request, got, options.columns, errand, began)
+            if options.on_gap == "raise" and got.gaps:
+                self._refuse_gaps(request, got, options.columns, errand, began)
+            if options.include_open:
+                return self._with_open(request, got, how, options, errand, began)
+        frame = self._framed(request, got, options.columns, errand, began)
+        if options.on_gap in ("ffill", "interpolate"):
+            return self._filled(frame, request, got, options)
+        return self._put_away(key, frame, got) if key else frame
+
+    def _ready(self, key: str, options: _Options, began: float) -> pd.DataFrame | None:
+        """The frame as it was handed out before, where it still holds."""
+        if options.include_open or options.on_gap in ("ffill", "interpolate"):
+            return None
+        kept: pd.DataFrame | None = self.cache.load_frame(key)
+        if kept is None or (options.on_gap == "raise" and kept.attrs[MANIFEST]["gap_count"]):
+            return None
+        frame = kept.copy(deep=not COPIES_ON_WRITE)
+        manifest = frame.attrs[MANIFEST]
+        manifest["sources"] = {"memory": len(frame), "disk": 0, "archive": 0, "rest": 0}
+        manifest["retries"] = 0
+        manifest["elapsed_s"] = round(time.perf_counter() - began, 6)
+        return frame
+
+    def _put_away(self, key: str, frame: pd.DataFrame, got: Collected) -> pd.DataFrame:
+        """Keeps the frame for the next who asks, and returns one that the caller may change."""
+        size_bytes = got.candles.block.nbytes + 8 * got.candles.count
+        if not self._settings.use_cache or size_bytes > self._settings.memory_cache_size // 2:
+            return frame
+        until_s = self._clock() + (got.told.until_ms - got.told.now_ms) / 1000
+        self.cache.save_frame(key, frame, size_bytes, until_s)
+        return frame.copy(deep=not COPIES_ON_WRITE)
+
+    def _framed(self, request: Request, got: Collected, columns: str, errand: Errand, began: float) -> pd.DataFrame:
+        candles, timeframe = got.candles, request.timeframe
+        frame = to_frame(candles, columns)
+        frame.attrs[MANIFEST] = make_manifest(
+            got.told,
+            symbol=request.symbol,
+            timeframe=timeframe,
+            span=got.span,
+            rows=candles.count,
+            gaps=got.gaps,
+            partial=got.partial,
+            retries=errand.retries,
+            elapsed_s=time.perf_counter() - began,
+            fingerprint=lambda: fingerprint(candles, timeframe, CHUNK_SLOTS),
+        )
+        return frame
+
+    def _with_open(
+        self, request: Request, got: Collected, how: How, options: _Options, errand: Errand, began: float
+    ) -> pd.DataFrame:
+        forming = self._collector().forming(request, got, how, errand)
+        frame = self._framed(request, got, options.columns, errand, began)
+        manifest = frame.attrs[MANIFEST]
+        manifest["rows"] += forming.count
+        manifest["expected"] += forming.count
+        manifest["sources"]["rest"] += forming.count
+        candles = join([got.candles, forming])
+        closed = np.arange(candles.count) < got.candles.count
+        if request.range.limit is not None and not request.range.oldest and candles.count > request.range.limit:
+            cut = candles.count - request.range.limit
+            candles, closed = Candles(candles.names, candles.block[:, cut:]), closed[cut:]
+            manifest["rows"] = candles.count
+        frame = to_frame(candles, options.columns, closed)
+        frame.attrs[MANIFEST] = manifest
+        return frame if options.on_gap not in ("ffill", "interpolate") else self._filled(frame, request, got, options)
+
+    def _filled(self, frame: pd.DataFrame, request: Request, got: Collected, options: _Options) -> pd.DataFrame:
+        manifest = frame.attrs[MANIFEST]
+        filled = fill_gaps(frame, request.timeframe, got.span, options.on_gap)
+        filled.attrs[MANIFEST] = manifest
+        return filled
+
+    def _refuse_incomplete(
+        self, request: Request, got: Collected, columns: str, errand: Errand, began: float | None = None
+    ) -> None:
+        """Raises IncompleteData where part of the span could not be had; what there is goes with it."""
+        if not got.failed:
+            return
+        count = sum(gap.count for gap in got.failed)
+        last = got.refusals[-1] if got.refusals else None
+        why = f"{type(last).__name__}: {last}" if last else "it is not stored, and only the cache may be asked"
+        raise IncompleteData(
+            f"{count:,} candles of {request.label} between {got.failed[0].first} and {got.failed[-1].last} could not be had; "
+            f"{why}. What arrived is stored: the same call asks for the rest only",
+            frame=self._framed(request, got, columns, errand, time.perf_counter() if began is None else began),
+            missing=got.failed,
+            refusals=got.refusals,
+        ) from last
+
+    def _refuse_gaps(self, request: Request, got: Collected, columns: str, errand: Errand, began: float) -> None:
+        count = sum(gap.count for gap in got.gaps)
+        raise IncompleteData(
+            f"{request.series.provider} has no candle in {count:,} slots of {request.label} "
+            f"(first {got.gaps[0].first}, {got.gaps[0].cause}); on_gap='leave' lists them instead",
+            frame=self._framed(request, got, columns, errand, began),
+            missing=got.gaps,
+        )
+
+    def _request(
+        self,
+        symbol: str,
+        timeframe: str,
+        wanted: Range,
+        provider: str | Provider | None,
+        kind: str,
+        source: str | None,
+    ) -> Request:
+        if source is not None and source not in SOURCES:
+            raise unknown("source", source, SOURCES)
+        found = find_provider(provider) if provider is not None else self._provider
+        if (source or self._settings.source) == "archive":
+            raise NotOffered(f"{found.name} has no archive here; use source='auto' or 'rest'")
+        series, name, target = read_series(found, self._origin(found), symbol, timeframe, kind)
+        return Request(self._source(found), series, name, target, wanted)
+
+    def _how(self, columns: str, source: str | None, *, refresh: bool = False, recheck: bool = False, keep: bool = True) -> How:
+        ttl = self._settings.cache_ttl
+        return How(
+            columns=columns,
+            refresh=refresh,
+            recheck=recheck,
+            only_cache=self._is_offline(source),
+            keep=keep,
+            ttl_ms=None if ttl is None else int(ttl * 1000),
+        )
+
+    def _is_offline(self, source: str | None) -> bool:
+        return (source or self._settings.source) == "cache"
+
+    def _origin(self, provider: Provider) -> str | None:
+        url = self._settings.base_urls.get(provider.name)
+        return None if url in provider.hosts else url
+
+    def _source(self, provider: Provider) -> Source:
+        with self._lock:
+            if self._is_closed:
+                raise CandleFetcherError("this CandleFetcher is closed; make another one")
+            made = self._sources.get(provider.name)
+            if made is None:
+                url = self._settings.base_urls.get(provider.name)
+                made = self._sources[provider.name] = Source(
+                    provider,
+                    provider.hosts if url is None else (url,),
+                    transport=self._transport,
+                    retry=Retry(max_retries=self._settings.max_retries),
+                    clock=self._clock,
+                    observe=self._observe,
+                )
+            return made
+
+    def _gatherer(self) -> Gatherer:
+        return Gatherer(self.cache, self._pools, self._clock, self._observe, self._transport.abort)
+
+    def _collector(self) -> Collector:
+        return Collector(self._gatherer(), self.cache)
+
+    @contextlib.contextmanager
+    def _errand(self) -> Iterator[Errand]:
+        errand = Errand()
+        with self._lock:
+            if self._is_closed:
+                raise CandleFetcherError("this CandleFetcher is closed; make another one")
+            self._errands.add(errand)
+        try:
+            yield errand
+        finally:
+            with self._lock:
+                self._errands.discard(errand)
+
+    def _stop(self, errand: Errand) -> None:
+        errand.set()
+        self._transport.abort(errand)
+
+    def _observe(self, event: Event) -> None:
+        self._monitor.observe(event)
+        if self._show is not None and type(event) is Progress:
+            self._show(event)
+
+    def _warn_of_skew(self, source: Source) -> None:
+        skew_s = source.skew_s
+        if abs(skew_s) > _SKEW_S and source.warn_once():
+            warnings.warn(
+                f"this machine's clock is {abs(skew_s):,.0f} s {'behind' if skew_s > 0 else 'ahead of'} that of "
+                f"{source.provider.name}, which decides what is settled; set this machine's clock",
+                ClockSkew,
+                stacklevel=4,
+            )
+
+    # -- listings -------------------------------------------------------------------------------------------------------
+
+    def _listing(self, source: Source, errand: Errand) -> Listing:
+        """The provider's symbols, at most a day old, or older where it cannot be asked."""
+        provider = source.provider
+        name = f"{provider.name}|{self._origin(provider) or ''}"
+        stored = self.cache.load_listing(name)
+        if stored is not None and (stored[1] < _LISTING_S or self._is_offline(None)):
+            return stored[0]
+        if self._is_offline(None):
+            raise IncompleteData(f"no listing of {provider.name} is stored, and only the cache may be asked")
+        try:
+            listing = source.listing(errand)
+        except SourceError:
+            if stored is not None:
+                return stored[0]
+            raise
+        source.set_limits(listing)
+        self.cache.save_listing(name, listing)
+        return listing
+
+    @contextlib.contextmanager
+    def _closest(self, request: Request, errand: Errand) -> Iterator[None]:
+        """Adds the closest names to an UnknownSymbol, where the listing can be had."""
+        try:
+            yield
+        except UnknownSymbol as error:
+            names: list[str] = []
+            with contextlib.suppress(CandleFetcherError):
+                names = [one.symbol for one in self._listing(request.source, errand).symbols]
+            close = difflib.get_close_matches(request.symbol, names, n=3, cutoff=0.6)
+            raise UnknownSymbol(request.symbol, request.series.provider, close) from error
+
+
+def _bounded(wanted: Range) -> Range:
+    """The range of a call that knows no limit; InputError without a start."""
+    if wanted.start_ms is None and wanted.back_ms is None:
+        raise InputError("start is missing; this call needs one, such as start='2024-01-01'")
+    return wanted
+
+
+def _slices(got: Collected, rows: int) -> Iterator[Collected]:
+    """The collected candles in pieces of at most so many, each with its own gaps."""
+    if got.candles.count <= rows:
+        yield got
+        return
+    opens = got.candles.open_ms
+    starts = [got.span.start_ms, *(int(ms) for ms in opens[rows::rows])]
+    for start_ms, end_ms in zip(starts, [*starts[1:], got.span.end_ms], strict=True):
+        span = Span(start_ms, end_ms)
+        yield replace(
+            got,
+            candles=got.candles.trim(span),
+            span=span,
+            gaps=[gap for gap in got.gaps if start_ms <= gap.first_ms < end_ms],
+            partial=[ms for ms in got.partial if start_ms <= ms < end_ms],
+        )
+
+
+_shared: list[CandleFetcher] = []
+_shared_lock = threading.Lock()
+
+
+def fetch(symbol: str, timeframe: str, start: Instant = None, end: Instant = None, **options: Any) -> pd.DataFrame:
+    """`CandleFetcher().fetch(...)` with one fetcher that is made at the first call and closed at exit."""
+    with _shared_lock:
+        if not _shared:
+            _shared.append(CandleFetcher())
+            atexit.register(_shared[0].close)
+    return _shared[0].fetch(symbol, timeframe, start, end, **options)

@@ -1,0 +1,428 @@
+"""One series, one span, all of its settled candles: look up, ask for what is missing, store it as it arrives.
+
+The caller's thread tells the story; disk is read and written by the I/O pool, requests go out from the network pool.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from candle_fetcher.cache import LOOK, CandleCache, Facts, Quiet
+from candle_fetcher.core.coverage import absorb
+from candle_fetcher.core.entry import Entry
+from candle_fetcher.core.errors import RateLimited, ReplyError, SourceError, TransportError, UnknownSymbol
+from candle_fetcher.core.events import Busy, Observe, Progress
+from candle_fetcher.core.expiry import FOREVER_MS, ask_again_ms, edge_until_ms, settled_end_ms
+from candle_fetcher.core.plan import CHUNK_SLOTS, Ask, chunk_span, chunks_of, find_asks
+from candle_fetcher.core.series import Series
+from candle_fetcher.core.spans import Span
+from candle_fetcher.core.timeframe import DAY_MS
+from candle_fetcher.sources import Errand, Source, windows
+
+# A range that ends further back than this is settled whatever our clock says.
+_NEAR_MS = 2 * DAY_MS
+_LOAD_AT_ONCE = 16
+# No market of ours is older: a provider that is asked window by window is asked from here on (COIN-M opened in 2020).
+_BEFORE_ALL_MS = 1_546_300_800_000  # 2019-01-01
+# How long a wait in the caller's thread lasts before it looks up again; a lock wait cannot be interrupted on Windows.
+POLL_S = 0.2
+
+
+class Pools:
+    """The two thread pools, made when first used; threads are named candle-network-N and candle-io-N."""
+
+    def __init__(self, network_threads: int, io_threads: int) -> None:
+        self.sizes = {"network": network_threads, "io": io_threads}
+        self._pools: dict[str, ThreadPoolExecutor] = {}
+        self._lock = threading.Lock()
+
+    def network(self) -> ThreadPoolExecutor:
+        return self._pool("network")
+
+    def io(self) -> ThreadPoolExecutor:
+        return self._pool("io")
+
+    def _pool(self, name: str) -> ThreadPoolExecutor:
+        with self._lock:
+            pool = self._pools.get(name)
+            if pool is None:
+                numbers = itertools.count()
+
+                def christen() -> None:
+                    threading.current_thread().name = f"candle-{name}-{next(numbers)}"
+
+                pool = self._pools[name] = ThreadPoolExecutor(self.sizes[name], initializer=christen)
+            return pool
+
+    def close(self) -> None:
+        with self._lock:
+            pools, self._pools = list(self._pools.values()), {}
+        for pool in pools:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+class Part(NamedTuple):
+    """A chunk's candles, the tier that had them, and the spans that were asked for just now."""
+
+    entry: Entry
+    tier: str
+    fresh: tuple[Span, ...]
+
+
+@dataclass
+class Gathered:
+    """What came of a span: its parts in order, what is known beside them, and what could not be had."""
+
+    series: Series
+    span: Span
+    now_ms: int
+    facts: Facts
+    parts: list[Part] = field(default_factory=list)
+    failed: list[tuple[Span, SourceError | None]] = field(default_factory=list)
+    until_ms: int = FOREVER_MS
+
+
+@dataclass(frozen=True)
+class Want:
+    """What to gather, and how. `refresh` asks again for everything, `recheck` for the holes that are believed. `keep` puts
+    what comes from disk into memory; streams do without."""
+
+    source: Source
+    series: Series
+    span: Span
+    label: str = ""
+    refresh: bool = False
+    only_cache: bool = False
+    recheck: bool = False
+    keep: bool = True
+    ttl_ms: int | None = None
+
+
+class Gatherer:
+    """Gathers spans over the cache and the sources. Shared by all threads of a fetcher."""
+
+    def __init__(
+        self, cache: CandleCache, pools: Pools, clock: Callable[[], float], observe: Observe, abort: Callable[[Errand], None]
+    ) -> None:
+        self._cache = cache
+        self._pools = pools
+        self._clock = clock
+        self._observe = observe
+        self._abort = abort
+        self._listing_lock = threading.Lock()
+
+    def now_ms(self, source: Source, end_ms: int, errand: Errand, *, ask: bool = True) -> int:
+        """The provider's clock where the end of a range is near, which is where it matters; else our own."""
+        own_ms = int(self._clock() * 1000)
+        return source.now_ms(errand) if ask and end_ms > own_ms - _NEAR_MS else own_ms
+
+    def gather(self, want: Want, errand: Errand) -> Gathered:
+        """Every settled candle of the span, or the spans of it that could not be had and why."""
+        series, cache = want.series, self._cache
+        timeframe = series.timeframe
+        now_ms = self.now_ms(want.source, want.span.end_ms, errand, ask=not want.only_cache)
+        span = Span(want.span.start_ms, min(want.span.end_ms, settled_end_ms(timeframe, now_ms)))
+        if want.refresh:
+            cache.forget_facts(series)
+            cache.drop_frames(series)
+        trip = _Trip(want, span, now_ms, errand)
+        chunks = chunks_of(timeframe, cache.facts(series).bounds(span, now_ms))
+        if not want.refresh:
+            trip.found = self._load(trip, chunks)
+        todo = self._missing(trip, chunks)
+        slots = max(0, timeframe.first_slot(span.end_ms) - timeframe.first_slot(span.start_ms))
+        if todo and want.only_cache:
+            trip.failed = [(ask.span, None) for chunk in todo for ask in self._asks(trip, chunk)]
+        elif todo:
+            trip.slots, trip.done = slots, max(0, slots - CHUNK_SLOTS * len(todo))
+            self._observe(Progress("start", want.label, trip.done, slots))
+            try:
+                self._fetch(trip, todo)
+            finally:
+                self._observe(Progress("end", want.label, 0 if trip.failed else slots - trip.done, slots))
+        return self._told(trip)
+
+    # -- looking up -----------------------------------------------------------------------------------------------
+
+    def _load(self, trip: _Trip, chunks: Sequence[int]) -> dict[int, tuple[str, Entry]]:
+        series, keep = trip.want.series, trip.want.keep
+        if len(chunks) <= _LOAD_AT_ONCE:
+            return self._cache.load(series, chunks, keep=keep)
+        size = max(_LOAD_AT_ONCE, -(-len(chunks) // (4 * self._pools.sizes["io"])))
+        batches = [chunks[at : at + size] for at in range(0, len(chunks), size)]
+        found: dict[int, tuple[str, Entry]] = {}
+        for loaded in self._pools.io().map(lambda batch: self._cache.load(series, batch, keep=keep), batches):
+            found.update(loaded)
+        return found
+
+    def _asks(self, trip: _Trip, chunk: int) -> list[Ask]:
+        """What must be asked for before the chunk can answer, given what is stored and known by now."""
+        span = chunk_span(trip.timeframe, chunk)
+        settled_ms = settled_end_ms(trip.timeframe, trip.now_ms)
+        bounds = self._cache.facts(trip.want.series).bounds(Span(span.start_ms, min(span.end_ms, settled_ms)), trip.now_ms)
+        found = trip.found.get(chunk)
+        return find_asks(
+            found[1] if found else None,
+            span,
+            trip.span,
+            bounds,
+            now_ms=trip.now_ms,
+            ttl_ms=trip.want.ttl_ms,
+            recheck=trip.want.recheck,
+        )
+
+    def _missing(self, trip: _Trip, chunks: Sequence[int]) -> list[int]:
+        return [chunk for chunk in chunks if self._asks(trip, chunk)]
+
+    # -- asking -----------------------------------------------------------------------------------------------------
+
+    def _fetch(self, trip: _Trip, todo: list[int]) -> None:
+        """Fills the chunks. Stops at once, with nothing more sent, where the caller is interrupted or an error is final."""
+        source, series = trip.want.source, trip.want.series
+        self._cache.open_shelves(series, todo)
+        try:
+            # The limits before the burst; and the two ends, which tell where the series begins and ends.
+            opening = {todo[0], todo[-1]} if self._ends_unknown(trip, todo) else set()
+            jobs = [] if source.limits_known else [lambda: source.learn_limits(series.symbol, trip.errand)]
+            if opening or jobs:
+                self._run(trip, sorted(opening), jobs)
+                self._learn_end(trip, todo)
+            self._run(trip, [chunk for chunk in self._missing(trip, todo) if chunk not in opening], [])
+        except BaseException:
+            trip.errand.set()
+            self._abort(trip.errand)
+            raise
+        finally:
+            wait(trip.saves)
+            self._cache.close_shelves(series, {chunk: self._believed_until(trip, chunk) for chunk in trip.filled})
+
+    def _ends_unknown(self, trip: _Trip, todo: list[int]) -> bool:
+        facts = self._cache.facts(trip.want.series)
+        older = any(entry.candles.count for chunk, (_, entry) in trip.found.items() if chunk < todo[0])
+        return len(todo) > 1 and facts.first_ms is None and not older
+
+    def _run(self, trip: _Trip, chunks: Sequence[int], jobs: Sequence[Callable[[], None]]) -> None:
+        done: queue.SimpleQueue[tuple[int | None, BaseException | None]] = queue.SimpleQueue()
+        pool = self._pools.network()
+
+        def work(chunk: int | None, job: Callable[[], None]) -> None:
+            with _Timed(self._observe, "network"):
+                try:
+                    job()
+                except BaseException as error:
+                    done.put((chunk, error))
+                else:
+                    done.put((chunk, None))
+
+        futures = [pool.submit(work, None, job) for job in jobs]
+        futures += [pool.submit(work, chunk, lambda chunk=chunk: self._fill(trip, chunk)) for chunk in chunks]  # type: ignore[misc]
+        try:
+            for _ in futures:
+                chunk, error = _next(done)
+                if error is not None:
+                    self._note(trip, chunk, error)
+                elif chunk is not None:
+                    step = min(CHUNK_SLOTS, trip.slots - trip.done)
+                    trip.done += step
+                    self._observe(Progress("advance", trip.want.label, step, trip.slots))
+        except BaseException:
+            trip.errand.set()
+            for future in futures:
+                future.cancel()
+            raise
+
+    def _note(self, trip: _Trip, chunk: int | None, error: BaseException) -> None:
+        """Keeps an error that other chunks may be spared; raises one that they are not."""
+        if chunk is None or not isinstance(error, TransportError | ReplyError) and type(error) is not RateLimited:
+            raise error
+        trip.failed += [(ask.span, error) for ask in self._asks(trip, chunk)]
+
+    def _fill(self, trip: _Trip, chunk: int) -> None:
+        """Brings one chunk up to date; where another thread is at it already, waits for that one's entry."""
+        cache, series = self._cache, trip.want.series
+        while True:
+            if trip.errand.is_set():
+                raise CancelledError
+            mine, flight = cache.is_newest_flight(series, chunk)
+            if mine:
+                self._fly(trip, chunk, flight)
+                return
+            try:
+                entry = _result(flight, trip.errand)
+            except CancelledError:
+                continue  # whoever was at it was interrupted; it is our turn
+            if entry is not None:
+                trip.found[chunk] = ("memory", entry)
+            if entry is None or not self._asks(trip, chunk):
+                return
+
+    def _fly(self, trip: _Trip, chunk: int, flight: Future[Entry | None]) -> None:
+        want, cache = trip.want, self._cache
+        entry: Entry | None = None
+        try:
+            if not want.refresh and chunk not in trip.found:
+                trip.found.update(cache.load(want.series, [chunk], keep=want.keep))
+            if chunk in trip.found:
+                entry = trip.found[chunk][1]
+            before = entry
+            try:
+                for ask in self._asks(trip, chunk):
+                    entry = self._ask(trip, chunk, ask, entry)
+            finally:
+                if entry is not None and entry is not before:
+                    tier = trip.found[chunk][0] if chunk in trip.found else "rest"
+                    trip.found[chunk] = (tier, entry)
+                    trip.filled.append(chunk)
+                    trip.saves.append(self._pools.io().submit(self._save, trip, chunk, entry, flight))
+                else:
+                    cache.land(want.series, chunk)
+            flight.set_result(entry)
+        except BaseException as error:
+            flight.set_exception(error if isinstance(error, SourceError) else CancelledError())
+            raise
+
+    def _ask(self, trip: _Trip, chunk: int, ask: Ask, entry: Entry | None) -> Entry | None:
+        source, series = trip.want.source, trip.want.series
+        pieces = list(windows(source.provider.feed(series.kind), series.timeframe, ask.span))
+        if entry is not None and ask.span.end_ms <= entry.covered.start_ms:
+            pieces.reverse()  # what is covered stays one span, whichever piece fails
+        for piece in pieces:
+            answer = source.look(
+                series, piece, again=ask.again, listed_ms=lambda hole: self._listed_ms(trip, hole), stop=trip.errand
+            )
+            entry = absorb(
+                entry, answer.span, answer.candles, answer.believed, timeframe=series.timeframe, now_ms=trip.now_ms
+            )
+            trip.fresh.setdefault(chunk, []).append(answer.span)
+        return entry
+
+    def _save(self, trip: _Trip, chunk: int, entry: Entry, flight: Future[Entry | None]) -> None:
+        with _Timed(self._observe, "io"):
+            series = trip.want.series
+            try:
+                until_s = None
+                if entry.covered.end_ms < chunk_span(trip.timeframe, chunk).end_ms:
+                    # Beyond this another process may have stored a newer one; the disk is looked at again.
+                    edge_ms = edge_until_ms(trip.timeframe, entry.covered.end_ms, trip.now_ms, trip.want.ttl_ms)
+                    until_s = self._clock() + (edge_ms - trip.now_ms) / 1000
+                self._cache.save(series, chunk, entry, until_s=until_s, keep=trip.want.keep)
+            finally:
+                self._cache.land(series, chunk)
+
+    # -- where the series begins and ends ---------------------------------------------------------------------------
+
+    def first_ms(self, source: Source, series: Series, errand: Errand) -> int | None:
+        """When the first candle of the series opens; remembered."""
+        want = Want(source, series, Span(0, 0))
+        now_ms = self.now_ms(source, FOREVER_MS, errand)
+        return self._listed_ms(_Trip(want, want.span, now_ms, errand), Span(_BEFORE_ALL_MS, _BEFORE_ALL_MS + 1))
+
+    def _listed_ms(self, trip: _Trip, hole: Span) -> int | None:
+        """When the first candle opens, asked once a series: a hole at the start of a chunk may lie before the listing."""
+        source, series, cache = trip.want.source, trip.want.series, self._cache
+        with self._listing_lock:
+            known = cache.facts(series).first_ms
+            if known is not None:
+                return known
+            first_ms = source.first_ms(series, hole, trip.errand)
+            if first_ms is None:
+                cache.learn(series, quiet=Quiet(-FOREVER_MS, FOREVER_MS, "not_listed", trip.now_ms), now_ms=trip.now_ms)
+            elif first_ms >= hole.start_ms or source.provider.feed(series.kind).first_call is not None:
+                slot_ms = series.timeframe.open_ms(series.timeframe.ordinal(first_ms))
+                before = Quiet(-FOREVER_MS, slot_ms, "not_listed", trip.now_ms)
+                cache.learn(series, first_ms=first_ms, quiet=before, now_ms=trip.now_ms)
+            return first_ms
+
+    def _learn_end(self, trip: _Trip, todo: list[int]) -> None:
+        """Where the newest chunk came empty, asks for the newest candle before it: what lies between needs no asking."""
+        source, series = trip.want.source, trip.want.series
+        found = trip.found.get(todo[-1])
+        if found is None or found[1].candles.count or not self._missing(trip, todo):
+            return
+        end_ms = found[1].covered.end_ms
+        last_ms = source.last_ms(series, end_ms, trip.errand)
+        if last_ms is None:
+            return
+        after_ms = trip.timeframe.open_ms(trip.timeframe.ordinal(last_ms) + 1)
+        try:
+            listed = [one for one in source.describe(series.symbol, trip.errand).symbols if one.provider_symbol == series.symbol]
+            over = not any(one.trading for one in listed)
+        except UnknownSymbol:
+            over = True
+        quiet = Quiet(after_ms, FOREVER_MS if over else end_ms, "after_delisting" if over else "no_candle", trip.now_ms)
+        self._cache.learn(series, quiet=quiet, now_ms=trip.now_ms)
+
+    # -- telling ----------------------------------------------------------------------------------------------------
+
+    def _believed_until(self, trip: _Trip, chunk: int) -> int:
+        entry = trip.found[chunk][1]
+        span = chunk_span(trip.timeframe, chunk)
+        if not entry.covered.holds(self._cache.facts(trip.want.series).bounds(span, trip.now_ms)):
+            return LOOK
+        return min((ask_again_ms(hole.end_ms, hole.asked_ms) for hole in entry.believed), default=FOREVER_MS)
+
+    def _told(self, trip: _Trip) -> Gathered:
+        told = Gathered(trip.want.series, trip.span, trip.now_ms, self._cache.facts(trip.want.series), failed=trip.failed)
+        for chunk in sorted(trip.found):
+            tier, entry = trip.found[chunk]
+            told.parts.append(Part(entry, tier, tuple(trip.fresh.get(chunk, ()))))
+            for empty in (*entry.believed, *told.facts.quiet):
+                if Span(empty.start_ms, empty.end_ms).clip(trip.span):
+                    told.until_ms = min(told.until_ms, ask_again_ms(empty.end_ms, empty.asked_ms))
+        return told
+
+
+class _Trip:
+    """The state of one gathering. `found` is written by one worker a chunk; lists are appended to."""
+
+    def __init__(self, want: Want, span: Span, now_ms: int, errand: Errand) -> None:
+        self.want = want
+        self.span = span
+        self.now_ms = now_ms
+        self.errand = errand
+        self.timeframe = want.series.timeframe
+        self.found: dict[int, tuple[str, Entry]] = {}
+        self.fresh: dict[int, list[Span]] = {}
+        self.filled: list[int] = []
+        self.saves: list[Future[None]] = []
+        self.failed: list[tuple[Span, SourceError | None]] = []
+        self.slots = self.done = 0
+
+
+class _Timed:
+    """Reports how long a worker of a pool was busy."""
+
+    __slots__ = ("_began", "_observe", "_pool")
+
+    def __init__(self, observe: Observe, pool: str) -> None:
+        self._observe = observe
+        self._pool = pool
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._observe(Busy(self._pool, time.perf_counter() - self._began))
+
+
+def _next(done: queue.SimpleQueue[tuple[int | None, BaseException | None]]) -> tuple[int | None, BaseException | None]:
+    while True:
+        try:
+            return done.get(timeout=POLL_S)
+        except queue.Empty:
+            continue
+
+
+def _result(flight: Future[Entry | None], errand: Errand) -> Entry | None:
+    while not errand.is_set():
+        done, _ = wait([flight], timeout=POLL_S)
+        if done:
+            return flight.result()
+    raise CancelledError

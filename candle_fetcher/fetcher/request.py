@@ -1,0 +1,98 @@
+"""What was asked for, checked and in the library's own terms."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from candle_fetcher.core.candles import iso
+from candle_fetcher.core.errors import InputError, unknown
+from candle_fetcher.core.expiry import FOREVER_MS
+from candle_fetcher.core.ranges import instant_ms
+from candle_fetcher.core.resample import base_for
+from candle_fetcher.core.series import Series
+from candle_fetcher.core.spans import Span
+from candle_fetcher.core.timeframe import DAY_MS, Timeframe, parse_timeframe
+from candle_fetcher.providers import Provider
+from candle_fetcher.sources import Source
+
+ON_GAP = ("leave", "raise", "refetch", "ffill", "interpolate")
+NEWEST = 500
+
+
+class Range(NamedTuple):
+    """[start_ms, end_ms) as far as it was given, or back_ms before its end; and how many candles of it, the newest ones
+    unless there is a start."""
+
+    start_ms: int | None
+    end_ms: int | None
+    back_ms: int | None = None
+    limit: int | None = None
+
+    @property
+    def oldest(self) -> bool:
+        return self.start_ms is not None or self.back_ms is not None
+
+
+class Request(NamedTuple):
+    """A series to fetch. `series` is what is asked for and stored; `timeframe` what comes out, resampled where they differ."""
+
+    source: Source
+    series: Series
+    symbol: str
+    timeframe: Timeframe
+    range: Range
+
+    @property
+    def label(self) -> str:
+        return f"{self.symbol} {self.timeframe}"
+
+
+def read_range(start: Any, end: Any, days: Any = None, limit: Any = None) -> Range:
+    """The range out of what people write. InputError where it is contradictory or empty."""
+    start_ms = None if start is None else instant_ms(start, "start")
+    end_ms = None if end is None else instant_ms(end, "end")
+    if days is not None:
+        if start is not None:
+            raise InputError(f"days={days!r} counts back from end and start={start!r} is given too; give one of them")
+        if isinstance(days, bool) or not isinstance(days, int | float) or not 0 < days < 1e6:
+            raise InputError(f"days {days!r} is not allowed; expected a number above 0")
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise InputError(f"limit {limit!r} is not allowed; expected a whole number of at least 1")
+    if start_ms is not None and end_ms is not None and start_ms >= end_ms:
+        raise InputError(f"start {start!r} is not before end {end!r}; the range is [start, end)")
+    if start_ms is None and days is None and limit is None:
+        limit = NEWEST
+    return Range(start_ms, end_ms, None if days is None else int(days * DAY_MS), limit)
+
+
+def read_span(wanted: Range, now_ms: int) -> Span:
+    """The span, given now; without a start it begins where time does."""
+    end_ms = now_ms if wanted.end_ms is None else wanted.end_ms
+    start_ms = wanted.start_ms
+    if wanted.back_ms is not None:
+        start_ms = end_ms - wanted.back_ms
+    if start_ms is None:
+        start_ms = -FOREVER_MS
+    if start_ms >= end_ms:
+        raise InputError(f"start {iso(start_ms)} lies in the future; the range is [start, end) and end is now, {iso(end_ms)}")
+    return Span(start_ms, end_ms)
+
+
+def check_on_gap(on_gap: object) -> str:
+    """The on_gap setting, if it is one."""
+    if on_gap not in ON_GAP:
+        raise unknown("on_gap", on_gap, ON_GAP)
+    return str(on_gap)
+
+
+def read_series(
+    provider: Provider, origin: str | None, symbol: str, timeframe: str, kind: str
+) -> tuple[Series, str, Timeframe]:
+    """The series to ask for, the symbol as BASE/QUOTE, and the timeframe that comes out."""
+    feed = provider.feed(kind)
+    if not isinstance(timeframe, str):
+        raise InputError(f"timeframe {timeframe!r} is not a text such as '1h'")
+    wanted = parse_timeframe(timeframe)
+    base = base_for(wanted, feed.timeframes, provider.name)
+    provider_symbol = provider.provider_symbol(symbol, kind)
+    return Series(provider.name, origin, provider_symbol, base, kind), provider.unified(provider_symbol), wanted

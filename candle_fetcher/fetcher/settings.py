@@ -1,0 +1,156 @@
+"""The settings of a CandleFetcher: argument, else `CANDLE_FETCHER_*` environment variable, else default."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from candle_fetcher.core.errors import InputError, unknown
+
+ENVIRONMENT = "CANDLE_FETCHER_"
+# network and I/O threads by performance_mode
+MODES = {"low": (2, 1), "standard": (8, 4), "high": (16, 8)}
+SOURCES = ("auto", "cache", "archive", "rest")
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+
+class Default:
+    """The value of a setting that nobody gave; shows the value in the signature."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+def default(value: object) -> Any:
+    """A parameter's default that an environment variable may replace, which an argument may not be."""
+    return Default(value)
+
+
+class Settings(NamedTuple):
+    """What a CandleFetcher was made with, checked."""
+
+    cache_dir: Path
+    use_cache: bool
+    memory_cache_size: int
+    disk_cache_size: int
+    cache_ttl: float | None
+    compression: bool
+    network_threads: int
+    io_threads: int
+    source: str
+    max_retries: int
+    timeout_s: float
+    base_urls: Mapping[str, str]
+
+
+def read_settings(
+    given: Mapping[str, Any], environment: Mapping[str, str], check_root: Callable[[str], str]
+) -> tuple[Any, Settings]:
+    """The provider as it was given, and the settings, out of arguments and environment. InputError names the setting, the value and what is allowed."""
+
+    def value(name: str) -> Any:
+        argument = given[name]
+        if not isinstance(argument, Default):
+            return argument
+        text = environment.get(ENVIRONMENT + name.upper())
+        return text if text else argument.value
+
+    mode = value("performance_mode")
+    if mode not in MODES:
+        raise unknown("performance_mode", mode, MODES)
+    network, io = MODES[mode]
+    source = value("source")
+    if source not in SOURCES:
+        raise unknown("source", source, SOURCES)
+    ttl = value("cache_ttl")
+    folder = value("cache_dir")
+    settings = Settings(
+        cache_dir=Path(folder).expanduser() if folder is not None else user_cache_dir(),
+        use_cache=_flag("use_cache", value("use_cache")),
+        memory_cache_size=size_bytes("memory_cache_size", value("memory_cache_size")),
+        disk_cache_size=size_bytes("disk_cache_size", value("disk_cache_size")),
+        cache_ttl=None if ttl is None else _number("cache_ttl", ttl, 0),
+        compression=_flag("compression", value("compression")),
+        network_threads=_count("network_threads", value("network_threads"), network),
+        io_threads=_count("io_threads", value("io_threads"), io),
+        source=source,
+        max_retries=int(_number("max_retries", value("max_retries"), 0)),
+        timeout_s=_number("timeout_s", value("timeout_s"), 0.001),
+        base_urls=_base_urls(value("base_urls"), check_root),
+    )
+    return value("provider"), settings
+
+
+def user_cache_dir() -> Path:
+    """The folder for caches of the user on this system, `candle_fetcher` in it."""
+    if sys.platform == "win32":
+        root = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        root = Path.home() / "Library" / "Caches"
+    else:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "candle_fetcher"
+
+
+def size_bytes(name: str, value: object) -> int:
+    """Bytes out of a number of bytes or a text such as 256MB (1 MB is 10**6 bytes)."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise InputError(f"{name} {value!r} is no size; expected bytes or a text such as '256MB' or '10GB'")
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B?)\s*", str(value).upper())
+    unit = match[2] if match else "?"
+    unit = unit + "B" if unit in ("K", "M", "G", "T") else unit
+    if match is None or unit not in _UNITS:
+        raise InputError(f"{name} {value!r} is no size; expected bytes or a text such as '256MB' or '10GB'")
+    return int(float(match[1]) * _UNITS[unit])
+
+
+def _flag(name: str, value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower()
+    if word in ("1", "true", "yes", "on"):
+        return True
+    if word in ("0", "false", "no", "off"):
+        return False
+    raise InputError(f"{name} {value!r} is not understood; expected True or False")
+
+
+def _number(name: str, value: object, least: float) -> float:
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        number = float(value)  # type: ignore[arg-type]
+        if not least <= number < 1e12:
+            raise ValueError
+    except (TypeError, ValueError):
+        raise InputError(f"{name} {value!r} is not allowed; expected a number of at least {least:g}") from None
+    return number
+
+
+def _count(name: str, value: object, default_count: int) -> int:
+    if value is None:
+        return default_count
+    number = _number(name, value, 1)
+    if number != int(number) or number > 256:
+        raise InputError(f"{name} {value!r} is not allowed; expected a whole number from 1 to 256")
+    return int(number)
+
+
+def _base_urls(value: object, check_root: Callable[[str], str]) -> dict[str, str]:
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+        if not all(name and url for name, _, url in pairs):
+            raise InputError(f"base_urls {value!r} is not understood; expected provider=URL, several separated by commas")
+        value = {name.strip(): url.strip() for name, _, url in pairs}
+    if not isinstance(value, Mapping):
+        raise InputError(f"base_urls {value!r} is not understood; expected a mapping of provider id to URL")
+    return {str(name): check_root(str(url)) for name, url in value.items()}

@@ -1,0 +1,395 @@
+"""A deterministic market: the candles of a symbol are a pure function of a seed and of time.
+
+Days are drawn first; a day is then refined into hours, hours into minutes, minutes into seconds. A refinement keeps
+open, high, low, close and every sum to the last unit, so that coarse candles are the exact aggregates of fine ones,
+and nothing has to be generated but what is looked at. All amounts are integers: prices count ticks, volumes count
+steps, quote amounts count units of the last printed decimal.
+
+    noise(path, level, number) -> day block -> refine -> hour block -> refine -> minute block -> refine -> second block
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from candle_fetcher.core.timeframe import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
+from candle_fetcher.practice.listings import FOREVER_MS, Listing, Stops
+
+Int64s = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+DAY, HOUR, MINUTE, SECOND = 0, 1, 2, 3
+STEP_MS = (DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS)
+_CHILDREN = (1, 24, 60, 60)
+_BLOCK_PARENTS = 64
+_BLOCK_DAYS = 512
+_KEPT_BLOCKS = 64
+
+
+class Candles(NamedTuple):
+    """Candles in order, one int64 array per column: ms, ticks, steps and quote units."""
+
+    open_time: Int64s
+    open: Int64s
+    high: Int64s
+    low: Int64s
+    close: Int64s
+    volume: Int64s
+    close_time: Int64s
+    quote_volume: Int64s
+    trades: Int64s
+    taker_buy_volume: Int64s
+    taker_buy_quote_volume: Int64s
+
+
+class Grid(NamedTuple):
+    """Every slot of a stretch of one level, also those in which no trading was possible (`exists` is False there)."""
+
+    exists: Bools
+    previous: Int64s
+    open: Int64s
+    high: Int64s
+    low: Int64s
+    close: Int64s
+    trades: Int64s
+    volume: Int64s
+    quote: Int64s
+    taker: Int64s
+    taker_quote: Int64s
+
+    def cut(self, first: int, last: int) -> Grid:
+        """The slots [first, last) as views."""
+        exists, *columns = self
+        return Grid(exists[first:last], *(column[first:last] for column in columns))
+
+
+class Hours:
+    """When a symbol trades: from its listing to its end, without outages (no candles) and halts (flat candles)."""
+
+    def __init__(self, listing: Listing, outages: Stops, halts: Stops) -> None:
+        self._stops = np.array([stop for stop, _ in outages], np.int64)
+        self._resumes = np.array([resume for _, resume in outages], np.int64)
+        self._existing = self._clock(listing, outages)
+        self._trading = self._clock(listing, [*outages, *halts]) if halts else self._existing
+
+    @staticmethod
+    def _clock(listing: Listing, stops: Stops) -> tuple[Floats, Floats]:
+        """Corners of the clock that runs while trading is on: instants and what it shows, both in ms."""
+        at, shown = [float(listing.listed_ms)], [0.0]
+        for stop, resume in sorted(stops):
+            start, end = max(stop, listing.listed_ms), min(resume, listing.ended_ms)
+            if start < end:
+                shown += [shown[-1] + start - at[-1]] * 2
+                at += [start, end]
+        shown.append(shown[-1] + listing.ended_ms - at[-1])
+        at.append(listing.ended_ms)
+        return np.array(at), np.array(shown)
+
+    def existing_ms(self, edges: Int64s) -> Floats:
+        """How many ms of each stretch between two edges lie outside outages, within the symbol's life."""
+        return np.diff(np.interp(edges, *self._existing))
+
+    def trading_ms(self, edges: Int64s) -> Floats:
+        """`existing_ms` less the halts."""
+        return np.diff(np.interp(edges, *self._trading))
+
+    def close_times(self, opens: Int64s, ends: Int64s) -> Int64s:
+        """The last ms of each candle: where trading stopped and did not go on before its end, the last ms traded."""
+        if not len(self._stops):
+            return ends - 1
+        last = np.searchsorted(self._stops, ends, "left") - 1
+        stop, resume = self._stops[last], self._resumes[last]
+        return np.where((last >= 0) & (stop > opens) & (resume >= ends), stop, ends) - 1
+
+
+class Path:
+    """The candles of one listing at the four levels. Blocks of slots are made when asked for and kept for a while."""
+
+    def __init__(self, seed: int, provider: str, listing: Listing, hours: Hours, blocks: Blocks) -> None:
+        self.listing = listing
+        self.hours = hours
+        self._blocks = blocks
+        self._name = f"{provider} {listing.path} {listing.symbol}"
+        digest = hashlib.blake2b(f"{seed} {provider} {listing.path}".encode(), digest_size=8).digest()
+        self._key = int.from_bytes(digest, "little")
+        # Markets of one asset move together: their days start at the same price. The premium moves by itself.
+        shared = listing.path if listing.offset else f"{listing.base} {listing.curve[0]}"
+        self._curve_key = int.from_bytes(hashlib.blake2b(f"{seed} {shared}".encode(), digest_size=8).digest(), "little")
+
+    def rows(self, level: int, start_ms: int, end_ms: int) -> tuple[int, Grid]:
+        """The number of the first slot, and the slots that open in [start_ms, end_ms) and in the symbol's life."""
+        step = STEP_MS[level]
+        first = max(start_ms, self.listing.listed_ms // step * step)
+        last = min(end_ms, self.listing.ended_ms, FOREVER_MS)
+        number, stop = -(-first // step), -(-last // step)
+        size = _BLOCK_DAYS if level == DAY else _BLOCK_PARENTS * _CHILDREN[level]
+        parts = []
+        for index in range(number // size, -(-stop // size) if stop > number else number // size):
+            block = self._block(level, index)
+            parts.append(block.cut(max(number - index * size, 0), min(stop - index * size, size)))
+        if len(parts) == 1:
+            return number, parts[0]
+        if not parts:
+            return number, self._block(DAY, self.listing.listed_ms // DAY_MS // _BLOCK_DAYS).cut(0, 0)
+        return number, Grid(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+    def _block(self, level: int, index: int) -> Grid:
+        name = (self._name, level, index)
+        block = self._blocks.find(name)
+        if block is None:
+            block = self._draw_days(index) if level == DAY else self._refine_block(level, index)
+            self._blocks.keep(name, block)
+        return block
+
+    def _refine_block(self, level: int, index: int) -> Grid:
+        """The children of `_BLOCK_PARENTS` slots of the level above."""
+        size = _BLOCK_PARENTS * _CHILDREN[level]
+        step = STEP_MS[level]
+        parent_first = index * _BLOCK_PARENTS
+        per_parent_block = _BLOCK_DAYS if level == HOUR else _BLOCK_PARENTS * _CHILDREN[level - 1]
+        parents = []
+        at = parent_first
+        while at < parent_first + _BLOCK_PARENTS:
+            block, inside = divmod(at, per_parent_block)
+            until = min(parent_first + _BLOCK_PARENTS - at + inside, per_parent_block)
+            parents.append(self._block(level - 1, block).cut(inside, until))
+            at += until - inside
+        whole = parents[0] if len(parents) == 1 else Grid(*(np.concatenate(c) for c in zip(*parents, strict=True)))
+        numbers = np.arange(index * size, (index + 1) * size, dtype=np.int64)
+        edges = np.arange(index * size, (index + 1) * size + 1, dtype=np.int64) * step
+        exists = self.hours.existing_ms(edges) > 0
+        weights = self.hours.trading_ms(edges) / step
+        shape = (_BLOCK_PARENTS, _CHILDREN[level])
+        draws = _noise(self._key, level, numbers).reshape(*shape, 4)
+        return _refine(whole, exists, weights.reshape(shape), draws, self.listing)
+
+    def _draw_days(self, index: int) -> Grid:
+        """Days: a smooth random walk around the listing's price curve."""
+        listing = self.listing
+        numbers = np.arange(index * _BLOCK_DAYS, (index + 1) * _BLOCK_DAYS + 1, dtype=np.int64)
+        price_unit = 10.0**-listing.price_decimals * listing.tick
+        borders = np.maximum(np.rint(np.exp(self._log_price(numbers)) / price_unit), 2).astype(np.int64)
+        opens, closes = borders[:-1], borders[1:]
+        draws = _noise(self._key, DAY, numbers[:-1]) / 65536.0
+        edges = numbers * DAY_MS
+        exists = self.hours.existing_ms(edges) > 0
+        open_part = self.hours.trading_ms(edges) / DAY_MS
+        traded = open_part > 0
+        swing = 0.03 * listing.swing * np.where(traded, 1.0, 0.0)
+        highs = np.maximum(opens, closes) + np.rint(opens * swing * draws[:, 0]).astype(np.int64)
+        lows = np.minimum(opens, closes) - np.rint(opens * swing * 0.8 * draws[:, 1]).astype(np.int64)
+        lows = np.maximum(lows, 1)
+        trades = np.rint(listing.trades * (0.5 + draws[:, 2]) * open_part).astype(np.int64)
+        trades = np.where(traded, np.maximum(trades, 1), 0)
+        per_unit = 10.0**listing.volume_decimals / listing.step
+        volume = np.rint(listing.volume * per_unit * (0.5 + 0.5 * draws[:, 2] + 0.5 * draws[:, 3]) * open_part).astype(
+            np.int64
+        )
+        volume = np.where(traded, np.maximum(volume, trades), 0)
+        middle = (opens + highs + lows + closes) / 4.0 * price_unit
+        worth = (volume / per_unit) * (middle if listing.size is None else listing.size / middle)
+        quote = np.rint(worth * 10.0**listing.quote_decimals).astype(np.int64)
+        ratio = 0.4 + 0.2 * draws[:, 0]
+        taker = np.rint(volume * ratio).astype(np.int64)
+        taker_quote = np.minimum(np.rint(quote * (taker / np.maximum(volume, 1))).astype(np.int64), quote)
+        return Grid(exists, opens, opens, highs, lows, closes, trades, volume, quote, taker, taker_quote)
+
+    def _log_price(self, days: Int64s) -> Floats:
+        """The logarithm of the price at the start of each day: the curve, and noise of four lengths around it."""
+        at = np.array([ms for ms, _ in self.listing.curve], np.float64)
+        level = np.log([price for _, price in self.listing.curve])
+        total: Floats = np.interp(days * DAY_MS, at, level)
+        for stream, (length, size) in enumerate(((1, 0.012), (5, 0.03), (19, 0.05), (67, 0.08))):
+            slot = days // length
+            part = (days - slot * length) / length
+            left = _noise(self._curve_key, 16 + stream, slot)[:, 0] / 65536.0 - 0.5
+            right = _noise(self._curve_key, 16 + stream, slot + 1)[:, 0] / 65536.0 - 0.5
+            total += 2 * size * self.listing.swing * (left * (1 - part) + right * part)
+        return total
+
+
+class Blocks:
+    """The blocks used last, shared by all paths and threads."""
+
+    def __init__(self, most: int = _KEPT_BLOCKS) -> None:
+        self._kept: OrderedDict[tuple[str, int, int], Grid] = OrderedDict()
+        self._most = most
+        self._lock = threading.Lock()
+
+    def find(self, name: tuple[str, int, int]) -> Grid | None:
+        """The block, None where it has to be made."""
+        with self._lock:
+            block = self._kept.get(name)
+            if block is not None:
+                self._kept.move_to_end(name)
+            return block
+
+    def keep(self, name: tuple[str, int, int], block: Grid) -> None:
+        """Keeps the block, and drops the one that was not used for longest."""
+        with self._lock:
+            self._kept[name] = block
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+
+
+def _noise(key: int, stream: int, numbers: Int64s) -> npt.NDArray[np.uint16]:
+    """Four random 16-bit numbers per number, always the same ones (the splitmix64 finalizer over a counter)."""
+    start = (key + stream * 0xD1342543DE82EF95) & 0xFFFF_FFFF_FFFF_FFFF
+    mixed = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(start)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
+    return mixed.astype("<u8").view("<u2").reshape(len(numbers), 4)
+
+
+def _share(totals: Int64s, weights: Floats) -> Int64s:
+    """Each total dealt out over its row in proportion to the weights; rows sum to the total, weight 0 gets nothing."""
+    running = np.cumsum(weights, axis=1)
+    whole = running[:, -1:]
+    part = running / np.where(whole > 0, whole, 1.0)
+    column = totals[:, None]
+    dealt = np.minimum((column * part).astype(np.int64), column)
+    dealt = np.where(part >= 1.0, column, dealt)
+    return np.diff(dealt, axis=1, prepend=0)
+
+
+def _share_trades(parents: Grid, weights: Floats, draws: Floats) -> Int64s:
+    """Trades of the children. A parent that opens off the previous close trades in its first open child."""
+    running = np.cumsum(weights * (0.4 + draws), axis=1)
+    whole = running[:, -1:]
+    part = running / np.where(whole > 0, whole, 1.0)
+    rounding = np.where(parents.open != parents.previous, 1 - 2.0**-30, draws[:, 0])[:, None]
+    column = parents.trades[:, None]
+    dealt = np.where(part >= 1.0, column, np.minimum(np.floor(column * part + rounding).astype(np.int64), column))
+    dealt = np.where(running > 0, dealt, 0)
+    return np.diff(dealt, axis=1, prepend=0)
+
+
+def _share_taker(parents: Grid, volume: Int64s, draws: Floats) -> Int64s:
+    """The taker buy part of each child's volume: around the parent's part, never above the child's volume."""
+    most = np.maximum(parents.volume, 1)
+    ratio = (parents.taker / most)[:, None]
+    mean = ((volume * draws).sum(axis=1) / most)[:, None]
+    slope = ratio + 0.8 * np.minimum(ratio, 1 - ratio) * (draws - mean)
+    dealt = np.minimum(np.rint(np.cumsum(volume * slope, axis=1)).astype(np.int64), parents.taker[:, None])
+    dealt[:, -1] = parents.taker
+    taker: Int64s = np.diff(dealt, axis=1, prepend=0)
+    return taker
+
+
+def _walk(parents: Grid, active: Bools, volume: Int64s, middle: Floats, draws: Floats) -> Int64s:
+    """Closes of the children: a random walk from the parent's open to its close, around its mean price.
+
+    A child without trades closes where the one before closed.
+    """
+    open_, close = parents.open[:, None], parents.close[:, None]
+    high, low = parents.high[:, None], parents.low[:, None]
+    count = np.cumsum(active, axis=1)
+    part = count / np.maximum(count[:, -1:], 1)
+    walk = np.cumsum((draws - 0.5) * active, axis=1)
+    walk -= part * walk[:, -1:]
+    line = open_ + (close - open_) * part
+    spread = walk.max(axis=1, keepdims=True) - walk.min(axis=1, keepdims=True)
+    most = 3.0 * (high - low) / np.where(spread > 0, spread, 1.0)
+    size = np.abs(walk)
+    room = np.where(walk > 0, high - line, line - low) / np.where(size > 0, size, 1.0)
+    up = np.minimum(np.where(walk > 0, room, np.inf).min(axis=1, keepdims=True), most)
+    down = np.minimum(np.where(walk < 0, room, np.inf).min(axis=1, keepdims=True), most)
+    closes = line + walk * np.where(walk > 0, up, down)
+    # A bow over the whole walk brings its mean to the parent's mean price.
+    bow = part * (1.0 - part)
+    lever = (volume * bow).sum(axis=1)
+    off = parents.volume * middle - (volume * closes).sum(axis=1)
+    closes += bow * (off / np.where(lever > 0, lever, 1.0))[:, None]
+    rounded: Int64s = np.clip(np.rint(closes).astype(np.int64), low, high)
+    return rounded
+
+
+def _quote_unit(listing: Listing) -> float:
+    """Quote units of one step of volume at a price of one tick; on COIN-M they fall as the price rises."""
+    steps = listing.step * 10.0 ** (listing.quote_decimals - listing.volume_decimals)
+    tick = listing.tick * 10.0**-listing.price_decimals
+    return steps * tick if listing.size is None else steps * listing.size / tick
+
+
+def _worth(total: Int64s, volume: Int64s, lows: Int64s, highs: Int64s, listing: Listing) -> Floats:
+    """What each child's volume is worth, between its low and its high, so that rows come to the totals if they can."""
+    unit = _quote_unit(listing)
+    if listing.size is None:
+        least, most = volume * (lows * unit), volume * (highs * unit)
+    else:
+        least, most = volume * (unit / np.maximum(highs, 1)), volume * (unit / np.maximum(lows, 1))
+    room = most - least
+    share = (total - least.sum(axis=1)) / np.maximum(room.sum(axis=1), 1e-9)
+    worth: Floats = least + room * np.clip(share, 0.0, 1.0)[:, None]
+    return worth
+
+
+def _refine(parents: Grid, exists: Bools, weights: Floats, draws: npt.NDArray[np.uint16], listing: Listing) -> Grid:
+    """The children of each parent, row after row: exact in open, high, low, close and in every sum."""
+    unit = draws / 65536.0
+    trades = _share_trades(parents, weights, unit[..., 0])
+    active = trades > 0
+    volume = trades + _share(parents.volume - parents.trades, trades * (0.5 + unit[..., 1]))
+    high, low = parents.high[:, None], parents.low[:, None]
+    worth = parents.quote / np.maximum(parents.volume, 1) / _quote_unit(listing)
+    middle = worth if listing.size is None else 1.0 / np.where(worth > 0, worth, 1.0)
+    closes = _walk(parents, active, volume, middle, unit[..., 2])
+    opens = np.concatenate((parents.open[:, None], closes[:, :-1]), axis=1)
+    before: Int64s = np.cumsum(active, axis=1) - active
+    previous = np.where(
+        before > 0, np.concatenate((parents.previous[:, None], closes[:, :-1]), axis=1), parents.previous[:, None]
+    )
+    if listing.gaps:
+        step = np.where(active & (unit[..., 3] < 0.5), (draws[..., 3] & 7).astype(np.int64) - 3, 0)
+        step[:, 0] = 0
+        opens = np.clip(opens + step, low, high)
+    reach = (high - low) * (0.3 / weights.shape[1] ** 0.5) * active
+    highs = np.minimum(np.maximum(opens, closes) + np.rint(reach * unit[..., 0]).astype(np.int64), high)
+    lows = np.maximum(np.minimum(opens, closes) - np.rint(reach * unit[..., 1]).astype(np.int64), low)
+    rows = np.arange(len(weights))
+    highs[rows, np.argmax(np.where(active, highs, -1), axis=1)] = parents.high
+    lows[rows, np.argmin(np.where(active, lows, np.iinfo(np.int64).max), axis=1)] = parents.low
+    quote = _share(parents.quote, _worth(parents.quote, volume, lows, highs, listing))
+    taker = _share_taker(parents, volume, unit[..., 1])
+    taker_quote = _share(parents.taker_quote, (quote + 1) * (taker / np.maximum(volume, 1)))
+    columns = (previous, opens, highs, lows, closes, trades, volume, quote, taker, taker_quote)
+    return Grid(exists, *(column.reshape(-1) for column in columns))
+
+
+def gather(grid: Grid, opens: Int64s, slots: Int64s) -> tuple[Int64s, Int64s, Candles]:
+    """Candles of the slots that existing rows fall into, after the slots and the opens of their first rows.
+
+    `open_time` is the first row's own, `close_time` is 0: the caller knows the borders.
+    """
+    rows = np.flatnonzero(grid.exists)
+    slots, opens = slots[rows], opens[rows]
+    if not len(rows):
+        return slots, opens, Candles(*[np.zeros(0, np.int64)] * 11)
+    starts = np.flatnonzero(np.diff(slots, prepend=slots[0] - 1))
+    ends = np.append(starts[1:], len(rows)) - 1
+
+    def total(column: Int64s) -> Int64s:
+        return np.add.reduceat(column[rows], starts)
+
+    candles = Candles(
+        opens[starts],
+        grid.open[rows][starts],
+        np.maximum.reduceat(grid.high[rows], starts),
+        np.minimum.reduceat(grid.low[rows], starts),
+        grid.close[rows][ends],
+        total(grid.volume),
+        np.zeros(len(starts), np.int64),
+        total(grid.quote),
+        total(grid.trades),
+        total(grid.taker),
+        total(grid.taker_quote),
+    )
+    return slots[starts], opens[starts], candles

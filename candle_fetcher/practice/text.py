@@ -1,0 +1,177 @@
+"""Candles as the JSON rows that Binance prints, and as the numbers that these rows read as. Whole columns at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from candle_fetcher.practice.market import Candles, Int64s
+
+# The fields of a row, in order; the twelfth is "0" and means nothing.
+FIELDS = (
+    "open_time",
+    "open",
+    "high",
+    "low",
+    "close",
+    "volume",
+    "close_time",
+    "quote_volume",
+    "trades",
+    "taker_buy_volume",
+    "taker_buy_quote_volume",
+)
+WHOLE = ("open_time", "close_time", "trades")
+_FOUR_DIGITS = np.frombuffer(b"".join(b"%04d" % n for n in range(10_000)), np.uint32)
+_POWERS = 10 ** np.arange(19, dtype=np.int64)
+_EXACT = 2**53
+
+
+class Style(NamedTuple):
+    """Decimals of each quantity; None prints amounts as "0", as price candles (mark, index, premium) do."""
+
+    price: int
+    volume: int | None
+    quote: int | None
+
+    def decimals(self, field: str) -> int | None:
+        """The decimals of a field that is printed as a string."""
+        if field in ("open", "high", "low", "close"):
+            return self.price
+        return self.volume if field in ("volume", "taker_buy_volume") else self.quote
+
+
+class Rows(NamedTuple):
+    """Printed rows: row i is data[offsets[i]:offsets[i + 1]], with a comma at its end."""
+
+    opens: Int64s
+    data: bytes
+    offsets: Int64s
+
+    def text(self, first: int, last: int) -> bytes:
+        """The rows [first, last), each with its comma."""
+        return self.data[self.offsets[first] : self.offsets[last]]
+
+
+def print_rows(candles: Candles, style: Style) -> Rows:
+    """The candles as compact JSON arrays of 12."""
+    count = len(candles.open_time)
+    pieces: list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_] | None]] = []
+    before = b"["
+    for field in FIELDS:
+        whole = field in WHOLE
+        decimals = 0 if whole else style.decimals(field)
+        quote = b"" if whole else b'"'
+        pieces.append((_constant(before + quote), None))
+        if decimals is None:
+            pieces.append((_constant(b"0"), None))
+        else:
+            pieces.extend(_digits(getattr(candles, field), decimals))
+        before = quote + b","
+    pieces.append((_constant(before + b'"0"],'), None))
+    width = sum(chars.shape[1] for chars, _ in pieces)
+    page = np.empty((count, width), np.uint8)
+    shown = np.ones((count, width), np.bool_)
+    at = 0
+    for chars, mask in pieces:
+        until = at + chars.shape[1]
+        page[:, at:until] = chars
+        if mask is not None:
+            shown[:, at : at + mask.shape[1]] = mask
+        at = until
+    offsets = np.zeros(count + 1, np.int64)
+    np.cumsum(shown.sum(axis=1), out=offsets[1:])
+    return Rows(candles.open_time, page[shown].tobytes(), offsets)
+
+
+def _constant(text: bytes) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(text, np.uint8)[None, :]
+
+
+def _digits(values: Int64s, decimals: int) -> list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_] | None]]:
+    """The characters of each number, and which of them show: no leading zeros, a minus only before negative ones."""
+    pieces: list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_] | None]] = []
+    if len(values) and int(values.min()) < 0:
+        pieces.append((np.full((len(values), 1), ord("-"), np.uint8), (values < 0)[:, None]))
+        values = np.abs(values)
+    top = int(values.max()) if len(values) else 0
+    digits = max(len(str(top)), decimals + 1)
+    groups = -(-digits // 4)
+    words = np.empty((len(values), groups), np.uint32)
+    rest = values
+    for group in range(groups - 1, 0, -1):
+        higher = rest // 10_000
+        words[:, group] = _FOUR_DIGITS[rest - higher * 10_000]
+        rest = higher
+    words[:, 0] = _FOUR_DIGITS[rest]
+    chars = words.view(np.uint8)[:, groups * 4 - digits :]
+    leading = digits - decimals - 1
+    mask = None
+    if leading and int(values.min()) < _POWERS[digits - 1]:
+        mask = values[:, None] >= _POWERS[digits - 1 - np.arange(leading)]
+    pieces.append((chars[:, : digits - decimals], mask))
+    if decimals:
+        pieces += [(_constant(b"."), None), (chars[:, digits - decimals :], None)]
+    return pieces
+
+
+def read_numbers(values: Int64s, decimals: int) -> npt.NDArray[np.float64]:
+    """The float64 that the text of each value reads as: both sides of the division are exact, so it rounds once."""
+    numbers: npt.NDArray[np.float64] = values / 10.0**decimals
+    for index in np.flatnonzero(np.abs(values) > _EXACT):
+        numbers[index] = int(values[index]) / 10**decimals
+    return numbers
+
+
+def read_candles(candles: Candles, style: Style) -> dict[str, npt.NDArray[Any]]:
+    """What a reader of the printed rows gets: float64 columns, int64 for times and trades."""
+    columns: dict[str, npt.NDArray[Any]] = {}
+    for field in FIELDS:
+        values: Int64s = getattr(candles, field)
+        if field in WHOLE:
+            columns[field] = values
+        else:
+            decimals = style.decimals(field)
+            columns[field] = np.zeros(len(values)) if decimals is None else read_numbers(values, decimals)
+    return columns
+
+
+def read_rows(rows: Sequence[Sequence[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """The same from raw rows of 12 fields."""
+    return {
+        field: np.array([row[at] for row in rows], np.int64)
+        if field in WHOLE
+        else np.array([float(row[at]) for row in rows], np.float64)
+        for at, field in enumerate(FIELDS)
+    }
+
+
+def print_raw(rows: Sequence[Sequence[Any]]) -> Rows:
+    """Raw rows in order of open time, every value as it came."""
+    texts = [json.dumps(row, separators=(",", ":")).encode() + b"," for row in sorted(rows, key=lambda row: row[0])]
+    offsets = np.zeros(len(texts) + 1, np.int64)
+    np.cumsum([len(text) for text in texts], out=offsets[1:])
+    opens = np.array(sorted(int(row[0]) for row in rows), np.int64)
+    return Rows(opens, b"".join(texts), offsets)
+
+
+def amend(row: list[Any], changes: dict[str, Any]) -> list[Any]:
+    """The row with some fields changed; a number gets the decimals of the field it replaces, a string stays."""
+    amended = list(row)
+    for field, value in changes.items():
+        at = FIELDS.index(field)
+        if field in WHOLE:
+            amended[at] = int(value)
+        else:
+            amended[at] = print_number(value, len(str(row[at]).partition(".")[2]))
+    return amended
+
+
+def print_number(value: Any, decimals: int) -> str:
+    """The number with so many decimals; a string stays as it is."""
+    return value if isinstance(value, str) else f"{Decimal(str(value)):.{decimals}f}"

@@ -1,0 +1,95 @@
+"""What a provider is: a value made of facts and pure functions. What it lacks is absent, and asking for it is `NotOffered`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+from candle_fetcher.core.call import Call, Limit, Reply
+from candle_fetcher.core.candles import Candles
+from candle_fetcher.core.errors import NotOffered
+from candle_fetcher.core.spans import Span
+from candle_fetcher.core.timeframe import Timeframe
+
+Answer = TypeVar("Answer")
+
+
+class Listed(NamedTuple):
+    """A symbol that the provider lists. The dates are the provider's hints, in ms; the candles decide."""
+
+    symbol: str
+    provider_symbol: str
+    base: str
+    quote: str
+    status: str
+    trading: bool
+    listed_hint_ms: int | None = None
+    ended_hint_ms: int | None = None
+
+
+class Listing(NamedTuple):
+    """What the provider says of itself: its request limits and its symbols."""
+
+    limits: tuple[Limit, ...]
+    symbols: tuple[Listed, ...]
+
+
+@dataclass(frozen=True)
+class Question(Generic[Answer]):
+    """A call and the function that reads its reply."""
+
+    call: Call
+    parse: Callable[[bytes], Answer]
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Candles of one kind.
+
+    `call(symbol, timeframe, span, rows)` asks for the candles that open in the span, at most `rows` of them, `limit` being
+    the provider's own bound; `first_call(symbol, timeframe)` for the first candle there ever was, None where the provider
+    cannot be asked that. `window_ms` is the longest span of one call. `probe` is the timeframe with which to look for the
+    listing through such windows. `quiet_rows` says that an interval without trades has a row, so that a hole is suspect.
+    """
+
+    timeframes: tuple[str, ...]
+    columns: tuple[str, ...]
+    call: Callable[[str, Timeframe, Span, int], Call]
+    parse: Callable[[bytes], Candles]
+    limit: int
+    first_call: Callable[[str, Timeframe], Call] | None = None
+    last_call: Callable[[str, Timeframe, int], Call] | None = None
+    window_ms: int | None = None
+    probe: str = "1d"
+    quiet_rows: bool = True
+
+
+@dataclass(frozen=True)
+class Provider:
+    """A source of candles. `hosts` are root URLs that serve the same data, the preferred one first.
+
+    `describe(provider_symbol)` asks for the request limits and for what is said of the symbol, `listing` for every symbol.
+    `refusal(reply, symbol, now_ms)` is the error that a reply other than 200 stands for. `used(headers)` is the budget
+    that the provider says is spent. `provider_symbol(symbol, kind)` reads every spelling; `unified` gives BASE/QUOTE back.
+    """
+
+    name: str
+    hosts: tuple[str, ...]
+    feeds: Mapping[str, Feed]
+    clock: Question[int]
+    describe: Callable[[str], Question[Listing]]
+    listing: Question[Listing]
+    default_limits: tuple[Limit, ...]
+    used: Callable[[Mapping[str, str]], int | None]
+    refusal: Callable[[Reply, str, int], Exception]
+    provider_symbol: Callable[[str, str], str]
+    unified: Callable[[str], str]
+
+    def feed(self, kind: str) -> Feed:
+        """The feed of that kind; NotOffered names those that there are."""
+        feed = self.feeds.get(kind)
+        if feed is None:
+            offered = ", ".join(self.feeds)
+            raise NotOffered(f"{self.name} offers no {kind!r} candles; it offers {offered}")
+        return feed

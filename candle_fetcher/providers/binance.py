@@ -1,0 +1,359 @@
+"""Binance: spot, Binance.US, USDⓈ-M and COIN-M futures, over REST.
+
+Both bounds of a call are inclusive on open time. Spot and USDⓈ-M answer with the oldest candles of a window that holds
+more than the limit, COIN-M with the newest, and COIN-M refuses windows above 200 days (-4088). An interval without trades
+has a row; a missing row is an outage, a time before the listing or after the delisting.
+Sources: binance-spot-api-docs rest-api.md, errors.md; binance-connector-python derivatives_trading_* (2026).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from candle_fetcher.core.call import Call, Limit, Reply
+from candle_fetcher.core.candles import Candles, candles_from
+from candle_fetcher.core.decimals import Row, parse_rows
+from candle_fetcher.core.errors import (
+    AccessDenied,
+    Banned,
+    InputError,
+    ProviderRefused,
+    RateLimited,
+    ReplyError,
+    TransportError,
+    UnknownSymbol,
+)
+from candle_fetcher.core.spans import Span
+from candle_fetcher.core.timeframe import DAY_MS, Timeframe
+from candle_fetcher.providers.base import Feed, Listed, Listing, Provider, Question
+
+TIMEFRAMES = ("1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w", "1M")
+SPOT_TIMEFRAMES = ("1s", *TIMEFRAMES)
+
+# "Kline/Candlestick data": 12 fields; i an integer, d a quoted decimal, x a quoted decimal that is not read ("ignore").
+KLINE = Row("i d d d d d i d i d d x")
+KLINE_COLUMNS = (
+    "open_time", "open", "high", "low", "close", "volume", "close_time",
+    "quote_volume", "trades", "taker_buy_volume", "taker_buy_quote_volume",
+)  # fmt: skip
+# COIN-M counts contracts in field 6 and 10, and base asset in 8 and 11 (klines, "volume" and "base asset volume").
+COIN_COLUMNS = (*KLINE_COLUMNS[:7], "trades", "taker_buy_volume", "base_volume", "taker_buy_base_volume")
+_COIN_ORDER = (0, 1, 2, 3, 4, 5, 6, 8, 9, 7, 10)
+
+# Codes of errors.md that say "again later" whatever the status; 5xx and 408 say so by themselves.
+_TRANSIENT = frozenset({-1000, -1001, -1006, -1007, -1008})
+_SECONDS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86400}
+# Longest first, for ids that are not in a listing at hand; a listing knows better.
+_QUOTES = (
+    "FDUSD", "USDT", "USDC", "TUSD", "BUSD", "USDP", "USD1", "BKRW", "BIDR", "IDRT", "BVND", "USDS", "EURI", "RLUSD",
+    "DAI", "PAX", "UST", "VAI", "BTC", "ETH", "BNB", "TRX", "XRP", "DOT", "DOGE", "SOL", "EUR", "GBP", "AUD", "BRL", "TRY",
+    "RUB", "UAH", "NGN", "ZAR", "PLN", "RON", "ARS", "JPY", "MXN", "COP", "CZK", "IDR", "USD",
+)  # fmt: skip
+_SYMBOL = re.compile(r"\w{1,40}(?:[/-]\w{1,20})?")
+
+
+def parse_candles(body: bytes) -> Candles:
+    """Candles in the order sent; volumes in base and quote units. Raises ReplyError where a row is not of 12 fields."""
+    return candles_from(KLINE_COLUMNS, parse_rows(body, KLINE))
+
+
+def parse_coin_candles(body: bytes) -> Candles:
+    """Candles of COIN-M: `volume` in contracts, `base_volume` in the base asset, no quote volume."""
+    columns = parse_rows(body, KLINE)
+    return candles_from(COIN_COLUMNS, [columns[at] for at in _COIN_ORDER])
+
+
+def parse_clock(body: bytes) -> int:
+    """The provider's clock in Unix ms."""
+    server_ms = _object(body).get("serverTime")
+    if not isinstance(server_ms, int):
+        raise ReplyError(f"expected a serverTime, got {body[:80]!r}")
+    return server_ms
+
+
+def parse_listing(body: bytes) -> Listing:
+    """Request limits and symbols from exchangeInfo. COIN-M calls the status contractStatus."""
+    info = _object(body)
+    try:
+        limits = tuple(
+            Limit(
+                int(entry["limit"]),
+                int(entry["intervalNum"]) * _SECONDS[entry["interval"]],
+                "weight" if entry["rateLimitType"] == "REQUEST_WEIGHT" else "requests",
+            )
+            for entry in info["rateLimits"]
+            if entry["rateLimitType"] in ("REQUEST_WEIGHT", "RAW_REQUESTS")
+        )
+        symbols = tuple(_listed(entry) for entry in info["symbols"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ReplyError(f"exchangeInfo lacks {error} or has another shape: {body[:80]!r}") from error
+    return Listing(limits, symbols)
+
+
+def _listed(entry: dict[str, Any]) -> Listed:
+    status = str(entry.get("status", entry.get("contractStatus", "")))
+    provider_symbol, base, quote = str(entry["symbol"]), str(entry["baseAsset"]), str(entry["quoteAsset"])
+    # A delivery contract shares base and quote with the perpetual: its own id is its only name.
+    perpetual = entry.get("contractType", "PERPETUAL") in ("PERPETUAL", "TRADIFI_PERPETUAL", "PERPETUAL DELIVERING")
+    ended = entry.get("deliveryDate")
+    return Listed(
+        symbol=f"{base}/{quote}" if perpetual else provider_symbol,
+        provider_symbol=provider_symbol,
+        base=base,
+        quote=quote,
+        status=status,
+        trading=status in ("TRADING", "PENDING_TRADING", "TRADING_HALT", "HALT", "CANCEL_ONLY", "PRE_DELIVERING"),
+        listed_hint_ms=entry.get("onboardDate"),
+        ended_hint_ms=ended if ended and ended < 4_000_000_000_000 else None,
+    )
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ReplyError(f"expected a JSON object, got {body[:80]!r}") from error
+    if not isinstance(value, dict):
+        raise ReplyError(f"expected a JSON object, got {body[:80]!r}")
+    return value
+
+
+def used_weight(headers: Mapping[str, str]) -> int | None:
+    """The weight that the address has used in the current minute, this call included."""
+    text = headers.get("x-mbx-used-weight-1m") or headers.get("x-mbx-used-weight") or ""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
+    """The error that a reply with a status other than 200 stands for. Told by status and code, never by the text."""
+    code, said = _code(reply.body)
+    # The provider's words are shown escaped: they may hold anything.
+    words = f"{said[:160]!r}" if said else f"status {reply.status}"
+    asked_s = _retry_after_s(reply)
+    if reply.status == 418:
+        until_s = _ban_end_s(said, asked_s, now_ms)
+        until = dt.datetime.fromtimestamp(until_s, dt.timezone.utc)
+        return Banned(
+            f"Binance has banned this address until {until:%Y-%m-%d %H:%M:%S} UTC; nothing is sent before",
+            until=until,
+            retry_after_s=asked_s,
+        )
+    if reply.status == 429 or code == -1003:
+        return RateLimited(f"Binance asks for a pause of {asked_s or '?'} s: {words}", retry_after_s=asked_s)
+    if reply.status == 451:
+        return AccessDenied(
+            f"Binance does not serve this region (451): {words}",
+            fix="Use data from another provider, such as binance-us, or run where Binance is available",
+            status=451,
+        )
+    if reply.status == 403:
+        return AccessDenied(
+            "Binance's firewall refused the request (403)",
+            fix="Wait some minutes, and send less often from this address; a proxy or VPN in between can cause it too",
+            status=403,
+        )
+    if reply.status == 401:
+        return AccessDenied(f"Binance refused the key (401): {words}", fix="Check api_keys", status=401)
+    if reply.status >= 500 or reply.status == 408 or code in _TRANSIENT:
+        return TransportError(f"Binance could not answer (status {reply.status}): {words}", status=reply.status)
+    if code in (-1121, -1122):
+        return UnknownSymbol(symbol, "Binance")
+    return ProviderRefused(
+        f"Binance refused the request (status {reply.status}, code {code}): {words}",
+        status=reply.status,
+        code=code,
+        said=said,
+    )
+
+
+def _code(body: bytes) -> tuple[int | None, str]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return None, ""
+    if not isinstance(value, dict):
+        return None, ""
+    code = value.get("code")
+    return (code if isinstance(code, int) else None), str(value.get("msg", ""))
+
+
+def _retry_after_s(reply: Reply) -> float | None:
+    text = reply.headers.get("retry-after", "").strip()
+    try:
+        return max(0.0, min(float(text), 1e9)) if text else None
+    except ValueError:
+        return None
+
+
+def _ban_end_s(said: str, asked_s: float | None, now_ms: int) -> float:
+    """Unix seconds; from the message, which gives it in ms, else from Retry-After."""
+    ends = re.findall(r"\b1[0-9]{12}\b", said)
+    if ends:
+        return int(ends[-1]) / 1000
+    # Two minutes is the shortest ban that Binance gives.
+    return now_ms / 1000 + (asked_s or 120)
+
+
+def _spot_symbol(text: str, kind: str) -> str:
+    return _checked(text).replace("/", "").replace("-", "")
+
+
+def _um_symbol(text: str, kind: str) -> str:
+    symbol = _checked(text).replace("/", "").replace("-", "")
+    # Index candles belong to the pair: a delivery contract shares them with the perpetual.
+    return symbol.partition("_")[0] if kind == "index" else symbol
+
+
+def _cm_symbol(text: str, kind: str) -> str:
+    symbol = _checked(text).replace("/", "").replace("-", "")
+    if kind == "index":
+        return symbol.partition("_")[0]
+    return symbol if "_" in symbol else f"{symbol}_PERP"
+
+
+def _checked(text: str) -> str:
+    symbol = text.strip().upper() if isinstance(text, str) else ""
+    if not _SYMBOL.fullmatch(symbol):
+        raise InputError(f"{text!r} is not a symbol; expected BASE/QUOTE such as BTC/USDT, or the provider's own id")
+    return symbol
+
+
+def _unified(provider_symbol: str) -> str:
+    name = provider_symbol.removesuffix("_PERP")
+    if "_" in name:
+        return name
+    for quote in _QUOTES:
+        if name.endswith(quote) and len(name) > len(quote):
+            return f"{name[: -len(quote)]}/{quote}"
+    return name
+
+
+def _spot_cost(rows: int) -> int:
+    return 2  # "Weight: 2", whatever the limit (rest-api.md, since 2023-08-25)
+
+
+def _futures_cost(rows: int) -> int:
+    return 1 if rows < 100 else 2 if rows < 500 else 5 if rows <= 1000 else 10
+
+
+def _feed(
+    path: str,
+    *,
+    timeframes: tuple[str, ...] = TIMEFRAMES,
+    columns: tuple[str, ...] = KLINE_COLUMNS,
+    parse: Callable[[bytes], Candles] = parse_candles,
+    cost: Callable[[int], int] = _futures_cost,
+    limit: int = 1500,
+    name: str = "symbol",
+    window_ms: int | None = None,
+) -> Feed:
+    def call(symbol: str, timeframe: Timeframe, span: Span, rows: int) -> Call:
+        params = (
+            (name, symbol),
+            ("interval", timeframe.name),
+            ("startTime", str(max(span.start_ms, 0))),
+            ("endTime", str(span.end_ms - 1)),  # theirs is inclusive, ours is not
+            ("limit", str(rows)),
+        )
+        return Call(path, params, cost(rows))
+
+    def first_call(symbol: str, timeframe: Timeframe) -> Call:
+        params = ((name, symbol), ("interval", timeframe.name), ("startTime", "0"), ("limit", "1"))
+        return Call(path, params, cost(1))
+
+    def last_call(symbol: str, timeframe: Timeframe, end_ms: int) -> Call:
+        params = ((name, symbol), ("interval", timeframe.name), ("endTime", str(end_ms - 1)), ("limit", "1"))
+        return Call(path, params, cost(1))
+
+    return Feed(
+        timeframes=timeframes,
+        columns=columns,
+        call=call,
+        parse=parse,
+        limit=limit,
+        first_call=None if window_ms else first_call,
+        last_call=last_call,
+        window_ms=window_ms,
+    )
+
+
+def _futures_feeds(prefix: str, **facts: Any) -> dict[str, Feed]:
+    return {
+        "candles": _feed(f"{prefix}/klines", **facts),
+        "mark": _feed(f"{prefix}/markPriceKlines", **facts),
+        "index": _feed(f"{prefix}/indexPriceKlines", name="pair", **facts),
+        "premium": _feed(f"{prefix}/premiumIndexKlines", **facts),
+    }
+
+
+def _provider(
+    name: str,
+    hosts: tuple[str, ...],
+    prefix: str,
+    feeds: Mapping[str, Feed],
+    symbol: Callable[[str, str], str],
+    weight: int,
+    *,
+    info_cost: int = 1,
+    by_symbol: bool = False,
+) -> Provider:
+    info = f"{prefix}/exchangeInfo"
+
+    def describe(provider_symbol: str) -> Question[Listing]:
+        # Spot's whole exchangeInfo is some 10 MB; that of one symbol carries the same limits. Futures take no parameter.
+        params = (("symbol", provider_symbol),) if by_symbol else ()
+        return Question(Call(info, params, info_cost), parse_listing)
+
+    return Provider(
+        name=name,
+        hosts=hosts,
+        feeds=feeds,
+        clock=Question(Call(f"{prefix}/time"), parse_clock),
+        describe=describe,
+        listing=Question(Call(info, (), info_cost), parse_listing),
+        default_limits=(Limit(weight, 60),),
+        used=used_weight,
+        refusal=refusal,
+        provider_symbol=symbol,
+        unified=_unified,
+    )
+
+
+_SPOT_FEEDS = {"candles": _feed("/api/v3/klines", timeframes=SPOT_TIMEFRAMES, cost=_spot_cost, limit=1000)}
+
+PROVIDERS = (
+    _provider(
+        "binance",
+        # The second host serves public data only; it answers where the first is out of reach (market_data_only.md).
+        ("https://api.binance.com", "https://data-api.binance.vision"),
+        "/api/v3",
+        _SPOT_FEEDS,
+        _spot_symbol,
+        6000,
+        info_cost=20,
+        by_symbol=True,
+    ),
+    _provider(
+        "binance-us",
+        ("https://api.binance.us",),
+        "/api/v3",
+        _SPOT_FEEDS,
+        _spot_symbol,
+        1200,
+        info_cost=20,
+        by_symbol=True,
+    ),
+    _provider("binance-um", ("https://fapi.binance.com",), "/fapi/v1", _futures_feeds("/fapi/v1"), _um_symbol, 2400),
+    _provider(
+        "binance-cm",
+        ("https://dapi.binance.com",),
+        "/dapi/v1",
+        _futures_feeds("/dapi/v1", columns=COIN_COLUMNS, parse=parse_coin_candles, window_ms=200 * DAY_MS),
+        _cm_symbol,
+        2400,
+    ),
+)

@@ -1,0 +1,331 @@
+"""Floor 2: a provider's feed meets the transport. Pacing, retries and hosts on the way out; the second look on the way in.
+
+A hole in a reply is not a fact yet: it is asked for again, alone, and believed when that answer is empty. A look that
+brings rows starts the count anew, so short pages, page caps and rows that were late all end in the whole truth.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from typing import NamedTuple, TypeVar
+
+from candle_fetcher.core.call import Call
+from candle_fetcher.core.candles import Candles, check, find_holes, join, overlay
+from candle_fetcher.core.errors import (
+    AccessDenied,
+    Banned,
+    RateLimited,
+    ReplyError,
+    SourceError,
+    TransportError,
+)
+from candle_fetcher.core.events import Observe, Operation, Retried
+from candle_fetcher.core.series import Series
+from candle_fetcher.core.spans import Span
+from candle_fetcher.core.timeframe import DAY_MS, Timeframe, parse_timeframe
+from candle_fetcher.net.pacing import HostGate, Limiter, Retry
+from candle_fetcher.net.transport import Transport
+from candle_fetcher.providers import Feed, Listing, Provider
+
+Answer_ = TypeVar("Answer_")
+# When the series begins, given a hole at the start of a span; None where it has not begun.
+ListedMs = Callable[[Span], "int | None"]
+
+# How long a reading of the provider's clock serves, if our two clocks have kept step since.
+_CLOCK_S = 600.0
+_STEP_S = 1.0
+
+
+class Errand(threading.Event):
+    """One public call on its way. Once set, nothing more is sent for it; `retries` counts what was sent again."""
+
+    retries = 0
+
+
+class Answer(NamedTuple):
+    """What a source says about a span: its candles, and the holes in it that it confirmed."""
+
+    span: Span
+    candles: Candles
+    believed: tuple[Span, ...]
+
+
+class Source:
+    """The REST side of one provider. Shared by all threads of a fetcher."""
+
+    name = "rest"
+
+    def __init__(
+        self,
+        provider: Provider,
+        hosts: tuple[str, ...],
+        *,
+        transport: Transport,
+        retry: Retry,
+        clock: Callable[[], float],
+        observe: Observe,
+        wait: Callable[[threading.Event, float], bool] = threading.Event.wait,
+    ) -> None:
+        self.provider = provider
+        self._hosts = hosts
+        self._transport = transport
+        self._retry = retry
+        self._clock = clock
+        self._observe = observe
+        self._wait = wait
+        self._gate = HostGate()
+        self._limiter = Limiter(
+            provider=provider.name, limits=provider.default_limits, now_ms=self.estimated_ms, observe=observe
+        )
+        self._lock = threading.Lock()
+        self._limits_known = False
+        self._warned = False
+        # (offset of the provider's clock from ours in ms, our wall clock then, our monotonic clock then)
+        self._reading: tuple[int, float, float] | None = None
+
+    # -- the provider's clock and limits ------------------------------------------------------------------------
+
+    def estimated_ms(self) -> int:
+        """The provider's clock as far as it is known, our own before it was asked."""
+        offset_ms = self._reading[0] if self._reading else 0
+        return int(self._clock() * 1000) + offset_ms
+
+    def now_ms(self, stop: Errand) -> int:
+        """The provider's clock in Unix ms; asked for where the last reading is old or our clock has been set since."""
+        with self._lock:
+            reading = self._reading
+            if reading is not None:
+                wall_s, monotonic_s = self._clock() - reading[1], time.monotonic() - reading[2]
+                if monotonic_s < _CLOCK_S and abs(wall_s - monotonic_s) < _STEP_S:
+                    return self.estimated_ms()
+            sent_s = self._clock()
+            server_ms = self.ask(self.provider.clock.call, self.provider.clock.parse, stop=stop)
+            came_s = self._clock()
+            # The reply is as old as half of its journey; counting it as new would settle a candle too early.
+            self._reading = (server_ms - int(1000 * max(came_s, sent_s)), came_s, time.monotonic())
+            return server_ms
+
+    @property
+    def skew_s(self) -> float:
+        """How far the provider's clock is ahead of ours, in seconds; 0 while it was not asked."""
+        return self._reading[0] / 1000 if self._reading else 0.0
+
+    def warn_once(self) -> bool:
+        """True the first time it is called."""
+        warned, self._warned = self._warned, True
+        return not warned
+
+    @property
+    def limits_known(self) -> bool:
+        """Whether the request limits have been asked for."""
+        return self._limits_known
+
+    def learn_limits(self, symbol: str, stop: Errand) -> None:
+        """Reads the request limits once. Where the provider does not tell, the documented ones stay in force."""
+        with self._lock:
+            if self._limits_known:
+                return
+            self._limits_known = True
+        try:
+            self.set_limits(self.describe(symbol, stop))
+        except (RateLimited, AccessDenied):
+            raise
+        except Exception as error:
+            # An unknown symbol is for the candles to tell; a failing exchangeInfo is no reason to fetch nothing.
+            if isinstance(error, CancelledError):
+                raise
+
+    def set_limits(self, listing: Listing) -> None:
+        if listing.limits:
+            self._limiter.set_limits(listing.limits)
+
+    def describe(self, symbol: str, stop: Errand) -> Listing:
+        """What the provider says of the symbol, and its limits. Raises UnknownSymbol where it lists no such symbol."""
+        question = self.provider.describe(symbol)
+        return self.ask(question.call, question.parse, symbol=symbol, stop=stop)
+
+    def listing(self, stop: Errand) -> Listing:
+        """Every symbol that the provider lists."""
+        return self.ask(self.provider.listing.call, self.provider.listing.parse, stop=stop)
+
+    # -- one question ---------------------------------------------------------------------------------------------
+
+    def ask(
+        self, call: Call, parse: Callable[[bytes], Answer_], *, symbol: str = "", stop: Errand
+    ) -> Answer_:
+        """The parsed reply, after as many retries as it takes and is allowed. Raises the last error."""
+        spare = list(self._open_hosts())
+        host = spare.pop(0)
+        attempt = 0
+        while True:
+            try:
+                return self._once(host, call, parse, symbol, stop)
+            except Banned as error:
+                self._limiter.ban(int(error.until.timestamp() * 1000), str(error))
+                raise
+            except (TransportError, ReplyError, RateLimited, AccessDenied) as error:
+                asked_s = None
+                if isinstance(error, AccessDenied) or (isinstance(error, TransportError) and error.status is None):
+                    # Out of reach or not served here: the provider's other hosts have the same data, each is tried once.
+                    if spare and (not isinstance(error, AccessDenied) or error.status == 451):
+                        self._gate.failed(host, time.monotonic())
+                        host = spare.pop(0)
+                        continue
+                    if isinstance(error, AccessDenied):
+                        raise
+                if isinstance(error, RateLimited):
+                    asked_s = error.retry_after_s
+                    self._limiter.hold(1.0 if asked_s is None else asked_s)
+                wait_s = self._retry.wait_s(attempt, asked_s, random=random.random())
+                if wait_s is None:
+                    if isinstance(error, TransportError):
+                        self._gate.failed(host, time.monotonic())
+                        error.attempts = attempt + 1
+                    raise
+                attempt += 1
+                stop.retries += 1
+                self._observe(Retried(self.provider.name, type(error).__name__, attempt, wait_s))
+                if self._wait(stop, wait_s):
+                    raise CancelledError from None
+
+    def _open_hosts(self) -> list[str]:
+        now = time.monotonic()
+        open_ = [host for host in self._hosts if self._gate.is_open(host, now)]
+        if open_:
+            return open_
+        if len(self._hosts) > 1:
+            return list(self._hosts[-1:])
+        raise TransportError(f"{self._hosts[0]} keeps failing and is left alone for a while")
+
+    def _once(
+        self, host: str, call: Call, parse: Callable[[bytes], Answer_], symbol: str, stop: Errand
+    ) -> Answer_:
+        ticket = self._limiter.acquire(call.cost, stop=stop)
+        used = None
+        try:
+            reply = self._transport.send(host, call, provider=self.provider.name, stop=stop)
+            used = self.provider.used(reply.headers)
+        finally:
+            self._limiter.release(ticket, used=used)
+        if reply.status != 200:
+            raise self.provider.refusal(reply, symbol, self.estimated_ms())
+        began = time.perf_counter()
+        answer = parse(reply.body)
+        self._gate.ok(host)
+        count = answer.count if isinstance(answer, Candles) else 0
+        self._observe(Operation("parse", time.perf_counter() - began, count, len(reply.body)))
+        return answer
+
+    # -- candles --------------------------------------------------------------------------------------------------
+
+    def look(self, series: Series, span: Span, *, again: bool, listed_ms: ListedMs, stop: Errand) -> Answer:
+        """The truth about a span that one call can answer; see `windows`.
+
+        `again` says that its hole was believed before: then one empty answer is enough. `listed_ms` tells when the series
+        begins; the answer's span leaves out what lies before.
+        """
+        feed = self.provider.feed(series.kind)
+        timeframe = series.timeframe
+        candles = self._page(feed, series, span, stop)
+        believed: list[Span] = []
+        if again and not candles.count:
+            return Answer(span, candles, (span,))
+        holes = find_holes(candles.open_ms, timeframe, span)
+        if holes and holes[0].start_ms <= span.start_ms:
+            first_ms = listed_ms(holes[0])
+            if first_ms is None or first_ms >= holes[0].end_ms:
+                span = Span(holes.pop(0).end_ms, span.end_ms)
+            elif first_ms > span.start_ms:
+                span = Span(timeframe.open_ms(timeframe.ordinal(first_ms)), span.end_ms)
+                holes[0] = holes[0].clip(span)
+        while holes:
+            hole = holes.pop()
+            more = self._page(feed, series, hole, stop) if feed.quiet_rows else None
+            if more is None or not more.count:
+                believed.append(hole)
+                continue
+            candles = overlay(candles, more, hole)
+            holes += find_holes(more.open_ms, timeframe, hole)
+        return Answer(span, candles, tuple(sorted(believed)))
+
+    def _page(self, feed: Feed, series: Series, span: Span, stop: Errand) -> Candles:
+        """One reply, checked; and what it had no room for, where two candles off the grid share a slot."""
+        rows = page_rows(feed, series.timeframe, span)
+
+        def parse(body: bytes) -> Candles:
+            return check(feed.parse(body), span)
+
+        candles = self.ask(feed.call(series.symbol, series.timeframe, span, rows), parse, symbol=series.symbol, stop=stop)
+        if candles.count >= rows and candles.count > len(set(series.timeframe.ordinals(candles.open_ms).tolist())):
+            rest = Span(int(candles.open_ms[-1]) + 1, span.end_ms)
+            if rest:
+                return join([candles, self._page(feed, series, rest, stop)])
+        return candles
+
+    def first_ms(self, series: Series, before: Span, stop: Errand) -> int | None:
+        """When the first candle of the series opens; None where there is none after the start of `before`, an empty span.
+
+        Returns a time before `before` where the series is older than it. A provider that answers windows only is asked
+        for the window before, then window by window.
+        """
+        feed = self.provider.feed(series.kind)
+        if feed.first_call is not None:
+            first = self.ask(feed.first_call(series.symbol, series.timeframe), feed.parse, symbol=series.symbol, stop=stop)
+            return int(first.open_ms[0]) if first.count else None
+        probe = series._replace(timeframe=parse_timeframe(feed.probe))
+        window_ms = feed.window_ms or 200 * DAY_MS
+        earlier = self._page(feed, probe, Span(before.start_ms - window_ms, before.start_ms), stop)
+        if earlier.count:
+            return int(earlier.open_ms[0])
+        end_ms = self.estimated_ms()
+        for start_ms in range(before.start_ms, end_ms, window_ms):
+            days = self._page(feed, probe, Span(start_ms, min(start_ms + window_ms, end_ms)), stop)
+            if days.count:
+                return self._first_within(feed, series, int(days.open_ms[0]), stop)
+        return None
+
+    def _first_within(self, feed: Feed, series: Series, day_ms: int, stop: Errand) -> int:
+        """The first candle of the series on the day of its listing."""
+        timeframe = series.timeframe
+        slot_ms = timeframe.open_ms(timeframe.ordinal(day_ms))
+        for window in windows(feed, timeframe, Span(slot_ms, max(day_ms + DAY_MS, timeframe.close_ms(slot_ms)))):
+            candles = self._page(feed, series, window, stop)
+            if candles.count:
+                return int(candles.open_ms[0])
+        return day_ms
+
+    def last_ms(self, series: Series, end_ms: int, stop: Errand) -> int | None:
+        """When the newest candle before the end opens; None where the provider has none there, or cannot be asked."""
+        feed = self.provider.feed(series.kind)
+        if feed.last_call is None:
+            return None
+        last = self.ask(feed.last_call(series.symbol, series.timeframe, end_ms), feed.parse, symbol=series.symbol, stop=stop)
+        return int(last.open_ms[-1]) if last.count else None
+
+
+def page_rows(feed: Feed, timeframe: Timeframe, span: Span) -> int:
+    """How many rows to ask for: a row a slot, and not fewer than cost the same."""
+    slots = timeframe.first_slot(span.end_ms) - timeframe.ordinal(span.start_ms)
+    return min(feed.limit, max(slots, 99))
+
+
+def windows(feed: Feed, timeframe: Timeframe, span: Span) -> Iterator[Span]:
+    """The span in pieces that one call answers, cut at slots: at most `limit` rows and `window_ms` each."""
+    start_ms = span.start_ms
+    while start_ms < span.end_ms:
+        slot = timeframe.ordinal(start_ms)
+        stop = slot + feed.limit
+        if feed.window_ms is not None:
+            stop = min(stop, timeframe.ordinal(start_ms + feed.window_ms))
+        end_ms = min(timeframe.open_ms(max(stop, slot + 1)), span.end_ms)
+        yield Span(start_ms, end_ms)
+        start_ms = end_ms
+
+
+def requests_for(feed: Feed, symbol: str, timeframe: Timeframe, span: Span) -> list[Call]:
+    """The calls that a span costs where nothing is missing in it; for plans."""
+    return [feed.call(symbol, timeframe, window, page_rows(feed, timeframe, window)) for window in windows(feed, timeframe, span)]

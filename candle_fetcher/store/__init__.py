@@ -1,0 +1,102 @@
+"""Bytes by key: in memory, on disk, and both. Nothing here knows what a candle or a provider is.
+
+    Store  ->  MemoryTier   cachetools, one lock, bounded by bytes, entries may expire
+           ->  DiskTier     diskcache over SQLite, bounded by bytes on disk; no failure of it ever reaches the caller
+
+Keys are str, values are bytes (the memory tier alone holds any object, with the size that it is told).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from candle_fetcher.core.events import Lookup, Observe, ignore
+from candle_fetcher.store.disk import DiskStats, DiskTier
+from candle_fetcher.store.memory import MemoryStats, MemoryTier
+
+__all__ = ["DiskStats", "DiskTier", "MemoryStats", "MemoryTier", "Store"]
+
+
+class Store:
+    """Memory first, then disk. `.memory` and `.disk` (None: no disk tier) are the tiers themselves."""
+
+    def __init__(self, memory: MemoryTier, disk: DiskTier | None = None, observe: Observe = ignore) -> None:
+        self.memory = memory
+        self.disk = disk
+        self._observe = observe
+
+    @property
+    def problem(self) -> str:
+        """What does not work on the disk now; "" while all is well."""
+        return self.disk.problem if self.disk is not None else ""
+
+    def load(self, key: str, *, keep: bool = True) -> tuple[str, bytes] | tuple[None, None]:
+        """The tier (memory, disk) and the value. A hit on disk is put into memory, unless `keep` is False."""
+        return self.load_many((key,), keep=keep).get(key, (None, None))
+
+    def load_many(self, keys: Iterable[str], *, keep: bool = True) -> dict[str, tuple[str, bytes]]:
+        """Tier and value of each entry that is there, in the order asked; one Lookup for each tier.
+
+        Ask for 16 to 64 keys at a time and use them up: a long list costs page faults, not disk time.
+        """
+        asked = list(dict.fromkeys(keys))
+        held = {key: data for key in asked if (data := self.memory.load(key)) is not None}
+        wanted = [key for key in asked if key not in held]
+        self._observe(Lookup("memory", len(held), len(wanted)))
+        if not wanted or self.disk is None:
+            return {key: ("memory", data) for key, data in held.items()}
+        read = self.disk.load_many(wanted)
+        self._observe(Lookup("disk", len(read), len(wanted) - len(read)))
+        if keep:
+            for key, data in read.items():
+                self.memory.save(key, data, len(data))
+        return {
+            key: ("memory", held[key]) if key in held else ("disk", read[key])
+            for key in asked
+            if key in held or key in read
+        }
+
+    def save(self, key: str, data: bytes, *, until_s: float | None = None, keep: bool = True) -> bool:
+        """Keep the value in both tiers; False where the disk tier could not.
+
+        `until_s` (seconds of the memory tier's clock) ends its stay in memory; None is no end. The disk knows no expiry:
+        an entry that can grow stale says so itself, to whoever loads it. With `keep` False memory forgets the key.
+        """
+        if keep:
+            self.memory.save(key, data, len(data), until_s)
+        else:
+            self.memory.drop(key)
+        return self.disk is None or self.disk.save(key, data)
+
+    @contextmanager
+    def transaction(self) -> Iterator[bool]:
+        """Nobody else writes to the disk tier meanwhile; see DiskTier.transaction. Without a disk tier it does nothing."""
+        if self.disk is None:
+            yield True
+            return
+        with self.disk.transaction() as begun:
+            yield begun
+
+    def drop(self, key: str) -> None:
+        """Forget the key in both tiers."""
+        self.memory.drop(key)
+        if self.disk is not None:
+            self.disk.drop(key)
+
+    def clear(self) -> None:
+        """Forget everything in both tiers."""
+        self.memory.clear()
+        if self.disk is not None:
+            self.disk.clear()
+
+    def flush(self) -> None:
+        """Write down which entries were used, for the eviction order."""
+        if self.disk is not None:
+            self.disk.flush()
+
+    def close(self) -> None:
+        """Empty the memory tier and close every file; may be called again and from any thread."""
+        self.memory.clear()
+        if self.disk is not None:
+            self.disk.close()

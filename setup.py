@@ -1,0 +1,89 @@
+"""How candle_fetcher is packaged. `requirements.txt` mirrors INSTALL_REQUIRES; a test holds the two equal."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+
+INSTALL_REQUIRES = [
+    "requests>=2.32.4",
+    "urllib3>=2.7.0",  # comes with requests; older ones have open security advisories
+    "diskcache>=5.6.3",
+    "cachetools>=5.5",
+    "pandas>=2.2",  # brings the numpy that it was built for
+    "tqdm>=4.66.3",
+    "psutil>=5.9.8",
+    "colorama>=0.4.6",
+]
+
+# Extras that add a feature for users; `all` is their union. An extra is declared when its feature is built.
+FEATURES: dict[str, list[str]] = {}
+
+TEST = ["pytest>=8.2", "hypothesis>=6.100"]
+
+TOOLS = {
+    "test": TEST,
+    "dev": [
+        *TEST,
+        "ruff>=0.9",
+        "mypy>=1.14",
+        "pandas-stubs",
+        "types-cachetools",
+        "types-colorama",
+        "types-psutil",
+        "types-requests",
+        "types-tqdm",
+    ],
+    "bench": ["ccxt>=4.4", "python-binance>=1.0.19"],
+}
+
+
+def read_version() -> str:
+    """`__version__` as it stands in the package, which is not imported: its dependencies may not be there yet."""
+    source = (HERE / "candle_fetcher" / "core" / "version.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__ = "([^"]+)"$', source, re.MULTILINE)
+    if match is None:
+        raise RuntimeError('candle_fetcher/core/version.py has no line __version__ = "…"')
+    return match[1]
+
+
+def read_readme() -> str:
+    """The long description; empty in a tree without a README."""
+    readme = HERE / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+setup(
+    name="candle-fetcher",
+    version=read_version(),
+    description="Complete and correct OHLCV candles from exchanges, downloaded once and quick to get again",
+    long_description=read_readme(),
+    long_description_content_type="text/markdown",
+    author="candle_fetcher contributors",
+    license="MIT",
+    keywords="candles ohlcv kline market data binance pandas cache",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Financial and Insurance Industry",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Office/Business :: Financial",
+        "Typing :: Typed",
+    ],
+    python_requires=">=3.10",
+    install_requires=INSTALL_REQUIRES,
+    extras_require={**FEATURES, "all": sorted({line for lines in FEATURES.values() for line in lines}), **TOOLS},
+    packages=find_packages(include=["candle_fetcher", "candle_fetcher.*"]),
+    package_data={"candle_fetcher": ["py.typed"]},
+    entry_points={"console_scripts": ["candle-fetcher = candle_fetcher.cli:main"]},
+    zip_safe=False,
+)
