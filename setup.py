@@ -29,7 +29,7 @@ TOOLS = {
     "test": TEST,
     "dev": [
         *TEST,
-        "ruff>=0.9",
+        "ruff>=0.17",
         "mypy>=1.14",
         "pandas-stubs",
         "types-cachetools",

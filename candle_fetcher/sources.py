@@ -79,7 +79,12 @@ class Source:
         self._wait = wait
         self._gate = HostGate()
         self._limiter = Limiter(
-            provider=provider.name, limits=provider.default_limits, now_ms=self.estimated_ms, observe=observe
+            provider=provider.name,
+            limits=provider.default_limits,
+            now_ms=self.estimated_ms,
+            steady_ms=lambda: int(time.monotonic() * 1000),
+            observe=observe,
+            wait=wait,
         )
         self._lock = threading.Lock()
         self._limits_known = False
@@ -160,7 +165,7 @@ class Source:
         """The parsed reply, after as many retries as it takes and is allowed. Raises the last error."""
         spare = list(self._open_hosts())
         host = spare.pop(0)
-        attempt = 0
+        attempt = 1  # how many requests have failed, once one has
         while True:
             try:
                 return self._once(host, call, parse, symbol, stop)
@@ -184,11 +189,11 @@ class Source:
                 if wait_s is None:
                     if isinstance(error, TransportError):
                         self._gate.failed(host, time.monotonic())
-                        error.attempts = attempt + 1
+                        error.attempts = attempt
                     raise
-                attempt += 1
                 stop.retries += 1
                 self._observe(Retried(self.provider.name, type(error).__name__, attempt, wait_s))
+                attempt += 1
                 if self._wait(stop, wait_s):
                     raise CancelledError from None
 
@@ -278,11 +283,13 @@ class Source:
             return int(first.open_ms[0]) if first.count else None
         probe = series._replace(timeframe=parse_timeframe(feed.probe))
         window_ms = feed.window_ms or 200 * DAY_MS
-        earlier = self._page(feed, probe, Span(before.start_ms - window_ms, before.start_ms), stop)
-        if earlier.count:
-            return int(earlier.open_ms[0])
+        since_ms = max(before.start_ms, feed.since_ms)
+        if since_ms > feed.since_ms:
+            earlier = self._page(feed, probe, Span(since_ms - window_ms, since_ms), stop)
+            if earlier.count:
+                return int(earlier.open_ms[0])
         end_ms = self.estimated_ms()
-        for start_ms in range(before.start_ms, end_ms, window_ms):
+        for start_ms in range(since_ms, end_ms, window_ms):
             days = self._page(feed, probe, Span(start_ms, min(start_ms + window_ms, end_ms)), stop)
             if days.count:
                 return self._first_within(feed, series, int(days.open_ms[0]), stop)

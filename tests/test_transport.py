@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import logging
 import os
+import re
 import socket
 import ssl
 import struct
@@ -756,7 +757,8 @@ def test_a_certificate_of_another_name_is_refused(serve: Serve, transport: Trans
 def test_no_line_of_ours_switches_verification_off() -> None:
     source = Path(__file__).parents[1] / "candle_fetcher"
     for path in source.rglob("*.py"):
-        assert not {"verify=False", "CERT_NONE", "check_hostname = False"} & set(path.read_text("utf-8").split())
+        found = re.search(r"verify\s*=\s*False|CERT_NONE|CERT_OPTIONAL|check_hostname", path.read_text("utf-8"))
+        assert found is None, path
 
 
 # Names and proxies
@@ -959,7 +961,8 @@ def test_https_and_loopback_roots_are_accepted(url: str, root: str) -> None:
         "",
         "https://",
         "https:///path",
-        "https://host:port",
+        "https://host:SENTINEL",
+        "https://user:SENTINEL\u2100@host",
         "https://host:99999",
         "https://host:0",
         "https://[::1",
@@ -972,6 +975,6 @@ def test_https_and_loopback_roots_are_accepted(url: str, root: str) -> None:
 def test_other_roots_are_refused_and_never_asked(url: str, transport: Transport) -> None:
     with pytest.raises(InputError) as caught:
         check_root(url)
-    assert "SENTINEL" not in str(caught.value)
+    assert "SENTINEL" not in "".join(spoken(caught.value))
     with pytest.raises(InputError):
         transport.send(url, CALL)

@@ -40,12 +40,10 @@ def fill_gaps(frame: pd.DataFrame, timeframe: Timeframe, span: Span, how: str) -
     mask = filled["is_synthetic"].isna().to_numpy()
     filled["is_synthetic"] = mask
     close_before = filled["close"].ffill()
-    if how == "interpolate":
-        lines = filled[_PRICES].interpolate(method="time", limit_area="inside")
-        filled[_PRICES] = lines.where(lines.notna(), close_before.to_numpy()[:, None])
-    else:
-        for name in _PRICES:
-            filled[name] = filled[name].where(~mask, close_before)
+    for name in _PRICES:
+        if how == "interpolate":
+            filled[name] = filled[name].interpolate(method="time", limit_area="inside")
+        filled[name] = filled[name].where(filled[name].notna(), close_before)
     for name in _COUNTS:
         if name in filled and not frame[name].isna().all():
             filled[name] = filled[name].where(~mask, 0)

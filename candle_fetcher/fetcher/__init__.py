@@ -13,7 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -199,7 +199,8 @@ class CandleFetcher:
     ) -> pd.DataFrame:
         """The settled candles that open in [start, end), oldest first, with a UTC DatetimeIndex named `timestamp`.
 
-        start, end: dates, ISO texts, Unix ms, datetimes; naive is UTC. `end=None` is now, `days` counts back from the end.
+        start, end: dates, ISO texts, Unix ms, datetimes; naive is UTC. `end=None` is now; `days` counts back from the end,
+        or where there is none from the end of the newest settled candle.
         limit: that many candles: the oldest from `start` on, else the newest before `end`; 500 without any range.
         kind: "candles", and on Binance futures "mark", "index", "premium".
         source: overrides the fetcher's.
@@ -399,7 +400,7 @@ class CandleFetcher:
         request = self._request(symbol, "1m", Range(None, None), provider, kind, source)
         first_ms = self.cache.facts(request.series).first_ms
         if first_ms is None and not self._is_offline(source):
-            with self._errand() as errand, self._closest(request, errand):
+            with self._errand() as errand, self._closest(request):
                 first_ms = self._gatherer().first_ms(request.source, request.series, errand)
         if first_ms is None:
             raise IncompleteData(f"{request.symbol} has no first candle that is known of")
@@ -414,7 +415,7 @@ class CandleFetcher:
             options.columns, source, refresh=options.refresh, recheck=options.on_gap == "refetch"
         )
         collector = self._collector()
-        with self._closest(request, errand):
+        with self._closest(request):
             if request.range.limit is not None:
                 got = collector.collect_limited(request, how, errand)
                 key = ""
@@ -594,6 +595,8 @@ class CandleFetcher:
             self._errands.add(errand)
         try:
             yield errand
+        except CancelledError:
+            raise CandleFetcherError("this call was ended, because its CandleFetcher was closed") from None
         finally:
             with self._lock:
                 self._errands.discard(errand)
@@ -639,14 +642,14 @@ class CandleFetcher:
         return listing
 
     @contextlib.contextmanager
-    def _closest(self, request: Request, errand: Errand) -> Iterator[None]:
+    def _closest(self, request: Request) -> Iterator[None]:
         """Adds the closest names to an UnknownSymbol, where the listing can be had."""
         try:
             yield
         except UnknownSymbol as error:
             names: list[str] = []
-            with contextlib.suppress(CandleFetcherError):
-                names = [one.symbol for one in self._listing(request.source, errand).symbols]
+            with contextlib.suppress(CandleFetcherError), self._errand() as another:
+                names = [one.symbol for one in self._listing(request.source, another).symbols]
             close = difflib.get_close_matches(request.symbol, names, n=3, cutoff=0.6)
             raise UnknownSymbol(request.symbol, request.series.provider, close) from error
 

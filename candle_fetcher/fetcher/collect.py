@@ -59,7 +59,7 @@ class Collector:
     def span(self, request: Request, how: How, errand: Errand) -> Span:
         """The span of the request, up to what is settled; out of the cache alone, up to what is stored."""
         now_ms = self.now_ms(request, how, errand)
-        span = read_span(request.range, now_ms)
+        span = read_span(request.range, request.timeframe, now_ms)
         end_ms = min(span.end_ms, settled_end_ms(request.timeframe, now_ms))
         if how.only_cache and request.range.end_ms is None:
             end_ms = min(end_ms, self._stored_end_ms(request, span, now_ms))

@@ -29,8 +29,6 @@ from candle_fetcher.sources import Errand, Source, windows
 # A range that ends further back than this is settled whatever our clock says.
 _NEAR_MS = 2 * DAY_MS
 _LOAD_AT_ONCE = 16
-# No market of ours is older: a provider that is asked window by window is asked from here on (COIN-M opened in 2020).
-_BEFORE_ALL_MS = 1_546_300_800_000  # 2019-01-01
 # How long a wait in the caller's thread lasts before it looks up again; a lock wait cannot be interrupted on Windows.
 POLL_S = 0.2
 
@@ -293,7 +291,11 @@ class Gatherer:
         pieces = list(windows(source.provider.feed(series.kind), series.timeframe, ask.span))
         if entry is not None and ask.span.end_ms <= entry.covered.start_ms:
             pieces.reverse()  # what is covered stays one span, whichever piece fails
-        for piece in pieces:
+        for window in pieces:
+            # A piece before may have told where the series begins.
+            piece = self._cache.facts(series).bounds(window, trip.now_ms)
+            if not piece:
+                continue
             answer = source.look(
                 series, piece, again=ask.again, listed_ms=lambda hole: self._listed_ms(trip, hole), stop=trip.errand
             )
@@ -322,7 +324,7 @@ class Gatherer:
         """When the first candle of the series opens; remembered."""
         want = Want(source, series, Span(0, 0))
         now_ms = self.now_ms(source, FOREVER_MS, errand)
-        return self._listed_ms(_Trip(want, want.span, now_ms, errand), Span(_BEFORE_ALL_MS, _BEFORE_ALL_MS + 1))
+        return self._listed_ms(_Trip(want, want.span, now_ms, errand), Span(0, 1))
 
     def _listed_ms(self, trip: _Trip, hole: Span) -> int | None:
         """When the first candle opens, asked once a series: a hole at the start of a chunk may lie before the listing."""
@@ -370,6 +372,8 @@ class Gatherer:
 
     def _told(self, trip: _Trip) -> Gathered:
         told = Gathered(trip.want.series, trip.span, trip.now_ms, self._cache.facts(trip.want.series), failed=trip.failed)
+        if trip.want.ttl_ms is not None and trip.span.end_ms >= settled_end_ms(trip.timeframe, trip.now_ms):
+            told.until_ms = trip.now_ms + trip.want.ttl_ms
         for chunk in sorted(trip.found):
             tier, entry = trip.found[chunk]
             told.parts.append(Part(entry, tier, tuple(trip.fresh.get(chunk, ()))))

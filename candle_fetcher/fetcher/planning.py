@@ -22,7 +22,7 @@ def make_plan(request: Request, cache: CandleCache, threads: int, *, only_cache:
     base = series.timeframe
     feed = source.provider.feed(series.kind)
     now_ms = source.estimated_ms()
-    span = read_span(request.range, now_ms)
+    span = read_span(request.range, request.timeframe, now_ms)
     end_ms = min(span.end_ms, settled_end_ms(request.timeframe, now_ms))
     limit = request.range.limit
     if limit is not None:

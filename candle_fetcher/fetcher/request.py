@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from candle_fetcher.core.candles import iso
 from candle_fetcher.core.errors import InputError, unknown
-from candle_fetcher.core.expiry import FOREVER_MS
+from candle_fetcher.core.expiry import FOREVER_MS, settled_end_ms
 from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.core.resample import base_for
 from candle_fetcher.core.series import Series
@@ -65,9 +65,14 @@ def read_range(start: Any, end: Any, days: Any = None, limit: Any = None) -> Ran
     return Range(start_ms, end_ms, None if days is None else int(days * DAY_MS), limit)
 
 
-def read_span(wanted: Range, now_ms: int) -> Span:
-    """The span, given now; without a start it begins where time does."""
+def read_span(wanted: Range, timeframe: Timeframe, now_ms: int) -> Span:
+    """The span, given now; without a start it begins where time does.
+
+    Days without an end count from the newest settled candle, so that two days of 1h are 48 candles at any minute.
+    """
     end_ms = now_ms if wanted.end_ms is None else wanted.end_ms
+    if wanted.end_ms is None and wanted.back_ms is not None:
+        end_ms = settled_end_ms(timeframe, now_ms)
     start_ms = wanted.start_ms
     if wanted.back_ms is not None:
         start_ms = end_ms - wanted.back_ms

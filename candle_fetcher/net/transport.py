@@ -190,11 +190,10 @@ class Transport:
 
 def check_root(url: str) -> str:
     """The root URL without its trailing slash: https anywhere, http to this machine only. Raises InputError."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise InputError("a base URL cannot be read; expected something like https://api.example.com") from error
+    parsed = _parse(url)
+    if parsed is None:
+        raise InputError("a base URL cannot be read; expected something like https://api.example.com")
+    parts, host, port = parsed
     if "@" in parts.netloc:
         raise InputError(f"the base URL for {host!r} names a user; expected none: keys are settings of their own")
     if parts.scheme not in ("https", "http"):
@@ -212,6 +211,15 @@ def check_root(url: str) -> str:
             f"http to {host!r} is refused; expected https (http is for this machine: 127.0.0.1, localhost)"
         )
     return url.rstrip("/")
+
+
+def _parse(url: str) -> tuple[urllib.parse.SplitResult, str | None, int | None] | None:
+    """The URL's parts, host and port; None, and not the error, which may show a password, where it has no such form."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        return parts, parts.hostname, parts.port
+    except ValueError:
+        return None
 
 
 def _query_of(params: tuple[tuple[str, str], ...]) -> str:

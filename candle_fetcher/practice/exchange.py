@@ -20,6 +20,7 @@ from candle_fetcher.practice.listings import PROVIDERS
 from candle_fetcher.practice.request import Refused, View, dump
 from candle_fetcher.practice.series import KINDS, Series, Tape
 from candle_fetcher.practice.server import Connection, Incoming, Server
+from candle_fetcher.practice.text import FIELDS
 
 _DOCUMENTED_LIMITS = {"binance": 6000, "binance-us": 6000, "binance-um": 2400, "binance-cm": 2400}
 _FUNDING = "binance-um funding"
@@ -158,6 +159,9 @@ class PracticeExchange:
 
     def restate(self, provider: str, symbol: str, timeframe: str, open_ms: int, **fields: Any) -> None:
         """Corrects the candle that opens then, in this timeframe only: `volume=12.5`, `close="42000.10"` …"""
+        for field in fields:
+            if field not in FIELDS:
+                raise ValueError(f"unknown field {field!r}; expected one of {', '.join(FIELDS)}")
         self._series(provider, symbol, timeframe, "candles").restate(open_ms, fields)
 
     def hide(self, provider: str, symbol: str, span: tuple[int, int]) -> None:

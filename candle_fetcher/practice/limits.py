@@ -46,9 +46,10 @@ class Budget:
         window = now_ms // self._window_ms * self._window_ms
         with self._lock:
             self._requests += 1
-            used = self._weights[window] = self._weights.get(window, 0) + weight
+            used = self._weights.get(window, 0)
             if now_ms < self._banned_until_ms:
                 return Verdict(418, used, self._banned_until_ms)
+            used = self._weights[window] = used + weight
             if used <= self.limit:
                 return Verdict(200, used, 0)
             self._refusals += 1

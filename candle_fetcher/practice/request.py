@@ -70,6 +70,8 @@ def read_integer(params: Params, name: str) -> int | None:
 
 
 def read_time(view: View, params: Params, name: str) -> int | None:
+    if view.provider == "binance-um" and not INTEGER.fullmatch(params.get(name, "0")):
+        raise missing("origclientorderid")  # what USD-M futures really say of a bad time
     value = read_integer(params, name)
     return value // 1000 if value is not None and value > _MICROSECONDS and not view.futures else value
 

@@ -54,32 +54,32 @@ class Slots(NamedTuple):
     """The candle grid of a timeframe; 3d candles are counted from the symbol's listing day (`phase_days`)."""
 
     timeframe: Timeframe
-    phase_days: int = 0
+    phase_days: int | None = None
 
     def ordinal(self, ms: int) -> int:
-        if self.phase_days < 0:
-            return (ms // DAY_MS + self.phase_days) // 3
+        if self.phase_days is not None:
+            return (ms // DAY_MS - self.phase_days) // 3
         return self.timeframe.ordinal(ms)
 
     def ordinals(self, ms: Int64s) -> Int64s:
-        if self.phase_days < 0:
-            return (ms // DAY_MS + self.phase_days) // 3
+        if self.phase_days is not None:
+            return (ms // DAY_MS - self.phase_days) // 3
         return self.timeframe.ordinals(ms)
 
     def open_ms(self, ordinal: int) -> int:
-        if self.phase_days < 0:
-            return (ordinal * 3 - self.phase_days) * DAY_MS
+        if self.phase_days is not None:
+            return (ordinal * 3 + self.phase_days) * DAY_MS
         return self.timeframe.open_ms(ordinal)
 
     def opens_ms(self, ordinals: Int64s) -> Int64s:
-        if self.phase_days < 0:
-            return (ordinals * 3 - self.phase_days) * DAY_MS
+        if self.phase_days is not None:
+            return (ordinals * 3 + self.phase_days) * DAY_MS
         return self.timeframe.opens_ms(ordinals)
 
 
 def _slots(name: str, listing: Listing) -> Slots:
     if name == "3d":
-        return Slots(parse_timeframe(name), listing.listed_ms // DAY_MS % 3 - 3)
+        return Slots(parse_timeframe(name), listing.listed_ms // DAY_MS % 3)
     return Slots(parse_timeframe(name))
 
 
@@ -170,7 +170,7 @@ class Generated:
         if start_ms <= live_ms < end_ms:
             live = text.read_candles(self._live(now_ms), self.style)
             columns = {field: np.concatenate((columns[field], live[field])) for field in text.FIELDS}
-        for open_ms, changes in self._changes.items():
+        for open_ms, changes in list(self._changes.items()):
             at = int(np.searchsorted(columns["open_time"], open_ms))
             if at < len(columns["open_time"]) and columns["open_time"][at] == open_ms:
                 for field, value in changes.items():
@@ -315,7 +315,7 @@ def page(
     newest: bool,
     hidden: Sequence[tuple[int, int]] = (),
 ) -> bytes:
-    """A JSON list of at most `limit` rows that open in [start_ms, end_ms], both inclusive: the oldest, or the newest."""
+    """A JSON list of at most `limit` rows that open in [start_ms, end_ms], both inclusive: the oldest or the newest."""
     end_ms = min(end_ms, now_ms)
     parts: list[bytes] = []
     left = limit if start_ms <= end_ms else 0

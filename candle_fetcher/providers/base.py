@@ -49,7 +49,7 @@ class Feed:
 
     `call(symbol, timeframe, span, rows)` asks for the candles that open in the span, at most `rows` of them, `limit` being
     the provider's own bound; `first_call(symbol, timeframe)` for the first candle there ever was, None where the provider
-    cannot be asked that. `window_ms` is the longest span of one call. `probe` is the timeframe with which to look for the
+    cannot be asked that. `window_ms` is the longest span of one call. Nothing is older than `since_ms`. `probe` is the timeframe with which to look for the
     listing through such windows. `quiet_rows` says that an interval without trades has a row, so that a hole is suspect.
     """
 
@@ -61,6 +61,7 @@ class Feed:
     first_call: Callable[[str, Timeframe], Call] | None = None
     last_call: Callable[[str, Timeframe, int], Call] | None = None
     window_ms: int | None = None
+    since_ms: int = 0
     probe: str = "1d"
     quiet_rows: bool = True
 

@@ -250,6 +250,7 @@ def _feed(
     limit: int = 1500,
     name: str = "symbol",
     window_ms: int | None = None,
+    since_ms: int = 0,
 ) -> Feed:
     def call(symbol: str, timeframe: Timeframe, span: Span, rows: int) -> Call:
         params = (
@@ -278,6 +279,7 @@ def _feed(
         first_call=None if window_ms else first_call,
         last_call=last_call,
         window_ms=window_ms,
+        since_ms=since_ms,
     )
 
 
@@ -352,7 +354,14 @@ PROVIDERS = (
         "binance-cm",
         ("https://dapi.binance.com",),
         "/dapi/v1",
-        _futures_feeds("/dapi/v1", columns=COIN_COLUMNS, parse=parse_coin_candles, window_ms=200 * DAY_MS),
+        # COIN-M opened in June 2020; it is asked for its listing window by window, and not from 1970 on.
+        _futures_feeds(
+            "/dapi/v1",
+            columns=COIN_COLUMNS,
+            parse=parse_coin_candles,
+            window_ms=200 * DAY_MS,
+            since_ms=1_577_836_800_000,
+        ),
         _cm_symbol,
         2400,
     ),

@@ -60,8 +60,8 @@ class Store:
     def save(self, key: str, data: bytes, *, until_s: float | None = None, keep: bool = True) -> bool:
         """Keep the value in both tiers; False where the disk tier could not.
 
-        `until_s` (seconds of the memory tier's clock) ends its stay in memory; None is no end. The disk knows no expiry:
-        an entry that can grow stale says so itself, to whoever loads it. With `keep` False memory forgets the key.
+        `until_s` (seconds of the memory tier's clock) ends its stay in memory; None is no end. The disk knows no
+        expiry: an entry that can grow stale says so itself, to whoever loads it. With `keep` False memory forgets it.
         """
         if keep:
             self.memory.save(key, data, len(data), until_s)
@@ -71,7 +71,7 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[bool]:
-        """Nobody else writes to the disk tier meanwhile; see DiskTier.transaction. Without a disk tier it does nothing."""
+        """Nobody else writes to the disk tier meanwhile; see DiskTier.transaction. Without a disk it does nothing."""
         if self.disk is None:
             yield True
             return

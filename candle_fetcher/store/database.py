@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import diskcache
+import diskcache  # type: ignore[import-untyped]
 
 from candle_fetcher.core.errors import CacheError
 from candle_fetcher.store.files import DATABASE, identify
@@ -181,8 +181,10 @@ class Database:
 
     def shrink(self, pages: int) -> None:
         """Give up to so many free pages back to the file system."""
-        with self.borrow() as con:
-            con.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+        _, free = self.pages()
+        with self.transaction() as con:
+            for _ in range(min(pages, free)):
+                con.execute("PRAGMA incremental_vacuum(1)")  # Python runs a pragma without columns for one step only
 
     def close(self) -> None:
         """Close every connection, those in use as they come back, and wait a while for them.
@@ -228,31 +230,27 @@ class Database:
         """Make the schema where there is none. An existing database is only read: its writers are not waited for."""
         deadline = time.monotonic() + BUSY_S
         while not self.readonly and not con.execute(_SCHEMA).fetchall():
-            try:
-                self._create(con)
-            except sqlite3.OperationalError as error:  # the switch to WAL does not wait as other locks do
-                if not is_lock(error) or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
+            self._create(con, last=time.monotonic() > deadline)
         found = [tuple(text.decode("utf-8", "replace") for text in row) for row in con.execute(_SCHEMA)]
         if sorted(found) != sorted(self.cache.schema):
             raise Damaged("its tables are not those of this version")
 
-    def _create(self, con: sqlite3.Connection) -> None:
-        con.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # these two must precede the first table
-        con.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        con.execute("PRAGMA journal_mode = WAL").fetchall()
-        con.execute("BEGIN IMMEDIATE")
+    def _create(self, con: sqlite3.Connection, *, last: bool) -> None:
         try:
+            con.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # these two must precede the first table
+            con.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            con.execute("PRAGMA journal_mode = WAL").fetchall()
+            con.execute("BEGIN IMMEDIATE")
             if not con.execute(_SCHEMA).fetchall():  # another process may have been faster
                 for _, _, sql in self.cache.schema:
                     con.execute(sql)
                 con.executemany("INSERT INTO Settings VALUES (?, ?)", self.cache.rows_of_settings)
             con.execute("COMMIT")
-        except BaseException:
-            if con.in_transaction:
-                con.execute("ROLLBACK")
-            raise
+        except sqlite3.OperationalError as error:
+            con.rollback()
+            if last or not is_lock(error):
+                raise
+            time.sleep(0.01)  # the switch to WAL does not wait as other locks do
 
 
 _DAMAGE = ("malformed", "not a database", "unsupported file format", "no such table", "no such column")

@@ -124,7 +124,7 @@ class DiskTier:
         return self.save_many(((key, data),))
 
     def save_many(self, items: Mapping[str, bytes] | Iterable[tuple[str, bytes]]) -> bool:
-        """Keep the values, in one transaction as long as that is short enough for the log; False where one is not kept."""
+        """Keep the values, in one transaction while that is short enough for the log; False where one is not kept."""
         started = time.perf_counter()
         group: list[tuple[str, bytes]] = []
         saved, waiting, total = True, 0, 0
@@ -147,7 +147,7 @@ class DiskTier:
         """Forget everything and give the space back."""
         delete = f"DELETE FROM Cache WHERE rowid IN (SELECT rowid FROM Cache LIMIT {ROWS_PER_CLEAR})"
         while self._write(delete, [()]):
-            self._run(lambda db: db.shrink(2**31 - 1), None, writes=True)  # in steps, so that other writers get a turn
+            self._run(lambda db: db.shrink(db.pages()[1]), None, writes=True)  # in steps: others write too
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """The keys that start with the prefix, in order; those saved meanwhile may be missing."""
@@ -333,15 +333,16 @@ class DiskTier:
         """The open database; opened again where its file was removed, replaced or found damaged."""
         with self._lock:
             db = self._db
+            rests = time.monotonic() < self._no_open_until
             same = db is not None and files.identify(self.folder) == db.identity
-            if db is not None and same and db is not self._suspect:
+            if db is not None and same and db is not self._suspect and (rests or not db.readonly):
                 return db
-            if self._closed or time.monotonic() < self._no_open_until:
+            if self._closed or rests:
                 raise _Resting
             if db is not None:
                 self._db = None
                 db.close()
-                if same:
+                if same and db is self._suspect:
                     self._move_aside("a page of it is not whole")
             self._db = self._open()
             return self._db
@@ -364,6 +365,7 @@ class DiskTier:
                 raise
             else:  # it is there and cannot be written; perhaps it can be read
                 db = database.Database(self.folder, *sizes, readonly=True)
+                self._no_open_until = time.monotonic() + REST_FAILED_S  # then it may be writable again
                 self._trouble(error)
                 return db
         return database.Database(self.folder, *sizes)
@@ -372,8 +374,8 @@ class DiskTier:
         bad = files.move_aside(self.folder)
         self._say(
             "damaged",
-            f"the cache in {self.folder} was damaged ({reason}): it starts empty. What is left of it is {bad}, which may"
-            " be removed",
+            f"the cache in {self.folder} was damaged ({reason}) and starts empty. What was there is now {bad};"
+            " remove it if you do not want to look into it",
         )
 
     @contextlib.contextmanager

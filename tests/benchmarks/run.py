@@ -1,0 +1,326 @@
+"""One table: what candle_fetcher costs, and what others cost for the same, on this machine.
+
+    python tests/benchmarks/run.py [--pairs 7] > tests/benchmarks/results.txt
+
+Nothing is installed and nothing beyond loopback is asked; the peers come with `pip install ".[bench]"`. Every client runs
+in a process of its own (clients.py) against the practice exchange in another one (server.py). Clients of a row run by
+turns, the first one changing; a ratio compares two runs of the same turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime as dt
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+PACKAGES = ("numpy", "pandas", "requests", "ccxt", "python-binance")
+
+QUARTER = {"start": "2024-01-01", "end": "2024-03-31"}
+QUARTER_CANDLES = 90 * 1440
+YEAR = {"start": "2025-01-01", "end": "2026-01-01"}
+FIVE_YEARS = {"start": "2021-01-01", "end": "2026-01-01"}
+EIGHT_YEARS = {"start": "2018-01-01", "end": "2026-01-01"}
+
+FOOT = """
+median and P90 over n turns; P90 is on the worse side: nine in ten turns were at least as good. bar, hope: what is asked of
+the median, and what is wished for. Loopback has neither latency nor TLS: rows 1 are about work, rows 2 about waiting.
+rows 1, 2  90 days of 1m (129,600 candles), nothing stored; each client must return them all. Ours has everything on: checks,
+           second looks, monitor, memory and disk cache in a new folder. CPU time is the process's, all threads, from the
+           call to the result; imports and ccxt's load_markets come before. ccxt and python-binance are favoured: their
+           throttle and pauses are off, and lists of lists count as a result, python-binance's with numbers as text. The
+           bare pool reads floats with read_csv's fast parser (not exact to the last bit), checks and keeps nothing.
+row 3      all 11 columns from disk, new process, files in the system's page cache; opening the cache is included, imports
+           are not. Ours checks a checksum over every byte; numpy and pickle check nothing.
+row 5      growth of the peak of resident memory (VmHWM) over what it was before the call.
+row 6      the same candles by turns, in one process; ours ends with fsync, to_csv does not.
+row 7      opening the cache included; `again` is the same plan in the same process.
+row 8      the import statement alone, in new processes, bytecode cached.
+row 9      a warm read with the monitor against the same without it, by turns, in one process. One event costs {event}.
+"""
+
+
+class Row(NamedTuple):
+    """One line of the table, all text."""
+
+    what: str
+    ours: str
+    peer: str
+    ratio: str
+    p90: str
+    n: str
+    bar: str
+    hope: str
+    said: str
+
+
+class Goal(NamedTuple):
+    """What a figure should reach; `most` says that less is better."""
+
+    bar: float | None
+    hope: float | None
+    most: bool = False
+    unit: str = "x"
+
+    def said(self, figure: float) -> str:
+        if self._reached(self.hope, figure):
+            return "hope"
+        if self.bar is None:
+            return ""
+        return "bar" if self._reached(self.bar, figure) else "MISSED"
+
+    def _reached(self, goal: float | None, figure: float) -> bool:
+        return goal is not None and (figure <= goal if self.most else figure >= goal)
+
+    def text(self, goal: float | None) -> str:
+        return "" if goal is None else f"{'<=' if self.most else '>='} {goal:g} {self.unit}"
+
+
+def run(client: str, **options: Any) -> dict[str, Any]:
+    """The figures of a client, run in a process of its own."""
+    command = [sys.executable, str(HERE / "clients.py"), client, json.dumps(options)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+    if done.returncode:
+        raise SystemExit(f"{client} failed:\n{done.stderr}")
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures
+
+
+def environment() -> dict[str, str]:
+    """Ours without settings of the person who runs this, and with this tree as the package."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CANDLE_FETCHER_")}
+    return kept | {"PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+
+
+@contextlib.contextmanager
+def exchange(delay_s: float) -> Iterator[str]:
+    """The root URL of a practice exchange in another process."""
+    command = [sys.executable, str(HERE / "server.py"), str(delay_s)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, env=environment(), **pipes) as process:  # type: ignore[call-overload]
+        yield process.stdout.readline().strip()
+        process.stdin.close()
+
+
+def turns(pairs: int, clients: dict[str, Callable[[], dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """The figures of each client by turn; the client that begins changes from turn to turn, an unmeasured one comes first."""
+    names = list(clients)
+    for client in clients.values():
+        client()
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for turn in range(pairs):
+        first = turn % len(names)
+        for name in [*names[first:], *names[:first]]:
+            found[name].append(clients[name]())
+    return found
+
+
+def compared(
+    what: str, ours: Sequence[float], peer: Sequence[float], show: Callable[[float], str], goal: Goal, *, inverse: bool = False
+) -> Row:
+    """A row of ratios ours / peer, or peer / ours where `inverse`."""
+    ratios = [b / a if inverse else a / b for a, b in zip(ours, peer, strict=True)]
+    middle = statistics.median(ratios)
+    return Row(
+        what,
+        show(statistics.median(ours)),
+        show(statistics.median(peer)),
+        f"{middle:.3g} {goal.unit}",
+        f"{worse_side(ratios, most=goal.most):.3g}",
+        str(len(ratios)),
+        goal.text(goal.bar),
+        goal.text(goal.hope),
+        goal.said(middle),
+    )
+
+
+def measured(what: str, values: Sequence[float], goal: Goal) -> Row:
+    """A row of figures that stand for themselves."""
+    middle = statistics.median(values)
+    worst = worse_side(values, most=goal.most)
+    ours = f"{middle:.3g} {goal.unit}"
+    return Row(
+        what, ours, "", "", f"{worst:.3g}", str(len(values)), goal.text(goal.bar), goal.text(goal.hope), goal.said(middle)
+    )
+
+
+def absent(what: str, package: str) -> Row:
+    """A row whose peer is not installed."""
+    return Row(what, "", f"{package} is not installed", "", "", "0", "", "", "")
+
+
+def worse_side(values: Sequence[float], *, most: bool) -> float:
+    """What nine in ten of the values are at least as good as."""
+    ordered = sorted(values, reverse=not most)
+    return ordered[-(-len(ordered) * 9 // 10) - 1]
+
+
+def ms(seconds: float) -> str:
+    return f"{1e3 * seconds:,.3g} ms" if seconds < 1 else f"{seconds:,.2f} s"
+
+
+def per_s(rate: float) -> str:
+    return f"{rate / 1e3:,.0f} k/s"
+
+
+# -- the rows ---------------------------------------------------------------------------------------------------------
+
+
+def downloads(pairs: int, has: dict[str, str | None], delay_s: float) -> Iterator[Row]:
+    """Rows 1 and 2."""
+    wanted = {"ccxt": "fetch_ccxt", "python-binance": "fetch_python_binance"}
+    with exchange(delay_s) as url:
+        names = {"ours": "fetch_cold", "bare pool": "fetch_pool"}
+        names |= {peer: client for peer, client in wanted.items() if has[peer] and not (delay_s and peer != "ccxt")}
+        clients = {peer: lambda name=name: run(name, url=url, **QUARTER) for peer, name in names.items()}
+        found = turns(pairs, clients)
+    for peer, figures in found.items():
+        if {one["candles"] for one in figures} != {QUARTER_CANDLES}:
+            raise SystemExit(f"{peer} returned {figures[0]['candles']:,} candles; expected {QUARTER_CANDLES:,}")
+    for peer, work, wait in (
+        ("ccxt", Goal(1.1, None), Goal(6, None)),
+        ("python-binance", Goal(None, None), None),
+        ("bare pool", Goal(0.65, 1), Goal(None, 1)),
+    ):
+        if delay_s:
+            what = f"2 the same, {1e3 * delay_s:.0f} ms a reply, wall time, vs {peer}"
+            if wait and peer in found:
+                yield compared(what, *(_each(found[of], "wall_s") for of in ("ours", peer)), ms, wait, inverse=True)
+            elif wait:
+                yield absent(what, peer)
+            continue
+        what = f"1 90 days of 1m, cold, candles per CPU s, vs {peer}"
+        if peer not in found:
+            yield absent(what, peer)
+            continue
+        rates = [[QUARTER_CANDLES / one["cpu_s"] for one in found[of]] for of in ("ours", peer)]
+        yield compared(what, rates[0], rates[1], per_s, work)
+
+
+def stored(pairs: int, url: str, folder: str, into: str) -> Iterator[Row]:
+    """Rows 3 to 5 and 7, over a full cache of eight years."""
+    run("fill", url=url, folder=folder, **EIGHT_YEARS)
+    run("write_files", url=url, folder=folder, into=into, **YEAR)
+    found = turns(
+        pairs,
+        {
+            "ours": lambda: run("load_disk", url=url, folder=folder, **YEAR),
+            "numpy": lambda: run("load_numpy", into=into),
+            "pickle": lambda: run("load_pickle", into=into),
+        },
+    )
+    ours = _each(found["ours"], "wall_s")
+    what = "3 a year of 1m, all columns, from disk"
+    yield compared(f"{what}, vs numpy.load", ours, _each(found["numpy"], "wall_s"), ms, Goal(16, 6, most=True))
+    yield compared(f"{what}, vs read_pickle", ours, _each(found["pickle"], "wall_s"), ms, Goal(None, None, most=True))
+    again = [1e3 * seconds for seconds in _each(found["ours"], "again_s")]
+    yield measured("4 the same fetch again", again, Goal(5, 0.2, most=True, unit="ms"))
+
+    exports = turns(pairs, {"ours": lambda: run("export", url=url, folder=folder, **FIVE_YEARS)})["ours"]
+    growth = [one["growth_bytes"] / 1e6 for one in exports]
+    yield measured("5 export of 5 years of 1m, growth of peak RSS", growth, Goal(150, 60, most=True, unit="MB"))
+
+    goal = Goal(300, 20, most=True, unit="ms")
+    empty = f"{into}/empty"
+    plans = turns(
+        pairs,
+        {
+            "full cache": lambda: run("plan", url=url, folder=folder, **EIGHT_YEARS),
+            "nothing stored": lambda: run("plan", url=url, folder=empty, **EIGHT_YEARS),
+        },
+    )
+    for name, figures in plans.items():
+        yield measured(f"7 plan of 8 years of 1m, {name}", [1e3 * one["wall_s"] for one in figures], goal)
+        yield measured(f"7 plan of 8 years of 1m, {name}, again", [1e3 * one["again_s"] for one in figures], goal)
+
+
+def writing(pairs: int, url: str, folder: str) -> Row:
+    """Row 6."""
+    found = run("write_csv", url=url, folder=folder, pairs=pairs, **YEAR)
+    rates = [[found["rows"] / seconds for seconds in found[which]] for which in ("ours_s", "peer_s")]
+    return compared("6 CSV rows of a year of 1m, vs DataFrame.to_csv", rates[0], rates[1], per_s, Goal(1.5, 3))
+
+
+def importing(pairs: int) -> Row:
+    """Row 8; clients.py itself would have loaded half of the standard library."""
+
+    def client(modules: str) -> dict[str, Any]:
+        text = f"import time; t = time.perf_counter(); import {modules}; print(time.perf_counter() - t)"
+        done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, env=environment(), check=True)
+        return {"wall_s": float(done.stdout)}
+
+    found = turns(3 * pairs, {"ours": lambda: client("candle_fetcher"), "peer": lambda: client("pandas, requests")})
+    times = [_each(found[which], "wall_s") for which in ("ours", "peer")]
+    return compared("8 import candle_fetcher, vs pandas, requests", times[0], times[1], ms, Goal(1.3, 1.05, most=True))
+
+
+def watching(pairs: int, url: str, folder: str) -> tuple[list[Row], str]:
+    """Row 9, and what one event costs."""
+    found = run("watch", url=url, folder=folder, pairs=pairs, **YEAR)
+    rows = []
+    for name, what in (("again", "the same fetch again"), ("joined", "joined from memory")):
+        times = found[name]
+        title = f"9 monitor, a year of 1m, {what}"
+        rows.append(compared(title, times["with_s"], times["without_s"], ms, Goal(1.01, None, most=True)))
+    return rows, f"{1e6 * found['event_s']:.2f} µs"
+
+
+def _each(figures: Sequence[dict[str, Any]], name: str) -> list[float]:
+    return [one[name] for one in figures]
+
+
+# -- the table --------------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    reader = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    reader.add_argument("--pairs", type=int, default=7, help="turns of each row, at least 5 (default 7)")
+    pairs = max(5, reader.parse_args().pairs)
+    has = run("versions", packages=PACKAGES)
+    rows = [Row("what", "ours", "peer", "ratio", "P90", "n", "bar", "hope", "reached")]
+    with tempfile.TemporaryDirectory(prefix="candle-bench-") as work, exchange(0) as url:
+        folder = f"{work}/cache"
+        rows += downloads(pairs, has, 0.0)
+        rows += downloads(pairs, has, 0.05)
+        rows += stored(pairs, url, folder, work)
+        rows += [writing(pairs, url, folder), importing(pairs)]
+        watched, event = watching(pairs, url, folder)
+    rows = [rows[0], *sorted([*rows[1:], *watched], key=lambda row: int(row.what.split()[0]))]
+    print(f"python tests/benchmarks/run.py --pairs {pairs} | {machine()} | {installed(has)}\n")
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        print("  ".join(cells).rstrip())
+    print(FOOT.format(event=event).rstrip())
+
+
+def machine() -> str:
+    """This machine, and how busy it was."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    busy = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    day = dt.datetime.now(dt.timezone.utc).date()
+    return f"{day}, {name}, {os.cpu_count()} cores{busy}, {platform.system()}"
+
+
+def installed(has: dict[str, str | None]) -> str:
+    ours = (ROOT / "candle_fetcher" / "core" / "version.py").read_text(encoding="utf-8").split('"')[-2]
+    others = ", ".join(f"{name} {version}" for name, version in has.items() if version)
+    return f"candle_fetcher {ours}, Python {platform.python_version()}, {others}"
+
+
+if __name__ == "__main__":
+    main()

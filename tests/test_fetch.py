@@ -1,0 +1,589 @@
+"""What a fetch returns, what it asks for, and what it says: against the practice exchange over loopback."""
+
+from __future__ import annotations
+
+import json
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from world import World, ms, same
+
+import candle_fetcher
+from candle_fetcher import ClockSkew, FetchManyError, IncompleteData, InputError, NotOffered, UnknownSymbol
+from candle_fetcher.core.frame import index_ms
+
+MANIFEST = "candle_fetcher"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with World(tmp_path / "cache") as made:
+        yield made
+
+
+def told(frame: pd.DataFrame) -> dict:
+    return frame.attrs[MANIFEST]
+
+
+# -- the same candles, however they come ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("timeframe", ["1m", "5m", "1h", "4h", "1d", "3d", "1w", "1M"])
+def test_a_fetch_returns_exactly_the_candles_that_the_exchange_has(world: World, timeframe: str) -> None:
+    start = {"1m": "2024-05-30", "5m": "2024-05-01", "1h": "2024-01-01"}.get(timeframe, "2019-01-01")
+    frame = world.fetcher().fetch("BTC/USDT", timeframe, start, "2024-06-01", columns="all")
+    same(frame, world.truth("BTCUSDT", timeframe, start, "2024-06-01"))
+    assert len(frame) > 3
+
+
+@pytest.mark.parametrize("provider", ["binance-um", "binance-cm", "binance-us"])
+@pytest.mark.parametrize("timeframe", ["15m", "6h", "1d", "1M"])
+def test_futures_and_us_come_whole_too(world: World, provider: str, timeframe: str) -> None:
+    symbol, theirs = ("BTC/USD", "BTCUSD_PERP") if provider == "binance-cm" else ("BTC/USDT", "BTCUSDT")
+    start = "2024-05-01" if timeframe == "15m" else "2020-09-01"
+    frame = world.fetcher(provider=provider).fetch(symbol, timeframe, start, "2024-06-01", columns="all")
+    same(frame, world.truth(theirs, timeframe, start, "2024-06-01", provider=provider))
+    assert len(frame) > 40
+    if provider == "binance-cm":
+        assert frame["quote_volume"].isna().all()
+        assert not frame["base_volume"].isna().any()
+
+
+@pytest.mark.parametrize("kind", ["mark", "index", "premium"])
+@pytest.mark.parametrize("provider", ["binance-um", "binance-cm"])
+def test_price_candles_of_futures_are_series_of_their_own(world: World, provider: str, kind: str) -> None:
+    symbol = "BTC/USD" if provider == "binance-cm" else "BTC/USDT"
+    theirs = {"binance-um": "BTCUSDT", "binance-cm": "BTCUSD_PERP"}[provider]
+    fetcher = world.fetcher(provider=provider)
+    frame = fetcher.fetch(symbol, "1h", "2024-05-01", "2024-05-03", kind=kind)
+    same(frame, world.truth(theirs, "1h", "2024-05-01", "2024-05-03", provider=provider, kind=kind))
+    candles = fetcher.fetch(symbol, "1h", "2024-05-01", "2024-05-03")
+    assert not np.array_equal(candles["close"], frame["close"])
+    assert told(frame)["kind"] == kind
+
+
+def test_seconds_come_whole_on_spot_and_are_not_offered_on_futures(world: World) -> None:
+    fetcher = world.fetcher()
+    same(
+        fetcher.fetch("BTC/USDT", "1s", "2024-06-01T00:10", "2024-06-01T01:00"),
+        world.truth("BTCUSDT", "1s", "2024-06-01T00:10", "2024-06-01T01:00"),
+    )
+    with pytest.raises(InputError, match="1m"):
+        fetcher.fetch("BTC/USDT", "30s", "2024-06-01", "2024-06-02", provider="binance-um")
+
+
+def test_the_fingerprint_is_one_whether_by_network_memory_or_disk(world: World) -> None:
+    fetcher = world.fetcher()
+    prints, sources = [], []
+    for _ in range(2):
+        frame = fetcher.fetch("BTC/USDT", "1m", "2024-06-01", "2024-06-03")
+        prints.append(told(frame)["fingerprint"])
+        sources.append(told(frame)["sources"])
+    again = world.fetcher().fetch("BTC/USDT", "1m", "2024-06-01", "2024-06-03")
+    bare = world.fetcher(use_cache=False).fetch("BTC/USDT", "1m", "2024-06-01", "2024-06-03")
+    packed = world.fetcher(cache_dir=world.folder.parent / "packed", compression=True)
+    packed.fetch("BTC/USDT", "1m", "2024-06-01", "2024-06-03")
+    unpacked = world.fetcher(cache_dir=world.folder.parent / "packed").fetch("BTC/USDT", "1m", "2024-06-01", "2024-06-03")
+    prints += [told(frame)["fingerprint"] for frame in (again, bare, unpacked)]
+    assert len(set(prints)) == 1
+    assert [source for found in sources for source, rows in found.items() if rows] == ["rest", "memory"]
+    assert told(again)["sources"] == {"memory": 0, "disk": 2880, "archive": 0, "rest": 0}
+    assert told(unpacked)["sources"]["disk"] == 2880
+
+
+@pytest.mark.parametrize("cap", [1, 2, 7, 300, 999])
+def test_a_server_that_caps_its_pages_below_the_documented_limit_loses_nothing(tmp_path: Path, cap: int) -> None:
+    with World(tmp_path, page_cap=cap, weight_limit=10**6) as world:
+        hours = 30 if cap < 7 else 1200
+        end = str(pd.Timestamp("2024-01-01") + pd.Timedelta(hours=hours))[:16]
+        world.exchange.hide("binance", "BTCUSDT", (0, ms("2024-01-01")))
+        frame = world.fetcher().fetch("BTC/USDT", "1h", "2024-01-01", end)
+        same(frame, world.truth("BTCUSDT", "1h", "2024-01-01", end))
+        assert len(frame) == hours
+
+
+# -- ranges -----------------------------------------------------------------------------------------------------------
+
+
+def test_limit_counts_candles_the_newest_without_a_start_the_oldest_with_one(world: World) -> None:
+    fetcher = world.fetcher()
+    newest = fetcher.fetch("BTC/USDT", "1m", limit=10)
+    assert newest.index[-1] == pd.Timestamp("2024-06-15 11:59", tz="UTC")
+    assert len(newest) == 10
+    before = fetcher.fetch("BTC/USDT", "1h", end="2024-01-01", limit=7)
+    assert before.index[-1] == pd.Timestamp("2023-12-31 23:00", tz="UTC")
+    assert len(before) == 7
+    oldest = fetcher.fetch("BTC/USDT", "1h", "2024-01-01", limit=7)
+    assert oldest.index[0] == pd.Timestamp("2024-01-01", tz="UTC")
+    assert len(oldest) == 7
+    assert len(fetcher.fetch("BTC/USDT", "1h")) == 500
+
+
+def test_limit_reaches_over_an_outage_and_stops_at_the_listing(world: World) -> None:
+    fetcher = world.fetcher()
+    frame = fetcher.fetch("BTC/USDT", "1m", end="2023-03-24T14:00", limit=30)
+    assert len(frame) == 30
+    assert frame.index[-1] == pd.Timestamp("2023-03-24 12:39", tz="UTC")
+    assert len(fetcher.fetch("BTC/USDT", "1d", end="2017-08-20", limit=100)) == 3
+
+
+def test_days_count_back_from_the_end(world: World) -> None:
+    frame = world.fetcher().fetch("BTC/USDT", "1h", days=2)
+    assert len(frame) == 48
+    assert frame.index[-1] == pd.Timestamp("2024-06-15 11:00", tz="UTC")
+    assert len(world.fetcher().fetch("BTC/USDT", "1h", end="2024-06-03", days=1)) == 24
+
+
+def test_every_small_range_returns_each_candle_once(world: World) -> None:
+    fetcher = world.fetcher()
+    everything = world.truth("BTCUSDT", "5m", "2024-06-01", "2024-06-01T02:00")
+    for first in range(0, 120, 7):
+        for length in (1, 4, 5, 6, 23, 60):
+            start_ms = ms("2024-06-01") + first * 60_000
+            end_ms = min(start_ms + length * 60_000, ms("2024-06-01T02:00"))
+            frame = fetcher.fetch("BTC/USDT", "5m", start_ms, end_ms)
+            inside = (everything["open_time"] >= start_ms) & (everything["open_time"] < end_ms)
+            assert index_ms(frame).tolist() == everything["open_time"][inside].tolist()
+    assert len(world.asked()) == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"symbol": "../../x"}, "not a symbol"),
+        ({"timeframe": "1H"}, "Did you mean 1h"),
+        ({"timeframe": "1min"}, "Did you mean 1m"),
+        ({"start": "yesterday"}, "start 'yesterday'"),
+        ({"start": "2024-06-02", "end": "2024-06-01"}, "not before end"),
+        ({"start": "2024-06-01", "days": 3}, "days=3"),
+        ({"start": "2030-01-01"}, "lies in the future"),
+        ({"limit": 0}, "limit 0"),
+        ({"columns": "olhc"}, "columns 'olhc'"),
+        ({"on_gap": "fil"}, "on_gap 'fil'"),
+        ({"kind": "marks"}, "'marks'"),
+        ({"provider": "binanse"}, "Did you mean 'binance"),
+        ({"source": "net"}, "source 'net'"),
+    ],
+)
+def test_wrong_input_is_told_with_its_value_and_asks_nobody(world: World, wrong: dict, said: str) -> None:
+    arguments = {"symbol": "BTC/USDT", "timeframe": "1h", **wrong}
+    with pytest.raises(InputError, match=said.replace("(", r"\(")):
+        world.fetcher().fetch(**arguments)
+    assert world.asked() == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("performance_mode", "fast"),
+        ("memory_cache_size", "much"),
+        ("network_threads", 0),
+        ("timeout_s", -1),
+        ("source", "web"),
+        ("base_urls", {"binance": "http://example.com"}),
+        ("base_urls", {"binance": "ftp://127.0.0.1"}),
+        ("max_retries", "x"),
+        ("cache_ttl", -5),
+        ("progress", "yes"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_by_name(tmp_path: Path, setting: str, value: object) -> None:
+    with pytest.raises(InputError, match=f"{value}" if setting != "base_urls" else "http|ftp"):
+        candle_fetcher.CandleFetcher(**{setting: value})
+
+
+def test_an_argument_beats_the_environment_which_beats_the_default(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANDLE_FETCHER_PROVIDER", "binance-um")
+    monkeypatch.setenv("CANDLE_FETCHER_BASE_URLS", f"binance-um={world.exchange.base_urls['binance-um']}")
+    from_environment = candle_fetcher.CandleFetcher(cache_dir=world.folder, clock=lambda: world.now_s)
+    world.fetchers.append(from_environment)
+    assert told(from_environment.fetch("BTC/USDT", "1h", limit=2))["provider"] == "binance-um"
+    assert told(world.fetcher(provider="binance").fetch("BTC/USDT", "1h", limit=2))["provider"] == "binance"
+
+
+# -- the truth about gaps -----------------------------------------------------------------------------------------------
+
+
+def test_an_outage_is_asked_for_again_alone_and_then_listed_as_a_gap(world: World) -> None:
+    fetcher = world.fetcher()
+    frame = fetcher.fetch("BTC/USDT", "1m", "2023-03-24T12:00", "2023-03-24T15:00")
+    same(frame, world.truth("BTCUSDT", "1m", "2023-03-24T12:00", "2023-03-24T15:00"))
+    gap = {"first": "2023-03-24T12:40:00Z", "last": "2023-03-24T13:59:00Z", "count": 80, "cause": "no_candle"}
+    assert told(frame)["gaps"] == [gap]
+    assert (told(frame)["expected"], told(frame)["rows"]) == (180, 100)
+    first, again = world.asked()
+    assert (again["startTime"], again["endTime"]) == (str(ms("2023-03-24T12:40")), str(ms("2023-03-24T14:00") - 1))
+    assert int(first["endTime"]) - int(first["startTime"]) == 60_000_000 - 1
+    world.fetcher().fetch("BTC/USDT", "1m", "2023-03-24T12:00", "2023-03-24T15:00")
+    assert world.asked() == []
+    world.now_s += 31 * 86_400
+    world.fetcher().fetch("BTC/USDT", "1m", "2023-03-24T12:00", "2023-03-24T15:00")
+    assert [one["startTime"] for one in world.asked()] == [str(ms("2023-03-24T12:40"))]
+
+
+def test_rows_that_come_late_are_found_and_the_count_starts_anew(world: World) -> None:
+    hole = (ms("2024-06-01T10:00"), ms("2024-06-01T11:00"))
+    world.exchange.hide("binance", "BTCUSDT", hole)
+    fetcher = world.fetcher()
+    frame = fetcher.fetch("BTC/USDT", "1m", "2024-06-01", "2024-06-02")
+    assert told(frame)["gap_count"] == 1
+    world.exchange.unhide("binance", "BTCUSDT")
+    assert len(fetcher.fetch("BTC/USDT", "1m", "2024-06-01", "2024-06-02")) == 1380
+    whole = fetcher.fetch("BTC/USDT", "1m", "2024-06-01", "2024-06-02", on_gap="refetch")
+    same(whole, world.truth("BTCUSDT", "1m", "2024-06-01", "2024-06-02"))
+    assert len(world.fetcher().fetch("BTC/USDT", "1m", "2024-06-01", "2024-06-02")) == 1440
+
+
+def test_a_young_gap_is_asked_for_again_after_an_hour(world: World) -> None:
+    hole = (ms("2024-06-15T10:00"), ms("2024-06-15T11:00"))
+    world.exchange.hide("binance", "BTCUSDT", hole)
+    fetcher = world.fetcher()
+    for _ in range(100):
+        fetcher.fetch("BTC/USDT", "1m", "2024-06-15T09:00", "2024-06-15T11:30")
+    assert len(world.asked()) == 2
+    world.exchange.unhide("binance", "BTCUSDT")
+    world.now_s += 3601
+    assert len(fetcher.fetch("BTC/USDT", "1m", "2024-06-15T09:00", "2024-06-15T11:30")) == 150
+
+
+def test_a_start_before_the_listing_costs_two_replies_once(world: World) -> None:
+    fetcher = world.fetcher()
+    frame = fetcher.fetch("BTC/USDT", "1h", "2010-01-01", "2017-09-01")
+    same(frame, world.truth("BTCUSDT", "1h", "2017-01-01", "2017-09-01"))
+    assert told(frame)["gaps"][0] == {
+        "first": "2010-01-01T00:00:00Z",
+        "last": "2017-08-17T03:00:00Z",
+        "count": 66_844,
+        "cause": "not_listed",
+    }
+    assert len(world.asked()) <= 1 + 2
+    fetcher.fetch("BTC/USDT", "1h", "2011-01-01", "2017-09-01")
+    world.fetcher().fetch("BTC/USDT", "1h", "2012-01-01", "2017-09-01")
+    assert world.asked() == []
+
+
+def test_a_start_before_the_listing_of_coin_margined_futures_costs_its_windows(world: World) -> None:
+    fetcher = world.fetcher(provider="binance-cm")
+    frame = fetcher.fetch("BTC/USD", "1h", "2019-01-01", "2020-09-01")
+    same(frame, world.truth("BTCUSD_PERP", "1h", "2019-01-01", "2020-09-01", provider="binance-cm"))
+    assert told(frame)["gaps"][0]["cause"] == "not_listed"
+    assert len(world.asked()) < 12
+    fetcher.fetch("BTC/USD", "1h", "2019-02-01", "2020-09-01")
+    assert world.asked() == []
+
+
+def test_after_the_delisting_nothing_is_asked_chunk_by_chunk(tmp_path: Path) -> None:
+    with World(tmp_path, now="2026-06-15T12:00:30") as world:
+        fetcher = world.fetcher()
+        frame = fetcher.fetch("EOS/ETH", "15m", "2024-01-01", "2026-06-01")
+        same(frame, world.truth("EOSETH", "15m", "2024-01-01", "2026-06-01"))
+        assert told(frame)["gaps"][-1]["cause"] == "after_delisting"
+        needed = (frame.index[-1] - frame.index[0]) // pd.Timedelta(minutes=15_000) + 1
+        assert needed < 70  # of 85 chunks
+        assert len(world.asked()) <= needed + 6
+        fetcher.fetch("EOS/ETH", "15m", "2024-01-01", "2026-06-01", columns="all")
+        assert world.asked() == []
+
+
+def test_first_available_is_the_first_minute_and_remembered(world: World) -> None:
+    fetcher = world.fetcher()
+    assert fetcher.first_available("SOL/USDT") == pd.Timestamp("2020-08-11 06:00", tz="UTC")
+    assert fetcher.first_available("BTC/USD", provider="binance-cm") == pd.Timestamp("2020-08-11 06:00", tz="UTC")
+    world.asked()
+    assert fetcher.first_available("SOL/USDT", source="cache") == pd.Timestamp("2020-08-11 06:00", tz="UTC")
+    assert world.asked() == []
+
+
+def test_on_gap_can_raise_or_invent_marked_rows_that_are_never_stored(world: World) -> None:
+    fetcher = world.fetcher()
+    span = ("BTC/USDT", "1m", "2023-03-24T12:00", "2023-03-24T15:00")
+    with pytest.raises(IncompleteData, match="80 slots") as raised:
+        fetcher.fetch(*span, on_gap="raise")
+    assert raised.value.missing[0].count == 80
+    assert len(raised.value.frame) == 100
+    for how in ("ffill", "interpolate"):
+        filled = fetcher.fetch(*span, on_gap=how)
+        assert len(filled) == 180
+        assert filled["is_synthetic"].sum() == 80
+        assert filled.loc[filled["is_synthetic"], "volume"].eq(0).all()
+        same(filled[~filled["is_synthetic"]].drop(columns="is_synthetic"), world.truth("BTCUSDT", *span[1:]))
+    assert len(fetcher.fetch(*span)) == 100
+    assert "is_synthetic" not in fetcher.fetch(*span)
+
+
+def test_gaps_lists_every_gap_with_its_cause(world: World) -> None:
+    gaps = world.fetcher().gaps("BTC/USDT", "1h", "2017-08-01", "2024-01-01")
+    assert list(gaps.columns) == ["first", "last", "count", "cause"]
+    assert gaps["cause"].tolist()[0] == "not_listed"
+    assert set(gaps["cause"]) == {"not_listed", "no_candle"}
+    # exchanges: on 1h the real outages leave 28 runs since the listing, of which the practice exchange has those from 2018 on
+    assert len(gaps) >= 25
+
+
+# -- the live edge -------------------------------------------------------------------------------------------------------
+
+
+def test_only_settled_candles_come_back_and_only_the_tail_is_asked_for(world: World) -> None:
+    fetcher = world.fetcher()
+    seen = []
+    for _ in range(6):
+        frame = fetcher.fetch("BTC/USDT", "1m", "2024-06-15T11:00")
+        now_ms = world.now_s * 1000
+        assert index_ms(frame)[-1] + 60_000 <= now_ms - 2_000
+        assert index_ms(frame)[-1] + 60_000 > now_ms - 2_000 - 60_000
+        seen.append([int(one["startTime"]) for one in world.asked()])
+        world.now_s += 31
+    assert seen[0]
+    assert [start for starts in seen[1:] for start in starts] == [
+        ms("2024-06-15T12:00") + minute * 60_000 for minute in range(3)
+    ]
+
+
+def test_a_range_that_ends_before_the_tail_sends_nothing(world: World) -> None:
+    fetcher = world.fetcher()
+    fetcher.fetch("BTC/USDT", "1m", "2024-06-15T11:00")
+    world.asked()
+    world.now_s += 300
+    fetcher.fetch("BTC/USDT", "1m", "2024-06-15T11:00", "2024-06-15T11:50")
+    assert world.asked() == []
+
+
+def test_include_open_adds_the_forming_candle_and_says_so(world: World) -> None:
+    fetcher = world.fetcher()
+    for timeframe in ("1m", "1h", "1d", "3d", "45m"):
+        frame = fetcher.fetch("BTC/USDT", timeframe, limit=5, include_open=True)
+        assert frame["is_closed"].tolist() == [True] * 4 + [False]
+        settled = fetcher.fetch("BTC/USDT", timeframe, limit=4)
+        assert index_ms(frame)[:4].tolist() == index_ms(settled).tolist()
+    assert "is_closed" not in fetcher.fetch("BTC/USDT", "1m", limit=5)
+
+
+@pytest.mark.parametrize("skew_s", [-86_400, -61, 61, 86_400])
+def test_the_clock_of_the_provider_decides_and_a_skew_is_told(world: World, skew_s: int) -> None:
+    fetcher = world.fetcher(clock=lambda: world.now_s + skew_s)
+    with pytest.warns(ClockSkew, match=f"{abs(skew_s):,}"):
+        frame = fetcher.fetch("BTC/USDT", "1m", "2024-06-15T11:00", "2024-06-15T13:00")
+    same(frame, world.truth("BTCUSDT", "1m", "2024-06-15T11:00", "2024-06-15T12:00"))
+
+
+def test_cache_ttl_caps_how_long_the_newest_candle_is_believed(world: World) -> None:
+    fetcher = world.fetcher(cache_ttl=60)
+    fetcher.fetch("BTC/USDT", "1h", "2024-06-15")
+    world.exchange.restate("binance", "BTCUSDT", "1h", ms("2024-06-15T11:00"), volume="77.00000000")
+    assert fetcher.fetch("BTC/USDT", "1h", "2024-06-15")["volume"].iloc[-1] != 77
+    world.now_s += 61
+    assert fetcher.fetch("BTC/USDT", "1h", "2024-06-15")["volume"].iloc[-1] == 77
+
+
+def test_refresh_asks_again_for_everything_and_keeps_the_new_values(world: World) -> None:
+    fetcher = world.fetcher()
+    fetcher.fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-02")
+    world.exchange.restate("binance", "BTCUSDT", "1h", ms("2024-06-01T05:00"), volume="77.00000000")
+    assert fetcher.fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-02")["volume"].iloc[5] != 77
+    assert fetcher.fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-02", refresh=True)["volume"].iloc[5] == 77
+    assert world.fetcher().fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-02")["volume"].iloc[5] == 77
+
+
+# -- resampling ------------------------------------------------------------------------------------------------------------
+
+
+def test_other_multiples_are_made_of_the_largest_timeframe_that_divides_them(world: World) -> None:
+    fetcher = world.fetcher()
+    frame = fetcher.fetch("BTC/USDT", "45m", "2024-06-01", "2024-06-02")
+    fine = fetcher.fetch("BTC/USDT", "15m", "2024-06-01", "2024-06-02")
+    assert {one["interval"] for one in world.asked()} == {"15m"}
+    assert len(frame) == 32
+    assert frame["high"].iloc[0] == fine["high"].iloc[:3].max()
+    assert frame["open"].iloc[1] == fine["open"].iloc[3]
+    assert told(frame)["timeframe"] == "45m"
+    same(fetcher.fetch("BTC/USDT", "60m", "2024-06-01", "2024-06-02"), world.truth("BTCUSDT", "1h", "2024-06-01", "2024-06-02"))
+
+
+def test_a_resampled_candle_of_an_incomplete_set_is_listed_as_partial(world: World) -> None:
+    frame = world.fetcher().fetch("BTC/USDT", "7h", "2023-03-23", "2023-03-26")
+    hour = ms("2023-03-24T13:00")
+    assert [ms(text[:-1]) for text in told(frame)["partial"]] == [hour - hour % (7 * 3_600_000)]
+    assert told(frame)["gap_count"] == 0
+
+
+# -- many symbols, threads, memory -----------------------------------------------------------------------------------------
+
+
+def test_fetch_many_returns_each_symbol_and_one_failure_loses_none(world: World) -> None:
+    fetcher = world.fetcher()
+    frames = fetcher.fetch_many(["BTC/USDT", "ETH/USDT", "BNB/USDT"], "1h", "2024-06-01", "2024-06-08")
+    assert list(frames) == ["BTC/USDT", "ETH/USDT", "BNB/USDT"]
+    for name, frame in frames.items():
+        same(frame, world.truth(name.replace("/", ""), "1h", "2024-06-01", "2024-06-08"))
+    with pytest.raises(FetchManyError) as raised:
+        fetcher.fetch_many(["BTC/USDT", "BTC/USDX"], "1h", "2024-06-01", "2024-06-08")
+    assert list(raised.value.frames) == ["BTC/USDT"]
+    assert isinstance(raised.value.errors["BTC/USDX"], UnknownSymbol)
+    assert "BTC/USDT" in raised.value.errors["BTC/USDX"].closest
+
+
+def test_threads_that_want_the_same_chunks_download_each_once(world: World) -> None:
+    fetcher = world.fetcher()
+    frames: list[pd.DataFrame] = []
+    threads = [
+        threading.Thread(target=lambda: frames.append(fetcher.fetch("BTC/USDT", "1m", "2024-06-01", "2024-06-08")))
+        for _ in range(16)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(frames) == 16
+    asked = [(one["startTime"], one["endTime"]) for one in world.asked()]
+    assert len(asked) == len(set(asked)) == 11
+    for frame in frames:
+        same(frame, world.truth("BTCUSDT", "1m", "2024-06-01", "2024-06-08"))
+
+
+def test_editing_a_frame_that_was_handed_out_changes_no_other(world: World) -> None:
+    fetcher = world.fetcher()
+    truth = world.truth("BTCUSDT", "1h", "2024-06-01", "2024-06-08")
+    for _ in range(3):
+        frame = fetcher.fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-08")
+        same(frame, truth)
+        frame.iloc[3, 0] = -1.0
+        frame.loc[:, "close"] = 0.0
+        frame["volume"] += 1.0
+        told(frame)["rows"] = -5
+    assert told(fetcher.fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-08"))["rows"] == 168
+
+
+def test_iter_frames_yields_the_whole_range_in_order_in_bounded_pieces(world: World) -> None:
+    fetcher = world.fetcher()
+    whole = fetcher.fetch("BTC/USDT", "1m", "2023-03-20", "2023-03-27")
+    for rows in (500, 1000, 2500, 100_000):
+        pieces = list(fetcher.iter_frames("BTC/USDT", "1m", "2023-03-20", "2023-03-27", rows=rows))
+        assert max(len(piece) for piece in pieces) <= rows
+        pd.testing.assert_frame_equal(pd.concat(pieces), whole)
+        assert sum(told(piece)["rows"] for piece in pieces) == len(whole)
+        assert sum(gap["count"] for piece in pieces for gap in told(piece)["gaps"]) == 80
+
+
+def test_an_iterator_that_is_given_up_asks_for_nothing_more(world: World) -> None:
+    for _ in world.fetcher().iter_frames("BTC/USDT", "1m", "2024-01-01", "2024-06-01", rows=5_000):
+        break
+    asked = len(world.asked())
+    assert asked <= 8
+    assert world.asked() == []
+
+
+# -- without a network -------------------------------------------------------------------------------------------------------
+
+
+def test_out_of_the_cache_alone_it_asks_nobody_and_ends_at_what_is_stored(world: World) -> None:
+    world.fetcher().fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-10")
+    stored = world.asked()
+    assert stored
+    offline = world.fetcher(source="cache")
+    assert len(offline.fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-10")) == 216
+    newest = offline.fetch("BTC/USDT", "1h", "2024-06-01")
+    assert len(newest) >= 216
+    with pytest.raises(IncompleteData, match="only the cache") as raised:
+        offline.fetch("BTC/USDT", "1h", "2023-01-01", "2024-06-10")
+    assert len(raised.value.frame) == 216
+    assert raised.value.missing[0].cause == "fetch_failed"
+    with pytest.raises(IncompleteData):
+        offline.fetch("ETH/USDT", "1h", "2024-06-01", "2024-06-10")
+    assert world.exchange.requests == []
+
+
+def test_an_archive_that_is_not_offered_is_said_so(world: World) -> None:
+    with pytest.raises(NotOffered, match="archive"):
+        world.fetcher().fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-10", source="archive")
+
+
+# -- what is said ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_manifest_is_json_and_tells_range_rows_and_sources(world: World) -> None:
+    frame = world.fetcher().fetch("btc-usdt", "1h", "2024-06-01", "2024-06-02")
+    manifest = json.loads(json.dumps(frame.attrs))[MANIFEST]
+    assert manifest["symbol"] == "BTC/USDT"
+    assert manifest["origin"] == world.exchange.base_urls["binance"]
+    assert (manifest["start"], manifest["end"]) == ("2024-06-01T00:00:00Z", "2024-06-02T00:00:00Z")
+    assert (manifest["expected"], manifest["rows"], manifest["gap_count"]) == (24, 24, 0)
+    assert manifest["sources"] == {"memory": 0, "disk": 0, "archive": 0, "rest": 24}
+    assert len(manifest["fingerprint"]) == 64
+    assert manifest["version"] == candle_fetcher.__version__
+
+
+def test_the_plan_is_what_the_fetch_then_sends(world: World) -> None:
+    fetcher = world.fetcher()
+    fetcher.first_available("BTC/USDT")
+    for start, end in (("2024-01-01", "2024-03-01"), ("2023-12-01", "2024-04-01"), ("2024-01-05", "2024-02-01")):
+        fetcher.fetch("BTC/USDT", "1h", "2017-09-20", "2017-10-01")
+        world.asked()
+        plan = fetcher.plan("BTC/USDT", "1m", start, end)
+        fetcher.fetch("BTC/USDT", "1m", start, end)
+        requests = [request for request in world.exchange.requests if "klines" in request.path]
+        world.asked()
+        assert len(requests) == plan.requests
+        assert sum(request.weight for request in requests) == plan.weight
+        assert str(plan).startswith("binance BTC/USDT 1m")
+    assert fetcher.plan("BTC/USDT", "1m", "2023-12-01", "2024-04-01").requests == 0
+
+
+def test_symbols_are_listed_once_a_day_and_served_stale_without_a_network(world: World) -> None:
+    fetcher = world.fetcher()
+    listed = fetcher.symbols()
+    assert {"BTC/USDT", "EOS/ETH"} <= set(listed["symbol"])
+    assert len(world.asked("exchangeInfo")) == 1
+    world.fetcher().symbols()
+    assert world.asked("exchangeInfo") == []
+    world.now_s += 90_000
+    late = world.fetcher(max_retries=0)
+    world.exchange.close()
+    assert len(late.symbols()) == len(listed)
+
+
+def test_a_closed_fetcher_says_so_and_can_be_closed_again(world: World) -> None:
+    fetcher = world.fetcher()
+    fetcher.fetch("BTC/USDT", "1h", limit=3)
+    before = {thread.name for thread in threading.enumerate()}
+    assert any(name.startswith("candle-network-") for name in before)
+    fetcher.close()
+    fetcher.close()
+    assert not any(thread.name.startswith("candle-") for thread in threading.enumerate() if "practice" not in thread.name)
+    with pytest.raises(candle_fetcher.CandleFetcherError, match="closed"):
+        fetcher.fetch("BTC/USDT", "1h", limit=3)
+
+
+def test_nothing_is_written_and_nobody_asked_before_the_first_call(tmp_path: Path) -> None:
+    with candle_fetcher.CandleFetcher(cache_dir=tmp_path / "cache"):
+        assert not (tmp_path / "cache").exists()
+
+
+def test_the_module_level_fetch_uses_one_fetcher(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANDLE_FETCHER_BASE_URLS", f"binance={world.exchange.base_urls['binance']}")
+    monkeypatch.setenv("CANDLE_FETCHER_CACHE_DIR", str(world.folder))
+    frame = candle_fetcher.fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-02")
+    again = candle_fetcher.fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-02")
+    same(frame, world.truth("BTCUSDT", "1h", "2024-06-01", "2024-06-02"))
+    assert told(again)["sources"]["memory"] == 24
+    from candle_fetcher import fetcher
+
+    fetcher._shared.pop().close()
+
+
+def test_warm_and_cold_frames_are_equal_to_the_last_attribute(world: World) -> None:
+    fetcher = world.fetcher()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cold = fetcher.fetch("BTC/USDT", "1m", "2024-06-01", "2024-06-03", columns="all")
+        warm = fetcher.fetch("BTC/USDT", "1m", "2024-06-01", "2024-06-03", columns="all")
+    pd.testing.assert_frame_equal(cold, warm)
+    for frame in (cold, warm):
+        assert frame.index.name == "timestamp"
+        assert str(frame.index.dtype) == "datetime64[ns, UTC]"
+        assert frame.index.freq is None
+        assert frame["trades"].dtype == "Int64"

@@ -1,0 +1,274 @@
+"""Whatever goes wrong on the way: the truth, or an error of ours; and the next fetch has the truth."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from world import World, ms, same
+
+from candle_fetcher import (
+    AccessDenied,
+    Banned,
+    IncompleteData,
+    InputError,
+    ProviderRefused,
+    RateLimited,
+    ReplyError,
+    TransportError,
+    UnknownSymbol,
+)
+from candle_fetcher.practice import faults
+from candle_fetcher.providers import find_provider
+
+SPAN = ("BTC/USDT", "1m", "2024-06-01", "2024-06-03")
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    with World(tmp_path / "cache") as made:
+        yield made
+
+
+def quick(world: World, **settings: Any) -> Any:
+    """A fetcher whose pauses between tries take no time."""
+    fetcher = world.fetcher(**settings)
+    fetcher._source(find_provider("binance"))._wait = lambda stop, seconds: stop.is_set()
+    return fetcher
+
+
+def shuffled(body: bytes) -> bytes:
+    rows = json.loads(body)
+    if isinstance(rows, list) and len(rows) > 3:
+        rows[1], rows[2] = rows[2], rows[1]
+    return json.dumps(rows, separators=(",", ":")).encode()
+
+
+def contradicted(body: bytes) -> bytes:
+    rows = json.loads(body)
+    if isinstance(rows, list) and rows:
+        twin = list(rows[0])
+        twin[5] = "99.00000000"
+        rows.insert(1, twin)
+    return json.dumps(rows, separators=(",", ":")).encode()
+
+
+def doubled(body: bytes) -> bytes:
+    rows = json.loads(body)
+    return json.dumps(rows[:1] + rows, separators=(",", ":")).encode() if isinstance(rows, list) else body
+
+
+def spoiled(old: str, new: str) -> Any:
+    def change(body: bytes) -> bytes:
+        return re.sub(old.encode(), new.encode(), body, count=1)
+
+    return faults.transform(change)
+
+
+PASSING = {
+    "500": faults.status(500, b"<html>oops</html>"),
+    "503": faults.overloaded(),
+    "html with 200": faults.html_200(),
+    "html as json": faults.html_200("application/json"),
+    "reset": faults.reset(),
+    "closed before a reply": faults.close_before_reply(),
+    "cut": faults.cut(0.5),
+    "cut without a length": faults.cut_unframed(0.7),
+    "gzip cut": faults.gzip_cut(0.5),
+    "bad gzip": faults.bad_gzip(),
+    "unsorted": faults.transform(shuffled),
+    "contradiction": faults.transform(contradicted),
+    "NaN": spoiled(r'"\d+\.\d+"', "NaN"),
+    "quoted nan": spoiled(r'"\d+\.\d+"', '"nan"'),
+    "underscore": spoiled(r'"(\d)(\d+\.\d+)"', r'"\1_\2"'),
+    "negative volume": spoiled(r'(,"[\d.]+","[\d.]+","[\d.]+","[\d.]+",")', r"\1-"),
+    "high below low": spoiled(r'(\[\[\d+,"[\d.]+",)"[\d.]+"', r'\1"0.00000001"'),
+    "null": spoiled(r'"\d+\.\d+"', "null"),
+    "short row": spoiled(r',"0"\]', "]"),
+    "a dict": faults.body(b'{"rows": []}'),
+    "nested deep": faults.body(b"[" * 100_000),
+    "endless integer": faults.body(b"[[" + b"9" * 5_000 + b"]]"),
+    "nothing": faults.body(b""),
+    "429": faults.rate_limited(0),
+    "bomb": faults.bomb(80_000_000),
+}
+
+
+@pytest.mark.parametrize("name", PASSING)
+def test_a_fault_that_passes_is_mended_and_leaves_nothing_in_the_cache(world: World, name: str) -> None:
+    world.exchange.fail(PASSING[name], times=2, match="klines")
+    fetcher = quick(world)
+    frame = fetcher.fetch(*SPAN)
+    same(frame, world.truth("BTCUSDT", *SPAN[1:]))
+    same(world.fetcher(source="cache").fetch(*SPAN), world.truth("BTCUSDT", *SPAN[1:]))
+
+
+@pytest.mark.parametrize("name", [name for name in PASSING if name not in ("429", "bomb")])
+def test_a_fault_that_stays_is_an_error_of_ours_and_the_next_fetch_has_the_truth(world: World, name: str) -> None:
+    fault = world.exchange.fail(PASSING[name], times=None, match="klines")
+    fetcher = quick(world, max_retries=1)
+    with pytest.raises(IncompleteData) as raised:
+        fetcher.fetch(*SPAN)
+    assert isinstance(raised.value.__cause__, TransportError | ReplyError)
+    assert sum(gap.count for gap in raised.value.missing) == 2880
+    assert {gap.cause for gap in raised.value.missing} == {"fetch_failed"}
+    assert len(str(raised.value)) < 500
+    fault.stop()
+    same(quick(world).fetch(*SPAN), world.truth("BTCUSDT", *SPAN[1:]))
+
+
+def test_equal_duplicates_are_dropped(world: World) -> None:
+    world.exchange.fail(faults.transform(doubled), times=None, match="klines")
+    same(quick(world).fetch(*SPAN), world.truth("BTCUSDT", *SPAN[1:]))
+
+
+def test_every_single_place_change_of_a_reply_ends_in_the_truth_or_an_error(world: World) -> None:
+    random = np.random.default_rng(1)
+    span = ("BTC/USDT", "1h", "2024-06-01", "2024-06-02")
+    truth = world.truth("BTCUSDT", *span[1:])
+    marks = b'[]{},:".-+eE0 nul\\'
+
+    def change(body: bytes) -> bytes:
+        at = int(random.integers(len(body)))
+        return body[:at] + bytes([marks[int(random.integers(len(marks)))]]) + body[at + 1 :]
+
+    fetcher = quick(world, use_cache=False, max_retries=0)
+    wrong = 0
+    for _ in range(150):
+        world.exchange.fail(faults.transform(change), match="klines")
+        try:
+            frame = fetcher.fetch(*span, refresh=True)
+        except (IncompleteData, ProviderRefused):
+            continue
+        # A changed digit is still a number: what matters is that structure and order can never be wrong.
+        wrong += len(frame) != 24 or frame.index.tolist() != sorted(frame.index)
+    assert truth["open_time"].size == 24
+    assert wrong == 0
+
+
+@pytest.mark.parametrize("retries", [0, 2, 5])
+def test_a_server_error_is_retried_as_often_as_allowed_and_not_once_more(world: World, retries: int) -> None:
+    world.exchange.fail(faults.status(500), times=None, match="klines")
+    fetcher = quick(world, max_retries=retries)
+    with pytest.raises(IncompleteData) as raised:
+        fetcher.fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-02")
+    assert len(world.asked()) == retries + 1
+    assert raised.value.__cause__.attempts == retries + 1
+    assert raised.value.__cause__.status == 500
+
+
+def test_one_chunk_that_fails_for_good_loses_no_other(world: World) -> None:
+    span = ("BTC/USDT", "1m", "2024-05-25", "2024-06-03")
+    chunk = ms("2024-06-01") // 60_000_000 * 60_000_000
+    fault = world.exchange.fail(
+        faults.status(500), times=None, match=lambda path, params: params.get("startTime") == str(chunk)
+    )
+    with pytest.raises(IncompleteData) as raised:
+        quick(world, max_retries=1).fetch(*span)
+    (missing,) = raised.value.missing
+    assert (missing.first_ms, missing.count) == (chunk, 1000)
+    assert len(raised.value.frame) == 9 * 1440 - 1000
+    fault.stop()
+    world.asked()
+    same(quick(world).fetch(*span), world.truth("BTCUSDT", *span[1:]))
+    assert [one["startTime"] for one in world.asked()] == [str(chunk)]
+
+
+def test_a_pause_that_is_asked_for_holds_every_thread(world: World) -> None:
+    fault = world.exchange.fail(faults.rate_limited(1), match="klines", after=2)
+    began = time.monotonic()
+    frame = world.fetcher().fetch("BTC/USDT", "1m", "2024-05-20", "2024-06-03")
+    same(frame, world.truth("BTCUSDT", "1m", "2024-05-20", "2024-06-03"))
+    assert time.monotonic() - began >= 0.9
+    assert fault.hits == 1
+    assert len(world.asked()) == 21 + 1
+
+
+def test_a_pause_of_more_than_five_minutes_is_not_waited_for(world: World) -> None:
+    world.exchange.fail(faults.rate_limited(86_400), times=None, match="klines")
+    began = time.monotonic()
+    with pytest.raises(IncompleteData) as raised:
+        world.fetcher().fetch(*SPAN)
+    assert isinstance(raised.value.__cause__, RateLimited)
+    assert time.monotonic() - began < 5
+    assert len(world.asked()) <= 3
+
+
+def test_a_ban_is_told_at_once_and_nothing_goes_out_before_it_ends(world: World) -> None:
+    until_ms = int((world.now_s + 600) * 1000)
+    world.exchange.fail(faults.banned(until_ms), times=None, match="klines")
+    fetcher = world.fetcher()
+    with pytest.raises(Banned) as raised:
+        fetcher.fetch(*SPAN)
+    assert raised.value.until.timestamp() * 1000 == until_ms
+    time.sleep(0.05)
+    world.asked("")
+    for _ in range(20):
+        with pytest.raises(Banned):
+            fetcher.fetch(*SPAN)
+    assert world.asked("") == []
+
+
+@pytest.mark.parametrize(
+    ("action", "error", "said"),
+    [
+        (faults.forbidden(), AccessDenied, "firewall"),
+        (faults.restricted(), AccessDenied, "region"),
+        (faults.status(400, b'{"code":-1127,"msg":"More than XX hours"}'), ProviderRefused, "-1127"),
+        (faults.status(400, b'{"code":-1121,"msg":"Invalid symbol."}'), UnknownSymbol, "BTC/USDT"),
+    ],
+)
+def test_a_refusal_comes_at_once_and_as_it_is(world: World, action: Any, error: type[Exception], said: str) -> None:
+    world.exchange.fail(action, times=None, match="klines")
+    with pytest.raises(error, match=said):
+        world.fetcher().fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-02")
+    assert len(world.asked()) == 1
+
+
+def test_a_failing_exchange_info_keeps_nobody_from_the_candles(world: World) -> None:
+    world.exchange.fail(faults.status(500), times=None, match="exchangeInfo")
+    same(quick(world, max_retries=0).fetch(*SPAN), world.truth("BTCUSDT", *SPAN[1:]))
+
+
+def test_no_network_is_one_clear_error_and_what_is_stored_still_serves(world: World) -> None:
+    world.fetcher().fetch(*SPAN)
+    late = quick(world, max_retries=1)
+    world.exchange.close()
+    same_as_before = late.fetch(*SPAN)
+    assert len(same_as_before) == 2880
+    with pytest.raises(IncompleteData) as raised:
+        late.fetch("BTC/USDT", "1m", "2024-05-01", "2024-06-03")
+    assert isinstance(raised.value.__cause__, TransportError)
+    assert raised.value.__cause__.status is None
+    assert len(raised.value.frame) == 2880
+
+
+def test_a_base_url_of_the_caller_is_the_only_host(world: World) -> None:
+    other = socket.create_server(("127.0.0.1", 0))
+    other.settimeout(0.2)
+    world.exchange.fail(faults.redirect(f"http://127.0.0.2:{other.getsockname()[1]}/"), times=None, match="klines")
+    with pytest.raises(IncompleteData) as raised:
+        quick(world, max_retries=0).fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-02")
+    assert isinstance(raised.value.__cause__, ReplyError)
+    with pytest.raises(TimeoutError):
+        other.accept()
+    other.close()
+    with pytest.raises(InputError):
+        world.fetcher(base_urls={"binance": "http://user:secret@127.0.0.1"})
+
+
+def test_threads_never_run_into_the_limit_of_an_exchange_that_allows_little(world: World, tmp_path: Path) -> None:
+    # Real minutes would take too long: the limit is what one minute of the exchange's stopped clock allows.
+    with World(tmp_path / "limited", weight_limit=200) as limited:
+        fetcher = limited.fetcher(timeout_s=5)
+        frame = fetcher.fetch("BTC/USDT", "1m", "2024-05-01", "2024-06-01")
+        same(frame, limited.truth("BTCUSDT", "1m", "2024-05-01", "2024-06-01"))
+        assert all(request.status == 200 for request in limited.exchange.requests)
+        assert sum(request.weight for request in limited.exchange.requests) <= 200
