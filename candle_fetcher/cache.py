@@ -118,7 +118,7 @@ class CandleCache:
         self._compress = compress
         self._clock = clock
         self._flights = _Flights()
-        self._facts: dict[str, Facts] = {}
+        self._facts: dict[Series, Facts] = {}
         self._lock = threading.Lock()
 
     # -- for the user -----------------------------------------------------------------------------------------------
@@ -227,24 +227,22 @@ class CandleCache:
 
     def facts(self, series: Series) -> Facts:
         """What is known of the series beside its candles."""
-        key = f"{series.key}|facts"
         with self._lock:
-            known = self._facts.get(key)
+            known = self._facts.get(series)
         if known is None:
             known = Facts()
-            document = self._load_document(key)
+            document = self._load_document(f"{series.key}|facts")
             if document is not None:
                 with contextlib.suppress(KeyError, TypeError, ValueError):
                     quiet = tuple(Quiet(int(a), int(b), str(cause), int(asked)) for a, b, cause, asked in document["quiet"])
                     first_ms = document["first_ms"]
                     known = Facts(None if first_ms is None else int(first_ms), quiet)
             with self._lock:
-                known = self._facts.setdefault(key, known)
+                known = self._facts.setdefault(series, known)
         return known
 
     def learn(self, series: Series, *, first_ms: int | None = None, quiet: Quiet | None = None, now_ms: int) -> Facts:
         """Adds to the facts of the series; a newer word about the same time replaces the older one."""
-        key = f"{series.key}|facts"
         old = self.facts(series)
         kept = [one for one in old.quiet if is_believed(one, now_ms)]
         if quiet is not None:
@@ -252,14 +250,14 @@ class CandleCache:
             kept.append(quiet)
         facts = Facts(old.first_ms if first_ms is None else first_ms, tuple(sorted(kept)))
         with self._lock:
-            self._facts[key] = facts
-        self._save_document(key, {"first_ms": facts.first_ms, "quiet": facts.quiet})
+            self._facts[series] = facts
+        self._save_document(f"{series.key}|facts", {"first_ms": facts.first_ms, "quiet": facts.quiet})
         return facts
 
     def forget_facts(self, series: Series) -> None:
         """Forgets listing and empty spans, so that they are asked for again."""
         with self._lock:
-            self._facts[f"{series.key}|facts"] = Facts()
+            self._facts[series] = Facts()
 
     # -- listings ----------------------------------------------------------------------------
 

@@ -93,10 +93,10 @@ class ProgressBar:
     def _draw(self) -> None:
         # A call counts its last chunk as a whole one, so that it can begin below zero.
         done = max(0, self._done)
-        if self._bar is None:
-            self._bar = _open_bar(self._file, self._delay_s, done, self._total)
-        bar = self._bar
         label = printable(self._labels[0]) if len(self._labels) == 1 else f"{len(self._labels)} series"
+        if self._bar is None:
+            self._bar = _open_bar(self._file, self._delay_s, label, done, self._total)
+        bar = self._bar
         bar.set_description_str(label, refresh=False)
         bar.grow(self._total)
         bar.update(done - bar.n)
@@ -109,7 +109,7 @@ class ProgressBar:
             bar.close()
 
 
-def _open_bar(file: TextIO | None, delay_s: float, done: int, total: int) -> Any:
+def _open_bar(file: TextIO | None, delay_s: float, label: str, done: int, total: int) -> Any:
     """A tqdm bar on the stream, or on stderr, that can `grow`; silent where there is no stream."""
     with warnings.catch_warnings():
         # Without ipywidgets tqdm warns, and then draws a plain bar, which is what we want.
@@ -127,7 +127,10 @@ def _open_bar(file: TextIO | None, delay_s: float, done: int, total: int) -> Any
     # A lock that is not shared with other processes leaves no semaphore behind.
     CandleBar.set_lock(threading.RLock())
     stream = sys.stderr if file is None else file
+    # A terminal that nobody told its size (in a container, under expect) has no columns: tqdm would draw nothing.
+    unsized = _is_terminal(stream) and not _columns(stream)
     return CandleBar(
+        desc=label,
         initial=done,
         total=total,
         unit="candle",
@@ -136,7 +139,9 @@ def _open_bar(file: TextIO | None, delay_s: float, done: int, total: int) -> Any
         file=stream,
         disable=stream is None,
         delay=delay_s,
-        dynamic_ncols=True,
+        ncols=80 if unsized else None,
+        nrows=24 if unsized else None,
+        dynamic_ncols=not unsized,
         leave=None,  # stays, unless it is nested in a bar of the caller's
     )
 
@@ -182,6 +187,14 @@ def in_jupyter() -> bool:
 def _is_terminal(stream: TextIO | None) -> bool:
     # Programs without a console have no stderr at all.
     return stream is not None and not getattr(stream, "closed", False) and stream.isatty()
+
+
+def _columns(stream: TextIO) -> int:
+    """How wide the terminal says it is, 0 where it does not say."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        return 0
 
 
 def _takes_colour(stream: TextIO | None) -> bool:

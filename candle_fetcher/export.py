@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-import numpy.typing as npt
 
-from candle_fetcher.core.candles import OHLCV, Candles
-from candle_fetcher.core.decimals import format_rows
+from candle_fetcher.core.candles import INTEGERS, OHLCV, Candles
+from candle_fetcher.core.decimals import Column, Times, format_rows
 from candle_fetcher.core.frame import ALL_COLUMNS
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe
@@ -69,11 +68,12 @@ def _header(part: Candles, columns: str) -> tuple[str, ...]:
     return (*ALL_COLUMNS, *(name for name in part.names[1:] if name not in ALL_COLUMNS))
 
 
-def _values(part: Candles, name: str) -> npt.NDArray[np.int64] | npt.NDArray[np.float64]:
+def _values(part: Candles, name: str) -> Column | Times:
     if name not in part.names:
         return np.full(part.count, np.nan)
-    # Times beside the open time are Unix ms: a second text column would cost its reader a second conversion.
-    return part.integers(name) if name in ("close_time", "trades") else part.floats(name)
+    if name == "close_time":
+        return part.integers(name).view("M8[ms]")
+    return part.integers(name) if name in INTEGERS else part.floats(name)
 
 
 @contextlib.contextmanager

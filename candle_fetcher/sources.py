@@ -41,9 +41,13 @@ _STEP_S = 1.0
 
 
 class Errand(threading.Event):
-    """One public call on its way. Once set, nothing more is sent for it; `retries` counts what was sent again."""
+    """One public call on its way. Once set, nothing more is sent for it.
+
+    `retries` counts what was sent again. `clock_error` is why the provider's clock could not be had, once it was asked.
+    """
 
     retries = 0
+    clock_error: SourceError | None = None
 
 
 class Answer(NamedTuple):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import threading
 import types
@@ -184,6 +185,17 @@ def test_a_terminal_gets_a_bar_and_stdout_stays_untouched(
     bar(end("a"))
     assert "0.00/10.0" in terminal.getvalue()
     assert capsys.readouterr().out == ""
+
+
+def test_a_terminal_that_does_not_know_its_size_gets_a_bar_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
+    inside, outside = pty.openpty()  # 0 columns until somebody says otherwise
+    with os.fdopen(inside, "rb", buffering=0) as shown, os.fdopen(outside, "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        bar = ProgressBar()
+        bar(start("BTC/USDT 1h", 0, 10))
+        bar.close()
+        assert b"BTC/USDT 1h:   0%" in shown.read(4096)
 
 
 def test_false_shows_no_bar_even_on_a_terminal(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,11 @@ from world import World, ms, same
 
 import candle_fetcher
 from candle_fetcher import ClockSkew, FetchManyError, IncompleteData, InputError, NotOffered, UnknownSymbol
-from candle_fetcher.core.frame import index_ms
+from candle_fetcher.core.frame import COPIES_ON_WRITE, index_ms
 
 MANIFEST = "candle_fetcher"
+# pandas 2 reads numbers of eight integer digits and more inexactly unless it is told not to; pandas 3 knows no other way.
+EXACT = {} if COPIES_ON_WRITE else {"float_precision": "round_trip"}
 
 
 @pytest.fixture
@@ -587,3 +589,47 @@ def test_warm_and_cold_frames_are_equal_to_the_last_attribute(world: World) -> N
         assert str(frame.index.dtype) == "datetime64[ns, UTC]"
         assert frame.index.freq is None
         assert frame["trades"].dtype == "Int64"
+
+
+def test_an_exported_file_reads_back_as_the_frame_and_has_a_telling_name(world: World, tmp_path: Path) -> None:
+    fetcher = world.fetcher()
+    for columns in ("ohlcv", "all"):
+        path = fetcher.export("BTC/USDT", "1m", "2023-03-20", "2023-03-27", path=tmp_path / columns, columns=columns)
+        assert path.name == "BTC_USDT_1m_20230320_20230327.csv"
+        times = ["timestamp", "close_time"] if columns == "all" else ["timestamp"]
+        read = pd.read_csv(path, parse_dates=times, date_format="ISO8601", index_col=0, **EXACT)
+        frame = fetcher.fetch("BTC/USDT", "1m", "2023-03-20", "2023-03-27", columns=columns)
+        assert list(read.columns) == list(frame.columns)
+        assert (read.index.tz_localize("UTC") == frame.index).all()
+        for name in frame.columns:
+            values = read[name].dt.tz_localize("UTC") if name == "close_time" else read[name]
+            assert (values.to_numpy() == frame[name].to_numpy()).all(), name
+        assert path.read_bytes().startswith(b"timestamp,open,high,low,close,volume")
+        assert b"\n2023-03-20 00:00:00," in path.read_bytes()
+    names = [
+        fetcher.export("BTC/USDT", "1M", "2023-01-01", "2024-01-01", path=tmp_path).name,
+        fetcher.export("BTC/USD", "1h", "2024-01-01T06:30", "2024-01-02", path=tmp_path, provider="binance-cm").name,
+        fetcher.export("BTC/USDT", "1h", "2024-01-01", "2024-01-02", path=tmp_path, provider="binance-um", kind="mark").name,
+        fetcher.export("BTC/USDT", "1d", limit=3, path=tmp_path / "mine.csv").name,
+    ]
+    assert names == [
+        "BTC_USDT_1mo_20230101_20240101.csv",
+        "binance-cm_BTC_USD_1h_20240101T0630_20240102.csv",
+        "binance-um_BTC_USDT_mark_1h_20240101_20240102.csv",
+        "mine.csv",
+    ]
+    assert not [path for path in tmp_path.rglob("*") if ".part" in path.name]
+
+
+def test_an_export_that_fails_leaves_the_old_file_and_no_other(world: World, tmp_path: Path) -> None:
+    fetcher = world.fetcher(max_retries=0)
+    path = fetcher.export("BTC/USDT", "1h", "2024-06-01", "2024-06-02", path=tmp_path / "mine.csv")
+    before = path.read_bytes()
+    world.exchange.close()
+    with pytest.raises(IncompleteData):
+        fetcher.export("BTC/USDT", "1h", "2020-06-01", "2024-06-02", path=tmp_path / "mine.csv")
+    assert [one.name for one in tmp_path.iterdir() if one.is_file()] == ["mine.csv"]
+    assert path.read_bytes() == before
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(OSError, match="taken"):
+        fetcher.export("BTC/USDT", "1h", "2024-06-01", "2024-06-02", path=tmp_path / "taken")

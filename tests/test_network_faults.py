@@ -272,3 +272,23 @@ def test_threads_never_run_into_the_limit_of_an_exchange_that_allows_little(worl
         same(frame, limited.truth("BTCUSDT", "1m", "2024-05-01", "2024-06-01"))
         assert all(request.status == 200 for request in limited.exchange.requests)
         assert sum(request.weight for request in limited.exchange.requests) <= 200
+
+
+def test_without_a_network_a_range_up_to_now_is_served_as_far_as_it_is_stored(world: World) -> None:
+    world.fetcher().fetch("BTC/USDT", "1m", "2024-06-15T11:00")
+    late = quick(world, max_retries=0)
+    world.exchange.close()
+    assert len(late.fetch("BTC/USDT", "1m", "2024-06-15T11:00", "2024-06-15T12:00")) == 60
+    world.now_s += 600
+    with pytest.raises(IncompleteData) as raised:
+        late.fetch("BTC/USDT", "1m", "2024-06-15T11:00")
+    assert len(raised.value.frame) == 60
+    assert sum(gap.count for gap in raised.value.missing) == 10
+
+
+def test_while_the_clock_cannot_be_had_nothing_near_to_now_is_asked_for(world: World) -> None:
+    world.exchange.fail(faults.status(500), times=None, match="time")
+    wrong_by_a_day = quick(world, max_retries=0, clock=lambda: world.now_s + 86_400)
+    with pytest.raises(IncompleteData) as raised:
+        wrong_by_a_day.fetch("BTC/USDT", "1h", "2024-04-01", "2024-06-15T18:00")
+    same(raised.value.frame, world.truth("BTCUSDT", "1h", "2024-04-01", "2024-06-01"))

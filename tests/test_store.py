@@ -619,7 +619,8 @@ KILLED = """
     from pathlib import Path
     from candle_fetcher.store import DiskTier
     tier = DiskTier(Path(sys.argv[1]), 10**8)
-    print("open", flush=True)
+    tier.save("first", bytes(30_000))
+    print("saved", flush=True)
     for at in range(10**6):
         tier.save(f"{at % 300:03d}", bytes([at % 256]) * 30_000)
 """
@@ -630,7 +631,7 @@ def test_a_kill_while_writing_tears_no_value(folder: Path) -> None:  # D09
     for turn in range(5):
         child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(KILLED), str(folder)], stdout=subprocess.PIPE)
         assert child.stdout is not None
-        assert child.stdout.readline() == b"open\n"
+        assert child.stdout.readline() == b"saved\n"
         time.sleep(0.01 + 0.02 * turn)
         child.send_signal(signal.SIGKILL)
         child.wait()
@@ -775,7 +776,9 @@ OPENED = """
     import sys
     from pathlib import Path
     from candle_fetcher.store import DiskTier
+    import candle_fetcher.store.database
     tier = DiskTier(Path(sys.argv[1]), 10**8)
+    print("ready", flush=True)
     sys.stdin.readline()
     assert tier.save(sys.argv[2], b"1")
     tier.close()
@@ -784,14 +787,19 @@ OPENED = """
 
 def test_processes_open_a_new_folder_at_once(folder: Path) -> None:  # D17
     line = [sys.executable, "-W", "error", "-c", textwrap.dedent(OPENED), str(folder)]
-    children = [subprocess.Popen([*line, f"{at}"], stdin=subprocess.PIPE) for at in range(8)]
+    children = [subprocess.Popen([*line, f"{at}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) for at in range(6)]
+    for child in children:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
     for child in children:
         assert child.stdin is not None
         child.stdin.write(b"go\n")
-        child.stdin.close()
-    assert [child.wait() for child in children] == [0] * 8
+        child.stdin.flush()
+    for child in children:
+        child.communicate()
+    assert [child.returncode for child in children] == [0] * 6
     tier = DiskTier(folder, 100 * MB)
-    assert list(tier.keys()) == [f"{at}" for at in range(8)]
+    assert list(tier.keys()) == [f"{at}" for at in range(6)]
     tier.close()
 
 
@@ -860,6 +868,21 @@ def test_threads_read_while_others_write(folder: Path) -> None:
 
     race(*(functools.partial(work, seed) for seed in range(8)))
     tier.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # Python's own advice against fork
+def test_a_fork_opens_the_cache_for_itself(disk: DiskTier) -> None:  # D20, with no thread at work
+    disk.save("a", b"1" * CANDLES)
+    for turn in range(5):
+        child = os.fork()
+        if not child:
+            done = disk.load("a") == b"1" * CANDLES and disk.save(f"{turn}", b"2")
+            disk.close()
+            os._exit(0 if done else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert disk.load(f"{turn}") == b"2"
+        assert disk.save("a", b"1" * CANDLES)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are counted in /proc")

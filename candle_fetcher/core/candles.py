@@ -7,6 +7,7 @@ column says otherwise; on Binance COIN-M `volume` counts contracts and `base_vol
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -133,12 +134,12 @@ def check(candles: Candles, span: Span) -> Candles:
     if steps.size and steps.min() <= 0:
         if steps.min() < 0:
             row = int(np.argmax(steps < 0)) + 1
-            raise ReplyError(f"row {row} ({iso(int(opens[row]))}) came after {iso(int(opens[row - 1]))}: out of order")
+            raise ReplyError(f"row {row + 1} ({iso(int(opens[row]))}) came after {iso(int(opens[row - 1]))}: out of order")
         twins = np.flatnonzero(steps == 0)
         differing = (candles.block[:, twins] != candles.block[:, twins + 1]).any(axis=0)
         if differing.any():
             row = int(twins[np.argmax(differing)]) + 1
-            raise ReplyError(f"row {row} ({iso(int(opens[row]))}) contradicts the row before it")
+            raise ReplyError(f"row {row + 1} ({iso(int(opens[row]))}) contradicts the row before it")
         candles = Candles(candles.names, np.delete(candles.block, twins + 1, axis=1))
     _check_numbers(candles)
     return candles
@@ -155,8 +156,9 @@ def _check_numbers(candles: Candles) -> None:
                 fine &= np.isfinite(candles.floats(name))
     if not fine.all():
         row = int(np.argmin(fine))
-        shown = ", ".join(f"{name} {candles.floats(name)[row]!r}" for name in OHLCV)
-        raise ReplyError(f"row {row} ({iso(int(candles.open_ms[row]))}) cannot be a candle: {shown}")
+        values = {name: float(candles.floats(name)[row]) for name in candles.names if name not in INTEGERS}
+        shown = ", ".join(f"{name} {value!r}" for name, value in values.items() if name in OHLCV or not math.isfinite(value))
+        raise ReplyError(f"row {row + 1} ({iso(int(candles.open_ms[row]))}) cannot be a candle: {shown}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ def absorb(
     span = Span(span.start_ms, end_ms)
     believed = [Believed(*hole.clip(span), now_ms) for hole in holes if hole.clip(span)]
     if entry is None or span.start_ms > entry.covered.end_ms or span.end_ms < entry.covered.start_ms:
-        return Entry(span, now_ms, tuple(believed), settled) if span else entry
+        return Entry(span, now_ms, tuple(believed), settled.trim(span)) if span else entry
     if not span:
         return entry
     for old in entry.believed:
@@ -39,4 +39,6 @@ def absorb(
             if kept:
                 believed.append(Believed(*kept, old.asked_ms))
     covered = Span(min(span.start_ms, entry.covered.start_ms), max(span.end_ms, entry.covered.end_ms))
-    return Entry(covered, now_ms, tuple(sorted(believed)), overlay(entry.candles, settled.trim(span), span))
+    # A look into the middle says nothing about the live edge.
+    stored_ms = now_ms if span.end_ms >= entry.covered.end_ms else entry.stored_ms
+    return Entry(covered, stored_ms, tuple(sorted(believed)), overlay(entry.candles, settled.trim(span), span))

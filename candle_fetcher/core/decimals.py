@@ -31,6 +31,9 @@ Uint64s = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float64]
 Words = npt.NDArray[np.uint32]  # four characters each
 Column = npt.NDArray[np.int64] | npt.NDArray[np.float64]
+# Unix ms that are to be written as times.
+Times = npt.NDArray[np.datetime64]
+_TIMES = np.dtype("datetime64[ms]")
 
 _EXPECTED = {"i": "an integer of at most 18 digits", "d": "a decimal", "x": "a decimal"}
 # At most 18 digits, so that every integer fits an int64; no leading zero, which JSON forbids.
@@ -386,15 +389,15 @@ def _shown(value: object) -> str:
     return reprlib.repr(str(value)).strip("'") if isinstance(value, _Bare) else reprlib.repr(value)
 
 
-def format_rows(open_ms: Int64s, columns: Sequence[Column]) -> bytes:
+def format_rows(open_ms: Int64s, columns: Sequence[Column | Times]) -> bytes:
     """CSV lines `2024-01-01 00:00:00,42283.58,…` (UTC; `.789` where a time has milliseconds), each ended by LF.
 
     Every float64 is the shortest text that reads back the same, without exponent: 42283.0 is `42283`, -0.0 `-0`, NaN
-    an empty field. int64 columns are integers. Raises InputError for a time outside the years 1 to 9999.
+    an empty field. int64 columns are integers, datetime64[ms] columns times. Raises InputError for a time outside the years 1 to 9999.
     """
     for column in columns:
-        if column.dtype not in (np.float64, np.int64) or column.shape != open_ms.shape:
-            raise InputError(f"a column of {column.dtype} {column.shape}; expected float64 or int64 {open_ms.shape}")
+        if column.dtype not in (np.float64, np.int64, _TIMES) or column.shape != open_ms.shape:
+            raise InputError(f"a column of {column.dtype} {column.shape}; expected float64, int64 or ms {open_ms.shape}")
     if len(open_ms) and (open_ms.min() < _YEAR_1_MS or open_ms.max() >= _YEAR_10000_MS):
         raise InputError(f"open times {open_ms.min()} to {open_ms.max()} ms; expected the years 1 to 9999")
     blocks = []
@@ -407,7 +410,7 @@ def format_rows(open_ms: Int64s, columns: Sequence[Column]) -> bytes:
     return b"".join(blocks)
 
 
-def _lines(open_ms: Int64s, columns: Sequence[Column]) -> bytes:
+def _lines(open_ms: Int64s, columns: Sequence[Column | Times]) -> bytes:
     """The lines of a block, each with its line end in front.
 
     Every line is a row of the same four-byte words, in which the byte 0 stands for nothing and is deleted at the end.
@@ -415,7 +418,10 @@ def _lines(open_ms: Int64s, columns: Sequence[Column]) -> bytes:
     words = _time_words(open_ms)
     odd = np.zeros((len(open_ms), len(columns)), np.bool_)
     for index, column in enumerate(columns):
-        if column.dtype == np.int64:
+        if column.dtype == _TIMES:
+            first, *others = _time_words(column.view(np.int64))
+            words += [_comma_first(first), *others]
+        elif column.dtype == np.int64:
             words += _signed(column < 0, _whole_words(np.abs(column).view(np.uint64)))
         else:
             words += _float_words(column.astype(np.float64, copy=False), odd[:, index])
@@ -451,6 +457,13 @@ def _time_words(open_ms: Int64s) -> list[Words]:
         _SECONDS.take(second % 600),
     ]
     return [*words, _MILLISECONDS.take(ms)] if ms.any() else words
+
+
+def _comma_first(words: Words) -> Words:
+    """The words with a comma in place of their first byte."""
+    chars = words.copy().view(np.uint8)
+    chars[::4] = ord(",")
+    return chars.view(np.uint32)
 
 
 def _float_words(values: Floats, odd: npt.NDArray[np.bool_]) -> list[Words]:

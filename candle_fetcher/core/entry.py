@@ -35,7 +35,10 @@ class Believed(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A stored chunk: every settled candle of the covered span, and the holes in it that are believed."""
+    """A stored chunk: every settled candle of the covered span, and the holes in it that are believed.
+
+    `stored_ms` is when the end of the covered span was last asked for.
+    """
 
     covered: Span
     stored_ms: int

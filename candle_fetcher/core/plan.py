@@ -58,16 +58,17 @@ def find_asks(
     whole = chunk.clip(bounds)
     if entry is None:
         return [Ask(whole)]
+    covered = entry.covered
+    at_edge = covered.end_ms < chunk.end_ms
+    if ttl_ms is not None and at_edge and entry.candles.count and entry.stored_ms + ttl_ms <= now_ms:
+        covered = Span(covered.start_ms, int(entry.candles.open_ms[-1]))
     asks = [
         Ask(Span(hole.start_ms, hole.end_ms), again=True)
         for hole in entry.believed
         if Span(hole.start_ms, hole.end_ms).clip(needed)
+        and hole.end_ms <= covered.end_ms  # else it is part of the tail
         and (recheck or ask_again_ms(hole.end_ms, hole.asked_ms) <= now_ms)
     ]
-    covered = entry.covered
-    at_edge = covered.end_ms < chunk.end_ms and needed.end_ms >= covered.end_ms
-    if ttl_ms is not None and at_edge and entry.candles.count and entry.stored_ms + ttl_ms <= now_ms:
-        covered = Span(covered.start_ms, int(entry.candles.open_ms[-1]))
     if not covered.holds(needed):
         asks += [Ask(span) for span in subtract(whole, [covered])]
     return asks

@@ -25,6 +25,6 @@ class Series(NamedTuple):
     @property
     def key(self) -> str:
         """The prefix of the series' cache keys. Fields are percent-encoded, so that no field can imitate another."""
-        settings = ",".join(f"{name}={value}" for name, value in self.settings)
+        settings = ",".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in self.settings)
         fields = (self.provider, self.origin or "", self.symbol, self.timeframe.name, self.kind, settings)
         return "|".join(quote(field, safe="") for field in fields)

@@ -98,10 +98,8 @@ class Timeframe:
         """Whether each slot of `other` is made of whole slots of this one."""
         if "M" in (self.unit, other.unit):
             return self.unit == other.unit and other.count % self.count == 0 or self.unit in "smhd" and DAY_MS % self.nominal_ms == 0
-        step, longer = self.nominal_ms, other.nominal_ms
-        if self._origin_ms == other._origin_ms:
-            return longer % step == 0
-        return self.unit != "w" and WEEK_MS % step == 0 and DAY_MS % step == 0 and longer % step == 0
+        step = self.nominal_ms
+        return other.nominal_ms % step == 0 and (other._origin_ms - self._origin_ms) % step == 0
 
     @property
     def _origin_ms(self) -> int:
@@ -111,18 +109,25 @@ class Timeframe:
         return self.name
 
 
-@functools.lru_cache(maxsize=256)
 def parse_timeframe(text: str) -> Timeframe:
     """The timeframe that the text names: a count and s, m, h, d, w or M, such as 1m, 4h, 45m, 1M.
 
     The same length is the same timeframe: 60m is 1h, 24h is 1d. Raises InputError.
     """
-    match = _PATTERN.fullmatch(text)
-    if match is None:
+    found = _parse(text) if isinstance(text, str) else None
+    if found is None:
         raise InputError(
             f"unknown timeframe {text!r}; expected a count and a unit s, m, h, d, w or M, "
-            f"such as 1m, 15m, 4h, 1d, 1w or 1M{_hint(text)}"
+            f"such as 1m, 15m, 4h, 1d, 1w or 1M{_hint(str(text))}"
         )
+    return found
+
+
+@functools.lru_cache(maxsize=256)
+def _parse(text: str) -> Timeframe | None:
+    match = _PATTERN.fullmatch(text)
+    if match is None:
+        return None
     count, unit = int(match[1]), match[2]
     for smaller, factor, larger in _CLIMB:
         if unit == smaller and count % factor == 0:

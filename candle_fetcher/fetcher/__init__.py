@@ -50,11 +50,11 @@ from candle_fetcher.fetcher.log import LOG, set_up_logging
 from candle_fetcher.fetcher.manifest import make_manifest, series_frame_key
 from candle_fetcher.fetcher.planning import make_plan
 from candle_fetcher.fetcher.request import Range, Request, check_on_gap, read_range, read_series
-from candle_fetcher.fetcher.settings import SOURCES, default, read_settings
+from candle_fetcher.fetcher.settings import SOURCES, check_api_keys, default, read_settings
 from candle_fetcher.monitor import PerformanceMonitor
 from candle_fetcher.net.pacing import Retry
 from candle_fetcher.net.transport import Transport, check_root
-from candle_fetcher.providers import Listing, Provider, find_provider
+from candle_fetcher.providers import Listing, Provider, all_providers, find_provider
 from candle_fetcher.sources import Errand, Source
 from candle_fetcher.store import DiskTier, MemoryTier, Store
 
@@ -90,7 +90,7 @@ class CandleFetcher:
     source: "auto", "cache" (asks nobody), "archive" or "rest".
     max_retries: how often a failed request is sent again, with growing pauses.
     timeout_s: seconds for one request, from connecting to the last byte.
-    api_keys: {provider: {name: value}}.
+    api_keys: {provider: {name: value}}, for providers that need a key; none of those built in does.
     base_urls: {provider: URL}; a URL given here is the only host asked. http to loopback only.
     progress: None shows a bar on a terminal or in Jupyter, True and False force it, a callable receives the events.
     clock: a callable like time.time, for the time of day.
@@ -122,7 +122,7 @@ class CandleFetcher:
         provider, settings = read_settings(locals(), os.environ, check_root)
         self._provider = find_provider(provider)
         self._settings = settings
-        self._api_keys = {name: dict(keys) for name, keys in (api_keys or {}).items()}
+        self._api_keys = check_api_keys(api_keys, all_providers())
         self._clock = clock or time.time
         set_up_logging(os.environ)
         self._monitor = PerformanceMonitor(pools={"network": settings.network_threads, "io": settings.io_threads})

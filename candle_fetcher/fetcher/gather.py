@@ -17,7 +17,7 @@ from typing import NamedTuple
 from candle_fetcher.cache import LOOK, CandleCache, Facts, Quiet
 from candle_fetcher.core.coverage import absorb
 from candle_fetcher.core.entry import Entry
-from candle_fetcher.core.errors import RateLimited, ReplyError, SourceError, TransportError, UnknownSymbol
+from candle_fetcher.core.errors import Banned, RateLimited, ReplyError, SourceError, TransportError, UnknownSymbol
 from candle_fetcher.core.events import Busy, Observe, Progress
 from candle_fetcher.core.expiry import FOREVER_MS, ask_again_ms, edge_until_ms, settled_end_ms
 from candle_fetcher.core.plan import CHUNK_SLOTS, Ask, chunk_span, chunks_of, find_asks
@@ -117,9 +117,20 @@ class Gatherer:
         self._listing_lock = threading.Lock()
 
     def now_ms(self, source: Source, end_ms: int, errand: Errand, *, ask: bool = True) -> int:
-        """The provider's clock where the end of a range is near, which is where it matters; else our own."""
+        """The provider's clock where the end of a range is near, which is where it matters; else our own.
+
+        Where the clock cannot be had, our own serves to look up what is stored; `gather` asks for nothing near to it then.
+        """
         own_ms = int(self._clock() * 1000)
-        return source.now_ms(errand) if ask and end_ms > own_ms - _NEAR_MS else own_ms
+        if not ask or end_ms <= own_ms - _NEAR_MS or errand.clock_error is not None:
+            return own_ms
+        try:
+            return source.now_ms(errand)
+        except (TransportError, ReplyError, RateLimited) as error:
+            if isinstance(error, Banned):
+                raise
+            errand.clock_error = error
+            return own_ms
 
     def gather(self, want: Want, errand: Errand) -> Gathered:
         """Every settled candle of the span, or the spans of it that could not be had and why."""
@@ -134,7 +145,7 @@ class Gatherer:
         chunks = chunks_of(timeframe, cache.facts(series).bounds(span, now_ms))
         if not want.refresh:
             trip.found = self._load(trip, chunks)
-        todo = self._missing(trip, chunks)
+        todo = self._without_clock(trip, self._missing(trip, chunks))
         slots = max(0, timeframe.first_slot(span.end_ms) - timeframe.first_slot(span.start_ms))
         if todo and want.only_cache:
             trip.failed = [(ask.span, None) for chunk in todo for ask in self._asks(trip, chunk)]
@@ -178,6 +189,16 @@ class Gatherer:
 
     def _missing(self, trip: _Trip, chunks: Sequence[int]) -> list[int]:
         return [chunk for chunk in chunks if self._asks(trip, chunk)]
+
+    def _without_clock(self, trip: _Trip, todo: list[int]) -> list[int]:
+        """The chunks that may be asked for: none near to now, where nobody could tell what is settled."""
+        error = trip.errand.clock_error
+        if error is None:
+            return todo
+        near_ms = trip.now_ms - _NEAR_MS
+        for chunk in todo:
+            trip.failed += [(ask.span, error) for ask in self._asks(trip, chunk) if ask.span.end_ms > near_ms]
+        return [chunk for chunk in todo if all(ask.span.end_ms <= near_ms for ask in self._asks(trip, chunk))]
 
     # -- asking -----------------------------------------------------------------------------------------------------
 

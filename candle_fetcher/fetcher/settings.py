@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -154,3 +154,18 @@ def _base_urls(value: object, check_root: Callable[[str], str]) -> dict[str, str
     if not isinstance(value, Mapping):
         raise InputError(f"base_urls {value!r} is not understood; expected a mapping of provider id to URL")
     return {str(name): check_root(str(url)) for name, url in value.items()}
+
+
+def check_api_keys(value: Any, providers: Iterable[str]) -> dict[str, dict[str, str]]:
+    """The keys by provider and name. InputError for another shape or an unknown provider; it never shows a value."""
+    if value is None:
+        return {}
+    known = list(providers)
+    if not isinstance(value, Mapping):
+        raise InputError("api_keys is not understood; expected {provider: {name: value}}")
+    for provider, keys in value.items():
+        if provider not in known:
+            raise unknown("provider in api_keys", provider, known)
+        if not isinstance(keys, Mapping) or not all(isinstance(part, str) for pair in keys.items() for part in pair):
+            raise InputError(f"api_keys of {provider} are not understood; expected {{name: value}}, both text")
+    return {provider: dict(keys) for provider, keys in value.items()}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import sys
 import threading
 import time
@@ -77,6 +78,8 @@ class DiskTier:
         self._observe = observe
         self._db: Database | None = None
         self._suspect: Database | None = None  # found damaged: moved aside before anything else
+        self._inherited: Database | None = None
+        self._pid = os.getpid()
         self._closed = False
         self._lock = threading.RLock()  # over opening, and the fields of this object
         self._turn = threading.RLock()  # one writer of this process at a time: SQLite's own wait is a poll
@@ -201,6 +204,7 @@ class DiskTier:
 
     def close(self) -> None:
         """Close every connection of every thread; later loads miss and later saves return False."""
+        self._leave_to_parent()
         if self._db is not None:
             self.flush()
         with self._lock:
@@ -332,6 +336,7 @@ class DiskTier:
     def _database(self) -> Database:
         """The open database; opened again where its file was removed, replaced or found damaged."""
         with self._lock:
+            self._leave_to_parent()
             db = self._db
             rests = time.monotonic() < self._no_open_until
             same = db is not None and files.identify(self.folder) == db.identity
@@ -346,6 +351,11 @@ class DiskTier:
                     self._move_aside("a page of it is not whole")
             self._db = self._open()
             return self._db
+
+    def _leave_to_parent(self) -> None:
+        """After a fork the connections are the parent's: they are kept, for closing them here could harm it."""
+        if self._pid != os.getpid():
+            self._inherited, self._db, self._pid = self._db, None, os.getpid()
 
     def _open(self) -> Database:
         from candle_fetcher.store import database

@@ -1,0 +1,117 @@
+"""Floor 5: the command line. It parses, calls one public method, prints; errors become exit codes.
+
+arguments -> commands -> CandleFetcher -> show
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+
+from candle_fetcher.cli.arguments import read_arguments
+from candle_fetcher.cli.commands import COMMANDS
+from candle_fetcher.cli.show import Talk, show_gaps
+from candle_fetcher.core.errors import (
+    CandleFetcherError,
+    CandleFetcherWarning,
+    FetchManyError,
+    IncompleteData,
+    InputError,
+    TransportError,
+)
+
+OK, ERROR, WRONG_INPUT, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code: 0 ok, 1 error, 2 wrong input, 3 incomplete or partly failed, 130 interrupted."""
+    words = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in words
+    try:
+        _set_up_stdout()
+        arguments = read_arguments(words)
+        talk = Talk()
+        with _warnings_to(talk):
+            return COMMANDS[arguments.command](arguments, talk)
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else OK
+    except KeyboardInterrupt:
+        _explain(debug)
+        Talk().say("\ninterrupted; what arrived is stored, and the same line asks for the rest")
+        return INTERRUPTED
+    except BrokenPipeError:
+        _silence()
+        return OK
+    except Exception as error:  # noqa: BLE001 - the last door: whatever comes here is told in a line
+        _explain(debug)
+        _report(Talk(), error, is_practice="--practice" in words)
+        return _exit_code(error)
+
+
+def _exit_code(error: Exception) -> int:
+    if isinstance(error, InputError):
+        return WRONG_INPUT
+    if isinstance(error, FetchManyError):
+        wrong = not error.frames and all(isinstance(one, InputError) for one in error.errors.values())
+        return WRONG_INPUT if wrong else INCOMPLETE
+    return INCOMPLETE if isinstance(error, IncompleteData) else ERROR
+
+
+def _report(talk: Talk, error: Exception, *, is_practice: bool) -> None:
+    """What went wrong, in as many lines as there are things to say."""
+    if isinstance(error, FetchManyError):
+        talk.fail(f"{len(error.errors)} of {len(error.frames) + len(error.errors)} symbols failed")
+        for symbol, one in error.errors.items():
+            talk.fail(f"{symbol}: {one}")
+    elif isinstance(error, CandleFetcherError | OSError):
+        talk.fail(error)
+    else:
+        talk.fail(f"{type(error).__name__}: {error}; this is a fault of candle_fetcher, --debug shows where")
+    if isinstance(error, IncompleteData) and error.missing:
+        names = ("first", "last", "count", "cause")
+        missing = ({name: getattr(gap, name) for name in names} for gap in error.missing)
+        show_gaps(talk, missing, len(error.missing))
+    if not is_practice and _is_unreached(error):
+        talk.say("No host could be reached. Is there a network? With --practice none is needed.")
+
+
+def _is_unreached(error: BaseException) -> bool:
+    """Whether the reason is that no host answered."""
+    if isinstance(error, FetchManyError):
+        return any(map(_is_unreached, error.errors.values()))
+    reason = error if isinstance(error, TransportError) else error.__cause__
+    return isinstance(reason, TransportError) and reason.status is None
+
+
+def _explain(debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+
+
+@contextlib.contextmanager
+def _warnings_to(talk: Talk) -> Iterator[None]:
+    """Warnings as a line each, without the place in the code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", CandleFetcherWarning)
+        warnings.showwarning = lambda message, *_, **__: talk.warn(message)
+        yield
+
+
+def _set_up_stdout() -> None:
+    """A CSV is the same on every system: UTF-8, and LF at the end of a line."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", newline="\n")
+
+
+def _silence() -> None:
+    """Whoever read us has gone: what is still buffered goes nowhere, without a word at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)

@@ -1,0 +1,218 @@
+"""What is typed, as a Namespace: commands, flags, help. What the library checks is not checked here."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from candle_fetcher.core.version import __version__
+
+PORT = 8700
+_TOP = """\
+Candles (OHLCV) that are complete, correct and quick to get again.
+
+Flags without a command mean fetch. Data goes to stdout, talk to stderr. Exit codes: 0 ok, 1 error, 2 wrong input,
+3 incomplete or partly failed, 130 interrupted."""
+_TOP_EXAMPLES = """\
+examples:
+  candle-fetcher fetch BTC/USDT 1h --start 2024-03-01 --end 2024-03-02
+  candle-fetcher -s BTC/USDT -i 1h -d 7
+  candle-fetcher fetch BTC/USDT 1h --days 30 --practice    (no network needed)
+  candle-fetcher COMMAND --help"""
+_FETCH_EXAMPLES = """\
+examples:
+  candle-fetcher fetch BTC/USDT 1h --start 2024-03-01 --end 2024-03-02
+  candle-fetcher fetch BTC/USDT 1d --days 365 > btc.csv
+  candle-fetcher fetch --symbols BTC/USDT,ETH/USDT 4h --days 90 --export csv
+  candle-fetcher fetch BTC/USDT 1m --limit 100 --json
+
+On a terminal the first and last candles are shown; a pipe or file gets CSV, with a column `symbol` in front when
+--symbols is given."""
+_EXPORT_EXAMPLES = """\
+examples:
+  candle-fetcher export BTC/USDT 1m --start 2020-01-01 --end 2024-01-01
+  candle-fetcher export BTC/USDT 1h --days 30 --output btc.csv"""
+_PLAN_EXAMPLES = """\
+example:
+  candle-fetcher plan BTC/USDT 1m --start 2020-01-01 --end 2024-01-01"""
+_GAPS_EXAMPLES = """\
+examples:
+  candle-fetcher gaps BTC/USDT 1m --start 2023-03-24 --end 2023-03-25
+  candle-fetcher gaps BTC/USDT 1h --days 30 --json"""
+_SYMBOLS_EXAMPLES = """\
+examples:
+  candle-fetcher symbols
+  candle-fetcher symbols --provider binance-um | grep USDT"""
+_CACHE_EXAMPLES = """\
+examples:
+  candle-fetcher cache stats
+  candle-fetcher cache clear --yes"""
+_PRACTICE_EXAMPLES = """\
+examples:
+  candle-fetcher practice
+  candle-fetcher practice --port 0 --delay 0.2 --weight-limit 100
+
+A command that has --practice starts one for itself."""
+
+
+def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The command and its arguments; `symbol` or `symbols`, and `timeframe`, however they were given.
+
+    Leaves by SystemExit: 2 for wrong usage, which stderr has been told, 0 for --help and --version.
+    """
+    parser, commands = _make_parsers()
+    words = list(argv)
+    if not words:
+        parser.print_help(sys.stderr)
+        parser.exit(2)
+    is_implied = words[0].startswith("-") and words[0] not in ("-h", "--help", "--version")
+    arguments, left = parser.parse_known_args(["fetch", *words] if is_implied else words)
+    chosen = commands[arguments.command]
+    if is_implied and arguments.word in commands:
+        chosen.error(f"the command comes before the flags: candle-fetcher {arguments.word} ...")
+    if any(word.startswith("-") for word in left):
+        chosen.error(f"unknown flags: {' '.join(word for word in left if word.startswith('-'))}")
+    if hasattr(arguments, "word"):
+        _name_series(arguments, left, chosen)
+    elif left:
+        chosen.error(f"unexpected: {' '.join(left)}")
+    return arguments
+
+
+def _name_series(arguments: argparse.Namespace, left: Sequence[str], parser: argparse.ArgumentParser) -> None:
+    """Sorts out the bare words; argparse takes those before the first flag and leaves the others."""
+    words = [word for word in (arguments.word, arguments.second, *left) if word is not None]
+    several = getattr(arguments, "symbols", None)
+    if several is not None:
+        arguments.symbols = [name.strip() for name in several.split(",") if name.strip()]
+        if not arguments.symbols:
+            parser.error("--symbols names none; expected some, such as BTC/USDT,ETH/USDT")
+    elif arguments.symbol is None:
+        if not words:
+            parser.error("a symbol is missing, such as BTC/USDT")
+        arguments.symbol = words.pop(0)
+    if arguments.timeframe is None:
+        if not words:
+            parser.error("a timeframe is missing, such as 1h")
+        arguments.timeframe = words.pop(0)
+    if words:
+        hint = "; several symbols go into one flag: --symbols A,B" if hasattr(arguments, "symbols") else ""
+        parser.error(f"unexpected: {' '.join(words)}{hint}")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Help as it was written, and no flag by half its name."""
+
+    def __init__(self, **facts: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **facts)
+
+
+def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    parser = _Parser(prog="candle-fetcher", description=_TOP, epilog=_TOP_EXAMPLES)
+    _add_version(parser)
+    rooms = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
+
+    def command(name: str, line: str, examples: str) -> argparse.ArgumentParser:
+        made = rooms.add_parser(name, help=line, description=f"{line[0].upper()}{line[1:]}.", epilog=examples)
+        commands[name] = made
+        return made
+
+    commands: dict[str, argparse.ArgumentParser] = {}
+    _add_fetch(command("fetch", "get candles: show them, pipe them or save them", _FETCH_EXAMPLES))
+    export = command("export", "write candles to a CSV file, in constant memory", _EXPORT_EXAMPLES)
+    _add_series(export)
+    _add_range(export)
+    _add_output(export.add_argument_group("output"))
+    plan = command("plan", "say what a fetch would ask for and cost; asks nobody", _PLAN_EXAMPLES)
+    _add_series(plan)
+    _add_range(plan)
+    gaps = command("gaps", "list the missing candles of a range, with their causes", _GAPS_EXAMPLES)
+    _add_series(gaps)
+    _add_range(gaps, counts=False)
+    symbols = command("symbols", "list the symbols of a provider", _SYMBOLS_EXAMPLES)
+    for made in (commands["fetch"], export, plan, gaps, symbols):
+        _add_settings(made)
+    cache = command("cache", "look at the cache, empty it, or check every entry in it", _CACHE_EXAMPLES)
+    cache.add_argument("action", choices=("stats", "clear", "verify"), help="what to do")
+    cache.add_argument("--yes", action="store_true", help="clear without asking")
+    cache.add_argument("--cache-dir", metavar="DIR", help="the folder; the user's cache folder unless given")
+    cache.add_argument("--practice", action="store_true", help="the cache of --practice")
+    practice = command("practice", "serve a practice exchange on this machine until Ctrl-C", _PRACTICE_EXAMPLES)
+    practice.add_argument("--port", type=int, default=PORT, metavar="N", help=f"{PORT} unless given; 0 is a free one")
+    practice.add_argument("--delay", type=float, default=0.0, metavar="S", help="seconds before every reply")
+    practice.add_argument(
+        "--weight-limit", type=int, metavar="N", help="weight allowed a minute; Binance's unless given"
+    )
+    practice.add_argument("--seed", type=int, default=1, metavar="N", help="another number, another market")
+    for name, made in commands.items():
+        other = made.add_argument_group("other")
+        if name not in ("export", "practice"):
+            other.add_argument("--json", action="store_true", help="JSON on stdout")
+        other.add_argument("--debug", action="store_true", help="tracebacks, and where the time went")
+        _add_version(other)
+    return parser, commands
+
+
+def _add_version(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--version", action="version", version=f"candle-fetcher {__version__}")
+
+
+def _add_fetch(fetch: argparse.ArgumentParser) -> None:
+    _add_series(fetch, several=True)
+    _add_range(fetch)
+    rows = fetch.add_argument_group("rows")
+    rows.add_argument(
+        "--on-gap",
+        metavar="HOW",
+        help="leave (default), raise, refetch; ffill, interpolate invent rows and mark them",
+    )
+    rows.add_argument("--include-open", action="store_true", help="add the candle still forming, and is_closed (1, 0)")
+    rows.add_argument("--refresh", action="store_true", help="ask again for everything in the range")
+    output = fetch.add_argument_group("output")
+    output.add_argument("--export", choices=("csv",), help="write a file for each symbol and print its path")
+    _add_output(output)
+
+
+def _add_series(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    parser.add_argument("word", nargs="?", metavar="SYMBOL", help="such as BTC/USDT")
+    parser.add_argument("second", nargs="?", metavar="TIMEFRAME", help="such as 1m, 1h, 1d, 1w, 1M; also 45m or 10h")
+    group = parser.add_argument_group("what")
+    names = group.add_mutually_exclusive_group()
+    names.add_argument("-s", "--symbol", help="the symbol, as a flag")
+    if several:
+        names.add_argument("--symbols", metavar="A,B,C", help="several symbols, fetched side by side")
+    group.add_argument("-i", "--timeframe", help="the timeframe, as a flag")
+    group.add_argument("--kind", default="candles", help="candles (default); mark, index, premium on Binance futures")
+
+
+def _add_range(parser: argparse.ArgumentParser, *, counts: bool = True) -> None:
+    newest = "; without any of these, the newest 500" if counts else ""
+    group = parser.add_argument_group("range", f"[start, end) on opening times in UTC{newest}")
+    group.add_argument("--start", metavar="TIME", help="2024-03-01, 2024-03-01T12:00Z or Unix ms")
+    group.add_argument("--end", metavar="TIME", help="excluded; now unless given")
+    group.add_argument("-d", "--days", type=float, metavar="N", help="so many days before the end")
+    if counts:
+        group.add_argument("--limit", type=int, metavar="N", help="so many: the first from start, else the newest")
+
+
+def _add_output(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--output", metavar="PATH", help="a folder (historical_data unless given), or a name in .csv")
+    group.add_argument("--columns", default="ohlcv", metavar="SET", help="ohlcv (default) or all")
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("settings", "what is not given is read from CANDLE_FETCHER_*, see the README")
+    group.add_argument("--provider", metavar="ID", help="binance (default), binance-um, binance-cm, binance-us")
+    group.add_argument("--source", help="auto (default), cache (asks nobody) or rest")
+    hosts = group.add_mutually_exclusive_group()
+    hosts.add_argument("--base-url", action="append", metavar="ID=URL", help="another host for a provider; repeatable")
+    hosts.add_argument("--practice", action="store_true", help="ask an exchange in this process: no network needed")
+    group.add_argument("--performance-mode", metavar="MODE", help="low, standard (default) or high")
+    group.add_argument("--no-cache", action="store_true", help="neither read nor write the cache")
+    group.add_argument("--cache-dir", metavar="DIR", help="the user's cache folder unless given")
+    group.add_argument("--cache-size", metavar="MB", help="megabytes in memory; 256 unless given")
+    group.add_argument(
+        "--cache-ttl", type=float, metavar="S", help="believe the newest candles for so many seconds at most"
+    )

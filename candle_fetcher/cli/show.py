@@ -1,0 +1,289 @@
+"""What a person reads: talk on stderr, tables on stdout. Text that came from elsewhere is made harmless here."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from candle_fetcher.console import Palette, Role, printable
+from candle_fetcher.core.decimals import Column, Times, format_rows
+from candle_fetcher.core.frame import MANIFEST, index_ms
+from candle_fetcher.core.summary import summary
+
+_EDGE_ROWS = 5
+_BLOCK_ROWS = 100_000
+_SHOWN = 10
+_MARGIN = 10
+_CAUSES = {
+    "no_candle": "the provider has none",
+    "not_listed": "not yet listed",
+    "after_delisting": "no longer listed",
+    "fetch_failed": "could not be had",
+}
+_PLACES = {"memory": "memory", "disk": "disk", "archive": "the archive", "rest": "REST"}
+
+
+class Talk:
+    """Lines on stderr: titles, facts, warnings and errors."""
+
+    def __init__(self) -> None:
+        self._paint = Palette(sys.stderr).paint
+
+    def title(self, text: object) -> None:
+        print(self._paint(printable(text), "title"), file=sys.stderr)
+
+    def fact(self, name: str, text: object, role: Role | None = None) -> None:
+        """A line `  name      text`; a name of "" goes on with the fact before."""
+        shown = printable(text) if role is None else self._paint(printable(text), role)
+        print(f"  {self._paint(name.ljust(_MARGIN), 'dim')}{shown}", file=sys.stderr)
+
+    def warn(self, text: object) -> None:
+        print(f"{self._paint('warning:', 'warn')} {printable(text)}", file=sys.stderr)
+
+    def fail(self, text: object) -> None:
+        print(f"{self._paint('error:', 'bad')} {printable(text)}", file=sys.stderr)
+
+    def ask(self, text: str) -> None:
+        """A question, on a line that its answer goes on with."""
+        print(printable(text), end="", file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """Text of ours, line ends and all."""
+        print(text, file=sys.stderr)
+
+
+# -- what came --------------------------------------------------------------------------------
+
+
+def show_checks(talk: Talk, frame: pd.DataFrame, *, is_cached: bool) -> None:
+    """Where the candles came from, that they are whole, and every gap with its cause."""
+    manifest = frame.attrs[MANIFEST]
+    talk.title(f"{manifest['symbol']} {manifest['timeframe']}")
+    talk.fact("cache", *_lookup(manifest["sources"], is_cached=is_cached))
+    found = f"{manifest['rows']:,} of {manifest['expected']:,} candles"
+    talk.fact("checks", f"{found}; order, duplicates, prices, volumes: passed" if manifest["rows"] else found)
+    count = manifest["expected"] - manifest["rows"]
+    if not manifest["gap_count"]:
+        talk.fact("gaps", "none", "good")
+    else:
+        talk.fact("gaps", f"{_number_of(manifest['gap_count'], 'gap')}, {_number_of(count, 'candle')} missing", "warn")
+        show_gaps(talk, manifest["gaps"], manifest["gap_count"])
+    if manifest["partial"]:
+        partial = manifest["partial"]
+        shown = ", ".join(partial[:3]) + (", ..." if len(partial) > 3 else "")
+        talk.fact("note", f"{_number_of(len(partial), 'partial candle')}, made of what there is: {shown}", "warn")
+    if "is_synthetic" in frame and (invented := int(frame["is_synthetic"].sum())):
+        talk.fact("note", f"{_number_of(invented, 'row')} invented, marked in is_synthetic", "warn")
+    if "is_closed" in frame and not frame["is_closed"].all():
+        talk.fact("note", "the last candle is still forming (is_closed is 0)")
+
+
+def show_gaps(talk: Talk, gaps: Iterable[Mapping[str, Any]], count: int) -> None:
+    """A line for each of the first gaps, of `count`."""
+    for gap in itertools.islice(gaps, _SHOWN):
+        cause = f"{gap['cause']} ({_CAUSES[gap['cause']]})" if gap["cause"] in _CAUSES else gap["cause"]
+        talk.fact("", f"{gap['first']} to {gap['last']}  {gap['count']:,}  {cause}")
+    if count > _SHOWN:
+        talk.fact("", f"and {count - _SHOWN:,} more; the command gaps lists them")
+
+
+def show_statistics(talk: Talk, frame: pd.DataFrame) -> None:
+    """Candles, first and last; highest, lowest, volume, average."""
+    figures = summary(frame)["candles"]
+    if not figures["count"]:
+        talk.fact("candles", "0")
+        return
+    talk.fact("candles", f"{figures['count']:,}, {figures['start_time']} to {figures['end_time']}")
+    prices = figures["statistics"]
+    talk.fact("highest", _figure(prices["highest_price"]), "number")
+    talk.fact("lowest", _figure(prices["lowest_price"]), "number")
+    talk.fact("average", f"{_figure(prices['avg_price'], digits=8)} (mean close)", "number")
+    talk.fact("volume", _figure(prices["total_volume"], digits=8), "number")
+
+
+def show_cost(talk: Talk, figures: dict[str, Any], elapsed_s: float, frames: Iterable[pd.DataFrame] = ()) -> None:
+    """Time and memory, of a snapshot of the monitor, and which part of the candles the cache had."""
+    talk.fact("time", f"{elapsed_s:,.2f} s, {_number_of(figures['requests']['count'], 'request')}")
+    sources = [frame.attrs[MANIFEST]["sources"] for frame in frames]
+    came = sum(sum(counts.values()) for counts in sources)
+    if came:
+        kept = sum(counts["memory"] + counts["disk"] for counts in sources)
+        talk.fact("hit ratio", f"{100 * kept / came:.0f} % of the candles")
+    talk.fact("memory", size(figures["memory"]["peak_rss_bytes"]) + " at most")
+
+
+def _lookup(sources: dict[str, int], *, is_cached: bool) -> tuple[str, Role | None]:
+    """Cache hit or miss, in words."""
+    came = ", ".join(f"{count:,} from {_PLACES[place]}" for place, count in sources.items() if count)
+    if not is_cached:
+        return f"off: {came or 'no candles'}", None
+    if not came:
+        return "no candles", None
+    asked = sources["archive"] + sources["rest"]
+    if not asked:
+        return f"hit: {came}", "good"
+    return f"{'miss' if not sources['memory'] + sources['disk'] else 'partly'}: {came}", None
+
+
+def _number_of(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _figure(value: float, digits: int | None = None) -> str:
+    """The number without exponent, its whole part in groups of three; as exact as it is unless `digits` are given."""
+    if not np.isfinite(value):
+        return "-"
+    whole, dot, rest = np.format_float_positional(value, precision=digits, fractional=False, trim="-").partition(".")
+    return f"{int(whole):,}{dot}{rest}" if whole != "-0" else f"-0{dot}{rest}"
+
+
+def size(size_bytes: int) -> str:
+    """Bytes for people: 1.4 kB."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= scale:
+            return f"{size_bytes / scale:,.1f} {unit}"
+    return f"{size_bytes} B"
+
+
+# -- data on stdout --------------------------------------------------------------------------------
+
+
+def csv_text(frame: pd.DataFrame) -> Iterator[str]:
+    """The frame as `export` writes it, in pieces; what is True is 1."""
+    open_ms = index_ms(frame)
+    columns = [_column(frame[name]) for name in frame.columns]
+    yield ",".join(("timestamp", *frame.columns)) + "\n"
+    borders = {*range(0, len(open_ms), _BLOCK_ROWS), len(open_ms)}
+    for times in (column for column in columns if column.dtype.kind == "M"):
+        # Invented rows have no close time: a piece has them throughout or not at all.
+        borders.update((np.flatnonzero(np.diff(np.isnat(times))) + 1).tolist())
+    for start, stop in itertools.pairwise(sorted(borders)):
+        pieces = [_without_nat(column[start:stop]) for column in columns]
+        yield format_rows(open_ms[start:stop], pieces).decode("ascii")
+
+
+def _column(values: pd.Series[Any]) -> Column | Times:
+    if isinstance(values.dtype, pd.DatetimeTZDtype):
+        return values.dt.tz_localize(None).to_numpy().astype("M8[ms]")
+    if values.dtype == np.float64:
+        return values.to_numpy(dtype=np.float64)
+    if values.isna().any():
+        return values.to_numpy(dtype=np.float64, na_value=np.nan)
+    return values.to_numpy(dtype=np.int64)
+
+
+def _without_nat(column: Column | Times) -> Column | Times:
+    return np.full(len(column), np.nan) if column.dtype.kind == "M" and np.isnat(column).all() else column
+
+
+def print_frames(frames: dict[str, pd.DataFrame], *, by_symbol: bool) -> None:
+    """Head and tail of each on a terminal; elsewhere CSV, with the symbol in front where there may be several."""
+    if is_terminal():
+        for symbol, frame in frames.items():
+            if by_symbol:
+                print(Palette().paint(printable(symbol), "title"))
+            _print_edges(frame)
+        sys.stdout.flush()
+        return
+    for place, (symbol, frame) in enumerate(frames.items()):
+        for number, text in enumerate(csv_text(frame)):
+            is_header = number == 0
+            if by_symbol and is_header:
+                text = f"symbol,{text}" if not place else ""  # noqa: PLW2901
+            elif by_symbol:
+                text = "".join(f"{symbol},{line}" for line in text.splitlines(keepends=True))  # noqa: PLW2901
+            sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _print_edges(frame: pd.DataFrame) -> None:
+    is_cut = len(frame) > 2 * _EDGE_ROWS
+    shown = pd.concat([frame.head(_EDGE_ROWS), frame.tail(_EDGE_ROWS)]) if is_cut else frame
+    header, *rows = [line.split(",") for line in "".join(csv_text(shown)).splitlines()]
+    times = [row[0] for row in rows]
+    for end in (":00", " 00:00"):
+        if times and all(time.endswith(end) for time in times):
+            times = [time.removesuffix(end) for time in times]
+    rows = [[time, *row[1:]] for time, row in zip(times, rows, strict=True)]
+    lines = _table(header, rows)
+    if is_cut:
+        lines.insert(1 + _EDGE_ROWS, f"... {len(frame) - 2 * _EDGE_ROWS:,} more")
+    print("\n".join(lines))
+
+
+def print_table(frame: pd.DataFrame) -> None:
+    """The rows as a table on a terminal, else as CSV; times as `2024-01-01 00:00:00`."""
+    texts = frame.astype(object)
+    for name in frame:
+        if isinstance(frame[name].dtype, pd.DatetimeTZDtype):
+            texts[name] = frame[name].dt.strftime("%Y-%m-%d %H:%M:%S")
+    rows = [[printable(value) for value in row] for row in texts.itertuples(index=False)]
+    if is_terminal():
+        print("\n".join(_table([str(name) for name in frame], rows)), flush=True)
+        return
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([[str(name) for name in frame], *rows])
+    sys.stdout.write(buffer.getvalue())
+    sys.stdout.flush()
+
+
+def print_facts(facts: dict[str, Any]) -> None:
+    """A line for each fact, bytes for people; what is unknown or empty is left out."""
+    margin = max(map(len, facts))
+    for name, value in facts.items():
+        if value is None or value == []:
+            continue
+        text = size(value) if name.endswith("_bytes") else f"{value:,}" if isinstance(value, int) else value
+        for line in text if isinstance(text, list) else [text]:
+            print(f"{name.removesuffix('_bytes'):<{margin}}  {printable(line)}")
+    sys.stdout.flush()
+
+
+def print_json(document: Any) -> None:
+    """The document, indented."""
+    print(json.dumps(document, indent=2, allow_nan=False), flush=True)
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as JSON-able dicts; times as `2024-01-01T00:00:00Z`."""
+    texts = frame.astype(object)
+    for name in frame:
+        if isinstance(frame[name].dtype, pd.DatetimeTZDtype):
+            texts[name] = frame[name].dt.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return [{str(name): value for name, value in row.items()} for row in texts.to_dict("records")]
+
+
+def is_terminal() -> bool:
+    """Whether a person looks at stdout."""
+    return sys.stdout.isatty()
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Aligned lines, numbers to the right; what does not fit the terminal is left out, which "..." says."""
+    columns = list(zip(header, *rows, strict=True))
+    room = shutil.get_terminal_size().columns
+    widths = [max(map(len, column)) for column in columns]
+    gap = 2 if sum(widths) + 2 * (len(widths) - 1) <= room else 1
+    while len(columns) > 2 and sum(widths) + gap * (len(widths) - 1) > room:
+        columns = [*columns[: -2 if columns[-1][0] == "..." else -1], ("...",) * len(columns[0])]
+        widths = [max(map(len, column)) for column in columns]
+    cells = [
+        [cell.rjust(width) if _is_numeric(column) else cell.ljust(width) for cell in column]
+        for column, width in zip(columns, widths, strict=True)
+    ]
+    head, *lines = [(" " * gap).join(row).rstrip() for row in zip(*cells, strict=True)]
+    return [Palette().paint(head, "title"), *lines]
+
+
+def _is_numeric(column: Sequence[str]) -> bool:
+    return all(re.fullmatch(r"-?[\d.]*", cell) for cell in column[1:])

@@ -1,0 +1,132 @@
+"""Entries come back from their bytes as they were, or not at all."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from candle_fetcher.core.candles import COLUMNS, Candles
+from candle_fetcher.core.entry import VERSION, Believed, Entry, pack, seal, unpack, unseal
+from candle_fetcher.core.spans import Span
+
+times = st.integers(-(2**62), 2**62)
+keys = st.text(max_size=20)
+
+
+@st.composite
+def entries(draw):
+    """Entries of any columns, with any bits in them."""
+    names = ("open_time", *(name for name in COLUMNS[1:] if draw(st.booleans())))
+    rows = draw(st.integers(0, 6))
+    block = np.random.default_rng(draw(st.integers(0, 99))).integers(-(2**63), 2**63, (len(names), rows), dtype=np.int64)
+    believed = draw(st.lists(st.builds(Believed, times, times, times), max_size=4))
+    return Entry(Span(draw(times), draw(times)), draw(times), tuple(believed), Candles(names, block))
+
+
+def same(one, other):
+    assert one is not None
+    assert one[:3] == other[:3]
+    assert isinstance(one.covered, Span)
+    assert all(isinstance(gap, Believed) for gap in one.believed)
+    assert one.candles.names == other.candles.names
+    assert one.candles.block.dtype == np.int64
+    assert one.candles.block.tolist() == other.candles.block.tolist()
+
+
+def small(compress):
+    block = np.arange(12, dtype=np.int64).reshape(6, 2)
+    entry = Entry(Span(0, 9), 5, (Believed(3, 4, 5),), Candles(COLUMNS[:6], block))
+    return pack("key", entry, compress=compress)
+
+
+@given(key=keys, entry=entries(), compress=st.booleans(), trusted=st.booleans())
+def test_an_entry_comes_back_as_it_was_packed(key, entry, compress, trusted):
+    same(unpack(key, pack(key, entry, compress=compress), trusted=trusted), entry)
+
+
+def test_entries_read_the_same_whether_packed_with_or_without_compression():
+    plain, dense = small(compress=False), small(compress=True)
+    assert plain != dense
+    same(unpack("key", plain), unpack("key", dense))
+
+
+@given(entry=entries())
+def test_unpacked_candles_share_the_bytes_and_cannot_be_written(entry):
+    found = unpack("key", pack("key", entry))
+    assert not found.candles.block.flags.writeable
+
+
+@given(key=keys, other=keys, entry=entries(), compress=st.booleans())
+def test_an_entry_of_another_key_is_a_miss(key, other, entry, compress):
+    if key != other:
+        assert unpack(other, pack(key, entry, compress=compress)) is None
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_every_single_changed_bit_is_a_miss(compress):
+    data = small(compress)
+    for bit in range(len(data) * 8):
+        bad = bytearray(data)
+        bad[bit // 8] ^= 1 << bit % 8
+        assert unpack("key", bytes(bad)) is None
+        unpack("key", bytes(bad), trusted=True)  # whatever it says, it does not fail
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_every_cut_and_everything_appended_is_a_miss(compress):
+    data = small(compress)
+    for length in range(len(data)):
+        assert unpack("key", data[:length]) is None
+        assert unpack("key", data[length + 1 :]) is None
+        unpack("key", data[:length], trusted=True)
+    for more in (b"\0", data, b"\xff" * 8):
+        assert unpack("key", data + more) is None
+
+
+@given(data=st.binary(max_size=120), trusted=st.booleans())
+def test_bytes_of_anybody_else_are_a_miss_and_never_an_error(data, trusted):
+    assert unpack("key", data, trusted=trusted) is None
+    assert unseal("key", b"CNDL" + data) is None
+
+
+def resealed(data, version):
+    """The bytes as a program of that version would have sealed them, with a checksum that is right."""
+    rest = bytearray(data[8:])
+    rest[0] = version
+    return data[:4] + struct.pack("<I", zlib.crc32(rest, zlib.crc32(b"key"))) + bytes(rest)
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_an_entry_of_another_version_is_a_miss(compress):
+    data = small(compress)
+    assert resealed(data, VERSION) == data
+    for version in (0, VERSION + 1, 255):
+        assert unpack("key", resealed(data, version)) is None
+        assert unpack("key", resealed(data, version), trusted=True) is None
+
+
+def test_trusted_bytes_are_spared_the_checksum_and_nothing_else():
+    data = small(compress=False)
+    changed = data[:-1] + bytes([data[-1] ^ 1])
+    assert unpack("key", changed) is None
+    assert unpack("key", changed, trusted=True) is not None
+    assert unpack("other", data, trusted=True) is not None
+    assert unpack("key", b"X" + data[1:], trusted=True) is None
+    assert unpack("key", data[:-1], trusted=True) is None
+
+
+@given(key=keys, head=st.binary(max_size=20), body=st.binary(max_size=50), compress=st.booleans())
+def test_whatever_is_sealed_is_unsealed_under_the_same_key(key, head, body, compress):
+    found = unseal(key, seal(key, head, body, compress=compress))
+    assert found is not None
+    assert (found[0], bytes(found[1])) == (head, body)
+
+
+@given(head=st.binary(max_size=60), body=st.binary(max_size=60))
+def test_what_is_sealed_but_is_no_entry_is_a_miss(head, body):
+    assert unpack("key", seal("key", head, body)) is None

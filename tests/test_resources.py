@@ -1,0 +1,215 @@
+"""What a fetcher holds, and lets go of: threads, files, memory, folders that cannot be written, disks that are full."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from world import World, same
+
+from candle_fetcher import CacheWarning, CandleFetcher, InputError
+from candle_fetcher.core.events import Progress
+
+SPAN = ("BTC/USDT", "1m", "2024-06-01", "2024-06-08")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with World(tmp_path / "cache") as made:
+        yield made
+
+
+def open_files() -> int:
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("this system does not list a process's open files")
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_a_hundred_fetchers_leave_nothing_behind(world: World) -> None:
+    def once() -> None:
+        with CandleFetcher(
+            base_urls=world.exchange.base_urls, cache_dir=world.folder, clock=lambda: world.now_s, progress=False
+        ) as fetcher:
+            fetcher.fetch(*SPAN)
+
+    once()
+    files, threads = open_files(), threading.active_count()
+    for _ in range(100):
+        once()
+    assert threading.active_count() <= threads + 1  # the exchange may still be ending a connection's
+    assert open_files() <= files + 5
+
+
+def test_a_cache_folder_that_cannot_be_made_is_one_warning_and_the_data_are_right(world: World, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    fetcher = world.fetcher(cache_dir=tmp_path / "file" / "cache")
+    with pytest.warns(CacheWarning, match="file") as warned:
+        same(fetcher.fetch(*SPAN), world.truth("BTCUSDT", *SPAN[1:]))
+        same(fetcher.fetch(*SPAN), world.truth("BTCUSDT", *SPAN[1:]))
+    assert len(warned) == 1
+    assert len(world.asked()) == 11
+
+
+def test_a_damaged_cache_is_told_once_and_made_anew(world: World) -> None:
+    with world.fetcher() as fetcher:
+        fetcher.fetch(*SPAN)
+    (database,) = world.folder.rglob("*.db")
+    data = bytearray(database.read_bytes())
+    data[:64] = b"x" * 64
+    database.write_bytes(data)
+    fetcher = world.fetcher()
+    with pytest.warns(CacheWarning, match="damaged"):
+        same(fetcher.fetch(*SPAN), world.truth("BTCUSDT", *SPAN[1:]))
+    fetcher.close()
+    world.asked()
+    same(world.fetcher().fetch(*SPAN), world.truth("BTCUSDT", *SPAN[1:]))
+    assert world.asked() == []
+
+
+def test_changed_bytes_on_disk_never_become_rows(world: World) -> None:
+    with world.fetcher() as fetcher:
+        fetcher.fetch(*SPAN)
+        truth = world.truth("BTCUSDT", *SPAN[1:])
+        disk = fetcher.cache._store.disk
+        keys = [key for key in disk.keys() if key.split("|")[-1].isdigit() and "shelf" not in key]
+        assert len(keys) == 11
+        for at, key in enumerate(keys):
+            data = bytearray(disk.load(key))
+            data[(at * 7919) % len(data)] ^= 1 << at % 8
+            disk.save(key, bytes(data))
+    later = world.fetcher()
+    assert len(later.cache.verify().damaged) == 11
+    world.asked()
+    same(later.fetch(*SPAN), truth)
+    assert len(world.asked()) == 11
+
+
+def test_entries_that_were_swapped_never_become_rows(world: World) -> None:
+    with world.fetcher() as fetcher:
+        fetcher.fetch(*SPAN)
+        disk = fetcher.cache._store.disk
+        one, two = [key for key in disk.keys() if key.split("|")[-1].isdigit() and "shelf" not in key][:2]
+        first, second = disk.load(one), disk.load(two)
+        disk.save(one, second)
+        disk.save(two, first)
+    same(world.fetcher().fetch(*SPAN), world.truth("BTCUSDT", *SPAN[1:]))
+
+
+def test_without_a_cache_nothing_is_read_or_written(world: World) -> None:
+    fetcher = world.fetcher(use_cache=False)
+    for _ in range(2):
+        same(fetcher.fetch(*SPAN), world.truth("BTCUSDT", *SPAN[1:]))
+    assert len(world.asked()) == 22
+    assert not world.folder.exists()
+    assert fetcher.cache.stats().path is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sets a limit that Windows does not know")
+def test_a_full_disk_is_one_warning_and_the_data_are_right(world: World) -> None:
+    script = f"""
+import resource, signal, sys, warnings
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+from candle_fetcher import CandleFetcher
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    fetcher = CandleFetcher(base_urls={{"binance": sys.argv[1]}}, cache_dir=sys.argv[2], progress=False,
+                            clock=lambda: {world.now_s})
+    frames = [fetcher.fetch("BTC/USDT", "1m", "2024-06-01", "2024-06-08") for _ in range(2)]
+    fetcher.close()
+print(len(frames[0]), frames[0].equals(frames[1]), sum("cache" in str(one.message) for one in told))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script, world.exchange.base_urls["binance"], str(world.folder)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert run.stdout.split() == ["10080", "True", "1"], run.stderr
+
+
+def test_a_program_that_never_closes_its_fetcher_ends_cleanly(world: World) -> None:
+    script = f"""
+import sys
+from candle_fetcher import CandleFetcher
+fetcher = CandleFetcher(base_urls={{"binance": sys.argv[1]}}, cache_dir=sys.argv[2], clock=lambda: {world.now_s})
+print(len(fetcher.fetch("BTC/USDT", "1m", "2024-06-01", "2024-06-08")))
+"""
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, world.exchange.base_urls["binance"], str(world.folder)],
+        capture_output=True, text=True, timeout=20, check=False,
+    )  # fmt: skip
+    assert (run.returncode, run.stdout.strip(), run.stderr) == (0, "10080", "")
+
+
+def test_progress_counts_the_candles_and_nothing_goes_to_stdout(world: World, capfd: pytest.CaptureFixture[str]) -> None:
+    told: list[Progress] = []
+    fetcher = world.fetcher(progress=told.append)
+    fetcher.fetch(*SPAN)
+    assert [told[0].phase, told[-1].phase] == ["start", "end"]
+    assert sum(event.done for event in told) == told[0].total == 10_080
+    told.clear()
+    fetcher.fetch(*SPAN)
+    assert told == []
+    world.fetcher(progress=None, use_cache=False).fetch(*SPAN)
+    assert capfd.readouterr() == ("", "")
+    world.fetcher(progress=True, use_cache=False).fetch(*SPAN)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "10.1k/10.1k" in err
+
+
+def test_the_monitor_counts_what_happened(world: World) -> None:
+    fetcher = world.fetcher()
+    fetcher.fetch(*SPAN)
+    fetcher.fetch(*SPAN)
+    now = fetcher.monitor.snapshot()
+    assert now["requests"]["count"] == 11 + 1
+    assert now["operations"]["fetch"]["count"] == 2
+    assert now["operations"]["fetch"]["candles"] == 2 * 10_080
+    assert "candles" in fetcher.monitor.report()
+
+
+def test_keys_are_checked_and_never_shown(world: World) -> None:
+    with pytest.raises(InputError) as raised:
+        world.fetcher(api_keys={"binanse": {"key": "SENTINEL"}})
+    assert "SENTINEL" not in str(raised.value)
+    with pytest.raises(InputError, match="binance"):
+        world.fetcher(api_keys={"binance": "SENTINEL"})
+    assert "SENTINEL" not in repr(vars(world.fetcher(api_keys={"binance": {"key": "x"}})))
+
+
+def test_a_setting_in_the_environment_is_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANDLE_FETCHER_USE_CACHE", "no")
+    monkeypatch.setenv("CANDLE_FETCHER_NETWORK_THREADS", "3")
+    fetcher = CandleFetcher(base_urls=world.exchange.base_urls, clock=lambda: world.now_s)
+    world.fetchers.append(fetcher)
+    fetcher.fetch(*SPAN)
+    assert fetcher.cache.path is None
+    names = {thread.name for thread in threading.enumerate()}
+    assert {f"candle-network-{number}" for number in range(3)} <= names
+    assert "candle-network-3" not in names
+
+
+def test_the_log_is_silent_unless_it_is_asked_for(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    world.fetcher().fetch(*SPAN)
+    assert capfd.readouterr() == ("", "")
+    log = tmp_path / "log.txt"
+    monkeypatch.setenv("CANDLE_FETCHER_LOG_FILE", str(log))
+    monkeypatch.setenv("CANDLE_FETCHER_LOG_LEVEL", "info")
+    from candle_fetcher.fetcher.log import LOG
+
+    before = list(LOG.handlers)
+    for _ in range(2):
+        world.fetcher().fetch(*SPAN)
+    added = [handler for handler in LOG.handlers if handler not in before]
+    for handler in added:
+        LOG.removeHandler(handler)
+        handler.close()
+    assert len(added) == 1
+    assert log.read_text().count("fetched 10080 candles of BTC/USDT 1m") == 2
