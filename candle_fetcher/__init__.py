@@ -39,8 +39,6 @@ from candle_fetcher.core.version import __version__
 from candle_fetcher.fetcher import CandleFetcher, fetch
 from candle_fetcher.monitor import PerformanceMonitor
 
-
-
 __all__ = [
     "AccessDenied",
     "ArchiveMismatch",

@@ -1,9 +1,10 @@
-"""Floor 2: chunks of candles over the store. What is stored, what is known to be empty, and who is fetching what right now.
+"""Floor 2: chunks of candles over the store. What is stored, what is known to be empty, and who is fetching what right
+now.
 
 Under a series' key lie its entries (one a chunk), its facts (since when it is listed, spans known to be empty) and its
-shelves: for every thousand chunks, until when each may be believed, so that planning years reads a handful of entries. A
-shelf is a hint: what an entry says decides. It is marked open before the first chunk goes in, so that a plan after a crash
-looks at the entries themselves.
+shelves: for every thousand chunks, until when each may be believed, so that planning years reads a handful of entries.
+A shelf is a hint: what an entry says decides. It is marked open before the first chunk goes in, so that a plan after a
+crash looks at the entries themselves.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Quiet(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a series beside its candles. `first_ms` is the open time of its first candle, None while unknown."""
+    """What is known of a series beside its candles. `first_ms` is the open time of its first candle, None while
+    unknown."""
 
     first_ms: int | None = None
     quiet: tuple[Quiet, ...] = ()
@@ -234,7 +236,9 @@ class CandleCache:
             document = self._load_document(f"{series.key}|facts")
             if document is not None:
                 with contextlib.suppress(KeyError, TypeError, ValueError):
-                    quiet = tuple(Quiet(int(a), int(b), str(cause), int(asked)) for a, b, cause, asked in document["quiet"])
+                    quiet = tuple(
+                        Quiet(int(a), int(b), str(cause), int(asked)) for a, b, cause, asked in document["quiet"]
+                    )
                     first_ms = document["first_ms"]
                     known = Facts(None if first_ms is None else int(first_ms), quiet)
             with self._lock:
@@ -266,7 +270,8 @@ class CandleCache:
         document = self._load_document(f"listing|{name}")
         try:
             listing = Listing(
-                tuple(Limit(*limit) for limit in document["limits"]), tuple(Listed(*symbol) for symbol in document["symbols"])
+                tuple(Limit(*limit) for limit in document["limits"]),
+                tuple(Listed(*symbol) for symbol in document["symbols"]),
             )
             return listing, self._clock() - float(document["stored_s"])
         except (KeyError, TypeError, ValueError):
@@ -296,7 +301,8 @@ class CandleCache:
     # -- shelves ------------------------------------------------------------------------------------------------------
 
     def believed_until(self, series: Series, chunks: range) -> dict[int, int] | None:
-        """Until when each chunk may be believed (ms), ABSENT or LOOK; None without a cache. Reads a shelf per 1000 chunks."""
+        """Until when each chunk may be believed (ms), ABSENT or LOOK; None without a cache. Reads a shelf per 1000
+        chunks."""
         if self._store is None:
             return None
         believed: dict[int, int] = {}
@@ -340,9 +346,7 @@ class CandleCache:
             return False, np.zeros(SHELF_CHUNKS, np.int64)
         return opened[0] == b"\1", np.frombuffer(opened[1], "<i8")
 
-    def _save_shelf(
-        self, series: Series, shelf: int, opened: bool, words: np.ndarray[Any, np.dtype[np.int64]]
-    ) -> None:
+    def _save_shelf(self, series: Series, shelf: int, opened: bool, words: np.ndarray[Any, np.dtype[np.int64]]) -> None:
         key = f"{series.key}|shelf|{shelf}"
         assert self._store is not None
         data = seal(key, b"\1" if opened else b"\0", words.tobytes(), compress=True)
@@ -360,5 +364,3 @@ def _shelves(chunks: Iterable[int]) -> list[int]:
     if isinstance(chunks, range):
         return list(range(chunks.start // SHELF_CHUNKS, (chunks.stop - 1) // SHELF_CHUNKS + 1)) if chunks else []
     return sorted({chunk // SHELF_CHUNKS for chunk in chunks})
-
-

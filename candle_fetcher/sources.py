@@ -1,4 +1,5 @@
-"""Floor 2: a provider's feed meets the transport. Pacing, retries and hosts on the way out; the second look on the way in.
+"""Floor 2: a provider's feed meets the transport. Pacing, retries and hosts on the way out; the second look on the way
+in.
 
 A hole in a reply is not a fact yet: it is asked for again, alone, and believed when that answer is empty. A look that
 brings rows starts the count anew, so short pages, page caps and rows that were late all end in the whole truth.
@@ -163,9 +164,7 @@ class Source:
 
     # -- one question ---------------------------------------------------------------------------------------------
 
-    def ask(
-        self, call: Call, parse: Callable[[bytes], Answer_], *, symbol: str = "", stop: Errand
-    ) -> Answer_:
+    def ask(self, call: Call, parse: Callable[[bytes], Answer_], *, symbol: str = "", stop: Errand) -> Answer_:
         """The parsed reply, after as many retries as it takes and is allowed. Raises the last error."""
         spare = list(self._open_hosts())
         host = spare.pop(0)
@@ -179,7 +178,8 @@ class Source:
             except (TransportError, ReplyError, RateLimited, AccessDenied) as error:
                 asked_s = None
                 if isinstance(error, AccessDenied) or (isinstance(error, TransportError) and error.status is None):
-                    # Out of reach or not served here: the provider's other hosts have the same data, each is tried once.
+                    # Out of reach or not served here: the provider's other hosts have the same data, each is tried
+                    # once.
                     if spare and (not isinstance(error, AccessDenied) or error.status == 451):
                         self._gate.failed(host, time.monotonic())
                         host = spare.pop(0)
@@ -210,9 +210,7 @@ class Source:
             return list(self._hosts[-1:])
         raise TransportError(f"{self._hosts[0]} keeps failing and is left alone for a while")
 
-    def _once(
-        self, host: str, call: Call, parse: Callable[[bytes], Answer_], symbol: str, stop: Errand
-    ) -> Answer_:
+    def _once(self, host: str, call: Call, parse: Callable[[bytes], Answer_], symbol: str, stop: Errand) -> Answer_:
         ticket = self._limiter.acquire(call.cost, stop=stop)
         used = None
         try:
@@ -234,8 +232,8 @@ class Source:
     def look(self, series: Series, span: Span, *, again: bool, listed_ms: ListedMs, stop: Errand) -> Answer:
         """The truth about a span that one call can answer; see `windows`.
 
-        `again` says that its hole was believed before: then one empty answer is enough. `listed_ms` tells when the series
-        begins; the answer's span leaves out what lies before.
+        `again` says that its hole was believed before: then one empty answer is enough. `listed_ms` tells when the
+        series begins; the answer's span leaves out what lies before.
         """
         feed = self.provider.feed(series.kind)
         timeframe = series.timeframe
@@ -268,7 +266,9 @@ class Source:
         def parse(body: bytes) -> Candles:
             return check(feed.parse(body), span)
 
-        candles = self.ask(feed.call(series.symbol, series.timeframe, span, rows), parse, symbol=series.symbol, stop=stop)
+        candles = self.ask(
+            feed.call(series.symbol, series.timeframe, span, rows), parse, symbol=series.symbol, stop=stop
+        )
         if candles.count >= rows and candles.count > len(set(series.timeframe.ordinals(candles.open_ms).tolist())):
             rest = Span(int(candles.open_ms[-1]) + 1, span.end_ms)
             if rest:
@@ -276,14 +276,17 @@ class Source:
         return candles
 
     def first_ms(self, series: Series, before: Span, stop: Errand) -> int | None:
-        """When the first candle of the series opens; None where there is none after the start of `before`, an empty span.
+        """When the first candle of the series opens; None where there is none after the start of `before`, an empty
+        span.
 
         Returns a time before `before` where the series is older than it. A provider that answers windows only is asked
         for the window before, then window by window.
         """
         feed = self.provider.feed(series.kind)
         if feed.first_call is not None:
-            first = self.ask(feed.first_call(series.symbol, series.timeframe), feed.parse, symbol=series.symbol, stop=stop)
+            first = self.ask(
+                feed.first_call(series.symbol, series.timeframe), feed.parse, symbol=series.symbol, stop=stop
+            )
             return int(first.open_ms[0]) if first.count else None
         probe = series._replace(timeframe=parse_timeframe(feed.probe))
         window_ms = feed.window_ms or 200 * DAY_MS
@@ -314,7 +317,9 @@ class Source:
         feed = self.provider.feed(series.kind)
         if feed.last_call is None:
             return None
-        last = self.ask(feed.last_call(series.symbol, series.timeframe, end_ms), feed.parse, symbol=series.symbol, stop=stop)
+        last = self.ask(
+            feed.last_call(series.symbol, series.timeframe, end_ms), feed.parse, symbol=series.symbol, stop=stop
+        )
         return int(last.open_ms[-1]) if last.count else None
 
 
@@ -339,4 +344,7 @@ def windows(feed: Feed, timeframe: Timeframe, span: Span) -> Iterator[Span]:
 
 def requests_for(feed: Feed, symbol: str, timeframe: Timeframe, span: Span) -> list[Call]:
     """The calls that a span costs where nothing is missing in it; for plans."""
-    return [feed.call(symbol, timeframe, window, page_rows(feed, timeframe, window)) for window in windows(feed, timeframe, span)]
+    return [
+        feed.call(symbol, timeframe, window, page_rows(feed, timeframe, window))
+        for window in windows(feed, timeframe, span)
+    ]

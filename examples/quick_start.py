@@ -1,7 +1,7 @@
 """The main job from start to end: plan, fetch, export, fetch again, and what it all cost. Needs no internet.
 
-It runs on the practice exchange, a server inside this program, so its prices never happened. For the real exchange, drop
-`base_urls` (and the practice exchange, and `cache_dir`): `CandleFetcher()`.
+It runs on the practice exchange, a server inside this program, so these prices never happened. For the real exchange,
+drop `base_urls` (and the practice exchange, and `cache_dir`): `CandleFetcher()`.
 """
 
 from __future__ import annotations

@@ -35,14 +35,19 @@ NAMES = ("open_time", *OHLCV)
 ALL = COLUMNS[:11]
 ALL_TIME = Span(-(2**60), 2**60)
 
-frames = st.sampled_from("1s 1m 7m 1h 1d 3d 1w 1M 3M".split()).map(parse_timeframe)
+frames = st.sampled_from(["1s", "1m", "7m", "1h", "1d", "3d", "1w", "1M", "3M"]).map(parse_timeframe)
 
 
 def candles_at(opens, names=NAMES, seed=0):
     """Candles at those times that can be true, no two alike."""
     rng = np.random.default_rng(seed)
     low, *inside, high = np.sort(rng.uniform(1, 1000, (4, len(opens))), axis=0)
-    values = {"open_time": opens, "close_time": np.array(opens, np.int64) + HOUR - 1, "open": inside[0], "close": inside[1]}
+    values = {
+        "open_time": opens,
+        "close_time": np.array(opens, np.int64) + HOUR - 1,
+        "open": inside[0],
+        "close": inside[1],
+    }
     values |= {"high": high, "low": low, "trades": rng.integers(0, 1000, len(opens))}
     return candles_from(names, [np.asarray(values.get(name, rng.uniform(0, 9, len(opens)))) for name in names])
 
@@ -114,7 +119,9 @@ def test_candles_that_can_be_true_pass_unchanged(slots):
 
 
 def test_the_odd_shapes_of_real_candles_pass():
-    flat = candles_from(ALL, [np.array([value]) for value in (HOUR, 7.0, 7.0, 7.0, 7.0, 0.0, HOUR - 5, 0.0, 0, 0.0, 0.0)])
+    flat = candles_from(
+        ALL, [np.array([value]) for value in (HOUR, 7.0, 7.0, 7.0, 7.0, 0.0, HOUR - 5, 0.0, 0, 0.0, 0.0)]
+    )
     assert check(flat, ALL_TIME) is flat  # an hour without a trade, its close time before its open
     premium = candles_from(NAMES, [np.array([value]) for value in (HOUR, -2e-4, 1e-4, -5e-4, -1e-4, 0.0)])
     assert check(premium, ALL_TIME) is premium  # a premium index is negative
@@ -164,7 +171,15 @@ def test_a_number_that_is_not_finite_is_refused_and_shown(name, value):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("volume", -1e-9), ("high", 0.5), ("low", 1001.0), ("open", 0.5), ("open", 1001.0), ("close", 0.5), ("close", 1001.0)],
+    [
+        ("volume", -1e-9),
+        ("high", 0.5),
+        ("low", 1001.0),
+        ("open", 0.5),
+        ("open", 1001.0),
+        ("close", 0.5),
+        ("close", 1001.0),
+    ],
 )
 def test_numbers_that_contradict_each_other_are_refused(name, value):
     with pytest.raises(ReplyError, match=rf"row 2 \(1970-01-01T01:00:00Z\) cannot be a candle: .*{name} {value}"):
@@ -222,7 +237,9 @@ def test_newer_candles_replace_the_older_ones_inside_their_span_only(one, other)
     found = overlay(base, newer, span)
     if not span:
         return
-    expected = {ms: column for ms, column in zip(opens.tolist(), base.block.T.tolist(), strict=True) if not points_in(span, ms)}
+    expected = {
+        ms: column for ms, column in zip(opens.tolist(), base.block.T.tolist(), strict=True) if not points_in(span, ms)
+    }
     expected |= zip(newer.open_ms.tolist(), newer.block.T.tolist(), strict=True)
     assert found.block.T.tolist() == [expected[ms] for ms in sorted(expected)]
 

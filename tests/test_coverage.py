@@ -57,7 +57,11 @@ def answers(draw, on_grid=True):
         first = draw(st.integers(0, SLOTS - 1))
         stop = draw(st.integers(first, SLOTS))
         # A source answers with nothing that has not begun.
-        slots = {slot for slot in draw(st.sets(st.integers(first, max(first, stop - 1)))) if slot < stop and slot * STEP < now}
+        slots = {
+            slot
+            for slot in draw(st.sets(st.integers(first, max(first, stop - 1))))
+            if slot < stop and slot * STEP < now
+        }
         late = {} if on_grid else {slot: draw(st.sampled_from([0, 0, 14_789])) for slot in slots}
         late = {slot: ms for slot, ms in late.items() if slot * STEP + ms < now}
         steps.append((Span(first * STEP, min(stop * STEP, now)), answer_of(slots, version, late), now))
@@ -105,7 +109,9 @@ def test_an_entry_says_slot_by_slot_what_the_newest_answer_said(steps):
     assert {ms // STEP: version for ms, version in zip(opens, versions, strict=True)} == {
         slot: version for slot, (version, _) in said.items() if version is not None
     }
-    asked = {slot: hole.asked_ms for hole in entry.believed for slot in range(hole.start_ms // STEP, -(-hole.end_ms // STEP))}
+    asked = {
+        slot: hole.asked_ms for hole in entry.believed for slot in range(hole.start_ms // STEP, -(-hole.end_ms // STEP))
+    }
     assert asked == {slot: now for slot, (version, now) in said.items() if version is None}
 
 

@@ -23,7 +23,9 @@ def entries(draw):
     """Entries of any columns, with any bits in them."""
     names = ("open_time", *(name for name in COLUMNS[1:] if draw(st.booleans())))
     rows = draw(st.integers(0, 6))
-    block = np.random.default_rng(draw(st.integers(0, 99))).integers(-(2**63), 2**63, (len(names), rows), dtype=np.int64)
+    block = np.random.default_rng(draw(st.integers(0, 99))).integers(
+        -(2**63), 2**63, (len(names), rows), dtype=np.int64
+    )
     believed = draw(st.lists(st.builds(Believed, times, times, times), max_size=4))
     return Entry(Span(draw(times), draw(times)), draw(times), tuple(believed), Candles(names, block))
 

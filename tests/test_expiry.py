@@ -15,7 +15,7 @@ HOUR = 3_600_000
 DAY = 24 * HOUR
 SECOND = 1_000
 
-frames = st.sampled_from("1s 1m 7m 1h 1d 3d 1w 1M".split()).map(parse_timeframe)
+frames = st.sampled_from(["1s", "1m", "7m", "1h", "1d", "3d", "1w", "1M"]).map(parse_timeframe)
 nows = st.integers(0, 2_000_000_000_000)
 
 

@@ -18,7 +18,8 @@ from candle_fetcher import ClockSkew, FetchManyError, IncompleteData, InputError
 from candle_fetcher.core.frame import COPIES_ON_WRITE, index_ms
 
 MANIFEST = "candle_fetcher"
-# pandas 2 reads numbers of eight integer digits and more inexactly unless it is told not to; pandas 3 knows no other way.
+# pandas 2 reads numbers of eight integer digits and more inexactly unless it is told not to; pandas 3 knows no other
+# way.
 EXACT = {} if COPIES_ON_WRITE else {"float_precision": "round_trip"}
 
 
@@ -90,7 +91,9 @@ def test_the_fingerprint_is_one_whether_by_network_memory_or_disk(world: World) 
     bare = world.fetcher(use_cache=False).fetch("BTC/USDT", "1m", "2024-06-01", "2024-06-03")
     packed = world.fetcher(cache_dir=world.folder.parent / "packed", compression=True)
     packed.fetch("BTC/USDT", "1m", "2024-06-01", "2024-06-03")
-    unpacked = world.fetcher(cache_dir=world.folder.parent / "packed").fetch("BTC/USDT", "1m", "2024-06-01", "2024-06-03")
+    unpacked = world.fetcher(cache_dir=world.folder.parent / "packed").fetch(
+        "BTC/USDT", "1m", "2024-06-01", "2024-06-03"
+    )
     prints += [told(frame)["fingerprint"] for frame in (again, bare, unpacked)]
     assert len(set(prints)) == 1
     assert [source for found in sources for source, rows in found.items() if rows] == ["rest", "memory"]
@@ -199,7 +202,9 @@ def test_a_setting_that_cannot_be_is_refused_by_name(tmp_path: Path, setting: st
         candle_fetcher.CandleFetcher(**{setting: value})
 
 
-def test_an_argument_beats_the_environment_which_beats_the_default(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_argument_beats_the_environment_which_beats_the_default(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CANDLE_FETCHER_PROVIDER", "binance-um")
     monkeypatch.setenv("CANDLE_FETCHER_BASE_URLS", f"binance-um={world.exchange.base_urls['binance-um']}")
     from_environment = candle_fetcher.CandleFetcher(cache_dir=world.folder, clock=lambda: world.now_s)
@@ -208,7 +213,8 @@ def test_an_argument_beats_the_environment_which_beats_the_default(world: World,
     assert told(world.fetcher(provider="binance").fetch("BTC/USDT", "1h", limit=2))["provider"] == "binance"
 
 
-# -- the truth about gaps -----------------------------------------------------------------------------------------------
+# -- the truth about gaps
+# -----------------------------------------------------------------------------------------------
 
 
 def test_an_outage_is_asked_for_again_alone_and_then_listed_as_a_gap(world: World) -> None:
@@ -323,11 +329,13 @@ def test_gaps_lists_every_gap_with_its_cause(world: World) -> None:
     assert list(gaps.columns) == ["first", "last", "count", "cause"]
     assert gaps["cause"].tolist()[0] == "not_listed"
     assert set(gaps["cause"]) == {"not_listed", "no_candle"}
-    # exchanges: on 1h the real outages leave 28 runs since the listing, of which the practice exchange has those from 2018 on
+    # exchanges: on 1h the real outages leave 28 runs since the listing, of which the practice exchange has those from
+    # 2018 on
     assert len(gaps) >= 25
 
 
-# -- the live edge -------------------------------------------------------------------------------------------------------
+# -- the live edge
+# -------------------------------------------------------------------------------------------------------
 
 
 def test_only_settled_candles_come_back_and_only_the_tail_is_asked_for(world: World) -> None:
@@ -391,7 +399,8 @@ def test_refresh_asks_again_for_everything_and_keeps_the_new_values(world: World
     assert world.fetcher().fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-02")["volume"].iloc[5] == 77
 
 
-# -- resampling ------------------------------------------------------------------------------------------------------------
+# -- resampling
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_other_multiples_are_made_of_the_largest_timeframe_that_divides_them(world: World) -> None:
@@ -403,7 +412,10 @@ def test_other_multiples_are_made_of_the_largest_timeframe_that_divides_them(wor
     assert frame["high"].iloc[0] == fine["high"].iloc[:3].max()
     assert frame["open"].iloc[1] == fine["open"].iloc[3]
     assert told(frame)["timeframe"] == "45m"
-    same(fetcher.fetch("BTC/USDT", "60m", "2024-06-01", "2024-06-02"), world.truth("BTCUSDT", "1h", "2024-06-01", "2024-06-02"))
+    same(
+        fetcher.fetch("BTC/USDT", "60m", "2024-06-01", "2024-06-02"),
+        world.truth("BTCUSDT", "1h", "2024-06-01", "2024-06-02"),
+    )
 
 
 def test_a_resampled_candle_of_an_incomplete_set_is_listed_as_partial(world: World) -> None:
@@ -413,7 +425,8 @@ def test_a_resampled_candle_of_an_incomplete_set_is_listed_as_partial(world: Wor
     assert told(frame)["gap_count"] == 0
 
 
-# -- many symbols, threads, memory -----------------------------------------------------------------------------------------
+# -- many symbols, threads, memory
+# -----------------------------------------------------------------------------------------
 
 
 def test_fetch_many_returns_each_symbol_and_one_failure_loses_none(world: World) -> None:
@@ -479,7 +492,8 @@ def test_an_iterator_that_is_given_up_asks_for_nothing_more(world: World) -> Non
     assert world.asked() == []
 
 
-# -- without a network -------------------------------------------------------------------------------------------------------
+# -- without a network
+# -------------------------------------------------------------------------------------------------------
 
 
 def test_out_of_the_cache_alone_it_asks_nobody_and_ends_at_what_is_stored(world: World) -> None:
@@ -504,7 +518,8 @@ def test_an_archive_that_is_not_offered_is_said_so(world: World) -> None:
         world.fetcher().fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-10", source="archive")
 
 
-# -- what is said ---------------------------------------------------------------------------------------------------------------
+# -- what is said
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def test_the_manifest_is_json_and_tells_range_rows_and_sources(world: World) -> None:
@@ -555,7 +570,9 @@ def test_a_closed_fetcher_says_so_and_can_be_closed_again(world: World) -> None:
     assert any(name.startswith("candle-network-") for name in before)
     fetcher.close()
     fetcher.close()
-    assert not any(thread.name.startswith("candle-") for thread in threading.enumerate() if "practice" not in thread.name)
+    assert not any(
+        thread.name.startswith("candle-") for thread in threading.enumerate() if "practice" not in thread.name
+    )
     with pytest.raises(candle_fetcher.CandleFetcherError, match="closed"):
         fetcher.fetch("BTC/USDT", "1h", limit=3)
 
@@ -609,7 +626,9 @@ def test_an_exported_file_reads_back_as_the_frame_and_has_a_telling_name(world: 
     names = [
         fetcher.export("BTC/USDT", "1M", "2023-01-01", "2024-01-01", path=tmp_path).name,
         fetcher.export("BTC/USD", "1h", "2024-01-01T06:30", "2024-01-02", path=tmp_path, provider="binance-cm").name,
-        fetcher.export("BTC/USDT", "1h", "2024-01-01", "2024-01-02", path=tmp_path, provider="binance-um", kind="mark").name,
+        fetcher.export(
+            "BTC/USDT", "1h", "2024-01-01", "2024-01-02", path=tmp_path, provider="binance-um", kind="mark"
+        ).name,
         fetcher.export("BTC/USDT", "1d", limit=3, path=tmp_path / "mine.csv").name,
     ]
     assert names == [

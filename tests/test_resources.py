@@ -145,7 +145,9 @@ print(len(fetcher.fetch("BTC/USDT", "1m", "2024-06-01", "2024-06-08")))
     assert (run.returncode, run.stdout.strip(), run.stderr) == (0, "10080", "")
 
 
-def test_progress_counts_the_candles_and_nothing_goes_to_stdout(world: World, capfd: pytest.CaptureFixture[str]) -> None:
+def test_progress_counts_the_candles_and_nothing_goes_to_stdout(
+    world: World, capfd: pytest.CaptureFixture[str]
+) -> None:
     told: list[Progress] = []
     fetcher = world.fetcher(progress=told.append)
     fetcher.fetch(*SPAN)

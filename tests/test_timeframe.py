@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from candle_fetcher.core.errors import InputError
 from candle_fetcher.core.timeframe import Timeframe, parse_timeframe
 
-OFFERED = "1s 1m 3m 5m 15m 30m 1h 2h 4h 6h 8h 12h 1d 3d 1w 1M".split()
-MULTIPLES = "7s 90s 7m 45m 10h 36h 2d 5d 7d 2w 3w 2M 3M 5M 12M".split()
+OFFERED = ["1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w", "1M"]
+MULTIPLES = ["7s", "90s", "7m", "45m", "10h", "36h", "2d", "5d", "7d", "2w", "3w", "2M", "3M", "5M", "12M"]
 FRAMES = [*OFFERED, *MULTIPLES]
 
 EPOCH = dt.datetime(1970, 1, 1)
@@ -85,7 +85,26 @@ def test_lengths_that_only_look_alike_stay_apart(one, other):
 
 
 @pytest.mark.parametrize(
-    "text", ["", " ", "m", "h1", "0m", "00h", "01m", "-1m", "+1m", "1.5h", "1x", "1 h", "1h ", "1h\n", "\uff11h", "100000m", "1hh"]
+    "text",
+    [
+        "",
+        " ",
+        "m",
+        "h1",
+        "0m",
+        "00h",
+        "01m",
+        "-1m",
+        "+1m",
+        "1.5h",
+        "1x",
+        "1 h",
+        "1h ",
+        "1h\n",
+        "\uff11h",
+        "100000m",
+        "1hh",
+    ],
 )
 def test_what_is_no_timeframe_is_an_input_error_that_shows_it(text):
     with pytest.raises(InputError) as caught:
@@ -170,7 +189,8 @@ def test_two_years_of_months_have_the_days_of_the_calendar():
     first = month.ordinal(ms_of(dt.datetime(2023, 1, 1)))
     opens = month.opens_ms(np.arange(first, first + 25))
     assert np.diff(opens).tolist() == [
-        days * 86_400_000 for days in (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+        days * 86_400_000
+        for days in (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
     ]
 
 
@@ -187,7 +207,12 @@ def test_a_timeframe_divides_those_whose_every_border_is_one_of_its_own(name):
     assert found == {other for other in FRAMES if is_made_of(parse_timeframe(other), base)}
 
 
-@given(count=st.integers(1, 400), unit=st.sampled_from("smhdwM"), other_count=st.integers(1, 30), other_unit=st.sampled_from("hdwM"))
+@given(
+    count=st.integers(1, 400),
+    unit=st.sampled_from("smhdwM"),
+    other_count=st.integers(1, 30),
+    other_unit=st.sampled_from("hdwM"),
+)
 def test_division_agrees_with_the_borders_for_any_two_timeframes(count, unit, other_count, other_unit):
     base, other = Timeframe(count, unit), Timeframe(other_count, other_unit)
     assert base.divides(other) == is_made_of(other, base)

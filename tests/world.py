@@ -52,12 +52,15 @@ class World:
         return made
 
     def asked(self, part: str = "lines") -> list[dict[str, str]]:
-        """The parameters of the requests since the last look whose path holds the part ("lines": candles of any kind)."""
+        """The parameters of the requests since the last look whose path holds the part ("lines": candles of any
+        kind)."""
         found = [request.params for request in self.exchange.requests if part in request.path]
         self.exchange.clear_log()
         return found
 
-    def truth(self, symbol: str, timeframe: str, start: str, end: str, *, provider: str = "binance", kind: str = "candles") -> Any:
+    def truth(
+        self, symbol: str, timeframe: str, start: str, end: str, *, provider: str = "binance", kind: str = "candles"
+    ) -> Any:
         """What the exchange has in the range, closed or not."""
         return self.exchange.truth(provider, symbol, timeframe, ms(start), ms(end), kind=kind)
 

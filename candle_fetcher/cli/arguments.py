@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from candle_fetcher.core.version import __version__
 
@@ -107,6 +107,9 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **facts: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **facts)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n{self.prog} --help says what there is\n")
 
 
 def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
@@ -212,7 +215,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--performance-mode", metavar="MODE", help="low, standard (default) or high")
     group.add_argument("--no-cache", action="store_true", help="neither read nor write the cache")
     group.add_argument("--cache-dir", metavar="DIR", help="the user's cache folder unless given")
-    group.add_argument("--cache-size", metavar="MB", help="megabytes in memory; 256 unless given")
+    group.add_argument("--cache-size", type=float, metavar="MB", help="megabytes in memory; 256 unless given")
     group.add_argument(
         "--cache-ttl", type=float, metavar="S", help="believe the newest candles for so many seconds at most"
     )

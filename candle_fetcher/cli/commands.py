@@ -75,23 +75,21 @@ def _hand_out(
     path: Path | None,
 ) -> None:
     """What was fetched: as files, JSON, CSV or a table, and what there is to say about it."""
-    by_symbol = arguments.symbols is not None
-    for frame in frames.values():
+    several = arguments.symbols is not None
+    for place, frame in enumerate(frames.values()):
         show.show_checks(talk, frame, is_cached=not arguments.no_cache)
         if path is not None:
             written = save_csv(frame, path)
             talk.fact("written", f"{written.name}, {show.size(written.stat().st_size)}", "good")
             if not arguments.json:
                 print(written, flush=True)
-        elif not by_symbol and not arguments.json:
-            show.print_frames({"": frame}, by_symbol=False)
+        elif not arguments.json:
+            symbol = frame.attrs[MANIFEST]["symbol"] if several else None
+            show.print_candles(frame, symbol, with_header=place == 0)
         show.show_statistics(talk, frame)
     if arguments.json and frames:
         documents = [summary(frame) for frame in frames.values()]
-        show.print_json(documents if by_symbol else documents[0])
-    elif by_symbol and path is None:
-        named = {frame.attrs[MANIFEST]["symbol"]: frame for frame in frames.values()}
-        show.print_frames(named, by_symbol=True)
+        show.print_json(documents if several else documents[0])
 
 
 def save_csv(frame: pd.DataFrame, path: Path) -> Path:

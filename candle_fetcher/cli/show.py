@@ -186,23 +186,20 @@ def _without_nat(column: Column | Times) -> Column | Times:
     return np.full(len(column), np.nan) if column.dtype.kind == "M" and np.isnat(column).all() else column
 
 
-def print_frames(frames: dict[str, pd.DataFrame], *, by_symbol: bool) -> None:
-    """Head and tail of each on a terminal; elsewhere CSV, with the symbol in front where there may be several."""
+def print_candles(frame: pd.DataFrame, symbol: str | None, *, with_header: bool) -> None:
+    """Head and tail on a terminal; elsewhere CSV, with the symbol in front of every line where it is given."""
     if is_terminal():
-        for symbol, frame in frames.items():
-            if by_symbol:
-                print(Palette().paint(printable(symbol), "title"))
-            _print_edges(frame)
-        sys.stdout.flush()
+        if symbol is not None and not sys.stderr.isatty():
+            print(printable(symbol))
+        _print_edges(frame)
         return
-    for place, (symbol, frame) in enumerate(frames.items()):
-        for number, text in enumerate(csv_text(frame)):
-            is_header = number == 0
-            if by_symbol and is_header:
-                text = f"symbol,{text}" if not place else ""  # noqa: PLW2901
-            elif by_symbol:
-                text = "".join(f"{symbol},{line}" for line in text.splitlines(keepends=True))  # noqa: PLW2901
-            sys.stdout.write(text)
+    pieces = csv_text(frame)
+    header = next(pieces)
+    if with_header:
+        sys.stdout.write(header if symbol is None else f"symbol,{header}")
+    for text in pieces:
+        lines = text if symbol is None else "".join(f"{symbol},{line}" for line in text.splitlines(keepends=True))
+        sys.stdout.write(lines)
     sys.stdout.flush()
 
 
@@ -218,7 +215,7 @@ def _print_edges(frame: pd.DataFrame) -> None:
     lines = _table(header, rows)
     if is_cut:
         lines.insert(1 + _EDGE_ROWS, f"... {len(frame) - 2 * _EDGE_ROWS:,} more")
-    print("\n".join(lines))
+    print("\n".join(lines), flush=True)
 
 
 def print_table(frame: pd.DataFrame) -> None:

@@ -43,7 +43,8 @@ OHLCV = COLUMNS[1:6]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candles:
-    """`block` has shape (len(names), candles) and dtype int64; float columns are float64 bits in it. Read, never written."""
+    """`block` has shape (len(names), candles) and dtype int64; float columns are float64 bits in it. Read, never
+    written."""
 
     names: tuple[str, ...]
     block: Int64s
@@ -54,19 +55,21 @@ class Candles:
 
     @property
     def open_ms(self) -> Int64s:
-        return self.block[0]
+        return self.integers("open_time")
 
     def integers(self, name: str) -> Int64s:
-        return self.block[self.names.index(name)]
+        row: Int64s = self.block[self.names.index(name)]
+        return row
 
     def floats(self, name: str) -> Float64s:
-        return self.block[self.names.index(name)].view(np.float64)
+        return self.integers(name).view(np.float64)
 
     def trim(self, span: Span) -> Candles:
         """The candles that open in the span, sharing memory."""
-        first, last = np.searchsorted(self.open_ms, (span.start_ms, span.end_ms))
-        if first == 0 and last == self.count:
+        opens = self.open_ms
+        if not self.count or (span.start_ms <= opens[0] and opens[-1] < span.end_ms):
             return self
+        first, last = np.searchsorted(opens, (span.start_ms, span.end_ms))
         return Candles(self.names, self.block[:, first:last])
 
     def pick(self, names: Sequence[str]) -> Candles:
@@ -93,7 +96,8 @@ def no_candles(names: Sequence[str]) -> Candles:
 
 
 def join(parts: Sequence[Candles]) -> Candles:
-    """The parts in one block, one allocation for all columns. The parts follow each other in time and share their columns."""
+    """The parts in one block, one allocation for all columns. The parts follow each other in time and share their
+    columns."""
     if len({part.names for part in parts}) > 1:
         names = tuple(name for name in COLUMNS if any(name in part.names for part in parts))
         parts = [_widen(part, names) for part in parts]
@@ -134,7 +138,9 @@ def check(candles: Candles, span: Span) -> Candles:
     if steps.size and steps.min() <= 0:
         if steps.min() < 0:
             row = int(np.argmax(steps < 0)) + 1
-            raise ReplyError(f"row {row + 1} ({iso(int(opens[row]))}) came after {iso(int(opens[row - 1]))}: out of order")
+            raise ReplyError(
+                f"row {row + 1} ({iso(int(opens[row]))}) came after {iso(int(opens[row - 1]))}: out of order"
+            )
         twins = np.flatnonzero(steps == 0)
         differing = (candles.block[:, twins] != candles.block[:, twins + 1]).any(axis=0)
         if differing.any():
@@ -157,7 +163,9 @@ def _check_numbers(candles: Candles) -> None:
     if not fine.all():
         row = int(np.argmin(fine))
         values = {name: float(candles.floats(name)[row]) for name in candles.names if name not in INTEGERS}
-        shown = ", ".join(f"{name} {value!r}" for name, value in values.items() if name in OHLCV or not math.isfinite(value))
+        shown = ", ".join(
+            f"{name} {value!r}" for name, value in values.items() if name in OHLCV or not math.isfinite(value)
+        )
         raise ReplyError(f"row {row + 1} ({iso(int(candles.open_ms[row]))}) cannot be a candle: {shown}")
 
 
@@ -185,7 +193,8 @@ def find_holes(open_ms: Int64s, timeframe: Timeframe, span: Span) -> list[Span]:
     if stop <= first:
         return []
     slots = timeframe.ordinals(open_ms)
-    edges = np.concatenate(([first - 1], slots[(slots >= first) & (slots < stop)], [stop]))
+    begin, end = np.searchsorted(slots, (first, stop))
+    edges = np.concatenate(([first - 1], slots[begin:end], [stop]))
     jumps = np.flatnonzero(np.diff(edges) > 1)
     return [Span(timeframe.open_ms(int(edges[at]) + 1), timeframe.open_ms(int(edges[at + 1]))) for at in jumps]
 

@@ -16,8 +16,8 @@ def absorb(
 ) -> Entry | None:
     """The entry with the answer in it: inside the span the answer's candles and holes, outside it what was there.
 
-    Candles that are not settled are left out, and so is a hole so close to now that its row may still be written; what is
-    covered ends before them. An answer that does not touch what is covered replaces it: an entry covers one span.
+    Candles that are not settled are left out, and so is a hole so close to now that its row may still be written; what
+    is covered ends before them. An answer that does not touch what is covered replaces it: an entry covers one span.
     """
     settled = drop_unsettled(candles, timeframe, now_ms)
     end_ms = span.end_ms
@@ -36,8 +36,7 @@ def absorb(
             Span(old.start_ms, min(old.end_ms, span.start_ms)),
             Span(max(old.start_ms, span.end_ms), old.end_ms),
         ):
-            if kept:
-                believed.append(Believed(*kept, old.asked_ms))
+            believed += [Believed(*kept, old.asked_ms)] if kept else []
     covered = Span(min(span.start_ms, entry.covered.start_ms), max(span.end_ms, entry.covered.end_ms))
     # A look into the middle says nothing about the live edge.
     stored_ms = now_ms if span.end_ms >= entry.covered.end_ms else entry.stored_ms

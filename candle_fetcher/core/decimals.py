@@ -393,11 +393,14 @@ def format_rows(open_ms: Int64s, columns: Sequence[Column | Times]) -> bytes:
     """CSV lines `2024-01-01 00:00:00,42283.58,…` (UTC; `.789` where a time has milliseconds), each ended by LF.
 
     Every float64 is the shortest text that reads back the same, without exponent: 42283.0 is `42283`, -0.0 `-0`, NaN
-    an empty field. int64 columns are integers, datetime64[ms] columns times. Raises InputError for a time outside the years 1 to 9999.
+    an empty field. int64 columns are integers, datetime64[ms] columns times. Raises InputError for a time outside the
+    years 1 to 9999.
     """
     for column in columns:
         if column.dtype not in (np.float64, np.int64, _TIMES) or column.shape != open_ms.shape:
-            raise InputError(f"a column of {column.dtype} {column.shape}; expected float64, int64 or ms {open_ms.shape}")
+            raise InputError(
+                f"a column of {column.dtype} {column.shape}; expected float64, int64 or ms {open_ms.shape}"
+            )
     if len(open_ms) and (open_ms.min() < _YEAR_1_MS or open_ms.max() >= _YEAR_10000_MS):
         raise InputError(f"open times {open_ms.min()} to {open_ms.max()} ms; expected the years 1 to 9999")
     blocks = []
@@ -422,7 +425,8 @@ def _lines(open_ms: Int64s, columns: Sequence[Column | Times]) -> bytes:
             first, *others = _time_words(column.view(np.int64))
             words += [_comma_first(first), *others]
         elif column.dtype == np.int64:
-            words += _signed(column < 0, _whole_words(np.abs(column).view(np.uint64)))
+            whole = column.view(np.int64)
+            words += _signed(whole < 0, _whole_words(np.abs(whole).view(np.uint64)))
         else:
             words += _float_words(column.astype(np.float64, copy=False), odd[:, index])
     text = np.stack(words, axis=1).tobytes().translate(None, b"\0")

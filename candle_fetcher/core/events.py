@@ -1,4 +1,5 @@
-"""What happened, as frozen records. Whoever does something says so through an `Observe`; who listens is not its business.
+"""What happened, as frozen records. Whoever does something says so through an `Observe`; who listens is not its
+business.
 
     transport, pacing, store, cache, fetcher  ->  observe(event)  ->  PerformanceMonitor, progress bar, your callable
 
@@ -63,8 +64,8 @@ class Busy(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Candles of a call under way: `phase` is start, advance or end, `done` how many are there in addition to those told
-    before, `total` how many there can be: it counts slots."""
+    """Candles of a call under way: `phase` is start, advance or end, `done` how many are there in addition to those
+    told before, `total` how many there can be: it counts slots."""
 
     phase: str
     label: str

@@ -12,16 +12,19 @@ from candle_fetcher.core.timeframe import Timeframe
 
 _PRICES = ["open", "high", "low", "close"]
 _COUNTS = [
-    "volume", "quote_volume", "trades", "taker_buy_volume", "taker_buy_quote_volume", "base_volume", "taker_buy_base_volume",
+    "volume", "quote_volume", "trades", "taker_buy_volume", "taker_buy_quote_volume",
+    "base_volume", "taker_buy_base_volume",
 ]  # fmt: skip
 
 
 def fill_gaps(frame: pd.DataFrame, timeframe: Timeframe, span: Span, how: str) -> pd.DataFrame:
-    """The frame with a row in every slot from its first row to the end of the span, and a boolean column `is_synthetic`.
+    """The frame with a row in every slot from its first row to the end of the span, and a boolean column
+    `is_synthetic`.
 
-    `how="ffill"`: open, high, low and close of an invented row are the close before it. `"interpolate"`: each price lies on
-    the line between its neighbours, a run at the end repeats the close before it. Volumes and trades of invented rows
-    are 0, whatever `how`: nothing was traded. Slots before the first row stay empty: there is nothing to go by.
+    `how="ffill"`: open, high, low and close of an invented row are the close before it. `"interpolate"`: each price
+    lies on the line between its neighbours, a run at the end repeats the close before it. Volumes and trades of
+    invented rows are 0, whatever `how`: nothing was traded. Slots before the first row stay empty: there is nothing to
+    go by.
     """
     filled = frame.copy()
     filled["is_synthetic"] = False
@@ -32,7 +35,10 @@ def fill_gaps(frame: pd.DataFrame, timeframe: Timeframe, span: Span, how: str) -
     if not holes:
         return filled
     slots = np.concatenate(
-        [np.arange(timeframe.ordinal(hole.start_ms), timeframe.first_slot(hole.end_ms), dtype=np.int64) for hole in holes]
+        [
+            np.arange(timeframe.ordinal(hole.start_ms), timeframe.first_slot(hole.end_ms), dtype=np.int64)
+            for hole in holes
+        ]
     )
     invented = utc_index(timeframe.opens_ms(slots), "timestamp")
     filled = filled.reindex(filled.index.append(invented).sort_values())

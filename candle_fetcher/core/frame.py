@@ -48,10 +48,11 @@ class Manifest(dict[str, Any]):
         return super().__getitem__(key)
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self[key] if key in self else default
+        self._settle()
+        return super().get(key, default)
 
-    # Overridden so that dict(manifest), {**manifest} and json.dumps see the fingerprint and not its empty place.
     def __iter__(self) -> Iterator[str]:
+        # Overridden so that dict(manifest) and {**manifest} go through __getitem__ and see the fingerprint.
         return super().__iter__()
 
     def items(self) -> Any:
@@ -68,7 +69,7 @@ class Manifest(dict[str, Any]):
             other._settle()
         return super().__eq__(other)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def __repr__(self) -> str:
         self._settle()
@@ -79,7 +80,10 @@ class Manifest(dict[str, Any]):
         twin._work_out = self._work_out
         return twin
 
-    __copy__ = copy = lambda self: self.__deepcopy__(None)
+    def __copy__(self) -> Manifest:
+        return self.__deepcopy__(None)
+
+    copy = __copy__
 
     def __reduce__(self) -> Any:
         return dict, (dict(self.items()),)

@@ -44,13 +44,20 @@ class Ask(NamedTuple):
 
 
 def find_asks(
-    entry: Entry | None, chunk: Span, wanted: Span, bounds: Span, *, now_ms: int, ttl_ms: int | None = None, recheck: bool = False
+    entry: Entry | None,
+    chunk: Span,
+    wanted: Span,
+    bounds: Span,
+    *,
+    now_ms: int,
+    ttl_ms: int | None = None,
+    recheck: bool = False,
 ) -> list[Ask]:
     """What has to be asked for before the chunk can answer for the wanted span; empty where nothing.
 
     `bounds` is what is listed and settled. A chunk is asked whole, clipped to its bounds, or its uncovered part; a
-    believed hole is asked alone when its time has come, or at once to `recheck`. `ttl_ms` caps how long the last candle before the live edge is
-    believed: then the tail is asked for from that candle on.
+    believed hole is asked alone when its time has come, or at once to `recheck`. `ttl_ms` caps how long the last candle
+    before the live edge is believed: then the tail is asked for from that candle on.
     """
     needed = wanted.clip(bounds).clip(chunk)
     if not needed:
@@ -88,7 +95,8 @@ class Step(NamedTuple):
 class FetchPlan(NamedTuple):
     """What a fetch would do. Exact for settled spans with a known listing and no fault.
 
-    `notes` counts apart what cannot be known without asking: the provider's clock, its limits, the listing, second looks.
+    `notes` counts apart what cannot be known without asking: the provider's clock, its limits, the listing, second
+    looks.
     """
 
     provider: str
@@ -162,6 +170,8 @@ def merge_steps(steps: Sequence[Step]) -> tuple[Step, ...]:
     merged: dict[str, Step] = {}
     for step in steps:
         old = merged.get(step.source)
-        merged[step.source] = step if old is None else Step(step.source, *(a + b for a, b in zip(old[1:], step[1:], strict=True)))
+        merged[step.source] = (
+            step if old is None else Step(step.source, *(a + b for a, b in zip(old[1:], step[1:], strict=True)))
+        )
     order = ("memory", "disk", "archive", "rest", "none")
     return tuple(merged[source] for source in order if source in merged)

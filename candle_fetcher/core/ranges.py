@@ -15,26 +15,38 @@ from candle_fetcher.core.errors import InputError
 Instant: TypeAlias = "str | int | dt.date | dt.datetime | pd.Timestamp | np.datetime64 | None"
 
 _ISO = re.compile(
-    r"(\d{4})-(\d\d)(?:-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d)(?:[.,](\d{1,9}))?)?\s*(Z|[+-]\d\d(?::?\d\d)?)?)?)?", re.IGNORECASE
+    r"(\d{4})-(\d\d)(?:-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d)(?:[.,](\d{1,9}))?)?\s*(Z|[+-]\d\d(?::?[0-5]\d)?)?)?)?",
+    re.IGNORECASE,
 )
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
+_YEAR_1_MS = -62_135_596_800_000
+_YEAR_10000_MS = 253_402_300_800_000
 
 
 def instant_ms(value: Any, name: str) -> int:
     """The instant in Unix milliseconds. InputError names the argument, shows the value and what is understood."""
-    if isinstance(value, str):
-        return _text_ms(value.strip(), name)
-    if isinstance(value, bool):
+    ms = _text_ms(value.strip(), name) if isinstance(value, str) else _value_ms(value, name)
+    if not _YEAR_1_MS <= ms < _YEAR_10000_MS:
+        raise InputError(f"{name} {value!r} lies outside the years 1 to 9999; integers are Unix milliseconds")
+    return ms
+
+
+def _value_ms(value: Any, name: str) -> int:
+    if isinstance(value, bool | np.timedelta64):  # NumPy counts durations among its integers
         raise _not_understood(value, name)
     if isinstance(value, int | np.integer):
         return int(value)
     if isinstance(value, np.datetime64) and not np.isnat(value):
+        if abs(int(value.astype("M8[Y]").astype(np.int64))) > 9_999:  # milliseconds might overflow
+            raise _not_understood(value, name)
         return int(value.astype("M8[ms]").astype(np.int64))
     if isinstance(value, dt.datetime) and value is not pd.NaT:  # pd.Timestamp is one
         aware = value if value.tzinfo is not None else value.replace(tzinfo=dt.timezone.utc)
         return (aware - _EPOCH) // dt.timedelta(milliseconds=1)
     if isinstance(value, dt.date) and value is not pd.NaT:
-        return (dt.datetime(value.year, value.month, value.day, tzinfo=dt.timezone.utc) - _EPOCH) // dt.timedelta(milliseconds=1)
+        return (dt.datetime(value.year, value.month, value.day, tzinfo=dt.timezone.utc) - _EPOCH) // dt.timedelta(
+            milliseconds=1
+        )
     raise _not_understood(value, name)
 
 
@@ -65,6 +77,6 @@ def _zone(text: str | None) -> dt.timezone:
 
 def _not_understood(value: object, name: str) -> InputError:
     return InputError(
-        f"{name} {value!r} is not understood; expected a date such as 2024-01-31, an ISO time such as 2024-01-31T12:00Z, "
-        "Unix milliseconds, a datetime or a pandas Timestamp"
+        f"{name} {value!r} is not understood; expected a date such as 2024-01-31, an ISO time such as "
+        "2024-01-31T12:00Z, Unix milliseconds, a datetime or a pandas Timestamp"
     )

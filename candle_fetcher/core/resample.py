@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from candle_fetcher.core.candles import Candles, candles_from, find_holes
+from candle_fetcher.core.candles import Candles, Float64s, Int64s, candles_from, find_holes
 from candle_fetcher.core.errors import InputError
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import Timeframe, parse_timeframe
@@ -23,13 +23,15 @@ def base_for(timeframe: Timeframe, native: Sequence[str], provider: str) -> Time
     bases = [base for base in offered if base.divides(timeframe) and base.name != "3d"]
     if not bases:
         raise InputError(
-            f"{provider} has no candles that make up {timeframe.name}; it offers {', '.join(native)} and multiples of them"
+            f"{provider} has no candles that make up {timeframe.name}; it offers {', '.join(native)} "
+            "and multiples of them"
         )
     return max(bases, key=lambda base: base.nominal_ms)
 
 
 def resample(candles: Candles, base: Timeframe, target: Timeframe, span: Span) -> tuple[Candles, list[int]]:
-    """The candles of the target timeframe whose slots open in the span, and the open times of those that lack a fine one.
+    """The candles of the target timeframe whose slots open in the span, and the open times of those that lack a fine
+    one.
 
     A candle made of an incomplete set is made of what there is; a slot without any fine candle has none. Open times are
     those of the slots; closing times those of the last fine candle.
@@ -37,7 +39,7 @@ def resample(candles: Candles, base: Timeframe, target: Timeframe, span: Span) -
     candles = candles.trim(span)
     slots = target.ordinals(candles.open_ms)
     firsts = np.flatnonzero(np.diff(slots, prepend=slots[:1] - 1)) if candles.count else np.empty(0, np.int64)
-    columns = []
+    columns: list[Int64s | Float64s] = []
     for name in candles.names:
         if name == "open_time":
             columns.append(target.opens_ms(slots[firsts]))

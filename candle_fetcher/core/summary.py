@@ -14,8 +14,8 @@ from candle_fetcher.core.frame import MANIFEST, find_gaps, index_ms
 def summary(frame: pd.DataFrame, symbol: str | None = None, timeframe: str | None = None) -> dict[str, Any]:
     """Count, first and last open time, missing candles, and the highest, lowest, total and mean figures; JSON-able.
 
-    Symbol and timeframe are those of the frame's manifest unless given. `gaps` counts the missing candles between the first
-    and the last row, or those that the manifest counts; None without a timeframe. `avg_price` is the mean close.
+    Symbol and timeframe are those of the frame's manifest unless given. `gaps` counts the missing candles between the
+    first and the last row, or those that the manifest counts; None without a timeframe. `avg_price` is the mean close.
     Raises InputError where a column is missing.
     """
     lacking = [name for name in ("high", "low", "close", "volume") if name not in frame]

@@ -97,7 +97,9 @@ class Timeframe:
     def divides(self, other: Timeframe) -> bool:
         """Whether each slot of `other` is made of whole slots of this one."""
         if "M" in (self.unit, other.unit):
-            return self.unit == other.unit and other.count % self.count == 0 or self.unit in "smhd" and DAY_MS % self.nominal_ms == 0
+            return (self.unit == other.unit and other.count % self.count == 0) or (
+                self.unit in "smhd" and DAY_MS % self.nominal_ms == 0
+            )
         step = self.nominal_ms
         return other.nominal_ms % step == 0 and (other._origin_ms - self._origin_ms) % step == 0
 

@@ -77,8 +77,8 @@ class _Options(NamedTuple):
 class CandleFetcher:
     """Fetches candles, complete or not at all, and keeps them. Use it in a `with` block, or `close()` it.
 
-    Safe to share between threads. A setting that is not given is read from the environment (`CANDLE_FETCHER_` and its name
-    in capitals), else it has the default shown. Nothing is opened, made or asked before the first call.
+    Safe to share between threads. A setting that is not given is read from the environment (`CANDLE_FETCHER_` and its
+    name in capitals), else it has the default shown. Nothing is opened, made or asked before the first call.
 
     provider: id of the provider of calls that name none.
     cache_dir: folder of the cache; the user's cache folder of the system unless given.
@@ -86,7 +86,8 @@ class CandleFetcher:
     memory_cache_size, disk_cache_size: bounds, in bytes or as text such as "256MB".
     cache_ttl: seconds for which the newest candles are believed at most; settled history never goes stale.
     compression: packs entries on disk with zlib: smaller, slower.
-    network_threads, io_threads: sizes of the pools; unless given, `performance_mode` ("low", "standard", "high") sets them.
+    network_threads, io_threads: sizes of the pools; unless given, `performance_mode` ("low", "standard", "high") sets
+    them.
     source: "auto", "cache" (asks nobody), "archive" or "rest".
     max_retries: how often a failed request is sent again, with growing pauses.
     timeout_s: seconds for one request, from connecting to the last byte.
@@ -143,7 +144,9 @@ class CandleFetcher:
     def __enter__(self) -> CandleFetcher:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -199,20 +202,20 @@ class CandleFetcher:
     ) -> pd.DataFrame:
         """The settled candles that open in [start, end), oldest first, with a UTC DatetimeIndex named `timestamp`.
 
-        start, end: dates, ISO texts, Unix ms, datetimes; naive is UTC. `end=None` is now; `days` counts back from the end,
-        or where there is none from the end of the newest settled candle.
+        start, end: dates, ISO texts, Unix ms, datetimes; naive is UTC. `end=None` is now; `days` counts back from the
+        end, or where there is none from the end of the newest settled candle.
         limit: that many candles: the oldest from `start` on, else the newest before `end`; 500 without any range.
         kind: "candles", and on Binance futures "mark", "index", "premium".
         source: overrides the fetcher's.
         columns: "ohlcv" (float64 open, high, low, close, volume) or "all".
         include_open: adds the candle that is still forming, and a boolean column `is_closed`.
-        on_gap: "leave" lists what the provider itself lacks in the manifest, "raise" raises IncompleteData, "refetch" asks
-        for it again, "ffill" and "interpolate" invent rows and mark them in `is_synthetic`.
+        on_gap: "leave" lists what the provider itself lacks in the manifest, "raise" raises IncompleteData, "refetch"
+        asks for it again, "ffill" and "interpolate" invent rows and mark them in `is_synthetic`.
         refresh: asks again for everything in the range.
 
         `frame.attrs["candle_fetcher"]` is the manifest: range, gaps with causes, sources, retries, fingerprint.
-        Raises InputError, AccessDenied, Banned or ProviderRefused at once, IncompleteData where part of the range could not
-        be had (its `.frame` holds the rest).
+        Raises InputError, AccessDenied, Banned or ProviderRefused at once, IncompleteData where part of the range could
+        not be had (its `.frame` holds the rest).
         """
         began = time.perf_counter()
         options = _Options(check_columns(columns), include_open, check_on_gap(on_gap), refresh)
@@ -297,7 +300,7 @@ class CandleFetcher:
         end: Instant = None,
         *,
         path: str | os.PathLike[str] = "historical_data",
-        format: str = "csv",  # the name is the contract's
+        format: str = "csv",  # noqa: A002 - the word that everybody looks for
         columns: str = "ohlcv",
         days: float | None = None,
         limit: int | None = None,
@@ -305,11 +308,12 @@ class CandleFetcher:
         kind: str = "candles",
         source: str | None = None,
     ) -> Path:
-        """The path of the CSV file written: `timestamp,open,high,low,close,volume`, UTC, numbers that read back exactly.
+        """The path of the CSV file written: `timestamp,open,high,low,close,volume`, UTC, numbers that read back
+        exactly.
 
-        path: a folder, in which the file gets a telling name, or a name that ends in .csv. The file appears whole or not at
-        all; an older one of that name is replaced. Memory stays the same whatever the range. Raises what `fetch` raises,
-        and OSError where the file cannot be written.
+        path: a folder, in which the file gets a telling name, or a name that ends in .csv. The file appears whole or
+        not at all; an older one of that name is replaced. Memory stays the same whatever the range. Raises what `fetch`
+        raises, and OSError where the file cannot be written.
         """
         began = time.perf_counter()
         check_columns(columns)
@@ -382,7 +386,8 @@ class CandleFetcher:
     # -- what there is ------------------------------------------------------------------------------------------------
 
     def symbols(self, *, provider: str | Provider | None = None) -> pd.DataFrame:
-        """What the provider lists: symbol, provider_symbol, base, quote, status. Kept a day; served stale without a network."""
+        """What the provider lists: symbol, provider_symbol, base, quote, status. Kept a day; served stale without a
+        network."""
         with self._errand() as errand:
             listing = self._listing(self._source(find_provider(provider or self._provider)), errand)
         rows = [(one.symbol, one.provider_symbol, one.base, one.quote, one.status) for one in listing.symbols]
@@ -406,14 +411,13 @@ class CandleFetcher:
             raise IncompleteData(f"{request.symbol} has no first candle that is known of")
         return pd.Timestamp(first_ms, unit="ms", tz="UTC").as_unit("ns")
 
-    # -- inside ---------------------------------------------------------------------------------------------------------
+    # -- inside
+    # ---------------------------------------------------------------------------------------------------------
 
     def _fetch(
         self, request: Request, options: _Options, source: str | None, errand: Errand, began: float
     ) -> pd.DataFrame:
-        how = self._how(
-            options.columns, source, refresh=options.refresh, recheck=options.on_gap == "refetch"
-        )
+        how = self._how(options.columns, source, refresh=options.refresh, recheck=options.on_gap == "refetch")
         collector = self._collector()
         with self._closest(request):
             if request.range.limit is not None:
@@ -512,8 +516,8 @@ class CandleFetcher:
         last = got.refusals[-1] if got.refusals else None
         why = f"{type(last).__name__}: {last}" if last else "it is not stored, and only the cache may be asked"
         raise IncompleteData(
-            f"{count:,} candles of {request.label} between {got.failed[0].first} and {got.failed[-1].last} could not be had; "
-            f"{why}. What arrived is stored: the same call asks for the rest only",
+            f"{count:,} candles of {request.label} between {got.failed[0].first} and {got.failed[-1].last} "
+            f"could not be had; {why}. What arrived is stored: the same call asks for the rest only",
             frame=self._framed(request, got, columns, errand, time.perf_counter() if began is None else began),
             missing=got.failed,
             refusals=got.refusals,
@@ -545,7 +549,9 @@ class CandleFetcher:
         series, name, target = read_series(found, self._origin(found), symbol, timeframe, kind)
         return Request(self._source(found), series, name, target, wanted)
 
-    def _how(self, columns: str, source: str | None, *, refresh: bool = False, recheck: bool = False, keep: bool = True) -> How:
+    def _how(
+        self, columns: str, source: str | None, *, refresh: bool = False, recheck: bool = False, keep: bool = True
+    ) -> How:
         ttl = self._settings.cache_ttl
         return How(
             columns=columns,
@@ -620,7 +626,8 @@ class CandleFetcher:
                 stacklevel=4,
             )
 
-    # -- listings -------------------------------------------------------------------------------------------------------
+    # -- listings
+    # -------------------------------------------------------------------------------------------------------
 
     def _listing(self, source: Source, errand: Errand) -> Listing:
         """The provider's symbols, at most a day old, or older where it cannot be asked."""

@@ -72,7 +72,11 @@ class Collector:
         newest, oldest = chunk_of(timeframe, now_ms), chunk_of(timeframe, max(span.start_ms, 0))
         while newest >= oldest:
             chunks = range(max(oldest, newest - newest % CHUNK_SLOTS), newest + 1)
-            stored = [chunk for chunk, word in (self._cache.believed_until(request.series, chunks) or {}).items() if word != ABSENT]
+            stored = [
+                chunk
+                for chunk, word in (self._cache.believed_until(request.series, chunks) or {}).items()
+                if word != ABSENT
+            ]
             for chunk in sorted(stored, reverse=True):
                 found = self._cache.load(request.series, [chunk])
                 if chunk in found:
@@ -170,11 +174,15 @@ class Collector:
             settled = self.collect(replace_timeframe(request, base), Span(open_ms, settled_ms), how, errand).candles
             start_ms = settled_ms
         elif got.candles.count and int(got.candles.open_ms[-1]) >= base.open_ms(base.ordinal(open_ms) - 2):
-            start_ms = int(got.candles.open_ms[-1]) + 1  # off the grid, a candle older than its slot's border may be forming
+            start_ms = (
+                int(got.candles.open_ms[-1]) + 1
+            )  # off the grid, a candle older than its slot's border may be forming
         feed = source.provider.feed(series.kind)
         span = Span(start_ms, max(start_ms + 1, now_ms + 1))
         call = feed.call(series.symbol, base, span, page_rows(feed, base, span))
-        newest = source.ask(call, lambda body: check(feed.parse(body), span), symbol=series.symbol, stop=errand).pick(names)
+        newest = source.ask(call, lambda body: check(feed.parse(body), span), symbol=series.symbol, stop=errand).pick(
+            names
+        )
         if base != timeframe:
             newest, _ = resample(join([settled, newest]), base, timeframe, Span(open_ms, span.end_ms))
         return newest.trim(Span(-FOREVER_MS, end_ms))

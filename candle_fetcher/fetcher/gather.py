@@ -89,8 +89,8 @@ class Gathered:
 
 @dataclass(frozen=True)
 class Want:
-    """What to gather, and how. `refresh` asks again for everything, `recheck` for the holes that are believed. `keep` puts
-    what comes from disk into memory; streams do without."""
+    """What to gather, and how. `refresh` asks again for everything, `recheck` for the holes that are believed. `keep`
+    puts what comes from disk into memory; streams do without."""
 
     source: Source
     series: Series
@@ -107,7 +107,12 @@ class Gatherer:
     """Gathers spans over the cache and the sources. Shared by all threads of a fetcher."""
 
     def __init__(
-        self, cache: CandleCache, pools: Pools, clock: Callable[[], float], observe: Observe, abort: Callable[[Errand], None]
+        self,
+        cache: CandleCache,
+        pools: Pools,
+        clock: Callable[[], float],
+        observe: Observe,
+        abort: Callable[[Errand], None],
     ) -> None:
         self._cache = cache
         self._pools = pools
@@ -119,7 +124,8 @@ class Gatherer:
     def now_ms(self, source: Source, end_ms: int, errand: Errand, *, ask: bool = True) -> int:
         """The provider's clock where the end of a range is near, which is where it matters; else our own.
 
-        Where the clock cannot be had, our own serves to look up what is stored; `gather` asks for nothing near to it then.
+        Where the clock cannot be had, our own serves to look up what is stored; `gather` asks for nothing near to it
+        then.
         """
         own_ms = int(self._clock() * 1000)
         if not ask or end_ms <= own_ms - _NEAR_MS or errand.clock_error is not None:
@@ -175,7 +181,9 @@ class Gatherer:
         """What must be asked for before the chunk can answer, given what is stored and known by now."""
         span = chunk_span(trip.timeframe, chunk)
         settled_ms = settled_end_ms(trip.timeframe, trip.now_ms)
-        bounds = self._cache.facts(trip.want.series).bounds(Span(span.start_ms, min(span.end_ms, settled_ms)), trip.now_ms)
+        bounds = self._cache.facts(trip.want.series).bounds(
+            Span(span.start_ms, min(span.end_ms, settled_ms)), trip.now_ms
+        )
         found = trip.found.get(chunk)
         return find_asks(
             found[1] if found else None,
@@ -203,7 +211,8 @@ class Gatherer:
     # -- asking -----------------------------------------------------------------------------------------------------
 
     def _fetch(self, trip: _Trip, todo: list[int]) -> None:
-        """Fills the chunks. Stops at once, with nothing more sent, where the caller is interrupted or an error is final."""
+        """Fills the chunks. Stops at once, with nothing more sent, where the caller is interrupted or an error is
+        final."""
         source, series = trip.want.source, trip.want.series
         self._cache.open_shelves(series, todo)
         try:
@@ -235,7 +244,7 @@ class Gatherer:
             with _Timed(self._observe, "network"):
                 try:
                     job()
-                except BaseException as error:
+                except BaseException as error:  # noqa: BLE001 - it is raised again in the caller's thread
                     done.put((chunk, error))
                 else:
                     done.put((chunk, None))
@@ -259,7 +268,7 @@ class Gatherer:
 
     def _note(self, trip: _Trip, chunk: int | None, error: BaseException) -> None:
         """Keeps an error that other chunks may be spared; raises one that they are not."""
-        if chunk is None or not isinstance(error, TransportError | ReplyError) and type(error) is not RateLimited:
+        if chunk is None or (not isinstance(error, TransportError | ReplyError) and type(error) is not RateLimited):
             raise error
         trip.failed += [(ask.span, error) for ask in self._asks(trip, chunk)]
 
@@ -348,7 +357,8 @@ class Gatherer:
         return self._listed_ms(_Trip(want, want.span, now_ms, errand), Span(0, 1))
 
     def _listed_ms(self, trip: _Trip, hole: Span) -> int | None:
-        """When the first candle opens, asked once a series: a hole at the start of a chunk may lie before the listing."""
+        """When the first candle opens, asked once a series: a hole at the start of a chunk may lie before the
+        listing."""
         source, series, cache = trip.want.source, trip.want.series, self._cache
         with self._listing_lock:
             known = cache.facts(series).first_ms
@@ -364,7 +374,8 @@ class Gatherer:
             return first_ms
 
     def _learn_end(self, trip: _Trip, todo: list[int]) -> None:
-        """Where the newest chunk came empty, asks for the newest candle before it: what lies between needs no asking."""
+        """Where the newest chunk came empty, asks for the newest candle before it: what lies between needs no
+        asking."""
         source, series = trip.want.source, trip.want.series
         found = trip.found.get(todo[-1])
         if found is None or found[1].candles.count or not self._missing(trip, todo):
@@ -375,7 +386,11 @@ class Gatherer:
             return
         after_ms = trip.timeframe.open_ms(trip.timeframe.ordinal(last_ms) + 1)
         try:
-            listed = [one for one in source.describe(series.symbol, trip.errand).symbols if one.provider_symbol == series.symbol]
+            listed = [
+                one
+                for one in source.describe(series.symbol, trip.errand).symbols
+                if one.provider_symbol == series.symbol
+            ]
             over = not any(one.trading for one in listed)
         except UnknownSymbol:
             over = True
@@ -392,15 +407,19 @@ class Gatherer:
         return min((ask_again_ms(hole.end_ms, hole.asked_ms) for hole in entry.believed), default=FOREVER_MS)
 
     def _told(self, trip: _Trip) -> Gathered:
-        told = Gathered(trip.want.series, trip.span, trip.now_ms, self._cache.facts(trip.want.series), failed=trip.failed)
+        told = Gathered(
+            trip.want.series, trip.span, trip.now_ms, self._cache.facts(trip.want.series), failed=trip.failed
+        )
         if trip.want.ttl_ms is not None and trip.span.end_ms >= settled_end_ms(trip.timeframe, trip.now_ms):
             told.until_ms = trip.now_ms + trip.want.ttl_ms
         for chunk in sorted(trip.found):
             tier, entry = trip.found[chunk]
             told.parts.append(Part(entry, tier, tuple(trip.fresh.get(chunk, ()))))
-            for empty in (*entry.believed, *told.facts.quiet):
-                if Span(empty.start_ms, empty.end_ms).clip(trip.span):
-                    told.until_ms = min(told.until_ms, ask_again_ms(empty.end_ms, empty.asked_ms))
+            empty = [(hole.start_ms, hole.end_ms, hole.asked_ms) for hole in entry.believed]
+            empty += [(quiet.start_ms, quiet.end_ms, quiet.asked_ms) for quiet in told.facts.quiet]
+            for start_ms, end_ms, asked_ms in empty:
+                if Span(start_ms, end_ms).clip(trip.span):
+                    told.until_ms = min(told.until_ms, ask_again_ms(end_ms, asked_ms))
         return told
 
 

@@ -47,19 +47,25 @@ def _without_forming(holes: list[Span], candles: Candles, timeframe: Timeframe, 
 
 def _outwards(span: Span, timeframe: Timeframe) -> Span:
     """The span up to the borders of the slots that it touches."""
-    return Span(timeframe.open_ms(timeframe.ordinal(span.start_ms)), timeframe.open_ms(timeframe.first_slot(span.end_ms)))
+    return Span(
+        timeframe.open_ms(timeframe.ordinal(span.start_ms)), timeframe.open_ms(timeframe.first_slot(span.end_ms))
+    )
 
 
 def _inwards(span: Span, timeframe: Timeframe) -> Span:
     """The slots that lie wholly in the span; empty where there is none."""
     if not span:
         return span
-    return Span(timeframe.open_ms(timeframe.first_slot(span.start_ms)), timeframe.open_ms(timeframe.ordinal(span.end_ms)))
+    return Span(
+        timeframe.open_ms(timeframe.first_slot(span.start_ms)), timeframe.open_ms(timeframe.ordinal(span.end_ms))
+    )
 
 
 def failed_gaps(told: Gathered, timeframe: Timeframe, span: Span, cause: str) -> list[Gap]:
     """What of the span could not be had, as slots that open in it."""
-    wanted = Span(timeframe.open_ms(timeframe.first_slot(span.start_ms)), timeframe.open_ms(timeframe.first_slot(span.end_ms)))
+    wanted = Span(
+        timeframe.open_ms(timeframe.first_slot(span.start_ms)), timeframe.open_ms(timeframe.first_slot(span.end_ms))
+    )
     slots = [_outwards(failed.clip(told.span), timeframe).clip(wanted) for failed, _ in told.failed]
     return [gap_of(one, timeframe, cause) for one in merge(slots)]
 

@@ -34,7 +34,8 @@ class Range(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A series to fetch. `series` is what is asked for and stored; `timeframe` what comes out, resampled where they differ."""
+    """A series to fetch. `series` is what is asked for and stored; `timeframe` what comes out, resampled where they
+    differ."""
 
     source: Source
     series: Series
@@ -79,7 +80,9 @@ def read_span(wanted: Range, timeframe: Timeframe, now_ms: int) -> Span:
     if start_ms is None:
         start_ms = -FOREVER_MS
     if start_ms >= end_ms:
-        raise InputError(f"start {iso(start_ms)} lies in the future; the range is [start, end) and end is now, {iso(end_ms)}")
+        raise InputError(
+            f"start {iso(start_ms)} lies in the future; the range is [start, end) and end is now, {iso(end_ms)}"
+        )
     return Span(start_ms, end_ms)
 
 

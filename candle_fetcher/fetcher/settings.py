@@ -53,7 +53,8 @@ class Settings(NamedTuple):
 def read_settings(
     given: Mapping[str, Any], environment: Mapping[str, str], check_root: Callable[[str], str]
 ) -> tuple[Any, Settings]:
-    """The provider as it was given, and the settings, out of arguments and environment. InputError names the setting, the value and what is allowed."""
+    """The provider as it was given, and the settings, out of arguments and environment. InputError names the setting,
+    the value and what is allowed."""
 
     def value(name: str) -> Any:
         argument = given[name]
@@ -149,7 +150,9 @@ def _base_urls(value: object, check_root: Callable[[str], str]) -> dict[str, str
     if isinstance(value, str):
         pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
         if not all(name and url for name, _, url in pairs):
-            raise InputError(f"base_urls {value!r} is not understood; expected provider=URL, several separated by commas")
+            raise InputError(
+                f"base_urls {value!r} is not understood; expected provider=URL, several separated by commas"
+            )
         value = {name.strip(): url.strip() for name, _, url in pairs}
     if not isinstance(value, Mapping):
         raise InputError(f"base_urls {value!r} is not understood; expected a mapping of provider id to URL")

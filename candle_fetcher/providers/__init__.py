@@ -1,4 +1,5 @@
-"""Floor 1: facts about providers and pure functions. One file a provider; `PROVIDERS` of each module is found by itself."""
+"""Floor 1: facts about providers and pure functions. One file a provider; `PROVIDERS` of each module is found by
+itself."""
 
 from __future__ import annotations
 

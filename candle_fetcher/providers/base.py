@@ -1,4 +1,5 @@
-"""What a provider is: a value made of facts and pure functions. What it lacks is absent, and asking for it is `NotOffered`."""
+"""What a provider is: a value made of facts and pure functions. What it lacks is absent, and asking for it is
+`NotOffered`."""
 
 from __future__ import annotations
 
@@ -47,10 +48,11 @@ class Question(Generic[Answer]):
 class Feed:
     """Candles of one kind.
 
-    `call(symbol, timeframe, span, rows)` asks for the candles that open in the span, at most `rows` of them, `limit` being
-    the provider's own bound; `first_call(symbol, timeframe)` for the first candle there ever was, None where the provider
-    cannot be asked that. `window_ms` is the longest span of one call. Nothing is older than `since_ms`. `probe` is the timeframe with which to look for the
-    listing through such windows. `quiet_rows` says that an interval without trades has a row, so that a hole is suspect.
+    `call(symbol, timeframe, span, rows)` asks for the candles that open in the span, at most `rows` of them, `limit`
+    being the provider's own bound; `first_call(symbol, timeframe)` for the first candle there ever was, None where the
+    provider cannot be asked that. `window_ms` is the longest span of one call. Nothing is older than `since_ms`.
+    `probe` is the timeframe with which to look for the listing through such windows. `quiet_rows` says that an interval
+    without trades has a row, so that a hole is suspect.
     """
 
     timeframes: tuple[str, ...]
@@ -70,9 +72,11 @@ class Feed:
 class Provider:
     """A source of candles. `hosts` are root URLs that serve the same data, the preferred one first.
 
-    `describe(provider_symbol)` asks for the request limits and for what is said of the symbol, `listing` for every symbol.
+    `describe(provider_symbol)` asks for the request limits and for what is said of the symbol, `listing` for every
+    symbol.
     `refusal(reply, symbol, now_ms)` is the error that a reply other than 200 stands for. `used(headers)` is the budget
-    that the provider says is spent. `provider_symbol(symbol, kind)` reads every spelling; `unified` gives BASE/QUOTE back.
+    that the provider says is spent. `provider_symbol(symbol, kind)` reads every spelling; `unified` gives BASE/QUOTE
+    back.
     """
 
     name: str

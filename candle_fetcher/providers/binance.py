@@ -1,8 +1,8 @@
 """Binance: spot, Binance.US, USDⓈ-M and COIN-M futures, over REST.
 
 Both bounds of a call are inclusive on open time. Spot and USDⓈ-M answer with the oldest candles of a window that holds
-more than the limit, COIN-M with the newest, and COIN-M refuses windows above 200 days (-4088). An interval without trades
-has a row; a missing row is an outage, a time before the listing or after the delisting.
+more than the limit, COIN-M with the newest, and COIN-M refuses windows above 200 days (-4088). An interval without
+trades has a row; a missing row is an outage, a time before the listing or after the delisting.
 Sources: binance-spot-api-docs rest-api.md, errors.md; binance-connector-python derivatives_trading_* (2026).
 """
 
@@ -50,8 +50,8 @@ _SECONDS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86400}
 # Longest first, for ids that are not in a listing at hand; a listing knows better.
 _QUOTES = (
     "FDUSD", "USDT", "USDC", "TUSD", "BUSD", "USDP", "USD1", "BKRW", "BIDR", "IDRT", "BVND", "USDS", "EURI", "RLUSD",
-    "DAI", "PAX", "UST", "VAI", "BTC", "ETH", "BNB", "TRX", "XRP", "DOT", "DOGE", "SOL", "EUR", "GBP", "AUD", "BRL", "TRY",
-    "RUB", "UAH", "NGN", "ZAR", "PLN", "RON", "ARS", "JPY", "MXN", "COP", "CZK", "IDR", "USD",
+    "DAI", "PAX", "UST", "VAI", "BTC", "ETH", "BNB", "TRX", "XRP", "DOT", "DOGE", "SOL", "EUR", "GBP", "AUD", "BRL",
+    "TRY", "RUB", "UAH", "NGN", "ZAR", "PLN", "RON", "ARS", "JPY", "MXN", "COP", "CZK", "IDR", "USD",
 )  # fmt: skip
 _SYMBOL = re.compile(r"\w{1,40}(?:[/-]\w{1,20})?")
 
@@ -306,7 +306,8 @@ def _provider(
     info = f"{prefix}/exchangeInfo"
 
     def describe(provider_symbol: str) -> Question[Listing]:
-        # Spot's whole exchangeInfo is some 10 MB; that of one symbol carries the same limits. Futures take no parameter.
+        # Spot's whole exchangeInfo is some 10 MB; that of one symbol carries the same limits. Futures take no
+        # parameter.
         params = (("symbol", provider_symbol),) if by_symbol else ()
         return Question(Call(info, params, info_cost), parse_listing)
 

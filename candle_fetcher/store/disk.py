@@ -150,7 +150,8 @@ class DiskTier:
         """Forget everything and give the space back."""
         delete = f"DELETE FROM Cache WHERE rowid IN (SELECT rowid FROM Cache LIMIT {ROWS_PER_CLEAR})"
         while self._write(delete, [()]):
-            self._run(lambda db: db.shrink(db.pages()[1]), None, writes=True)  # in steps: others write too
+            pass  # in steps, so that others write too
+        self._run(lambda db: db.compact(), None, writes=True)
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """The keys that start with the prefix, in order; those saved meanwhile may be missing."""

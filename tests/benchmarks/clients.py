@@ -73,7 +73,7 @@ def fetch_ccxt(url: str, start: str, end: str) -> Figures:
     import ccxt
 
     exchange = ccxt.binance({"enableRateLimit": False, "options": {"fetchMarkets": {"types": ["spot"]}}})
-    exchange.urls["api"] = {name: f"{url}/api/v3" for name in exchange.urls["api"]}
+    exchange.urls["api"] = dict.fromkeys(exchange.urls["api"], f"{url}/api/v3")
     exchange.load_markets()
     end_ms = ms_of(end)
 
@@ -202,7 +202,9 @@ def write_csv(folder: str, start: str, end: str, url: str, pairs: int) -> Figure
     with tempfile.TemporaryDirectory() as into:
         ours, peer = Path(into) / "ours.csv", Path(into) / "peer.csv"
         for _ in range(pairs):
-            found["ours_s"].append(timed(lambda: candle_fetcher.export.write_csv(ours, "", [candles], "ohlcv")[1])["wall_s"])
+            found["ours_s"].append(
+                timed(lambda: candle_fetcher.export.write_csv(ours, "", [candles], "ohlcv")[1])["wall_s"]
+            )
             found["peer_s"].append(timed(lambda: len(frame.to_csv(peer) or ""))["wall_s"])
     return found
 

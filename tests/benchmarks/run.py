@@ -127,7 +127,13 @@ def turns(pairs: int, clients: dict[str, Callable[[], dict[str, Any]]]) -> dict[
 
 
 def compared(
-    what: str, ours: Sequence[float], peer: Sequence[float], show: Callable[[float], str], goal: Goal, *, inverse: bool = False
+    what: str,
+    ours: Sequence[float],
+    peer: Sequence[float],
+    show: Callable[[float], str],
+    goal: Goal,
+    *,
+    inverse: bool = False,
 ) -> Row:
     """A row of ratios ours / peer, or peer / ours where `inverse`."""
     ratios = [b / a if inverse else a / b for a, b in zip(ours, peer, strict=True)]
@@ -151,7 +157,15 @@ def measured(what: str, values: Sequence[float], goal: Goal) -> Row:
     worst = worse_side(values, most=goal.most)
     ours = f"{middle:.3g} {goal.unit}"
     return Row(
-        what, ours, "", "", f"{worst:.3g}", str(len(values)), goal.text(goal.bar), goal.text(goal.hope), goal.said(middle)
+        what,
+        ours,
+        "",
+        "",
+        f"{worst:.3g}",
+        str(len(values)),
+        goal.text(goal.bar),
+        goal.text(goal.hope),
+        goal.said(middle),
     )
 
 
@@ -257,7 +271,9 @@ def importing(pairs: int) -> Row:
 
     def client(modules: str) -> dict[str, Any]:
         text = f"import time; t = time.perf_counter(); import {modules}; print(time.perf_counter() - t)"
-        done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, env=environment(), check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", text], capture_output=True, text=True, env=environment(), check=True
+        )
         return {"wall_s": float(done.stdout)}
 
     found = turns(3 * pairs, {"ours": lambda: client("candle_fetcher"), "peer": lambda: client("pandas, requests")})

@@ -1,6 +1,6 @@
 """The practice exchange as a process of its own, so that a client's CPU time is the client's. Started by run.py.
 
-    python tests/benchmarks/server.py DELAY_S    prints its root URL, and ends when its input does
+python tests/benchmarks/server.py DELAY_S    prints its root URL, and ends when its input does
 """
 
 from __future__ import annotations

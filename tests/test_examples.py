@@ -1,0 +1,120 @@
+"""The examples run as they stand, offline: each in a process and a folder of its own, the notebook cell by cell."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples"
+NOTEBOOK = EXAMPLES / "notebook.ipynb"
+
+
+def run_example(name: str, folder: Path) -> str:
+    """What the example prints, run in the folder by a user who has set nothing."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("CANDLE_FETCHER_")}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / name)],
+        cwd=folder,
+        env={**environment, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, done.stderr  # no bar and no warning where nobody watches
+    return done.stdout
+
+
+def cells() -> list[dict[str, Any]]:
+    return list(json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"])
+
+
+def run_cell(source: str, names: dict[str, Any]) -> Any:
+    """The value of the cell's last line where that is an expression, as a notebook shows it."""
+    tree = ast.parse(source)
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, str(NOTEBOOK), "exec"), names)
+    if last is None:
+        return None
+    assert isinstance(last, ast.Expr)
+    return eval(compile(ast.Expression(last.value), str(NOTEBOOK), "eval"), names)
+
+
+def test_quick_start_shows_a_frame_a_file_and_the_report(tmp_path: Path) -> None:
+    said = run_example("quick_start.py", tmp_path)
+    assert "[528 rows x 5 columns]" in said
+    assert re.search(r"^again .* 129,600 from memory$", said, re.MULTILINE)
+    assert re.search(r"^another program .* 129,600 from disk$", said, re.MULTILINE)
+    assert re.search(r"^operation +count +total +p50 +p95 +max", said, re.MULTILINE)
+    file = tmp_path / "historical_data" / "BTC_USDT_4h_20240101_20240329.csv"
+    assert len(pd.read_csv(file)) == 528
+
+
+def test_many_symbols_goes_on_without_the_unknown_one(tmp_path: Path) -> None:
+    said = run_example("many_symbols.py", tmp_path)
+    assert "left out DOGE/UDST" in said
+    assert re.search(r"^ +BTC/USDT +ETH/USDT +SOL/USDT +DOGE/USDT$", said, re.MULTILINE)
+    assert "2024-03-31" in said
+
+
+def test_spreadsheet_reads_back_what_it_wrote(tmp_path: Path) -> None:
+    assert "365 candles, all equal" in run_example("spreadsheet.py", tmp_path)
+    assert [file.name for file in (tmp_path / "historical_data").iterdir()] == ["ETH_USDT_1d_20230101_20240101.csv"]
+
+
+def test_every_example_says_what_it_shows_and_how_to_ask_the_real_exchange() -> None:
+    texts = {path.name: path.read_text(encoding="utf-8") for path in EXAMPLES.glob("*.py")}
+    assert set(texts) == {"quick_start.py", "many_symbols.py", "spreadsheet.py"}
+    texts[NOTEBOOK.name] = "".join(cells()[0]["source"])
+    for name, text in texts.items():
+        said = ast.get_docstring(ast.parse(text)) if name.endswith(".py") else text
+        assert said is not None, name
+        assert (
+            "For the real exchange, drop\n`base_urls`" in said or "For the real exchange, drop `base_urls`" in said
+        ), name
+
+
+def test_the_notebook_runs_cell_by_cell_and_shows_plan_and_monitor_as_tables() -> None:
+    names: dict[str, Any] = {}
+    shown = {}
+    try:
+        for cell in cells():
+            if cell["cell_type"] == "code":
+                shown[cell["id"]] = run_cell("".join(cell["source"]), names)
+    finally:
+        for name, end in (("fetcher", "close"), ("exchange", "close"), ("folder", "cleanup")):
+            if name in names:
+                getattr(names[name], end)()
+    assert "<table>" in shown["plan"]._repr_html_()
+    assert "<table>" in shown["monitor"]._repr_html_()
+    assert isinstance(shown["fetch"], pd.DataFrame)
+    assert shown["gaps"]["cause"].unique().tolist() == ["no_candle"]
+    assert shown["again"]["memory"] == shown["summary"]["candles"]["count"] == len(shown["fetch"])
+
+
+@pytest.mark.parametrize("cell", cells(), ids=lambda cell: str(cell["id"]))
+def test_a_cell_is_what_nbformat_4_5_wants(cell: dict[str, Any]) -> None:
+    wanted = {"cell_type", "id", "metadata", "source"}
+    if cell["cell_type"] == "code":
+        wanted |= {"execution_count", "outputs"}
+        assert cell["outputs"] == []
+    assert set(cell) == wanted
+    assert re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", cell["id"])
+
+
+def test_cells_have_names_of_their_own() -> None:
+    document = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+    assert (document["nbformat"], document["nbformat_minor"]) == (4, 5)
+    names = [cell["id"] for cell in cells()]
+    assert len(names) == len(set(names))
