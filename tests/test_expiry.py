@@ -66,7 +66,7 @@ def test_a_young_hole_is_asked_for_after_an_hour_an_old_one_after_thirty_days(ag
     assert ask_again_ms(asked - age, asked) == asked + pause
 
 
-@given(frame=frames, now=nows, ttl=st.none() | st.integers(0, 10 * DAY))
+@given(frame=frames, now=nows, ttl=st.none() | st.integers(1, 10 * DAY))
 def test_the_live_edge_is_believed_until_its_next_candle_settles_or_the_ttl_is_up(frame, now, ttl):
     settled = settled_end_ms(frame, now)
     until = edge_until_ms(frame, settled, now, ttl)

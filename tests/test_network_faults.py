@@ -7,6 +7,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -292,3 +293,36 @@ def test_while_the_clock_cannot_be_had_nothing_near_to_now_is_asked_for(world: W
     with pytest.raises(IncompleteData) as raised:
         wrong_by_a_day.fetch("BTC/USDT", "1h", "2024-04-01", "2024-06-15T18:00")
     same(raised.value.frame, world.truth("BTCUSDT", "1h", "2024-04-01", "2024-06-01"))
+
+
+def on_hosts(world: World, *hosts: str, **settings: Any) -> Any:
+    """A fetcher for a provider like Binance that has those hosts of its own."""
+    provider = replace(find_provider("binance"), hosts=hosts)
+    return world.fetcher(provider=provider, base_urls=None, **settings)
+
+
+@pytest.mark.parametrize("how", ["unreachable", "restricted"])
+def test_where_the_first_host_is_out_of_reach_the_other_host_of_the_provider_serves(
+    world: World, tmp_path: Path, how: str
+) -> None:
+    with World(tmp_path / "first") as first:
+        url = first.exchange.url
+        if how == "unreachable":
+            first.exchange.close()
+        else:
+            first.exchange.fail(faults.restricted(), times=None)
+        fetcher = on_hosts(world, url, world.exchange.url)
+        same(fetcher.fetch(*SPAN), world.truth("BTCUSDT", *SPAN[1:]))
+        assert fetcher.fetch(*SPAN).attrs["candle_fetcher"]["origin"] is None
+        if how == "restricted":
+            assert len(first.exchange.requests) <= 12
+            fetcher.fetch("ETH/USDT", *SPAN[1:])
+            assert len(first.exchange.requests) <= 12  # a host that keeps failing is left alone
+
+
+def test_a_firewall_is_not_gone_around_by_another_host(world: World, tmp_path: Path) -> None:
+    with World(tmp_path / "first") as first:
+        first.exchange.fail(faults.forbidden(), times=None)
+        with pytest.raises(AccessDenied, match="firewall"):
+            on_hosts(world, first.exchange.url, world.exchange.url).fetch(*SPAN)
+        assert world.exchange.requests == []

@@ -494,11 +494,12 @@ class Trap:
 
 
 def test_a_pickled_row_runs_no_code_and_is_dropped(folder: Path, tmp_path: Path) -> None:  # D04
-    fill(folder, 3)
+    fill(folder, 4)
     sprung = tmp_path / "sprung"
     trap = pickle.dumps(Trap(sprung))
     edit(folder, "UPDATE Cache SET mode = 4, value = ? WHERE key = 'key 000'", trap)
     edit(folder, "UPDATE Cache SET raw = 0, key = ? WHERE key = 'key 001'", trap)
+    edit(folder, "UPDATE Cache SET key = CAST(x'ff6b' AS TEXT) WHERE key = 'key 003'")
     tier = DiskTier(folder, 100 * MB)
     with one_warning("did not write"):
         assert tier.load("key 000") is None
@@ -916,6 +917,29 @@ def test_close_leaves_no_descriptor_of_any_thread(folder: Path) -> None:
     for thread in threads:
         thread.join()
     assert (tier.load("a"), tier.save("a", b"1"), open_files()) == (None, False, [])
+
+
+@pytest.mark.parametrize("name", ["a b", "$HOME", "~", "100%20?x=1#y", "кэш", "file:x"])
+def test_a_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
+    tier = DiskTier(tmp_path / name, MB)
+    assert tier.save("a", b"1")
+    tier.close()
+    assert {path.name for path in (tmp_path / name).iterdir()} == {"cache.db", "candle_fetcher.cache"}
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_transaction_goes_on_when_others_gave_up(folder: Path) -> None:
+    tier = DiskTier(folder, MB)
+    other = DiskTier(folder, MB)
+    with tier.transaction():
+        assert tier.save("a", b"1")
+        with one_warning("another program"):
+            assert not other.save("b", b"1")
+        assert other.load("a") is None
+        assert tier.save("b", b"2")
+    assert (other.load("a"), other.load("b")) == (b"1", b"2")
+    other.close()
+    tier.close()
 
 
 def test_a_tier_that_is_never_asked_makes_nothing(folder: Path) -> None:

@@ -38,9 +38,11 @@ class Manifest(dict[str, Any]):
         return self
 
     def _settle(self) -> None:
-        if self._work_out is not None:
-            work_out, self._work_out = self._work_out, None
+        work_out = self._work_out
+        if work_out is not None:
+            # In this order, another thread may work it out too, but never reads its empty place.
             super().__setitem__("fingerprint", work_out())
+            self._work_out = None
 
     def __getitem__(self, key: str) -> Any:
         if key == "fingerprint":
@@ -48,8 +50,17 @@ class Manifest(dict[str, Any]):
         return super().__getitem__(key)
 
     def get(self, key: str, default: Any = None) -> Any:
-        self._settle()
+        if key == "fingerprint":
+            self._settle()
         return super().get(key, default)
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        self._settle()
+        return super().setdefault(key, default)
+
+    def pop(self, key: str, *default: Any) -> Any:
+        self._settle()
+        return super().pop(key, *default)
 
     def __iter__(self) -> Iterator[str]:
         # Overridden so that dict(manifest) and {**manifest} go through __getitem__ and see the fingerprint.
@@ -68,6 +79,9 @@ class Manifest(dict[str, Any]):
         if isinstance(other, Manifest):
             other._settle()
         return super().__eq__(other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other  # dict has one of its own
 
     __hash__ = None
 
@@ -134,15 +148,22 @@ GAP_COLUMNS = ("first", "last", "count", "cause")
 
 
 def gap_frame(gaps: Sequence[Any]) -> pd.DataFrame:
-    """Every gap: the first and the last open time that is missing (UTC), how many candles, and the cause."""
+    """Every gap: the first and the last open time that is missing (UTC), how many candles, and the cause.
+
+    Times are in ms, which reach back to the year 1 where somebody asks for all there ever was; ns do not.
+    """
     return pd.DataFrame(
         {
-            "first": utc_index(np.array([gap.first_ms for gap in gaps], np.int64)),
-            "last": utc_index(np.array([gap.last_ms for gap in gaps], np.int64)),
+            "first": _utc_ms([gap.first_ms for gap in gaps]),
+            "last": _utc_ms([gap.last_ms for gap in gaps]),
             "count": np.array([gap.count for gap in gaps], np.int64),
             "cause": pd.array([gap.cause for gap in gaps], dtype=object),
         }
     )
+
+
+def _utc_ms(ms: list[int]) -> pd.DatetimeIndex:
+    return pd.DatetimeIndex(np.array(ms, "M8[ms]")).tz_localize("UTC")
 
 
 def index_ms(frame: pd.DataFrame) -> npt.NDArray[np.int64]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from candle_fetcher.cache import ABSENT, CandleCache
-from candle_fetcher.core.candles import OHLCV, Candles, Gap, check, join, no_candles
+from candle_fetcher.core.candles import OHLCV, Candles, Gap, check, join, no_candles, overlay
 from candle_fetcher.core.errors import SourceError
 from candle_fetcher.core.expiry import FOREVER_MS, settled_end_ms
 from candle_fetcher.core.plan import CHUNK_SLOTS, chunk_of, chunk_span
@@ -96,6 +96,9 @@ class Collector:
         told = self._gatherer.gather(self._want(request, wanted, how), errand)
         parts = [part.entry.candles.pick(names) for part in told.parts if part.entry.candles.count]
         candles = join(parts) if parts else no_candles(names)
+        for failed, _ in told.failed:
+            # What was to be confirmed and could not be is not believed any longer: it is missing, not a row.
+            candles = overlay(candles, no_candles(names), failed)
         partial: list[int] = []
         if base != timeframe:
             candles, partial = resample(candles, base, timeframe, told.span)

@@ -214,8 +214,10 @@ class Database:
             self._free.append(con)
 
     def _connect(self) -> sqlite3.Connection:
-        name = self._path.absolute().as_uri() + ("?mode=ro&immutable=1" if self.readonly else "")
-        con = sqlite3.connect(name, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        name = f"{self._path.as_uri()}?mode=ro&immutable=1" if self.readonly else str(self._path)
+        con = sqlite3.connect(
+            name, uri=self.readonly, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+        )  # one thread at a time has it, but not always the same one
         try:
             if not self.readonly:
                 self._path.chmod(0o600)  # the log takes its mode from the database
@@ -272,7 +274,7 @@ def is_damage(error: BaseException) -> bool:
 
 def is_lock(error: BaseException) -> bool:
     """Whether somebody else was writing for too long."""
-    return isinstance(error, TimeoutError) or "locked" in str(error)
+    return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
 
 
 def find_first(error: BaseException) -> BaseException:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 USE_STEP_S = 86_400.0  # a use is written down at most once a day
+TURN_S = 10.0  # for the other writers of this process
 REST_LOCKED_S = 30.0  # after a lock that did not come, so that a fetch waits for it once
 REST_FAILED_S = 60.0  # after a disk that is full, gone or not ours to write
 KEYS_PER_SELECT = 32
@@ -46,6 +47,7 @@ _LOAD = (
 _KEYS = (
     "SELECT rowid, key, raw = 1 AND typeof(key) = 'text' FROM Cache WHERE (key, raw) > (?, ?) ORDER BY key, raw LIMIT ?"
 )
+_EVICT = "DELETE FROM Cache WHERE rowid = (SELECT rowid FROM Cache ORDER BY store_time LIMIT 1)"
 
 
 class DiskStats(NamedTuple):
@@ -83,7 +85,7 @@ class DiskTier:
         self._closed = False
         self._lock = threading.RLock()  # over opening, and the fields of this object
         self._turn = threading.RLock()  # one writer of this process at a time: SQLite's own wait is a poll
-        self._inside = threading.local()  # .db while this thread is in transaction()
+        self._inside = threading.local()  # .db while this thread is in transaction(), .tried what it worked on last
         self._used: set[str] = set()
         self._said: set[str] = set()
         self._unsaid: list[str] = []
@@ -110,10 +112,10 @@ class DiskTier:
             rows = self._rows(_LOAD.format(",".join("?" * len(some))), some)
             now = time.time()
             for rowid, name, used_s, ours, value in rows:
-                if not ours:
+                key = _decode(name) if ours else None
+                if key not in some:  # an index that is not whole finds other rows too
                     foreign.append(rowid)
                     continue
-                key = name.decode()  # equal to one that was asked
                 found[key] = value
                 if type(used_s) is not float or abs(now - used_s) > USE_STEP_S:
                     with self._lock:
@@ -249,7 +251,8 @@ class DiskTier:
         for _ in range(EVICTIONS_PER_SAVE):
             if count - free + need <= limit:
                 break
-            db.write("DELETE FROM Cache WHERE rowid = (SELECT rowid FROM Cache ORDER BY store_time LIMIT 1)", [()])
+            if not db.write(_EVICT, [()]):
+                return False  # nothing left to evict: the bound is too small for anything
             self._say(
                 "evicted",
                 f"the cache in {self.folder} is full ({self._max_bytes / 1e6:,.0f} MB): what was not used for longest"
@@ -321,12 +324,11 @@ class DiskTier:
 
     @contextlib.contextmanager
     def _turn_to_write(self) -> Iterator[None]:
-        from candle_fetcher.store.database import BUSY_S
-
-        if time.monotonic() < self._no_write_until:
+        if self._inner is not None:  # has the turn, and what it began is not to be kept by halves
+            yield
+            return
+        if time.monotonic() < self._no_write_until or not self._turn.acquire(timeout=TURN_S):
             raise _Resting
-        if not self._turn.acquire(timeout=BUSY_S):
-            raise TimeoutError("another thread is writing")
         try:
             if time.monotonic() < self._no_write_until:  # found out by the one who had the turn
                 raise _Resting
@@ -336,12 +338,14 @@ class DiskTier:
 
     def _database(self) -> Database:
         """The open database; opened again where its file was removed, replaced or found damaged."""
+        self._inside.tried = None
         with self._lock:
             self._leave_to_parent()
             db = self._db
             rests = time.monotonic() < self._no_open_until
             same = db is not None and files.identify(self.folder) == db.identity
             if db is not None and same and db is not self._suspect and (rests or not db.readonly):
+                self._inside.tried = db
                 return db
             if self._closed or rests:
                 raise _Resting
@@ -350,7 +354,7 @@ class DiskTier:
                 db.close()
                 if same and db is self._suspect:
                     self._move_aside("a page of it is not whole")
-            self._db = self._open()
+            self._db = self._inside.tried = self._open()
             return self._db
 
     def _leave_to_parent(self) -> None:
@@ -404,18 +408,19 @@ class DiskTier:
         from candle_fetcher.store import database
 
         error = database.find_first(failure)
+        tried: Database | None = self._inside.tried  # None where it could not be opened
         with self._lock:
-            if isinstance(error, database.Gone):
-                return True
-            if self._db is not None:
+            if tried is not None:
+                if isinstance(error, database.Gone) or tried is not self._db:
+                    return True
                 if database.is_damage(error):
-                    self._suspect = self._db
+                    self._suspect = tried
                     return True
                 with contextlib.suppress(OSError):
-                    if files.identify(self.folder) != self._db.identity:
+                    if files.identify(self.folder) != tried.identity:
                         return True
             rest_s = REST_LOCKED_S if database.is_lock(error) else REST_FAILED_S
-            if self._db is None:
+            if tried is None:
                 self._no_open_until = math.inf if isinstance(error, CacheError) else time.monotonic() + rest_s
             elif writes:
                 self._no_write_until = time.monotonic() + rest_s
@@ -448,8 +453,8 @@ def _select(db: Database, sql: str, values: Sequence[object]) -> list[tuple[Any,
         return con.execute(sql, values).fetchall()
 
 
-def _decode(name: bytes) -> str | None:
+def _decode(name: object) -> str | None:
     try:
-        return name.decode()
+        return name.decode() if isinstance(name, bytes) else None
     except UnicodeDecodeError:
         return None
