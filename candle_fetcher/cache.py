@@ -101,7 +101,7 @@ class _Flights:
     """Who is fetching which chunk: the first who asks does it, the others wait for its entry."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
-    waiting: dict[str, Future[Entry | None]] = field(default_factory=dict)
+    waiting: dict[tuple[Series, int], Future[Entry | None]] = field(default_factory=dict)
 
 
 class CandleCache:
@@ -195,7 +195,7 @@ class CandleCache:
 
     def is_newest_flight(self, series: Series, chunk: int) -> tuple[bool, Future[Entry | None]]:
         """Whether the caller is the one to fetch the chunk, and the future that the others wait for; see `land`."""
-        key = f"{series.key}|{chunk}"
+        key = series, chunk
         with self._flights.lock:
             flying = self._flights.waiting.get(key)
             if flying is not None:
@@ -207,7 +207,7 @@ class CandleCache:
     def land(self, series: Series, chunk: int) -> None:
         """Ends the caller's flight, once its entry can be found in the store or cannot be had."""
         with self._flights.lock:
-            self._flights.waiting.pop(f"{series.key}|{chunk}", None)
+            self._flights.waiting.pop((series, chunk), None)
 
     # -- frames ready to hand out -----------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Floor 1: candles as a file for a spreadsheet. Written beside its place and moved there when it is whole."""
+"""Floor 2: candles as a file for a spreadsheet. Written beside its place and moved there when it is whole."""
 
 from __future__ import annotations
 

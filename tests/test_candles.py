@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -217,7 +218,7 @@ def test_picked_columns_are_those_of_the_whole(names, count):
 def test_parts_in_order_join_to_the_whole(grid, cuts):
     candles = candles_at(grid[1], ALL)
     bounds = [0, *sorted(min(cut, candles.count) for cut in cuts), candles.count]
-    parts = [Candles(ALL, candles.block[:, first:last]) for first, last in zip(bounds, bounds[1:], strict=False)]
+    parts = [Candles(ALL, candles.block[:, first:last]) for first, last in pairwise(bounds)]
     same(join(parts), candles)
 
 
@@ -275,7 +276,7 @@ def test_the_fingerprint_does_not_know_how_the_candles_came(grid, slots, cuts):
     frame, opens, _ = grid
     candles = candles_at(opens, ALL)
     bounds = [0, *sorted(min(cut, candles.count) for cut in cuts), candles.count]
-    parts = [Candles(ALL, candles.block[:, first:last].copy()) for first, last in zip(bounds, bounds[1:], strict=False)]
+    parts = [Candles(ALL, candles.block[:, first:last].copy()) for first, last in pairwise(bounds)]
     assert fingerprint(join(parts), frame, slots) == fingerprint(candles, frame, slots)
     assert fingerprint(candles.pick(NAMES), frame, slots) == fingerprint(candles, frame, slots)
 

@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +28,7 @@ PAGES = (README, ARCHITECTURE, ROOT / "CHANGELOG.md")
 _BLOCK = re.compile(
     r"^```python\n(?P<code>.*?)^```(?P<said>\n\n```text(?P<varies> varies)?\n(?P<output>.*?)^```)?$", re.M | re.S
 )
-_HELP = re.compile(r"^<!-- help: candle-fetcher ?(?P<words>.*?) -->\n```text\n(?P<output>.*?)^```$", re.M | re.S)
+_HELP = re.compile(r"^<!-- help: candle-fetcher(?P<words>[ \w]*) -->\n```text\n(?P<output>.*?)^```$", re.M | re.S)
 # What one report differs from the next in: figures with their unit, and the spaces that align them.
 _FIGURE = re.compile(r"–|[\d,]+(\.\d+)?( (%|s|ms|µs|B|kB|MB|GB))?\b%?")
 # Every block runs in turn in one namespace, in a process of its own.
@@ -71,7 +70,7 @@ def python_blocks() -> list[Block]:
 
 
 def run_blocks(folder: Path) -> list[str]:
-    """What each block prints, run in the folder as a user would, but for the practice exchange in place of the real one."""
+    """What each block prints, run in the folder as a user would, but on the practice exchange."""
     with PracticeExchange() as exchange:
         done = run(
             ["-W", "error", "-c", _RUNNER],
@@ -144,11 +143,11 @@ def public_errors() -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
-    yield run_blocks(tmp_path_factory.mktemp("readme"))
+def printed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return run_blocks(tmp_path_factory.mktemp("readme"))
 
 
-# -- code and what it prints --------------------------------------------------------------------------------------------
+# -- code and what it prints -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", range(len(python_blocks())), ids=lambda n: f"line_{python_blocks()[n].line}")
@@ -172,9 +171,8 @@ def test_the_help_in_the_readme_is_the_real_one(words: str) -> None:
         # Since Python 3.13 `-s SYMBOL, --symbol SYMBOL` reads `-s, --symbol SYMBOL`.
         return " ".join(re.sub(r"(-\w) (\S+), (--[\w-]+ \2)", r"\1, \3", text).split())
 
-    (shown,) = [
-        match["output"] for match in _HELP.finditer(README.read_text(encoding="utf-8")) if match["words"] == words
-    ]
+    helps = {match["words"].strip(): match["output"] for match in _HELP.finditer(README.read_text(encoding="utf-8"))}
+    shown = helps[words]
     assert plain(shown) == plain(real_help(words.split())), f"printed\n{real_help(words.split())}"
 
 
@@ -186,7 +184,7 @@ def test_the_first_two_commands_are_one_line_each() -> None:
     assert commands[1] == 'pip install ".[test]" && python -m pytest\n'
 
 
-# -- tables ---------------------------------------------------------------------------------------------------------------
+# -- tables ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_settings_table_has_every_setting_with_its_variable_and_default() -> None:
@@ -239,7 +237,7 @@ def test_the_modes_table_is_the_real_one() -> None:
     assert modes == {mode: f"{network} | {io}" for mode, (network, io) in MODES.items()}
 
 
-# -- pages ------------------------------------------------------------------------------------------------------------------
+# -- pages -------------------------------------------------------------------------------------------------------------
 
 
 def test_the_newest_entry_of_the_changelog_is_this_version() -> None:
@@ -272,8 +270,11 @@ def test_every_section_is_in_the_contents() -> None:
     assert re.findall(r"^- \[(.+?)\]", section("Contents"), re.M) == titles[1:]
 
 
-def test_the_architecture_page_draws_every_room() -> None:
-    drawn = set(re.findall(r"^ {2,4}([a-z_]+)(?:\.py|/)", ARCHITECTURE.read_text(encoding="utf-8"), re.M))
+def test_the_architecture_page_draws_every_module_and_no_other() -> None:
+    picture = re.search(r"^```text\n(.*?)^```$", ARCHITECTURE.read_text(encoding="utf-8"), re.M | re.S)
+    assert picture is not None
     package = ROOT / "candle_fetcher"
-    rooms = {path.stem for path in package.glob("*.py") if not path.name.startswith("__")}
-    assert drawn >= rooms | {path.parent.name for path in package.glob("*/__init__.py")}
+    modules = [path for path in package.rglob("*.py") if not path.name.startswith("__")]
+    folders = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    drawn = re.findall(r"\b[a-z_]+(?:\.py|/)", picture[1])
+    assert sorted(drawn) == sorted([*(path.name for path in modules), *folders])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -60,7 +62,7 @@ def entries(draw):
     stop = draw(st.integers(first + 1, SLOTS))
     cuts = sorted(draw(st.sets(st.integers(first, stop), max_size=6)))
     holes = []
-    for start, end in list(zip(cuts, cuts[1:], strict=False))[::2]:
+    for start, end in list(pairwise(cuts))[::2]:
         asked = NOW - draw(st.sampled_from([0, HOUR - 1, HOUR, 29 * DAY, 30 * DAY, 31 * DAY]))
         holes.append((start, end, asked))
     stored = NOW - draw(st.integers(0, 4)) * HOUR

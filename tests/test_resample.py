@@ -134,13 +134,14 @@ def test_days_make_weeks_that_open_on_monday_and_calendar_months(first):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "base"),
+    ("base", "wanted"),
     [
-        ("7m", "1m"), ("45m", "15m"), ("10h", "2h"), ("90m", "30m"), ("16h", "8h"), ("2d", "1d"), ("6d", "1d"), ("7d", "1d"),
-        ("9d", "1d"), ("2w", "1w"), ("2M", "1M"), ("12M", "1M"), ("90s", "1s"), ("36h", "12h"), ("9m", "3m"), ("25h", "1h"),
+        ("1s", "90s"), ("1m", "7m"), ("3m", "9m"), ("15m", "45m"), ("30m", "90m"), ("1h", "25h"), ("2h", "10h"),
+        ("8h", "16h"), ("12h", "36h"), ("1d", "2d"), ("1d", "6d"), ("1d", "7d"), ("1d", "9d"), ("1w", "2w"),
+        ("1w", "3w"), ("1M", "2M"), ("1M", "12M"),
     ],
 )  # fmt: skip
-def test_the_base_is_the_largest_native_timeframe_that_divides(wanted, base):
+def test_the_base_is_the_largest_native_timeframe_that_divides(base, wanted):
     assert base_for(parse_timeframe(wanted), SPOT_TIMEFRAMES, "binance").name == base
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +19,7 @@ def points(*some):
 
 
 def in_order_and_apart(some):
-    return all(some) and all(a.end_ms < b.start_ms for a, b in zip(some, some[1:], strict=False))
+    return all(some) and all(a.end_ms < b.start_ms for a, b in pairwise(some))
 
 
 @given(span=spans)

@@ -16,8 +16,9 @@ OFFERED = ["1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "
 MULTIPLES = ["7s", "90s", "7m", "45m", "10h", "36h", "2d", "5d", "7d", "2w", "3w", "2M", "3M", "5M", "12M"]
 FRAMES = [*OFFERED, *MULTIPLES]
 
-EPOCH = dt.datetime(1970, 1, 1)
-MONDAY = dt.datetime(1969, 12, 29)
+UTC = dt.timezone.utc
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=UTC)
+MONDAY = dt.datetime(1969, 12, 29, tzinfo=UTC)
 LENGTHS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 frames = st.sampled_from(FRAMES).map(parse_timeframe)
@@ -47,7 +48,7 @@ def border(frame, slot):
     """When the slot opens, by Python's calendar."""
     if frame.unit == "M":
         years, month = divmod(slot * frame.count, 12)
-        return ms_of(dt.datetime(1970 + years, 1 + month, 1))
+        return ms_of(dt.datetime(1970 + years, 1 + month, 1, tzinfo=UTC))
     origin = MONDAY if frame.unit == "w" else EPOCH
     return ms_of(origin + slot * dt.timedelta(seconds=frame.count * LENGTHS[frame.unit]))
 
@@ -186,7 +187,7 @@ def test_weeks_open_on_monday_and_months_on_the_first(ms):
 
 def test_two_years_of_months_have_the_days_of_the_calendar():
     month = parse_timeframe("1M")
-    first = month.ordinal(ms_of(dt.datetime(2023, 1, 1)))
+    first = month.ordinal(ms_of(dt.datetime(2023, 1, 1, tzinfo=UTC)))
     opens = month.opens_ms(np.arange(first, first + 25))
     assert np.diff(opens).tolist() == [
         days * 86_400_000

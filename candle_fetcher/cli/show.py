@@ -174,7 +174,8 @@ def csv_text(frame: pd.DataFrame) -> Iterator[str]:
 
 def _column(values: pd.Series[Any]) -> Column | Times:
     if isinstance(values.dtype, pd.DatetimeTZDtype):
-        return values.dt.tz_localize(None).to_numpy().astype("M8[ms]")
+        times: Times = values.dt.tz_localize(None).to_numpy().astype("M8[ms]")
+        return times
     if values.dtype == np.float64:
         return values.to_numpy(dtype=np.float64)
     if values.isna().any():

@@ -157,7 +157,7 @@ def gap_frame(gaps: Sequence[Any]) -> pd.DataFrame:
             "first": _utc_ms([gap.first_ms for gap in gaps]),
             "last": _utc_ms([gap.last_ms for gap in gaps]),
             "count": np.array([gap.count for gap in gaps], np.int64),
-            "cause": pd.array([gap.cause for gap in gaps], dtype=object),
+            "cause": pd.Series([gap.cause for gap in gaps], dtype="str"),
         }
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -15,7 +16,7 @@ def summary(frame: pd.DataFrame, symbol: str | None = None, timeframe: str | Non
     """Count, first and last open time, missing candles, and the highest, lowest, total and mean figures; JSON-able.
 
     Symbol and timeframe are those of the frame's manifest unless given. `gaps` counts the missing candles between the
-    first and the last row, or those that the manifest counts; None without a timeframe. `avg_price` is the mean close.
+    first and the last row; None without a timeframe. `avg_price` is the mean close. A figure that is not there is None.
     Raises InputError where a column is missing.
     """
     lacking = [name for name in ("high", "low", "close", "volume") if name not in frame]
@@ -28,20 +29,25 @@ def summary(frame: pd.DataFrame, symbol: str | None = None, timeframe: str | Non
     if timeframe is not None:
         gaps = int(find_gaps(frame, timeframe)["count"].sum())
     open_ms = index_ms(frame)
-    empty = not len(open_ms)
+    empty = not open_ms.size
     return {
         "symbol": symbol,
         "timeframe": timeframe,
         "candles": {
-            "count": len(open_ms),
-            "start_time": None if empty else iso(int(open_ms[0])),
-            "end_time": None if empty else iso(int(open_ms[-1])),
+            "count": int(open_ms.size),
+            "start_time": None if empty else iso(int(open_ms.min())),
+            "end_time": None if empty else iso(int(open_ms.max())),
             "gaps": gaps,
             "statistics": {
-                "highest_price": None if empty else float(frame["high"].max()),
-                "lowest_price": None if empty else float(frame["low"].min()),
-                "total_volume": None if empty else float(frame["volume"].sum()),
-                "avg_price": None if empty else float(frame["close"].mean()),
+                "highest_price": None if empty else _figure(frame["high"].max()),
+                "lowest_price": None if empty else _figure(frame["low"].min()),
+                "total_volume": None if empty else _figure(frame["volume"].sum()),
+                "avg_price": None if empty else _figure(frame["close"].mean()),
             },
         },
     }
+
+
+def _figure(value: Any) -> float | None:
+    """None for what JSON has no number for."""
+    return None if pd.isna(value) or not math.isfinite(value) else float(value)

@@ -43,7 +43,6 @@ from candle_fetcher.core.plan import CHUNK_SLOTS, FetchPlan
 from candle_fetcher.core.ranges import Instant
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.version import __version__
-from candle_fetcher.export import csv_name, write_csv
 from candle_fetcher.fetcher.collect import Collected, Collector, How
 from candle_fetcher.fetcher.gather import POLL_S, Gatherer, Pools
 from candle_fetcher.fetcher.log import LOG, set_up_logging
@@ -315,6 +314,8 @@ class CandleFetcher:
         not at all; an older one of that name is replaced. Memory stays the same whatever the range. Raises what `fetch`
         raises, and OSError where the file cannot be written.
         """
+        from candle_fetcher.export import csv_name, write_csv  # when used: its tables of digits take 5 ms
+
         began = time.perf_counter()
         check_columns(columns)
         if format != "csv":

@@ -158,10 +158,12 @@ class Gatherer:
         elif todo:
             trip.slots, trip.done = slots, max(0, slots - CHUNK_SLOTS * len(todo))
             self._observe(Progress("start", want.label, trip.done, slots))
+            left = 0  # of a fetch that failed or was interrupted nothing more came
             try:
                 self._fetch(trip, todo)
+                left = 0 if trip.failed else slots - trip.done
             finally:
-                self._observe(Progress("end", want.label, 0 if trip.failed else slots - trip.done, slots))
+                self._observe(Progress("end", want.label, left, slots))
         return self._told(trip)
 
     # -- looking up -----------------------------------------------------------------------------------------------

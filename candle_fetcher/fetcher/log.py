@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import logging.handlers
 from collections.abc import Mapping
 
 from candle_fetcher.core.errors import unknown
@@ -29,7 +28,9 @@ def set_up_logging(environment: Mapping[str, str]) -> None:
         return
     handler: logging.Handler = logging.StreamHandler()
     if path:
-        handler = logging.handlers.RotatingFileHandler(path, maxBytes=_FILE_BYTES, backupCount=3, encoding="utf-8")
+        from logging.handlers import RotatingFileHandler
+
+        handler = RotatingFileHandler(path, maxBytes=_FILE_BYTES, backupCount=3, encoding="utf-8")
     handler.set_name(name)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     LOG.addHandler(handler)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from candle_fetcher.cache import ABSENT, LOOK, CandleCache
 from candle_fetcher.core.expiry import settled_end_ms
-from candle_fetcher.core.plan import Ask, FetchPlan, Step, chunk_span, chunks_of, find_asks, merge_steps
+from candle_fetcher.core.plan import CHUNK_SLOTS, Ask, FetchPlan, Step, chunk_span, chunks_of, find_asks, merge_steps
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS
 from candle_fetcher.fetcher.request import Request, read_span
@@ -79,7 +79,9 @@ def _steps(request: Request, cache: CandleCache, span: Span, now_ms: int, *, onl
             bounds = facts.bounds(Span(borders.start_ms, min(borders.end_ms, settled_ms)), now_ms)
             asks = find_asks(entry[1] if entry else None, borders, wanted, bounds, now_ms=now_ms)
         inside = borders.clip(wanted)
-        slots = base.first_slot(inside.end_ms) - base.first_slot(inside.start_ms)
+        slots = CHUNK_SLOTS
+        if inside != borders:
+            slots = base.first_slot(inside.end_ms) - base.first_slot(inside.start_ms)
         if not asks:
             steps.append(Step("disk", 1, slots))
         elif only_cache:

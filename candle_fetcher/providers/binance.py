@@ -46,6 +46,7 @@ _COIN_ORDER = (0, 1, 2, 3, 4, 5, 6, 8, 9, 7, 10)
 
 # Codes of errors.md that say "again later" whatever the status; 5xx and 408 say so by themselves.
 _TRANSIENT = frozenset({-1000, -1001, -1006, -1007, -1008})
+_LIMIT_KINDS = {"REQUEST_WEIGHT": "weight", "RAW_REQUESTS": "requests"}
 _SECONDS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86400}
 # Longest first, for ids that are not in a listing at hand; a listing knows better.
 _QUOTES = (
@@ -53,6 +54,9 @@ _QUOTES = (
     "DAI", "PAX", "UST", "VAI", "BTC", "ETH", "BNB", "TRX", "XRP", "DOT", "DOGE", "SOL", "EUR", "GBP", "AUD", "BRL",
     "TRY", "RUB", "UAH", "NGN", "ZAR", "PLN", "RON", "ARS", "JPY", "MXN", "COP", "CZK", "IDR", "USD",
 )  # fmt: skip
+# BNBUSD and DOTUSD are no pairs of BUSD and TUSD: Binance.US trades in dollars, and COIN-M in nothing else.
+_US_QUOTES = ("USDT", "USDC", "DAI", "BTC", "ETH", "BNB", "USD")
+_CM_QUOTES = ("USD",)
 _SYMBOL = re.compile(r"\w{1,40}(?:[/-]\w{1,20})?")
 
 
@@ -70,7 +74,7 @@ def parse_coin_candles(body: bytes) -> Candles:
 def parse_clock(body: bytes) -> int:
     """The provider's clock in Unix ms."""
     server_ms = _object(body).get("serverTime")
-    if not isinstance(server_ms, int):
+    if type(server_ms) is not int:
         raise ReplyError(f"expected a serverTime, got {body[:80]!r}")
     return server_ms
 
@@ -79,19 +83,18 @@ def parse_listing(body: bytes) -> Listing:
     """Request limits and symbols from exchangeInfo. COIN-M calls the status contractStatus."""
     info = _object(body)
     try:
-        limits = tuple(
-            Limit(
-                int(entry["limit"]),
-                int(entry["intervalNum"]) * _SECONDS[entry["interval"]],
-                "weight" if entry["rateLimitType"] == "REQUEST_WEIGHT" else "requests",
-            )
-            for entry in info["rateLimits"]
-            if entry["rateLimitType"] in ("REQUEST_WEIGHT", "RAW_REQUESTS")
-        )
+        limits = tuple(_limit(entry) for entry in info["rateLimits"] if entry["rateLimitType"] in _LIMIT_KINDS)
         symbols = tuple(_listed(entry) for entry in info["symbols"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ReplyError(f"exchangeInfo lacks {error} or has another shape: {body[:80]!r}") from error
     return Listing(limits, symbols)
+
+
+def _limit(entry: dict[str, Any]) -> Limit:
+    cost, interval_s = int(entry["limit"]), int(entry["intervalNum"]) * _SECONDS[entry["interval"]]
+    if cost < 1 or interval_s < 1:
+        raise ValueError(f"a limit that lets something through, not {cost} in {interval_s} s,")
+    return Limit(cost, interval_s, _LIMIT_KINDS[entry["rateLimitType"]])
 
 
 def _listed(entry: dict[str, Any]) -> Listed:
@@ -222,11 +225,11 @@ def _checked(text: str) -> str:
     return symbol
 
 
-def _unified(provider_symbol: str) -> str:
+def _unified(provider_symbol: str, quotes: tuple[str, ...]) -> str:
     name = provider_symbol.removesuffix("_PERP")
     if "_" in name:
         return name
-    for quote in _QUOTES:
+    for quote in quotes:
         if name.endswith(quote) and len(name) > len(quote):
             return f"{name[: -len(quote)]}/{quote}"
     return name
@@ -302,6 +305,7 @@ def _provider(
     *,
     info_cost: int = 1,
     by_symbol: bool = False,
+    quotes: tuple[str, ...] = _QUOTES,
 ) -> Provider:
     info = f"{prefix}/exchangeInfo"
 
@@ -322,7 +326,7 @@ def _provider(
         used=used_weight,
         refusal=refusal,
         provider_symbol=symbol,
-        unified=_unified,
+        unified=lambda provider_symbol: _unified(provider_symbol, quotes),
     )
 
 
@@ -349,6 +353,7 @@ PROVIDERS = (
         1200,
         info_cost=20,
         by_symbol=True,
+        quotes=_US_QUOTES,
     ),
     _provider("binance-um", ("https://fapi.binance.com",), "/fapi/v1", _futures_feeds("/fapi/v1"), _um_symbol, 2400),
     _provider(
@@ -365,5 +370,6 @@ PROVIDERS = (
         ),
         _cm_symbol,
         2400,
+        quotes=_CM_QUOTES,
     ),
 )

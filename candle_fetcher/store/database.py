@@ -36,7 +36,8 @@ class Gone(Exception):
     """The database was closed under the caller."""
 
 
-FAILURES = (sqlite3.Error, OSError, diskcache.Timeout, Damaged, Gone, CacheError)  # all that a disk can do to us
+# All that a disk can do to us. The decoding error comes out of sqlite3 itself, where its message quotes damaged bytes.
+FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError, diskcache.Timeout, Damaged, Gone, CacheError)
 
 
 class _Rows(diskcache.Disk):  # type: ignore[misc]
@@ -269,7 +270,7 @@ def is_damage(error: BaseException) -> bool:
     if isinstance(error, sqlite3.OperationalError):
         return any(text in str(error) for text in _DAMAGE)
     kinds = (sqlite3.DatabaseError, sqlite3.IntegrityError, sqlite3.InternalError)
-    return isinstance(error, Damaged) or type(error) in kinds
+    return isinstance(error, (Damaged, UnicodeDecodeError)) or type(error) in kinds
 
 
 def is_lock(error: BaseException) -> bool:

@@ -8,6 +8,7 @@ Imports come before the clock starts, for everybody; whatever else a client does
 from __future__ import annotations
 
 import datetime as dt
+import importlib
 import importlib.metadata
 import io
 import json
@@ -70,8 +71,7 @@ def fetch_cold(url: str, start: str, end: str) -> Figures:
 
 def fetch_ccxt(url: str, start: str, end: str) -> Figures:
     """ccxt's paging loop, markets loaded before the clock starts, throttle off; the rows stay a list of lists."""
-    import ccxt
-
+    ccxt: Any = importlib.import_module("ccxt")
     exchange = ccxt.binance({"enableRateLimit": False, "options": {"fetchMarkets": {"types": ["spot"]}}})
     exchange.urls["api"] = dict.fromkeys(exchange.urls["api"], f"{url}/api/v3")
     exchange.load_markets()
@@ -93,11 +93,10 @@ def fetch_ccxt(url: str, start: str, end: str) -> Figures:
 
 def fetch_python_binance(url: str, start: str, end: str) -> Figures:
     """python-binance's get_historical_klines; its pauses (1 s every third request) are left out."""
-    import binance.client
-
-    client = binance.client.Client(ping=False)
+    module: Any = importlib.import_module("binance.client")
+    client = module.Client(ping=False)
     client.API_URL = f"{url}/api"
-    binance.client.time = SimpleNamespace(time=time.time, sleep=lambda seconds: None)
+    module.time = SimpleNamespace(time=time.time, sleep=lambda seconds: None)
 
     def work() -> int:
         return len(client.get_historical_klines(IDS, "1m", ms_of(start), ms_of(end) - 1))
@@ -106,7 +105,7 @@ def fetch_python_binance(url: str, start: str, end: str) -> Figures:
 
 
 def fetch_pool(url: str, start: str, end: str) -> Figures:
-    """A bare pool: a requests.Session for each of 8 threads, pandas.read_csv on each body, concat. No cache, no checks."""
+    """A bare pool: a requests.Session for each of 8 threads, pandas.read_csv on each body, concat; nothing else."""
     import pandas as pd
     import requests
 
@@ -202,10 +201,8 @@ def write_csv(folder: str, start: str, end: str, url: str, pairs: int) -> Figure
     with tempfile.TemporaryDirectory() as into:
         ours, peer = Path(into) / "ours.csv", Path(into) / "peer.csv"
         for _ in range(pairs):
-            found["ours_s"].append(
-                timed(lambda: candle_fetcher.export.write_csv(ours, "", [candles], "ohlcv")[1])["wall_s"]
-            )
-            found["peer_s"].append(timed(lambda: len(frame.to_csv(peer) or ""))["wall_s"])
+            found["ours_s"].append(_seconds(lambda: candle_fetcher.export.write_csv(ours, "", [candles], "ohlcv")))
+            found["peer_s"].append(_seconds(lambda: frame.to_csv(peer)))
     return found
 
 
@@ -230,16 +227,20 @@ def watch(folder: str, start: str, end: str, url: str, pairs: int) -> Figures:
         listen = monitor.observe
         fetcher.fetch(SYMBOL, "1m", start, end)
         begins = iter(range(ms_of(start) + MINUTE_MS, ms_of(end), MINUTE_MS))
-        for name, times in (("again", 200), ("joined", 4)):
+        for name, times in (("again", 500), ("joined", 6)):
 
             def read(name: str = name) -> None:
                 fetcher.fetch(SYMBOL, "1m", start if name == "again" else next(begins), end)
 
             found[name] = {"with_s": [], "without_s": []}
             for _ in range(pairs * 4):
-                for which, observe in (("with_s", listen), ("without_s", ignore)):
-                    monitor.observe = observe
-                    found[name][which].append(statistics.median(_seconds(read) for _ in range(times)))
+                seconds: dict[str, list[float]] = {"with_s": [], "without_s": []}
+                for _ in range(times):
+                    for which, observe in (("with_s", listen), ("without_s", ignore)):
+                        monitor.observe = observe
+                        seconds[which].append(_seconds(read))
+                for which, values in seconds.items():
+                    found[name][which].append(statistics.median(values))
         monitor.observe = listen
         found["event_s"] = statistics.median(_seconds(lambda: listen(Operation("x", 0.0))) for _ in range(10_000))
     return found
