@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,8 +42,7 @@ class Quiet(NamedTuple):
     asked_ms: int
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """What is known of a series beside its candles. `first_ms` is the open time of its first candle, None while
     unknown."""
 
@@ -96,12 +94,12 @@ class Verified(NamedTuple):
     damaged: tuple[str, ...]
 
 
-@dataclass
 class _Flights:
     """Who is fetching which chunk: the first who asks does it, the others wait for its entry."""
 
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    waiting: dict[tuple[Series, int], Future[Entry | None]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.waiting: dict[tuple[Series, int], Future[Entry | None]] = {}
 
 
 class CandleCache:

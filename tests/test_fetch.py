@@ -168,6 +168,7 @@ def test_every_small_range_returns_each_candle_once(world: World) -> None:
         ({"start": "2024-06-01", "days": 3}, "days=3"),
         ({"start": "2030-01-01"}, "lies in the future"),
         ({"limit": 0}, "limit 0"),
+        ({"end": "1960-01-01"}, "before 1970"),
         ({"columns": "olhc"}, "columns 'olhc'"),
         ({"on_gap": "fil"}, "on_gap 'fil'"),
         ({"kind": "marks"}, "'marks'"),
@@ -296,6 +297,20 @@ def test_after_the_delisting_nothing_is_asked_chunk_by_chunk(tmp_path: Path) -> 
         assert len(world.asked()) <= needed + 6
         fetcher.fetch("EOS/ETH", "15m", "2024-01-01", "2026-06-01", columns="all")
         assert world.asked() == []
+
+
+@pytest.mark.parametrize("provider", ["binance", "binance-um", "binance-cm"])
+def test_a_start_in_any_year_is_a_start_at_the_listing(world: World, provider: str) -> None:
+    symbol, theirs = ("BTC/USD", "BTCUSD_PERP") if provider == "binance-cm" else ("BTC/USDT", "BTCUSDT")
+    fetcher = world.fetcher(provider=provider)
+    for timeframe in ("1d", "1w", "1M", "3d"):
+        for start in ("0001-01-01", "1969-12-31", "1970-01-01"):
+            frame = fetcher.fetch(symbol, timeframe, start, "2024-06-01", columns="all")
+            same(frame, world.truth(theirs, timeframe, "2015-01-01", "2024-06-01", provider=provider))
+            assert told(frame)["gaps"][0]["cause"] == "not_listed"
+            assert told(frame)["gaps"][0]["first"][:4] in ("1969", "1970")
+    frame = fetcher.fetch(symbol, "1h", "2024-06-14", "9999-12-31")
+    assert frame.index[-1] == pd.Timestamp("2024-06-15 11:00", tz="UTC")
 
 
 def test_first_available_is_the_first_minute_and_remembered(world: World) -> None:

@@ -328,4 +328,6 @@ def _range_text(arguments: argparse.Namespace) -> str:
     if start is None and days is None:
         return f"the newest {limit or 500:,} before {until}"
     first = f"the first {limit:,} of " if limit else ""
-    return f"{first}{start} to {until}" if start else f"{first}{days:g} days to {until}"
+    if start is not None:
+        return f"{first}{start} to {until}"
+    return f"{first}{days:g} days before {until}"

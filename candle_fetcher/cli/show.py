@@ -25,7 +25,7 @@ _BLOCK_ROWS = 100_000
 _SHOWN = 10
 _MARGIN = 10
 _CAUSES = {
-    "no_candle": "the provider has none",
+    "no_candle": "provider has none",
     "not_listed": "not yet listed",
     "after_delisting": "no longer listed",
     "fetch_failed": "could not be had",
@@ -43,7 +43,7 @@ class Talk:
         print(self._paint(printable(text), "title"), file=sys.stderr)
 
     def fact(self, name: str, text: object, role: Role | None = None) -> None:
-        """A line `  name      text`; a name of "" goes on with the fact before."""
+        """A line `  name      text`."""
         shown = printable(text) if role is None else self._paint(printable(text), role)
         print(f"  {self._paint(name.ljust(_MARGIN), 'dim')}{shown}", file=sys.stderr)
 
@@ -91,10 +91,14 @@ def show_checks(talk: Talk, frame: pd.DataFrame, *, is_cached: bool) -> None:
 def show_gaps(talk: Talk, gaps: Iterable[Mapping[str, Any]], count: int) -> None:
     """A line for each of the first gaps, of `count`."""
     for gap in itertools.islice(gaps, _SHOWN):
+        first, last = (
+            str(gap[name]).replace("T", " ").removesuffix("Z").removesuffix(":00") for name in ("first", "last")
+        )
         cause = f"{gap['cause']} ({_CAUSES[gap['cause']]})" if gap["cause"] in _CAUSES else gap["cause"]
-        talk.fact("", f"{gap['first']} to {gap['last']}  {gap['count']:,}  {cause}")
+        line = f"{first} to {last}  {gap['count']:,}  {cause}"
+        talk.say(f"    {printable(line)}")
     if count > _SHOWN:
-        talk.fact("", f"and {count - _SHOWN:,} more; the command gaps lists them")
+        talk.say(f"    and {count - _SHOWN:,} more; the command gaps lists them")
 
 
 def show_statistics(talk: Talk, frame: pd.DataFrame) -> None:

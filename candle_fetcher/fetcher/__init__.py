@@ -14,7 +14,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, ThreadPoolExecutor, wait
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -678,8 +677,7 @@ def _slices(got: Collected, rows: int) -> Iterator[Collected]:
     starts = [got.span.start_ms, *(int(ms) for ms in opens[rows::rows])]
     for start_ms, end_ms in zip(starts, [*starts[1:], got.span.end_ms], strict=True):
         span = Span(start_ms, end_ms)
-        yield replace(
-            got,
+        yield got._replace(
             candles=got.candles.trim(span),
             span=span,
             gaps=[gap for gap in got.gaps if start_ms <= gap.first_ms < end_ms],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from candle_fetcher.cache import ABSENT, CandleCache
 from candle_fetcher.core.candles import OHLCV, Candles, Gap, check, join, no_candles, overlay
@@ -19,8 +19,7 @@ from candle_fetcher.fetcher.request import Request, read_span
 from candle_fetcher.sources import Errand, page_rows
 
 
-@dataclass(frozen=True)
-class How:
+class How(NamedTuple):
     """How to collect: the columns, and what `Want` says of the rest."""
 
     columns: str = "ohlcv"
@@ -31,8 +30,7 @@ class How:
     ttl_ms: int | None = None
 
 
-@dataclass(frozen=True)
-class Collected:
+class Collected(NamedTuple):
     """Candles of a definite span, and what must be said of them. `failed` could not be had, because of `refusals`."""
 
     candles: Candles
@@ -144,7 +142,7 @@ class Collector:
             got = self.collect(request, span, how, errand)
             if got.candles.count >= limit or is_all or got.failed:
                 break
-            how = replace(how, refresh=False, recheck=False)
+            how = how._replace(refresh=False, recheck=False)
             slots += max(limit - got.candles.count, CHUNK_SLOTS)
         return _cut(got, limit, oldest=request.range.oldest, timeframe=timeframe)
 
@@ -206,8 +204,7 @@ def _cut(got: Collected, limit: int, *, oldest: bool, timeframe: Timeframe) -> C
         span = Span(got.span.start_ms, int(opens[-1]) + 1) if oldest else Span(int(opens[0]), got.span.end_ms)
         if oldest:
             span = Span(span.start_ms, timeframe.close_ms(int(opens[-1])))
-        got = replace(
-            got,
+        got = got._replace(
             candles=candles,
             span=span,
             gaps=[gap for gap in got.gaps if span.start_ms <= gap.first_ms < span.end_ms],

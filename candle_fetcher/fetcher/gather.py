@@ -87,8 +87,7 @@ class Gathered:
     until_ms: int = FOREVER_MS
 
 
-@dataclass(frozen=True)
-class Want:
+class Want(NamedTuple):
     """What to gather, and how. `refresh` asks again for everything, `recheck` for the holes that are believed. `keep`
     puts what comes from disk into memory; streams do without."""
 

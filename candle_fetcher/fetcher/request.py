@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from candle_fetcher.core.candles import iso
 from candle_fetcher.core.errors import InputError, unknown
-from candle_fetcher.core.expiry import FOREVER_MS, settled_end_ms
+from candle_fetcher.core.expiry import settled_end_ms
 from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.core.resample import base_for
 from candle_fetcher.core.series import Series
@@ -59,15 +59,17 @@ def read_range(start: Any, end: Any, days: Any = None, limit: Any = None) -> Ran
             raise InputError(f"days {days!r} is not allowed; expected a number above 0")
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise InputError(f"limit {limit!r} is not allowed; expected a whole number of at least 1")
+    if end_ms is not None and end_ms <= 0:
+        raise InputError(f"end {end!r} lies before 1970; there are no candles that old")
     if start_ms is not None and end_ms is not None and start_ms >= end_ms:
         raise InputError(f"start {start!r} is not before end {end!r}; the range is [start, end)")
     if start_ms is None and days is None and limit is None:
         limit = NEWEST
-    return Range(start_ms, end_ms, None if days is None else int(days * DAY_MS), limit)
+    return Range(start_ms, end_ms, None if days is None else max(1, int(days * DAY_MS)), limit)
 
 
 def read_span(wanted: Range, timeframe: Timeframe, now_ms: int) -> Span:
-    """The span, given now; without a start it begins where time does.
+    """The span, given now, from 1970 on; without a start it begins there.
 
     Days without an end count from the newest settled candle, so that two days of 1h are 48 candles at any minute.
     """
@@ -77,8 +79,7 @@ def read_span(wanted: Range, timeframe: Timeframe, now_ms: int) -> Span:
     start_ms = wanted.start_ms
     if wanted.back_ms is not None:
         start_ms = end_ms - wanted.back_ms
-    if start_ms is None:
-        start_ms = -FOREVER_MS
+    start_ms = max(0, start_ms or 0)
     if start_ms >= end_ms:
         raise InputError(
             f"start {iso(start_ms)} lies in the future; the range is [start, end) and end is now, {iso(end_ms)}"

@@ -17,7 +17,7 @@ Answer = TypeVar("Answer")
 
 
 class Listed(NamedTuple):
-    """A symbol that the provider lists. The dates are the provider's hints, in ms; the candles decide."""
+    """A symbol that the provider lists, `trading` or not any more."""
 
     symbol: str
     provider_symbol: str
@@ -25,8 +25,6 @@ class Listed(NamedTuple):
     quote: str
     status: str
     trading: bool
-    listed_hint_ms: int | None = None
-    ended_hint_ms: int | None = None
 
 
 class Listing(NamedTuple):

@@ -102,7 +102,6 @@ def _listed(entry: dict[str, Any]) -> Listed:
     provider_symbol, base, quote = str(entry["symbol"]), str(entry["baseAsset"]), str(entry["quoteAsset"])
     # A delivery contract shares base and quote with the perpetual: its own id is its only name.
     perpetual = entry.get("contractType", "PERPETUAL") in ("PERPETUAL", "TRADIFI_PERPETUAL", "PERPETUAL DELIVERING")
-    ended = entry.get("deliveryDate")
     return Listed(
         symbol=f"{base}/{quote}" if perpetual else provider_symbol,
         provider_symbol=provider_symbol,
@@ -110,8 +109,6 @@ def _listed(entry: dict[str, Any]) -> Listed:
         quote=quote,
         status=status,
         trading=status in ("TRADING", "PENDING_TRADING", "TRADING_HALT", "HALT", "CANCEL_ONLY", "PRE_DELIVERING"),
-        listed_hint_ms=entry.get("onboardDate"),
-        ended_hint_ms=ended if ended and ended < 4_000_000_000_000 else None,
     )
 
 

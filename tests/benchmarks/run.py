@@ -47,6 +47,7 @@ rows 1, 2  90 days of 1m (129,600 candles), nothing stored; each client must ret
            With 8 threads on {cores} cores CPU time swings by a third from run to run, ours and the pool's: look at P90.
 row 3      all 11 columns from disk, new process, files in the system's page cache; opening the cache is included,
            imports of pandas and ours are not. Ours checks a checksum over every byte; numpy and pickle check nothing.
+           numpy.load takes 5 ms or 10, as the system has huge pages at hand or not, and the ratio swings with it.
 row 5      growth of the peak of resident memory (VmHWM) over what it was before the call.
 row 6      the same candles by turns, in one process; ours ends with fsync, to_csv does not.
 row 7      opening the cache included; `again` is the same plan in the same process.
