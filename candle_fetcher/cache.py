@@ -184,6 +184,18 @@ class CandleCache:
                 found[keys[key]] = (tier, entry)
         return found
 
+    def peek(self, series: Series, chunk: int) -> tuple[str, Entry] | None:
+        """The stored entry of a chunk that was looked up in vain before; told to nobody, since it was counted then."""
+        if self._store is None:
+            return None
+        key = f"{series.key}|{chunk}"
+        data = self._store.memory.load(key)
+        tier = "memory"
+        if data is None and self._store.disk is not None:
+            data, tier = self._store.disk.load(key), "disk"
+        entry = None if data is None else unpack(key, data)
+        return None if entry is None else (tier, entry)
+
     def save(self, series: Series, chunk: int, entry: Entry, *, until_s: float | None, keep: bool = True) -> None:
         """Stores the entry in both tiers; in memory until `until_s`, after which the disk is looked at again."""
         if self._store is None:
@@ -283,7 +295,7 @@ class CandleCache:
     def _load_document(self, key: str) -> Any:
         if self._store is None:
             return None
-        _, data = self._store.load(key)
+        data = self._read(key)
         opened = unseal(key, data) if data is not None else None
         if opened is None:
             return None
@@ -294,7 +306,7 @@ class CandleCache:
 
     def _save_document(self, key: str, document: Any) -> None:
         if self._store is not None:
-            self._store.save(key, seal(key, b"", json.dumps(document).encode(), compress=True))
+            self._write(key, seal(key, b"", json.dumps(document).encode(), compress=True))
 
     # -- shelves ------------------------------------------------------------------------------------------------------
 
@@ -337,8 +349,7 @@ class CandleCache:
     def _load_shelf(self, series: Series, shelf: int) -> tuple[bool, np.ndarray[Any, np.dtype[np.int64]]]:
         key = f"{series.key}|shelf|{shelf}"
         assert self._store is not None
-        # Another process may have written it since: a shelf is read from disk, where there is one.
-        data = self._store.disk.load(key) if self._store.disk else self._store.memory.load(key)
+        data = self._read(key)
         opened = unseal(key, data) if data is not None else None
         if opened is None or len(opened[0]) != 1 or len(opened[1]) != SHELF_CHUNKS * 8:
             return False, np.zeros(SHELF_CHUNKS, np.int64)
@@ -348,6 +359,15 @@ class CandleCache:
         key = f"{series.key}|shelf|{shelf}"
         assert self._store is not None
         data = seal(key, b"\1" if opened else b"\0", words.tobytes(), compress=True)
+        self._write(key, data)
+
+    def _read(self, key: str) -> bytes | None:
+        """A document. It lies on disk, where another process may have written it since; in memory without a disk."""
+        assert self._store is not None
+        return self._store.disk.load(key) if self._store.disk else self._store.memory.load(key)
+
+    def _write(self, key: str, data: bytes) -> None:
+        assert self._store is not None
         self._store.save(key, data, keep=self._store.disk is None)
 
     # -- end ----------------------------------------------------------------------------------------------------------

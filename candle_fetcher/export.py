@@ -79,9 +79,10 @@ def _values(part: Candles, name: str) -> Column | Times:
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[IO[bytes]]:
     """A file to write, which takes the target's place when the block ends well and leaves no trace when it does not."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    name = None
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
@@ -94,4 +95,5 @@ def replacing(target: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror}; {target} was not written", str(target)) from error
     finally:
-        Path(name).unlink(missing_ok=True)
+        if name is not None:
+            Path(name).unlink(missing_ok=True)

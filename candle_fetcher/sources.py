@@ -19,6 +19,7 @@ from candle_fetcher.core.candles import Candles, check, find_holes, join, overla
 from candle_fetcher.core.errors import (
     AccessDenied,
     Banned,
+    CandleFetcherError,
     RateLimited,
     ReplyError,
     SourceError,
@@ -36,6 +37,8 @@ Answer_ = TypeVar("Answer_")
 # When the series begins, given a hole at the start of a span; None where it has not begun.
 ListedMs = Callable[[Span], "int | None"]
 
+# A host to which no connection can be made is tried again this often: who has no network should hear of it soon.
+_UNREACHED_RETRIES = 2
 # How long a reading of the provider's clock serves, if our two clocks have kept step since.
 _CLOCK_S = 600.0
 _STEP_S = 1.0
@@ -142,12 +145,10 @@ class Source:
             self._limits_known = True
         try:
             self.set_limits(self.describe(symbol, stop))
-        except (RateLimited, AccessDenied):
+        except (Banned, AccessDenied):
             raise
-        except Exception as error:
-            # An unknown symbol is for the candles to tell; a failing exchangeInfo is no reason to fetch nothing.
-            if isinstance(error, CancelledError):
-                raise
+        except CandleFetcherError:
+            pass  # an unknown symbol is for the candles to tell; a failing exchangeInfo is no reason to fetch nothing
 
     def set_limits(self, listing: Listing) -> None:
         if listing.limits:
@@ -190,6 +191,8 @@ class Source:
                     asked_s = error.retry_after_s
                     self._limiter.hold(1.0 if asked_s is None else asked_s)
                 wait_s = self._retry.wait_s(attempt, asked_s, random=random.random())
+                if isinstance(error, TransportError) and not error.reached and attempt > _UNREACHED_RETRIES:
+                    wait_s = None
                 if wait_s is None:
                     if isinstance(error, TransportError):
                         self._gate.failed(host, time.monotonic())

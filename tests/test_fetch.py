@@ -16,6 +16,7 @@ from world import World, ms, same
 import candle_fetcher
 from candle_fetcher import ClockSkew, FetchManyError, IncompleteData, InputError, NotOffered, UnknownSymbol
 from candle_fetcher.core.frame import COPIES_ON_WRITE, index_ms
+from candle_fetcher.fetcher.request import read_range
 
 MANIFEST = "candle_fetcher"
 # pandas 2 reads numbers of eight integer digits and more inexactly unless it is told not to; pandas 3 knows no other
@@ -667,3 +668,49 @@ def test_an_export_that_fails_leaves_the_old_file_and_no_other(world: World, tmp
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(OSError, match="taken"):
         fetcher.export("BTC/USDT", "1h", "2024-06-01", "2024-06-02", path=tmp_path / "taken")
+
+
+def test_resampled_sums_are_the_ones_that_the_exchange_prints(world: World) -> None:
+    from candle_fetcher.core.resample import resample
+    from candle_fetcher.core.timeframe import parse_timeframe
+    from candle_fetcher.fetcher.collect import How
+
+    fetcher = world.fetcher()
+    request = fetcher._request("BTC/USDT", "1m", read_range("2024-06-01", "2024-06-03"), None, "candles", None)
+    with fetcher._errand() as errand:
+        collector = fetcher._collector()
+        fine = collector.collect(request, collector.span(request, How("all"), errand), How("all"), errand)
+    made, partial = resample(fine.candles, parse_timeframe("1m"), parse_timeframe("1h"), fine.span)
+    truth = world.truth("BTCUSDT", "1h", "2024-06-01", "2024-06-03")
+    assert partial == []
+    for name in made.names:
+        ours = made.integers(name) if name in ("open_time", "close_time", "trades") else made.floats(name)
+        assert np.array_equal(ours, truth[name]), name
+
+
+def test_a_delisting_is_the_cause_wherever_the_range_ends(tmp_path: Path) -> None:
+    with World(tmp_path, now="2026-06-15T12:00:30") as world:
+        for span in (("2025-05-20", "2025-06-05"), ("2025-05-20", "2026-06-05"), ("2017-01-01", "2026-06-05")):
+            for timeframe in ("1h", "1d", "1w"):
+                gaps = world.fetcher(use_cache=False).gaps("EOS/ETH", timeframe, *span)
+                assert gaps["cause"].tolist()[-1] == "after_delisting", (span, timeframe)
+
+
+def test_an_outage_at_the_end_of_what_is_asked_is_no_delisting(world: World) -> None:
+    world.exchange.hide("binance", "BTCUSDT", (ms("2024-06-15T10:00"), ms("2024-06-15T12:00")))
+    fetcher = world.fetcher()
+    for _ in range(5):
+        frame = fetcher.fetch("BTC/USDT", "1m", "2024-06-15T08:00")
+        assert [gap["cause"] for gap in told(frame)["gaps"]] == ["no_candle"]
+        world.now_s += 60
+    assert len(world.asked("exchangeInfo")) <= 2
+    world.exchange.unhide("binance", "BTCUSDT")
+    world.now_s += 3_700
+    assert told(fetcher.fetch("BTC/USDT", "1m", "2024-06-15T08:00"))["gap_count"] == 0
+
+
+def test_an_unknown_setting_is_told_with_the_closest_one() -> None:
+    with pytest.raises(InputError, match="memory_cache_size"):
+        candle_fetcher.CandleFetcher(memory_cache="1GB")
+    with pytest.raises(InputError, match="Did you mean 'binance'"):
+        candle_fetcher.CandleFetcher(base_urls={"binanse": "http://127.0.0.1:1"})

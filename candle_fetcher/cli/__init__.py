@@ -85,7 +85,7 @@ def _is_unreached(error: BaseException) -> bool:
     if isinstance(error, FetchManyError):
         return any(map(_is_unreached, error.errors.values()))
     reason = error if isinstance(error, TransportError) else error.__cause__
-    return isinstance(reason, TransportError) and reason.status is None
+    return isinstance(reason, TransportError) and not reason.reached
 
 
 def _explain(debug: bool) -> None:

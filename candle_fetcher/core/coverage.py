@@ -24,7 +24,7 @@ def absorb(
     if settled.count < candles.count:
         end_ms = min(end_ms, timeframe.open_ms(timeframe.ordinal(int(candles.open_ms[settled.count]))))
     if holes and holes[-1].end_ms >= end_ms and now_ms - holes[-1].end_ms < LAG_MS:
-        end_ms = min(end_ms, holes[-1].start_ms)
+        end_ms = min(end_ms, max(holes[-1].start_ms, timeframe.open_ms(timeframe.ordinal(now_ms - LAG_MS))))
     span = Span(span.start_ms, end_ms)
     believed = [Believed(*hole.clip(span), now_ms) for hole in holes if hole.clip(span)]
     if entry is None or span.start_ms > entry.covered.end_ms or span.end_ms < entry.covered.start_ms:

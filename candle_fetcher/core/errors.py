@@ -57,11 +57,13 @@ class SourceError(CandleFetcherError):
 
 
 class TransportError(SourceError):
-    """No whole reply arrived in time. `.attempts`, `.status` (the last one, if any)."""
+    """No whole reply arrived in time. `.attempts`, `.status` (the last one, if any), `.reached` (False where no
+    connection could be made at all)."""
 
-    def __init__(self, message: str, *, attempts: int = 1, status: int | None = None) -> None:
+    def __init__(self, message: str, *, attempts: int = 1, status: int | None = None, reached: bool = True) -> None:
         self.attempts = attempts
         self.status = status
+        self.reached = reached
         super().__init__(message)
 
 

@@ -11,6 +11,9 @@ from candle_fetcher.core.errors import InputError
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import Timeframe, parse_timeframe
 
+_PLACES = 1e8
+_EXACT = 2.0**53  # below it every whole number is a float64, so that sums of whole numbers are exact
+
 
 def base_for(timeframe: Timeframe, native: Sequence[str], provider: str) -> Timeframe:
     """The largest native timeframe that divides this one; itself where it is native.
@@ -53,9 +56,11 @@ def resample(candles: Candles, base: Timeframe, target: Timeframe, span: Span) -
             columns.append(candles.floats(name)[firsts])
         elif name == "close":
             columns.append(candles.floats(name)[np.append(firsts[1:], candles.count) - 1])
-        else:
-            reduce = {"high": np.maximum, "low": np.minimum}.get(name, np.add)
+        elif name in ("high", "low"):
+            reduce = np.maximum if name == "high" else np.minimum
             columns.append(reduce.reduceat(candles.floats(name), firsts))
+        else:
+            columns.append(_sums(candles.floats(name), firsts))
     made = candles_from(candles.names, columns)
     holes = find_holes(candles.open_ms, base, span)
     holed = {
@@ -64,3 +69,14 @@ def resample(candles: Candles, base: Timeframe, target: Timeframe, span: Span) -
         for slot in range(target.ordinal(hole.start_ms), target.ordinal(hole.end_ms - 1) + 1)
     }
     return made, sorted(holed.intersection(made.open_ms.tolist()))
+
+
+def _sums(values: Float64s, firsts: Int64s) -> Float64s:
+    """The sum of each run of values. Decimals of at most eight places are added as integers, so that the sum is the one
+    that the provider prints and not the neighbour that adding floats ends at; other values are added as they are."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        scaled = np.rint(values * _PLACES)
+        sums: Float64s = np.add.reduceat(values, firsts)
+        if not (scaled / _PLACES == values).all() or np.abs(sums).max(initial=0) >= _EXACT / _PLACES:
+            return sums
+    return np.add.reduceat(scaled, firsts) / _PLACES

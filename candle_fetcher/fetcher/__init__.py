@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import difflib
+import inspect
 import os
 import threading
 import time
@@ -35,7 +36,7 @@ from candle_fetcher.core.errors import (
     UnknownSymbol,
     unknown,
 )
-from candle_fetcher.core.events import Event, Operation, Progress
+from candle_fetcher.core.events import Event, Lookup, Operation, Progress
 from candle_fetcher.core.fill import fill_gaps
 from candle_fetcher.core.frame import COPIES_ON_WRITE, MANIFEST, check_columns, gap_frame, to_frame
 from candle_fetcher.core.plan import CHUNK_SLOTS, FetchPlan
@@ -117,8 +118,13 @@ class CandleFetcher:
         base_urls: Mapping[str, str] | str | None = default(None),
         progress: bool | Callable[[Progress], object] | None = None,
         clock: Callable[[], float] | None = None,
+        **unheard_of: Any,
     ) -> None:
-        provider, settings = read_settings(locals(), os.environ, check_root)
+        given = locals()
+        for name in unheard_of:
+            raise unknown("setting", name, list(inspect.signature(CandleFetcher).parameters)[:-1])
+        own = {provider.name} if isinstance(provider, Provider) else set()
+        provider, settings = read_settings(given, os.environ, check_root, {*all_providers(), *own})
         self._provider = find_provider(provider)
         self._settings = settings
         self._api_keys = check_api_keys(api_keys, all_providers())
@@ -449,6 +455,7 @@ class CandleFetcher:
         if kept is None or (options.on_gap == "raise" and kept.attrs[MANIFEST]["gap_count"]):
             return None
         frame = kept.copy(deep=not COPIES_ON_WRITE)
+        self._observe(Lookup("memory", -(-len(frame) // CHUNK_SLOTS), 0))
         manifest = frame.attrs[MANIFEST]
         manifest["sources"] = {"memory": len(frame), "disk": 0, "archive": 0, "rest": 0}
         manifest["retries"] = 0

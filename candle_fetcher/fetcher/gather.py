@@ -14,7 +14,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from candle_fetcher.cache import LOOK, CandleCache, Facts, Quiet
+from candle_fetcher.cache import LOOK, CandleCache, Facts, Quiet, is_believed
 from candle_fetcher.core.coverage import absorb
 from candle_fetcher.core.entry import Entry
 from candle_fetcher.core.errors import Banned, RateLimited, ReplyError, SourceError, TransportError, UnknownSymbol
@@ -222,8 +222,11 @@ class Gatherer:
             jobs = [] if source.limits_known else [lambda: source.learn_limits(series.symbol, trip.errand)]
             if opening or jobs:
                 self._run(trip, sorted(opening), jobs)
-                self._learn_end(trip, todo)
+            if opening:
+                self._learn_end(trip, todo[-1])
             self._run(trip, [chunk for chunk in self._missing(trip, todo) if chunk not in opening], [])
+            if not opening:
+                self._learn_end(trip, todo[-1])
         except BaseException:
             trip.errand.set()
             self._abort(trip.errand)
@@ -296,8 +299,9 @@ class Gatherer:
         want, cache = trip.want, self._cache
         entry: Entry | None = None
         try:
-            if not want.refresh and chunk not in trip.found:
-                trip.found.update(cache.load(want.series, [chunk], keep=want.keep))
+            brought = None if want.refresh or chunk in trip.found else cache.peek(want.series, chunk)
+            if brought is not None:
+                trip.found[chunk] = brought  # by another thread, since we looked
             if chunk in trip.found:
                 entry = trip.found[chunk][1]
             before = entry
@@ -374,25 +378,26 @@ class Gatherer:
                 cache.learn(series, first_ms=first_ms, quiet=before, now_ms=trip.now_ms)
             return first_ms
 
-    def _learn_end(self, trip: _Trip, todo: list[int]) -> None:
-        """Where the newest chunk came empty, asks for the newest candle before it: what lies between needs no
-        asking."""
-        source, series = trip.want.source, trip.want.series
-        found = trip.found.get(todo[-1])
-        if found is None or found[1].candles.count or not self._missing(trip, todo):
+    def _learn_end(self, trip: _Trip, newest: int) -> None:
+        """Where the newest chunk ends in a hole, learns since when, and whether the symbol is still traded.
+
+        What lies between the newest candle there is and the end of the range then needs no asking.
+        """
+        source, series, timeframe = trip.want.source, trip.want.series, trip.timeframe
+        found = trip.found.get(newest)
+        if found is None or trip.failed:
             return
-        end_ms = found[1].covered.end_ms
-        last_ms = source.last_ms(series, end_ms, trip.errand)
+        candles, end_ms = found[1].candles, found[1].covered.end_ms
+        last_ms = int(candles.open_ms[-1]) if candles.count else source.last_ms(series, end_ms, trip.errand)
         if last_ms is None:
             return
-        after_ms = trip.timeframe.open_ms(trip.timeframe.ordinal(last_ms) + 1)
+        after_ms = timeframe.open_ms(timeframe.ordinal(last_ms) + 1)
+        known = [quiet for quiet in self._cache.facts(series).quiet if quiet.start_ms == after_ms]
+        if after_ms >= end_ms or any(is_believed(quiet, trip.now_ms) for quiet in known):
+            return
         try:
-            listed = [
-                one
-                for one in source.describe(series.symbol, trip.errand).symbols
-                if one.provider_symbol == series.symbol
-            ]
-            over = not any(one.trading for one in listed)
+            listed = source.describe(series.symbol, trip.errand).symbols
+            over = not any(one.trading for one in listed if one.provider_symbol == series.symbol)
         except UnknownSymbol:
             over = True
         quiet = Quiet(after_ms, FOREVER_MS if over else end_ms, "after_delisting" if over else "no_candle", trip.now_ms)

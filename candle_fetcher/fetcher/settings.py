@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,7 +51,10 @@ class Settings(NamedTuple):
 
 
 def read_settings(
-    given: Mapping[str, Any], environment: Mapping[str, str], check_root: Callable[[str], str]
+    given: Mapping[str, Any],
+    environment: Mapping[str, str],
+    check_root: Callable[[str], str],
+    providers: Collection[str],
 ) -> tuple[Any, Settings]:
     """The provider as it was given, and the settings, out of arguments and environment. InputError names the setting,
     the value and what is allowed."""
@@ -84,7 +87,7 @@ def read_settings(
         source=source,
         max_retries=int(_number("max_retries", value("max_retries"), 0)),
         timeout_s=_number("timeout_s", value("timeout_s"), 0.001),
-        base_urls=_base_urls(value("base_urls"), check_root),
+        base_urls=_base_urls(value("base_urls"), check_root, providers),
     )
     return value("provider"), settings
 
@@ -144,7 +147,7 @@ def _count(name: str, value: object, default_count: int) -> int:
     return int(number)
 
 
-def _base_urls(value: object, check_root: Callable[[str], str]) -> dict[str, str]:
+def _base_urls(value: object, check_root: Callable[[str], str], providers: Collection[str]) -> dict[str, str]:
     if value is None:
         return {}
     if isinstance(value, str):
@@ -156,6 +159,9 @@ def _base_urls(value: object, check_root: Callable[[str], str]) -> dict[str, str
         value = {name.strip(): url.strip() for name, _, url in pairs}
     if not isinstance(value, Mapping):
         raise InputError(f"base_urls {value!r} is not understood; expected a mapping of provider id to URL")
+    for name in value:
+        if name not in providers and name != "binance-archive":
+            raise unknown("provider in base_urls", name, [*providers, "binance-archive"])
     return {str(name): check_root(str(url)) for name, url in value.items()}
 
 

@@ -638,6 +638,8 @@ def _too_large(flight: _Flight) -> ReplyError:
     return ReplyError(f"{flight.where}: the body is larger than the cap of {flight.max_body_bytes} bytes")
 
 
+_UNREACHED = (NameResolutionError, ProxyError, SSLError, ssl.SSLError, NewConnectionError)
+
 # What a foreign error is to us: the first row that fits it, or an error that it wraps, decides.
 _TRANSLATIONS: tuple[tuple[tuple[type[BaseException], ...], type[TransportError] | type[ReplyError], str], ...] = (
     ((NameResolutionError,), TransportError, "the host name cannot be resolved"),
@@ -660,7 +662,10 @@ def _translate(error: Exception, flight: _Flight) -> SourceError:
     make, text = next((m, t) for kinds, m, t in _TRANSLATIONS if any(isinstance(link, kinds) for link in chain))
     if isinstance(chain[-1], TimeoutError):
         flight.has_timed_out = True
-    return make(f"{flight.where}: {text} ({_reason(chain[-1])})")
+    made = make(f"{flight.where}: {text} ({_reason(chain[-1])})")
+    if isinstance(made, TransportError):
+        made.reached = not any(isinstance(link, _UNREACHED) for link in chain)
+    return made
 
 
 def _unwrap(error: BaseException) -> list[BaseException]:

@@ -217,7 +217,7 @@ def plan(folder: str, start: str, end: str, url: str) -> Figures:
 def watch(folder: str, start: str, end: str, url: str, pairs: int) -> Figures:
     """Warm reads with and without the monitor by turns, in one process; and what one event costs.
 
-    `again`: the same fetch again. `joined`: its candles put together anew from the memory tier.
+    `again`: the same fetch again. `joined`: its last month, put together anew from the memory tier.
     """
     from candle_fetcher.core.events import Operation, ignore
 
@@ -226,22 +226,27 @@ def watch(folder: str, start: str, end: str, url: str, pairs: int) -> Figures:
         monitor: Any = fetcher.monitor
         listen = monitor.observe
         fetcher.fetch(SYMBOL, "1m", start, end)
-        begins = iter(range(ms_of(start) + MINUTE_MS, ms_of(end), MINUTE_MS))
-        for name, times in (("again", 500), ("joined", 6)):
+        begins = iter(range(ms_of(end) - 30 * 1440 * MINUTE_MS, ms_of(end), MINUTE_MS))
+        for name in ("again", "joined"):
 
             def read(name: str = name) -> None:
                 fetcher.fetch(SYMBOL, "1m", start if name == "again" else next(begins), end)
 
-            found[name] = {"with_s": [], "without_s": []}
+            listeners = [("with_s", listen), ("without_s", ignore)]
+            found[name] = {which: [] for which, _ in listeners}
             for _ in range(pairs * 4):
-                seconds: dict[str, list[float]] = {"with_s": [], "without_s": []}
-                for _ in range(times):
-                    for which, observe in (("with_s", listen), ("without_s", ignore)):
+                seconds: dict[str, list[float]] = {which: [] for which, _ in listeners}
+                for _ in range(200):
+                    listeners.reverse()
+                    for which, observe in listeners:
                         monitor.observe = observe
                         seconds[which].append(_seconds(read))
                 for which, values in seconds.items():
                     found[name][which].append(statistics.median(values))
-        monitor.observe = listen
+            events: list[Any] = []
+            monitor.observe = events.append
+            read()
+            found[name]["events"] = len(events)
         found["event_s"] = statistics.median(_seconds(lambda: listen(Operation("x", 0.0))) for _ in range(10_000))
     return found
 
