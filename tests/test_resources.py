@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -27,7 +26,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 def open_files() -> int:
     if not Path("/proc/self/fd").exists():
         pytest.skip("this system does not list a process's open files")
-    return len(os.listdir("/proc/self/fd"))
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def test_a_hundred_fetchers_leave_nothing_behind(world: World) -> None:
@@ -76,7 +75,7 @@ def test_changed_bytes_on_disk_never_become_rows(world: World) -> None:
         fetcher.fetch(*SPAN)
         truth = world.truth("BTCUSDT", *SPAN[1:])
         disk = fetcher.cache._store.disk
-        keys = [key for key in disk.keys() if key.split("|")[-1].isdigit() and "shelf" not in key]
+        keys = [key for key in list(disk.keys()) if key.split("|")[-1].isdigit() and "shelf" not in key]
         assert len(keys) == 11
         for at, key in enumerate(keys):
             data = bytearray(disk.load(key))
@@ -93,7 +92,7 @@ def test_entries_that_were_swapped_never_become_rows(world: World) -> None:
     with world.fetcher() as fetcher:
         fetcher.fetch(*SPAN)
         disk = fetcher.cache._store.disk
-        one, two = [key for key in disk.keys() if key.split("|")[-1].isdigit() and "shelf" not in key][:2]
+        one, two = [key for key in list(disk.keys()) if key.split("|")[-1].isdigit() and "shelf" not in key][:2]
         first, second = disk.load(one), disk.load(two)
         disk.save(one, second)
         disk.save(two, first)

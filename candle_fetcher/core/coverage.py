@@ -16,8 +16,9 @@ def absorb(
 ) -> Entry | None:
     """The entry with the answer in it: inside the span the answer's candles and holes, outside it what was there.
 
-    Candles that are not settled are left out, and so is a hole so close to now that its row may still be written; what
-    is covered ends before them. An answer that does not touch what is covered replaces it: an entry covers one span.
+    Candles that are not settled are left out, and so is as much of a hole at the end as is so close to now that its
+    rows may still be written; what is covered ends before them. An answer that does not touch what is covered replaces
+    it: an entry covers one span.
     """
     settled = drop_unsettled(candles, timeframe, now_ms)
     end_ms = span.end_ms

@@ -22,7 +22,7 @@ def find_all_gaps(told: Gathered, candles: Candles, timeframe: Timeframe, span: 
     holes = find_holes(candles.open_ms, timeframe, span)
     if holes and candles.count:
         holes = _without_forming(holes, candles, timeframe, told.now_ms)
-    quiet = [(Span(one.start_ms, one.end_ms), one.cause) for one in told.facts.quiet]
+    quiet = [(Span(one.start_ms, one.end_ms), one.cause) for one in told.facts.quiet if one.cause != "no_candle"]
     gaps = []
     for hole in holes:
         for piece in subtract(hole, [_outwards(span, timeframe) for span, _ in told.failed]):
