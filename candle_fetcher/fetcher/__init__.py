@@ -13,6 +13,7 @@ import os
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -62,6 +63,16 @@ _LISTING_S = 86_400.0
 _SKEW_S = 5.0
 # Chunks that an export holds at once: memory stays bounded and the network pool stays busy.
 _STREAM_CHUNKS = 48
+
+
+# Who is not closed by its user is closed at exit, so that no file is left open.
+_open: weakref.WeakSet[CandleFetcher] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for fetcher in list(_open):
+        fetcher.close()
 
 
 class _Options(NamedTuple):
@@ -142,6 +153,7 @@ class CandleFetcher:
         self._lock = threading.RLock()
         self._cache: CandleCache | None = None
         self._is_closed = False
+        _open.add(self)
 
     # -- a resource -----------------------------------------------------------------------------------------------
 
@@ -701,5 +713,4 @@ def fetch(symbol: str, timeframe: str, start: Instant = None, end: Instant = Non
     with _shared_lock:
         if not _shared:
             _shared.append(CandleFetcher())
-            atexit.register(_shared[0].close)
     return _shared[0].fetch(symbol, timeframe, start, end, **options)
