@@ -326,3 +326,20 @@ def test_a_firewall_is_not_gone_around_by_another_host(world: World, tmp_path: P
         with pytest.raises(AccessDenied, match="firewall"):
             on_hosts(world, first.exchange.url, world.exchange.url).fetch(*SPAN)
         assert world.exchange.requests == []
+
+
+def test_of_a_chunk_of_many_calls_what_came_before_the_failure_is_kept(world: World) -> None:
+    fetcher = world.fetcher(provider="binance-cm", max_retries=0)
+    fetcher.fetch("BTC/USD", "1d", "2020-09-01", "2020-09-02", kind="mark")
+    world.asked()
+    fault = world.exchange.fail(
+        faults.status(500), times=None, match=lambda path, params: int(params.get("endTime", 0)) > ms("2023-01-01")
+    )
+    with pytest.raises(IncompleteData) as raised:
+        fetcher.fetch("BTC/USD", "1d", "2021-06-01", "2024-01-01")
+    assert len(raised.value.frame) > 100
+    fault.stop()
+    world.asked()
+    whole = world.fetcher(provider="binance-cm").fetch("BTC/USD", "1d", "2021-06-01", "2024-01-01", columns="all")
+    same(whole, world.truth("BTCUSD_PERP", "1d", "2021-06-01", "2024-01-01", provider="binance-cm"))
+    assert min(int(one["startTime"]) for one in world.asked()) > ms("2022-01-01")

@@ -9,7 +9,7 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from candle_fetcher.core.plan import CHUNK_SLOTS, Ask, chunk_span, chunks_of, fi
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS
-from candle_fetcher.sources import Errand, Source, windows
+from candle_fetcher.sources import Answer, Errand, Source, windows
 
 # A range that ends further back than this is settled whatever our clock says.
 _NEAR_MS = 2 * DAY_MS
@@ -39,6 +39,7 @@ class Pools:
     def __init__(self, network_threads: int, io_threads: int) -> None:
         self.sizes = {"network": network_threads, "io": io_threads}
         self._pools: dict[str, ThreadPoolExecutor] = {}
+        self._closed: set[str] = set()
         self._lock = threading.Lock()
 
     def network(self) -> ThreadPoolExecutor:
@@ -49,6 +50,8 @@ class Pools:
 
     def _pool(self, name: str) -> ThreadPoolExecutor:
         with self._lock:
+            if name in self._closed:
+                raise CancelledError
             pool = self._pools.get(name)
             if pool is None:
                 numbers = itertools.count()
@@ -60,10 +63,13 @@ class Pools:
             return pool
 
     def close(self) -> None:
-        with self._lock:
-            pools, self._pools = list(self._pools.values()), {}
-        for pool in pools:
-            pool.shutdown(wait=True, cancel_futures=True)
+        """Ends the threads: of the network first, whose last work may still have something to store."""
+        for name in self.sizes:
+            with self._lock:
+                pool = self._pools.pop(name, None)
+                self._closed.add(name)
+            if pool is not None:
+                pool.shutdown(wait=True, cancel_futures=name == "network")
 
 
 class Part(NamedTuple):
@@ -307,7 +313,16 @@ class Gatherer:
             before = entry
             try:
                 for ask in self._asks(trip, chunk):
-                    entry = self._ask(trip, chunk, ask, entry)
+                    for answer in self._answers(trip, ask, entry):
+                        entry = absorb(
+                            entry,
+                            answer.span,
+                            answer.candles,
+                            answer.believed,
+                            timeframe=trip.timeframe,
+                            now_ms=trip.now_ms,
+                        )
+                        trip.fresh.setdefault(chunk, []).append(answer.span)
             finally:
                 if entry is not None and entry is not before:
                     tier = trip.found[chunk][0] if chunk in trip.found else "rest"
@@ -321,24 +336,19 @@ class Gatherer:
             flight.set_exception(error if isinstance(error, SourceError) else CancelledError())
             raise
 
-    def _ask(self, trip: _Trip, chunk: int, ask: Ask, entry: Entry | None) -> Entry | None:
+    def _answers(self, trip: _Trip, ask: Ask, entry: Entry | None) -> Iterator[Answer]:
+        """The source's answers to an ask, call by call, so that what has come is kept whichever call fails."""
         source, series = trip.want.source, trip.want.series
         pieces = list(windows(source.provider.feed(series.kind), series.timeframe, ask.span))
         if entry is not None and ask.span.end_ms <= entry.covered.start_ms:
-            pieces.reverse()  # what is covered stays one span, whichever piece fails
+            pieces.reverse()  # what is covered stays one span
         for window in pieces:
             # A piece before may have told where the series begins.
             piece = self._cache.facts(series).bounds(window, trip.now_ms)
-            if not piece:
-                continue
-            answer = source.look(
-                series, piece, again=ask.again, listed_ms=lambda hole: self._listed_ms(trip, hole), stop=trip.errand
-            )
-            entry = absorb(
-                entry, answer.span, answer.candles, answer.believed, timeframe=series.timeframe, now_ms=trip.now_ms
-            )
-            trip.fresh.setdefault(chunk, []).append(answer.span)
-        return entry
+            if piece:
+                yield source.look(
+                    series, piece, again=ask.again, listed_ms=lambda hole: self._listed_ms(trip, hole), stop=trip.errand
+                )
 
     def _save(self, trip: _Trip, chunk: int, entry: Entry, flight: Future[Entry | None]) -> None:
         with _Timed(self._observe, "io"):

@@ -44,8 +44,8 @@ rows 1, 2  90 days of 1m (129,600 candles), nothing stored; each client must ret
            to the result; imports and ccxt's load_markets come before. ccxt and python-binance are favoured: throttle
            and pauses are off, and lists of lists count as a result, python-binance's with numbers as text. The bare
            pool reads floats with read_csv's fast parser, which is not exact to the last bit, and checks nothing.
-           With 8 threads on {cores} cores a turn of ours or the pool's can cost twice the median, when threads wait for each
-           other's Python or the machine is shared, as it was for the table that is kept here: look at P90.
+           With 8 threads on {cores} cores a turn of ours can cost twice the median, when threads wait for
+           each other's Python or the machine is shared, as it was for the table that is kept here: look at P90.
 row 3      all 11 columns from disk, new process, files in the system's page cache; opening the cache is included,
            imports of pandas and ours are not. Ours checks a checksum over every byte; numpy and pickle check nothing.
            numpy.load takes 5 ms or 10, as the system has huge pages at hand or not, and the ratio swings with it.
