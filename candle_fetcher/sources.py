@@ -95,6 +95,7 @@ class Source:
             wait=wait,
         )
         self._lock = threading.Lock()
+        self._parsing = threading.Lock()
         self._limits_known = False
         self._warned = False
         # (offset of the provider's clock from ours in ms, our wall clock then, our monotonic clock then)
@@ -223,8 +224,10 @@ class Source:
             self._limiter.release(ticket, used=used)
         if reply.status != 200:
             raise self.provider.refusal(reply, symbol, self.estimated_ms())
-        began = time.perf_counter()
-        answer = parse(reply.body)
+        # A parse holds the interpreter most of the time; taking turns spares the threads handing it to and fro.
+        with self._parsing:
+            began = time.perf_counter()
+            answer = parse(reply.body)
         self._gate.ok(host)
         count = answer.count if isinstance(answer, Candles) else 0
         self._observe(Operation("parse", time.perf_counter() - began, count, len(reply.body)))

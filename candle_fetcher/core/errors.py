@@ -24,7 +24,6 @@ A message says what happened, shows the value and what was expected. The facts a
 from __future__ import annotations
 
 import datetime as dt
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -167,6 +166,8 @@ class ArchiveMismatch(CandleFetcherWarning):
 
 def unknown(what: str, value: object, allowed: Iterable[str]) -> InputError:
     """The InputError for a name that is not among the allowed ones, with the closest match."""
+    import difflib  # when something is wrong, and not at every import
+
     names = list(allowed)
     close = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
     hint = f" Did you mean {close[0]!r}?" if close else ""

@@ -6,7 +6,6 @@ every later request that touches it.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -151,6 +150,8 @@ class FetchPlan(NamedTuple):
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
     def _repr_html_(self) -> str:
+        import html
+
         rows = "".join(
             f"<tr><td>{html.escape(step.source)}</td><td>{step.chunks:,}</td><td>{step.candles:,}</td>"
             f"<td>{step.requests:,}</td><td>{step.weight:,}</td><td>{step.bytes / 1e6:,.1f}</td></tr>"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import difflib
 import inspect
 import os
 import threading
@@ -676,6 +675,8 @@ class CandleFetcher:
             names: list[str] = []
             with contextlib.suppress(CandleFetcherError), self._errand() as another:
                 names = [one.symbol for one in self._listing(request.source, another).symbols]
+            import difflib
+
             close = difflib.get_close_matches(request.symbol, names, n=3, cutoff=0.6)
             raise UnknownSymbol(request.symbol, request.series.provider, close) from error
 
