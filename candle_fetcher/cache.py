@@ -25,10 +25,12 @@ from candle_fetcher.core.entry import Entry, pack, seal, unpack, unseal
 from candle_fetcher.core.expiry import ask_again_ms
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
+from candle_fetcher.core.timeframe import DAY_MS
 from candle_fetcher.providers import Listed, Listing
 from candle_fetcher.store import Store
 
 SHELF_CHUNKS = 1_000
+_ABSENT_MS = DAY_MS
 # A shelf's word for a chunk: nothing stored, look at the entry, or believed until that time.
 ABSENT, LOOK = 0, 1
 
@@ -44,10 +46,15 @@ class Quiet(NamedTuple):
 
 class Facts(NamedTuple):
     """What is known of a series beside its candles. `first_ms` is the open time of its first candle, None while
-    unknown."""
+    unknown; `absent` the files that its archive did not have, and when it was asked."""
 
     first_ms: int | None = None
     quiet: tuple[Quiet, ...] = ()
+    absent: tuple[tuple[str, int], ...] = ()
+
+    def is_absent(self, path: str, now_ms: int) -> bool:
+        """Whether the archive said so lately that it has no such file; a late one may come on any day."""
+        return any(one == path and now_ms < asked_ms + _ABSENT_MS for one, asked_ms in self.absent)
 
     def bounds(self, span: Span, now_ms: int) -> Span:
         """The span without its ends that are known to be empty."""
@@ -250,22 +257,35 @@ class CandleCache:
                         Quiet(int(a), int(b), str(cause), int(asked)) for a, b, cause, asked in document["quiet"]
                     )
                     first_ms = document["first_ms"]
-                    known = Facts(None if first_ms is None else int(first_ms), quiet)
+                    absent = tuple((str(path), int(asked)) for path, asked in document["absent"])
+                    known = Facts(None if first_ms is None else int(first_ms), quiet, absent)
             with self._lock:
                 known = self._facts.setdefault(series, known)
         return known
 
-    def learn(self, series: Series, *, first_ms: int | None = None, quiet: Quiet | None = None, now_ms: int) -> Facts:
+    def learn(
+        self,
+        series: Series,
+        *,
+        first_ms: int | None = None,
+        quiet: Quiet | None = None,
+        absent: Sequence[str] = (),
+        now_ms: int,
+    ) -> Facts:
         """Adds to the facts of the series; a newer word about the same time replaces the older one."""
         old = self.facts(series)
         kept = [one for one in old.quiet if is_believed(one, now_ms)]
         if quiet is not None:
             kept = [one for one in kept if one.end_ms <= quiet.start_ms or quiet.end_ms <= one.start_ms]
             kept.append(quiet)
-        facts = Facts(old.first_ms if first_ms is None else first_ms, tuple(sorted(kept)))
+        missed = {path: asked_ms for path, asked_ms in old.absent if now_ms < asked_ms + _ABSENT_MS}
+        missed.update((path, now_ms) for path in absent)
+        facts = Facts(
+            old.first_ms if first_ms is None else first_ms, tuple(sorted(kept)), tuple(sorted(missed.items()))
+        )
         with self._lock:
             self._facts[series] = facts
-        self._save_document(f"{series.key}|facts", {"first_ms": facts.first_ms, "quiet": facts.quiet})
+        self._save_document(f"{series.key}|facts", facts._asdict())
         return facts
 
     def forget_facts(self, series: Series) -> None:

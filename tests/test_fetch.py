@@ -531,7 +531,7 @@ def test_out_of_the_cache_alone_it_asks_nobody_and_ends_at_what_is_stored(world:
 
 def test_an_archive_that_is_not_offered_is_said_so(world: World) -> None:
     with pytest.raises(NotOffered, match="archive"):
-        world.fetcher().fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-10", source="archive")
+        world.fetcher().fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-10", source="archive", provider="binance-us")
 
 
 # -- what is said
@@ -561,6 +561,7 @@ def test_the_plan_is_what_the_fetch_then_sends(world: World) -> None:
         requests = [request for request in world.exchange.requests if "klines" in request.path]
         world.asked()
         assert len(requests) == plan.requests
+        assert sum(request.path.endswith(".zip") for request in requests) == plan.files
         assert sum(request.weight for request in requests) == plan.weight
         assert str(plan).startswith("binance BTC/USDT 1m")
     assert fetcher.plan("BTC/USDT", "1m", "2023-12-01", "2024-04-01").requests == 0

@@ -41,7 +41,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 def quick(world: World, **settings: Any) -> Any:
     """A fetcher whose pauses between tries take no time."""
     fetcher = world.fetcher(**settings)
-    fetcher._source(find_provider("binance"))._wait = lambda stop, seconds: stop.is_set()
+    fetcher._source(find_provider("binance"))._asker._wait = lambda stop, seconds: stop.is_set()
     return fetcher
 
 

@@ -12,13 +12,21 @@ from candle_fetcher.core.timeframe import Timeframe
 
 
 def absorb(
-    entry: Entry | None, span: Span, candles: Candles, holes: Sequence[Span], *, timeframe: Timeframe, now_ms: int
+    entry: Entry | None,
+    span: Span,
+    candles: Candles,
+    holes: Sequence[Span],
+    *,
+    timeframe: Timeframe,
+    now_ms: int,
+    asked_ms: int | None = None,
 ) -> Entry | None:
     """The entry with the answer in it: inside the span the answer's candles and holes, outside it what was there.
 
     Candles that are not settled are left out, and so is as much of a hole at the end as is so close to now that its
     rows may still be written; what is covered ends before them. An answer that does not touch what is covered replaces
-    it: an entry covers one span.
+    it: an entry covers one span. `asked_ms` is when the holes were asked about, now unless given: 0 for a source whose
+    word is not enough, so that they are due at once.
     """
     settled = drop_unsettled(candles, timeframe, now_ms)
     end_ms = span.end_ms
@@ -27,7 +35,8 @@ def absorb(
     if holes and holes[-1].end_ms >= end_ms and now_ms - holes[-1].end_ms < LAG_MS:
         end_ms = min(end_ms, max(holes[-1].start_ms, timeframe.open_ms(timeframe.ordinal(now_ms - LAG_MS))))
     span = Span(span.start_ms, end_ms)
-    believed = [Believed(*hole.clip(span), now_ms) for hole in holes if hole.clip(span)]
+    asked_ms = now_ms if asked_ms is None else asked_ms
+    believed = [Believed(*hole.clip(span), asked_ms) for hole in holes if hole.clip(span)]
     if entry is None or span.start_ms > entry.covered.end_ms or span.end_ms < entry.covered.start_ms:
         return Entry(span, now_ms, tuple(believed), settled.trim(span)) if span else entry
     if not span:

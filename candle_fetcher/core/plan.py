@@ -133,7 +133,7 @@ class FetchPlan(NamedTuple):
     @property
     def files(self) -> int:
         """Archive files to download."""
-        return sum(step.requests for step in self.steps if step.source == "archive")
+        return sum(step.requests for step in self.steps if step.source == "archive") // 2  # each with its checksum
 
     def __str__(self) -> str:
         kind = "" if self.kind == "candles" else f" {self.kind}"

@@ -54,7 +54,7 @@ from candle_fetcher.monitor import PerformanceMonitor
 from candle_fetcher.net.pacing import Retry
 from candle_fetcher.net.transport import Transport, check_root
 from candle_fetcher.providers import Listing, Provider, all_providers, find_provider
-from candle_fetcher.sources import Errand, Source
+from candle_fetcher.sources import ArchiveSource, Errand, Source
 from candle_fetcher.store import DiskTier, MemoryTier, Store
 
 _LISTING_S = 86_400.0
@@ -147,7 +147,7 @@ class CandleFetcher:
             timeout_s=settings.timeout_s, user_agent=f"candle-fetcher/{__version__}", observe=self._observe
         )
         self._sources: dict[str, Source] = {}
-        self._listings: dict[str, Listing] = {}
+        self._archives: dict[str, ArchiveSource] = {}
         self._errands: set[Errand] = set()
         self._lock = threading.RLock()
         self._cache: CandleCache | None = None
@@ -373,7 +373,7 @@ class CandleFetcher:
         """What `fetch` would do and what it would cost; touches no network. Print it."""
         began = time.perf_counter()
         request = self._request(symbol, timeframe, read_range(start, end, days, limit), provider, kind, source)
-        made = make_plan(request, self.cache, self._settings.network_threads, only_cache=self._is_offline(source))
+        made = make_plan(request, self.cache, self._settings.network_threads, self._how("ohlcv", source))
         self._observe(Operation("plan", time.perf_counter() - began))
         return made
 
@@ -562,10 +562,11 @@ class CandleFetcher:
         if source is not None and source not in SOURCES:
             raise unknown("source", source, SOURCES)
         found = find_provider(provider) if provider is not None else self._provider
-        if (source or self._settings.source) == "archive":
+        archive = self._archive(found)
+        if archive is None and (source or self._settings.source) == "archive":
             raise NotOffered(f"{found.name} has no archive here; use source='auto' or 'rest'")
         series, name, target = read_series(found, self._origin(found), symbol, timeframe, kind)
-        return Request(self._source(found), series, name, target, wanted)
+        return Request(self._source(found), series, name, target, wanted, archive)
 
     def _how(
         self, columns: str, source: str | None, *, refresh: bool = False, recheck: bool = False, keep: bool = True
@@ -576,6 +577,8 @@ class CandleFetcher:
             refresh=refresh,
             recheck=recheck,
             only_cache=self._is_offline(source),
+            use_archive=(source or self._settings.source) != "rest",
+            only_archive=(source or self._settings.source) == "archive",
             keep=keep,
             ttl_ms=None if ttl is None else int(ttl * 1000),
         )
@@ -597,9 +600,30 @@ class CandleFetcher:
                 made = self._sources[provider.name] = Source(
                     provider,
                     provider.hosts if url is None else (url,),
+                    self._clock,
                     transport=self._transport,
                     retry=Retry(max_retries=self._settings.max_retries),
+                    observe=self._observe,
+                )
+            return made
+
+    def _archive(self, provider: Provider) -> ArchiveSource | None:
+        """The provider's archive; None without one, and where a base URL was given for the provider but none for it."""
+        facts = provider.archive
+        if facts is None:
+            return None
+        url = self._settings.base_urls.get(facts.name)
+        if url is None and provider.name in self._settings.base_urls:
+            return None
+        with self._lock:
+            made = self._archives.get(facts.name)
+            if made is None:
+                made = self._archives[facts.name] = ArchiveSource(
+                    facts,
+                    url or facts.host,
                     clock=self._clock,
+                    transport=self._transport,
+                    retry=Retry(max_retries=self._settings.max_retries),
                     observe=self._observe,
                 )
             return made

@@ -26,6 +26,8 @@ class How(NamedTuple):
     refresh: bool = False
     recheck: bool = False
     only_cache: bool = False
+    use_archive: bool = True
+    only_archive: bool = False
     keep: bool = True
     ttl_ms: int | None = None
 
@@ -104,7 +106,7 @@ class Collector:
             candles=candles.trim(span),
             span=span,
             gaps=find_all_gaps(told, candles, timeframe, span),
-            failed=failed_gaps(told, timeframe, span, "fetch_failed"),
+            failed=failed_gaps(told, timeframe, span, "not_published" if how.only_archive else "fetch_failed"),
             partial=partial,
             refusals=tuple(error for _, error in told.failed if error is not None),
             told=told,
@@ -115,6 +117,8 @@ class Collector:
             request.source,
             request.series,
             span,
+            archive=request.archive if how.use_archive else None,
+            only_archive=how.only_archive,
             label=request.label,
             refresh=how.refresh,
             only_cache=how.only_cache,

@@ -5,26 +5,29 @@ The caller's thread tells the story; disk is read and written by the I/O pool, r
 
 from __future__ import annotations
 
-import itertools
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, count
 from typing import NamedTuple
 
 from candle_fetcher.cache import LOOK, CandleCache, Facts, Quiet, is_believed
+from candle_fetcher.core.candles import Candles, find_holes
 from candle_fetcher.core.coverage import absorb
 from candle_fetcher.core.entry import Entry
 from candle_fetcher.core.errors import Banned, RateLimited, ReplyError, SourceError, TransportError, UnknownSymbol
 from candle_fetcher.core.events import Busy, Observe, Progress
 from candle_fetcher.core.expiry import FOREVER_MS, ask_again_ms, edge_until_ms, settled_end_ms
+from candle_fetcher.core.files import File, choose_files
 from candle_fetcher.core.plan import CHUNK_SLOTS, Ask, chunk_span, chunks_of, find_asks
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS
-from candle_fetcher.sources import Answer, Errand, Source, windows
+from candle_fetcher.sources import Answer, ArchiveSource, Errand, Source, windows
 
 # A range that ends further back than this is settled whatever our clock says.
 _NEAR_MS = 2 * DAY_MS
@@ -54,7 +57,7 @@ class Pools:
                 raise CancelledError
             pool = self._pools.get(name)
             if pool is None:
-                numbers = itertools.count()
+                numbers = count()
 
                 def christen() -> None:
                     threading.current_thread().name = f"candle-{name}-{next(numbers)}"
@@ -72,12 +75,19 @@ class Pools:
                 pool.shutdown(wait=True, cancel_futures=name == "network")
 
 
+class Fresh(NamedTuple):
+    """A span that a source answered for just now."""
+
+    span: Span
+    source: str
+
+
 class Part(NamedTuple):
-    """A chunk's candles, the tier that had them, and the spans that were asked for just now."""
+    """A chunk's candles, the tier that had them, and what was asked for just now, in the order of the answers."""
 
     entry: Entry
     tier: str
-    fresh: tuple[Span, ...]
+    fresh: tuple[Fresh, ...]
 
 
 @dataclass
@@ -91,6 +101,8 @@ class Gathered:
     parts: list[Part] = field(default_factory=list)
     failed: list[tuple[Span, SourceError | None]] = field(default_factory=list)
     until_ms: int = FOREVER_MS
+    unverified: list[str] = field(default_factory=list)
+    rejected: list[str] = field(default_factory=list)
 
 
 class Want(NamedTuple):
@@ -100,6 +112,8 @@ class Want(NamedTuple):
     source: Source
     series: Series
     span: Span
+    archive: ArchiveSource | None = None
+    only_archive: bool = False
     label: str = ""
     refresh: bool = False
     only_cache: bool = False
@@ -184,16 +198,18 @@ class Gatherer:
             found.update(loaded)
         return found
 
-    def _asks(self, trip: _Trip, chunk: int) -> list[Ask]:
-        """What must be asked for before the chunk can answer, given what is stored and known by now."""
+    def _asks(self, trip: _Trip, chunk: int, entry: Entry | None = None) -> list[Ask]:
+        """What must be asked for before the chunk can answer, given what is stored (or `entry`) and known by now."""
         span = chunk_span(trip.timeframe, chunk)
         settled_ms = settled_end_ms(trip.timeframe, trip.now_ms)
         bounds = self._cache.facts(trip.want.series).bounds(
             Span(span.start_ms, min(span.end_ms, settled_ms)), trip.now_ms
         )
         found = trip.found.get(chunk)
+        if entry is None and found is not None:
+            entry = found[1]
         return find_asks(
-            found[1] if found else None,
+            entry,
             span,
             trip.span,
             bounds,
@@ -224,14 +240,22 @@ class Gatherer:
         self._cache.open_shelves(series, todo)
         try:
             # The limits before the burst; and the two ends, which tell where the series begins and ends.
-            opening = {todo[0], todo[-1]} if self._ends_unknown(trip, todo) else set()
-            jobs = [] if source.limits_known else [lambda: source.learn_limits(series.symbol, trip.errand)]
+            opening = {todo[0], todo[-1]} if self._ends_unknown(trip, todo) and not trip.want.only_archive else set()
+            jobs = (
+                []
+                if source.limits_known or trip.want.only_archive
+                else [lambda: source.learn_limits(series.symbol, trip.errand)]
+            )
             if opening or jobs:
                 self._run(trip, sorted(opening), jobs)
             if opening:
                 self._learn_end(trip, todo[-1])
-            self._run(trip, [chunk for chunk in self._missing(trip, todo) if chunk not in opening], [])
-            if not opening:
+            rest = [chunk for chunk in self._missing(trip, todo) if chunk not in opening]
+            self._run(trip, rest, [], self._choose_files(trip, rest))
+            if trip.want.only_archive:
+                error = trip.unread[-1][1] if trip.unread else None
+                trip.failed += [(ask.span, error) for chunk in rest for ask in self._asks(trip, chunk) if not ask.again]
+            elif not opening:
                 self._learn_end(trip, todo[-1])
         except BaseException:
             trip.errand.set()
@@ -239,6 +263,8 @@ class Gatherer:
             raise
         finally:
             wait(trip.saves)
+            if trip.absent:
+                self._cache.learn(series, absent=trip.absent, now_ms=trip.now_ms)
             self._cache.close_shelves(series, {chunk: self._believed_until(trip, chunk) for chunk in trip.filled})
 
     def _ends_unknown(self, trip: _Trip, todo: list[int]) -> bool:
@@ -246,39 +272,89 @@ class Gatherer:
         older = any(entry.candles.count for chunk, (_, entry) in trip.found.items() if chunk < todo[0])
         return len(todo) > 1 and facts.first_ms is None and not older
 
-    def _run(self, trip: _Trip, chunks: Sequence[int], jobs: Sequence[Callable[[], None]]) -> None:
-        done: queue.SimpleQueue[tuple[int | None, BaseException | None]] = queue.SimpleQueue()
-        pool = self._pools.network()
+    def _choose_files(self, trip: _Trip, chunks: Sequence[int]) -> list[File]:
+        """The archive's files that bring what the chunks lack at less cost than REST."""
+        want = trip.want
+        asks = [ask for chunk in chunks for ask in self._asks(trip, chunk)]
+        facts = self._cache.facts(want.series)
+        return find_files(want.source, want.archive, want.series, facts, asks, trip.now_ms, forced=want.only_archive)
 
-        def work(chunk: int | None, job: Callable[[], None]) -> None:
+    def _read(self, trip: _Trip, file: File) -> None:
+        """Reads a file and lays its candles out for the chunks that they belong to."""
+        archive, series = trip.want.archive, trip.want.series
+        assert archive is not None
+        try:
+            read = archive.read(series, file, trip.errand)
+        except (TransportError, RateLimited) as error:
+            trip.unread.append((file, error))  # REST is asked instead
+            return
+        if read.trouble == "absent":
+            trip.absent.append(file.path)
+        elif read.trouble:
+            trip.rejected.append(file.path)
+        if read.candles is None:
+            return
+        if not read.verified:
+            trip.unverified.append(file.path)
+        for chunk in chunks_of(trip.timeframe, file.span):
+            span = chunk_span(trip.timeframe, chunk).clip(file.span)
+            trip.pieces.setdefault(chunk, []).append((span, read.candles.trim(span)))
+
+    def _run(
+        self, trip: _Trip, chunks: Sequence[int], jobs: Sequence[Callable[[], None]], files: Sequence[File] = ()
+    ) -> None:
+        """Does the jobs, reads the files, and fills the chunks; a chunk when the files that it lies in have been
+        read."""
+        done: queue.SimpleQueue[tuple[int | File | None, BaseException | None]] = queue.SimpleQueue()
+        pool = self._pools.network()
+        waiting = dict.fromkeys(chunks, 0)
+        touched = {
+            file: [chunk for chunk in chunks_of(trip.timeframe, file.span) if chunk in waiting] for file in files
+        }
+        for chunk in chain.from_iterable(touched.values()):
+            waiting[chunk] += 1
+
+        def work(what: int | File | None, job: Callable[[], None]) -> None:
             with _Timed(self._observe, "network"):
                 try:
                     job()
                 except BaseException as error:  # noqa: BLE001 - it is raised again in the caller's thread
-                    done.put((chunk, error))
+                    done.put((what, error))
                 else:
-                    done.put((chunk, None))
+                    done.put((what, None))
+
+        def fill(chunk: int) -> None:
+            futures.append(pool.submit(work, chunk, lambda: self._fill(trip, chunk)))
 
         futures = [pool.submit(work, None, job) for job in jobs]
-        futures += [pool.submit(work, chunk, lambda chunk=chunk: self._fill(trip, chunk)) for chunk in chunks]  # type: ignore[misc]
+        futures += [pool.submit(work, file, partial(self._read, trip, file)) for file in files]
+        for chunk in [chunk for chunk, files_left in waiting.items() if not files_left]:
+            fill(chunk)
         try:
-            for _ in futures:
-                chunk, error = _next(done)
+            for _ in range(len(jobs) + len(files) + len(waiting)):
+                what, error = _next(done)
                 if error is not None:
-                    self._note(trip, chunk, error)
-                elif chunk is not None:
+                    self._note(trip, what, error)
+                elif isinstance(what, int):
                     step = min(CHUNK_SLOTS, trip.slots - trip.done)
                     trip.done += step
                     self._observe(Progress("advance", trip.want.label, step, trip.slots))
+                if isinstance(what, File):
+                    for chunk in touched[what]:
+                        waiting[chunk] -= 1
+                        if not waiting[chunk]:
+                            fill(chunk)
         except BaseException:
             trip.errand.set()
             for future in futures:
                 future.cancel()
             raise
 
-    def _note(self, trip: _Trip, chunk: int | None, error: BaseException) -> None:
+    def _note(self, trip: _Trip, chunk: int | File | None, error: BaseException) -> None:
         """Keeps an error that other chunks may be spared; raises one that they are not."""
-        if chunk is None or (not isinstance(error, TransportError | ReplyError) and type(error) is not RateLimited):
+        if not isinstance(chunk, int) or (
+            not isinstance(error, TransportError | ReplyError) and type(error) is not RateLimited
+        ):
             raise error
         trip.failed += [(ask.span, error) for ask in self._asks(trip, chunk)]
 
@@ -312,7 +388,10 @@ class Gatherer:
                 entry = trip.found[chunk][1]
             before = entry
             try:
-                for ask in self._asks(trip, chunk):
+                entry = self._laid_out(trip, chunk, entry)
+                for ask in self._asks(trip, chunk, entry):
+                    if want.only_archive:
+                        continue
                     for answer in self._answers(trip, ask, entry):
                         entry = absorb(
                             entry,
@@ -322,7 +401,7 @@ class Gatherer:
                             timeframe=trip.timeframe,
                             now_ms=trip.now_ms,
                         )
-                        trip.fresh.setdefault(chunk, []).append(answer.span)
+                        trip.fresh.setdefault(chunk, []).append(Fresh(answer.span, "rest"))
             finally:
                 if entry is not None and entry is not before:
                     tier = trip.found[chunk][0] if chunk in trip.found else "rest"
@@ -335,6 +414,20 @@ class Gatherer:
         except BaseException as error:
             flight.set_exception(error if isinstance(error, SourceError) else CancelledError())
             raise
+
+    def _laid_out(self, trip: _Trip, chunk: int, entry: Entry | None) -> Entry | None:
+        """The entry with what the archive's files have of the chunk. Their holes are due at once: REST has the last
+        word."""
+        facts = self._cache.facts(trip.want.series)
+        for span, candles in sorted(trip.pieces.pop(chunk, []), key=lambda piece: piece[0]):
+            inside = facts.bounds(span, trip.now_ms)
+            if not inside:
+                continue
+            found = candles.trim(inside)
+            holes = find_holes(found.open_ms, trip.timeframe, inside)
+            entry = absorb(entry, inside, found, holes, timeframe=trip.timeframe, now_ms=trip.now_ms, asked_ms=0)
+            trip.fresh.setdefault(chunk, []).append(Fresh(inside, "archive"))
+        return entry
 
     def _answers(self, trip: _Trip, ask: Ask, entry: Entry | None) -> Iterator[Answer]:
         """The source's answers to an ask, call by call, so that what has come is kept whichever call fails."""
@@ -439,6 +532,31 @@ class Gatherer:
         return told
 
 
+def find_files(
+    source: Source,
+    archive: ArchiveSource | None,
+    series: Series,
+    facts: Facts,
+    asks: Sequence[Ask],
+    now_ms: int,
+    *,
+    forced: bool,
+) -> list[File]:
+    """The archive's files to fetch for the asks; holes that were believed once are for REST alone."""
+    if archive is None:
+        return []
+    find = archive.archive.find_file
+    return choose_files(
+        [ask.span for ask in asks if not ask.again],
+        series.timeframe,
+        lambda ms, monthly: find(series, ms, monthly=monthly),
+        now_ms=now_ms,
+        rows_per_call=source.provider.feed(series.kind).limit,
+        is_absent=lambda path: facts.is_absent(path, now_ms),
+        forced=forced,
+    )
+
+
 class _Trip:
     """The state of one gathering. `found` is written by one worker a chunk; lists are appended to."""
 
@@ -449,11 +567,17 @@ class _Trip:
         self.errand = errand
         self.timeframe = want.series.timeframe
         self.found: dict[int, tuple[str, Entry]] = {}
-        self.fresh: dict[int, list[Span]] = {}
+        self.fresh: dict[int, list[Fresh]] = {}
         self.filled: list[int] = []
         self.saves: list[Future[None]] = []
         self.failed: list[tuple[Span, SourceError | None]] = []
         self.slots = self.done = 0
+        # what the archive's files brought, by chunk, and what became of the files that cannot be used
+        self.pieces: dict[int, list[tuple[Span, Candles]]] = {}
+        self.unread: list[tuple[File, SourceError]] = []
+        self.absent: list[str] = []
+        self.rejected: list[str] = []
+        self.unverified: list[str] = []
 
 
 class _Timed:
@@ -472,7 +596,9 @@ class _Timed:
         self._observe(Busy(self._pool, time.perf_counter() - self._began))
 
 
-def _next(done: queue.SimpleQueue[tuple[int | None, BaseException | None]]) -> tuple[int | None, BaseException | None]:
+def _next(
+    done: queue.SimpleQueue[tuple[int | File | None, BaseException | None]],
+) -> tuple[int | File | None, BaseException | None]:
     while True:
         try:
             return done.get(timeout=POLL_S)

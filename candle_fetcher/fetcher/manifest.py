@@ -75,10 +75,14 @@ def count_sources(told: Gathered, span: Span) -> dict[str, int]:
     counts = {"memory": 0, "disk": 0, "archive": 0, "rest": 0}
     for part in told.parts:
         inside = part.entry.candles.trim(span)
-        fresh = sum(inside.trim(asked).count for asked in merge(part.fresh)) if part.fresh else 0
-        counts["rest"] += fresh
+        left = [Span(-(2**62), 2**62)]
+        # A later answer has the last word about its span, so the answers are counted from the last one back.
+        for asked, source in reversed(part.fresh):
+            for piece in [one.clip(asked) for one in left]:
+                counts[source] += inside.trim(piece).count if piece else 0
+            left = [rest for one in left for rest in subtract(one, [asked])]
         if part.tier != "rest":
-            counts[part.tier] += inside.count - fresh
+            counts[part.tier] += sum(inside.trim(one).count for one in left)
     return counts
 
 
@@ -110,7 +114,8 @@ def make_manifest(
         gaps=[describe(gap) for gap in gaps[:_SHOWN]],
         gap_count=len(gaps),
         sources=count_sources(told, span),
-        unverified=[],
+        unverified=list(told.unverified),
+        rejected=list(told.rejected),
         partial=[iso(ms) for ms in partial],
         retries=retries,
         elapsed_s=round(elapsed_s, 6),

@@ -5,26 +5,29 @@ from __future__ import annotations
 from candle_fetcher.cache import ABSENT, LOOK, CandleCache
 from candle_fetcher.core.expiry import settled_end_ms
 from candle_fetcher.core.plan import CHUNK_SLOTS, Ask, FetchPlan, Step, chunk_span, chunks_of, find_asks, merge_steps
-from candle_fetcher.core.spans import Span
-from candle_fetcher.core.timeframe import DAY_MS
+from candle_fetcher.core.spans import Span, subtract
+from candle_fetcher.core.timeframe import DAY_MS, Timeframe
+from candle_fetcher.fetcher.collect import How
+from candle_fetcher.fetcher.gather import find_files
 from candle_fetcher.fetcher.request import Request, read_span
 from candle_fetcher.sources import requests_for
 
 # A candle of Binance as text, and how fast things go on an ordinary line; for estimates only.
 _ROW_BYTES = 175
+_ZIPPED_BYTES = 60
 _REPLY_S = 0.15
 _CHUNK_S = 0.0005
 
 
-def make_plan(request: Request, cache: CandleCache, threads: int, *, only_cache: bool) -> FetchPlan:
+def make_plan(request: Request, cache: CandleCache, threads: int, how: How) -> FetchPlan:
     """What a fetch of the request would do: chunks by source, requests, weight, bytes, seconds."""
     source, series = request.source, request.series
     now_ms = source.estimated_ms()
     span = _span(request, now_ms)
-    steps = merge_steps(_steps(request, cache, span, now_ms, only_cache=only_cache))
+    steps = merge_steps(_steps(request, cache, span, now_ms, how))
     requests = sum(step.requests for step in steps)
     notes = []
-    if span.end_ms > now_ms - 2 * DAY_MS and not only_cache:
+    if span.end_ms > now_ms - 2 * DAY_MS and not how.only_cache:
         notes.append("1 request for the provider's clock, unless it was asked in the last minutes")
     if requests and not source.limits_known:
         notes.append("1 request for the provider's request limits")
@@ -60,7 +63,7 @@ def _span(request: Request, now_ms: int) -> Span:
     return Span(span.start_ms, max(end_ms, span.start_ms))
 
 
-def _steps(request: Request, cache: CandleCache, span: Span, now_ms: int, *, only_cache: bool) -> list[Step]:
+def _steps(request: Request, cache: CandleCache, span: Span, now_ms: int, how: How) -> list[Step]:
     """A step for each chunk, told by its shelf, or by its entry where the shelf says to look there."""
     series, base = request.series, request.series.timeframe
     facts = cache.facts(series)
@@ -68,7 +71,7 @@ def _steps(request: Request, cache: CandleCache, span: Span, now_ms: int, *, onl
     settled_ms = settled_end_ms(base, now_ms)
     chunks = chunks_of(base, wanted)
     believed = cache.believed_until(series, chunks) or {}
-    costs: dict[int, tuple[int, int]] = {}
+    lacking: list[tuple[int, int, list[Ask]]] = []
     steps = []
     for chunk in chunks:
         borders = chunk_span(base, chunk)
@@ -82,15 +85,32 @@ def _steps(request: Request, cache: CandleCache, span: Span, now_ms: int, *, onl
         slots = CHUNK_SLOTS
         if inside != borders:
             slots = base.first_slot(inside.end_ms) - base.first_slot(inside.start_ms)
-        if not asks:
+        if asks:
+            lacking.append((chunk, slots, asks))
+        else:
             steps.append(Step("disk", 1, slots))
-        elif only_cache:
+    if how.only_cache:
+        return [*steps, *(Step("none", 1, slots) for _, slots, _ in lacking)]
+    every = [ask for _, _, asks in lacking for ask in asks]
+    archive = request.archive if how.use_archive else None
+    files = find_files(request.source, archive, series, facts, every, now_ms, forced=how.only_archive)
+    steps += [Step("archive", 0, 0, 2, 0, _slots(base, file.span) * _ZIPPED_BYTES) for file in files]
+    costs: dict[int, tuple[int, int]] = {}
+    for _, slots, asks in lacking:
+        rest = [Ask(span) for ask in asks for span in subtract(ask.span, [file.span for file in files])]
+        found = [_cost(request, ask, costs) for ask in rest]
+        if not found:
+            steps.append(Step("archive", 1, slots))
+        elif how.only_archive:
             steps.append(Step("none", 1, slots))
         else:
-            found = [_cost(request, ask, costs) for ask in asks]
             requests, weight = sum(one[0] for one in found), sum(one[1] for one in found)
             steps.append(Step("rest", 1, slots, requests, weight, slots * _ROW_BYTES))
     return steps
+
+
+def _slots(timeframe: Timeframe, span: Span) -> int:
+    return timeframe.first_slot(span.end_ms) - timeframe.first_slot(span.start_ms)
 
 
 def _cost(request: Request, ask: Ask, known: dict[int, tuple[int, int]]) -> tuple[int, int]:

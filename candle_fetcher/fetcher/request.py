@@ -13,7 +13,7 @@ from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe, parse_timeframe
 from candle_fetcher.providers import Provider
-from candle_fetcher.sources import Source
+from candle_fetcher.sources import ArchiveSource, Source
 
 ON_GAP = ("leave", "raise", "refetch", "ffill", "interpolate")
 NEWEST = 500
@@ -42,6 +42,7 @@ class Request(NamedTuple):
     symbol: str
     timeframe: Timeframe
     range: Range
+    archive: ArchiveSource | None = None
 
     @property
     def label(self) -> str:

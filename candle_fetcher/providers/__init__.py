@@ -8,9 +8,9 @@ import importlib
 import pkgutil
 
 from candle_fetcher.core.errors import InputError, unknown
-from candle_fetcher.providers.base import Feed, Listed, Listing, Provider
+from candle_fetcher.providers.base import Archive, Feed, Listed, Listing, Provider
 
-__all__ = ["Feed", "Listed", "Listing", "Provider", "all_providers", "find_provider"]
+__all__ = ["Archive", "Feed", "Listed", "Listing", "Provider", "all_providers", "find_provider"]
 
 
 @functools.cache
@@ -19,7 +19,7 @@ def all_providers() -> dict[str, Provider]:
     found: dict[str, Provider] = {}
     for module in sorted(module.name for module in pkgutil.iter_modules(__path__)):
         if module != "base":
-            offered = importlib.import_module(f"{__name__}.{module}").PROVIDERS
+            offered = getattr(importlib.import_module(f"{__name__}.{module}"), "PROVIDERS", ())
             found.update((provider.name, provider) for provider in offered)
     return found
 

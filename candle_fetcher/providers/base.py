@@ -10,6 +10,8 @@ from typing import Generic, NamedTuple, TypeVar
 from candle_fetcher.core.call import Call, Limit, Reply
 from candle_fetcher.core.candles import Candles
 from candle_fetcher.core.errors import NotOffered
+from candle_fetcher.core.files import File
+from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import Timeframe
 
@@ -40,6 +42,23 @@ class Question(Generic[Answer]):
 
     call: Call
     parse: Callable[[bytes], Answer]
+
+
+@dataclass(frozen=True)
+class Archive:
+    """Whole days and months of a provider's candles as files.
+
+    `find_file(series, ms, monthly=…)` is the file that holds the instant, or None; `find_checksum(text, name)` the
+    SHA-256 that stands beside a file, or None; `read_file(data, file, series)` its candles, in order. `refusal` is the
+    error for a status other than 200; a 404 is a ProviderRefused.
+    """
+
+    name: str
+    host: str
+    find_file: Callable[..., File | None]
+    find_checksum: Callable[[bytes, str], str | None]
+    read_file: Callable[[bytes, File, Series], Candles]
+    refusal: Callable[[Reply, str, int], Exception]
 
 
 @dataclass(frozen=True)
@@ -88,6 +107,7 @@ class Provider:
     refusal: Callable[[Reply, str, int], Exception]
     provider_symbol: Callable[[str, str], str]
     unified: Callable[[str], str]
+    archive: Archive | None = None
 
     def feed(self, kind: str) -> Feed:
         """The feed of that kind; NotOffered names those that there are."""

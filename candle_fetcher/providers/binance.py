@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from candle_fetcher.core.call import Call, Limit, Reply
-from candle_fetcher.core.candles import Candles, candles_from
-from candle_fetcher.core.decimals import Row, parse_rows
+from candle_fetcher.core.candles import Candles
+from candle_fetcher.core.decimals import parse_rows
 from candle_fetcher.core.errors import (
     AccessDenied,
     Banned,
@@ -29,20 +29,12 @@ from candle_fetcher.core.errors import (
 )
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe
-from candle_fetcher.providers.base import Feed, Listed, Listing, Provider, Question
+from candle_fetcher.providers.base import Archive, Feed, Listed, Listing, Provider, Question
+from candle_fetcher.providers.binance_archive import ARCHIVE
+from candle_fetcher.providers.binance_klines import COIN_COLUMNS, KLINE, KLINE_COLUMNS, coin_candles, kline_candles
 
 TIMEFRAMES = ("1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w", "1M")
 SPOT_TIMEFRAMES = ("1s", *TIMEFRAMES)
-
-# "Kline/Candlestick data": 12 fields; i an integer, d a quoted decimal, x a quoted decimal that is not read ("ignore").
-KLINE = Row("i d d d d d i d i d d x")
-KLINE_COLUMNS = (
-    "open_time", "open", "high", "low", "close", "volume", "close_time",
-    "quote_volume", "trades", "taker_buy_volume", "taker_buy_quote_volume",
-)  # fmt: skip
-# COIN-M counts contracts in field 6 and 10, and base asset in 8 and 11 (klines, "volume" and "base asset volume").
-COIN_COLUMNS = (*KLINE_COLUMNS[:7], "trades", "taker_buy_volume", "base_volume", "taker_buy_base_volume")
-_COIN_ORDER = (0, 1, 2, 3, 4, 5, 6, 8, 9, 7, 10)
 
 # Codes of errors.md that say "again later" whatever the status; 5xx and 408 say so by themselves.
 _TRANSIENT = frozenset({-1000, -1001, -1006, -1007, -1008})
@@ -62,13 +54,12 @@ _SYMBOL = re.compile(r"\w{1,40}(?:[/-]\w{1,20})?")
 
 def parse_candles(body: bytes) -> Candles:
     """Candles in the order sent; volumes in base and quote units. Raises ReplyError where a row is not of 12 fields."""
-    return candles_from(KLINE_COLUMNS, parse_rows(body, KLINE))
+    return kline_candles(parse_rows(body, KLINE))
 
 
 def parse_coin_candles(body: bytes) -> Candles:
     """Candles of COIN-M: `volume` in contracts, `base_volume` in the base asset, no quote volume."""
-    columns = parse_rows(body, KLINE)
-    return candles_from(COIN_COLUMNS, [columns[at] for at in _COIN_ORDER])
+    return coin_candles(parse_rows(body, KLINE))
 
 
 def parse_clock(body: bytes) -> int:
@@ -303,6 +294,7 @@ def _provider(
     info_cost: int = 1,
     by_symbol: bool = False,
     quotes: tuple[str, ...] = _QUOTES,
+    archive: Archive | None = ARCHIVE,
 ) -> Provider:
     info = f"{prefix}/exchangeInfo"
 
@@ -324,6 +316,7 @@ def _provider(
         refusal=refusal,
         provider_symbol=symbol,
         unified=lambda provider_symbol: _unified(provider_symbol, quotes),
+        archive=archive,
     )
 
 
@@ -351,6 +344,7 @@ PROVIDERS = (
         info_cost=20,
         by_symbol=True,
         quotes=_US_QUOTES,
+        archive=None,
     ),
     _provider("binance-um", ("https://fapi.binance.com",), "/fapi/v1", _futures_feeds("/fapi/v1"), _um_symbol, 2400),
     _provider(

@@ -1,5 +1,4 @@
-"""Floor 2: a provider's feed meets the transport. Pacing, retries and hosts on the way out; the second look on the way
-in.
+"""A provider's candles by REST, and the second look.
 
 A hole in a reply is not a fact yet: it is asked for again, alone, and believed when that answer is empty. A look that
 brings rows starts the count anew, so short pages, page caps and rows that were late all end in the whole truth.
@@ -7,51 +6,26 @@ brings rows starts the count anew, so short pages, page caps and rows that were 
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from candle_fetcher.core.call import Call
 from candle_fetcher.core.candles import Candles, check, find_holes, join, overlay
-from candle_fetcher.core.errors import (
-    AccessDenied,
-    Banned,
-    CandleFetcherError,
-    RateLimited,
-    ReplyError,
-    SourceError,
-    TransportError,
-)
-from candle_fetcher.core.events import Observe, Operation, Retried
+from candle_fetcher.core.errors import AccessDenied, Banned, CandleFetcherError
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe, parse_timeframe
-from candle_fetcher.net.pacing import HostGate, Limiter, Retry
-from candle_fetcher.net.transport import Transport
 from candle_fetcher.providers import Feed, Listing, Provider
+from candle_fetcher.sources.asking import Asker, Errand, Service
 
-Answer_ = TypeVar("Answer_")
 # When the series begins, given a hole at the start of a span; None where it has not begun.
 ListedMs = Callable[[Span], "int | None"]
 
-# A host to which no connection can be made is tried again this often: who has no network should hear of it soon.
-_UNREACHED_RETRIES = 2
 # How long a reading of the provider's clock serves, if our two clocks have kept step since.
 _CLOCK_S = 600.0
 _STEP_S = 1.0
-
-
-class Errand(threading.Event):
-    """One public call on its way. Once set, nothing more is sent for it.
-
-    `retries` counts what was sent again. `clock_error` is why the provider's clock could not be had, once it was asked.
-    """
-
-    retries = 0
-    clock_error: SourceError | None = None
 
 
 class Answer(NamedTuple):
@@ -67,35 +41,16 @@ class Source:
 
     name = "rest"
 
-    def __init__(
-        self,
-        provider: Provider,
-        hosts: tuple[str, ...],
-        *,
-        transport: Transport,
-        retry: Retry,
-        clock: Callable[[], float],
-        observe: Observe,
-        wait: Callable[[threading.Event, float], bool] = threading.Event.wait,
-    ) -> None:
+    def __init__(self, provider: Provider, hosts: tuple[str, ...], clock: Callable[[], float], **how: Any) -> None:
         self.provider = provider
-        self._hosts = hosts
-        self._transport = transport
-        self._retry = retry
         self._clock = clock
-        self._observe = observe
-        self._wait = wait
-        self._gate = HostGate()
-        self._limiter = Limiter(
-            provider=provider.name,
-            limits=provider.default_limits,
+        self._asker = Asker(
+            Service(provider.name, hosts, provider.default_limits, provider.used, provider.refusal),
             now_ms=self.estimated_ms,
-            steady_ms=lambda: int(time.monotonic() * 1000),
-            observe=observe,
-            wait=wait,
+            **how,
         )
+        self.ask = self._asker.ask
         self._lock = threading.Lock()
-        self._parsing = threading.Lock()
         self._limits_known = False
         self._warned = False
         # (offset of the provider's clock from ours in ms, our wall clock then, our monotonic clock then)
@@ -153,7 +108,7 @@ class Source:
 
     def set_limits(self, listing: Listing) -> None:
         if listing.limits:
-            self._limiter.set_limits(listing.limits)
+            self._asker.set_limits(listing.limits)
 
     def describe(self, symbol: str, stop: Errand) -> Listing:
         """What the provider says of the symbol, and its limits. Raises UnknownSymbol where it lists no such symbol."""
@@ -163,75 +118,6 @@ class Source:
     def listing(self, stop: Errand) -> Listing:
         """Every symbol that the provider lists."""
         return self.ask(self.provider.listing.call, self.provider.listing.parse, stop=stop)
-
-    # -- one question ---------------------------------------------------------------------------------------------
-
-    def ask(self, call: Call, parse: Callable[[bytes], Answer_], *, symbol: str = "", stop: Errand) -> Answer_:
-        """The parsed reply, after as many retries as it takes and is allowed. Raises the last error."""
-        spare = list(self._open_hosts())
-        host = spare.pop(0)
-        attempt = 1  # how many requests have failed, once one has
-        while True:
-            try:
-                return self._once(host, call, parse, symbol, stop)
-            except Banned as error:
-                self._limiter.ban(int(error.until.timestamp() * 1000), str(error))
-                raise
-            except (TransportError, ReplyError, RateLimited, AccessDenied) as error:
-                asked_s = None
-                if isinstance(error, AccessDenied) or (isinstance(error, TransportError) and error.status is None):
-                    # Out of reach or not served here: the provider's other hosts have the same data, each is tried
-                    # once.
-                    if spare and (not isinstance(error, AccessDenied) or error.status == 451):
-                        self._gate.failed(host, time.monotonic())
-                        host = spare.pop(0)
-                        continue
-                    if isinstance(error, AccessDenied):
-                        raise
-                if isinstance(error, RateLimited):
-                    asked_s = error.retry_after_s
-                    self._limiter.hold(1.0 if asked_s is None else asked_s)
-                wait_s = self._retry.wait_s(attempt, asked_s, random=random.random())
-                if isinstance(error, TransportError) and not error.reached and attempt > _UNREACHED_RETRIES:
-                    wait_s = None
-                if wait_s is None:
-                    if isinstance(error, TransportError):
-                        self._gate.failed(host, time.monotonic())
-                        error.attempts = attempt
-                    raise
-                stop.retries += 1
-                self._observe(Retried(self.provider.name, type(error).__name__, attempt, wait_s))
-                attempt += 1
-                if self._wait(stop, wait_s):
-                    raise CancelledError from None
-
-    def _open_hosts(self) -> list[str]:
-        now = time.monotonic()
-        open_ = [host for host in self._hosts if self._gate.is_open(host, now)]
-        if open_:
-            return open_
-        if len(self._hosts) > 1:
-            return list(self._hosts[-1:])
-        raise TransportError(f"{self._hosts[0]} keeps failing and is left alone for a while")
-
-    def _once(self, host: str, call: Call, parse: Callable[[bytes], Answer_], symbol: str, stop: Errand) -> Answer_:
-        ticket = self._limiter.acquire(call.cost, stop=stop)
-        used = None
-        try:
-            reply = self._transport.send(host, call, provider=self.provider.name, stop=stop)
-            used = self.provider.used(reply.headers)
-        finally:
-            self._limiter.release(ticket, used=used)
-        if reply.status != 200:
-            raise self.provider.refusal(reply, symbol, self.estimated_ms())
-        # A parse holds the interpreter most of the time; taking turns spares the threads handing it to and fro.
-        with self._parsing:
-            began = time.perf_counter()
-            answer = parse(reply.body)
-        self._gate.ok(host)
-        count = answer.count if isinstance(answer, Candles) else 0
-        self._observe(Operation("parse", time.perf_counter() - began, count, len(reply.body)))
-        return answer
 
     # -- candles --------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,153 @@
+"""Binance's public archive (data.binance.vision): a zip of one CSV for each day or month of a series, with its SHA-256.
+
+Spot files have no header row, and microseconds from 2025-01-01 on; futures files got a header row at some time and stay
+in milliseconds. So a header is told by its first letter and the unit by the number of digits, held against the file's
+own days. A file that is not there yet, or never was, answers 404: that says nothing about the market.
+Source: binance-public-data README.md; recorded files of 2017 to 2026.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+import zlib
+
+import numpy as np
+
+from candle_fetcher.core.call import Reply
+from candle_fetcher.core.candles import Candles, check
+from candle_fetcher.core.decimals import Column, parse_csv
+from candle_fetcher.core.errors import AccessDenied, ProviderRefused, RateLimited, ReplyError, TransportError
+from candle_fetcher.core.files import File
+from candle_fetcher.core.series import Series
+from candle_fetcher.core.spans import Span
+from candle_fetcher.core.timeframe import DAY_MS
+from candle_fetcher.providers.base import Archive
+from candle_fetcher.providers.binance_klines import KLINE, coin_candles, kline_candles
+
+_MARKETS = {"binance": "spot", "binance-um": "futures/um", "binance-cm": "futures/cm"}
+_FOLDERS = {
+    "candles": "klines",
+    "mark": "markPriceKlines",
+    "index": "indexPriceKlines",
+    "premium": "premiumIndexKlines",
+}
+# A row is at most this long: twelve fields of nineteen digits and some; it bounds what a zip may unpack to.
+_ROW_BYTES = 300
+
+
+def find_file(series: Series, ms: int, *, monthly: bool) -> File | None:
+    """The file of the day or the month that holds the instant; None where the archive has no such files.
+
+    Daily files go from 1s to 1d; the months of 1s are left alone for their size (375 MB of text each).
+    """
+    timeframe, market = series.timeframe, _MARKETS[series.provider]
+    if monthly:
+        if timeframe.unit == "s":
+            return None
+        month = np.datetime64(ms, "ms").astype("datetime64[M]")
+        span = Span(_ms(month), _ms(month + 1))
+        period, date = "monthly", str(month)
+    else:
+        if timeframe.nominal_ms > DAY_MS:
+            return None
+        day = np.datetime64(ms, "ms").astype("datetime64[D]")
+        span = Span(_ms(day), _ms(day + 1))
+        period, date = "daily", str(day)
+    symbol = series.symbol
+    interval = f"{timeframe.count}mo" if timeframe.unit == "M" else timeframe.name
+    name = f"{symbol}-{interval}-{date}"
+    return File(f"/data/{market}/{period}/{_FOLDERS[series.kind]}/{symbol}/{interval}/{name}.zip", span)
+
+
+def _ms(moment: np.datetime64) -> int:
+    return int(moment.astype("datetime64[ms]").astype(np.int64))
+
+
+def find_checksum(text: bytes, name: str) -> str | None:
+    """The SHA-256 that the CHECKSUM file gives for that name, in lower case; None where it is empty.
+
+    Raises ReplyError where it is of another file or no checksum at all.
+    """
+    words = text.decode("ascii", "replace").split()
+    if not words:
+        return None
+    if len(words) != 2 or not re.fullmatch(r"[0-9a-fA-F]{64}", words[0]) or words[1].lstrip("*") != name:
+        raise ReplyError(f"the CHECKSUM of {name} is not one: {text[:80]!r}")
+    return words[0].lower()
+
+
+def read_file(data: bytes, file: File, series: Series) -> Candles:
+    """The candles of a zip, in order; every one opens in the file's own span.
+
+    Raises ReplyError for a zip that is cut, changed, encrypted, of another member or larger than its rows can be, and
+    for rows that are not candles of its span.
+    """
+    stem = file.path.rpartition("/")[2].removesuffix(".zip")
+    slots = max(1, (file.span.end_ms - file.span.start_ms) // (series.timeframe.step_ms or 28 * DAY_MS))
+    text = _unzip(data, f"{stem}.csv", (slots + 2) * _ROW_BYTES)
+    columns = list(parse_csv(text, KLINE))
+    for at in (0, 6):
+        columns[at] = _milliseconds(columns[at])
+    candles = coin_candles(columns) if series.provider == "binance-cm" else kline_candles(columns)
+    order = np.argsort(candles.open_ms, kind="stable")  # rows out of order have occurred
+    if not (order[:-1] < order[1:]).all():
+        candles = Candles(candles.names, candles.block[:, order])
+    return check(candles, file.span)
+
+
+def _unzip(data: bytes, member: str, most_bytes: int) -> bytes:
+    """The one member of a zip; its name is compared and never used."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            infos = archive.infolist()
+            if [info.filename for info in infos] != [member]:
+                raise ReplyError(f"expected one member {member}, found {[info.filename[:60] for info in infos[:3]]}")
+            if infos[0].file_size > most_bytes:
+                raise ReplyError(
+                    f"{member} unpacks to {infos[0].file_size:,} bytes; its rows can be {most_bytes:,} at most"
+                )
+            with archive.open(infos[0]) as file:
+                text = file.read(most_bytes + 1)
+                if len(text) > most_bytes or file.read(1):
+                    raise ReplyError(f"{member} unpacks to more than the {most_bytes:,} bytes that its rows can be")
+                return text
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError, ValueError) as error:
+        raise ReplyError(f"the zip of {member} is not whole ({type(error).__name__}: {error})") from error
+
+
+def _milliseconds(times: Column) -> Column:
+    """Times in milliseconds; those in microseconds have sixteen digits until the year 2286, the others thirteen."""
+    micros = times >= 10**14
+    if micros.all():
+        return times // 1000
+    if micros.any():
+        raise ReplyError(
+            f"a file mixes milliseconds and microseconds, first in row {int(np.argmax(micros != micros[0])) + 1}"
+        )
+    return times
+
+
+def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
+    """The error for a status other than 200: 404 is a ProviderRefused, which here only means that there is no such
+    file."""
+    if reply.status == 404:
+        return ProviderRefused("the archive has no such file (404)", status=404)
+    if reply.status == 429:
+        return RateLimited("the archive asks for a pause (429)")
+    if reply.status in (401, 451):
+        return AccessDenied(
+            f"the archive refused the request ({reply.status})", fix="Use source='rest'", status=reply.status
+        )
+    return TransportError(f"the archive could not answer (status {reply.status})", status=reply.status)
+
+
+ARCHIVE = Archive(
+    name="binance-archive",
+    host="https://data.binance.vision",
+    find_file=find_file,
+    find_checksum=find_checksum,
+    read_file=read_file,
+    refusal=refusal,
+)

@@ -1,0 +1,28 @@
+"""Binance's kline row, which REST replies and the archive's files share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from candle_fetcher.core.candles import Candles, candles_from
+from candle_fetcher.core.decimals import Column, Row
+
+# "Kline/Candlestick data": 12 fields; i an integer, d a quoted decimal, x a quoted decimal that is not read ("ignore").
+KLINE = Row("i d d d d d i d i d d x")
+KLINE_COLUMNS = (
+    "open_time", "open", "high", "low", "close", "volume", "close_time",
+    "quote_volume", "trades", "taker_buy_volume", "taker_buy_quote_volume",
+)  # fmt: skip
+# COIN-M counts contracts in field 6 and 10, and base asset in 8 and 11 (klines, "volume" and "base asset volume").
+COIN_COLUMNS = (*KLINE_COLUMNS[:7], "trades", "taker_buy_volume", "base_volume", "taker_buy_base_volume")
+_COIN_ORDER = (0, 1, 2, 3, 4, 5, 6, 8, 9, 7, 10)
+
+
+def kline_candles(columns: Sequence[Column]) -> Candles:
+    """Candles out of the columns of KLINE: volumes in the base and the quote asset."""
+    return candles_from(KLINE_COLUMNS, columns)
+
+
+def coin_candles(columns: Sequence[Column]) -> Candles:
+    """Candles out of the columns of KLINE, as COIN-M means them."""
+    return candles_from(COIN_COLUMNS, [columns[at] for at in _COIN_ORDER])

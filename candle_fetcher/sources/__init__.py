@@ -1,0 +1,7 @@
+"""Floor 2: what a provider offers meets the transport."""
+
+from candle_fetcher.sources.archive import ArchiveSource, FileRead
+from candle_fetcher.sources.asking import Errand
+from candle_fetcher.sources.rest import Answer, Source, page_rows, requests_for, windows
+
+__all__ = ["Answer", "ArchiveSource", "Errand", "FileRead", "Source", "page_rows", "requests_for", "windows"]

@@ -1,0 +1,82 @@
+"""A provider's archive: whole files, each verified against its checksum before a row of it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from candle_fetcher.core.call import Call
+from candle_fetcher.core.candles import Candles
+from candle_fetcher.core.errors import ProviderRefused, ReplyError
+from candle_fetcher.core.events import Observe, Operation
+from candle_fetcher.core.files import File
+from candle_fetcher.core.series import Series
+from candle_fetcher.providers import Archive
+from candle_fetcher.sources.asking import Asker, Errand, Service
+
+
+class FileRead(NamedTuple):
+    """What came of a file: its candles, or None and why not. `verified` says that its checksum was there and fits.
+
+    trouble: "" where it can be used, "absent" where there is no such file, "rejected" where it is not what it should
+    be.
+    """
+
+    file: File
+    candles: Candles | None
+    verified: bool = True
+    trouble: str = ""
+
+
+class ArchiveSource:
+    """Reads the files of one archive. Shared by all threads of a fetcher."""
+
+    def __init__(
+        self, archive: Archive, host: str, *, clock: Callable[[], float], observe: Observe, **how: Any
+    ) -> None:
+        self.archive = archive
+        self._observe = observe
+        self._asker = Asker(
+            Service(archive.name, (host,), (), lambda headers: None, archive.refusal),
+            now_ms=lambda: int(clock() * 1000),
+            observe=observe,
+            **how,
+        )
+
+    def read(self, series: Series, file: File, errand: Errand) -> FileRead:
+        """The file's candles. What does not fit its checksum, or is no sound file, is fetched once more and then
+        rejected.
+
+        Raises TransportError where the archive cannot answer.
+        """
+        trouble = FileRead(file, None, trouble="rejected")
+        for _ in range(2):
+            try:
+                data = self._asker.ask(Call(file.path), bytes, stop=errand)
+            except ProviderRefused:
+                return FileRead(file, None, trouble="absent")
+            try:
+                expected = self._checksum(file, errand)
+                began = time.perf_counter()
+                if expected is not None and hashlib.sha256(data).hexdigest() != expected:
+                    continue
+                candles = self.archive.read_file(data, file, series)
+            except ReplyError:
+                continue
+            self._observe(Operation("unzip", time.perf_counter() - began, candles.count, len(data)))
+            return FileRead(file, candles, verified=expected is not None)
+        return trouble
+
+    def _checksum(self, file: File, errand: Errand) -> str | None:
+        """The SHA-256 that the file should have; None where none stands beside it."""
+        name = file.path.rpartition("/")[2]
+
+        def parse(text: bytes) -> str | None:
+            return self.archive.find_checksum(text, name)
+
+        try:
+            return self._asker.ask(Call(f"{file.path}.CHECKSUM"), parse, stop=errand)
+        except ProviderRefused:
+            return None

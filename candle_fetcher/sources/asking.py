@@ -1,0 +1,144 @@
+"""One question at a time: pacing, retries and hosts on the way out, and what is wrong with a reply on the way in."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError
+from typing import NamedTuple, TypeVar
+
+from candle_fetcher.core.call import Call, Limit, Reply
+from candle_fetcher.core.candles import Candles
+from candle_fetcher.core.errors import AccessDenied, Banned, RateLimited, ReplyError, SourceError, TransportError
+from candle_fetcher.core.events import Observe, Operation, Retried
+from candle_fetcher.net.pacing import HostGate, Limiter, Retry
+from candle_fetcher.net.transport import Transport
+
+Answer_ = TypeVar("Answer_")
+
+# A host to which no connection can be made is tried again this often: who has no network should hear of it soon.
+_UNREACHED_RETRIES = 2
+
+
+class Errand(threading.Event):
+    """One public call on its way. Once set, nothing more is sent for it.
+
+    `retries` counts what was sent again. `clock_error` is why the provider's clock could not be had, once it was asked.
+    """
+
+    retries = 0
+    clock_error: SourceError | None = None
+
+
+class Service(NamedTuple):
+    """Whom to ask: root URLs of the same data, the preferred one first, and the facts that are stated of them."""
+
+    name: str
+    hosts: tuple[str, ...]
+    limits: tuple[Limit, ...]
+    used: Callable[[Mapping[str, str]], int | None]
+    refusal: Callable[[Reply, str, int], Exception]
+
+
+class Asker:
+    """Asks one service. Shared by all threads of a fetcher."""
+
+    def __init__(
+        self,
+        service: Service,
+        *,
+        transport: Transport,
+        retry: Retry,
+        now_ms: Callable[[], int],
+        observe: Observe,
+        wait: Callable[[threading.Event, float], bool] = threading.Event.wait,
+    ) -> None:
+        self._service = service
+        self._transport = transport
+        self._retry = retry
+        self._now_ms = now_ms
+        self._observe = observe
+        self._wait = wait
+        self._gate = HostGate()
+        self._parsing = threading.Lock()
+        self._limiter = Limiter(
+            provider=service.name,
+            limits=service.limits,
+            now_ms=now_ms,
+            steady_ms=lambda: int(time.monotonic() * 1000),
+            observe=observe,
+            wait=wait,
+        )
+
+    def set_limits(self, limits: Sequence[Limit]) -> None:
+        """Replaces the request limits."""
+        self._limiter.set_limits(limits)
+
+    def ask(self, call: Call, parse: Callable[[bytes], Answer_], *, symbol: str = "", stop: Errand) -> Answer_:
+        """The parsed reply, after as many retries as it takes and is allowed. Raises the last error."""
+        spare = list(self._open_hosts())
+        host = spare.pop(0)
+        attempt = 1  # how many requests have failed, once one has
+        while True:
+            try:
+                return self._once(host, call, parse, symbol, stop)
+            except Banned as error:
+                self._limiter.ban(int(error.until.timestamp() * 1000), str(error))
+                raise
+            except (TransportError, ReplyError, RateLimited, AccessDenied) as error:
+                asked_s = None
+                if isinstance(error, AccessDenied) or (isinstance(error, TransportError) and error.status is None):
+                    # Out of reach or not served here: the provider's other hosts have the same data, each is tried
+                    # once.
+                    if spare and (not isinstance(error, AccessDenied) or error.status == 451):
+                        self._gate.failed(host, time.monotonic())
+                        host = spare.pop(0)
+                        continue
+                    if isinstance(error, AccessDenied):
+                        raise
+                if isinstance(error, RateLimited):
+                    asked_s = error.retry_after_s
+                    self._limiter.hold(1.0 if asked_s is None else asked_s)
+                wait_s = self._retry.wait_s(attempt, asked_s, random=random.random())
+                if isinstance(error, TransportError) and not error.reached and attempt > _UNREACHED_RETRIES:
+                    wait_s = None
+                if wait_s is None:
+                    if isinstance(error, TransportError):
+                        self._gate.failed(host, time.monotonic())
+                        error.attempts = attempt
+                    raise
+                stop.retries += 1
+                self._observe(Retried(self._service.name, type(error).__name__, attempt, wait_s))
+                attempt += 1
+                if self._wait(stop, wait_s):
+                    raise CancelledError from None
+
+    def _open_hosts(self) -> list[str]:
+        now = time.monotonic()
+        open_ = [host for host in self._service.hosts if self._gate.is_open(host, now)]
+        if open_:
+            return open_
+        if len(self._service.hosts) > 1:
+            return list(self._service.hosts[-1:])
+        raise TransportError(f"{self._service.hosts[0]} keeps failing and is left alone for a while")
+
+    def _once(self, host: str, call: Call, parse: Callable[[bytes], Answer_], symbol: str, stop: Errand) -> Answer_:
+        ticket = self._limiter.acquire(call.cost, stop=stop)
+        used = None
+        try:
+            reply = self._transport.send(host, call, provider=self._service.name, stop=stop)
+            used = self._service.used(reply.headers)
+        finally:
+            self._limiter.release(ticket, used=used)
+        if reply.status != 200:
+            raise self._service.refusal(reply, symbol, self._now_ms())
+        # A parse holds the interpreter most of the time; taking turns spares the threads handing it to and fro.
+        with self._parsing:
+            began = time.perf_counter()
+            answer = parse(reply.body)
+        self._gate.ok(host)
+        count = answer.count if isinstance(answer, Candles) else 0
+        self._observe(Operation("parse", time.perf_counter() - began, count, len(reply.body)))
+        return answer
