@@ -1,5 +1,4 @@
-"""Floor 2: a provider's feed meets the transport. Pacing, retries and hosts on the way out; the second look on the way
-in.
+"""Floor 2: a provider's feed meets the transport: pacing, retries, other hosts, and the second look.
 
 A hole in a reply is not a fact yet: it is asked for again, alone, and believed when that answer is empty. A look that
 brings rows starts the count anew, so short pages, page caps and rows that were late all end in the whole truth.
@@ -282,8 +281,7 @@ class Source:
         return candles
 
     def first_ms(self, series: Series, before: Span, stop: Errand) -> int | None:
-        """When the first candle of the series opens; None where there is none after the start of `before`, an empty
-        span.
+        """When the first candle of the series opens; None where none opens after the start of `before`, an empty span.
 
         Returns a time before `before` where the series is older than it. A provider that answers windows only is asked
         for the window before, then window by window.
