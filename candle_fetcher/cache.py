@@ -1,5 +1,4 @@
-"""Floor 2: chunks of candles over the store. What is stored, what is known to be empty, and who is fetching what right
-now.
+"""Floor 2: chunks of candles over the store: what is stored, what is known to be empty, who is fetching what.
 
 Under a series' key lie its entries (one a chunk), its facts (since when it is listed, spans known to be empty) and its
 shelves: for every thousand chunks, until when each may be believed, so that planning years reads a handful of entries.
@@ -45,8 +44,8 @@ class Quiet(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What is known of a series beside its candles. `first_ms` is the open time of its first candle, None while
-    unknown; `absent` the files that its archive did not have, and when it was asked."""
+    """What is known of a series beside its candles. `first_ms`: when its first candle opens, None while unknown; `absent`:
+    the files that its archive did not have, and when it was asked."""
 
     first_ms: int | None = None
     quiet: tuple[Quiet, ...] = ()
@@ -67,13 +66,6 @@ class Facts(NamedTuple):
             if quiet.start_ms < end_ms <= quiet.end_ms:
                 end_ms = quiet.start_ms
         return Span(start_ms, max(start_ms, end_ms))
-
-    def cause(self, ms: int) -> str:
-        """Why the slot that opens then has no candle."""
-        for quiet in self.quiet:
-            if quiet.start_ms <= ms < quiet.end_ms:
-                return quiet.cause
-        return "no_candle"
 
 
 def is_believed(quiet: Quiet, now_ms: int) -> bool:
@@ -148,7 +140,7 @@ class CandleCache:
             disk_entries=disk.entries if disk else 0,
             disk_bytes=disk.bytes if disk else 0,
             disk_max_bytes=disk.max_bytes if disk else 0,
-            problem=self._store.disk.problem or None if self._store.disk else None,
+            problem=self._store.problem or None,
         )
 
     def clear(self) -> None:
@@ -331,8 +323,7 @@ class CandleCache:
     # -- shelves ------------------------------------------------------------------------------------------------------
 
     def believed_until(self, series: Series, chunks: range) -> dict[int, int] | None:
-        """Until when each chunk may be believed (ms), ABSENT or LOOK; None without a cache. Reads a shelf per 1000
-        chunks."""
+        """Until when each chunk may be believed (ms), ABSENT or LOOK; None without a cache."""
         if self._store is None:
             return None
         believed: dict[int, int] = {}
@@ -356,7 +347,7 @@ class CandleCache:
         """Writes until when each of the chunks may be believed, and marks their shelves as up to date."""
         if self._store is None or not until:
             return
-        with self._store.disk.transaction() if self._store.disk else contextlib.nullcontext():
+        with self._store.transaction():
             for shelf in _shelves(until):
                 _, words = self._load_shelf(series, shelf)
                 words = words.copy()

@@ -81,7 +81,8 @@ def replacing(target: Path) -> Iterator[IO[bytes]]:
     """A file to write, which takes the target's place when the block ends well and leaves no trace when it does not."""
     name = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # a file in the folder's place: the next line says so more clearly
+            target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
         with os.fdopen(handle, "wb") as file:
             yield file

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -310,11 +312,19 @@ def test_only_debug_shows_a_traceback_and_where_the_time_went(line: Line) -> Non
 
 
 def test_a_file_that_cannot_be_written_is_an_error_in_a_line(line: Line, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("a file where a folder belongs")
     ran = line("fetch", "BTC/USDT", "1h", *DAY, "--output", str(tmp_path / "file" / "x.csv"))
     assert ran.code == 1
-    assert "error: " in ran.err
+    path = re.escape(str(tmp_path / "file" / "x.csv"))
+    assert re.search(rf"^error: [\w ]+; {path} was not written$", ran.err, re.M)
     assert ran.out == ""
+
+
+def test_a_file_that_cannot_be_opened_is_named(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "nowhere" / "x.log"
+    monkeypatch.setenv("CANDLE_FETCHER_LOG_FILE", str(log))
+    ran = line("fetch", "BTC/USDT", "1h", *DAY)
+    assert (ran.code, ran.err) == (1, f"error: {log}: {os.strerror(errno.ENOENT)}\n")
 
 
 def test_warnings_are_a_line_each(line: Line, tmp_path: Path) -> None:

@@ -381,7 +381,7 @@ def test_a_value_larger_than_the_bound_is_refused_and_the_one_before_goes(folder
     tier = DiskTier(folder, MB)
     assert tier.save("a", b"old")
     assert not tier.save("a", b"x" * 2 * MB)
-    assert (tier.load("a"), tier.healthy) == (None, True)
+    assert (tier.load("a"), not tier.problem) == (None, True)
     tier.close()
 
 
@@ -570,7 +570,7 @@ def test_a_damaged_database_is_moved_aside_and_rebuilt_with_one_warning(
         assert tier.save_many(values)
         assert tier.load_many(values) == values
     assert len(list(folder.glob("cache.db.bad-*"))) == 1
-    assert tier.healthy
+    assert not tier.problem
     tier.close()
     tier = DiskTier(folder, 100 * MB)
     assert tier.load_many(values) == values
@@ -682,7 +682,7 @@ FULL = """
             assert tier.load(f"{at}") == (b"x" * 88_000 if done else None), at
         if before:
             assert any(saved) and tier.load("before") == b"1" * 88_000
-        assert not all(saved) and not tier.healthy
+        assert not all(saved) and tier.problem
         tier.close()
     assert len(said) == 1 and "choose another cache_dir" in str(said[0].message), said
 """
@@ -714,7 +714,7 @@ def test_a_folder_that_cannot_be_made_is_one_warning_and_no_exception(tmp_path: 
         tier.flush()
         assert tier.stats() == (0, 0, MB)
         tier.close()
-    assert not tier.healthy
+    assert tier.problem
     assert str(tmp_path / "file") in tier.problem
     assert time.perf_counter() - started < 1
 
@@ -730,7 +730,7 @@ def test_a_read_only_disk_is_still_read(folder: Path) -> None:  # D13
             assert tier.load_many(values) == values
             assert not tier.save("a", b"1")
             assert tier.load_many(values) == values
-        assert not tier.healthy
+        assert tier.problem
         tier.close()
     finally:
         subprocess.run(["umount", folder], check=True)
@@ -764,7 +764,7 @@ def test_a_lock_held_elsewhere_delays_no_read_and_one_write_only(folder: Path) -
         assert not tier.save("b", b"1")
         tier.drop("key 000")
         assert time.perf_counter() - started < 3
-    assert not tier.healthy
+    assert tier.problem
     started = time.perf_counter()
     assert tier.load_many(values) == values
     assert time.perf_counter() - started < 0.05

@@ -68,8 +68,10 @@ def _report(talk: Talk, error: Exception, *, is_practice: bool) -> None:
         talk.fail(f"{len(error.errors)} of {len(error.frames) + len(error.errors)} symbols failed")
         for symbol, one in error.errors.items():
             talk.fail(f"{symbol}: {one}")
-    elif isinstance(error, CandleFetcherError | OSError):
+    elif isinstance(error, CandleFetcherError):
         talk.fail(error)
+    elif isinstance(error, OSError):
+        talk.fail(_told(error))
     else:
         talk.fail(f"{type(error).__name__}: {error}; this is a fault of candle_fetcher, --debug shows where")
     if isinstance(error, IncompleteData) and error.missing:
@@ -78,6 +80,13 @@ def _report(talk: Talk, error: Exception, *, is_practice: bool) -> None:
         show_gaps(talk, missing, len(error.missing))
     if not is_practice and _is_unreached(error):
         talk.say("No host could be reached. Is there a network? With --practice none is needed.")
+
+
+def _told(error: OSError) -> str:
+    """What the system said, without its number, and the file once."""
+    if error.strerror is None or error.filename is None or str(error.filename) in error.strerror:
+        return error.strerror or str(error)
+    return f"{error.filename}: {error.strerror}"
 
 
 def _is_unreached(error: BaseException) -> bool:

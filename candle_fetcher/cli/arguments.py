@@ -13,8 +13,9 @@ PORT = 8700
 _TOP = """\
 Candles (OHLCV) that are complete, correct and quick to get again.
 
-Flags without a command mean fetch. Data goes to stdout, talk to stderr. Exit codes: 0 ok, 1 error, 2 wrong input,
-3 incomplete or partly failed, 130 interrupted."""
+Flags without a command mean fetch. Data goes to stdout, talk to stderr.
+Exit codes: 0 ok, 1 error, 2 wrong input, 3 incomplete or partly failed,
+130 interrupted."""
 _TOP_EXAMPLES = """\
 examples:
   candle-fetcher fetch BTC/USDT 1h --start 2024-03-01 --end 2024-03-02
@@ -28,8 +29,8 @@ examples:
   candle-fetcher fetch --symbols BTC/USDT,ETH/USDT 4h --days 90 --export csv
   candle-fetcher fetch BTC/USDT 1m --limit 100 --json
 
-On a terminal the first and last candles are shown; a pipe or file gets CSV, with a column `symbol` in front when
---symbols is given."""
+On a terminal the first and last candles are shown. A pipe or file gets CSV,
+with a column `symbol` in front when --symbols is given."""
 _EXPORT_EXAMPLES = """\
 examples:
   candle-fetcher export BTC/USDT 1m --start 2020-01-01 --end 2024-01-01
@@ -152,7 +153,8 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     for name, made in commands.items():
         other = made.add_argument_group("other")
         if name not in ("export", "practice"):
-            other.add_argument("--json", action="store_true", help="JSON on stdout")
+            what = "a summary as JSON on stdout, and no candles" if name == "fetch" else "JSON on stdout"
+            other.add_argument("--json", action="store_true", help=what)
         other.add_argument("--debug", action="store_true", help="tracebacks, and where the time went")
         _add_version(other)
     return parser, commands

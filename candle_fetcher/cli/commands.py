@@ -330,4 +330,4 @@ def _range_text(arguments: argparse.Namespace) -> str:
     first = f"the first {limit:,} of " if limit else ""
     if start is not None:
         return f"{first}{start} to {until}"
-    return f"{first}{days:g} days before {until}"
+    return f"{first}{days:g} day{'' if days == 1 else 's'} before {until}"

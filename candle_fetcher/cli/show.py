@@ -71,7 +71,7 @@ def show_checks(talk: Talk, frame: pd.DataFrame, *, is_cached: bool) -> None:
     talk.title(f"{manifest['symbol']} {manifest['timeframe']}")
     talk.fact("cache", *_lookup(manifest["sources"], is_cached=is_cached))
     found = f"{manifest['rows']:,} of {manifest['expected']:,} candles"
-    talk.fact("checks", f"{found}; order, duplicates, prices, volumes: passed" if manifest["rows"] else found)
+    talk.fact("checks", f"{found}; order, duplicates, prices, volume ok" if manifest["rows"] else found)
     count = manifest["expected"] - manifest["rows"]
     if not manifest["gap_count"]:
         talk.fact("gaps", "none", "good")

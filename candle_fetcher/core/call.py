@@ -25,7 +25,7 @@ class Reply(NamedTuple):
 
 
 class Limit(NamedTuple):
-    """`cost` units may be spent per whole interval of the provider's clock; `header` reports what is used."""
+    """`cost` units may be spent in each whole interval of the provider's clock."""
 
     cost: int
     interval_s: int

@@ -43,8 +43,7 @@ OHLCV = COLUMNS[1:6]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candles:
-    """`block` has shape (len(names), candles) and dtype int64; float columns are float64 bits in it. Read, never
-    written."""
+    """`block` is int64 of shape (len(names), candles); float columns are float64 bits in it. Read, never written."""
 
     names: tuple[str, ...]
     block: Int64s
@@ -96,8 +95,7 @@ def no_candles(names: Sequence[str]) -> Candles:
 
 
 def join(parts: Sequence[Candles]) -> Candles:
-    """The parts in one block, one allocation for all columns. The parts follow each other in time and share their
-    columns."""
+    """The parts in one block, by one allocation. They follow each other in time."""
     if len({part.names for part in parts}) > 1:
         names = tuple(name for name in COLUMNS if any(name in part.names for part in parts))
         parts = [_widen(part, names) for part in parts]

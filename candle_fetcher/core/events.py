@@ -1,5 +1,4 @@
-"""What happened, as frozen records. Whoever does something says so through an `Observe`; who listens is not its
-business.
+"""What happened, as frozen records. Whoever does something tells an `Observe`; who listens is not its business.
 
     transport, pacing, store, cache, fetcher  ->  observe(event)  ->  PerformanceMonitor, progress bar, your callable
 
@@ -13,7 +12,7 @@ from typing import NamedTuple
 
 
 class Operation(NamedTuple):
-    """One piece of work ended: fetch, request, parse, load, save, join, export …"""
+    """One piece of work ended: fetch, export, plan, parse, disk_read, disk_write."""
 
     name: str
     seconds: float
@@ -49,7 +48,7 @@ class Retried(NamedTuple):
 
 
 class Waited(NamedTuple):
-    """A request was held back: reason budget, hold (429) or host (a host that is left alone)."""
+    """A request was held back: reason budget, or hold (429)."""
 
     provider: str
     reason: str

@@ -28,14 +28,12 @@ def drop_unsettled(candles: Candles, timeframe: Timeframe, now_ms: int) -> Candl
 
 
 def ask_again_ms(end_ms: int, asked_ms: int) -> int:
-    """When a hole that ends there is asked for again: an hour after the last time while it is younger than two days, 30
-    days else."""
+    """When a hole that ends there is asked for again: after an hour while younger than two days, else after 30 days."""
     young = asked_ms - end_ms < _YOUNG_MS
     return asked_ms + (HOUR_MS if young else 30 * DAY_MS)
 
 
 def edge_until_ms(timeframe: Timeframe, settled_ms: int, stored_ms: int, ttl_ms: int | None) -> int:
-    """Until when a range that ends at the live edge is the newest there is: its next candle settles, or `cache_ttl` is
-    up."""
+    """Until when a range up to the live edge is the newest there is: its next candle settles, or the ttl is up."""
     next_ms = timeframe.close_ms(settled_ms) + GRACE_MS
     return next_ms if ttl_ms is None else min(next_ms, stored_ms + ttl_ms)

@@ -18,8 +18,7 @@ _COUNTS = [
 
 
 def fill_gaps(frame: pd.DataFrame, timeframe: Timeframe, span: Span, how: str) -> pd.DataFrame:
-    """The frame with a row in every slot from its first row to the end of the span, and a boolean column
-    `is_synthetic`.
+    """The frame with a row in every slot from its first row to the end of the span, and a column `is_synthetic`.
 
     `how="ffill"`: open, high, low and close of an invented row are the close before it. `"interpolate"`: each price
     lies on the line between its neighbours, a run at the end repeats the close before it. Volumes and trades of

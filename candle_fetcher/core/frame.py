@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from candle_fetcher.core.candles import INTEGERS, OHLCV, Candles, find_holes, gap_of
-from candle_fetcher.core.errors import unknown
+from candle_fetcher.core.errors import InputError, unknown
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import parse_timeframe
 
@@ -170,8 +170,6 @@ def index_ms(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
     """The open times of a frame in Unix ms; InputError where its index has no times."""
     index = frame.index
     if not isinstance(index, pd.DatetimeIndex):
-        from candle_fetcher.core.errors import InputError
-
         raise InputError(f"expected a frame with a DatetimeIndex, got {type(index).__name__}")
     if index.tz is not None:
         index = index.tz_convert("UTC").tz_localize(None)

@@ -33,8 +33,7 @@ def base_for(timeframe: Timeframe, native: Sequence[str], provider: str) -> Time
 
 
 def resample(candles: Candles, base: Timeframe, target: Timeframe, span: Span) -> tuple[Candles, list[int]]:
-    """The candles of the target timeframe whose slots open in the span, and the open times of those that lack a fine
-    one.
+    """The target timeframe's candles that open in the span, and the open times of those that lack a fine candle.
 
     A candle made of an incomplete set is made of what there is; a slot without any fine candle has none. Open times are
     those of the slots; closing times those of the last fine candle.

@@ -97,7 +97,7 @@ class CandleFetcher:
     compression: packs entries on disk with zlib: smaller, slower.
     network_threads, io_threads: sizes of the pools; unless given, `performance_mode` ("low", "standard", "high") sets
     them.
-    source: "auto", "cache" (asks nobody), "archive" or "rest".
+    source: "auto", "cache" (asks nobody) or "rest"; "archive" is not offered yet.
     max_retries: how often a failed request is sent again, with growing pauses.
     timeout_s: seconds for one request, from connecting to the last byte.
     api_keys: {provider: {name: value}}, for providers that need a key; none of those built in does.
@@ -323,8 +323,7 @@ class CandleFetcher:
         kind: str = "candles",
         source: str | None = None,
     ) -> Path:
-        """The path of the CSV file written: `timestamp,open,high,low,close,volume`, UTC, numbers that read back
-        exactly.
+        """The path of the CSV file written: `timestamp,open,high,low,close,volume`; times in UTC, exact numbers.
 
         path: a folder, in which the file gets a telling name, or a name that ends in .csv. The file appears whole or
         not at all; an older one of that name is replaced. Memory stays the same whatever the range. Raises what `fetch`
@@ -403,8 +402,10 @@ class CandleFetcher:
     # -- what there is ------------------------------------------------------------------------------------------------
 
     def symbols(self, *, provider: str | Provider | None = None) -> pd.DataFrame:
-        """What the provider lists: symbol, provider_symbol, base, quote, status. Kept a day; served stale without a
-        network."""
+        """What the provider lists: symbol, provider_symbol, base, quote, status.
+
+        Kept for a day; an older listing serves where the provider cannot be asked.
+        """
         with self._errand() as errand:
             listing = self._listing(self._source(find_provider(provider or self._provider)), errand)
         rows = [(one.symbol, one.provider_symbol, one.base, one.quote, one.status) for one in listing.symbols]
@@ -428,8 +429,7 @@ class CandleFetcher:
             raise IncompleteData(f"{request.symbol} has no first candle that is known of")
         return pd.Timestamp(first_ms, unit="ms", tz="UTC").as_unit("ns")
 
-    # -- inside
-    # ---------------------------------------------------------------------------------------------------------
+    # -- inside -------------------------------------------------------------------------------------------------------
 
     def _fetch(
         self, request: Request, options: _Options, source: str | None, errand: Errand, began: float
@@ -668,8 +668,7 @@ class CandleFetcher:
                 stacklevel=4,
             )
 
-    # -- listings
-    # -------------------------------------------------------------------------------------------------------
+    # -- listings -----------------------------------------------------------------------------------------------------
 
     def _listing(self, source: Source, errand: Errand) -> Listing:
         """The provider's symbols, at most a day old, or older where it cannot be asked."""

@@ -234,8 +234,7 @@ class Gatherer:
     # -- asking -----------------------------------------------------------------------------------------------------
 
     def _fetch(self, trip: _Trip, todo: list[int]) -> None:
-        """Fills the chunks. Stops at once, with nothing more sent, where the caller is interrupted or an error is
-        final."""
+        """Fills the chunks. Sends nothing more once the caller is interrupted or an error is final."""
         source, series = trip.want.source, trip.want.series
         self._cache.open_shelves(series, todo)
         try:
@@ -465,8 +464,7 @@ class Gatherer:
         return self._listed_ms(_Trip(want, want.span, now_ms, errand), Span(0, 1))
 
     def _listed_ms(self, trip: _Trip, hole: Span) -> int | None:
-        """When the first candle opens, asked once a series: a hole at the start of a chunk may lie before the
-        listing."""
+        """When the first candle opens; asked once a series, since a hole at a chunk's start may precede the listing."""
         source, series, cache = trip.want.source, trip.want.series, self._cache
         with self._listing_lock:
             known = cache.facts(series).first_ms

@@ -34,8 +34,7 @@ class Range(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A series to fetch. `series` is what is asked for and stored; `timeframe` what comes out, resampled where they
-    differ."""
+    """What to fetch. `series` is asked for and stored, `timeframe` comes out: resampled where the two differ."""
 
     source: Source
     series: Series

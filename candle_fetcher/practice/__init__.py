@@ -1,8 +1,14 @@
-"""A practice exchange: Binance's REST APIs on a loopback port, so that examples and tests need no internet."""
+"""A practice exchange: Binance's REST APIs and its public archive on a loopback port, so that no internet is needed.
 
-from candle_fetcher.practice import faults
+exchange.py  the server, and what a caller may do to it   archive.py  files, CHECKSUMs and the bucket's listing
+faults.py    what can go wrong with a reply               damage.py   what can be wrong with a file of the archive
+"""
+
+from candle_fetcher.practice import damage, faults
+from candle_fetcher.practice.archive import Archive, Spoil
+from candle_fetcher.practice.damage import Damage
 from candle_fetcher.practice.exchange import PracticeExchange, Request
 from candle_fetcher.practice.faults import Fault
 from candle_fetcher.practice.limits import Counts
 
-__all__ = ["Counts", "Fault", "PracticeExchange", "Request", "faults"]
+__all__ = ["Archive", "Counts", "Damage", "Fault", "PracticeExchange", "Request", "Spoil", "damage", "faults"]

@@ -1,4 +1,4 @@
-"""The practice exchange: Binance's REST APIs on a loopback port, with faults on request."""
+"""The practice exchange: Binance's REST APIs and its public archive on a loopback port, with faults on request."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, unquote
 import numpy.typing as npt
 
 from candle_fetcher.practice import binance
+from candle_fetcher.practice.archive import Archive
 from candle_fetcher.practice.faults import Action, Fault, Match, Reply
 from candle_fetcher.practice.limits import Budget, Counts, Verdict
 from candle_fetcher.practice.listings import PROVIDERS
@@ -21,6 +22,7 @@ from candle_fetcher.practice.request import Refused, View, dump
 from candle_fetcher.practice.series import KINDS, Series, Tape
 from candle_fetcher.practice.server import Connection, Incoming, Server
 from candle_fetcher.practice.text import FIELDS
+from candle_fetcher.practice.vision import Lags
 
 _DOCUMENTED_LIMITS = {"binance": 6000, "binance-us": 6000, "binance-um": 2400, "binance-cm": 2400}
 _FUNDING = "binance-um funding"
@@ -28,7 +30,10 @@ _JSON = ("Content-Type", "application/json;charset=UTF-8")
 
 
 class Request(NamedTuple):
-    """One request; `time` in s by the exchange's clock, `status` None where a fault took the reply."""
+    """One request; `time` in s by the exchange's clock, `status` None where a fault took the reply.
+
+    `market` is a provider id or "archive", which has no weights.
+    """
 
     time: float
     method: str
@@ -41,11 +46,12 @@ class Request(NamedTuple):
 
 
 class PracticeExchange:
-    """A loopback HTTP server that answers as Binance spot, Binance.US, USD-M and COIN-M do.
+    """A loopback HTTP server that answers as Binance spot, Binance.US, USD-M and COIN-M do, and as their archive does.
 
     `weight_limit` None is the documented weight per whole minute of its clock, each market by itself; more than
     `patience` refusals in one minute are a ban of `ban_s`. `delay_s` is slept before every reply. `page_cap` serves
     fewer rows than asked for. `outages` None are the real stops of Binance spot; otherwise pairs (stop ms, resume ms).
+    The archive has a file of a day or a month `daily_lag_h` or `monthly_lag_h` hours after its end.
     """
 
     def __init__(
@@ -62,6 +68,8 @@ class PracticeExchange:
         gzip: bool = False,
         page_cap: int | None = None,
         outages: Sequence[tuple[int, int]] | None = None,
+        daily_lag_h: float = 5,
+        monthly_lag_h: float = 8,
         faults: Iterable[Fault] = (),
         log: bool = True,
     ) -> None:
@@ -80,6 +88,7 @@ class PracticeExchange:
         self._log: list[Request] | None = [] if log else None
         self._lock = threading.Lock()
         self._tape = Tape(seed, outages)
+        self._archive = Archive(self._tape, self._now_ms, Lags(daily_lag_h, monthly_lag_h))
         self._server: Server | None = None
         self._date = (0, "")
 
@@ -114,6 +123,11 @@ class PracticeExchange:
         return {provider: self.url + binance.ROOTS[provider] for provider in PROVIDERS} | {"binance-archive": self.url}
 
     @property
+    def archive(self) -> Archive:
+        """The public archive: what is spoiled in it, and files of your own."""
+        return self._archive
+
+    @property
     def requests(self) -> list[Request]:
         """Every request so far, in the order of the replies."""
         with self._lock:
@@ -136,7 +150,7 @@ class PracticeExchange:
         """The candles that open in [start_ms, end_ms) and have opened by now, as the printed rows read.
 
         Columns open_time, close_time (ms) and trades are int64, the others float64. Loaded and corrected candles count,
-        hidden ones too: hiding is a fault of the reply, not of the market.
+        hidden ones too: hiding is a fault of what is served, not of the market.
         """
         return self._series(provider, symbol, timeframe, kind).truth(start_ms, end_ms, self._now_ms())
 
@@ -165,7 +179,7 @@ class PracticeExchange:
         self._series(provider, symbol, timeframe, "candles").restate(open_ms, fields)
 
     def hide(self, provider: str, symbol: str, span: tuple[int, int]) -> None:
-        """Serves no row of the symbol that opens in [start ms, end ms), in no timeframe."""
+        """Serves no row of the symbol that opens in [start ms, end ms), in no timeframe, by REST or in the archive."""
         self._tape.hide(provider, symbol, span)
 
     def unhide(self, provider: str, symbol: str, span: tuple[int, int] | None = None) -> None:
@@ -200,7 +214,11 @@ class PracticeExchange:
         pairs = parse_qsl(query, keep_blank_values=True)
         params = dict(pairs)
         endpoint = binance.find_endpoint(path)
-        if endpoint is None or incoming.method != "GET":
+        if incoming.method == "GET" and self._archive.answers(path, params):
+            market, weight = "archive", 0
+            reply = self._archive.answer(path, params)
+            reply = reply._replace(headers=(*reply.headers, *self._headers(now_ms)[1:]))
+        elif endpoint is None or incoming.method != "GET":
             missing = endpoint is None
             market, weight, headers = "", 0, self._headers(now_ms)
             body = dump({"code": -1000, "msg": "Path not found." if missing else "Request method not supported."})

@@ -70,24 +70,31 @@ class Action(NamedTuple):
     act: Callable[[Wire, Reply], bool]
 
 
-class Fault:
-    """An action, and for whom: the first `after` requests that match pass, the next `times` get it (None: all)."""
+class Turn:
+    """For whom something is meant: the first `after` requests that match pass, the next `times` get it (None: all)."""
 
-    def __init__(self, action: Action, *, times: int | None = 1, match: Match = None, after: int = 0) -> None:
-        self.action = action
+    def __init__(self, *, times: int | None = 1, match: Match = None, after: int = 0) -> None:
         self.hits = 0
         self._left = times
         self._match = match
         self._after = after
         self._lock = threading.Lock()
 
-    def take(self, path: str, params: Params) -> bool:
-        """Whether this request gets the action; counts it."""
+    def matches(self, path: str, params: Params) -> bool:
+        """Whether it is meant for such requests."""
         if isinstance(self._match, str):
-            matches = self._match in path
-        else:
-            matches = self._match is None or self._match(path, params)
-        if not matches:
+            return self._match in path
+        return self._match is None or self._match(path, params)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the next request that matches gets it."""
+        with self._lock:
+            return self._after == 0 and self._left != 0
+
+    def take(self, path: str, params: Params) -> bool:
+        """Whether this request gets it; counts it."""
+        if not self.matches(path, params):
             return False
         with self._lock:
             if self._after > 0:
@@ -104,6 +111,14 @@ class Fault:
         """No request gets it from now on."""
         with self._lock:
             self._left = 0
+
+
+class Fault(Turn):
+    """An action, and the requests that get it."""
+
+    def __init__(self, action: Action, *, times: int | None = 1, match: Match = None, after: int = 0) -> None:
+        super().__init__(times=times, match=match, after=after)
+        self.action = action
 
 
 def _instead(name: str, made: Callable[[Reply], Reply]) -> Action:

@@ -70,6 +70,16 @@ def _funding_times(listing: Listing, start_ms: int, end_ms: int) -> range:
     return range(first * span, end_ms + 1, span)
 
 
+def funding_csv(view: View, listing: Listing, start_ms: int, end_ms: int) -> bytes:
+    """CSV lines of the archive: time, interval in hours and rate of the funding times in [start_ms, end_ms)."""
+    rows = _funding_rows(view, listing, _funding_times(listing, start_ms, end_ms - 1))
+    return "".join(
+        f"{row['fundingTime']},{listing.funding_hours},{row['fundingRate']}\n"
+        for row in rows
+        if start_ms <= row["fundingTime"] < end_ms
+    ).encode()
+
+
 def funding_rates(view: View, params: Params) -> bytes:
     symbol = read_text(params, "symbol")
     if symbol is None and view.coin:

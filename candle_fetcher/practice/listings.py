@@ -261,6 +261,16 @@ def list_symbols(provider: str, now_ms: int) -> Iterator[Listing]:
                 yield replace(listing, contract=contract)
 
 
+def list_all(provider: str, now_ms: int) -> Iterator[Listing]:
+    """Every symbol that was listed before the instant, delivered contracts too."""
+    yield from (listing for listing in _FIXED[provider] if listing.listed_ms <= now_ms)
+    for pair, since in _QUARTERLY.get(provider, ()):
+        day = _deliveries(utc_ms(since))[0]
+        while (listing := _contract(provider, pair, day, utc_ms(since))).listed_ms <= now_ms:
+            yield listing
+            day = _deliveries(listing.ended_ms)[0]
+
+
 def premium_of(listing: Listing) -> Listing:
     """The path of the premium index: 8 decimals, a few hundredths of a percent around zero."""
     return replace(
@@ -317,6 +327,7 @@ def _read_stops(lines: Sequence[str]) -> tuple[tuple[int, int], ...]:
     return tuple(stops)
 
 
+@functools.cache
 def documented_outages(provider: str) -> Stops:
     """The spot market's stops: no candle exists for the time between stop and resumption; none elsewhere."""
     return _read_stops(_SPOT_STOPS.split("\n")[1:-1]) if provider == "binance" else ()

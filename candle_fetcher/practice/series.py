@@ -2,6 +2,7 @@
 
 Path (market) -> Generated (one timeframe, printed by chunks) -+
                                     Loaded (rows as given)     +-> page(): the rows that one request gets
+                                                               +-> csv(): the lines of one archive file
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ from candle_fetcher.practice.market import (
     Path,
     gather,
 )
+
+Holes = Sequence[tuple[int, int]]
 
 KINDS = ("candles", "mark", "index", "premium")
 _LEVELS = {"s": SECOND, "m": MINUTE, "h": HOUR, "d": DAY, "w": DAY, "M": DAY}
@@ -132,6 +135,7 @@ class Generated:
         self._size = _CHUNK_SLOTS[self._slots.timeframe.unit]
         self._printed = printed
         self._changes: dict[int, dict[str, Any]] = {}
+        self.version = 0
         self.style = (
             text.Style(listing.price_decimals, listing.volume_decimals, listing.quote_decimals)
             if kind == "candles"
@@ -141,6 +145,7 @@ class Generated:
     def restate(self, open_ms: int, changes: Mapping[str, Any]) -> None:
         """From now on the candle that opens then has these values."""
         self._changes[open_ms] = {**self._changes.get(open_ms, {}), **changes}
+        self.version += 1
         self._printed.drop((id(self), self._slots.ordinal(open_ms) // self._size))
 
     def ahead(self, start_ms: int, now_ms: int) -> Iterator[text.Rows]:
@@ -178,6 +183,32 @@ class Generated:
                     columns[field][at] = value if field in text.WHOLE else float(text.print_number(value, decimals))
         return columns
 
+    @property
+    def life(self) -> tuple[int, int]:
+        """From the open of the first candle to the end of trading."""
+        listing = self._path.listing
+        return self._slots.open_ms(self._slots.ordinal(listing.listed_ms)), listing.ended_ms
+
+    def has_rows(self, start_ms: int, end_ms: int) -> bool:
+        """Whether any candle opens in [start_ms, end_ms)."""
+        first, last = (self._slots.open_ms(self._first_slot(ms)) for ms in (start_ms, end_ms))
+        return first < last and bool(self._path.hours.existing_ms(np.array([first, last], np.int64))[0] > 0)
+
+    def closed_ms(self, end_ms: int) -> int:
+        """When the last candle that opens before the instant is over."""
+        return self._slots.open_ms(self._first_slot(end_ms))
+
+    def csv(self, start_ms: int, end_ms: int, hidden: Holes = (), *, in_microseconds: bool) -> bytes:
+        """CSV lines of the closed candles that open in [start_ms, end_ms), without those that open in the holes."""
+        candles = self._candles(start_ms, end_ms)
+        for first, last in hidden:
+            seen = (candles.open_time < first) | (candles.open_time >= last)
+            candles = Candles(*(column[seen] for column in candles))
+        if not any(start_ms <= open_ms < end_ms for open_ms in list(self._changes)):
+            return text.print_csv(candles, self.style, in_microseconds=in_microseconds)
+        rows = json.loads(b"[" + self._amended(text.print_rows(candles, self.style)).data[:-1] + b"]")
+        return text.csv_of_raw(rows, in_microseconds=in_microseconds)
+
     def candles_between(self, start_ms: int, end_ms: int) -> Candles:
         """One candle of what was traded in [start_ms, end_ms), empty where nothing was; as printed, times not set."""
         parts = self._cover(DAY, start_ms, end_ms) or [self._path.rows(SECOND, end_ms, end_ms)[1]]
@@ -195,6 +226,11 @@ class Generated:
         if level == SECOND:
             return inner
         return [*self._cover(level + 1, start_ms, first), *inner, *self._cover(level + 1, last, end_ms)]
+
+    def _first_slot(self, ms: int) -> int:
+        """The first slot that opens at or after the instant."""
+        slot = self._slots.ordinal(ms)
+        return slot if self._slots.open_ms(slot) >= ms else slot + 1
 
     def _last_slot(self, now_ms: int) -> int:
         return self._slots.ordinal(min(now_ms, self._path.listing.ended_ms - 1))
@@ -231,11 +267,7 @@ class Generated:
     def _candles(self, start_ms: int, end_ms: int) -> Candles:
         """The whole candles that open in [start_ms, end_ms), as printed."""
         slots = self._slots
-        first = (
-            slots.ordinal(start_ms)
-            if slots.open_ms(slots.ordinal(start_ms)) >= start_ms
-            else slots.ordinal(start_ms) + 1
-        )
+        first = self._first_slot(start_ms)
         last = slots.ordinal(end_ms - 1) + 1 if end_ms > start_ms else first
         number, grid = self._path.rows(self._level, slots.open_ms(first), slots.open_ms(max(last, first)))
         opens = np.arange(number, number + len(grid.exists), dtype=np.int64) * STEP_MS[self._level]
@@ -281,10 +313,12 @@ class Loaded:
     def __init__(self, rows: Sequence[Sequence[Any]]) -> None:
         self._raw = sorted((list(row) for row in rows), key=lambda row: int(row[0]))
         self._rows = text.print_raw(self._raw)
+        self.version = 0
 
     def restate(self, open_ms: int, changes: Mapping[str, Any]) -> None:
         """From now on the candle that opens then has these values."""
-        at = bisect.bisect_left(self._raw, open_ms, key=lambda row: int(row[0]))
+        self.version += 1
+        at = self._find(open_ms)
         if at < len(self._raw) and self._raw[at][0] == open_ms:
             self._raw[at] = text.amend(self._raw[at], dict(changes))
             self._rows = text.print_raw(self._raw)
@@ -299,7 +333,37 @@ class Loaded:
 
     def truth(self, start_ms: int, end_ms: int, now_ms: int) -> dict[str, npt.NDArray[Any]]:
         """Columns of the candles that open in [start_ms, end_ms) and have opened by now."""
-        return text.read_rows([row for row in self._raw if start_ms <= int(row[0]) < end_ms and int(row[0]) <= now_ms])
+        return text.read_rows([row for row in self._between(start_ms, end_ms) if int(row[0]) <= now_ms])
+
+    @property
+    def life(self) -> tuple[int, int]:
+        """From the open of the first row to the instant after that of the last; both 0 where there are none."""
+        return (int(self._raw[0][0]), int(self._raw[-1][0]) + 1) if self._raw else (0, 0)
+
+    def has_rows(self, start_ms: int, end_ms: int) -> bool:
+        """Whether any row opens in [start_ms, end_ms)."""
+        return self._find(start_ms) < self._find(end_ms)
+
+    def closed_ms(self, end_ms: int) -> int:
+        """When the last candle that opens before the instant is over, by its own close time."""
+        at = self._find(end_ms)
+        return max(end_ms, int(self._raw[at - 1][6]) + 1) if at else end_ms
+
+    def csv(self, start_ms: int, end_ms: int, hidden: Holes = (), *, in_microseconds: bool) -> bytes:
+        """CSV lines of the rows that open in [start_ms, end_ms), without those that open in the holes."""
+        rows = [
+            row
+            for row in self._between(start_ms, end_ms)
+            if not any(first <= int(row[0]) < last for first, last in hidden)
+        ]
+        return text.csv_of_raw(rows, in_microseconds=in_microseconds)
+
+    def _between(self, start_ms: int, end_ms: int) -> list[list[Any]]:
+        return self._raw[self._find(start_ms) : self._find(end_ms)]
+
+    def _find(self, ms: int) -> int:
+        """The index of the first row that opens at or after the instant."""
+        return bisect.bisect_left(self._raw, ms, key=lambda row: int(row[0]))
 
 
 Series = Generated | Loaded
@@ -313,7 +377,7 @@ def page(
     now_ms: int,
     *,
     newest: bool,
-    hidden: Sequence[tuple[int, int]] = (),
+    hidden: Holes = (),
 ) -> bytes:
     """A JSON list of at most `limit` rows that open in [start_ms, end_ms], both inclusive: the oldest or the newest."""
     end_ms = min(end_ms, now_ms)

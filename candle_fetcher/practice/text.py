@@ -1,4 +1,4 @@
-"""Candles as the JSON rows that Binance prints, and as the numbers that these rows read as. Whole columns at a time."""
+"""Candles as Binance prints them, JSON rows or CSV lines, and as the numbers these read as. Whole columns at a time."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ WHOLE = ("open_time", "close_time", "trades")
 _FOUR_DIGITS = np.frombuffer(b"".join(b"%04d" % n for n in range(10_000)), np.uint32)
 _POWERS = 10 ** np.arange(19, dtype=np.int64)
 _EXACT = 2**53
+_MICROSECONDS = {"open_time": b"000", "close_time": b"999"}
+# Characters of every candle or of all of them alike, and which of their columns show where that differs.
+_Piece = tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_] | None]
 
 
 class Style(NamedTuple):
@@ -60,20 +63,45 @@ class Rows(NamedTuple):
 
 def print_rows(candles: Candles, style: Style) -> Rows:
     """The candles as compact JSON arrays of 12."""
-    count = len(candles.open_time)
-    pieces: list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_] | None]] = []
+    pieces: list[_Piece] = []
     before = b"["
     for field in FIELDS:
-        whole = field in WHOLE
-        decimals = 0 if whole else style.decimals(field)
-        quote = b"" if whole else b'"'
-        pieces.append((_constant(before + quote), None))
-        if decimals is None:
-            pieces.append((_constant(b"0"), None))
-        else:
-            pieces.extend(_digits(getattr(candles, field), decimals))
+        quote = b"" if field in WHOLE else b'"'
+        pieces += [(_constant(before + quote), None), *_field(candles, field, style)]
         before = quote + b","
     pieces.append((_constant(before + b'"0"],'), None))
+    page, shown = _lay_out(pieces, len(candles.open_time))
+    offsets = np.zeros(len(page) + 1, np.int64)
+    np.cumsum(shown.sum(axis=1), out=offsets[1:])
+    return Rows(candles.open_time, page[shown].tobytes(), offsets)
+
+
+def print_csv(candles: Candles, style: Style, *, in_microseconds: bool) -> bytes:
+    """The candles as CSV lines of 12 fields without a header; a close time in µs is the last one of its ms."""
+    pieces: list[_Piece] = []
+    for field in FIELDS:
+        pieces += _field(candles, field, style)
+        pieces.append((_constant((_MICROSECONDS.get(field, b"") if in_microseconds else b"") + b","), None))
+    pieces.append((_constant(b"0\n"), None))
+    page, shown = _lay_out(pieces, len(candles.open_time))
+    return page[shown].tobytes()
+
+
+def csv_of_raw(rows: Sequence[Sequence[Any]], *, in_microseconds: bool) -> bytes:
+    """Raw rows as such lines, every other value as it came."""
+    more = [(_MICROSECONDS.get(field, b"") if in_microseconds else b"").decode() for field in FIELDS] + [""]
+    return "".join(
+        ",".join(f"{value}{digits}" for value, digits in zip(row, more, strict=True)) + "\n" for row in rows
+    ).encode()
+
+
+def _field(candles: Candles, field: str, style: Style) -> list[_Piece]:
+    decimals = 0 if field in WHOLE else style.decimals(field)
+    return [(_constant(b"0"), None)] if decimals is None else _digits(getattr(candles, field), decimals)
+
+
+def _lay_out(pieces: Sequence[_Piece], count: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """The characters side by side, one line for each candle, and which of them show."""
     width = sum(chars.shape[1] for chars, _ in pieces)
     page = np.empty((count, width), np.uint8)
     shown = np.ones((count, width), np.bool_)
@@ -84,18 +112,16 @@ def print_rows(candles: Candles, style: Style) -> Rows:
         if mask is not None:
             shown[:, at : at + mask.shape[1]] = mask
         at = until
-    offsets = np.zeros(count + 1, np.int64)
-    np.cumsum(shown.sum(axis=1), out=offsets[1:])
-    return Rows(candles.open_time, page[shown].tobytes(), offsets)
+    return page, shown
 
 
 def _constant(text: bytes) -> npt.NDArray[np.uint8]:
     return np.frombuffer(text, np.uint8)[None, :]
 
 
-def _digits(values: Int64s, decimals: int) -> list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_] | None]]:
+def _digits(values: Int64s, decimals: int) -> list[_Piece]:
     """The characters of each number, and which of them show: no leading zeros, a minus only before negative ones."""
-    pieces: list[tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_] | None]] = []
+    pieces: list[_Piece] = []
     if len(values) and int(values.min()) < 0:
         pieces.append((np.full((len(values), 1), ord("-"), np.uint8), (values < 0)[:, None]))
         values = np.abs(values)

@@ -1,5 +1,4 @@
-"""Floor 1: facts about providers and pure functions. One file a provider; `PROVIDERS` of each module is found by
-itself."""
+"""Floor 1: facts about providers and pure functions. One file a provider; its `PROVIDERS` are found by themselves."""
 
 from __future__ import annotations
 

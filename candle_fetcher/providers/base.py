@@ -1,5 +1,4 @@
-"""What a provider is: a value made of facts and pure functions. What it lacks is absent, and asking for it is
-`NotOffered`."""
+"""What a provider is: a value made of facts and pure functions. Asking for what it lacks is `NotOffered`."""
 
 from __future__ import annotations
 
@@ -90,10 +89,9 @@ class Provider:
     """A source of candles. `hosts` are root URLs that serve the same data, the preferred one first.
 
     `describe(provider_symbol)` asks for the request limits and for what is said of the symbol, `listing` for every
-    symbol.
-    `refusal(reply, symbol, now_ms)` is the error that a reply other than 200 stands for. `used(headers)` is the budget
-    that the provider says is spent. `provider_symbol(symbol, kind)` reads every spelling; `unified` gives BASE/QUOTE
-    back.
+    symbol. `refusal(reply, symbol, now_ms)` is the error that a reply other than 200 stands for. `used(headers)` is the
+    budget that the provider says is spent. `provider_symbol(symbol, kind)` reads every spelling; `unified` gives
+    BASE/QUOTE back.
     """
 
     name: str

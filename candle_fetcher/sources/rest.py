@@ -168,8 +168,7 @@ class Source:
         return candles
 
     def first_ms(self, series: Series, before: Span, stop: Errand) -> int | None:
-        """When the first candle of the series opens; None where there is none after the start of `before`, an empty
-        span.
+        """When the first candle of the series opens; None where none opens after the start of `before`, an empty span.
 
         Returns a time before `before` where the series is older than it. A provider that answers windows only is asked
         for the window before, then window by window.

@@ -92,11 +92,6 @@ class DiskTier:
         self._no_open_until = 0.0
         self._no_write_until = 0.0
 
-    @property
-    def healthy(self) -> bool:
-        """Whether there is no problem."""
-        return not self.problem
-
     def load(self, key: str) -> bytes | None:
         """The value, None where there is none or the disk cannot say."""
         return self.load_many((key,)).get(key)
@@ -430,7 +425,9 @@ class DiskTier:
     def _trouble(self, error: BaseException) -> None:
         from candle_fetcher.store.database import is_lock
 
-        advice = "another program is writing" if is_lock(error) else "make room there, or choose another cache_dir"
+        advice = "another program is writing"
+        if not is_lock(error):
+            advice = "make room there, make it writable, or choose another cache_dir"
         self.problem = f"the cache in {self.folder} cannot be used as it should ({error}): {advice}"
         self._say("locked" if is_lock(error) else "failed", f"{self.problem}. Results are right, only slower to get")
 
