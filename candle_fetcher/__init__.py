@@ -32,12 +32,14 @@ from candle_fetcher.core.errors import (
     TransportError,
     UnknownSymbol,
 )
+from candle_fetcher.core.events import Progress
 from candle_fetcher.core.frame import find_gaps
 from candle_fetcher.core.plan import FetchPlan
 from candle_fetcher.core.summary import summary
 from candle_fetcher.core.version import __version__
 from candle_fetcher.fetcher import CandleFetcher, fetch
 from candle_fetcher.monitor import PerformanceMonitor
+from candle_fetcher.providers import Provider
 
 __all__ = [
     "AccessDenied",
@@ -60,6 +62,8 @@ __all__ = [
     "MissingExtra",
     "NotOffered",
     "PerformanceMonitor",
+    "Progress",
+    "Provider",
     "ProviderRefused",
     "RateLimited",
     "ReplyError",

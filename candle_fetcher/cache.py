@@ -202,7 +202,7 @@ class CandleCache:
         key = f"{series.key}|{chunk}"
         self._store.save(key, pack(key, entry, compress=self._compress), until_s=until_s, keep=keep)
 
-    def is_newest_flight(self, series: Series, chunk: int) -> tuple[bool, Future[Entry | None]]:
+    def take_off(self, series: Series, chunk: int) -> tuple[bool, Future[Entry | None]]:
         """Whether the caller is the one to fetch the chunk, and the future that the others wait for; see `land`."""
         key = series, chunk
         with self._flights.lock:

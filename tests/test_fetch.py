@@ -715,3 +715,25 @@ def test_an_unknown_setting_is_told_with_the_closest_one() -> None:
         candle_fetcher.CandleFetcher(memory_cache="1GB")
     with pytest.raises(InputError, match="Did you mean 'binance'"):
         candle_fetcher.CandleFetcher(base_urls={"binanse": "http://127.0.0.1:1"})
+
+
+@pytest.mark.parametrize("timeframe", ["1m", "1d", "3d", "45m"])
+@pytest.mark.parametrize("on_gap", ["leave", "ffill"])
+def test_the_forming_candle_counts_among_the_newest(world: World, timeframe: str, on_gap: str) -> None:
+    fetcher = world.fetcher()
+    for limit in (1, 2, 3, 1500):
+        frame = fetcher.fetch("BTC/USDT", timeframe, limit=limit, include_open=True, on_gap=on_gap)
+        manifest = told(frame)
+        assert len(frame) == manifest["rows"]
+        assert manifest["expected"] == len(frame) + sum(gap["count"] for gap in manifest["gaps"])
+        assert timeframe == "45m" or sum(manifest["sources"].values()) == len(frame)
+        assert len(frame) == limit or manifest["gaps"][0]["cause"] == "not_listed"
+        assert frame["is_closed"].tolist() == [True] * (len(frame) - 1) + [False]
+
+
+def test_the_oldest_candles_do_not_reach_for_the_forming_one(world: World) -> None:
+    frame = world.fetcher().fetch("BTC/USDT", "1h", "2024-01-01", limit=5, include_open=True)
+    assert frame["is_closed"].tolist() == [True] * 5
+    assert told(frame)["rows"] == 5
+    near = world.fetcher().fetch("BTC/USDT", "1h", "2024-06-15T10:00", limit=5, include_open=True)
+    assert near["is_closed"].tolist() == [True, True, False]

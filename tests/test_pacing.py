@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from candle_fetcher.core.call import Limit
 from candle_fetcher.core.errors import Banned, RateLimited
 from candle_fetcher.core.events import Event, Waited
-from candle_fetcher.net.pacing import HostGate, Limiter, Retry, State, Window, parse_retry_after
+from candle_fetcher.core.call import parse_retry_after
+from candle_fetcher.net.pacing import HostGate, Limiter, Retry, State, Window
 
 START_MS = 1_700_000_040_000  # the first instant of a minute
 MINUTE_MS = 60_000
@@ -104,8 +105,8 @@ def test_without_retries_nothing_is_sent_again() -> None:
         ("0", 0.0),
         ("-3", 0.0),
         ("86400", 86400.0),
-        ("1e20", 1e20),
-        ("9" * 400, float("inf")),
+        ("1e20", 1e9),
+        ("9" * 400, 1e9),
         (formatdate(1_000_060, usegmt=True), 60.0),
         (formatdate(999_000, usegmt=True), 0.0),
         ("Mon, 12 Jan 1970 13:47:40 -0000", 60.0),

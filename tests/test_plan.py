@@ -185,7 +185,7 @@ def test_steps_of_one_source_add_up_in_the_order_in_which_sources_are_asked():
         Step("archive", 1, 100, 4, 0, 50),
     )  # fmt: skip
     assert list(plan.chunks.items()) == [("memory", 2), ("disk", 1), ("archive", 1), ("rest", 3)]
-    assert (plan.candles, plan.requests, plan.weight, plan.bytes, plan.files) == (3607, 8, 8, 90, 4)
+    assert (plan.candles, plan.requests, plan.weight, plan.bytes, plan.files) == (3607, 8, 8, 90, 2)
 
 
 def test_a_plan_prints_as_an_explanation_and_shows_in_jupyter():

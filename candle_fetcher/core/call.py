@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import email.utils
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -30,3 +33,22 @@ class Limit(NamedTuple):
     cost: int
     interval_s: int
     kind: str = "weight"  # "weight" counts Call.cost, "requests" counts calls
+
+
+_FOREVER_S = 1e9
+_NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*")
+
+
+def parse_retry_after(text: str | None, now_s: float) -> float | None:
+    """Seconds that a Retry-After header (a number or an HTTP date) asks for, at most 1e9; 0.0 for the past, None if unreadable."""
+    if not text or not text.strip():
+        return None
+    if _NUMBER.fullmatch(text):
+        return max(0.0, min(float(text), _FOREVER_S))
+    try:
+        when = email.utils.parsedate_to_datetime(text)
+        if when.tzinfo is None:
+            when = when.replace(tzinfo=dt.timezone.utc)
+        return max(0.0, min(when.timestamp() - now_s, _FOREVER_S))
+    except (TypeError, ValueError, IndexError, OverflowError):
+        return None

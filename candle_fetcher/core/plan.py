@@ -174,5 +174,5 @@ def merge_steps(steps: Sequence[Step]) -> tuple[Step, ...]:
         merged[step.source] = (
             step if old is None else Step(step.source, *(a + b for a, b in zip(old[1:], step[1:], strict=True)))
         )
-    order = ("memory", "disk", "archive", "rest", "none")
+    order = ("memory", "disk", "archive", "rest", "missing")
     return tuple(merged[source] for source in order if source in merged)

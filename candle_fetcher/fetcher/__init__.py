@@ -43,7 +43,7 @@ from candle_fetcher.core.plan import CHUNK_SLOTS, FetchPlan
 from candle_fetcher.core.ranges import Instant
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.version import __version__
-from candle_fetcher.fetcher.collect import Collected, Collector, How
+from candle_fetcher.fetcher.collect import Collected, Collector, How, cut
 from candle_fetcher.fetcher.gather import POLL_S, Gatherer, Pools
 from candle_fetcher.fetcher.log import LOG, set_up_logging
 from candle_fetcher.fetcher.manifest import make_manifest, series_frame_key
@@ -502,19 +502,19 @@ class CandleFetcher:
     def _with_open(
         self, request: Request, got: Collected, how: How, options: _Options, errand: Errand, began: float
     ) -> pd.DataFrame:
+        limit = request.range.limit
         forming = self._collector().forming(request, got, how, errand)
+        if limit is not None and request.range.oldest:
+            forming = Candles(forming.names, forming.block[:, : max(0, limit - got.candles.count)])
+        elif limit is not None:
+            got = cut(got, max(0, limit - forming.count), request)
         frame = self._framed(request, got, options.columns, errand, began)
         manifest = frame.attrs[MANIFEST]
         manifest["rows"] += forming.count
         manifest["expected"] += forming.count
         manifest["sources"]["rest"] += forming.count
         candles = join([got.candles, forming])
-        closed = np.arange(candles.count) < got.candles.count
-        if request.range.limit is not None and not request.range.oldest and candles.count > request.range.limit:
-            cut = candles.count - request.range.limit
-            candles, closed = Candles(candles.names, candles.block[:, cut:]), closed[cut:]
-            manifest["rows"] = candles.count
-        frame = to_frame(candles, options.columns, closed)
+        frame = to_frame(candles, options.columns, np.arange(candles.count) < got.candles.count)
         frame.attrs[MANIFEST] = manifest
         return frame if options.on_gap not in ("ffill", "interpolate") else self._filled(frame, request, got, options)
 
@@ -532,10 +532,17 @@ class CandleFetcher:
             return
         count = sum(gap.count for gap in got.failed)
         last = got.refusals[-1] if got.refusals else None
-        why = f"{type(last).__name__}: {last}" if last else "it is not stored, and only the cache may be asked"
+        if last is not None:
+            why = f"{type(last).__name__}: {last}"
+            if self._settings.use_cache and got.candles.count:
+                why += ". What arrived is stored: the same call asks for the rest only"
+        elif got.failed[0].cause == "not_published":
+            why = "the archive has no file of them; source='auto' asks REST for them"
+        else:
+            why = "they are not stored, and only the cache may be asked"
         raise IncompleteData(
             f"{count:,} candles of {request.label} between {got.failed[0].first} and {got.failed[-1].last} "
-            f"could not be had; {why}. What arrived is stored: the same call asks for the rest only",
+            f"could not be had; {why}",
             frame=self._framed(request, got, columns, errand, time.perf_counter() if began is None else began),
             missing=got.failed,
             refusals=got.refusals,

@@ -12,7 +12,6 @@ from candle_fetcher.core.expiry import FOREVER_MS, settled_end_ms
 from candle_fetcher.core.plan import CHUNK_SLOTS, chunk_of, chunk_span
 from candle_fetcher.core.resample import resample
 from candle_fetcher.core.spans import Span
-from candle_fetcher.core.timeframe import Timeframe
 from candle_fetcher.fetcher.gather import Gathered, Gatherer, Want
 from candle_fetcher.fetcher.manifest import failed_gaps, find_all_gaps
 from candle_fetcher.fetcher.request import Request, read_span
@@ -148,7 +147,7 @@ class Collector:
                 break
             how = how._replace(refresh=False, recheck=False)
             slots += max(limit - got.candles.count, CHUNK_SLOTS)
-        return _cut(got, limit, oldest=request.range.oldest, timeframe=timeframe)
+        return cut(got, limit, request)
 
     def stream(self, request: Request, how: How, chunks: int, errand: Errand) -> Iterator[Collected]:
         """The span of the request piece by piece, cut where chunks end, so that nothing is looked up twice."""
@@ -176,7 +175,7 @@ class Collector:
         start_ms = open_ms
         if base != timeframe:
             settled_ms = settled_end_ms(base, now_ms)
-            settled = self.collect(replace_timeframe(request, base), Span(open_ms, settled_ms), how, errand).candles
+            settled = self.collect(request._replace(timeframe=base), Span(open_ms, settled_ms), how, errand).candles
             start_ms = settled_ms
         elif got.candles.count and int(got.candles.open_ms[-1]) >= base.open_ms(base.ordinal(open_ms) - 2):
             start_ms = (
@@ -193,25 +192,22 @@ class Collector:
         return newest.trim(Span(-FOREVER_MS, end_ms))
 
 
-def replace_timeframe(request: Request, timeframe: Timeframe) -> Request:
-    """The same request for another timeframe."""
-    return request._replace(timeframe=timeframe)
-
-
-def _cut(got: Collected, limit: int, *, oldest: bool, timeframe: Timeframe) -> Collected:
-    """Only so many candles, and the gaps between them."""
-    candles = got.candles
-    if candles.count > limit:
-        block = candles.block[:, :limit] if oldest else candles.block[:, -limit:]
-        candles = Candles(candles.names, block)
-        opens = candles.open_ms
-        span = Span(got.span.start_ms, int(opens[-1]) + 1) if oldest else Span(int(opens[0]), got.span.end_ms)
-        if oldest:
-            span = Span(span.start_ms, timeframe.close_ms(int(opens[-1])))
-        got = got._replace(
-            candles=candles,
-            span=span,
-            gaps=[gap for gap in got.gaps if span.start_ms <= gap.first_ms < span.end_ms],
-            partial=[ms for ms in got.partial if span.start_ms <= ms < span.end_ms],
-        )
-    return got
+def cut(got: Collected, limit: int, request: Request) -> Collected:
+    """At most so many of the candles, the oldest where the request has a start and the newest else, with the gaps between."""
+    if got.candles.count <= limit:
+        return got
+    first = 0 if request.range.oldest else got.candles.count - limit
+    candles = Candles(got.candles.names, got.candles.block[:, first : first + limit])
+    span = got.span
+    if not limit:
+        span = Span(span.end_ms, span.end_ms)
+    elif request.range.oldest:
+        span = Span(span.start_ms, request.timeframe.close_ms(int(candles.open_ms[-1])))
+    else:
+        span = Span(int(candles.open_ms[0]), span.end_ms)
+    return got._replace(
+        candles=candles,
+        span=span,
+        gaps=[gap for gap in got.gaps if span.start_ms <= gap.first_ms < span.end_ms],
+        partial=[ms for ms in got.partial if span.start_ms <= ms < span.end_ms],
+    )

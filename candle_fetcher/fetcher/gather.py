@@ -363,7 +363,7 @@ class Gatherer:
         while True:
             if trip.errand.is_set():
                 raise CancelledError
-            mine, flight = cache.is_newest_flight(series, chunk)
+            mine, flight = cache.take_off(series, chunk)
             if mine:
                 self._fly(trip, chunk, flight)
                 return
@@ -406,7 +406,7 @@ class Gatherer:
                     tier = trip.found[chunk][0] if chunk in trip.found else "rest"
                     trip.found[chunk] = (tier, entry)
                     trip.filled.append(chunk)
-                    trip.saves.append(self._pools.io().submit(self._save, trip, chunk, entry, flight))
+                    trip.saves.append(self._pools.io().submit(self._save, trip, chunk, entry))
                 else:
                     cache.land(want.series, chunk)
             flight.set_result(entry)
@@ -442,7 +442,7 @@ class Gatherer:
                     series, piece, again=ask.again, listed_ms=lambda hole: self._listed_ms(trip, hole), stop=trip.errand
                 )
 
-    def _save(self, trip: _Trip, chunk: int, entry: Entry, flight: Future[Entry | None]) -> None:
+    def _save(self, trip: _Trip, chunk: int, entry: Entry) -> None:
         with _Timed(self._observe, "io"):
             series = trip.want.series
             try:

@@ -90,19 +90,22 @@ def _steps(request: Request, cache: CandleCache, span: Span, now_ms: int, how: H
         else:
             steps.append(Step("disk", 1, slots))
     if how.only_cache:
-        return [*steps, *(Step("none", 1, slots) for _, slots, _ in lacking)]
+        return [*steps, *(Step("missing", 1, slots) for _, slots, _ in lacking)]
     every = [ask for _, _, asks in lacking for ask in asks]
     archive = request.archive if how.use_archive else None
     files = find_files(request.source, archive, series, facts, every, now_ms, forced=how.only_archive)
     steps += [Step("archive", 0, 0, 2, 0, _slots(base, file.span) * _ZIPPED_BYTES) for file in files]
     costs: dict[int, tuple[int, int]] = {}
+    spans = [file.span for file in files]
     for _, slots, asks in lacking:
-        rest = [Ask(span) for ask in asks for span in subtract(ask.span, [file.span for file in files])]
+        # What the files bring of a chunk may do for this request; only else is the rest of the chunk asked for.
+        left = [span for ask in asks for span in subtract(ask.span.clip(wanted), spans)]
+        rest = [Ask(span) for ask in asks for span in subtract(ask.span, spans)] if left else []
         found = [_cost(request, ask, costs) for ask in rest]
         if not found:
             steps.append(Step("archive", 1, slots))
         elif how.only_archive:
-            steps.append(Step("none", 1, slots))
+            steps.append(Step("missing", 1, slots))
         else:
             requests, weight = sum(one[0] for one in found), sum(one[1] for one in found)
             steps.append(Step("rest", 1, slots, requests, weight, slots * _ROW_BYTES))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 from candle_fetcher.core.candles import iso
@@ -17,6 +18,7 @@ from candle_fetcher.sources import ArchiveSource, Source
 
 ON_GAP = ("leave", "raise", "refetch", "ffill", "interpolate")
 NEWEST = 500
+_PAIR = re.compile(r"\s*([^\W_]+)[/-]([^\W_]+)\s*")
 
 
 class Range(NamedTuple):
@@ -104,4 +106,7 @@ def read_series(
     wanted = parse_timeframe(timeframe)
     base = base_for(wanted, feed.timeframes, provider.name)
     provider_symbol = provider.provider_symbol(symbol, kind)
-    return Series(provider.name, origin, provider_symbol, base, kind), provider.unified(provider_symbol), wanted
+    # Who writes BASE/QUOTE knows where the one ends and the other begins; an id alone has to be taken apart.
+    pair = _PAIR.fullmatch(symbol)
+    name = "/".join(pair.groups()).upper() if pair else provider.unified(provider_symbol)
+    return Series(provider.name, origin, provider_symbol, base, kind), name, wanted

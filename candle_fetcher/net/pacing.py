@@ -11,9 +11,7 @@ State in a file shares the budget between processes.
 from __future__ import annotations
 
 import datetime as dt
-import email.utils
 import math
-import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
@@ -31,7 +29,6 @@ LONGEST_WAIT_S = 300.0
 _GUARD_MS = 100
 # The part of a limit left to what we cannot see.
 _MARGIN = 50
-_NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*")
 _FOREVER_S = 1e9
 
 Wait = Callable[[threading.Event, float], bool]
@@ -57,21 +54,6 @@ class Retry:
             return asked_s if asked_s <= LONGEST_WAIT_S else None
         planned = min(self.cap_s, self.base_s * 2.0 ** min(attempt - 1, 60))
         return planned * (0.5 + 0.5 * random)
-
-
-def parse_retry_after(text: str | None, now_s: float) -> float | None:
-    """Seconds that a Retry-After header (a number or an HTTP date) asks for; 0.0 for the past, None if unreadable."""
-    if not text or not text.strip():
-        return None
-    if _NUMBER.fullmatch(text):
-        return max(0.0, float(text))
-    try:
-        when = email.utils.parsedate_to_datetime(text)
-        if when.tzinfo is None:
-            when = when.replace(tzinfo=dt.timezone.utc)
-        return max(0.0, when.timestamp() - now_s)
-    except (TypeError, ValueError, IndexError, OverflowError):
-        return None
 
 
 class Window(NamedTuple):

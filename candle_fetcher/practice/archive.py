@@ -269,11 +269,11 @@ class Archive:
 
     def _names_below(self, provider: str, path: Sequence[str]) -> Iterable[str]:
         """What lies below period, kind, symbol and interval, as far as they are given."""
-        period, kind, symbol, interval = (*path, *[""] * 4)[:4]
-        is_month, kind = period == "monthly", vision.KINDS.get(kind, "") if kind else ""
+        period, folder, symbol, interval = (*path, *[""] * 4)[:4]
+        kind, is_month = vision.KINDS.get(folder, ""), period == "monthly"
         if not path:
             names: Iterable[str] = vision.PERIODS
-        elif period not in vision.PERIODS or (len(path) > 1 and path[1] not in vision.kinds(provider, period)):
+        elif period not in vision.PERIODS or (folder and folder not in vision.kinds(provider, period)):
             return []
         elif len(path) == 1:
             names = vision.kinds(provider, period)

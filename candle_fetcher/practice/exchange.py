@@ -172,7 +172,10 @@ class PracticeExchange:
         self._tape.load(provider, symbol, timeframe, rows, kind)
 
     def restate(self, provider: str, symbol: str, timeframe: str, open_ms: int, **fields: Any) -> None:
-        """Corrects the candle that opens then, in this timeframe only: `volume=12.5`, `close="42000.10"` …"""
+        """Corrects the candle that opens then, in this timeframe only: `volume=12.5`, `close="42000.10"` …
+
+        The archive's file is made again with it; `archive.spoil(…, damage.revise(…))` changes the file alone.
+        """
         for field in fields:
             if field not in FIELDS:
                 raise ValueError(f"unknown field {field!r}; expected one of {', '.join(FIELDS)}")

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from candle_fetcher.core.call import Call, Limit, Reply
+from candle_fetcher.core.call import Call, Limit, Reply, parse_retry_after
 from candle_fetcher.core.candles import Candles
 from candle_fetcher.core.decimals import parse_rows
 from candle_fetcher.core.errors import (
@@ -124,7 +124,7 @@ def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
     code, said = _code(reply.body)
     # The provider's words are shown escaped: they may hold anything.
     words = f"{said[:160]!r}" if said else f"status {reply.status}"
-    asked_s = _retry_after_s(reply)
+    asked_s = parse_retry_after(reply.headers.get("retry-after"), now_ms / 1000)
     if reply.status == 418:
         until_s = _ban_end_s(said, asked_s, now_ms)
         until = dt.datetime.fromtimestamp(until_s, dt.timezone.utc)
@@ -170,14 +170,6 @@ def _code(body: bytes) -> tuple[int | None, str]:
         return None, ""
     code = value.get("code")
     return (code if isinstance(code, int) else None), str(value.get("msg", ""))
-
-
-def _retry_after_s(reply: Reply) -> float | None:
-    text = reply.headers.get("retry-after", "").strip()
-    try:
-        return max(0.0, min(float(text), 1e9)) if text else None
-    except ValueError:
-        return None
 
 
 def _ban_end_s(said: str, asked_s: float | None, now_ms: int) -> float:

@@ -39,8 +39,6 @@ class Answer(NamedTuple):
 class Source:
     """The REST side of one provider. Shared by all threads of a fetcher."""
 
-    name = "rest"
-
     def __init__(self, provider: Provider, hosts: tuple[str, ...], clock: Callable[[], float], **how: Any) -> None:
         self.provider = provider
         self._clock = clock
