@@ -185,7 +185,7 @@ def test_one_chunk_that_fails_for_good_loses_no_other(world: World) -> None:
 def test_a_pause_that_is_asked_for_holds_every_thread(world: World) -> None:
     fault = world.exchange.fail(faults.rate_limited(1), match="klines", after=2)
     began = time.monotonic()
-    frame = world.fetcher().fetch("BTC/USDT", "1m", "2024-05-20", "2024-06-03")
+    frame = world.fetcher().fetch("BTC/USDT", "1m", "2024-05-20", "2024-06-03", source="rest")
     same(frame, world.truth("BTCUSDT", "1m", "2024-05-20", "2024-06-03"))
     assert time.monotonic() - began >= 0.9
     assert fault.hits == 1
@@ -269,7 +269,7 @@ def test_threads_never_run_into_the_limit_of_an_exchange_that_allows_little(worl
     # Real minutes would take too long: the limit is what one minute of the exchange's stopped clock allows.
     with World(tmp_path / "limited", weight_limit=200) as limited:
         fetcher = limited.fetcher(timeout_s=5)
-        frame = fetcher.fetch("BTC/USDT", "1m", "2024-05-01", "2024-06-01")
+        frame = fetcher.fetch("BTC/USDT", "1m", "2024-05-01", "2024-06-01", source="rest")
         same(frame, limited.truth("BTCUSDT", "1m", "2024-05-01", "2024-06-01"))
         assert all(request.status == 200 for request in limited.exchange.requests)
         assert sum(request.weight for request in limited.exchange.requests) <= 200
