@@ -38,7 +38,12 @@ TOOLS = {
         "types-requests",
         "types-tqdm",
     ],
-    "bench": ["ccxt>=4.4", "python-binance>=1.0.19"],
+    "bench": [
+        "ccxt>=4.4",
+        "python-binance>=1.0.19",
+        "binance-historical-data>=0.1.14",
+        "binance-bulk-downloader>=1.1",
+    ],
 }
 
 

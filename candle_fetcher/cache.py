@@ -16,12 +16,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
+import pandas as pd
 
 from candle_fetcher.core.call import Limit
 from candle_fetcher.core.entry import Entry, pack, seal, unpack, unseal
 from candle_fetcher.core.expiry import ask_again_ms
+from candle_fetcher.core.frame import utc_index
+from candle_fetcher.core.revisions import Revision
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS
@@ -30,6 +34,7 @@ from candle_fetcher.store import Store
 
 SHELF_CHUNKS = 1_000
 _ABSENT_MS = DAY_MS
+_KEPT_REVISIONS = 10_000  # of a series
 # A shelf's word for a chunk: nothing stored, look at the entry, or believed until that time.
 ABSENT, LOOK = 0, 1
 
@@ -44,7 +49,8 @@ class Quiet(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What is known of a series beside its candles. `first_ms`: when its first candle opens, None while unknown; `absent`:
+    """What is known of a series beside its candles. `first_ms`: when its first candle opens, None while unknown;
+    `absent`:
     the files that its archive did not have, and when it was asked."""
 
     first_ms: int | None = None
@@ -118,7 +124,7 @@ class CandleCache:
         self._clock = clock
         self._flights = _Flights()
         self._facts: dict[Series, Facts] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     # -- for the user -----------------------------------------------------------------------------------------------
 
@@ -164,6 +170,46 @@ class CandleCache:
                 self._store.drop(key)
         return Verified(entries, tuple(damaged))
 
+    def revisions(self) -> pd.DataFrame:
+        """Every value of a settled candle that a provider changed afterwards, as far as it was asked for again.
+
+        Columns: provider, symbol, timeframe, kind, timestamp, column, old, new, old_read, new_read (UTC).
+        """
+        rows = []
+        for key in self._revised():
+            provider, _, symbol, timeframe, kind, *_ = key.split("|")
+            rows += [(provider, unquote(symbol), timeframe, kind, *revision) for revision in self._load_revisions(key)]
+        frame = pd.DataFrame(
+            rows,
+            columns=[
+                *("provider", "symbol", "timeframe", "kind"),
+                *("timestamp", "column", "old", "new", "old_read", "new_read"),
+            ],
+        )
+        for name in ("timestamp", "old_read", "new_read"):
+            frame[name] = utc_index(frame[name].to_numpy(np.int64))
+        return frame
+
+    def note(self, series: Series, revisions: Sequence[Revision]) -> None:
+        """Keeps the newest revisions of a series beside those that were noted before."""
+        if not revisions or self._store is None:
+            return
+        key = f"{series.key}|revisions"
+        with self._lock:
+            kept = [*self._load_revisions(key), *revisions][-_KEPT_REVISIONS:]
+            self._save_document(key, kept)
+
+    def _revised(self) -> list[str]:
+        if self._store is None or self._store.disk is None:
+            return []
+        return [key for key in list(self._store.disk.keys()) if key.endswith("|revisions")]
+
+    def _load_revisions(self, key: str) -> list[Revision]:
+        try:
+            return [Revision(*values) for values in self._load_document(key) or ()]
+        except TypeError:
+            return []
+
     # -- entries ------------------------------------------------------------------------------------------------------
 
     def load(self, series: Series, chunks: Sequence[int], *, keep: bool = True) -> dict[int, tuple[str, Entry]]:
@@ -195,12 +241,17 @@ class CandleCache:
         entry = None if data is None else unpack(key, data)
         return None if entry is None else (tier, entry)
 
-    def save(self, series: Series, chunk: int, entry: Entry, *, until_s: float | None, keep: bool = True) -> None:
-        """Stores the entry in both tiers; in memory until `until_s`, after which the disk is looked at again."""
+    def save(self, series: Series, chunk: int, entry: Entry, *, until_s: float | None, keep: bool = True) -> Entry:
+        """Stores the entry in both tiers; in memory until `until_s`, after which the disk is looked at again.
+
+        Returns the entry, which shares the bytes in memory where these are its plain columns: it is then held once.
+        """
         if self._store is None:
-            return
+            return entry
         key = f"{series.key}|{chunk}"
-        self._store.save(key, pack(key, entry, compress=self._compress), until_s=until_s, keep=keep)
+        data = pack(key, entry, compress=self._compress)
+        self._store.save(key, data, until_s=until_s, keep=keep)
+        return entry if self._compress or not keep else unpack(key, data, trusted=True) or entry
 
     def take_off(self, series: Series, chunk: int) -> tuple[bool, Future[Entry | None]]:
         """Whether the caller is the one to fetch the chunk, and the future that the others wait for; see `land`."""
@@ -265,19 +316,19 @@ class CandleCache:
         now_ms: int,
     ) -> Facts:
         """Adds to the facts of the series; a newer word about the same time replaces the older one."""
-        old = self.facts(series)
-        kept = [one for one in old.quiet if is_believed(one, now_ms)]
-        if quiet is not None:
-            kept = [one for one in kept if one.end_ms <= quiet.start_ms or quiet.end_ms <= one.start_ms]
-            kept.append(quiet)
-        missed = {path: asked_ms for path, asked_ms in old.absent if now_ms < asked_ms + _ABSENT_MS}
-        missed.update((path, now_ms) for path in absent)
-        facts = Facts(
-            old.first_ms if first_ms is None else first_ms, tuple(sorted(kept)), tuple(sorted(missed.items()))
-        )
         with self._lock:
+            old = self.facts(series)
+            kept = list(old.quiet)
+            if quiet is not None:
+                kept = [one for one in kept if one.end_ms <= quiet.start_ms or quiet.end_ms <= one.start_ms]
+                kept.append(quiet)
+            missed = {path: asked_ms for path, asked_ms in old.absent if now_ms < asked_ms + _ABSENT_MS}
+            missed.update((path, now_ms) for path in absent)
+            facts = Facts(
+                old.first_ms if first_ms is None else first_ms, tuple(sorted(kept)), tuple(sorted(missed.items()))
+            )
             self._facts[series] = facts
-        self._save_document(f"{series.key}|facts", facts._asdict())
+            self._save_document(f"{series.key}|facts", facts._asdict())
         return facts
 
     def forget_facts(self, series: Series) -> None:
@@ -326,12 +377,17 @@ class CandleCache:
         """Until when each chunk may be believed (ms), ABSENT or LOOK; None without a cache."""
         if self._store is None:
             return None
+        # What has left the cache since, for its bound or because it was damaged, is not there whatever its shelf says.
+        disk, prefix = self._store.disk, f"{series.key}|"
+        there = {key.removeprefix(prefix) for key in disk.keys(prefix)} if disk is not None else None
         believed: dict[int, int] = {}
         for shelf in _shelves(chunks):
             opened, words = self._load_shelf(series, shelf)
             first = shelf * SHELF_CHUNKS
             for chunk in range(max(chunks.start, first), min(chunks.stop, first + SHELF_CHUNKS)):
                 word = int(words[chunk - first])
+                if there is not None and str(chunk) not in there:
+                    word = ABSENT
                 believed[chunk] = LOOK if opened and word == ABSENT else word
         return believed
 

@@ -402,7 +402,7 @@ def test_the_cache_can_be_looked_at_checked_and_cleared(line: Line, plain: Any) 
     assert json.loads(plain("cache", "stats", *folder, "--json").out)["disk_entries"] == 0
 
 
-@pytest.mark.parametrize("command", ["", "fetch", "export", "plan", "gaps", "symbols", "cache", "practice"])
+@pytest.mark.parametrize("command", ["", "fetch", "export", "plan", "gaps", "audit", "symbols", "cache", "practice"])
 def test_help_and_version_are_for_every_command(plain: Any, command: str) -> None:
     words = [command] if command else []
     ran = plain(*words, "--help")
@@ -516,3 +516,10 @@ def _wait_for(true: Any, timeout_s: float = 10) -> None:
     while not true():
         assert time.monotonic() < until
         time.sleep(0.01)
+
+
+def test_revisions_are_listed_and_none_is_no_error(tmp_path, capsys):
+    assert main(["cache", "revisions", "--cache-dir", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[0].startswith("provider,symbol,timeframe,kind,timestamp,column,old,new")
+    assert main(["cache", "revisions", "--cache-dir", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []

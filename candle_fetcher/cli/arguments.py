@@ -42,6 +42,19 @@ _GAPS_EXAMPLES = """\
 examples:
   candle-fetcher gaps BTC/USDT 1m --start 2023-03-24 --end 2023-03-25
   candle-fetcher gaps BTC/USDT 1h --days 30 --json"""
+_AUDIT_EXAMPLES = """\
+examples:
+  candle-fetcher audit BTC/USDT 1d --start 2019-01-01 --end 2020-01-01
+  candle-fetcher audit BTC/USDT 1d --days 30 --against 1h --json
+
+A line for each value that differs, nothing where all agrees.
+Exits with 1 where something differs."""
+_FUNDING_EXAMPLES = """\
+examples:
+  candle-fetcher funding BTC/USDT --start 2024-01-01 --end 2024-02-01
+  candle-fetcher funding BTC/USD --days 30 --provider binance-cm > funding.csv
+
+A funding time is some milliseconds after the hour, and is shown as it was sent."""
 _SYMBOLS_EXAMPLES = """\
 examples:
   candle-fetcher symbols
@@ -135,11 +148,23 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     gaps = command("gaps", "list the missing candles of a range, with their causes", _GAPS_EXAMPLES)
     _add_series(gaps)
     _add_range(gaps, counts=False)
+    audit = command("audit", "compare candles: finer ones, archive, cache; 1 if they differ", _AUDIT_EXAMPLES)
+    _add_series(audit)
+    _add_range(audit, counts=False)
+    audit.add_argument("--against", metavar="WHAT", help="finer, archive, cache or a timeframe; all unless given")
+    funding = command("funding", "get the funding rates of a perpetual future", _FUNDING_EXAMPLES)
+    funding.add_argument("symbol", metavar="SYMBOL", help="such as BTC/USDT")
+    _add_range(funding, counts=False, what="funding times in UTC; without any of these, all there are")
+    rows = funding.add_argument_group("rows")
+    rows.add_argument("--refresh", action="store_true", help="ask again for everything in the range")
+    _add_settings(funding, providers="binance-um (default) or binance-cm")
     symbols = command("symbols", "list the symbols of a provider", _SYMBOLS_EXAMPLES)
-    for made in (commands["fetch"], export, plan, gaps, symbols):
+    for made in (commands["fetch"], export, plan, gaps, audit, symbols):
         _add_settings(made)
-    cache = command("cache", "look at the cache, empty it, or check every entry in it", _CACHE_EXAMPLES)
-    cache.add_argument("action", choices=("stats", "clear", "verify"), help="what to do")
+    cache = command(
+        "cache", "look at the cache, empty it, check every entry in it, or list what was changed", _CACHE_EXAMPLES
+    )
+    cache.add_argument("action", choices=("stats", "clear", "verify", "revisions"), help="what to do")
     cache.add_argument("--yes", action="store_true", help="clear without asking")
     cache.add_argument("--cache-dir", metavar="DIR", help="the folder; the user's cache folder unless given")
     cache.add_argument("--practice", action="store_true", help="the cache of --practice")
@@ -192,9 +217,9 @@ def _add_series(parser: argparse.ArgumentParser, *, several: bool = False) -> No
     group.add_argument("--kind", default="candles", help="candles (default); mark, index, premium on Binance futures")
 
 
-def _add_range(parser: argparse.ArgumentParser, *, counts: bool = True) -> None:
+def _add_range(parser: argparse.ArgumentParser, *, counts: bool = True, what: str = "opening times in UTC") -> None:
     newest = "; without any of these, the newest 500" if counts else ""
-    group = parser.add_argument_group("range", f"[start, end) on opening times in UTC{newest}")
+    group = parser.add_argument_group("range", f"[start, end) on {what}{newest}")
     group.add_argument("--start", metavar="TIME", help="2024-03-01, 2024-03-01T12:00Z or Unix ms")
     group.add_argument("--end", metavar="TIME", help="excluded; now unless given")
     group.add_argument("-d", "--days", type=float, metavar="N", help="so many days before the end")
@@ -207,10 +232,12 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--columns", default="ohlcv", metavar="SET", help="ohlcv (default) or all")
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
+def _add_settings(
+    parser: argparse.ArgumentParser, *, providers: str = "binance (default), binance-um, binance-cm, binance-us"
+) -> None:
     group = parser.add_argument_group("settings", "what is not given is read from CANDLE_FETCHER_*, see the README")
-    group.add_argument("--provider", metavar="ID", help="binance (default), binance-um, binance-cm, binance-us")
-    group.add_argument("--source", help="auto (default), cache (asks nobody) or rest")
+    group.add_argument("--provider", metavar="ID", help=providers)
+    group.add_argument("--source", help="auto (default), rest, archive, or cache (asks nobody)")
     hosts = group.add_mutually_exclusive_group()
     hosts.add_argument("--base-url", action="append", metavar="ID=URL", help="another host for a provider; repeatable")
     hosts.add_argument("--practice", action="store_true", help="ask an exchange in this process: no network needed")

@@ -19,7 +19,7 @@ from candle_fetcher.cli.arguments import PORT
 from candle_fetcher.cli.show import Talk
 from candle_fetcher.core.candles import iso
 from candle_fetcher.core.errors import CandleFetcherError, FetchManyError, InputError
-from candle_fetcher.core.frame import MANIFEST
+from candle_fetcher.core.frame import MANIFEST, index_ms
 from candle_fetcher.core.plan import FetchPlan
 from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.core.spans import Span
@@ -154,12 +154,39 @@ def gaps(arguments: argparse.Namespace, talk: Talk) -> int:
     """`CandleFetcher.gaps`."""
     with open_fetcher(arguments, talk) as fetcher:
         frame = fetcher.gaps(arguments.symbol, **_wanted(arguments))
+    _show_rows(arguments, talk, frame, "no gaps")
+    return 0
+
+
+def audit(arguments: argparse.Namespace, talk: Talk) -> int:
+    """`CandleFetcher.audit`. Candles that disagree are an error."""
+    with open_fetcher(arguments, talk) as fetcher:
+        frame = fetcher.audit(arguments.symbol, against=arguments.against, **_wanted(arguments))
+    for side, count in frame.attrs[MANIFEST]["compared"].items():
+        differing = frame["timestamp"][frame["against"] == side].nunique()
+        talk.fact(side, f"{count:,} candles compared, {differing:,} differ", "bad" if differing else None)
+    sides = ["ours", "theirs"]
     if arguments.json:
+        frame[sides] = frame[sides].astype(object).where(frame[sides].notna(), None)
         show.print_json(show.records(frame))
-    elif frame.empty and show.is_terminal():
-        talk.say("no gaps")
-    else:
+    elif not (frame.empty and show.is_terminal()):
+        frame[sides] = frame[sides].astype(object).where(frame[sides].notna(), "")
         show.print_table(frame)
+    return 0 if frame.empty else 1
+
+
+def funding(arguments: argparse.Namespace, talk: Talk) -> int:
+    """`CandleFetcher.fetch_funding`, of USDⓈ-M where no provider is named."""
+    if arguments.provider is None and not os.environ.get("CANDLE_FETCHER_PROVIDER"):
+        arguments.provider = "binance-um"
+    with open_fetcher(arguments, talk) as fetcher:
+        frame = fetcher.fetch_funding(arguments.symbol, refresh=arguments.refresh, **_wanted(arguments))
+    if arguments.json:
+        times = [iso(ms) for ms in index_ms(frame).tolist()]
+        rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+        show.print_json([{"timestamp": time, **row} for time, row in zip(times, rows, strict=True)])
+    else:
+        show.print_candles(frame, None, with_header=True)
     return 0
 
 
@@ -175,9 +202,12 @@ def symbols(arguments: argparse.Namespace, talk: Talk) -> int:
 
 
 def cache(arguments: argparse.Namespace, talk: Talk) -> int:
-    """`CandleCache.stats`, `clear`, `verify`. A cache in which something was damaged is an error once."""
+    """`CandleCache.stats`, `clear`, `verify`, `revisions`. A cache in which something was damaged is an error once."""
     with CandleFetcher(cache_dir=_cache_dir(arguments), progress=False) as fetcher:
         kept = fetcher.cache
+        if arguments.action == "revisions":
+            _show_rows(arguments, talk, kept.revisions(), "no revisions")
+            return 0
         stats = kept.stats()
         if arguments.action == "verify":
             verified = kept.verify()
@@ -197,6 +227,16 @@ def cache(arguments: argparse.Namespace, talk: Talk) -> int:
     else:
         show.print_facts(document)
     return 1 if document.get("damaged") else 0
+
+
+def _show_rows(arguments: argparse.Namespace, talk: Talk, frame: pd.DataFrame, nothing: str) -> None:
+    """The rows, or on a terminal the words for none."""
+    if arguments.json:
+        show.print_json(show.records(frame))
+    elif frame.empty and show.is_terminal():
+        talk.say(nothing)
+    else:
+        show.print_table(frame)
 
 
 def _agrees(talk: Talk, question: str) -> bool:
@@ -246,6 +286,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Talk], int]] = {
     "export": export,
     "plan": plan,
     "gaps": gaps,
+    "audit": audit,
+    "funding": funding,
     "symbols": symbols,
     "cache": cache,
     "practice": practice,

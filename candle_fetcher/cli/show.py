@@ -95,7 +95,8 @@ def show_gaps(talk: Talk, gaps: Iterable[Mapping[str, Any]], count: int) -> None
             str(gap[name]).replace("T", " ").removesuffix("Z").removesuffix(":00") for name in ("first", "last")
         )
         cause = f"{gap['cause']} ({_CAUSES[gap['cause']]})" if gap["cause"] in _CAUSES else gap["cause"]
-        line = f"{first} to {last}  {gap['count']:,}  {cause}"
+        count_of = f"{gap['count']:,}  " if gap["count"] else ""  # unknown of funding rates
+        line = f"{first} to {last}  {count_of}{cause}"
         talk.say(f"    {printable(line)}")
     if count > _SHOWN:
         talk.say(f"    and {count - _SHOWN:,} more; the command gaps lists them")

@@ -40,7 +40,8 @@ _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*")
 
 
 def parse_retry_after(text: str | None, now_s: float) -> float | None:
-    """Seconds that a Retry-After header (a number or an HTTP date) asks for, at most 1e9; 0.0 for the past, None if unreadable."""
+    """Seconds that a Retry-After header (a number or an HTTP date) asks for, at most 1e9; 0.0 for the past, None if
+    unreadable."""
     if not text or not text.strip():
         return None
     if _NUMBER.fullmatch(text):

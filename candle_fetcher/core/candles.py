@@ -36,6 +36,8 @@ COLUMNS = (
     "taker_buy_quote_volume",
     "base_volume",
     "taker_buy_base_volume",
+    "funding_rate",
+    "mark_price",
 )
 INTEGERS = frozenset({"open_time", "close_time", "trades"})
 OHLCV = COLUMNS[1:6]

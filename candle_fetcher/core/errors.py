@@ -161,7 +161,7 @@ class ClockSkew(CandleFetcherWarning):
 
 
 class ArchiveMismatch(CandleFetcherWarning):
-    """Two sources of one provider disagree about a candle."""
+    """A file of a provider's archive contradicts its checksum, its name or itself, and was not used."""
 
 
 def unknown(what: str, value: object, allowed: Iterable[str]) -> InputError:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Operation(NamedTuple):
-    """One piece of work ended: fetch, export, plan, parse, disk_read, disk_write."""
+    """One piece of work ended: fetch, export, plan, audit, parse, disk_read, disk_write."""
 
     name: str
     seconds: float

@@ -61,6 +61,12 @@ def choose_files(
     return sorted(chosen.values(), key=lambda file: file.span)
 
 
+def published_end_ms(find_file: Callable[[int, bool], File | None], now_ms: int) -> int:
+    """Where the newest file that there can be ends; 0 where the archive has none of the series."""
+    newest = [find_file(now_ms - lag_ms, monthly) for monthly, lag_ms in ((True, _MONTH_LAG_MS), (False, _DAY_LAG_MS))]
+    return max((file.span.start_ms for file in newest if file is not None), default=0)  # its own is not over yet
+
+
 def _files(spans: Sequence[Span], find: Callable[[int], File | None]) -> Iterator[File]:
     """The files that the spans touch, each once."""
     last = None

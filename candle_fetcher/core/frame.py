@@ -90,7 +90,7 @@ class Manifest(dict[str, Any]):
         return super().__repr__()
 
     def __deepcopy__(self, memo: Any) -> Manifest:
-        twin = Manifest(super().items())
+        twin = Manifest((name, _copied(value)) for name, value in super().items())
         twin._work_out = self._work_out
         return twin
 
@@ -103,11 +103,18 @@ class Manifest(dict[str, Any]):
         return dict, (dict(self.items()),)
 
 
+def _copied(value: Any) -> Any:
+    """A list or a dict of the manifest, so that who changes a copy changes no other."""
+    if isinstance(value, list):
+        return [_copied(one) for one in value]
+    return dict(value) if isinstance(value, dict) else value
+
+
 def check_columns(columns: object) -> str:
     """The columns setting, if it is one."""
-    if columns not in ("ohlcv", "all"):
+    if not isinstance(columns, str) or columns not in ("ohlcv", "all"):
         raise unknown("columns", columns, ("ohlcv", "all"))
-    return str(columns)
+    return columns
 
 
 def to_frame(candles: Candles, columns: str, closed: npt.NDArray[np.bool_] | None = None) -> pd.DataFrame:

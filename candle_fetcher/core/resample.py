@@ -41,10 +41,22 @@ def resample(candles: Candles, base: Timeframe, target: Timeframe, span: Span) -
     candles = candles.trim(span)
     slots = target.ordinals(candles.open_ms)
     firsts = np.flatnonzero(np.diff(slots, prepend=slots[:1] - 1)) if candles.count else np.empty(0, np.int64)
+    made = aggregate(candles, firsts, target.opens_ms(slots[firsts]))
+    holes = find_holes(candles.open_ms, base, span)
+    holed = {
+        target.open_ms(slot)
+        for hole in holes
+        for slot in range(target.ordinal(hole.start_ms), target.ordinal(hole.end_ms - 1) + 1)
+    }
+    return made, sorted(holed.intersection(made.open_ms.tolist()))
+
+
+def aggregate(candles: Candles, firsts: Int64s, opens_ms: Int64s) -> Candles:
+    """A candle of each run of candles; the runs begin at the places `firsts`, and open at those times."""
     columns: list[Int64s | Float64s] = []
     for name in candles.names:
         if name == "open_time":
-            columns.append(target.opens_ms(slots[firsts]))
+            columns.append(opens_ms)
         elif not candles.count:
             columns.append(candles.integers(name))
         elif name == "close_time":
@@ -60,14 +72,7 @@ def resample(candles: Candles, base: Timeframe, target: Timeframe, span: Span) -
             columns.append(reduce.reduceat(candles.floats(name), firsts))
         else:
             columns.append(_sums(candles.floats(name), firsts))
-    made = candles_from(candles.names, columns)
-    holes = find_holes(candles.open_ms, base, span)
-    holed = {
-        target.open_ms(slot)
-        for hole in holes
-        for slot in range(target.ordinal(hole.start_ms), target.ordinal(hole.end_ms - 1) + 1)
-    }
-    return made, sorted(holed.intersection(made.open_ms.tolist()))
+    return candles_from(candles.names, columns)
 
 
 def _sums(values: Float64s, firsts: Int64s) -> Float64s:

@@ -24,7 +24,7 @@ import pandas as pd
 
 from candle_fetcher.cache import CandleCache
 from candle_fetcher.console import make_progress
-from candle_fetcher.core.candles import Candles, fingerprint, join
+from candle_fetcher.core.candles import Candles, fingerprint, iso, join
 from candle_fetcher.core.errors import (
     CandleFetcherError,
     ClockSkew,
@@ -37,24 +37,28 @@ from candle_fetcher.core.errors import (
     unknown,
 )
 from candle_fetcher.core.events import Event, Lookup, Operation, Progress
+from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.fill import fill_gaps
-from candle_fetcher.core.frame import COPIES_ON_WRITE, MANIFEST, check_columns, gap_frame, to_frame
+from candle_fetcher.core.frame import COPIES_ON_WRITE, MANIFEST, Manifest, check_columns, gap_frame, to_frame
+from candle_fetcher.core.funding import funding_frame
 from candle_fetcher.core.plan import CHUNK_SLOTS, FetchPlan
 from candle_fetcher.core.ranges import Instant
+from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.version import __version__
 from candle_fetcher.fetcher.collect import Collected, Collector, How, cut
+from candle_fetcher.fetcher.funding import MONTH, FundingGatherer, FundingTold
 from candle_fetcher.fetcher.gather import POLL_S, Gatherer, Pools
 from candle_fetcher.fetcher.log import LOG, set_up_logging
 from candle_fetcher.fetcher.manifest import make_manifest, series_frame_key
 from candle_fetcher.fetcher.planning import make_plan
-from candle_fetcher.fetcher.request import Range, Request, check_on_gap, read_range, read_series
-from candle_fetcher.fetcher.settings import SOURCES, check_api_keys, default, read_settings
+from candle_fetcher.fetcher.request import Range, Request, check_on_gap, read_range, read_series, read_span
+from candle_fetcher.fetcher.settings import SOURCES, check_api_keys, default, one_of, read_settings
 from candle_fetcher.monitor import PerformanceMonitor
 from candle_fetcher.net.pacing import Retry
 from candle_fetcher.net.transport import Transport, check_root
-from candle_fetcher.providers import Listing, Provider, all_providers, find_provider
-from candle_fetcher.sources import ArchiveSource, Errand, Source
+from candle_fetcher.providers import Listing, Provider, all_providers, find_funding, find_provider
+from candle_fetcher.sources import ArchiveSource, Errand, FundingSource, Source
 from candle_fetcher.store import DiskTier, MemoryTier, Store
 
 _LISTING_S = 86_400.0
@@ -97,7 +101,7 @@ class CandleFetcher:
     compression: packs entries on disk with zlib: smaller, slower.
     network_threads, io_threads: sizes of the pools; unless given, `performance_mode` ("low", "standard", "high") sets
     them.
-    source: "auto", "cache" (asks nobody) or "rest"; "archive" is not offered yet.
+    source: "auto", "rest", "archive" (whole files alone), or "cache" (asks nobody).
     max_retries: how often a failed request is sent again, with growing pauses.
     timeout_s: seconds for one request, from connecting to the last byte.
     api_keys: {provider: {name: value}}, for providers that need a key; none of those built in does.
@@ -138,6 +142,8 @@ class CandleFetcher:
         self._provider = find_provider(provider)
         self._settings = settings
         self._api_keys = check_api_keys(api_keys, all_providers())
+        if clock is not None and not callable(clock):
+            raise InputError(f"clock {clock!r} cannot be called; expected a callable like time.time")
         self._clock = clock or time.time
         set_up_logging(os.environ)
         self._monitor = PerformanceMonitor(pools={"network": settings.network_threads, "io": settings.io_threads})
@@ -148,7 +154,10 @@ class CandleFetcher:
         )
         self._sources: dict[str, Source] = {}
         self._archives: dict[str, ArchiveSource] = {}
+        self._fundings: dict[str, FundingSource] = {}
+        self._funding_gatherer: FundingGatherer | None = None
         self._errands: set[Errand] = set()
+        self._of_thread = threading.local()
         self._lock = threading.RLock()
         self._cache: CandleCache | None = None
         self._is_closed = False
@@ -233,6 +242,9 @@ class CandleFetcher:
         not be had (its `.frame` holds the rest).
         """
         began = time.perf_counter()
+        for name, flag in (("include_open", include_open), ("refresh", refresh)):
+            if not isinstance(flag, bool):
+                raise InputError(f"{name} {flag!r} is not understood; expected True or False")
         options = _Options(check_columns(columns), include_open, check_on_gap(on_gap), refresh)
         request = self._request(symbol, timeframe, read_range(start, end, days, limit), provider, kind, source)
         with self._errand() as errand:
@@ -253,9 +265,10 @@ class CandleFetcher:
         names = list(dict.fromkeys(symbols))
         frames: dict[str, pd.DataFrame] = {}
         errors: dict[str, Exception] = {}
-        before = set(self._errands)
+        family: set[Errand] = set()
         # These threads only wait and join; requests and disk have pools of their own, so nothing here can deadlock.
-        callers = ThreadPoolExecutor(max(1, min(len(names), self._settings.network_threads)), "candle-caller")
+        count = max(1, min(len(names), self._settings.network_threads))
+        callers = ThreadPoolExecutor(count, "candle-caller", initializer=self._join_family, initargs=(family,))
         try:
             waiting = {callers.submit(self.fetch, name, timeframe, start, end, **options): name for name in names}
             while waiting:
@@ -268,7 +281,7 @@ class CandleFetcher:
                         errors[name] = error
         except BaseException:
             callers.shutdown(wait=False, cancel_futures=True)
-            for errand in set(self._errands) - before:
+            for errand in list(family):
                 self._stop(errand)
             raise
         callers.shutdown(wait=True)
@@ -399,6 +412,161 @@ class CandleFetcher:
             self._refuse_incomplete(request, got, how.columns, errand)
         return gap_frame(got.gaps)
 
+    def audit(
+        self,
+        symbol: str,
+        timeframe: str,
+        start: Instant = None,
+        end: Instant = None,
+        against: str | None = None,
+        *,
+        days: float | None = None,
+        provider: str | Provider | None = None,
+        kind: str = "candles",
+        source: str | None = None,
+    ) -> pd.DataFrame:
+        """What disagrees about the candles of the range: timestamp (UTC), column, ours, theirs, against.
+
+        A row for each value that differs; NaN on the side that has no such candle; no row where all agrees. `against`:
+
+        "finer", or a timeframe such as "1h": the candles against those put together of finer ones; prices and volume.
+        "finer" takes the day, the hour or the minute, whichever is the longest below.
+        "archive": the candles by REST against the archive's; in a long range, in a sample of its days.
+        "cache": the stored candles against a copy asked for now; what is not stored is not compared.
+        None: all of these that can be had.
+
+        `frame.attrs["candle_fetcher"]["compared"]` counts the candles compared, by comparison. Nothing is mended.
+        Raises what `fetch` raises, and IncompleteData where the comparison that was named has nothing to compare.
+        """
+        from candle_fetcher.fetcher.audit import Auditor  # when used: few do
+
+        began = time.perf_counter()
+        request = self._request(symbol, timeframe, _bounded(read_range(start, end, days)), provider, kind, source)
+
+        def unknowing() -> Collector:
+            cache = CandleCache(None, path=None, clock=self._clock)
+            return Collector(self._gatherer(cache), cache)
+
+        with self._errand() as errand, self._closest(request):
+
+            def refuse(asked: Request, got: Collected) -> None:
+                self._refuse_incomplete(asked, got, "ohlcv", errand, began)
+
+            auditor = Auditor(self._collector(), unknowing, refuse, errand, self._settings.use_cache)
+            frame = auditor.audit(request, self._how("ohlcv", source), against)
+        compared = sum(frame.attrs[MANIFEST]["compared"].values())
+        self._observe(Operation("audit", time.perf_counter() - began, compared))
+        LOG.info("audited %s candles of %s", compared, request.label)
+        return frame
+
+    # -- funding rates ------------------------------------------------------------------------------------------------
+
+    def fetch_funding(
+        self,
+        symbol: str,
+        start: Instant = None,
+        end: Instant = None,
+        *,
+        days: float | None = None,
+        provider: str | Provider | None = None,
+        source: str | None = None,
+        refresh: bool = False,
+    ) -> pd.DataFrame:
+        """The funding rates of a perpetual future in [start, end), oldest first; without a start, all so far.
+
+        float64 `funding_rate`, as a fraction (0.0001 is 0.01 %), and `mark_price`, NaN where the provider has none;
+        a UTC DatetimeIndex named `timestamp`: the funding times as sent, some milliseconds after the hour. No distance
+        between them is assumed: it differs by symbol and changes. A delivery contract has none: an empty frame.
+        source: "auto", "cache" (asks nobody) or "rest". Not "archive", whose files have no mark prices.
+        refresh: asks again for everything in the range.
+
+        `frame.attrs["candle_fetcher"]` is the manifest: range, rows, sources, retries.
+        Raises NotOffered where the provider has no futures, and what `fetch` raises; `missing` of an IncompleteData
+        counts 0, since nobody knows how many records a span holds that did not come.
+        """
+        began = time.perf_counter()
+        wanted = read_range(start, end, days)
+        if source is not None:
+            one_of("source", source, SOURCES)
+        found = find_provider(provider) if provider is not None else self._provider
+        funding = find_funding(found)
+        if (source or self._settings.source) == "archive":
+            raise NotOffered("funding rates are not read from the archive, which has no mark prices; use source='rest'")
+        provider_symbol = found.provider_symbol(symbol, "funding")
+        series = Series(found.name, self._origin(found), provider_symbol, MONTH, "funding")
+        request = Request(self._source(found), series, found.unified(provider_symbol), MONTH, wanted)
+        with self._lock:
+            rates = self._fundings.setdefault(found.name, FundingSource(request.source, funding))
+        with self._errand() as errand, self._closest(request):
+            frame = self._fetch_funding(request, rates, errand, refresh, self._is_offline(source), began)
+        self._observe(Operation("fetch_funding", time.perf_counter() - began, len(frame)))
+        LOG.info("fetched %s funding rates of %s", len(frame), request.symbol)
+        return frame
+
+    def _fetch_funding(
+        self, request: Request, rates: FundingSource, errand: Errand, refresh: bool, only_cache: bool, began: float
+    ) -> pd.DataFrame:
+        wanted, series = request.range, request.series
+        end_ms = FOREVER_MS if wanted.end_ms is None else wanted.end_ms
+        now_ms = self._gatherer().now_ms(request.source, end_ms, errand, ask=not only_cache)
+        span = read_span(wanted._replace(end_ms=now_ms if wanted.end_ms is None else end_ms), MONTH, now_ms)
+        span = Span(span.start_ms, max(span.start_ms, min(span.end_ms, now_ms)))
+        with self._lock:
+            if self._funding_gatherer is None:
+                self._funding_gatherer = FundingGatherer(self.cache, self._clock)
+        told = self._funding_gatherer.gather(
+            rates,
+            series,
+            span,
+            now_ms,
+            errand,
+            refresh=refresh,
+            only_cache=only_cache,
+            until_stored=wanted.end_ms is None,
+        )
+        self._warn_of_skew(request.source)
+        if told.in_doubt:
+            self._refuse_unknown(request, rates, now_ms, errand)
+        frame = funding_frame(told.records)
+        frame.attrs[MANIFEST] = Manifest(
+            provider=series.provider,
+            origin=series.origin,
+            symbol=request.symbol,
+            kind=series.kind,
+            start=iso(span.start_ms),
+            end=iso(told.span.end_ms),
+            rows=len(frame),
+            sources=told.sources,
+            retries=errand.retries,
+            elapsed_s=round(time.perf_counter() - began, 6),
+            version=__version__,
+        )
+        self._refuse_missing(request, told, frame)
+        return frame
+
+    def _refuse_missing(self, request: Request, told: FundingTold, frame: pd.DataFrame) -> None:
+        """Raises IncompleteData where part of the funding rates could not be had."""
+        if not told.missing:
+            return
+        error = told.refusal
+        why = f"{type(error).__name__}: {error}" if error else "they are not stored, and only the cache may be asked"
+        raise IncompleteData(
+            f"funding rates of {request.symbol} between {told.missing[0].first} and {told.missing[-1].last} could not "
+            f"be had; {why}. What arrived is stored: the same call asks for the rest only",
+            frame=frame,
+            missing=told.missing,
+            refusals=() if error is None else (error,),
+        ) from error
+
+    def _refuse_unknown(self, request: Request, rates: FundingSource, now_ms: int, errand: Errand) -> None:
+        """Raises UnknownSymbol where the provider neither lists the symbol nor ever had a funding rate of it; it may
+        answer such a question with nothing."""
+        symbol = request.series.symbol
+        listing = self._listing(request.source, errand)
+        listed = any(one.provider_symbol == symbol for one in listing.symbols)
+        if not listed and not rates.has_any(symbol, now_ms, errand):
+            raise UnknownSymbol(request.symbol, request.series.provider)
+
     # -- what there is ------------------------------------------------------------------------------------------------
 
     def symbols(self, *, provider: str | Provider | None = None) -> pd.DataFrame:
@@ -456,7 +624,7 @@ class CandleFetcher:
         frame = self._framed(request, got, options.columns, errand, began)
         if options.on_gap in ("ffill", "interpolate"):
             return self._filled(frame, request, got, options)
-        return self._put_away(key, frame, got) if key else frame
+        return self._put_away(key, frame, got) if key and got.span == span else frame
 
     def _ready(self, key: str, options: _Options, began: float) -> pd.DataFrame | None:
         """The frame as it was handed out before, where it still holds."""
@@ -520,7 +688,12 @@ class CandleFetcher:
 
     def _filled(self, frame: pd.DataFrame, request: Request, got: Collected, options: _Options) -> pd.DataFrame:
         manifest = frame.attrs[MANIFEST]
-        filled = fill_gaps(frame, request.timeframe, got.span, options.on_gap)
+        # What is forming, not listed yet or over is no gap to fill: only what the provider has no candle of between
+        # others.
+        missing = (gap.last_ms for gap in got.gaps if gap.cause == "no_candle")
+        newest = (int(ms) for ms in got.candles.open_ms[-1:])
+        end_ms = max((*missing, *newest), default=got.span.start_ms) + 1
+        filled = fill_gaps(frame, request.timeframe, Span(got.span.start_ms, end_ms), options.on_gap)
         filled.attrs[MANIFEST] = manifest
         return filled
 
@@ -566,8 +739,10 @@ class CandleFetcher:
         kind: str,
         source: str | None,
     ) -> Request:
-        if source is not None and source not in SOURCES:
-            raise unknown("source", source, SOURCES)
+        if source is not None:
+            one_of("source", source, SOURCES)
+        if not isinstance(kind, str):
+            raise InputError(f"kind {kind!r} is not a text such as 'candles'")
         found = find_provider(provider) if provider is not None else self._provider
         archive = self._archive(found)
         if archive is None and (source or self._settings.source) == "archive":
@@ -595,7 +770,10 @@ class CandleFetcher:
 
     def _origin(self, provider: Provider) -> str | None:
         url = self._settings.base_urls.get(provider.name)
-        return None if url in provider.hosts else url
+        if url is None and provider != all_providers().get(provider.name):
+            url = provider.hosts[0]  # a value of the caller's own, whatever it is called
+        known = all_providers().get(provider.name)
+        return None if known is not None and url in (None, *known.hosts) else url
 
     def _source(self, provider: Provider) -> Source:
         with self._lock:
@@ -635,8 +813,8 @@ class CandleFetcher:
                 )
             return made
 
-    def _gatherer(self) -> Gatherer:
-        return Gatherer(self.cache, self._pools, self._clock, self._observe, self._transport.abort)
+    def _gatherer(self, cache: CandleCache | None = None) -> Gatherer:
+        return Gatherer(cache or self.cache, self._pools, self._clock, self._observe, self._transport.abort)
 
     def _collector(self) -> Collector:
         return Collector(self._gatherer(), self.cache)
@@ -648,6 +826,9 @@ class CandleFetcher:
             if self._is_closed:
                 raise CandleFetcherError("this CandleFetcher is closed; make another one")
             self._errands.add(errand)
+        family: set[Errand] | None = getattr(self._of_thread, "family", None)
+        if family is not None:
+            family.add(errand)
         try:
             yield errand
         except CancelledError:
@@ -655,6 +836,10 @@ class CandleFetcher:
         finally:
             with self._lock:
                 self._errands.discard(errand)
+
+    def _join_family(self, family: set[Errand]) -> None:
+        """Every errand of the calling thread is from now on one of a family, which is stopped together."""
+        self._of_thread.family = family
 
     def _stop(self, errand: Errand) -> None:
         errand.set()

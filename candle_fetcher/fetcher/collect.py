@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 from candle_fetcher.cache import ABSENT, CandleCache
 from candle_fetcher.core.candles import OHLCV, Candles, Gap, check, join, no_candles, overlay
-from candle_fetcher.core.errors import SourceError
-from candle_fetcher.core.expiry import FOREVER_MS, settled_end_ms
+from candle_fetcher.core.errors import IncompleteData, SourceError
+from candle_fetcher.core.expiry import FOREVER_MS, drop_unsettled, settled_end_ms
 from candle_fetcher.core.plan import CHUNK_SLOTS, chunk_of, chunk_span
 from candle_fetcher.core.resample import resample
 from candle_fetcher.core.spans import Span
+from candle_fetcher.core.timeframe import Timeframe
 from candle_fetcher.fetcher.gather import Gathered, Gatherer, Want
 from candle_fetcher.fetcher.manifest import failed_gaps, find_all_gaps
 from candle_fetcher.fetcher.request import Request, read_span
@@ -53,7 +54,7 @@ class Collector:
     def now_ms(self, request: Request, how: How, errand: Errand) -> int:
         """The provider's clock where the request is near to it, else ours."""
         end_ms = FOREVER_MS if request.range.end_ms is None else request.range.end_ms
-        return self._gatherer.now_ms(request.source, end_ms, errand, ask=not how.only_cache)
+        return self._gatherer.now_ms(request.source, end_ms, errand, ask=not (how.only_cache or how.only_archive))
 
     def span(self, request: Request, how: How, errand: Errand) -> Span:
         """The span of the request, up to what is settled; out of the cache alone, up to what is stored."""
@@ -61,8 +62,15 @@ class Collector:
         span = read_span(request.range, request.timeframe, now_ms)
         end_ms = min(span.end_ms, settled_end_ms(request.timeframe, now_ms))
         if how.only_cache and request.range.end_ms is None:
-            end_ms = min(end_ms, self._stored_end_ms(request, span, now_ms))
+            stored_ms = self._stored_end_ms(request, span, now_ms)
+            if stored_ms <= span.start_ms:
+                raise IncompleteData(
+                    f"nothing of {request.label} is stored in that range, and only the cache may be asked"
+                )
+            end_ms = min(end_ms, stored_ms)
             end_ms = request.timeframe.open_ms(request.timeframe.ordinal(end_ms))
+        if how.only_archive and request.range.end_ms is None and request.archive is not None:
+            end_ms = min(end_ms, request.archive.end_ms(request.series, now_ms))
         return Span(span.start_ms, max(end_ms, span.start_ms))
 
     def _stored_end_ms(self, request: Request, span: Span, now_ms: int) -> int:
@@ -101,11 +109,21 @@ class Collector:
         partial: list[int] = []
         if base != timeframe:
             candles, partial = resample(candles, base, timeframe, told.span)
+        failed_now = failed_gaps(told, timeframe, span, "not_published" if how.only_archive else "fetch_failed")
+        if how.only_archive and request.range.end_ms is None and candles.count and failed_now:
+            late = failed_now[-1]
+            if (
+                late.cause == "not_published"
+                and timeframe.first_slot(span.end_ms) == timeframe.ordinal(late.last_ms) + 1
+            ):
+                # The newest files are late: the archive ends before them.
+                span, failed_now = Span(span.start_ms, max(span.start_ms, late.first_ms)), failed_now[:-1]
+                partial = [ms for ms in partial if ms < span.end_ms]
         return Collected(
             candles=candles.trim(span),
             span=span,
             gaps=find_all_gaps(told, candles, timeframe, span),
-            failed=failed_gaps(told, timeframe, span, "not_published" if how.only_archive else "fetch_failed"),
+            failed=failed_now,
             partial=partial,
             refusals=tuple(error for _, error in told.failed if error is not None),
             told=told,
@@ -130,24 +148,25 @@ class Collector:
         """As many candles as asked for: the oldest from the start, or the newest before the end. Gaps do not count."""
         limit = request.range.limit or 0
         timeframe = request.timeframe
+        now_ms = self.now_ms(request, how, errand)
         whole = self.span(request, how, errand)
         slots = limit
         while True:
+            # Where the series is known to begin and to end: nothing beyond has to be looked through.
+            known = self._cache.facts(request.series).bounds(whole, now_ms)
             if request.range.oldest:
-                first = timeframe.first_slot(whole.start_ms)
-                span = Span(whole.start_ms, min(whole.end_ms, timeframe.open_ms(first + slots)))
-                is_all = span.end_ms == whole.end_ms
+                end_ms = timeframe.open_ms(timeframe.first_slot(known.start_ms) + slots)
+                span = Span(whole.start_ms, min(max(known.end_ms, whole.start_ms), end_ms))
+                is_all = end_ms >= known.end_ms
             else:
-                start_ms = timeframe.open_ms(timeframe.first_slot(whole.end_ms) - slots)
+                start_ms = timeframe.open_ms(max(timeframe.first_slot(known.end_ms) - slots, 0))
                 span = Span(max(start_ms, whole.start_ms), whole.end_ms)
-                listed_ms = self._cache.facts(request.series).first_ms
-                is_all = span.start_ms <= (0 if listed_ms is None else listed_ms)
+                is_all = start_ms <= known.start_ms
             got = self.collect(request, span, how, errand)
-            if got.candles.count >= limit or is_all or got.failed:
-                break
-            how = how._replace(refresh=False, recheck=False)
-            slots += max(limit - got.candles.count, CHUNK_SLOTS)
-        return cut(got, limit, request)
+            news = self._cache.facts(request.series).bounds(whole, now_ms) != known
+            if got.candles.count >= limit or got.failed or (is_all and not news):
+                return cut(got, limit, request)
+            slots = 2 * slots + CHUNK_SLOTS
 
     def stream(self, request: Request, how: How, chunks: int, errand: Errand) -> Iterator[Collected]:
         """The span of the request piece by piece, cut where chunks end, so that nothing is looked up twice."""
@@ -162,38 +181,38 @@ class Collector:
                 return
 
     def forming(self, request: Request, got: Collected, how: How, errand: Errand) -> Candles:
-        """The candles after the settled ones, the last of them still forming; none where the range ends before."""
-        source, series, timeframe = request.source, request.series, request.timeframe
-        now_ms = self.now_ms(request, how, errand)
-        open_ms = settled_end_ms(timeframe, now_ms)
-        end_ms = now_ms + 1 if request.range.end_ms is None else min(request.range.end_ms, now_ms + 1)
-        names = got.candles.names
+        """The candles that are not settled, the last of them still forming; none where the range ends before."""
+        source, series, timeframe, names = request.source, request.series, request.timeframe, got.candles.names
         base = series.timeframe
-        if how.only_cache or end_ms <= open_ms:
+        now_ms = self.now_ms(request, how, errand)
+        settled_ms = settled_end_ms(base, now_ms)
+        wanted = read_span(request.range, timeframe, now_ms)
+        if request.range.end_ms is None:
+            wanted = Span(wanted.start_ms, now_ms + 1)
+        # Off the grid, a candle that opened in the slot before may not have settled yet.
+        span = Span(base.open_ms(base.ordinal(settled_ms) - 1), now_ms + 1)
+        if how.only_cache or how.only_archive or wanted.end_ms <= span.start_ms:
             return no_candles(names)
-        settled = no_candles(names)
-        start_ms = open_ms
-        if base != timeframe:
-            settled_ms = settled_end_ms(base, now_ms)
-            settled = self.collect(request._replace(timeframe=base), Span(open_ms, settled_ms), how, errand).candles
-            start_ms = settled_ms
-        elif got.candles.count and int(got.candles.open_ms[-1]) >= base.open_ms(base.ordinal(open_ms) - 2):
-            start_ms = (
-                int(got.candles.open_ms[-1]) + 1
-            )  # off the grid, a candle older than its slot's border may be forming
         feed = source.provider.feed(series.kind)
-        span = Span(start_ms, max(start_ms + 1, now_ms + 1))
         call = feed.call(series.symbol, base, span, page_rows(feed, base, span))
-        newest = source.ask(call, lambda body: check(feed.parse(body), span), symbol=series.symbol, stop=errand).pick(
-            names
-        )
+        newest = source.ask(call, lambda body: check(feed.parse(body), span), symbol=series.symbol, stop=errand)
+        newest = newest.trim(Span(_unsettled_ms(newest, base, now_ms), span.end_ms)).pick(names)
         if base != timeframe:
+            open_ms = settled_end_ms(timeframe, now_ms)
+            settled = self.collect(request._replace(timeframe=base), Span(open_ms, settled_ms), how, errand).candles
             newest, _ = resample(join([settled, newest]), base, timeframe, Span(open_ms, span.end_ms))
-        return newest.trim(Span(-FOREVER_MS, end_ms))
+        return newest.trim(wanted)
+
+
+def _unsettled_ms(candles: Candles, timeframe: Timeframe, now_ms: int) -> int:
+    """The open time of the first candle that is not settled; the far future where all are."""
+    settled = drop_unsettled(candles, timeframe, now_ms).count
+    return int(candles.open_ms[settled]) if settled < candles.count else FOREVER_MS
 
 
 def cut(got: Collected, limit: int, request: Request) -> Collected:
-    """At most so many of the candles, the oldest where the request has a start and the newest else, with the gaps between."""
+    """At most so many of the candles, the oldest where the request has a start and the newest else, with the gaps
+    between."""
     if got.candles.count <= limit:
         return got
     first = 0 if request.range.oldest else got.candles.count - limit

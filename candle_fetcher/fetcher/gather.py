@@ -5,10 +5,12 @@ The caller's thread tells the story; disk is read and written by the I/O pool, r
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,31 +18,44 @@ from itertools import chain, count
 from typing import NamedTuple
 
 from candle_fetcher.cache import LOOK, CandleCache, Facts, Quiet, is_believed
-from candle_fetcher.core.candles import Candles, find_holes
+from candle_fetcher.core.candles import Candles, find_holes, iso
 from candle_fetcher.core.coverage import absorb
 from candle_fetcher.core.entry import Entry
-from candle_fetcher.core.errors import Banned, RateLimited, ReplyError, SourceError, TransportError, UnknownSymbol
+from candle_fetcher.core.errors import (
+    AccessDenied,
+    ArchiveMismatch,
+    Banned,
+    RateLimited,
+    ReplyError,
+    SourceError,
+    TransportError,
+    UnknownSymbol,
+)
 from candle_fetcher.core.events import Busy, Observe, Progress
 from candle_fetcher.core.expiry import FOREVER_MS, ask_again_ms, edge_until_ms, settled_end_ms
 from candle_fetcher.core.files import File, choose_files
 from candle_fetcher.core.plan import CHUNK_SLOTS, Ask, chunk_span, chunks_of, find_asks
+from candle_fetcher.core.revisions import find_revisions
 from candle_fetcher.core.series import Series
-from candle_fetcher.core.spans import Span
+from candle_fetcher.core.spans import Span, subtract
 from candle_fetcher.core.timeframe import DAY_MS
-from candle_fetcher.sources import Answer, ArchiveSource, Errand, Source, windows
+from candle_fetcher.sources import Answer, ArchiveSource, Errand, FileRead, Source, windows
 
 # A range that ends further back than this is settled whatever our clock says.
 _NEAR_MS = 2 * DAY_MS
 _LOAD_AT_ONCE = 16
+# Files of an archive are unpacked and read by few threads: more are slower, since they wait for each other's Python,
+# and each of them keeps some 30 MB that it worked with.
+_FILE_THREADS = 2
 # How long a wait in the caller's thread lasts before it looks up again; a lock wait cannot be interrupted on Windows.
 POLL_S = 0.2
 
 
 class Pools:
-    """The two thread pools, made when first used; threads are named candle-network-N and candle-io-N."""
+    """The thread pools, made when first used; threads are named candle-network-N, candle-io-N and candle-files-N."""
 
     def __init__(self, network_threads: int, io_threads: int) -> None:
-        self.sizes = {"network": network_threads, "io": io_threads}
+        self.sizes = {"network": network_threads, "io": io_threads, "files": _FILE_THREADS}
         self._pools: dict[str, ThreadPoolExecutor] = {}
         self._closed: set[str] = set()
         self._lock = threading.Lock()
@@ -50,6 +65,9 @@ class Pools:
 
     def io(self) -> ThreadPoolExecutor:
         return self._pool("io")
+
+    def files(self) -> ThreadPoolExecutor:
+        return self._pool("files")
 
     def _pool(self, name: str) -> ThreadPoolExecutor:
         with self._lock:
@@ -161,13 +179,13 @@ class Gatherer:
         """Every settled candle of the span, or the spans of it that could not be had and why."""
         series, cache = want.series, self._cache
         timeframe = series.timeframe
-        now_ms = self.now_ms(want.source, want.span.end_ms, errand, ask=not want.only_cache)
+        now_ms = self.now_ms(want.source, want.span.end_ms, errand, ask=not (want.only_cache or want.only_archive))
         span = Span(want.span.start_ms, min(want.span.end_ms, settled_end_ms(timeframe, now_ms)))
-        if want.refresh:
+        if want.refresh or want.recheck:
             cache.forget_facts(series)
             cache.drop_frames(series)
         trip = _Trip(want, span, now_ms, errand)
-        chunks = chunks_of(timeframe, cache.facts(series).bounds(span, now_ms))
+        chunks = chunks_of(timeframe, cache.facts(series).bounds(span, 0 if want.only_cache else now_ms))
         if not want.refresh:
             trip.found = self._load(trip, chunks)
         todo = self._without_clock(trip, self._missing(trip, chunks))
@@ -202,8 +220,10 @@ class Gatherer:
         """What must be asked for before the chunk can answer, given what is stored (or `entry`) and known by now."""
         span = chunk_span(trip.timeframe, chunk)
         settled_ms = settled_end_ms(trip.timeframe, trip.now_ms)
+        # Where nobody may be asked, what is stored is believed however old the word is.
+        asked_at_ms = 0 if trip.want.only_cache else trip.now_ms
         bounds = self._cache.facts(trip.want.series).bounds(
-            Span(span.start_ms, min(span.end_ms, settled_ms)), trip.now_ms
+            Span(span.start_ms, min(span.end_ms, settled_ms)), asked_at_ms
         )
         found = trip.found.get(chunk)
         if entry is None and found is not None:
@@ -213,8 +233,8 @@ class Gatherer:
             span,
             trip.span,
             bounds,
-            now_ms=trip.now_ms,
-            ttl_ms=trip.want.ttl_ms,
+            now_ms=asked_at_ms,
+            ttl_ms=None if trip.want.only_cache else trip.want.ttl_ms,
             recheck=trip.want.recheck,
         )
 
@@ -250,10 +270,15 @@ class Gatherer:
             if opening:
                 self._learn_end(trip, todo[-1])
             rest = [chunk for chunk in self._missing(trip, todo) if chunk not in opening]
-            self._run(trip, rest, [], self._choose_files(trip, rest))
+            files = self._choose_files(trip, rest)
+            self._run(trip, rest, [], files)
             if trip.want.only_archive:
-                error = trip.unread[-1][1] if trip.unread else None
-                trip.failed += [(ask.span, error) for chunk in rest for ask in self._asks(trip, chunk) if not ask.again]
+                # Days serve where a month's file is late or no good.
+                files = self._choose_files(trip, rest, {file.path for file in files})
+                if files:
+                    self._run(trip, self._missing(trip, rest), [], files)
+                lacking = [ask.span for chunk in rest for ask in self._asks(trip, chunk) if not ask.again]
+                trip.failed += [(span, trip.trouble(span)) for span in lacking]
             elif not opening:
                 self._learn_end(trip, todo[-1])
         except BaseException:
@@ -262,6 +287,9 @@ class Gatherer:
             raise
         finally:
             wait(trip.saves)
+            trip.share()
+            kept = {file: read for file, read in trip.errand.kept.items() if file.span.end_ms > trip.span.end_ms}
+            trip.errand.kept = {**kept, **trip.kept}
             if trip.absent:
                 self._cache.learn(series, absent=trip.absent, now_ms=trip.now_ms)
             self._cache.close_shelves(series, {chunk: self._believed_until(trip, chunk) for chunk in trip.filled})
@@ -271,26 +299,33 @@ class Gatherer:
         older = any(entry.candles.count for chunk, (_, entry) in trip.found.items() if chunk < todo[0])
         return len(todo) > 1 and facts.first_ms is None and not older
 
-    def _choose_files(self, trip: _Trip, chunks: Sequence[int]) -> list[File]:
-        """The archive's files that bring what the chunks lack at less cost than REST."""
+    def _choose_files(self, trip: _Trip, chunks: Sequence[int], tried: Collection[str] = ()) -> list[File]:
+        """The archive's files that bring what the chunks lack at less cost than REST; none of those `tried`."""
         want = trip.want
         asks = [ask for chunk in chunks for ask in self._asks(trip, chunk)]
         facts = self._cache.facts(want.series)
-        return find_files(want.source, want.archive, want.series, facts, asks, trip.now_ms, forced=want.only_archive)
+        return find_files(
+            want.source, want.archive, want.series, facts, asks, trip.now_ms, tried=tried, forced=want.only_archive
+        )
 
     def _read(self, trip: _Trip, file: File) -> None:
         """Reads a file and lays its candles out for the chunks that they belong to."""
         archive, series = trip.want.archive, trip.want.series
         assert archive is not None
         try:
-            read = archive.read(series, file, trip.errand)
-        except (TransportError, RateLimited) as error:
+            read = trip.errand.kept.get(file) or archive.read(series, file, trip.errand, self._pools.files())
+        except SourceError as error:
+            if isinstance(error, AccessDenied) and trip.want.only_archive:
+                raise
             trip.unread.append((file, error))  # REST is asked instead
             return
+        if file.span.end_ms > trip.span.end_ms:
+            trip.kept[file] = read
         if read.trouble == "absent":
             trip.absent.append(file.path)
-        elif read.trouble:
+        elif read.error is not None:
             trip.rejected.append(file.path)
+            trip.unread.append((file, read.error))
         if read.candles is None:
             return
         if not read.verified:
@@ -371,6 +406,8 @@ class Gatherer:
                 entry = _result(flight, trip.errand)
             except CancelledError:
                 continue  # whoever was at it was interrupted; it is our turn
+            if trip.want.refresh:
+                continue  # it may have asked for a part only, or before we were asked
             if entry is not None:
                 trip.found[chunk] = ("memory", entry)
             if entry is None or not self._asks(trip, chunk):
@@ -406,7 +443,7 @@ class Gatherer:
                     tier = trip.found[chunk][0] if chunk in trip.found else "rest"
                     trip.found[chunk] = (tier, entry)
                     trip.filled.append(chunk)
-                    trip.saves.append(self._pools.io().submit(self._save, trip, chunk, entry))
+                    trip.saves.append(self._pools.io().submit(self._save, trip, chunk, entry, before))
                 else:
                     cache.land(want.series, chunk)
             flight.set_result(entry)
@@ -415,18 +452,23 @@ class Gatherer:
             raise
 
     def _laid_out(self, trip: _Trip, chunk: int, entry: Entry | None) -> Entry | None:
-        """The entry with what the archive's files have of the chunk. Their holes are due at once: REST has the last
-        word."""
+        """The entry with what the archive's files have of the rest of the chunk. Their holes are due at once: REST has
+        the last word."""
         facts = self._cache.facts(trip.want.series)
-        for span, candles in sorted(trip.pieces.pop(chunk, []), key=lambda piece: piece[0]):
-            inside = facts.bounds(span, trip.now_ms)
-            if not inside:
-                continue
-            found = candles.trim(inside)
-            holes = find_holes(found.open_ms, trip.timeframe, inside)
-            entry = absorb(entry, inside, found, holes, timeframe=trip.timeframe, now_ms=trip.now_ms, asked_ms=0)
-            trip.fresh.setdefault(chunk, []).append(Fresh(inside, "archive"))
-        return entry
+        pieces = sorted(trip.pieces.pop(chunk, []), key=lambda piece: piece[0])
+        inner = [(inside, candles) for span, candles in pieces if (inside := facts.bounds(span, trip.now_ms))]
+        while True:
+            covered = None if entry is None else entry.covered
+            # An entry covers one span; what does not touch it is left out.
+            at = next((at for at, (span, _) in enumerate(inner) if covered is None or _touch(span, covered)), None)
+            if at is None:
+                return entry
+            span, candles = inner.pop(at)
+            for part in [span] if covered is None else subtract(span, [covered]):
+                found = candles.trim(part)
+                holes = find_holes(found.open_ms, trip.timeframe, part)
+                entry = absorb(entry, part, found, holes, timeframe=trip.timeframe, now_ms=trip.now_ms, asked_ms=0)
+                trip.fresh.setdefault(chunk, []).append(Fresh(part, "archive"))
 
     def _answers(self, trip: _Trip, ask: Ask, entry: Entry | None) -> Iterator[Answer]:
         """The source's answers to an ask, call by call, so that what has come is kept whichever call fails."""
@@ -439,10 +481,14 @@ class Gatherer:
             piece = self._cache.facts(series).bounds(window, trip.now_ms)
             if piece:
                 yield source.look(
-                    series, piece, again=ask.again, listed_ms=lambda hole: self._listed_ms(trip, hole), stop=trip.errand
+                    series,
+                    piece,
+                    again=ask.again,
+                    listed_ms=lambda hole, seen_ms: self._listed_ms(trip, hole, seen_ms),
+                    stop=trip.errand,
                 )
 
-    def _save(self, trip: _Trip, chunk: int, entry: Entry) -> None:
+    def _save(self, trip: _Trip, chunk: int, entry: Entry, before: Entry | None) -> None:
         with _Timed(self._observe, "io"):
             series = trip.want.series
             try:
@@ -451,7 +497,15 @@ class Gatherer:
                     # Beyond this another process may have stored a newer one; the disk is looked at again.
                     edge_ms = edge_until_ms(trip.timeframe, entry.covered.end_ms, trip.now_ms, trip.want.ttl_ms)
                     until_s = self._clock() + (edge_ms - trip.now_ms) / 1000
-                self._cache.save(series, chunk, entry, until_s=until_s, keep=trip.want.keep)
+                if trip.want.refresh:
+                    stored = self._cache.peek(series, chunk)
+                    before = stored[1] if stored is not None else None
+                if before is not None:
+                    self._cache.note(series, find_revisions(before, entry))
+                shared = self._cache.save(series, chunk, entry, until_s=until_s, keep=trip.want.keep)
+                trip.stored.append((chunk, entry, shared))
+                if before is not None and any(before.covered.clip(one.span) for one in trip.fresh.get(chunk, ())):
+                    self._cache.drop_frames(series)  # they may hold what has just been asked for again
             finally:
                 self._cache.land(series, chunk)
 
@@ -461,48 +515,70 @@ class Gatherer:
         """When the first candle of the series opens; remembered."""
         want = Want(source, series, Span(0, 0))
         now_ms = self.now_ms(source, FOREVER_MS, errand)
-        return self._listed_ms(_Trip(want, want.span, now_ms, errand), Span(0, 1))
+        return self._listed_ms(_Trip(want, want.span, now_ms, errand), Span(0, 1), None)
 
-    def _listed_ms(self, trip: _Trip, hole: Span) -> int | None:
-        """When the first candle opens; asked once a series, since a hole at a chunk's start may precede the listing."""
+    def _listed_ms(self, trip: _Trip, hole: Span, seen_ms: int | None) -> int | None:
+        """When the first candle opens, asked once a series: a hole at the start of a chunk may lie before the listing.
+
+        `seen_ms` is a candle of the series at hand: what is said to begin later contradicts it, which is a ReplyError.
+        """
         source, series, cache = trip.want.source, trip.want.series, self._cache
         with self._listing_lock:
-            known = cache.facts(series).first_ms
-            if known is not None:
-                return known
-            first_ms = source.first_ms(series, hole, trip.errand)
+            first_ms = cache.facts(series).first_ms
+            is_news = first_ms is None or (seen_ms is not None and first_ms > seen_ms)
+            if is_news:
+                first_ms = source.first_ms(series, hole, trip.errand)
+                if first_ms is None and self._is_traded(trip):
+                    raise ReplyError(f"{series.symbol} is traded, and the provider says that it never had a candle")
+                if first_ms is not None and seen_ms is not None and first_ms > seen_ms:
+                    raise ReplyError(
+                        f"the first candle is said to open at {iso(first_ms)}, and one came of {iso(seen_ms)}"
+                    )
             if first_ms is None:
-                cache.learn(series, quiet=Quiet(-FOREVER_MS, FOREVER_MS, "not_listed", trip.now_ms), now_ms=trip.now_ms)
-            elif first_ms >= hole.start_ms or source.provider.feed(series.kind).first_call is not None:
+                nothing = Quiet(-FOREVER_MS, FOREVER_MS, "not_listed", trip.now_ms)
+                cache.learn(series, quiet=nothing, now_ms=trip.now_ms)
+            elif first_ms >= hole.start_ms or (is_news and source.provider.feed(series.kind).first_call is not None):
+                # The empty look that brought us here renews what is known of the time before.
                 slot_ms = series.timeframe.open_ms(series.timeframe.ordinal(first_ms))
                 before = Quiet(-FOREVER_MS, slot_ms, "not_listed", trip.now_ms)
                 cache.learn(series, first_ms=first_ms, quiet=before, now_ms=trip.now_ms)
             return first_ms
 
-    def _learn_end(self, trip: _Trip, newest: int) -> None:
-        """Where the newest chunk ends in a hole, learns since when, and whether the symbol is still traded.
+    def _is_traded(self, trip: _Trip) -> bool:
+        """Whether the provider lists the symbol as one that is traded."""
+        series = trip.want.series
+        try:
+            listed = trip.want.source.describe(series.symbol, trip.errand).symbols
+        except UnknownSymbol:
+            return False
+        return any(one.trading for one in listed if one.provider_symbol == series.symbol)
 
-        What lies between the newest candle there is and the end of the range then needs no asking.
+    def _learn_end(self, trip: _Trip, newest: int) -> None:
+        """Where the newest chunk ends in a hole, asks whether the series is over: then nothing after it needs asking.
+
+        Over is what has its newest candle of all before that hole and is traded no more. Where the provider does not
+        say so, nothing is learned, and the chunks are asked one by one.
         """
         source, series, timeframe = trip.want.source, trip.want.series, trip.timeframe
         found = trip.found.get(newest)
         if found is None or trip.failed:
             return
         candles, end_ms = found[1].candles, found[1].covered.end_ms
-        last_ms = int(candles.open_ms[-1]) if candles.count else source.last_ms(series, end_ms, trip.errand)
-        if last_ms is None:
+        seen_ms = int(candles.open_ms[-1]) if candles.count else None
+        if seen_ms is not None and timeframe.open_ms(timeframe.ordinal(seen_ms) + 1) >= end_ms:
             return
-        after_ms = timeframe.open_ms(timeframe.ordinal(last_ms) + 1)
-        known = [quiet for quiet in self._cache.facts(series).quiet if quiet.start_ms == after_ms]
-        if after_ms >= end_ms or any(is_believed(quiet, trip.now_ms) for quiet in known):
+        if any(
+            quiet.end_ms == FOREVER_MS and is_believed(quiet, trip.now_ms) for quiet in self._cache.facts(series).quiet
+        ):
             return
-        try:
-            listed = source.describe(series.symbol, trip.errand).symbols
-            over = not any(one.trading for one in listed if one.provider_symbol == series.symbol)
-        except UnknownSymbol:
-            over = True
-        quiet = Quiet(after_ms, FOREVER_MS if over else end_ms, "after_delisting" if over else "no_candle", trip.now_ms)
-        self._cache.learn(series, quiet=quiet, now_ms=trip.now_ms)
+        with contextlib.suppress(TransportError, ReplyError):
+            last_ms = source.last_ms(series, trip.now_ms, trip.errand)
+            if last_ms is None or last_ms >= end_ms or (seen_ms is not None and last_ms != seen_ms):
+                return
+            if not self._is_traded(trip):
+                after_ms = timeframe.open_ms(timeframe.ordinal(last_ms) + 1)
+                over = Quiet(after_ms, FOREVER_MS, "after_delisting", trip.now_ms)
+                self._cache.learn(series, quiet=over, now_ms=trip.now_ms)
 
     # -- telling ----------------------------------------------------------------------------------------------------
 
@@ -515,13 +591,25 @@ class Gatherer:
 
     def _told(self, trip: _Trip) -> Gathered:
         told = Gathered(
-            trip.want.series, trip.span, trip.now_ms, self._cache.facts(trip.want.series), failed=trip.failed
+            trip.want.series,
+            trip.span,
+            trip.now_ms,
+            self._cache.facts(trip.want.series),
+            failed=trip.failed,
+            unverified=sorted(trip.unverified),
+            rejected=sorted(trip.rejected),
         )
+        for file, error in trip.unread:
+            if file.path in trip.rejected:
+                warnings.warn(f"{file.path} of the archive is not used: {error}", ArchiveMismatch, stacklevel=2)
         if trip.want.ttl_ms is not None and trip.span.end_ms >= settled_end_ms(trip.timeframe, trip.now_ms):
             told.until_ms = trip.now_ms + trip.want.ttl_ms
         for chunk in sorted(trip.found):
             tier, entry = trip.found[chunk]
             told.parts.append(Part(entry, tier, tuple(trip.fresh.get(chunk, ()))))
+            needed = chunk_span(trip.timeframe, chunk).clip(told.facts.bounds(trip.span, trip.now_ms))
+            if not entry.covered.holds(needed):
+                told.until_ms = trip.now_ms  # the newest candles are still to settle, or to be written
             empty = [(hole.start_ms, hole.end_ms, hole.asked_ms) for hole in entry.believed]
             empty += [(quiet.start_ms, quiet.end_ms, quiet.asked_ms) for quiet in told.facts.quiet]
             for start_ms, end_ms, asked_ms in empty:
@@ -538,6 +626,7 @@ def find_files(
     asks: Sequence[Ask],
     now_ms: int,
     *,
+    tried: Collection[str] = (),
     forced: bool,
 ) -> list[File]:
     """The archive's files to fetch for the asks; holes that were believed once are for REST alone."""
@@ -550,7 +639,7 @@ def find_files(
         lambda ms, monthly: find(series, ms, monthly=monthly),
         now_ms=now_ms,
         rows_per_call=source.provider.feed(series.kind).limit,
-        is_absent=lambda path: facts.is_absent(path, now_ms),
+        is_absent=lambda path: path in tried or facts.is_absent(path, now_ms),
         forced=forced,
     )
 
@@ -568,6 +657,7 @@ class _Trip:
         self.fresh: dict[int, list[Fresh]] = {}
         self.filled: list[int] = []
         self.saves: list[Future[None]] = []
+        self.stored: list[tuple[int, Entry, Entry]] = []  # what was saved, and the same out of the memory tier's bytes
         self.failed: list[tuple[Span, SourceError | None]] = []
         self.slots = self.done = 0
         # what the archive's files brought, by chunk, and what became of the files that cannot be used
@@ -576,6 +666,23 @@ class _Trip:
         self.absent: list[str] = []
         self.rejected: list[str] = []
         self.unverified: list[str] = []
+        self.kept: dict[File, FileRead] = {}
+
+    def share(self) -> None:
+        """Goes on with the bytes that the memory tier holds, so that what they were made of can be freed."""
+        for chunk, entry, shared in self.stored:
+            tier, found = self.found[chunk]
+            if found is entry:
+                self.found[chunk] = (tier, shared)
+        self.stored.clear()
+
+    def trouble(self, span: Span) -> SourceError | None:
+        """Why the archive's files could not serve the span; None where it has none."""
+        return next((error for file, error in self.unread if file.span.clip(span)), None)
+
+
+def _touch(span: Span, other: Span) -> bool:
+    return span.start_ms <= other.end_ms and other.start_ms <= span.end_ms
 
 
 class _Timed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from candle_fetcher.core.errors import unknown
+from candle_fetcher.core.errors import InputError, unknown
 
 LOG = logging.getLogger("candle_fetcher")
 LOG.addHandler(logging.NullHandler())
@@ -30,7 +30,10 @@ def set_up_logging(environment: Mapping[str, str]) -> None:
     if path:
         from logging.handlers import RotatingFileHandler
 
-        handler = RotatingFileHandler(path, maxBytes=_FILE_BYTES, backupCount=3, encoding="utf-8")
+        try:
+            handler = RotatingFileHandler(path, maxBytes=_FILE_BYTES, backupCount=3, encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"CANDLE_FETCHER_LOG_FILE {path!r} cannot be written: {error.strerror}") from error
     handler.set_name(name)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     LOG.addHandler(handler)

@@ -22,7 +22,9 @@ def find_all_gaps(told: Gathered, candles: Candles, timeframe: Timeframe, span: 
     holes = find_holes(candles.open_ms, timeframe, span)
     if holes and candles.count:
         holes = _without_forming(holes, candles, timeframe, told.now_ms)
-    quiet = [(Span(one.start_ms, one.end_ms), one.cause) for one in told.facts.quiet if one.cause != "no_candle"]
+    # A span in which there are candles after all is no reason any more.
+    spans = [(Span(one.start_ms, one.end_ms), one.cause) for one in told.facts.quiet]
+    quiet = [(one, cause) for one, cause in spans if not candles.trim(one).count]
     gaps = []
     for hole in holes:
         for piece in subtract(hole, [_outwards(span, timeframe) for span, _ in told.failed]):
@@ -62,12 +64,18 @@ def _inwards(span: Span, timeframe: Timeframe) -> Span:
 
 
 def failed_gaps(told: Gathered, timeframe: Timeframe, span: Span, cause: str) -> list[Gap]:
-    """What of the span could not be had, as slots that open in it."""
+    """What of the span could not be had, as slots that open in it; `cause` is that of what nobody failed to bring."""
     wanted = Span(
         timeframe.open_ms(timeframe.first_slot(span.start_ms)), timeframe.open_ms(timeframe.first_slot(span.end_ms))
     )
-    slots = [_outwards(failed.clip(told.span), timeframe).clip(wanted) for failed, _ in told.failed]
-    return [gap_of(one, timeframe, cause) for one in merge(slots)]
+    gaps = []
+    for why, failed in (
+        (cause, [span for span, error in told.failed if error is None]),
+        ("fetch_failed", [span for span, error in told.failed if error is not None]),
+    ):
+        slots = [_outwards(span.clip(told.span), timeframe).clip(wanted) for span in failed]
+        gaps += [gap_of(one, timeframe, why) for one in merge(slots)]
+    return sorted(gaps, key=lambda gap: gap.first_ms)
 
 
 def count_sources(told: Gathered, span: Span) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from candle_fetcher.cache import ABSENT, LOOK, CandleCache
 from candle_fetcher.core.expiry import settled_end_ms
 from candle_fetcher.core.plan import CHUNK_SLOTS, Ask, FetchPlan, Step, chunk_span, chunks_of, find_asks, merge_steps
-from candle_fetcher.core.spans import Span, subtract
+from candle_fetcher.core.spans import Span, merge, subtract
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe
 from candle_fetcher.fetcher.collect import How
 from candle_fetcher.fetcher.gather import find_files
@@ -23,17 +23,18 @@ def make_plan(request: Request, cache: CandleCache, threads: int, how: How) -> F
     """What a fetch of the request would do: chunks by source, requests, weight, bytes, seconds."""
     source, series = request.source, request.series
     now_ms = source.estimated_ms()
-    span = _span(request, now_ms)
+    span = _span(request, now_ms, how)
     steps = merge_steps(_steps(request, cache, span, now_ms, how))
     requests = sum(step.requests for step in steps)
     notes = []
-    if span.end_ms > now_ms - 2 * DAY_MS and not how.only_cache:
+    asks_rest = not (how.only_cache or how.only_archive)
+    if span.end_ms > now_ms - 2 * DAY_MS and asks_rest:
         notes.append("1 request for the provider's clock, unless it was asked in the last minutes")
-    if requests and not source.limits_known:
+    if requests and not source.limits_known and asks_rest:
         notes.append("1 request for the provider's request limits")
-    if requests and cache.facts(series).first_ms is None:
+    if requests and cache.facts(series).first_ms is None and asks_rest:
         notes.append("the listing is not known yet: a start before it costs 1 empty reply and 1 request more")
-    if requests and source.provider.feed(series.kind).quiet_rows:
+    if requests and source.provider.feed(series.kind).quiet_rows and asks_rest:
         notes.append("1 request for every hole, which is asked again, alone, before it is believed")
     weight = sum(step.weight for step in steps)
     per_minute = min((limit.cost * 60 / limit.interval_s for limit in source.provider.default_limits), default=6000)
@@ -51,16 +52,24 @@ def make_plan(request: Request, cache: CandleCache, threads: int, how: How) -> F
     )
 
 
-def _span(request: Request, now_ms: int) -> Span:
+def _span(request: Request, now_ms: int, how: How) -> Span:
     """The span that a fetch would look at first; a limit counts slots here, for gaps are not known beforehand."""
     timeframe, limit = request.timeframe, request.range.limit
     span = read_span(request.range, timeframe, now_ms)
     end_ms = min(span.end_ms, settled_end_ms(timeframe, now_ms))
+    if how.only_archive and request.range.end_ms is None and request.archive is not None:
+        end_ms = min(end_ms, request.archive.end_ms(request.series, now_ms))
     if limit is not None and request.range.oldest:
         end_ms = min(end_ms, timeframe.open_ms(timeframe.first_slot(span.start_ms) + limit))
     elif limit is not None:
-        span = Span(timeframe.open_ms(timeframe.first_slot(end_ms) - limit), end_ms)
-    return Span(span.start_ms, max(end_ms, span.start_ms))
+        span = Span(timeframe.open_ms(max(timeframe.first_slot(end_ms) - limit, 0)), end_ms)
+    span = Span(span.start_ms, max(end_ms, span.start_ms))
+    if timeframe == request.series.timeframe:
+        return span
+    # What is resampled is made of whole slots.
+    return Span(
+        timeframe.open_ms(timeframe.first_slot(span.start_ms)), timeframe.open_ms(timeframe.first_slot(span.end_ms))
+    )
 
 
 def _steps(request: Request, cache: CandleCache, span: Span, now_ms: int, how: How) -> list[Step]:
@@ -96,7 +105,7 @@ def _steps(request: Request, cache: CandleCache, span: Span, now_ms: int, how: H
     files = find_files(request.source, archive, series, facts, every, now_ms, forced=how.only_archive)
     steps += [Step("archive", 0, 0, 2, 0, _slots(base, file.span) * _ZIPPED_BYTES) for file in files]
     costs: dict[int, tuple[int, int]] = {}
-    spans = [file.span for file in files]
+    spans = merge([file.span for file in files])  # few, where months adjoin
     for _, slots, asks in lacking:
         # What the files bring of a chunk may do for this request; only else is the rest of the chunk asked for.
         left = [span for ask in asks for span in subtract(ask.span.clip(wanted), spans)]

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from candle_fetcher.core.candles import iso
-from candle_fetcher.core.errors import InputError, unknown
+from candle_fetcher.core.errors import InputError
 from candle_fetcher.core.expiry import settled_end_ms
 from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.core.resample import base_for
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe, parse_timeframe
+from candle_fetcher.fetcher.settings import one_of
 from candle_fetcher.providers import Provider
 from candle_fetcher.sources import ArchiveSource, Source
 
 ON_GAP = ("leave", "raise", "refetch", "ffill", "interpolate")
 NEWEST = 500
+_MOST = 1_000_000_000
 _PAIR = re.compile(r"\s*([^\W_]+)[/-]([^\W_]+)\s*")
 
 
@@ -54,13 +59,15 @@ def read_range(start: Any, end: Any, days: Any = None, limit: Any = None) -> Ran
     """The range out of what people write. InputError where it is contradictory or empty."""
     start_ms = None if start is None else instant_ms(start, "start")
     end_ms = None if end is None else instant_ms(end, "end")
+    if isinstance(days, np.integer | np.floating):
+        days = days.item()
     if days is not None:
         if start is not None:
             raise InputError(f"days={days!r} counts back from end and start={start!r} is given too; give one of them")
         if isinstance(days, bool) or not isinstance(days, int | float) or not 0 < days < 1e6:
             raise InputError(f"days {days!r} is not allowed; expected a number above 0")
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise InputError(f"limit {limit!r} is not allowed; expected a whole number of at least 1")
+    if limit is not None:
+        limit = _whole("limit", limit, _MOST)
     if end_ms is not None and end_ms <= 0:
         raise InputError(f"end {end!r} lies before 1970; there are no candles that old")
     if start_ms is not None and end_ms is not None and start_ms >= end_ms:
@@ -68,6 +75,17 @@ def read_range(start: Any, end: Any, days: Any = None, limit: Any = None) -> Ran
     if start_ms is None and days is None and limit is None:
         limit = NEWEST
     return Range(start_ms, end_ms, None if days is None else max(1, int(days * DAY_MS)), limit)
+
+
+def _whole(name: str, value: Any, most: int) -> int:
+    """The whole number, of Python or of NumPy, from 1 to the most."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if isinstance(value, bool | np.bool_) or not 1 <= number <= most:
+        raise InputError(f"{name} {value!r} is not allowed; expected a whole number from 1 to {most:,}")
+    return number
 
 
 def read_span(wanted: Range, timeframe: Timeframe, now_ms: int) -> Span:
@@ -91,9 +109,7 @@ def read_span(wanted: Range, timeframe: Timeframe, now_ms: int) -> Span:
 
 def check_on_gap(on_gap: object) -> str:
     """The on_gap setting, if it is one."""
-    if on_gap not in ON_GAP:
-        raise unknown("on_gap", on_gap, ON_GAP)
-    return str(on_gap)
+    return one_of("on_gap", on_gap, ON_GAP)
 
 
 def read_series(

@@ -15,6 +15,7 @@ ENVIRONMENT = "CANDLE_FETCHER_"
 # network and I/O threads by performance_mode
 MODES = {"low": (2, 1), "standard": (8, 4), "high": (16, 8)}
 SOURCES = ("auto", "cache", "archive", "rest")
+_MOST_COUNT = 256
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
@@ -66,17 +67,10 @@ def read_settings(
         text = environment.get(ENVIRONMENT + name.upper())
         return text if text else argument.value
 
-    mode = value("performance_mode")
-    if mode not in MODES:
-        raise unknown("performance_mode", mode, MODES)
-    network, io = MODES[mode]
-    source = value("source")
-    if source not in SOURCES:
-        raise unknown("source", source, SOURCES)
+    network, io = MODES[one_of("performance_mode", value("performance_mode"), MODES)]
     ttl = value("cache_ttl")
-    folder = value("cache_dir")
     settings = Settings(
-        cache_dir=Path(folder).expanduser() if folder is not None else user_cache_dir(),
+        cache_dir=_folder("cache_dir", value("cache_dir")),
         use_cache=_flag("use_cache", value("use_cache")),
         memory_cache_size=size_bytes("memory_cache_size", value("memory_cache_size")),
         disk_cache_size=size_bytes("disk_cache_size", value("disk_cache_size")),
@@ -84,12 +78,30 @@ def read_settings(
         compression=_flag("compression", value("compression")),
         network_threads=_count("network_threads", value("network_threads"), network),
         io_threads=_count("io_threads", value("io_threads"), io),
-        source=source,
-        max_retries=int(_number("max_retries", value("max_retries"), 0)),
+        source=one_of("source", value("source"), SOURCES),
+        max_retries=_count("max_retries", value("max_retries"), 0, least=0),
         timeout_s=_number("timeout_s", value("timeout_s"), 0.001),
         base_urls=_base_urls(value("base_urls"), check_root, providers),
     )
     return value("provider"), settings
+
+
+def one_of(name: str, value: object, allowed: Collection[str]) -> str:
+    """The value, if it is one of the allowed words."""
+    if not isinstance(value, str) or value not in allowed:
+        raise unknown(name, value, allowed)
+    return value
+
+
+def _folder(name: str, value: object) -> Path:
+    if value is None:
+        return user_cache_dir()
+    if isinstance(value, str | os.PathLike) and "\0" not in str(value):
+        try:
+            return Path(value).expanduser()
+        except (RuntimeError, TypeError):
+            pass
+    raise InputError(f"{name} {value!r} is no folder; expected a path")
 
 
 def user_cache_dir() -> Path:
@@ -138,12 +150,15 @@ def _number(name: str, value: object, least: float) -> float:
     return number
 
 
-def _count(name: str, value: object, default_count: int) -> int:
+def _count(name: str, value: object, default_count: int, *, least: int = 1) -> int:
     if value is None:
         return default_count
-    number = _number(name, value, 1)
-    if number != int(number) or number > 256:
-        raise InputError(f"{name} {value!r} is not allowed; expected a whole number from 1 to 256")
+    try:
+        number = _number(name, value, least)
+    except InputError:
+        number = -1
+    if number != int(number) or not least <= number <= _MOST_COUNT:
+        raise InputError(f"{name} {value!r} is not allowed; expected a whole number from {least} to {_MOST_COUNT}")
     return int(number)
 
 

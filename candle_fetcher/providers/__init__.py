@@ -6,10 +6,20 @@ import functools
 import importlib
 import pkgutil
 
-from candle_fetcher.core.errors import InputError, unknown
-from candle_fetcher.providers.base import Archive, Feed, Listed, Listing, Provider
+from candle_fetcher.core.errors import InputError, NotOffered, unknown
+from candle_fetcher.providers.base import Archive, Feed, Funding, Listed, Listing, Provider
 
-__all__ = ["Archive", "Feed", "Listed", "Listing", "Provider", "all_providers", "find_provider"]
+__all__ = [
+    "Archive",
+    "Feed",
+    "Funding",
+    "Listed",
+    "Listing",
+    "Provider",
+    "all_providers",
+    "find_funding",
+    "find_provider",
+]
 
 
 @functools.cache
@@ -33,3 +43,11 @@ def find_provider(name: object) -> Provider:
     if not isinstance(provider, Provider):
         raise InputError(f"provider {name!r} is not a Provider")
     return provider
+
+
+def find_funding(provider: Provider) -> Funding:
+    """The provider's funding rates; NotOffered names the providers that have some."""
+    if provider.funding is None:
+        having = ", ".join(name for name, one in all_providers().items() if one.funding is not None)
+        raise NotOffered(f"{provider.name} has no funding rates; these have: {having}")
+    return provider.funding

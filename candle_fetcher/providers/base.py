@@ -85,6 +85,22 @@ class Feed:
 
 
 @dataclass(frozen=True)
+class Funding:
+    """Funding rates, as columns of `core/funding.py`.
+
+    `call(symbol, span, rows)` asks for the oldest records of the span, at most `rows` of them, `limit` being the
+    provider's own bound; `parse(body, symbol)` reads the reply. Nothing is older than `since_ms`. `limits` is the
+    budget that the provider sets for these requests alone, if any.
+    """
+
+    call: Callable[[str, Span, int], Call]
+    parse: Callable[[bytes, str], Candles]
+    limit: int
+    since_ms: int
+    limits: tuple[Limit, ...] = ()
+
+
+@dataclass(frozen=True)
 class Provider:
     """A source of candles. `hosts` are root URLs that serve the same data, the preferred one first.
 
@@ -106,6 +122,7 @@ class Provider:
     provider_symbol: Callable[[str, str], str]
     unified: Callable[[str], str]
     archive: Archive | None = None
+    funding: Funding | None = None
 
     def feed(self, kind: str) -> Feed:
         """The feed of that kind; NotOffered names those that there are."""

@@ -29,14 +29,16 @@ from candle_fetcher.core.errors import (
 )
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe
-from candle_fetcher.providers.base import Archive, Feed, Listed, Listing, Provider, Question
+from candle_fetcher.providers.base import Archive, Feed, Funding, Listed, Listing, Provider, Question
 from candle_fetcher.providers.binance_archive import ARCHIVE
+from candle_fetcher.providers.binance_funding import CM_FUNDING, UM_FUNDING
 from candle_fetcher.providers.binance_klines import COIN_COLUMNS, KLINE, KLINE_COLUMNS, coin_candles, kline_candles
 
 TIMEFRAMES = ("1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w", "1M")
 SPOT_TIMEFRAMES = ("1s", *TIMEFRAMES)
 
 # Codes of errors.md that say "again later" whatever the status; 5xx and 408 say so by themselves.
+_PLAUSIBLE_MS = (1_483_228_800_000, 4_102_444_800_000)  # a clock of the years 2017 to 2099
 _TRANSIENT = frozenset({-1000, -1001, -1006, -1007, -1008})
 _LIMIT_KINDS = {"REQUEST_WEIGHT": "weight", "RAW_REQUESTS": "requests"}
 _SECONDS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86400}
@@ -65,8 +67,8 @@ def parse_coin_candles(body: bytes) -> Candles:
 def parse_clock(body: bytes) -> int:
     """The provider's clock in Unix ms."""
     server_ms = _object(body).get("serverTime")
-    if type(server_ms) is not int:
-        raise ReplyError(f"expected a serverTime, got {body[:80]!r}")
+    if type(server_ms) is not int or not _PLAUSIBLE_MS[0] <= server_ms <= _PLAUSIBLE_MS[1]:
+        raise ReplyError(f"expected a serverTime in ms, got {body[:80]!r}")
     return server_ms
 
 
@@ -287,6 +289,7 @@ def _provider(
     by_symbol: bool = False,
     quotes: tuple[str, ...] = _QUOTES,
     archive: Archive | None = ARCHIVE,
+    funding: Funding | None = None,
 ) -> Provider:
     info = f"{prefix}/exchangeInfo"
 
@@ -309,6 +312,7 @@ def _provider(
         provider_symbol=symbol,
         unified=lambda provider_symbol: _unified(provider_symbol, quotes),
         archive=archive,
+        funding=funding,
     )
 
 
@@ -338,7 +342,15 @@ PROVIDERS = (
         quotes=_US_QUOTES,
         archive=None,
     ),
-    _provider("binance-um", ("https://fapi.binance.com",), "/fapi/v1", _futures_feeds("/fapi/v1"), _um_symbol, 2400),
+    _provider(
+        "binance-um",
+        ("https://fapi.binance.com",),
+        "/fapi/v1",
+        _futures_feeds("/fapi/v1"),
+        _um_symbol,
+        2400,
+        funding=UM_FUNDING,
+    ),
     _provider(
         "binance-cm",
         ("https://dapi.binance.com",),
@@ -354,5 +366,6 @@ PROVIDERS = (
         _cm_symbol,
         2400,
         quotes=_CM_QUOTES,
+        funding=CM_FUNDING,
     ),
 )

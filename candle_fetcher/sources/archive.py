@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
 from candle_fetcher.core.call import Call
 from candle_fetcher.core.candles import Candles
 from candle_fetcher.core.errors import ProviderRefused, ReplyError
 from candle_fetcher.core.events import Observe, Operation
-from candle_fetcher.core.files import File
+from candle_fetcher.core.files import File, published_end_ms
 from candle_fetcher.core.series import Series
 from candle_fetcher.providers import Archive
 from candle_fetcher.sources.asking import Asker, Errand, Service
@@ -21,13 +22,14 @@ class FileRead(NamedTuple):
     """What came of a file: its candles, or None and why not. `verified` says that its checksum was there and fits.
 
     trouble: "" where it can be used, "absent" where there is no such file, "rejected" where it is not what it should
-    be.
+    be, and `error` says how.
     """
 
     file: File
     candles: Candles | None
     verified: bool = True
     trouble: str = ""
+    error: ReplyError | None = None
 
 
 class ArchiveSource:
@@ -45,13 +47,13 @@ class ArchiveSource:
             **how,
         )
 
-    def read(self, series: Series, file: File, errand: Errand) -> FileRead:
+    def read(self, series: Series, file: File, errand: Errand, open_by: Executor) -> FileRead:
         """The file's candles. What does not fit its checksum, or is no sound file, is fetched once more and then
-        rejected.
+        rejected. `open_by` are the threads that check and read its bytes.
 
         Raises TransportError where the archive cannot answer.
         """
-        trouble = FileRead(file, None, trouble="rejected")
+        rejected = None
         for _ in range(2):
             try:
                 data = self._asker.ask(Call(file.path), bytes, stop=errand)
@@ -59,24 +61,29 @@ class ArchiveSource:
                 return FileRead(file, None, trouble="absent")
             try:
                 expected = self._checksum(file, errand)
-                began = time.perf_counter()
-                if expected is not None and hashlib.sha256(data).hexdigest() != expected:
-                    continue
-                candles = self.archive.read_file(data, file, series)
-            except ReplyError:
+                candles = open_by.submit(self._open, data, expected, file, series).result()
+            except ReplyError as error:
+                rejected = error
                 continue
-            self._observe(Operation("unzip", time.perf_counter() - began, candles.count, len(data)))
             return FileRead(file, candles, verified=expected is not None)
-        return trouble
+        return FileRead(file, None, trouble="rejected", error=rejected)
+
+    def _open(self, data: bytes, expected: str | None, file: File, series: Series) -> Candles:
+        began = time.perf_counter()
+        if expected is not None and hashlib.sha256(data).hexdigest() != expected:
+            raise ReplyError("its bytes are not those of its checksum")
+        candles = self.archive.read_file(data, file, series)
+        self._observe(Operation("unzip", time.perf_counter() - began, candles.count, len(data)))
+        return candles
+
+    def end_ms(self, series: Series, now_ms: int) -> int:
+        """Where the newest file that there can be of the series ends."""
+        return published_end_ms(lambda ms, monthly: self.archive.find_file(series, ms, monthly=monthly), now_ms)
 
     def _checksum(self, file: File, errand: Errand) -> str | None:
         """The SHA-256 that the file should have; None where none stands beside it."""
-        name = file.path.rpartition("/")[2]
-
-        def parse(text: bytes) -> str | None:
-            return self.archive.find_checksum(text, name)
-
         try:
-            return self._asker.ask(Call(f"{file.path}.CHECKSUM"), parse, stop=errand)
+            text = self._asker.ask(Call(f"{file.path}.CHECKSUM"), bytes, stop=errand)
         except ProviderRefused:
             return None
+        return self.archive.find_checksum(text, file.path.rpartition("/")[2])

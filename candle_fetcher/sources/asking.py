@@ -7,7 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
-from typing import NamedTuple, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from candle_fetcher.core.call import Call, Limit, Reply
 from candle_fetcher.core.candles import Candles
@@ -15,6 +16,10 @@ from candle_fetcher.core.errors import AccessDenied, Banned, RateLimited, ReplyE
 from candle_fetcher.core.events import Observe, Operation, Retried
 from candle_fetcher.net.pacing import HostGate, Limiter, Retry
 from candle_fetcher.net.transport import Transport
+
+if TYPE_CHECKING:
+    from candle_fetcher.core.files import File
+    from candle_fetcher.sources.archive import FileRead
 
 Answer_ = TypeVar("Answer_")
 
@@ -26,10 +31,12 @@ class Errand(threading.Event):
     """One public call on its way. Once set, nothing more is sent for it.
 
     `retries` counts what was sent again. `clock_error` is why the provider's clock could not be had, once it was asked.
+    `kept` are the archive's files that reach beyond the last span gathered: a stream goes on with them.
     """
 
     retries = 0
     clock_error: SourceError | None = None
+    kept: Mapping[File, FileRead] = MappingProxyType({})
 
 
 class Service(NamedTuple):
@@ -63,27 +70,42 @@ class Asker:
         self._wait = wait
         self._gate = HostGate()
         self._parsing = threading.Lock()
-        self._limiter = Limiter(
-            provider=service.name,
-            limits=service.limits,
-            now_ms=now_ms,
+        self._limiter = self.budget(service.limits)
+
+    def budget(self, limits: Sequence[Limit]) -> Limiter:
+        """A budget on the service's clock, for requests that it counts apart from the others; see `ask`."""
+        return Limiter(
+            provider=self._service.name,
+            limits=limits,
+            now_ms=self._now_ms,
             steady_ms=lambda: int(time.monotonic() * 1000),
-            observe=observe,
-            wait=wait,
+            observe=self._observe,
+            wait=self._wait,
         )
 
     def set_limits(self, limits: Sequence[Limit]) -> None:
         """Replaces the request limits."""
         self._limiter.set_limits(limits)
 
-    def ask(self, call: Call, parse: Callable[[bytes], Answer_], *, symbol: str = "", stop: Errand) -> Answer_:
-        """The parsed reply, after as many retries as it takes and is allowed. Raises the last error."""
+    def ask(
+        self,
+        call: Call,
+        parse: Callable[[bytes], Answer_],
+        *,
+        symbol: str = "",
+        stop: Errand,
+        budget: Limiter | None = None,
+    ) -> Answer_:
+        """The parsed reply, after as many retries as it takes and is allowed. Raises the last error.
+
+        Each try is counted in `budget` too, where there is one.
+        """
         spare = list(self._open_hosts())
         host = spare.pop(0)
         attempt = 1  # how many requests have failed, once one has
         while True:
             try:
-                return self._once(host, call, parse, symbol, stop)
+                return self._once(host, call, parse, symbol, stop, budget)
             except Banned as error:
                 self._limiter.ban(int(error.until.timestamp() * 1000), str(error))
                 raise
@@ -100,7 +122,6 @@ class Asker:
                         raise
                 if isinstance(error, RateLimited):
                     asked_s = error.retry_after_s
-                    self._limiter.hold(1.0 if asked_s is None else asked_s)
                 wait_s = self._retry.wait_s(attempt, asked_s, random=random.random())
                 if isinstance(error, TransportError) and not error.reached and attempt > _UNREACHED_RETRIES:
                     wait_s = None
@@ -124,7 +145,18 @@ class Asker:
             return list(self._service.hosts[-1:])
         raise TransportError(f"{self._service.hosts[0]} keeps failing and is left alone for a while")
 
-    def _once(self, host: str, call: Call, parse: Callable[[bytes], Answer_], symbol: str, stop: Errand) -> Answer_:
+    def _once(
+        self,
+        host: str,
+        call: Call,
+        parse: Callable[[bytes], Answer_],
+        symbol: str,
+        stop: Errand,
+        budget: Limiter | None,
+    ) -> Answer_:
+        if budget is not None:
+            # Spent at once: the few seconds of the reply do not matter to a budget of minutes.
+            budget.release(budget.acquire(1, stop=stop))
         ticket = self._limiter.acquire(call.cost, stop=stop)
         used = None
         try:
@@ -133,7 +165,10 @@ class Asker:
         finally:
             self._limiter.release(ticket, used=used)
         if reply.status != 200:
-            raise self._service.refusal(reply, symbol, self._now_ms())
+            error = self._service.refusal(reply, symbol, self._now_ms())
+            if isinstance(error, RateLimited) and not isinstance(error, Banned):
+                self._limiter.hold(1.0 if error.retry_after_s is None else error.retry_after_s)
+            raise error
         # A parse holds the interpreter most of the time; taking turns spares the threads handing it to and fro.
         with self._parsing:
             began = time.perf_counter()

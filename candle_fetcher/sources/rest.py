@@ -20,8 +20,8 @@ from candle_fetcher.core.timeframe import DAY_MS, Timeframe, parse_timeframe
 from candle_fetcher.providers import Feed, Listing, Provider
 from candle_fetcher.sources.asking import Asker, Errand, Service
 
-# When the series begins, given a hole at the start of a span; None where it has not begun.
-ListedMs = Callable[[Span], "int | None"]
+# When the series begins, given a hole at the start of a span and the candle after it; None where it has not begun.
+ListedMs = Callable[[Span, "int | None"], "int | None"]
 
 # How long a reading of the provider's clock serves, if our two clocks have kept step since.
 _CLOCK_S = 600.0
@@ -48,6 +48,7 @@ class Source:
             **how,
         )
         self.ask = self._asker.ask
+        self.budget = self._asker.budget
         self._lock = threading.Lock()
         self._limits_known = False
         self._warned = False
@@ -133,7 +134,7 @@ class Source:
             return Answer(span, candles, (span,))
         holes = find_holes(candles.open_ms, timeframe, span)
         if holes and holes[0].start_ms <= span.start_ms:
-            first_ms = listed_ms(holes[0])
+            first_ms = listed_ms(holes[0], int(candles.open_ms[0]) if candles.count else None)
             if first_ms is None or first_ms >= holes[0].end_ms:
                 span = Span(holes.pop(0).end_ms, span.end_ms)
             elif first_ms > span.start_ms:
@@ -152,13 +153,7 @@ class Source:
     def _page(self, feed: Feed, series: Series, span: Span, stop: Errand) -> Candles:
         """One reply, checked; and what it had no room for, where two candles off the grid share a slot."""
         rows = page_rows(feed, series.timeframe, span)
-
-        def parse(body: bytes) -> Candles:
-            return check(feed.parse(body), span)
-
-        candles = self.ask(
-            feed.call(series.symbol, series.timeframe, span, rows), parse, symbol=series.symbol, stop=stop
-        )
+        candles = self._asked(feed, series, feed.call(series.symbol, series.timeframe, span, rows), span, stop)
         if candles.count >= rows and candles.count > len(set(series.timeframe.ordinals(candles.open_ms).tolist())):
             rest = Span(int(candles.open_ms[-1]) + 1, span.end_ms)
             if rest:
@@ -172,10 +167,10 @@ class Source:
         for the window before, then window by window.
         """
         feed = self.provider.feed(series.kind)
+        now_ms = self.estimated_ms()
         if feed.first_call is not None:
-            first = self.ask(
-                feed.first_call(series.symbol, series.timeframe), feed.parse, symbol=series.symbol, stop=stop
-            )
+            call = feed.first_call(series.symbol, series.timeframe)
+            first = self._asked(feed, series, call, Span(-(2**62), now_ms + DAY_MS), stop)
             return int(first.open_ms[0]) if first.count else None
         probe = series._replace(timeframe=parse_timeframe(feed.probe))
         window_ms = feed.window_ms or 200 * DAY_MS
@@ -184,31 +179,43 @@ class Source:
             earlier = self._page(feed, probe, Span(since_ms - window_ms, since_ms), stop)
             if earlier.count:
                 return int(earlier.open_ms[0])
-        end_ms = self.estimated_ms()
-        for start_ms in range(since_ms, end_ms, window_ms):
-            days = self._page(feed, probe, Span(start_ms, min(start_ms + window_ms, end_ms)), stop)
-            if days.count:
-                return self._first_within(feed, series, int(days.open_ms[0]), stop)
+        for start_ms in range(since_ms, now_ms, window_ms):
+            day_ms = self._oldest_ms(feed, probe, Span(start_ms, min(start_ms + window_ms, now_ms)), stop)
+            if day_ms is not None:
+                timeframe = series.timeframe
+                slot_ms = timeframe.open_ms(timeframe.ordinal(day_ms))
+                for window in windows(
+                    feed, timeframe, Span(slot_ms, max(day_ms + DAY_MS, timeframe.close_ms(slot_ms)))
+                ):
+                    first_ms = self._oldest_ms(feed, series, window, stop)
+                    if first_ms is not None:
+                        return first_ms
+                return day_ms
         return None
 
-    def _first_within(self, feed: Feed, series: Series, day_ms: int, stop: Errand) -> int:
-        """The first candle of the series on the day of its listing."""
-        timeframe = series.timeframe
-        slot_ms = timeframe.open_ms(timeframe.ordinal(day_ms))
-        for window in windows(feed, timeframe, Span(slot_ms, max(day_ms + DAY_MS, timeframe.close_ms(slot_ms)))):
-            candles = self._page(feed, series, window, stop)
-            if candles.count:
-                return int(candles.open_ms[0])
-        return day_ms
+    def _oldest_ms(self, feed: Feed, series: Series, span: Span, stop: Errand) -> int | None:
+        """When the first candle in the span opens; what lies before it has been seen empty, however short a reply
+        was."""
+        oldest_ms = None
+        while span:
+            candles = self._page(feed, series, span, stop)
+            if not candles.count:
+                break
+            oldest_ms = int(candles.open_ms[0])
+            span = Span(span.start_ms, oldest_ms)
+        return oldest_ms
+
+    def _asked(self, feed: Feed, series: Series, call: Call, span: Span, stop: Errand) -> Candles:
+        """The reply's candles, every one of them in the span."""
+        return self.ask(call, lambda body: check(feed.parse(body), span), symbol=series.symbol, stop=stop)
 
     def last_ms(self, series: Series, end_ms: int, stop: Errand) -> int | None:
         """When the newest candle before the end opens; None where the provider has none there, or cannot be asked."""
         feed = self.provider.feed(series.kind)
         if feed.last_call is None:
             return None
-        last = self.ask(
-            feed.last_call(series.symbol, series.timeframe, end_ms), feed.parse, symbol=series.symbol, stop=stop
-        )
+        call = feed.last_call(series.symbol, series.timeframe, end_ms)
+        last = self._asked(feed, series, call, Span(-(2**62), end_ms), stop)
         return int(last.open_ms[-1]) if last.count else None
 
 

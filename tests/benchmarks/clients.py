@@ -7,7 +7,10 @@ Imports come before the clock starts, for everybody; whatever else a client does
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import functools
+import hashlib
 import importlib
 import importlib.metadata
 import io
@@ -17,7 +20,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -132,6 +136,198 @@ def fetch_pool(url: str, start: str, end: str) -> Figures:
     return timed(work)
 
 
+# -- downloads from the archive ---------------------------------------------------------------------------------------
+
+
+def months(start: str, end: str) -> list[str]:
+    """The months of [start, end) as 2024-01."""
+    first, stop = (int(day[:4]) * 12 + int(day[5:7]) - 1 for day in (start, end))
+    return [f"{month // 12}-{month % 12 + 1:02}" for month in range(first, stop)]
+
+
+def month_key(month: str) -> str:
+    """The key of a month's file in the archive."""
+    return f"data/spot/monthly/klines/{IDS}/1m/{IDS}-1m-{month}.zip"
+
+
+def archive_cold(url: str, start: str, end: str) -> Figures:
+    """Ours from the archive, with everything on, as `fetch_cold`; and the requests, and how the peak of memory grew."""
+    import candle_fetcher  # noqa: F401 - before the clock starts
+
+    with tempfile.TemporaryDirectory() as folder:
+        found: Figures = {}
+
+        def work() -> int:
+            with _fetcher(folder, url, archive=True) as fetcher:
+                frame = fetcher.fetch(SYMBOL, "1m", start, end, columns="all")
+                found["frame_bytes"] = int(frame.memory_usage().sum())
+                found["requests"] = fetcher.monitor.snapshot()["requests"]["count"]
+                return len(frame)
+
+        before = peak_bytes()
+        figures = timed(work)
+        return figures | found | {"growth_bytes": peak_bytes() - before}
+
+
+def archive_pool(url: str, start: str, end: str) -> Figures:
+    """A bare pool: 8 threads, each file held against its CHECKSUM, unzipped, pandas.read_csv, concat; nothing else."""
+    import pandas as pd
+    import requests
+
+    local = threading.local()
+
+    def month(name: str) -> pd.DataFrame:
+        session = getattr(local, "session", None)
+        if session is None:
+            session = local.session = requests.Session()
+        data, expected = (session.get(f"{url}/{month_key(name)}{end}", timeout=30) for end in ("", ".CHECKSUM"))
+        if hashlib.sha256(data.content).hexdigest() != expected.text.split()[0]:
+            raise SystemExit(f"{name} does not fit its checksum")
+        with zipfile.ZipFile(io.BytesIO(data.content)) as archive, archive.open(archive.namelist()[0]) as file:
+            return _read_kline_csv(file)
+
+    def work() -> int:
+        with ThreadPoolExecutor(THREADS) as pool:
+            return len(_joined(pool.map(month, months(start, end))))
+
+    before = peak_bytes()
+    return timed(work) | {"growth_bytes": peak_bytes() - before}
+
+
+def archive_historical_data(url: str, start: str, end: str) -> Figures:
+    """binance-historical-data into a folder, then pandas.read_csv and concat.
+
+    It gets the symbols and the first day, for which it would ask hosts that cannot be set, and the archive's web page.
+    It takes the day after the last month too, which is not read.
+    """
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+        module: Any = importlib.import_module("binance_historical_data")  # it logs to the stdout of this moment
+        dumper = module.BinanceDataDumper(path_dir_where_to_dump=folder, data_frequency="1m")
+        dumper._base_url = f"{url}/data"
+        dumper.get_min_start_date_for_ticker = _Known(dt.date.fromisoformat(start))
+        dumper.get_list_all_trading_pairs = _Known([IDS])
+
+        def work() -> int:
+            dumper.dump_data([IDS], dt.date.fromisoformat(start), dt.date.fromisoformat(end))
+            return _read_folder(folder, start, end)
+
+        return timed(work)
+
+
+class _Known:
+    """The same answer to every question; goes to the processes that the package starts."""
+
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+
+    def __call__(self, *_: Any) -> Any:
+        return self._answer
+
+
+def archive_bulk_downloader(url: str, start: str, end: str) -> Figures:
+    """binance-bulk-downloader into a folder, then pandas.read_csv and concat.
+
+    It knows no range, so its list of files is cut to the months. The folder is made before: its threads race for that,
+    and those that lose drop their file and say nothing.
+    """
+    module: Any = importlib.import_module("binance_bulk_downloader.downloader")
+    wanted = {month_key(month) for month in months(start, end)}
+
+    class Downloader(module.BinanceBulkDownloader):  # type: ignore[misc]
+        _BINANCE_DATA_S3_BUCKET_URL = url
+        _BINANCE_DATA_DOWNLOAD_BASE_URL = url
+
+        def _get_file_list_from_s3_bucket(self, prefix: str) -> list[str]:
+            return [key for key in super()._get_file_list_from_s3_bucket(prefix) if key in wanted]
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+        (Path(folder) / month_key(start[:7])).parent.mkdir(parents=True)
+
+        def work() -> int:
+            Downloader(folder, asset="spot", timeperiod_per_file="monthly", symbols=IDS).run_download()
+            return _read_folder(folder, start, end)
+
+        return timed(work)
+
+
+def _read_folder(folder: str, start: str, end: str) -> int:
+    found = {path.stem: path for path in Path(folder).rglob("*.csv")}
+    with ThreadPoolExecutor(THREADS) as pool:
+        return len(_joined(pool.map(_read_kline_csv, [found[f"{IDS}-1m-{month}"] for month in months(start, end)])))
+
+
+def _read_kline_csv(file: Any) -> Any:
+    import pandas as pd
+
+    names = ["open_time", "open", "high", "low", "close", "volume", "close_time", *"abcd", "ignore"]
+    return pd.read_csv(file, header=None, names=names)
+
+
+def _joined(frames: Iterable[Any]) -> Any:
+    import pandas as pd
+
+    frame = pd.concat(frames)
+    times = frame.pop("open_time")
+    frame.index = pd.to_datetime(times.where(times < 10**14, times // 1000), unit="ms", utc=True)
+    return frame
+
+
+def archive_export(url: str, start: str, end: str) -> Figures:
+    """A whole listing to CSV out of the archive, nothing stored: by how much the peak of memory grew since the
+    import."""
+    import candle_fetcher.export
+
+    with tempfile.TemporaryDirectory() as folder, _fetcher(f"{folder}/cache", url, archive=True) as fetcher:
+        before = peak_bytes()
+        figures = timed(lambda: _lines(fetcher.export(SYMBOL, "1m", start, end, path=folder)))
+        requests = fetcher.monitor.snapshot()["requests"]["count"]
+        return figures | {"growth_bytes": peak_bytes() - before, "requests": requests}
+
+
+def _lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b"")) - 1
+
+
+def archive_ledger(url: str, start: str, end: str) -> Figures:
+    """Ours from the archive, with a watch on its checks and its ledger: the CPU time of their calls, whatever the
+    thread, beside that of the whole fetch."""
+    from candle_fetcher.cache import CandleCache
+    from candle_fetcher.fetcher import collect, gather
+    from candle_fetcher.providers import binance_archive
+    from candle_fetcher.sources import rest
+
+    local, spent = threading.local(), []
+
+    def watch(owner: Any, name: str) -> None:
+        inner = getattr(owner, name)
+
+        @functools.wraps(inner)
+        def outer(*args: Any, **options: Any) -> Any:
+            if getattr(local, "inside", False):
+                return inner(*args, **options)
+            local.inside, began = True, time.thread_time()
+            try:
+                return inner(*args, **options)
+            finally:
+                spent.append(time.thread_time() - began)
+                local.inside = False
+
+        setattr(owner, name, outer)
+
+    for owner, names in (
+        (binance_archive, ("check",)),
+        (rest, ("check", "find_holes")),
+        (gather, ("find_holes", "absorb", "find_asks")),
+        (collect, ("find_all_gaps", "failed_gaps")),
+        (CandleCache, ("facts", "learn", "believed_until", "open_shelves", "close_shelves")),
+    ):
+        for name in names:
+            if hasattr(owner, name):
+                watch(owner, name)
+    return archive_cold(url, start, end) | {"ledger_s": sum(spent), "calls": len(spent)}
+
+
 # -- what is stored ---------------------------------------------------------------------------------------------------
 
 
@@ -206,9 +402,9 @@ def write_csv(folder: str, start: str, end: str, url: str, pairs: int) -> Figure
     return found
 
 
-def plan(folder: str, start: str, end: str, url: str) -> Figures:
+def plan(folder: str, start: str, end: str, url: str, archive: bool = False) -> Figures:
     """A plan in a new process, opening the cache included; then the same plan again."""
-    with _fetcher(folder, url) as fetcher:
+    with _fetcher(folder, url, archive=archive) as fetcher:
         figures = timed(lambda: sum(step.chunks for step in fetcher.plan(SYMBOL, "1m", start, end).steps))
         again = timed(lambda: sum(step.chunks for step in fetcher.plan(SYMBOL, "1m", start, end).steps))
         return figures | {"again_s": again["wall_s"]}
@@ -257,10 +453,12 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _fetcher(folder: str, url: str) -> Any:
+def _fetcher(folder: str, url: str, *, archive: bool = False) -> Any:
+    """Ours; without `archive` it has REST alone."""
     import candle_fetcher
 
-    return candle_fetcher.CandleFetcher(base_urls={"binance": url}, cache_dir=folder, progress=False)
+    base_urls = {"binance": url, "binance-archive": url} if archive else {"binance": url}
+    return candle_fetcher.CandleFetcher(base_urls=base_urls, cache_dir=folder, progress=False)
 
 
 # -- imports ----------------------------------------------------------------------------------------------------------

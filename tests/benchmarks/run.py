@@ -24,15 +24,22 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clients import IDS, month_key, months
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-PACKAGES = ("numpy", "pandas", "requests", "ccxt", "python-binance")
+PACKAGES = (
+    *("numpy", "pandas", "requests", "ccxt", "python-binance"),
+    *("binance-historical-data", "binance-bulk-downloader"),
+)
 
 QUARTER = {"start": "2024-01-01", "end": "2024-03-31"}
 QUARTER_CANDLES = 90 * 1440
 YEAR = {"start": "2025-01-01", "end": "2026-01-01"}
 FIVE_YEARS = {"start": "2021-01-01", "end": "2026-01-01"}
 EIGHT_YEARS = {"start": "2018-01-01", "end": "2026-01-01"}
+TWO_YEARS = {"start": "2023-01-01", "end": "2025-01-01"}
+LISTING = {"start": "2017-08-17", "end": "2025-09-01"}
 
 FOOT = """
 median and P90 over n turns; P90 is on the worse side: nine in ten turns were at least as good. bar, hope: what is
@@ -55,6 +62,16 @@ row 7      opening the cache included; `again` is the same plan in the same proc
 row 8      the import statement alone, in new processes, bytecode cached.
 row 9      a warm read with the monitor against the same without it, by turns, in one process; each of n values is the
            median of many reads. One event costs {event}.
+rows 10-14 from the archive, whose files were made before; nothing stored. Ours as in row 1.
+row 10     two years of 1m (24 files), all columns, to a frame. The bare pool: 8 threads, requests, SHA-256 against
+           CHECKSUM, zipfile, read_csv, concat. The packages put files into a folder, unverified, which read_csv and
+           concat then take. Both ask for more where they can: they were given the symbol, the first day, the list of
+           months and a folder that is there. requests: those that ours sent, REST and CHECKSUMs included.
+row 11     growth as in row 5, over the bytes of the frame (DataFrame.memory_usage).
+row 12     2017-08-17 to 2025-08-31, open to volume, to CSV, growth as in row 5, and what it took.
+row 13     as row 7, with the archive.
+row 14     CPU time of the calls that check candles, find holes, add to entries, and read and write facts and shelves,
+           over the CPU time of the fetch of row 10. SHA-256 and the disk are not in it.
 """
 
 
@@ -91,7 +108,7 @@ class Goal(NamedTuple):
         return goal is not None and (figure <= goal if self.most else figure >= goal)
 
     def text(self, goal: float | None) -> str:
-        return "" if goal is None else f"{'<=' if self.most else '>='} {goal:g} {self.unit}"
+        return "" if goal is None else f"{'<=' if self.most else '>='} {goal:g} {self.unit}".strip()
 
 
 def run(client: str, **options: Any) -> dict[str, Any]:
@@ -112,9 +129,9 @@ def environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def exchange(delay_s: float) -> Iterator[str]:
-    """The root URL of a practice exchange in another process."""
-    command = [sys.executable, str(HERE / "server.py"), str(delay_s)]
+def exchange(delay_s: float, keys: Sequence[str] = ()) -> Iterator[str]:
+    """The root URL of a practice exchange in another process; the archive's files with the keys are made before."""
+    command = [sys.executable, str(HERE / "server.py"), str(delay_s), *keys]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, text=True, env=environment(), **pipes) as process:  # type: ignore[call-overload]
         yield process.stdout.readline().strip()
@@ -163,7 +180,7 @@ def measured(what: str, values: Sequence[float], goal: Goal) -> Row:
     """A row of figures that stand for themselves."""
     middle = statistics.median(values)
     worst = worse_side(values, most=goal.most)
-    ours = f"{middle:.3g} {goal.unit}"
+    ours = f"{middle:.3g} {goal.unit}".strip()
     return Row(
         what,
         ours,
@@ -300,6 +317,53 @@ def watching(pairs: int, url: str, folder: str) -> tuple[list[Row], str]:
     return rows, f"{1e6 * found['event_s']:.2f} µs"
 
 
+def archived(pairs: int, has: dict[str, str | None], into: str) -> Iterator[Row]:
+    """Rows 10 to 14."""
+    names = {"ours": "archive_cold", "bare pool": "archive_pool"}
+    goals = {"bare pool": Goal(0.4, 0.9)}
+    for package, name in (
+        ("binance-historical-data", "archive_historical_data"),
+        ("binance-bulk-downloader", "archive_bulk_downloader"),
+    ):
+        goals[package] = Goal(None, None)
+        if has[package]:
+            names[package] = name
+    keys = [month_key(month) for month in months(**LISTING)]
+    keys.append(f"data/spot/daily/klines/{IDS}/1m/{IDS}-1m-{TWO_YEARS['end']}.zip")
+    with exchange(0, keys) as url:
+        clients = {peer: functools.partial(run, name, url=url, **TWO_YEARS) for peer, name in names.items()}
+        clients["ledger"] = functools.partial(run, "archive_ledger", url=url, **TWO_YEARS)
+        found = turns(pairs, clients)
+        exports = turns(pairs, {"ours": lambda: run("archive_export", url=url, **LISTING)})["ours"]
+        plans = turns(
+            pairs, {"ours": lambda: run("plan", url=url, folder=f"{into}/unused", archive=True, **EIGHT_YEARS)}
+        )["ours"]
+    counts = {peer: {one["candles"] for one in figures} for peer, figures in found.items()}
+    if len(set.union(*counts.values())) != 1:
+        raise SystemExit(f"the clients returned different numbers of candles: {counts}")
+    ours = found["ours"]
+    for peer, goal in goals.items():
+        what = f"10 two years of 1m from the archive, cold, wall time, vs {peer}"
+        if peer not in found:
+            yield absent(what, peer)
+        else:
+            yield compared(what, _each(ours, "wall_s"), _each(found[peer], "wall_s"), ms, goal, inverse=True)
+    yield measured("10 the same, requests", _each(ours, "requests"), Goal(60, None, most=True, unit=""))
+    multiples = [one["growth_bytes"] / one["frame_bytes"] for one in ours]
+    yield measured("11 the same, growth of peak RSS over the frame's bytes", multiples, Goal(3, 2, most=True))
+    what = "12 export of a listing of 1m from the archive, cold"
+    growth = [one["growth_bytes"] / 1e6 for one in exports]
+    yield measured(f"{what}, growth of peak RSS", growth, Goal(250, 120, most=True, unit="MB"))
+    yield measured(f"{what}, wall time", _each(exports, "wall_s"), Goal(None, None, most=True, unit="s"))
+    yield measured(f"{what}, requests", _each(exports, "requests"), Goal(None, None, most=True, unit=""))
+    goal = Goal(50, 10, most=True, unit="ms")
+    what = "13 plan of 8 years of 1m with the archive, nothing stored"
+    yield measured(what, [1e3 * one["wall_s"] for one in plans], goal)
+    yield measured(f"{what}, again", [1e3 * one["again_s"] for one in plans], goal)
+    shares = [100 * one["ledger_s"] / one["cpu_s"] for one in found["ledger"]]
+    yield measured("14 checks and ledger in the fetch of row 10, CPU time", shares, Goal(15, 5, most=True, unit="%"))
+
+
 def _each(figures: Sequence[dict[str, Any]], name: str) -> list[float]:
     return [one[name] for one in figures]
 
@@ -320,6 +384,7 @@ def main() -> None:
         rows += downloads(pairs, has, 0.05)
         rows += stored(pairs, url, folder, work)
         rows += [writing(pairs, url, folder), importing(pairs)]
+        rows += archived(pairs, has, work)
         watched, event = watching(pairs, url, folder)
     rows = [rows[0], *sorted([*rows[1:], *watched], key=lambda row: int(row.what.split()[0]))]
     print(f"python tests/benchmarks/run.py --pairs {pairs} | {machine()} | {installed(has)}\n")

@@ -1,0 +1,39 @@
+"""What a provider changed of a candle that was settled: the old value and the new one, and when each was read."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from candle_fetcher.core.candles import INTEGERS
+from candle_fetcher.core.entry import Entry
+
+
+class Revision(NamedTuple):
+    """One value of one candle that is not what it was. Times are Unix ms."""
+
+    open_ms: int
+    column: str
+    old: float
+    new: float
+    old_read_ms: int
+    new_read_ms: int
+
+
+def find_revisions(old: Entry, new: Entry) -> list[Revision]:
+    """The values that differ, among the candles and columns that both entries have."""
+    _, ours, theirs = np.intersect1d(old.candles.open_ms, new.candles.open_ms, assume_unique=True, return_indices=True)
+    found = []
+    for name in old.candles.names[1:]:
+        if name not in new.candles.names:
+            continue
+        before, after = old.candles.integers(name)[ours], new.candles.integers(name)[theirs]
+        for at in np.flatnonzero(before != after).tolist():
+            values = [
+                column[at : at + 1] if name in INTEGERS else column[at : at + 1].view(np.float64)
+                for column in (before, after)
+            ]
+            open_ms = int(old.candles.open_ms[ours[at]])
+            found.append(Revision(open_ms, name, values[0].item(), values[1].item(), old.stored_ms, new.stored_ms))
+    return sorted(found)

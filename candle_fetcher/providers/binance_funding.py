@@ -1,0 +1,69 @@
+"""Binance's funding rates: USDⓈ-M and COIN-M futures, over REST.
+
+Both bounds are inclusive; a window that holds more than the limit gives the oldest rows, in order. Times are some
+milliseconds after the hour. COIN-M has no mark price, USDⓈ-M none (or "") in its older records.
+Sources: binance-connector-python derivatives_trading_* (2026), "Get Funding Rate History".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+
+from candle_fetcher.core.call import Call, Limit
+from candle_fetcher.core.candles import Candles, candles_from
+from candle_fetcher.core.errors import ReplyError
+from candle_fetcher.core.funding import FUNDING_COLUMNS
+from candle_fetcher.core.spans import Span
+from candle_fetcher.providers.base import Funding
+
+_DECIMAL = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?", re.ASCII)
+_LIMIT = 1000
+
+
+def parse_funding(body: bytes, symbol: str) -> Candles:
+    """The records in the order sent. Raises ReplyError where the body is no list of records of the symbol."""
+    try:
+        rows = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ReplyError(f"expected a JSON list of funding rates, got {body[:80]!r}") from error
+    if not isinstance(rows, list):
+        raise ReplyError(f"expected a JSON list of funding rates, got {body[:80]!r}")
+    times = np.empty(len(rows), np.int64)
+    rates, marks = np.empty(len(rows)), np.full(len(rows), np.nan)
+    for at, row in enumerate(rows):
+        if not isinstance(row, dict) or row.get("symbol") != symbol:
+            raise ReplyError(f"row {at + 1}: expected a funding rate of {symbol}, got {str(row)[:80]!r}")
+        time_ms = row.get("fundingTime")
+        if type(time_ms) is not int or not 0 <= time_ms < 10**15:
+            raise ReplyError(f"row {at + 1}: fundingTime {time_ms!r}; expected Unix ms")
+        times[at], rates[at] = time_ms, _decimal(row.get("fundingRate"), at, "fundingRate")
+        if row.get("markPrice") not in (None, ""):
+            marks[at] = _decimal(row["markPrice"], at, "markPrice")
+    return candles_from(FUNDING_COLUMNS, (times, rates, marks))
+
+
+def _decimal(text: object, at: int, name: str) -> float:
+    if not isinstance(text, str) or not _DECIMAL.fullmatch(text):
+        raise ReplyError(f"row {at + 1}: {name} {text!r}; expected a quoted decimal")
+    return float(text)
+
+
+def _funding(prefix: str, *, cost: int, since_ms: int, limits: tuple[Limit, ...] = ()) -> Funding:
+    def call(symbol: str, span: Span, rows: int) -> Call:
+        params = (
+            ("symbol", symbol),
+            ("startTime", str(span.start_ms)),
+            ("endTime", str(span.end_ms - 1)),  # theirs is inclusive, ours is not
+            ("limit", str(rows)),
+        )
+        return Call(f"{prefix}/fundingRate", params, cost)
+
+    return Funding(call=call, parse=parse_funding, limit=_LIMIT, since_ms=since_ms, limits=limits)
+
+
+# USDⓈ-M counts these requests apart, 500 in 5 minutes, and they cost no weight. It opened in September 2019.
+UM_FUNDING = _funding("/fapi/v1", cost=0, since_ms=1_564_617_600_000, limits=(Limit(500, 300, "requests"),))
+CM_FUNDING = _funding("/dapi/v1", cost=1, since_ms=1_577_836_800_000)

@@ -1,0 +1,587 @@
+"""Candles out of the archive's files: the same as by REST, and never a wrong one, whatever the files are like."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from world import World, ms, same
+
+from candle_fetcher import ArchiveMismatch, IncompleteData, NotOffered
+from candle_fetcher.core.errors import ReplyError
+from candle_fetcher.core.files import File
+from candle_fetcher.core.frame import index_ms
+from candle_fetcher.core.series import Series
+from candle_fetcher.core.timeframe import parse_timeframe
+from candle_fetcher.practice import damage, faults
+from candle_fetcher.practice.damage import pack, unpack
+from candle_fetcher.providers import find_provider
+from candle_fetcher.providers.binance_archive import find_checksum, find_file, read_file
+
+MARCH = ("BTC/USDT", "5m", "2024-03-01", "2024-04-01")
+ZIP = "BTCUSDT-5m-2024-03.zip"
+PATH = f"/data/spot/monthly/klines/BTCUSDT/5m/{ZIP}"
+HOURS = ("BTC/USDT", "1h", "2024-03-05", "2024-03-06")
+HOUR_ZIP = "BTCUSDT-1h-2024-03.zip"
+HOUR, DAY = 3_600_000, 86_400_000
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with World(tmp_path / "cache") as made:
+        yield made
+
+
+def quick(world: World, **settings: Any) -> Any:
+    """A fetcher whose pauses between tries take no time."""
+    fetcher = world.fetcher(**settings)
+
+    def wait(stop: Any, seconds: float) -> bool:
+        return bool(stop.is_set())
+
+    provider = find_provider("binance")
+    for source in (fetcher._source(provider), fetcher._archive(provider)):
+        source._asker._wait = wait  # type: ignore[union-attr]
+    return fetcher
+
+
+def told(frame: pd.DataFrame) -> dict[str, Any]:
+    manifest: dict[str, Any] = frame.attrs["candle_fetcher"]
+    return manifest
+
+
+def files(world: World) -> Counter[str]:
+    """How often each file was asked for since the last look, by name."""
+    return Counter(
+        request.path.rpartition("/")[2] for request in world.exchange.requests if request.market == "archive"
+    )
+
+
+def calls(world: World) -> int:
+    return sum("lines" in request.path and request.market != "archive" for request in world.exchange.requests)
+
+
+# -- the same by every way ---------------------------------------------------------------------------------------------
+
+WAYS = [
+    ("binance", "BTC/USDT", "BTCUSDT", "candles", "2024-12-20", "2025-01-12"),  # milliseconds, then microseconds
+    ("binance-um", "BTC/USDT", "BTCUSDT", "candles", "2023-01-20", "2023-02-12"),  # no header, then one
+    ("binance-cm", "BTC/USD", "BTCUSD_PERP", "candles", "2023-09-20", "2023-10-12"),  # volume in contracts
+    ("binance-um", "BTC/USDT", "BTCUSDT", "mark", "2024-03-01", "2024-03-20"),
+    ("binance-um", "BTC/USDT", "BTCUSDT", "index", "2024-03-01", "2024-03-20"),
+    ("binance-um", "BTC/USDT", "BTCUSDT", "premium", "2024-03-01", "2024-03-20"),
+    ("binance-cm", "BTC/USD", "BTCUSD_PERP", "mark", "2024-03-01", "2024-03-20"),
+]
+
+
+@pytest.mark.parametrize(("provider", "symbol", "theirs", "kind", "start", "end"), WAYS)
+def test_rest_archive_and_automatic_bring_the_same_candles(
+    tmp_path: Path, provider: str, symbol: str, theirs: str, kind: str, start: str, end: str
+) -> None:
+    with World(tmp_path, now="2025-03-10T12:00:30") as world:
+        frames = {
+            source: world.fetcher(cache_dir=tmp_path / source).fetch(
+                symbol, "3m", start, end, provider=provider, kind=kind, source=source, columns="all"
+            )
+            for source in ("rest", "archive", "auto")
+        }
+        same(frames["rest"], world.truth(theirs, "3m", start, end, provider=provider, kind=kind))
+        for source in ("archive", "auto"):
+            pd.testing.assert_frame_equal(frames[source], frames["rest"], check_exact=True)
+            assert told(frames[source])["fingerprint"] == told(frames["rest"])["fingerprint"]
+        rows = len(frames["rest"])
+        assert told(frames["rest"])["sources"] == {"memory": 0, "disk": 0, "archive": 0, "rest": rows}
+        assert told(frames["archive"])["sources"] == {"memory": 0, "disk": 0, "archive": rows, "rest": 0}
+        mixed = told(frames["auto"])["sources"]
+        assert mixed["archive"] > mixed["rest"] > 0  # the two ends tell where the series begins and ends
+        assert mixed["archive"] + mixed["rest"] == rows
+
+
+def test_what_came_by_file_is_read_from_the_cache_the_next_time(world: World) -> None:
+    first = world.fetcher().fetch(*MARCH)
+    world.exchange.clear_log()
+    again = world.fetcher().fetch(*MARCH)
+    assert not world.exchange.requests
+    assert told(again)["sources"]["disk"] == len(again)
+    assert told(again)["fingerprint"] == told(first)["fingerprint"]
+
+
+@pytest.mark.parametrize("timeframe", ["1h", "1d", "3d", "1w", "1M"])
+def test_timeframes_of_few_rows_come_from_the_archive_where_it_is_asked_for(tmp_path: Path, timeframe: str) -> None:
+    with World(tmp_path) as world:
+        frame = world.fetcher().fetch("BTC/USDT", timeframe, "2023-12-01", "2024-03-01", source="archive")
+        same(frame, world.truth("BTCUSDT", timeframe, "2023-12-01", "2024-03-01"))
+        assert calls(world) == 0
+
+
+def test_seconds_come_by_days(tmp_path: Path) -> None:
+    with World(tmp_path) as world:
+        span = ("1s", "2024-03-05T22:00", "2024-03-06T02:00")
+        frame = world.fetcher().fetch("BTC/USDT", *span, source="archive")
+        assert set(files(world)) == {
+            f"BTCUSDT-1s-2024-03-0{day}.zip{end}" for day in (5, 6) for end in ("", ".CHECKSUM")
+        }
+        same(frame, world.truth("BTCUSDT", *span))
+
+
+def test_streams_take_files_too_each_once(world: World) -> None:
+    span = ("1m", "2024-02-01", "2024-04-01")
+    pieces = list(world.fetcher(use_cache=False).iter_frames("BTC/USDT", *span, rows=30_000))
+    assert len(pieces) == 3
+    same(pd.concat(pieces), world.truth("BTCUSDT", *span))
+    names = [f"BTCUSDT-1m-2024-0{month}.zip{end}" for month in (2, 3) for end in ("", ".CHECKSUM")]
+    assert files(world) == dict.fromkeys(names, 1)
+
+
+# -- plans -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_of_four_years_of_minutes_is_files(world: World) -> None:
+    fetcher = world.fetcher()
+    fetcher.first_available("BTC/USDT")
+    plan = fetcher.plan("BTC/USDT", "1m", "2020-01-01", "2024-01-01")
+    assert plan.files == 48
+    assert plan.requests == 96
+    assert plan.weight == 0
+    assert plan.chunks == {"archive": plan.chunks["archive"]}
+    assert plan.chunks["archive"] == 2105
+
+
+@pytest.mark.parametrize(
+    ("timeframe", "start", "end", "source"),
+    [
+        ("1m", "2022-01-01", "2022-04-01", "auto"),
+        ("1m", "2024-05-20", "2024-06-13", "auto"),
+        ("5m", "2022-01-15", "2022-06-01", "auto"),
+        ("1h", "2022-01-01", "2023-01-01", "auto"),
+        ("1h", "2022-01-01", "2023-01-01", "archive"),
+        ("5m", "2022-01-15", "2022-03-01", "rest"),
+    ],
+)
+def test_a_plan_is_what_is_sent(world: World, timeframe: str, start: str, end: str, source: str) -> None:
+    fetcher = world.fetcher()
+    fetcher.fetch("BTC/USDT", timeframe, "2017-08-01", limit=1)  # when it was listed, and the limits
+    plan = fetcher.plan("BTC/USDT", timeframe, start, end, source=source)
+    world.exchange.clear_log()
+    frame = fetcher.fetch("BTC/USDT", timeframe, start, end, source=source)
+    holes = sum(1 for _ in told(frame)["gaps"]) if source != "archive" else 0
+    assert sum(files(world).values()) == 2 * plan.files
+    assert calls(world) == plan.requests - 2 * plan.files + holes
+    by_file = told(frame)["sources"]["archive"]
+    assert (by_file > 0) == ("archive" in plan.chunks)
+    same(frame, world.truth("BTCUSDT", timeframe, start, end))
+
+
+def test_nothing_is_asked_of_the_archive_that_cannot_be_there_yet(world: World) -> None:
+    world.fetcher().fetch("BTC/USDT", "1m", "2024-05-25", "2024-06-15T12:00")
+    assert set(files(world)) <= {"BTCUSDT-1m-2024-05.zip", "BTCUSDT-1m-2024-05.zip.CHECKSUM"}
+
+
+def test_rest_alone_asks_no_file_and_a_host_of_ones_own_has_no_archive(world: World) -> None:
+    world.fetcher(source="rest").fetch(*MARCH)
+    assert not files(world)
+    alone = world.fetcher(base_urls={"binance": world.exchange.url}, use_cache=False)
+    alone.fetch(*MARCH)
+    assert not files(world)
+    with pytest.raises(NotOffered):
+        alone.fetch(*MARCH, source="archive")
+
+
+# -- checksums ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_was_damaged_on_the_way_is_fetched_once_more(world: World) -> None:
+    world.exchange.archive.spoil(ZIP, damage.flip(), times=1)
+    frame = world.fetcher().fetch(*MARCH)
+    same(frame, world.truth("BTCUSDT", *MARCH[1:]))
+    assert files(world)[ZIP] == 2
+    assert told(frame)["rejected"] == told(frame)["unverified"] == []
+    assert told(frame)["sources"]["archive"] > 0
+
+
+UNUSABLE = {
+    "wrong checksum": damage.wrong_checksum(),
+    "checksum of another file": damage.checksum_text(lambda text: text.replace("2024-03", "2024-02")),
+    "no checksum in it": damage.checksum_text(lambda text: "<html>not today</html>"),
+    "bit flipped": damage.flip(),
+    "cut": damage.cut(),
+    "cut and published": damage.cut().published(),
+    "empty": damage.cut(0).published(),
+    "member of another day": damage.renamed("BTCUSDT-5m-2024-02.csv"),
+    "member above": damage.renamed("../BTCUSDT-5m-2024-03.csv"),
+    "absolute member": damage.renamed("/etc/passwd"),
+    "two members": damage.two_members(),
+    "no members": damage.no_members(),
+    "encrypted": damage.encrypted(),
+    "wrong crc": damage.wrong_crc(),
+    "wrong size": damage.wrong_size(10),
+    "claims a terabyte": damage.wrong_size(2**32 - 2),
+    "bomb": damage.zip_bytes(lambda data: pack(ZIP.replace(".zip", ".csv"), [bytes(9_000_000)])).published(),
+    "a row of another month": damage.shift(40 * DAY, 100, 101),
+    "rows of another day": damage.shift(-31 * DAY),
+    "mixed units": damage.in_unit("us", 5000),
+    "seconds": damage.in_unit("s"),
+    "nanoseconds": damage.in_unit("ns"),
+    "twins that differ": damage.rows(lambda lines: [lines[0].replace(b",", b",1", 1), *lines]),
+    "too few columns": damage.rows(lambda lines: [line.rsplit(b",", 4)[0] for line in lines]),
+    "not a number": damage.revise(ms("2024-03-05"), close="nan"),
+    "not a candle": damage.revise(ms("2024-03-05"), high="1.0"),
+    "negative volume": damage.revise(ms("2024-03-05"), volume="-1.0"),
+    "text": damage.csv(lambda text: b"<html>not today</html>"),
+}
+
+
+@pytest.mark.parametrize("what", UNUSABLE)
+def test_a_file_that_is_not_what_it_should_be_is_fetched_once_more_and_then_asked_of_rest(
+    world: World, what: str
+) -> None:
+    world.exchange.archive.spoil(ZIP, UNUSABLE[what])
+    with pytest.warns(ArchiveMismatch, match=ZIP) as warned:
+        frame = quick(world).fetch(*MARCH)
+    assert len(warned) == 1
+    same(frame, world.truth("BTCUSDT", *MARCH[1:]))
+    assert files(world)[ZIP] == 2
+    assert told(frame)["rejected"] == [PATH]
+    assert told(frame)["retries"] == 0
+    assert told(frame)["sources"]["archive"] == 0
+    assert not [path for path in world.folder.parent.rglob("*") if path.suffix == ".csv"]
+
+
+def test_a_rejected_file_without_rest_is_an_error_that_says_so(world: World) -> None:
+    world.exchange.archive.spoil("1h-2024-03", damage.wrong_checksum())  # the month, and its days too
+    with pytest.warns(ArchiveMismatch), pytest.raises(IncompleteData) as raised:
+        world.fetcher().fetch(*HOURS, source="archive")
+    assert isinstance(raised.value.__cause__, ReplyError)
+    assert [gap.cause for gap in raised.value.missing] == ["fetch_failed"]
+    assert raised.value.frame.empty
+    assert calls(world) == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        lambda text: text.upper().replace(HOUR_ZIP.upper(), HOUR_ZIP),
+        lambda text: text + "\n",
+        lambda text: text + "\r\n",
+        lambda text: text.replace("  ", " *"),
+    ],
+    ids=["upper case", "newline", "crlf", "binary mark"],
+)
+def test_a_checksum_may_be_written_otherwise(world: World, text: Any) -> None:
+    world.exchange.archive.spoil(HOUR_ZIP, damage.checksum_text(text))
+    frame = world.fetcher().fetch(*HOURS, source="archive")
+    assert told(frame)["unverified"] == told(frame)["rejected"] == []
+    same(frame, world.truth("BTCUSDT", *HOURS[1:]))
+
+
+@pytest.mark.parametrize(
+    "how", [damage.missing_checksum(), damage.checksum_text(lambda text: "")], ids=["404", "empty"]
+)
+def test_a_file_without_a_checksum_is_used_and_named(world: World, how: Any) -> None:
+    world.exchange.archive.spoil(ZIP, how)
+    frame = world.fetcher().fetch(*MARCH)
+    assert told(frame)["unverified"] == [PATH]
+    assert told(frame)["sources"]["archive"] > 0
+    same(frame, world.truth("BTCUSDT", *MARCH[1:]))
+
+
+# -- absent, or out of reach -------------------------------------------------------------------------------------------
+
+
+def test_an_absent_file_is_no_gap_and_is_not_asked_for_again_that_day(world: World) -> None:
+    world.exchange.archive.spoil(ZIP, damage.missing())
+    fetcher = world.fetcher()
+    frame = fetcher.fetch(*MARCH)
+    same(frame, world.truth("BTCUSDT", *MARCH[1:]))
+    assert told(frame)["gap_count"] == 0
+    assert told(frame)["rejected"] == []
+    assert files(world)[ZIP] == 1
+    world.exchange.clear_log()
+    world.fetcher().fetch(*MARCH, refresh=True)  # forgets, and asks
+    assert files(world)[ZIP] == 1
+    fetcher.cache.clear()
+    world.exchange.clear_log()
+
+
+def test_an_absent_file_is_remembered_for_a_day(world: World) -> None:
+    world.exchange.archive.spoil("5m-2024-03", damage.missing())
+    with pytest.raises(IncompleteData):
+        world.fetcher().fetch(*MARCH, source="archive")
+    assert files(world)[ZIP] == 1
+    for hours, times in ((0, 0), (23, 0), (2, 1)):
+        world.now_s += hours * 3600
+        world.exchange.clear_log()
+        with pytest.raises(IncompleteData):
+            world.fetcher().fetch(*MARCH, source="archive")
+        assert files(world)[ZIP] == times
+
+
+def test_days_stand_in_for_a_month_that_is_late(world: World) -> None:
+    world.exchange.archive.spoil("1h-2024-03.zip", damage.missing())
+    frame = world.fetcher().fetch("BTC/USDT", "1h", "2024-02-10", "2024-03-20", source="archive")
+    same(frame, world.truth("BTCUSDT", "1h", "2024-02-10", "2024-03-20"))
+    assert files(world)["BTCUSDT-1h-2024-03-19.zip"] == 1
+
+
+@pytest.mark.parametrize("action", [faults.status(500), faults.status(503), faults.forbidden(), faults.restricted()])
+def test_an_archive_out_of_reach_is_replaced_by_rest(world: World, action: Any) -> None:
+    fault = world.exchange.fail(action, times=None, match="/data/")
+    fetcher = quick(world, max_retries=2)
+    frame = fetcher.fetch(*MARCH)
+    same(frame, world.truth("BTCUSDT", *MARCH[1:]))
+    assert told(frame)["sources"] == {"memory": 0, "disk": 0, "archive": 0, "rest": len(frame)}
+    assert told(frame)["gap_count"] == 0
+    fault.stop()
+    fetcher.cache.clear()
+    later = quick(world, use_cache=False).fetch(*MARCH)
+    assert told(later)["sources"]["archive"] > 0  # it was not taken for absent
+
+
+def test_an_archive_that_stumbles_is_asked_again(world: World) -> None:
+    world.exchange.fail(faults.status(503), times=2, match=ZIP)
+    frame = quick(world).fetch(*MARCH)
+    assert told(frame)["retries"] == 2
+    assert told(frame)["sources"]["archive"] > 0
+
+
+@pytest.mark.parametrize(
+    "action", [faults.cut(0.5), faults.bad_gzip(), faults.redirect("http://127.0.0.1:1/"), faults.reset()]
+)
+def test_replies_of_the_archive_that_are_no_replies_do_no_harm(world: World, action: Any) -> None:
+    world.exchange.fail(action, times=None, match="/data/")
+    frame = quick(world, max_retries=1).fetch(*MARCH)
+    same(frame, world.truth("BTCUSDT", *MARCH[1:]))
+    assert told(frame)["sources"]["archive"] == 0
+
+
+def test_what_arrived_before_both_sources_failed_is_stored(world: World) -> None:
+    fetcher = quick(world, max_retries=0)
+    fetcher.fetch("BTC/USDT", "5m", "2017-08-01", limit=1)
+    span = ("BTC/USDT", "5m", "2024-01-01", "2024-04-01")
+    world.exchange.archive.spoil("BTCUSDT-5m-2024-02.zip", damage.missing())
+    fault = world.exchange.fail(faults.status(500), times=None, match="/api/")
+    with pytest.raises(IncompleteData) as raised:
+        fetcher.fetch(*span)
+    error = raised.value
+    truth = world.truth("BTCUSDT", *span[1:])
+    held = set(index_ms(error.frame).tolist())
+    assert 0 < len(held) < truth["open_time"].size
+    missing = {at for gap in error.missing for at in range(gap.first_ms, gap.last_ms + 1, 300_000)}
+    assert {gap.cause for gap in error.missing} == {"fetch_failed"}
+    assert not held & missing
+    assert held | missing == set(truth["open_time"].tolist())
+    assert all(ms("2024-01-28") < at < ms("2024-03-04") for at in missing)
+    fault.stop()
+    world.exchange.clear_log()
+    whole = quick(world).fetch(*span)
+    same(whole, truth)
+    assert not files(world)
+    asked = [request.params for request in world.exchange.requests if "lines" in request.path]
+    assert sum(int(params["limit"]) for params in asked) <= len(missing) + 2 * 1000
+    assert told(whole)["sources"]["rest"] <= len(missing) + 2 * 1000
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+
+
+def test_rows_that_a_file_lacks_are_asked_of_rest(world: World) -> None:
+    hole = (ms("2024-03-10T05:00"), ms("2024-03-10T07:00"))
+    world.exchange.archive.spoil(ZIP, damage.drop(*hole))
+    frame = world.fetcher().fetch(*MARCH)
+    same(frame, world.truth("BTCUSDT", *MARCH[1:]))
+    assert told(frame)["gap_count"] == 0
+    assert told(frame)["sources"]["archive"] > 0
+    first = [p for p in world.asked() if p.get("startTime") == str(hole[0])]
+    assert len(first) == 1
+
+
+def test_a_hole_that_both_have_is_a_gap_asked_once(world: World) -> None:
+    world.exchange.hide("binance", "BTCUSDT", (ms("2024-03-10T05:00"), ms("2024-03-10T07:00")))
+    frame = world.fetcher().fetch(*MARCH)
+    assert [(gap["first"], gap["count"], gap["cause"]) for gap in told(frame)["gaps"]] == [
+        ("2024-03-10T05:00:00Z", 24, "no_candle")
+    ]
+    world.exchange.clear_log()
+    world.fetcher().fetch(*MARCH)
+    assert not world.exchange.requests  # it is believed now
+
+
+REPAIRED = {
+    "out of order": damage.out_of_order(),
+    "twins": damage.rows(lambda lines: [lines[0], *lines]),
+    "header": damage.csv(
+        lambda text: (
+            b"open_time,open,high,low,close,volume,close_time,quote_volume,count,"
+            b"taker_buy_volume,taker_buy_quote_volume,ignore\n" + text
+        )
+    ),
+    "crlf": damage.csv(lambda text: text.replace(b"\n", b"\r\n")),
+    "blank line at the end": damage.csv(lambda text: text + b"\n"),
+    "no line end": damage.csv(lambda text: text.rstrip(b"\n")),
+    "microseconds": damage.in_unit("us"),
+    "byte order mark": damage.csv(lambda text: b"\xef\xbb\xbf" + text),
+}
+
+
+@pytest.mark.parametrize("what", REPAIRED)
+def test_rows_written_otherwise_are_the_same_rows(world: World, what: str) -> None:
+    world.exchange.archive.spoil(HOUR_ZIP, REPAIRED[what])
+    frame = world.fetcher().fetch(*HOURS, source="archive", columns="all")
+    same(frame.drop(columns="close_time"), world.truth("BTCUSDT", *HOURS[1:]))
+    assert told(frame)["sources"]["archive"] == 24
+
+
+def test_a_file_that_was_revised_comes_with_refresh_and_not_before(world: World) -> None:
+    at = ms("2024-03-05T03:00")
+    fetcher = world.fetcher()
+    old = fetcher.fetch(*HOURS, source="archive")
+    world.exchange.archive.spoil(HOUR_ZIP, damage.revise(at, volume="12.5"))
+    assert fetcher.fetch(*HOURS, source="archive").equals(old)
+    new = fetcher.fetch(*HOURS, source="archive", refresh=True)
+    assert new["volume"].iloc[3] == 12.5
+    assert new.drop(index=new.index[3]).equals(old.drop(index=old.index[3]))
+    assert told(new)["fingerprint"] != told(old)["fingerprint"]
+
+
+# -- the archive alone -------------------------------------------------------------------------------------------------
+
+
+def test_the_archive_alone_ends_at_its_last_file_and_asks_rest_nothing(world: World) -> None:
+    frame = world.fetcher().fetch("BTC/USDT", "1h", "2024-06-01", source="archive")
+    assert frame.index[-1] == pd.Timestamp("2024-06-12T23:00Z")
+    assert {request.market for request in world.exchange.requests} == {"archive"}
+    assert told(frame)["end"] == "2024-06-13T00:00:00Z"
+
+
+def test_the_archive_alone_ends_before_files_that_are_late(world: World) -> None:
+    late = world.exchange.archive.spoil(lambda key: key.endswith(("06-12.zip", "06-11.zip")), damage.missing())
+    fetcher = world.fetcher()
+    frame = fetcher.fetch("BTC/USDT", "1h", "2024-06-01", source="archive")
+    assert frame.index[-1] == pd.Timestamp("2024-06-10T23:00Z")
+    assert told(frame)["end"] == "2024-06-11T00:00:00Z"
+    late.stop()
+    world.now_s += 25 * 3600
+    frame = fetcher.fetch("BTC/USDT", "1h", "2024-06-01", source="archive")
+    assert frame.index[-1] == pd.Timestamp("2024-06-13T23:00Z")
+    assert told(frame)["gap_count"] == 0
+
+
+def test_a_plan_of_the_archive_alone_ends_where_its_fetch_does(world: World) -> None:
+    plan = world.fetcher().plan("BTC/USDT", "1h", "2024-06-01", source="archive")
+    assert plan.span.end_ms == ms("2024-06-13")
+    assert plan.notes == ()
+
+
+def test_what_the_archive_has_not_published_is_named(world: World) -> None:
+    with pytest.raises(IncompleteData, match="source='auto'") as raised:
+        world.fetcher().fetch("BTC/USDT", "1h", "2024-06-10", "2024-06-15", source="archive")
+    gap = raised.value.missing[0]
+    assert (gap.first, gap.count, gap.cause) == ("2024-06-13T00:00:00Z", 48, "not_published")
+    assert len(raised.value.frame) == 72
+    assert raised.value.__cause__ is None
+    assert calls(world) == 0
+
+
+# -- one file, read ----------------------------------------------------------------------------------------------------
+
+
+def zipped(rows: bytes, name: str = "BTCUSDT-1h-2024-03-05") -> tuple[bytes, File, Series]:
+    series = Series("binance", None, "BTCUSDT", parse_timeframe("1h"), "candles")
+    file = find_file(series, ms("2024-03-05"), monthly=False)
+    assert file is not None
+    return pack(f"{name}.csv", [rows]), file, series
+
+
+def day_rows() -> bytes:
+    lines = [
+        f"{at},1.5,2.5,0.5,{1 + hour / 100},{hour}.25,{at + HOUR - 1},7.5,{hour},3.5,4.5,0\n"
+        for hour in range(24)
+        for at in [ms("2024-03-05") + hour * HOUR]
+    ]
+    return "".join(lines).encode()
+
+
+def test_four_hundred_damaged_zips_bring_no_wrong_row() -> None:
+    good, file, series = zipped(day_rows())
+    expected = read_file(good, file, series)
+    assert expected.count == 24
+    dice = random.Random(4)
+    accepted = 0
+    for number in range(400):
+        data = bytearray(good)
+        if number % 4 == 0:
+            del data[dice.randrange(len(data)) :]
+        elif number % 4 == 1:
+            del data[dice.randrange(len(data))]
+        else:
+            for _ in range(number % 3 + 1):
+                data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
+        try:
+            found = read_file(bytes(data), file, series)
+        except ReplyError:
+            continue
+        accepted += 1  # a time stamp of the zip, and the like
+        assert np.array_equal(found.block, expected.block)
+    assert accepted < 200
+
+
+def test_a_checksum_is_one_or_nothing() -> None:
+    good = hashlib.sha256(b"").hexdigest()
+    assert find_checksum(f"{good}  a.zip".encode(), "a.zip") == good
+    assert find_checksum(b"", "a.zip") is None
+    for text in (b"nothing", f"{good}  b.zip".encode(), f"{good[1:]}  a.zip".encode(), b"\xff\xfe" + good.encode()):
+        with pytest.raises(ReplyError, match=r"CHECKSUM of a\.zip"):
+            find_checksum(text, "a.zip")
+
+
+# -- real files --------------------------------------------------------------------------------------------------------
+
+
+def real_files(folder: Path) -> list[Path]:
+    found = [*(folder / "vision").rglob("*.zip"), *(folder / "vision_csv").rglob("*.csv")]
+    skipped = ("fundingRate", "-1h-2018-0", "-1h-2019-", "-1h-2017-")  # one kind is enough of these
+    kept = ("1h-2018-02", "1h-2017-08", "1h-2019-06")
+    return sorted(
+        path for path in found if not any(p in path.name for p in skipped) or any(k in path.name for k in kept)
+    )
+
+
+def test_real_files_come_row_for_row(tmp_path: Path, shared: Path) -> None:
+    paths = real_files(shared / "market_data")
+    if not paths:
+        pytest.skip("no recorded files of the archive")
+    with World(tmp_path, now="2025-07-10T12:00:30") as world:
+        fetcher = world.fetcher(use_cache=False)
+        for path in [path for path in paths if path.stat().st_size < 2_000_000]:
+            key = "/".join(["data", *path.relative_to(shared / "market_data").with_suffix(".zip").parts[1:]])
+            data = path.read_bytes()
+            if path.suffix == ".csv":
+                data = pack(path.name, [data])
+            world.exchange.archive.load(key, data)
+            if "/daily/" in key:
+                world.exchange.archive.spoil(f"{path.stem[:-3]}.zip", damage.missing())  # else the month's is taken
+            text = unpack(data)[1].decode().splitlines()
+            rows = [row for row in csv.reader(text) if row and row[0].isdigit()]
+            symbol, timeframe, *date = path.stem.split("-")
+            start = "-".join(date)
+            day = np.datetime64(start)
+            provider = {"spot": "binance", "um": "binance-um"}["um" if "/um/" in key else "spot"]
+            try:
+                frame = fetcher.fetch(
+                    symbol, timeframe, start, str(day + 1), provider=provider, source="archive", columns="all"
+                )
+            except IncompleteData as error:
+                frame = error.frame
+            unit = 1000 if len(rows[0][0]) == 16 else 1
+            assert index_ms(frame).tolist() == [int(row[0]) // unit for row in rows], key
+            for at, name in enumerate(("open", "high", "low", "close", "volume"), 1):
+                assert frame[name].tolist() == [float(row[at]) for row in rows], (key, name)
+            assert frame["trades"].tolist() == [int(row[8]) for row in rows]
