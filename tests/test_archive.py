@@ -7,6 +7,7 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -403,6 +404,16 @@ def test_rows_that_a_file_lacks_are_asked_of_rest(world: World) -> None:
     assert len(first) == 1
 
 
+def test_a_hole_of_the_archive_alone_is_asked_of_rest_as_soon_as_it_may_be(world: World) -> None:
+    world.exchange.archive.spoil(HOUR_ZIP, damage.drop(ms("2024-03-05T05:00"), ms("2024-03-05T07:00")))
+    fetcher = world.fetcher()
+    assert [gap["count"] for gap in told(fetcher.fetch(*HOURS, source="archive"))["gaps"]] == [2]
+    frame = fetcher.fetch(*HOURS)
+    assert told(frame)["gap_count"] == 0
+    same(frame, world.truth("BTCUSDT", *HOURS[1:]))
+    assert told(frame)["sources"]["rest"] == 2
+
+
 def test_a_hole_that_both_have_is_a_gap_asked_once(world: World) -> None:
     world.exchange.hide("binance", "BTCUSDT", (ms("2024-03-10T05:00"), ms("2024-03-10T07:00")))
     frame = world.fetcher().fetch(*MARCH)
@@ -472,6 +483,25 @@ def test_the_archive_alone_ends_before_files_that_are_late(world: World) -> None
     frame = fetcher.fetch("BTC/USDT", "1h", "2024-06-01", source="archive")
     assert frame.index[-1] == pd.Timestamp("2024-06-13T23:00Z")
     assert told(frame)["gap_count"] == 0
+
+
+def test_a_stream_of_the_archive_alone_does_not_pass_over_a_file_that_is_absent(world: World) -> None:
+    world.exchange.archive.spoil("1m-2024-04", damage.missing())  # the month, and its days
+    pieces = world.fetcher().iter_frames("BTC/USDT", "1m", "2024-03-30", rows=20_000, source="archive")
+    with pytest.raises(IncompleteData) as raised:
+        list(pieces)
+    assert raised.value.missing[0].first == "2024-04-01T00:00:00Z"
+    assert {gap.cause for gap in raised.value.missing} == {"not_published"}
+
+
+def test_two_threads_that_want_one_file_fetch_it_once(tmp_path: Path) -> None:
+    with World(tmp_path, delay_s=0.1) as world:
+        fetcher = world.fetcher()
+        with ThreadPoolExecutor(2) as pool:
+            frames = [job.result() for job in [pool.submit(fetcher.fetch, *MARCH) for _ in range(2)]]
+        for frame in frames:
+            same(frame, world.truth("BTCUSDT", *MARCH[1:]))
+        assert files(world) == {ZIP: 1, f"{ZIP}.CHECKSUM": 1}
 
 
 def test_a_plan_of_the_archive_alone_ends_where_its_fetch_does(world: World) -> None:
@@ -576,7 +606,13 @@ def test_real_files_come_row_for_row(tmp_path: Path, shared: Path) -> None:
             provider = {"spot": "binance", "um": "binance-um"}["um" if "/um/" in key else "spot"]
             try:
                 frame = fetcher.fetch(
-                    symbol, timeframe, start, str(day + 1), provider=provider, source="archive", columns="all"
+                    symbol,
+                    timeframe,
+                    start,
+                    str(day + np.timedelta64(1, "D")),
+                    provider=provider,
+                    source="archive",
+                    columns="all",
                 )
             except IncompleteData as error:
                 frame = error.frame

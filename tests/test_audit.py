@@ -315,7 +315,12 @@ def test_candles_are_not_held_against_themselves_because_another_comparison_stor
 
 def test_a_short_candle_off_the_grid_ends_where_the_next_one_begins(world: World) -> None:
     def row(at: int, *minutes: list[Any]) -> list[Any]:
-        prices = [minutes[0][1], max(one[2] for one in minutes), min(one[3] for one in minutes), minutes[-1][4]]
+        prices = [
+            minutes[0][1],
+            max((one[2] for one in minutes), key=float),
+            min((one[3] for one in minutes), key=float),
+            minutes[-1][4],
+        ]
         volume = sum(Decimal(one[5]) for one in minutes)
         return [at, *prices, str(volume), minutes[-1][6], "0", 1, "0", "0", "0"]
 

@@ -103,27 +103,21 @@ class Collector:
         told = self._gatherer.gather(self._want(request, wanted, how), errand)
         parts = [part.entry.candles.pick(names) for part in told.parts if part.entry.candles.count]
         candles = join(parts) if parts else no_candles(names)
-        for failed, _ in told.failed:
+        for lost, _ in told.failed:
             # What was to be confirmed and could not be is not believed any longer: it is missing, not a row.
-            candles = overlay(candles, no_candles(names), failed)
+            candles = overlay(candles, no_candles(names), lost)
         partial: list[int] = []
         if base != timeframe:
             candles, partial = resample(candles, base, timeframe, told.span)
-        failed_now = failed_gaps(told, timeframe, span, "not_published" if how.only_archive else "fetch_failed")
-        if how.only_archive and request.range.end_ms is None and candles.count and failed_now:
-            late = failed_now[-1]
-            if (
-                late.cause == "not_published"
-                and timeframe.first_slot(span.end_ms) == timeframe.ordinal(late.last_ms) + 1
-            ):
-                # The newest files are late: the archive ends before them.
-                span, failed_now = Span(span.start_ms, max(span.start_ms, late.first_ms)), failed_now[:-1]
-                partial = [ms for ms in partial if ms < span.end_ms]
+        failed = failed_gaps(told, timeframe, span, "not_published" if how.only_archive else "fetch_failed")
+        if failed and candles.count and _ends_late(request, told, span, failed[-1], how):
+            span, failed = Span(span.start_ms, max(span.start_ms, failed[-1].first_ms)), failed[:-1]
+            partial = [ms for ms in partial if ms < span.end_ms]
         return Collected(
             candles=candles.trim(span),
             span=span,
             gaps=find_all_gaps(told, candles, timeframe, span),
-            failed=failed_now,
+            failed=failed,
             partial=partial,
             refusals=tuple(error for _, error in told.failed if error is not None),
             told=told,
@@ -208,6 +202,16 @@ def _unsettled_ms(candles: Candles, timeframe: Timeframe, now_ms: int) -> int:
     """The open time of the first candle that is not settled; the far future where all are."""
     settled = drop_unsettled(candles, timeframe, now_ms).count
     return int(candles.open_ms[settled]) if settled < candles.count else FOREVER_MS
+
+
+def _ends_late(request: Request, told: Gathered, span: Span, last: Gap, how: How) -> bool:
+    """Whether the newest files of the archive are late, and it was asked for all it has: it ends before them then."""
+    if not how.only_archive or request.archive is None or request.range.end_ms is not None:
+        return False
+    if span.end_ms < min(request.archive.end_ms(request.series, told.now_ms), told.now_ms):
+        return False
+    is_last = request.timeframe.ordinal(last.last_ms) + 1 == request.timeframe.first_slot(span.end_ms)
+    return is_last and last.cause == "not_published"
 
 
 def cut(got: Collected, limit: int, request: Request) -> Collected:

@@ -47,13 +47,13 @@ def find_file(series: Series, ms: int, *, monthly: bool) -> File | None:
         if timeframe.unit == "s":
             return None
         month = np.datetime64(ms, "ms").astype("datetime64[M]")
-        span = Span(_ms(month), _ms(month + 1))
+        span = Span(_ms(month), _ms(month + np.timedelta64(1, "M")))
         period, date = "monthly", str(month)
     else:
         if timeframe.nominal_ms > DAY_MS:
             return None
         day = np.datetime64(ms, "ms").astype("datetime64[D]")
-        span = Span(_ms(day), _ms(day + 1))
+        span = Span(_ms(day), _ms(day + np.timedelta64(1, "D")))
         period, date = "daily", str(day)
     symbol = series.symbol
     interval = f"{timeframe.count}mo" if timeframe.unit == "M" else timeframe.name
