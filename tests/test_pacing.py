@@ -16,10 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from candle_fetcher.core.call import Limit
+from candle_fetcher.core.call import Limit, parse_retry_after
 from candle_fetcher.core.errors import Banned, RateLimited
 from candle_fetcher.core.events import Event, Waited
-from candle_fetcher.core.call import parse_retry_after
 from candle_fetcher.net.pacing import HostGate, Limiter, Retry, State, Window
 
 START_MS = 1_700_000_040_000  # the first instant of a minute
