@@ -609,7 +609,7 @@ def test_real_files_come_row_for_row(tmp_path: Path, shared: Path) -> None:
                     symbol,
                     timeframe,
                     start,
-                    str(day + np.timedelta64(1, "D")),
+                    str(day + np.timedelta64(1, np.datetime_data(day.dtype)[0])),
                     provider=provider,
                     source="archive",
                     columns="all",

@@ -147,20 +147,25 @@ class Collector:
         slots = limit
         while True:
             # Where the series is known to begin and to end: nothing beyond has to be looked through.
-            known = self._cache.facts(request.series).bounds(whole, now_ms)
+            known = self._known(request, whole, now_ms)
             if request.range.oldest:
                 end_ms = timeframe.open_ms(timeframe.first_slot(known.start_ms) + slots)
-                span = Span(whole.start_ms, min(max(known.end_ms, whole.start_ms), end_ms))
+                span = Span(whole.start_ms, min(whole.end_ms, end_ms))
                 is_all = end_ms >= known.end_ms
             else:
                 start_ms = timeframe.open_ms(max(timeframe.first_slot(known.end_ms) - slots, 0))
                 span = Span(max(start_ms, whole.start_ms), whole.end_ms)
                 is_all = start_ms <= known.start_ms
             got = self.collect(request, span, how, errand)
-            news = self._cache.facts(request.series).bounds(whole, now_ms) != known
+            news = self._known(request, whole, now_ms) != known
             if got.candles.count >= limit or got.failed or (is_all and not news):
                 return cut(got, limit, request)
             slots = 2 * slots + CHUNK_SLOTS
+
+    def _known(self, request: Request, whole: Span, now_ms: int) -> Span:
+        """The span without what is known to be empty at its ends; its end where all of it is."""
+        known = self._cache.facts(request.series).bounds(whole, now_ms).clip(whole)
+        return known if known else Span(whole.end_ms, whole.end_ms)
 
     def stream(self, request: Request, how: How, chunks: int, errand: Errand) -> Iterator[Collected]:
         """The span of the request piece by piece, cut where chunks end, so that nothing is looked up twice."""

@@ -24,7 +24,7 @@ def find_all_gaps(told: Gathered, candles: Candles, timeframe: Timeframe, span: 
         holes = _without_forming(holes, candles, timeframe, told.now_ms)
     # A span in which there are candles after all is no reason any more.
     spans = [(Span(one.start_ms, one.end_ms), one.cause) for one in told.facts.quiet]
-    quiet = [(one, cause) for one, cause in spans if not candles.trim(one).count]
+    quiet = [(one, cause) for one, cause in spans if not any(part.entry.candles.trim(one).count for part in told.parts)]
     gaps = []
     for hole in holes:
         for piece in subtract(hole, [_outwards(span, timeframe) for span, _ in told.failed]):
