@@ -343,3 +343,14 @@ def test_of_a_chunk_of_many_calls_what_came_before_the_failure_is_kept(world: Wo
     whole = world.fetcher(provider="binance-cm").fetch("BTC/USD", "1d", "2021-06-01", "2024-01-01", columns="all")
     same(whole, world.truth("BTCUSD_PERP", "1d", "2021-06-01", "2024-01-01", provider="binance-cm"))
     assert min(int(one["startTime"]) for one in world.asked()) > ms("2022-01-01")
+
+
+def test_limits_that_could_not_be_read_for_a_refusal_are_read_by_the_next_fetch(world: World) -> None:
+    fault = world.exchange.fail(faults.forbidden(), times=None, match="exchangeInfo")
+    fetcher = world.fetcher()
+    with pytest.raises(AccessDenied):
+        fetcher.fetch(*SPAN)
+    fault.stop()
+    world.exchange.clear_log()
+    same(fetcher.fetch(*SPAN), world.truth("BTCUSDT", *SPAN[1:]))
+    assert len(world.asked("exchangeInfo")) == 1

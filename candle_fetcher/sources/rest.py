@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
 
 from candle_fetcher.core.call import Call
@@ -100,7 +101,8 @@ class Source:
             self._limits_known = True
         try:
             self.set_limits(self.describe(symbol, stop))
-        except (Banned, AccessDenied):
+        except (Banned, AccessDenied, CancelledError):
+            self._limits_known = False  # the next call has to read them
             raise
         except CandleFetcherError:
             pass  # an unknown symbol is for the candles to tell; a failing exchangeInfo is no reason to fetch nothing
