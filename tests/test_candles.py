@@ -104,6 +104,7 @@ def test_holes_are_the_runs_of_slots_without_a_candle(grid):
     assert [gap.last_ms for gap in gaps] == [frame.open_ms(frame.ordinal(hole.end_ms - 1)) for hole in holes]
 
 
+@pytest.mark.fault("B09")
 def test_the_outage_of_2018_with_its_candles_off_the_grid_is_one_gap():
     hour = parse_timeframe("1h")
     before, after = 1_518_048_000_000, 1_518_168_494_789  # 2018-02-08 00:00 and 2018-02-09 09:28:14.789
@@ -131,6 +132,7 @@ def test_the_odd_shapes_of_real_candles_pass():
     assert check(no_candles(ALL), Span(0, 0)).count == 0
 
 
+@pytest.mark.fault("A12")
 @given(st.data())
 def test_equal_duplicates_are_dropped(data):
     candles = candles_at(np.arange(5) * HOUR, ALL)
@@ -139,6 +141,7 @@ def test_equal_duplicates_are_dropped(data):
     same(check(doubled, ALL_TIME), candles)
 
 
+@pytest.mark.fault("A12")
 @given(st.integers(0, 4), st.sampled_from(ALL[1:]))
 def test_a_duplicate_that_differs_in_any_column_is_refused(row, name):
     candles = candles_at(np.arange(5) * HOUR, ALL)
@@ -149,6 +152,7 @@ def test_a_duplicate_that_differs_in_any_column_is_refused(row, name):
         check(other, ALL_TIME)
 
 
+@pytest.mark.fault("A12")
 @given(st.permutations(range(6)))
 def test_rows_out_of_order_are_refused(order):
     candles = candles_at(np.arange(6) * HOUR)
@@ -160,6 +164,7 @@ def test_rows_out_of_order_are_refused(order):
             check(shuffled, ALL_TIME)
 
 
+@pytest.mark.fault("A09")
 @pytest.mark.parametrize("name", [name for name in ALL if name not in INTEGERS])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_number_that_is_not_finite_is_refused_and_shown(name, value):
@@ -170,6 +175,7 @@ def test_a_number_that_is_not_finite_is_refused_and_shown(name, value):
         assert f"{name} {value}" in str(caught.value)
 
 
+@pytest.mark.fault("A09")
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -187,6 +193,7 @@ def test_numbers_that_contradict_each_other_are_refused(name, value):
         check(changed(candles_at(np.arange(3) * HOUR), name, 1, value), ALL_TIME)
 
 
+@pytest.mark.fault("A10")
 @pytest.mark.parametrize("span", [Span(1, 3 * HOUR), Span(0, 2 * HOUR), Span(9 * HOUR, 10 * HOUR), Span(HOUR, HOUR)])
 def test_a_candle_outside_the_span_is_refused(span):
     candles = candles_at(np.arange(3) * HOUR)

@@ -41,6 +41,7 @@ COLUMNS = (
 )
 INTEGERS = frozenset({"open_time", "close_time", "trades"})
 OHLCV = COLUMNS[1:6]
+_BLOCK_ROWS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -192,11 +193,20 @@ def find_holes(open_ms: Int64s, timeframe: Timeframe, span: Span) -> list[Span]:
     first, stop = timeframe.first_slot(span.start_ms), timeframe.first_slot(span.end_ms)
     if stop <= first:
         return []
-    slots = timeframe.ordinals(open_ms)
-    begin, end = np.searchsorted(slots, (first, stop))
-    edges = np.concatenate(([first - 1], slots[begin:end], [stop]))
-    jumps = np.flatnonzero(np.diff(edges) > 1)
-    return [Span(timeframe.open_ms(int(edges[at]) + 1), timeframe.open_ms(int(edges[at + 1]))) for at in jumps]
+    holes, last = [], first - 1
+    # By blocks: whole columns of slots and steps would be the largest things around.
+    for at in range(0, len(open_ms), _BLOCK_ROWS):
+        slots = timeframe.ordinals(open_ms[at : at + _BLOCK_ROWS])
+        begin, end = np.searchsorted(slots, (first, stop))
+        slots = slots[begin:end]
+        if not slots.size:
+            continue
+        holes += [(last, int(slots[0]))] if slots[0] - last > 1 else []
+        jumps = np.flatnonzero(np.diff(slots) > 1)
+        holes += [(int(slots[jump]), int(slots[jump + 1])) for jump in jumps]
+        last = int(slots[-1])
+    holes += [(last, stop)] if stop - last > 1 else []
+    return [Span(timeframe.open_ms(before + 1), timeframe.open_ms(after)) for before, after in holes]
 
 
 def gap_of(hole: Span, timeframe: Timeframe, cause: str) -> Gap:

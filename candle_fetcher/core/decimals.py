@@ -45,7 +45,7 @@ _ZERO, _POINT, _MINUS = np.frombuffer(b"0.-", np.uint8)
 # Words of eight bytes are loaded where a number begins, and may run past its end.
 _PAD = 8
 _MARGIN = b"0" * _PAD
-_CSV_BLOCK_BYTES = 1 << 18
+CSV_PIECE_BYTES = 1 << 18
 _BLOCK_ROWS = 8192
 
 _DAY_MS = 86_400_000
@@ -153,26 +153,46 @@ def parse_csv(text: bytes, row: Row) -> tuple[Column, ...]:
     letter) and blank lines at the end are passed over. A text cut between two digits cannot be told from a whole
     one: check its size or checksum first. Raises ReplyError with row (without the header) and field, from 1.
     """
-    at = 3 if text.startswith(b"\xef\xbb\xbf") else 0
-    end = len(text)
-    while end > at and text[end - 1 : end] in (b"\r", b"\n"):
-        end -= 1
-    if text[at : at + 1].isalpha():
-        line_end = text.find(b"\n", at)
-        at = line_end + 1 if 0 <= line_end < end else end
-    blocks: list[tuple[Column, ...]] = []
-    rows = 0
-    while at < end:
-        cut = text.find(b"\n", at + _CSV_BLOCK_BYTES, end)
-        cut = end if cut < 0 else cut
-        block = text[at:cut].replace(b"\r\n", b"\n").removesuffix(b"\r")
-        found = _read(_MARGIN + b"\n" + block + b"\n" + _MARGIN, row.kinds, row._csv)
-        blocks.append(_read_lines(block, row, rows) if found is None else found)
-        rows += len(blocks[-1][0])
-        at = cut + 1
+    pieces = (text[at : at + CSV_PIECE_BYTES] for at in range(0, len(text), CSV_PIECE_BYTES))
+    blocks = list(iter_csv(pieces, row))
     if not blocks:
         return row.empty()
     return blocks[0] if len(blocks) == 1 else tuple(np.concatenate(column) for column in zip(*blocks, strict=True))
+
+
+def iter_csv(pieces: Iterable[bytes], row: Row) -> Iterator[tuple[Column, ...]]:
+    """The columns of CSV text that comes in pieces, block by block, as `parse_csv`; CSV_PIECE_BYTES suits them."""
+    rows = 0
+    for lines in _whole_lines(pieces):
+        block = lines.replace(b"\r\n", b"\n").removesuffix(b"\r")
+        found = _read(_MARGIN + b"\n" + block + b"\n" + _MARGIN, row.kinds, row._csv)
+        columns = _read_lines(block, row, rows) if found is None else found
+        rows += len(columns[0])
+        yield columns
+
+
+def _whole_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of the text, as many at a time as a piece brings, less byte order mark, header and blank end."""
+    begun, rest = False, b""
+    for piece in pieces:
+        rest += piece
+        if not begun:
+            if b"\n" not in rest:
+                continue
+            begun, rest = True, _without_header(rest)
+        # The last line may not be whole yet, and blank lines after it may be the end.
+        cut = rest.rstrip(b"\r\n").rfind(b"\n")
+        if cut >= 0:
+            yield rest[:cut]
+            rest = rest[cut + 1 :]
+    rest = (rest if begun else _without_header(rest)).rstrip(b"\r\n")
+    if rest:
+        yield rest
+
+
+def _without_header(text: bytes) -> bytes:
+    text = text.removeprefix(b"\xef\xbb\xbf")
+    return text.partition(b"\n")[2] if text[:1].isalpha() else text
 
 
 class _Tokens(NamedTuple):

@@ -1,5 +1,7 @@
 """Binance's public archive (data.binance.vision): a zip of one CSV for each day or month of a series, with its SHA-256.
 
+It has candles, and of futures the funding rates: by the month alone, at times some milliseconds after the hour.
+
 Spot files have no header row, and microseconds from 2025-01-01 on; futures files got a header row at some time and stay
 in milliseconds. So a header is told by its first letter and the unit by the number of digits, held against the file's
 own days. A file that is not there yet, or never was, answers 404: that says nothing about the market.
@@ -12,18 +14,21 @@ import io
 import re
 import zipfile
 import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from candle_fetcher.core.call import Reply
-from candle_fetcher.core.candles import Candles, check
-from candle_fetcher.core.decimals import Column, parse_csv
+from candle_fetcher.core.candles import Candles, check, join
+from candle_fetcher.core.decimals import CSV_PIECE_BYTES, Column, Row, iter_csv
 from candle_fetcher.core.errors import AccessDenied, ProviderRefused, RateLimited, ReplyError, TransportError
 from candle_fetcher.core.files import File
+from candle_fetcher.core.funding import check_funding
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS
 from candle_fetcher.providers.base import Archive
+from candle_fetcher.providers.binance_funding import FUNDING_ROW, funding_rates
 from candle_fetcher.providers.binance_klines import KLINE, coin_candles, kline_candles
 
 _MARKETS = {"binance": "spot", "binance-um": "futures/um", "binance-cm": "futures/cm"}
@@ -33,14 +38,18 @@ _FOLDERS = {
     "index": "indexPriceKlines",
     "premium": "premiumIndexKlines",
 }
+_FUNDING = "fundingRate"
 # A row is at most this long: twelve fields of nineteen digits and some; it bounds what a zip may unpack to.
 _ROW_BYTES = 300
+# A funding rate has three fields. They come hourly at most so far; one a minute is a bound and no rule.
+_FUNDING_BYTES, _FUNDING_MS = 80, 60_000
 
 
 def find_file(series: Series, ms: int, *, monthly: bool) -> File | None:
     """The file of the day or the month that holds the instant; None where the archive has no such files.
 
-    Daily files go from 1s to 1d; the months of 1s are left alone for their size (375 MB of text each).
+    Daily files go from 1s to 1d; the months of 1s are left alone for their size (375 MB of text each). Funding rates
+    have months alone.
     """
     timeframe, market = series.timeframe, _MARKETS[series.provider]
     if monthly:
@@ -50,12 +59,14 @@ def find_file(series: Series, ms: int, *, monthly: bool) -> File | None:
         span = Span(_ms(month), _ms(month + np.timedelta64(1, "M")))
         period, date = "monthly", str(month)
     else:
-        if timeframe.nominal_ms > DAY_MS:
+        if timeframe.nominal_ms > DAY_MS or series.kind == "funding":
             return None
         day = np.datetime64(ms, "ms").astype("datetime64[D]")
         span = Span(_ms(day), _ms(day + np.timedelta64(1, "D")))
         period, date = "daily", str(day)
     symbol = series.symbol
+    if series.kind == "funding":
+        return File(f"/data/{market}/{period}/{_FUNDING}/{symbol}/{symbol}-{_FUNDING}-{date}.zip", span)
     interval = f"{timeframe.count}mo" if timeframe.unit == "M" else timeframe.name
     name = f"{symbol}-{interval}-{date}"
     return File(f"/data/{market}/{period}/{_FOLDERS[series.kind]}/{symbol}/{interval}/{name}.zip", span)
@@ -79,26 +90,44 @@ def find_checksum(text: bytes, name: str) -> str | None:
 
 
 def read_file(data: bytes, file: File, series: Series) -> Candles:
-    """The candles of a zip, in order; every one opens in the file's own span.
+    """The candles or the funding rates of a zip, in order; every one opens in the file's own span.
 
     Raises ReplyError for a zip that is cut, changed, encrypted, of another member or larger than its rows can be, and
-    for rows that are not candles of its span.
+    for rows that are not candles, or funding rates, of its span.
     """
     stem = file.path.rpartition("/")[2].removesuffix(".zip")
+    if series.kind == "funding":
+        most_bytes = (file.span.end_ms - file.span.start_ms) // _FUNDING_MS * _FUNDING_BYTES
+        text = _unzip(data, f"{stem}.csv", most_bytes)
+        records = check_funding(_read_rows(text, FUNDING_ROW, (0,), funding_rates), file.span)
+        if not records.count:
+            raise ReplyError(f"{stem}.csv has no funding rate in it")
+        return records
     slots = max(1, (file.span.end_ms - file.span.start_ms) // (series.timeframe.step_ms or 28 * DAY_MS))
+    read = coin_candles if series.provider == "binance-cm" else kline_candles
     text = _unzip(data, f"{stem}.csv", (slots + 2) * _ROW_BYTES)
-    columns = list(parse_csv(text, KLINE))
-    for at in (0, 6):
-        columns[at] = _milliseconds(columns[at])
-    candles = coin_candles(columns) if series.provider == "binance-cm" else kline_candles(columns)
+    return check(_read_rows(text, KLINE, (0, 6), read), file.span)
+
+
+def _read_rows(
+    text: Iterable[bytes], row: Row, times: Sequence[int], read: Callable[[Sequence[Column]], Candles]
+) -> Candles:
+    """The rows by time, made by `read` of their columns; `times` are the places of those that are times."""
+    parts, unit = [], 0
+    for columns in iter_csv(text, row):
+        unit = unit or _unit(columns[0])
+        parts.append(
+            read([_milliseconds(column, unit) if at in times else column for at, column in enumerate(columns)])
+        )
+    candles = join(parts) if parts else read(row.empty())
     order = np.argsort(candles.open_ms, kind="stable")  # rows out of order have occurred
-    if not (order[:-1] < order[1:]).all():
-        candles = Candles(candles.names, candles.block[:, order])
-    return check(candles, file.span)
+    if (order[:-1] < order[1:]).all():
+        return candles
+    return Candles(candles.names, candles.block[:, order])
 
 
-def _unzip(data: bytes, member: str, most_bytes: int) -> bytes:
-    """The one member of a zip; its name is compared and never used."""
+def _unzip(data: bytes, member: str, most_bytes: int) -> Iterator[bytes]:
+    """The one member of a zip, piece by piece; its name is compared and never used."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             infos = archive.infolist()
@@ -108,25 +137,28 @@ def _unzip(data: bytes, member: str, most_bytes: int) -> bytes:
                 raise ReplyError(
                     f"{member} unpacks to {infos[0].file_size:,} bytes; its rows can be {most_bytes:,} at most"
                 )
+            size = 0
             with archive.open(infos[0]) as file:
-                text = file.read(most_bytes + 1)
-                if len(text) > most_bytes or file.read(1):
-                    raise ReplyError(f"{member} unpacks to more than the {most_bytes:,} bytes that its rows can be")
-                return text
+                while piece := file.read(CSV_PIECE_BYTES):  # which holds the whole against its CRC at the end
+                    size += len(piece)
+                    if size > most_bytes:
+                        raise ReplyError(f"{member} unpacks to more than the {most_bytes:,} bytes that its rows can be")
+                    yield piece
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError, ValueError) as error:
         raise ReplyError(f"the zip of {member} is not whole ({type(error).__name__}: {error})") from error
 
 
-def _milliseconds(times: Column) -> Column:
-    """Times in milliseconds; those in microseconds have sixteen digits until the year 2286, the others thirteen."""
-    micros = times >= 10**14
-    if micros.all():
-        return times // 1000
-    if micros.any():
-        raise ReplyError(
-            f"a file mixes milliseconds and microseconds, first in row {int(np.argmax(micros != micros[0])) + 1}"
-        )
-    return times
+def _unit(times: Column) -> int:
+    """How many units of the times make a millisecond: microseconds have sixteen digits until the year 2286, the others
+    thirteen."""
+    return 1000 if times[0] >= 10**14 else 1
+
+
+def _milliseconds(times: Column, unit: int) -> Column:
+    """Times of that unit in milliseconds."""
+    if ((times >= 10**14) != (unit == 1000)).any():
+        raise ReplyError("a file mixes milliseconds and microseconds")
+    return times // unit
 
 
 def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:

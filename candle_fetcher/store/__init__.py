@@ -8,7 +8,7 @@ Keys are str, values are bytes (the memory tier alone holds any object, with the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from candle_fetcher.core.events import Lookup, Observe, ignore
@@ -63,11 +63,16 @@ class Store:
         `until_s` (seconds of the memory tier's clock) ends its stay in memory; None is no end. The disk knows no
         expiry: an entry that can grow stale says so itself, to whoever loads it. With `keep` False memory forgets it.
         """
-        if keep:
-            self.memory.save(key, data, len(data), until_s)
-        else:
-            self.memory.drop(key)
-        return self.disk is None or self.disk.save(key, data)
+        return self.save_many({key: data}, {key: until_s}, keep=keep)
+
+    def save_many(self, items: Mapping[str, bytes], until_s: Mapping[str, float | None], *, keep: bool = True) -> bool:
+        """Keep the values, on disk in one transaction; otherwise as `save`."""
+        for key, data in items.items():
+            if keep:
+                self.memory.save(key, data, len(data), until_s.get(key))
+            else:
+                self.memory.drop(key)
+        return self.disk is None or self.disk.save_many(items)
 
     @contextmanager
     def transaction(self) -> Iterator[bool]:
@@ -77,6 +82,10 @@ class Store:
             return
         with self.disk.transaction() as begun:
             yield begun
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """The keys that start with the prefix, of both tiers, in order."""
+        return sorted({*self.memory.keys(prefix), *(self.disk.keys(prefix) if self.disk is not None else ())})
 
     def drop(self, key: str) -> None:
         """Forget the key in both tiers."""

@@ -69,6 +69,11 @@ class MemoryTier:
         with self._lock:
             self._entries.pop(key, None)
 
+    def keys(self, prefix: str = "") -> list[str]:
+        """The keys that start with the prefix."""
+        with self._lock:
+            return [key for key in self._entries if key.startswith(prefix)]
+
     def drop_prefix(self, prefix: str) -> None:
         """Forget every key that starts with the prefix."""
         with self._lock:
