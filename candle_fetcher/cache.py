@@ -14,8 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
 import numpy as np
@@ -24,16 +25,21 @@ import pandas as pd
 from candle_fetcher.core.call import Limit
 from candle_fetcher.core.entry import Entry, pack, seal, unpack, unseal
 from candle_fetcher.core.expiry import ask_again_ms
+from candle_fetcher.core.files import USUAL_LAGS, Lags
 from candle_fetcher.core.frame import utc_index
 from candle_fetcher.core.revisions import Revision
 from candle_fetcher.core.series import Series
-from candle_fetcher.core.spans import Span
+from candle_fetcher.core.spans import Span, subtract
 from candle_fetcher.core.timeframe import DAY_MS
 from candle_fetcher.providers import Listed, Listing
 from candle_fetcher.store import Store
+from candle_fetcher.store.locks import Claims
 
 SHELF_CHUNKS = 1_000
+CLAIMS = "claims"  # the file of locks by which processes know what the others are at
+# How long a file that the archive does not have is not asked for again. One that may just be late: an hour.
 _ABSENT_MS = DAY_MS
+LATE_MS = DAY_MS // 24
 _KEPT_REVISIONS = 10_000  # of a series
 # A shelf's word for a chunk: nothing stored, look at the entry, or believed until that time.
 ABSENT, LOOK = 0, 1
@@ -48,18 +54,36 @@ class Quiet(NamedTuple):
     asked_ms: int
 
 
+class Failed(NamedTuple):
+    """A span that could not be had when it was last asked for, and the error; it is asked for again at once."""
+
+    start_ms: int
+    end_ms: int
+    error: str
+    asked_ms: int
+
+
+class Unverified(NamedTuple):
+    """A span whose candles are out of a file of the archive that had no checksum beside it."""
+
+    start_ms: int
+    end_ms: int
+    path: str
+
+
 class Facts(NamedTuple):
     """What is known of a series beside its candles. `first_ms`: when its first candle opens, None while unknown;
-    `absent`:
-    the files that its archive did not have, and when it was asked."""
+    `absent`: the files that its archive did not have, and until when it is not asked for them again."""
 
     first_ms: int | None = None
     quiet: tuple[Quiet, ...] = ()
     absent: tuple[tuple[str, int], ...] = ()
+    failed: tuple[Failed, ...] = ()
+    unverified: tuple[Unverified, ...] = ()
 
     def is_absent(self, path: str, now_ms: int) -> bool:
         """Whether the archive said so lately that it has no such file; a late one may come on any day."""
-        return any(one == path and now_ms < asked_ms + _ABSENT_MS for one, asked_ms in self.absent)
+        return any(one == path and now_ms < until_ms <= now_ms + _ABSENT_MS for one, until_ms in self.absent)
 
     def bounds(self, span: Span, now_ms: int) -> Span:
         """The span without its ends that are known to be empty."""
@@ -123,6 +147,7 @@ class CandleCache:
         self._compress = compress
         self._clock = clock
         self._flights = _Flights()
+        self._claims = Claims(path / CLAIMS) if path is not None and store is not None else None
         self._facts: dict[Series, Facts] = {}
         self._lock = threading.RLock()
 
@@ -195,7 +220,7 @@ class CandleCache:
         if not revisions or self._store is None:
             return
         key = f"{series.key}|revisions"
-        with self._lock:
+        with self._lock, self._together():
             kept = [*self._load_revisions(key), *revisions][-_KEPT_REVISIONS:]
             self._save_document(key, kept)
 
@@ -229,29 +254,48 @@ class CandleCache:
                 found[keys[key]] = (tier, entry)
         return found
 
-    def peek(self, series: Series, chunk: int) -> tuple[str, Entry] | None:
-        """The stored entry of a chunk that was looked up in vain before; told to nobody, since it was counted then."""
+    def stored_chunks(self, series: Series) -> list[int]:
+        """The numbers of the chunks that have an entry, in order."""
         if self._store is None:
-            return None
-        key = f"{series.key}|{chunk}"
-        data = self._store.memory.load(key)
-        tier = "memory"
-        if data is None and self._store.disk is not None:
-            data, tier = self._store.disk.load(key), "disk"
-        entry = None if data is None else unpack(key, data)
-        return None if entry is None else (tier, entry)
+            return []
+        prefix = f"{series.key}|"
+        names = {key.removeprefix(prefix) for key in self._store.keys(prefix)}
+        return sorted(int(name) for name in names if name.lstrip("-").isdecimal())
 
-    def save(self, series: Series, chunk: int, entry: Entry, *, until_s: float | None, keep: bool = True) -> Entry:
-        """Stores the entry in both tiers; in memory until `until_s`, after which the disk is looked at again.
+    def peek(self, series: Series, chunks: Sequence[int], *, past_memory: bool = False) -> dict[int, tuple[str, Entry]]:
+        """The stored entries of chunks that were looked up in vain before; told to nobody, since they were counted
+        then. `past_memory` reads them from the disk, where there is one."""
+        if self._store is None:
+            return {}
+        keys = {f"{series.key}|{chunk}": chunk for chunk in chunks}
+        found: dict[str, tuple[str, bytes]] = {}
+        if self._store.disk is None or not past_memory:
+            found = {key: ("memory", data) for key in keys if (data := self._store.memory.load(key)) is not None}
+        wanted = [key for key in keys if key not in found]
+        if wanted and self._store.disk is not None:
+            found |= {key: ("disk", data) for key, data in self._store.disk.load_many(wanted).items()}
+        entries = {key: (tier, unpack(key, data)) for key, (tier, data) in found.items()}
+        return {keys[key]: (tier, entry) for key, (tier, entry) in entries.items() if entry is not None}
 
-        Returns the entry, which shares the bytes in memory where these are its plain columns: it is then held once.
+    def save(
+        self, series: Series, entries: Mapping[int, Entry], until_s: Mapping[int, float | None], *, keep: bool = True
+    ) -> dict[int, Entry]:
+        """Stores the entries of chunks in both tiers; in memory until `until_s`, after which the disk is looked at
+        again.
+
+        Returns the entries, which share the bytes in memory where these are their plain columns: they are then held
+        once.
         """
         if self._store is None:
-            return entry
-        key = f"{series.key}|{chunk}"
-        data = pack(key, entry, compress=self._compress)
-        self._store.save(key, data, until_s=until_s, keep=keep)
-        return entry if self._compress or not keep else unpack(key, data, trusted=True) or entry
+            return dict(entries)
+        keys = {chunk: f"{series.key}|{chunk}" for chunk in entries}
+        data = {keys[chunk]: pack(keys[chunk], entry, compress=self._compress) for chunk, entry in entries.items()}
+        self._store.save_many(data, {keys[chunk]: until for chunk, until in until_s.items()}, keep=keep)
+        if self._compress or not keep:
+            return dict(entries)
+        return {
+            chunk: unpack(keys[chunk], data[keys[chunk]], trusted=True) or entry for chunk, entry in entries.items()
+        }
 
     def take_off(self, series: Series, chunk: int) -> tuple[bool, Future[Entry | None]]:
         """Whether the caller is the one to fetch the chunk, and the future that the others wait for; see `land`."""
@@ -266,8 +310,19 @@ class CandleCache:
 
     def land(self, series: Series, chunk: int) -> None:
         """Ends the caller's flight, once its entry can be found in the store or cannot be had."""
+        self.unclaim(f"{series.key}|{chunk}")
         with self._flights.lock:
             self._flights.waiting.pop((series, chunk), None)
+
+    def claim(self, key: str) -> bool:
+        """Whether nobody else on this cache folder is at work on what the key names; the caller is then, until
+        `unclaim`, or until its process ends."""
+        return self._claims is None or self._claims.take(key)
+
+    def unclaim(self, key: str) -> None:
+        """Ends the caller's claim; nothing where it has none."""
+        if self._claims is not None:
+            self._claims.free(key)
 
     # -- frames ready to hand out -----------------------------------------------------------------------------------
 
@@ -291,20 +346,15 @@ class CandleCache:
         """What is known of the series beside its candles."""
         with self._lock:
             known = self._facts.get(series)
-        if known is None:
-            known = Facts()
-            document = self._load_document(f"{series.key}|facts")
-            if document is not None:
-                with contextlib.suppress(KeyError, TypeError, ValueError):
-                    quiet = tuple(
-                        Quiet(int(a), int(b), str(cause), int(asked)) for a, b, cause, asked in document["quiet"]
-                    )
-                    first_ms = document["first_ms"]
-                    absent = tuple((str(path), int(asked)) for path, asked in document["absent"])
-                    known = Facts(None if first_ms is None else int(first_ms), quiet, absent)
-            with self._lock:
-                known = self._facts.setdefault(series, known)
-        return known
+        return self.look_up_facts(series) if known is None else known
+
+    def look_up_facts(self, series: Series) -> Facts:
+        """The facts as they lie on disk, where another process may have written them since."""
+        with self._lock:
+            if series in self._facts and (self._store is None or self._store.disk is None or self._store.problem):
+                return self._facts[series]
+            facts = self._facts[series] = _read_facts(self._load_document(f"{series.key}|facts"))
+            return facts
 
     def learn(
         self,
@@ -313,28 +363,56 @@ class CandleCache:
         first_ms: int | None = None,
         quiet: Quiet | None = None,
         absent: Sequence[str] = (),
+        absent_for_ms: int = _ABSENT_MS,
+        had: Sequence[Span] = (),
+        failed: Sequence[Failed] = (),
+        unverified: Sequence[Unverified] = (),
         now_ms: int,
     ) -> Facts:
-        """Adds to the facts of the series; a newer word about the same time replaces the older one."""
-        with self._lock:
-            old = self.facts(series)
+        """Adds to the facts of the series; a newer word about the same time replaces the older one, and what was said
+        of the candles of the spans that have been `had` since is over."""
+        with self._lock, self._together():
+            old = self.look_up_facts(series)
             kept = list(old.quiet)
             if quiet is not None:
                 kept = [one for one in kept if one.end_ms <= quiet.start_ms or quiet.end_ms <= one.start_ms]
                 kept.append(quiet)
-            missed = {path: asked_ms for path, asked_ms in old.absent if now_ms < asked_ms + _ABSENT_MS}
-            missed.update((path, now_ms) for path in absent)
+            missed = {path: until_ms for path, until_ms in old.absent if now_ms < until_ms <= now_ms + _ABSENT_MS}
+            missed.update((path, now_ms + absent_for_ms) for path in absent)
+            tried = [*had, *(Span(one.start_ms, one.end_ms) for one in failed)]
             facts = Facts(
-                old.first_ms if first_ms is None else first_ms, tuple(sorted(kept)), tuple(sorted(missed.items()))
+                old.first_ms if first_ms is None else first_ms,
+                tuple(sorted(kept)),
+                tuple(sorted(missed.items())),
+                tuple(sorted([*_without(old.failed, tried), *failed])),
+                tuple(sorted([*_without(old.unverified, had), *unverified])),
             )
-            self._facts[series] = facts
-            self._save_document(f"{series.key}|facts", facts._asdict())
+            if facts != old:
+                self._facts[series] = facts
+                self._save_document(f"{series.key}|facts", facts._asdict())
         return facts
 
     def forget_facts(self, series: Series) -> None:
-        """Forgets listing and empty spans, so that they are asked for again."""
-        with self._lock:
-            self._facts[series] = Facts()
+        """Forgets listing, empty spans and absent files, so that they are asked for again."""
+        with self._lock, self._together():
+            old = self.look_up_facts(series)
+            facts = Facts(failed=old.failed, unverified=old.unverified)
+            if facts != old:
+                self._facts[series] = facts
+                self._save_document(f"{series.key}|facts", facts._asdict())
+
+    def lags(self, series: Series) -> Lags:
+        """How late the files of the series' market are known to be."""
+        document = self._load_document(f"lags|{series.provider}|{series.origin or ''}")
+        try:
+            daily_ms, monthly_ms = (int(ms) for ms in document)
+        except (TypeError, ValueError):
+            return USUAL_LAGS
+        return Lags(*(min(max(0, ms), most_ms) for ms, most_ms in zip((daily_ms, monthly_ms), USUAL_LAGS, strict=True)))
+
+    def learn_lags(self, series: Series, lags: Lags) -> None:
+        """Remembers how late they are."""
+        self._save_document(f"lags|{series.provider}|{series.origin or ''}", lags)
 
     # -- listings ----------------------------------------------------------------------------
 
@@ -428,6 +506,10 @@ class CandleCache:
         data = seal(key, b"\1" if opened else b"\0", words.tobytes(), compress=True)
         self._write(key, data)
 
+    def _together(self) -> AbstractContextManager[object]:
+        """Nobody else on this cache folder writes between what is read and what is written."""
+        return contextlib.nullcontext() if self._store is None else self._store.transaction()
+
     def _read(self, key: str) -> bytes | None:
         """A document. It lies on disk, where another process may have written it since; in memory without a disk."""
         assert self._store is not None
@@ -441,8 +523,37 @@ class CandleCache:
 
     def close(self) -> None:
         """Writes what waits to be written and lets go of the files."""
+        if self._claims is not None:
+            self._claims.close()
         if self._store is not None:
             self._store.close()
+
+
+def _read_facts(document: Any) -> Facts:
+    """The facts of a document; none where it is none."""
+    try:
+        first_ms = document["first_ms"]
+        return Facts(
+            None if first_ms is None else int(first_ms),
+            tuple(Quiet(int(a), int(b), str(cause), int(asked)) for a, b, cause, asked in document["quiet"]),
+            tuple((str(path), int(until)) for path, until in document["absent"]),
+            tuple(Failed(int(a), int(b), str(error), int(at)) for a, b, error, at in document["failed"]),
+            tuple(Unverified(int(a), int(b), str(path)) for a, b, path in document["unverified"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        return Facts()
+
+
+Told = TypeVar("Told", Failed, Unverified)
+
+
+def _without(told: Iterable[Told], spans: Sequence[Span]) -> list[Told]:
+    """What is told of the rest of each span."""
+    return [
+        one._replace(start_ms=rest.start_ms, end_ms=rest.end_ms)
+        for one in told
+        for rest in subtract(Span(one.start_ms, one.end_ms), spans)
+    ]
 
 
 def _shelves(chunks: Iterable[int]) -> list[int]:

@@ -18,9 +18,10 @@ from world import World, ms, same
 
 from candle_fetcher import ArchiveMismatch, IncompleteData, NotOffered
 from candle_fetcher.core.errors import ReplyError
-from candle_fetcher.core.files import File
+from candle_fetcher.core.files import USUAL_LAGS, File
 from candle_fetcher.core.frame import index_ms
 from candle_fetcher.core.series import Series
+from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.practice import damage, faults
 from candle_fetcher.practice.damage import pack, unpack
@@ -80,9 +81,12 @@ WAYS = [
     ("binance-um", "BTC/USDT", "BTCUSDT", "index", "2024-03-01", "2024-03-20"),
     ("binance-um", "BTC/USDT", "BTCUSDT", "premium", "2024-03-01", "2024-03-20"),
     ("binance-cm", "BTC/USD", "BTCUSD_PERP", "mark", "2024-03-01", "2024-03-20"),
+    ("binance-cm", "BTC/USD", "BTCUSD_PERP", "index", "2024-03-01", "2024-03-20"),  # files of the bare pair
+    ("binance-cm", "BTC/USD", "BTCUSD_PERP", "premium", "2024-03-01", "2024-03-20"),
 ]
 
 
+@pytest.mark.fault("B14")
 @pytest.mark.parametrize(("provider", "symbol", "theirs", "kind", "start", "end"), WAYS)
 def test_rest_archive_and_automatic_bring_the_same_candles(
     tmp_path: Path, provider: str, symbol: str, theirs: str, kind: str, start: str, end: str
@@ -199,6 +203,7 @@ def test_rest_alone_asks_no_file_and_a_host_of_ones_own_has_no_archive(world: Wo
 # -- checksums ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("C08")
 def test_a_file_that_was_damaged_on_the_way_is_fetched_once_more(world: World) -> None:
     world.exchange.archive.spoil(ZIP, damage.flip(), times=1)
     frame = world.fetcher().fetch(*MARCH)
@@ -240,7 +245,21 @@ UNUSABLE = {
 }
 
 
-@pytest.mark.parametrize("what", UNUSABLE)
+UNUSABLE_ROWS = {
+    "A08": ("too few columns", "text"),
+    "A09": ("not a number", "not a candle", "negative volume"),
+    "A12": ("twins that differ",),
+    "B01": ("mixed units", "seconds", "nanoseconds"),
+    "C06": ("wrong checksum",),
+    "C07": ("checksum of another file", "no checksum in it"),
+    "C10": ("a row of another month", "rows of another day"),
+}
+ROW_OF = {what: row for row, several in UNUSABLE_ROWS.items() for what in several}
+
+
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=pytest.mark.fault(ROW_OF.get(what, "C08"))) for what in UNUSABLE]
+)
 def test_a_file_that_is_not_what_it_should_be_is_fetched_once_more_and_then_asked_of_rest(
     world: World, what: str
 ) -> None:
@@ -256,6 +275,7 @@ def test_a_file_that_is_not_what_it_should_be_is_fetched_once_more_and_then_aske
     assert not [path for path in world.folder.parent.rglob("*") if path.suffix == ".csv"]
 
 
+@pytest.mark.fault("C06")
 def test_a_rejected_file_without_rest_is_an_error_that_says_so(world: World) -> None:
     world.exchange.archive.spoil("1h-2024-03", damage.wrong_checksum())  # the month, and its days too
     with pytest.warns(ArchiveMismatch), pytest.raises(IncompleteData) as raised:
@@ -266,6 +286,7 @@ def test_a_rejected_file_without_rest_is_an_error_that_says_so(world: World) -> 
     assert calls(world) == 0
 
 
+@pytest.mark.fault("C07")
 @pytest.mark.parametrize(
     "text",
     [
@@ -283,6 +304,7 @@ def test_a_checksum_may_be_written_otherwise(world: World, text: Any) -> None:
     same(frame, world.truth("BTCUSDT", *HOURS[1:]))
 
 
+@pytest.mark.fault("C07")
 @pytest.mark.parametrize(
     "how", [damage.missing_checksum(), damage.checksum_text(lambda text: "")], ids=["404", "empty"]
 )
@@ -297,6 +319,7 @@ def test_a_file_without_a_checksum_is_used_and_named(world: World, how: Any) -> 
 # -- absent, or out of reach -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("A29")
 def test_an_absent_file_is_no_gap_and_is_not_asked_for_again_that_day(world: World) -> None:
     world.exchange.archive.spoil(ZIP, damage.missing())
     fetcher = world.fetcher()
@@ -312,6 +335,7 @@ def test_an_absent_file_is_no_gap_and_is_not_asked_for_again_that_day(world: Wor
     world.exchange.clear_log()
 
 
+@pytest.mark.fault("A29")
 def test_an_absent_file_is_remembered_for_a_day(world: World) -> None:
     world.exchange.archive.spoil("5m-2024-03", damage.missing())
     with pytest.raises(IncompleteData):
@@ -332,6 +356,7 @@ def test_days_stand_in_for_a_month_that_is_late(world: World) -> None:
     assert files(world)["BTCUSDT-1h-2024-03-19.zip"] == 1
 
 
+@pytest.mark.fault("A29")
 @pytest.mark.parametrize("action", [faults.status(500), faults.status(503), faults.forbidden(), faults.restricted()])
 def test_an_archive_out_of_reach_is_replaced_by_rest(world: World, action: Any) -> None:
     fault = world.exchange.fail(action, times=None, match="/data/")
@@ -346,6 +371,7 @@ def test_an_archive_out_of_reach_is_replaced_by_rest(world: World, action: Any) 
     assert told(later)["sources"]["archive"] > 0  # it was not taken for absent
 
 
+@pytest.mark.fault("A19", "A29")
 def test_an_archive_that_stumbles_is_asked_again(world: World) -> None:
     world.exchange.fail(faults.status(503), times=2, match=ZIP)
     frame = quick(world).fetch(*MARCH)
@@ -363,6 +389,7 @@ def test_replies_of_the_archive_that_are_no_replies_do_no_harm(world: World, act
     assert told(frame)["sources"]["archive"] == 0
 
 
+@pytest.mark.fault("C02")
 def test_what_arrived_before_both_sources_failed_is_stored(world: World) -> None:
     fetcher = quick(world, max_retries=0)
     fetcher.fetch("BTC/USDT", "5m", "2017-08-01", limit=1)
@@ -393,6 +420,7 @@ def test_what_arrived_before_both_sources_failed_is_stored(world: World) -> None
 # -- rows --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("C10")
 def test_rows_that_a_file_lacks_are_asked_of_rest(world: World) -> None:
     hole = (ms("2024-03-10T05:00"), ms("2024-03-10T07:00"))
     world.exchange.archive.spoil(ZIP, damage.drop(*hole))
@@ -404,6 +432,7 @@ def test_rows_that_a_file_lacks_are_asked_of_rest(world: World) -> None:
     assert len(first) == 1
 
 
+@pytest.mark.fault("C10")
 def test_a_hole_of_the_archive_alone_is_asked_of_rest_as_soon_as_it_may_be(world: World) -> None:
     world.exchange.archive.spoil(HOUR_ZIP, damage.drop(ms("2024-03-05T05:00"), ms("2024-03-05T07:00")))
     fetcher = world.fetcher()
@@ -414,6 +443,7 @@ def test_a_hole_of_the_archive_alone_is_asked_of_rest_as_soon_as_it_may_be(world
     assert told(frame)["sources"]["rest"] == 2
 
 
+@pytest.mark.fault("C01")
 def test_a_hole_that_both_have_is_a_gap_asked_once(world: World) -> None:
     world.exchange.hide("binance", "BTCUSDT", (ms("2024-03-10T05:00"), ms("2024-03-10T07:00")))
     frame = world.fetcher().fetch(*MARCH)
@@ -442,6 +472,7 @@ REPAIRED = {
 }
 
 
+@pytest.mark.fault("B01", "C09")
 @pytest.mark.parametrize("what", REPAIRED)
 def test_rows_written_otherwise_are_the_same_rows(world: World, what: str) -> None:
     world.exchange.archive.spoil(HOUR_ZIP, REPAIRED[what])
@@ -450,6 +481,7 @@ def test_rows_written_otherwise_are_the_same_rows(world: World, what: str) -> No
     assert told(frame)["sources"]["archive"] == 24
 
 
+@pytest.mark.fault("C05")
 def test_a_file_that_was_revised_comes_with_refresh_and_not_before(world: World) -> None:
     at = ms("2024-03-05T03:00")
     fetcher = world.fetcher()
@@ -467,22 +499,69 @@ def test_a_file_that_was_revised_comes_with_refresh_and_not_before(world: World)
 
 def test_the_archive_alone_ends_at_its_last_file_and_asks_rest_nothing(world: World) -> None:
     frame = world.fetcher().fetch("BTC/USDT", "1h", "2024-06-01", source="archive")
-    assert frame.index[-1] == pd.Timestamp("2024-06-12T23:00Z")
+    assert frame.index[-1] == pd.Timestamp("2024-06-14T23:00Z")  # out since this morning
     assert {request.market for request in world.exchange.requests} == {"archive"}
-    assert told(frame)["end"] == "2024-06-13T00:00:00Z"
+    assert told(frame)["end"] == "2024-06-15T00:00:00Z"
 
 
 def test_the_archive_alone_ends_before_files_that_are_late(world: World) -> None:
-    late = world.exchange.archive.spoil(lambda key: key.endswith(("06-12.zip", "06-11.zip")), damage.missing())
+    late = world.exchange.archive.spoil(lambda key: key.endswith(("06-14.zip", "06-13.zip")), damage.missing())
     fetcher = world.fetcher()
     frame = fetcher.fetch("BTC/USDT", "1h", "2024-06-01", source="archive")
-    assert frame.index[-1] == pd.Timestamp("2024-06-10T23:00Z")
-    assert told(frame)["end"] == "2024-06-11T00:00:00Z"
+    assert frame.index[-1] == pd.Timestamp("2024-06-12T23:00Z")
+    assert told(frame)["end"] == "2024-06-13T00:00:00Z"
     late.stop()
-    world.now_s += 25 * 3600
+    world.exchange.clear_log()
+    assert len(fetcher.fetch("BTC/USDT", "1h", "2024-06-01", source="archive")) == len(frame)
+    assert not world.exchange.requests  # they were asked for just now
+    world.now_s += 3600 + 1
     frame = fetcher.fetch("BTC/USDT", "1h", "2024-06-01", source="archive")
-    assert frame.index[-1] == pd.Timestamp("2024-06-13T23:00Z")
+    assert frame.index[-1] == pd.Timestamp("2024-06-14T23:00Z")
     assert told(frame)["gap_count"] == 0
+
+
+def test_a_day_that_the_archive_lacks_before_others_is_not_its_end(world: World) -> None:
+    world.exchange.archive.spoil(lambda key: key.endswith("06-11.zip"), damage.missing())
+    with pytest.raises(IncompleteData) as raised:
+        world.fetcher().fetch("BTC/USDT", "1h", "2024-06-01", source="archive")
+    assert raised.value.missing[0].first == "2024-06-11T00:00:00Z"
+    assert raised.value.missing[0].cause == "not_published"
+
+
+# -- how late files come -----------------------------------------------------------------------------------------------
+
+SECONDS = ("BTC/USDT", "1s", "2024-06-14", "2024-06-15")
+
+
+def test_files_are_asked_for_as_soon_as_the_last_ones_came_out(world: World) -> None:
+    assert world.fetcher().plan(*SECONDS).files == 0  # yesterday's: nobody knows yet whether it is out
+    world.fetcher().fetch("BTC/USDT", "1h", "2024-06-10", "2024-06-11", source="archive")  # came out after five hours
+    fetcher = world.fetcher()
+    assert fetcher.plan(*SECONDS).files == 1
+    same(fetcher.fetch(*SECONDS), world.truth("BTCUSDT", "1s", *SECONDS[2:]))
+    assert files(world)["BTCUSDT-1s-2024-06-14.zip"] == 1
+    world.now_s = ms("2024-06-16T05:30") / 1000
+    assert fetcher.plan("BTC/USDT", "1s", "2024-06-15", "2024-06-16").files == 0  # too early, by what is known
+
+
+def test_a_file_that_is_later_than_the_others_unteaches(world: World) -> None:
+    fetcher = world.fetcher()
+    fetcher.fetch("BTC/USDT", "1h", "2024-06-10", "2024-06-11", source="archive")
+    world.exchange.archive.spoil("1s-2024-06-14", damage.missing())
+    same(fetcher.fetch(*SECONDS), world.truth("BTCUSDT", "1s", *SECONDS[2:]))  # by REST, after one 404
+    world.exchange.clear_log()
+    world.now_s = ms("2024-06-16T12:00") / 1000
+    assert fetcher.plan("BTC/USDT", "1s", "2024-06-15", "2024-06-16").files == 0
+
+
+def test_a_file_that_was_replaced_long_after_teaches_nothing() -> None:
+    file = File("x", Span(0, DAY))
+    assert USUAL_LAGS.found(file, 40 * DAY) == USUAL_LAGS
+    assert USUAL_LAGS.found(file, DAY - 1) == USUAL_LAGS  # nor does one that was there before its day was over
+    soon = USUAL_LAGS.found(file, DAY + 5 * HOUR)
+    assert soon == USUAL_LAGS._replace(daily_ms=6 * HOUR)  # with an hour to spare
+    assert soon.missed(file, DAY + 5 * HOUR) == soon
+    assert soon.missed(file, DAY + 6 * HOUR) == USUAL_LAGS
 
 
 def test_a_stream_of_the_archive_alone_does_not_pass_over_a_file_that_is_absent(world: World) -> None:
@@ -506,15 +585,15 @@ def test_two_threads_that_want_one_file_fetch_it_once(tmp_path: Path) -> None:
 
 def test_a_plan_of_the_archive_alone_ends_where_its_fetch_does(world: World) -> None:
     plan = world.fetcher().plan("BTC/USDT", "1h", "2024-06-01", source="archive")
-    assert plan.span.end_ms == ms("2024-06-13")
+    assert plan.span.end_ms == ms("2024-06-15")
     assert plan.notes == ()
 
 
 def test_what_the_archive_has_not_published_is_named(world: World) -> None:
     with pytest.raises(IncompleteData, match="source='auto'") as raised:
-        world.fetcher().fetch("BTC/USDT", "1h", "2024-06-10", "2024-06-15", source="archive")
+        world.fetcher().fetch("BTC/USDT", "1h", "2024-06-12", "2024-06-15T06:00", source="archive")
     gap = raised.value.missing[0]
-    assert (gap.first, gap.count, gap.cause) == ("2024-06-13T00:00:00Z", 48, "not_published")
+    assert (gap.first, gap.count, gap.cause) == ("2024-06-15T00:00:00Z", 6, "not_published")
     assert len(raised.value.frame) == 72
     assert raised.value.__cause__ is None
     assert calls(world) == 0
@@ -539,6 +618,7 @@ def day_rows() -> bytes:
     return "".join(lines).encode()
 
 
+@pytest.mark.fault("C08")
 def test_four_hundred_damaged_zips_bring_no_wrong_row() -> None:
     good, file, series = zipped(day_rows())
     expected = read_file(good, file, series)
@@ -563,6 +643,7 @@ def test_four_hundred_damaged_zips_bring_no_wrong_row() -> None:
     assert accepted < 200
 
 
+@pytest.mark.fault("C07")
 def test_a_checksum_is_one_or_nothing() -> None:
     good = hashlib.sha256(b"").hexdigest()
     assert find_checksum(f"{good}  a.zip".encode(), "a.zip") == good

@@ -12,10 +12,11 @@ from candle_fetcher.core.timeframe import DAY_MS, Timeframe
 # many.
 _WORTH_CALLS = 4
 # Files come out after their time is over: a day's within a day or two, a month's on the first of the next or days
-# later.
-# Before that they are not asked for; that one may come later still is learned from its absence.
+# later. Unless more is known, they are not asked for before that; that one may come later still is learned from its
+# absence.
 _DAY_LAG_MS = 2 * DAY_MS
 _MONTH_LAG_MS = 1 * DAY_MS
+_SLACK_MS = DAY_MS // 24  # files do not come out at the same minute
 
 
 class File(NamedTuple):
@@ -23,6 +24,35 @@ class File(NamedTuple):
 
     path: str
     span: Span
+
+    @property
+    def monthly(self) -> bool:
+        return self.span.end_ms - self.span.start_ms > DAY_MS
+
+
+class Lags(NamedTuple):
+    """How long after their time is over files are known to be out, days and months."""
+
+    daily_ms: int = _DAY_LAG_MS
+    monthly_ms: int = _MONTH_LAG_MS
+
+    def of(self, file: File) -> int:
+        return self.monthly_ms if file.monthly else self.daily_ms
+
+    def found(self, file: File, published_ms: int) -> Lags:
+        """What is known once a file has come that was published at that time. Of one that was replaced, nothing."""
+        lag_ms = published_ms - file.span.end_ms + _SLACK_MS
+        return self._with(file, lag_ms) if _SLACK_MS <= lag_ms <= USUAL_LAGS.of(file) else self
+
+    def missed(self, file: File, now_ms: int) -> Lags:
+        """What is known once the file is not out by now: nothing, where it should have been."""
+        return self._with(file, USUAL_LAGS.of(file)) if now_ms >= file.span.end_ms + self.of(file) else self
+
+    def _with(self, file: File, lag_ms: int) -> Lags:
+        return self._replace(monthly_ms=lag_ms) if file.monthly else self._replace(daily_ms=lag_ms)
+
+
+USUAL_LAGS = Lags()
 
 
 def choose_files(
@@ -33,17 +63,18 @@ def choose_files(
     now_ms: int,
     rows_per_call: int,
     is_absent: Callable[[str], bool],
+    lags: Lags = USUAL_LAGS,
     forced: bool = False,
 ) -> list[File]:
     """The files to fetch for what is missing, in order: months, and days where there is no month's file.
 
-    `find_file(ms, monthly)` is the file of that day or month. A file is worth its requests where REST would need more;
-    `forced` takes every file there can be.
+    `find_file(ms, monthly)` is the file of that day or month. A file is worth its requests where it should be out by
+    its `lags` and REST would need more of them; `forced` takes every file there can be.
     """
     chosen: dict[str, File] = {}
 
-    def is_worth(file: File, lag_ms: int) -> bool:
-        if file.span.end_ms + lag_ms > now_ms or is_absent(file.path):
+    def is_worth(file: File) -> bool:
+        if file.span.end_ms + (0 if forced else lags.of(file)) > now_ms or is_absent(file.path):
             return False
         wanted = [span for one in spans if (span := one.clip(file.span))]
         slots = sum(timeframe.first_slot(span.end_ms) - timeframe.first_slot(span.start_ms) for span in wanted)
@@ -51,20 +82,20 @@ def choose_files(
 
     spans = merge(missing)
     for month in _files(spans, lambda ms: find_file(ms, True)):
-        if is_worth(month, _MONTH_LAG_MS):
+        if is_worth(month):
             chosen[month.path] = month
     rest = [span for one in spans for span in subtract(one, [file.span for file in chosen.values()])]
     spans = merge(rest)
     for day in _files(spans, lambda ms: find_file(ms, False)):
-        if is_worth(day, _DAY_LAG_MS):
+        if is_worth(day):
             chosen[day.path] = day
     return sorted(chosen.values(), key=lambda file: file.span)
 
 
 def published_end_ms(find_file: Callable[[int, bool], File | None], now_ms: int) -> int:
     """Where the newest file that there can be ends; 0 where the archive has none of the series."""
-    newest = [find_file(now_ms - lag_ms, monthly) for monthly, lag_ms in ((True, _MONTH_LAG_MS), (False, _DAY_LAG_MS))]
-    return max((file.span.start_ms for file in newest if file is not None), default=0)  # its own is not over yet
+    present = [find_file(now_ms, monthly) for monthly in (True, False)]
+    return max((file.span.start_ms for file in present if file is not None), default=0)  # its own is not over yet
 
 
 def _files(spans: Sequence[Span], find: Callable[[int], File | None]) -> Iterator[File]:

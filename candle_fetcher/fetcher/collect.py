@@ -213,6 +213,8 @@ def _ends_late(request: Request, told: Gathered, span: Span, last: Gap, how: How
     """Whether the newest files of the archive are late, and it was asked for all it has: it ends before them then."""
     if not how.only_archive or request.archive is None or request.range.end_ms is not None:
         return False
+    if last.first_ms < told.read_until_ms:
+        return False  # there are later ones
     if span.end_ms < min(request.archive.end_ms(request.series, told.now_ms), told.now_ms):
         return False
     is_last = request.timeframe.ordinal(last.last_ms) + 1 == request.timeframe.first_slot(span.end_ms)

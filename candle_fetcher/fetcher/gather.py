@@ -10,14 +10,14 @@ import queue
 import threading
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, count
 from typing import NamedTuple
 
-from candle_fetcher.cache import LOOK, CandleCache, Facts, Quiet, is_believed
+from candle_fetcher.cache import LATE_MS, LOOK, CandleCache, Facts, Failed, Quiet, Unverified, is_believed
 from candle_fetcher.core.candles import Candles, find_holes, iso
 from candle_fetcher.core.coverage import absorb
 from candle_fetcher.core.entry import Entry
@@ -33,12 +33,12 @@ from candle_fetcher.core.errors import (
 )
 from candle_fetcher.core.events import Busy, Observe, Progress
 from candle_fetcher.core.expiry import FOREVER_MS, ask_again_ms, edge_until_ms, settled_end_ms
-from candle_fetcher.core.files import File, choose_files
+from candle_fetcher.core.files import USUAL_LAGS, File, choose_files
 from candle_fetcher.core.plan import CHUNK_SLOTS, Ask, chunk_span, chunks_of, find_asks
 from candle_fetcher.core.revisions import find_revisions
 from candle_fetcher.core.series import Series
-from candle_fetcher.core.spans import Span, subtract
-from candle_fetcher.core.timeframe import DAY_MS
+from candle_fetcher.core.spans import Span, merge, subtract
+from candle_fetcher.core.timeframe import DAY_MS, Timeframe
 from candle_fetcher.sources import Answer, ArchiveSource, Errand, FileRead, Source, windows
 
 # A range that ends further back than this is settled whatever our clock says.
@@ -49,6 +49,9 @@ _LOAD_AT_ONCE = 16
 _FILE_THREADS = 2
 # How long a wait in the caller's thread lasts before it looks up again; a lock wait cannot be interrupted on Windows.
 POLL_S = 0.2
+# How often another process's work is looked after, and how long it is waited for: one that is halted holds its claims.
+_CLAIM_POLL_S = 0.05
+_CLAIM_S = 60.0
 
 
 class Pools:
@@ -119,6 +122,7 @@ class Gathered:
     parts: list[Part] = field(default_factory=list)
     failed: list[tuple[Span, SourceError | None]] = field(default_factory=list)
     until_ms: int = FOREVER_MS
+    read_until_ms: int = 0  # where the newest file that was read ends
     unverified: list[str] = field(default_factory=list)
     rejected: list[str] = field(default_factory=list)
 
@@ -188,6 +192,8 @@ class Gatherer:
         chunks = chunks_of(timeframe, cache.facts(series).bounds(span, 0 if want.only_cache else now_ms))
         if not want.refresh:
             trip.found = self._load(trip, chunks)
+            if any(tier == "disk" for tier, _ in trip.found.values()):
+                cache.look_up_facts(series)  # another process may have brought them, and known more
         todo = self._without_clock(trip, self._missing(trip, chunks))
         slots = max(0, timeframe.first_slot(span.end_ms) - timeframe.first_slot(span.start_ms))
         if todo and want.only_cache:
@@ -287,12 +293,41 @@ class Gatherer:
             raise
         finally:
             wait(trip.saves)
-            trip.share()
             kept = {file: read for file, read in trip.errand.kept.items() if file.span.end_ms > trip.span.end_ms}
             trip.errand.kept = {**kept, **trip.kept}
-            if trip.absent:
-                self._cache.learn(series, absent=trip.absent, now_ms=trip.now_ms)
+            self._learn_facts(trip)
             self._cache.close_shelves(series, {chunk: self._believed_until(trip, chunk) for chunk in trip.filled})
+
+    def _learn_facts(self, trip: _Trip) -> None:
+        """Remembers what cannot be read off the entries: what failed, what has no checksum, how late files come."""
+        series, now_ms, cache = trip.want.series, trip.now_ms, self._cache
+        came = [one for fresh in trip.fresh.values() for one in fresh]
+        by_files = merge([one.span for one in came if one.source == "archive"])
+        unverified = [
+            Unverified(*part, file.path)
+            for file in trip.unverified
+            for span in by_files
+            if (part := span.clip(file.span))
+        ]
+        failed = [Failed(*span, str(error), now_ms) for span, error in trip.failed if error is not None]
+        known = cache.facts(series)
+        if failed or unverified or ((known.failed or known.unverified) and came):
+            had = [one.span for one in came]
+            cache.learn(series, had=had, failed=failed, unverified=unverified, now_ms=now_ms)
+        lags = cache.lags(series) if trip.absent or trip.published else USUAL_LAGS
+        for files, for_ms in (
+            ([file for file in trip.absent if now_ms < file.span.end_ms + USUAL_LAGS.of(file)], LATE_MS),
+            ([file for file in trip.absent if now_ms >= file.span.end_ms + USUAL_LAGS.of(file)], DAY_MS),
+        ):
+            if files:
+                cache.learn(series, absent=[file.path for file in files], absent_for_ms=for_ms, now_ms=now_ms)
+        learned = lags
+        for file, published_ms in sorted(trip.published, key=lambda one: one[0].span):
+            learned = learned.found(file, published_ms)
+        for file in trip.absent:
+            learned = learned.missed(file, now_ms)
+        if learned != lags:
+            cache.learn_lags(series, learned)
 
     def _ends_unknown(self, trip: _Trip, todo: list[int]) -> bool:
         facts = self._cache.facts(trip.want.series)
@@ -303,10 +338,8 @@ class Gatherer:
         """The archive's files that bring what the chunks lack at less cost than REST; none of those `tried`."""
         want = trip.want
         asks = [ask for chunk in chunks for ask in self._asks(trip, chunk)]
-        facts = self._cache.facts(want.series)
-        return find_files(
-            want.source, want.archive, want.series, facts, asks, trip.now_ms, tried=tried, forced=want.only_archive
-        )
+        cache, forced = self._cache, want.only_archive
+        return find_files(want.source, want.archive, want.series, cache, asks, trip.now_ms, tried=tried, forced=forced)
 
     def _read(self, trip: _Trip, file: File) -> None:
         """Reads a file and lays its candles out for the chunks that they belong to."""
@@ -322,17 +355,41 @@ class Gatherer:
         if file.span.end_ms > trip.span.end_ms:
             trip.kept[file] = read
         if read.trouble == "absent":
-            trip.absent.append(file.path)
+            trip.absent.append(file)
         elif read.error is not None:
             trip.rejected.append(file.path)
             trip.unread.append((file, read.error))
         if read.candles is None:
             return
+        trip.read_until_ms.append(file.span.end_ms)
         if not read.verified:
-            trip.unverified.append(file.path)
+            trip.unverified.append(file)
+        if read.published_ms is not None:
+            trip.published.append((file, read.published_ms))
         for chunk in chunks_of(trip.timeframe, file.span):
             span = chunk_span(trip.timeframe, chunk).clip(file.span)
             trip.pieces.setdefault(chunk, []).append((span, read.candles.trim(span)))
+
+    def _bring(self, trip: _Trip, file: File, waiting: _Waiting) -> tuple[list[int], list[int]]:
+        """Reads a file and stores what it completes. Returns the chunks that no other file is waited for, and those of
+        them that are still to be filled."""
+        claim, touched = f"{trip.want.series.key}|file|{file.path}", waiting.touched[file]
+        save = None
+        waited = self._claim(trip, claim)
+        try:
+            if waited:
+                self._look_again(trip, touched, anew=True)
+            if not waited or file in self._choose_files(trip, touched):
+                self._read(trip, file)
+            ready = waiting.came(file)
+            left, save = self._lay_out(trip, ready)
+            return ready, left
+        finally:
+            # Whoever waits for the file finds what it brought stored.
+            if save is None:
+                self._cache.unclaim(claim)
+            else:
+                save.add_done_callback(lambda _: self._cache.unclaim(claim))
 
     def _run(
         self, trip: _Trip, chunks: Sequence[int], jobs: Sequence[Callable[[], None]], files: Sequence[File] = ()
@@ -341,12 +398,8 @@ class Gatherer:
         read."""
         done: queue.SimpleQueue[tuple[int | File | None, BaseException | None]] = queue.SimpleQueue()
         pool = self._pools.network()
-        waiting = dict.fromkeys(chunks, 0)
-        touched = {
-            file: [chunk for chunk in chunks_of(trip.timeframe, file.span) if chunk in waiting] for file in files
-        }
-        for chunk in chain.from_iterable(touched.values()):
-            waiting[chunk] += 1
+        waiting = _Waiting(trip.timeframe, chunks, files)
+        unfilled: dict[File, list[int]] = {}
 
         def work(what: int | File | None, job: Callable[[], None]) -> None:
             with _Timed(self._observe, "network"):
@@ -360,12 +413,17 @@ class Gatherer:
         def fill(chunk: int) -> None:
             futures.append(pool.submit(work, chunk, lambda: self._fill(trip, chunk)))
 
+        def read(file: File) -> None:
+            ready, unfilled[file] = self._bring(trip, file, waiting)
+            for chunk in set(ready).difference(unfilled[file]):
+                done.put((chunk, None))
+
         futures = [pool.submit(work, None, job) for job in jobs]
-        futures += [pool.submit(work, file, partial(self._read, trip, file)) for file in files]
-        for chunk in [chunk for chunk, files_left in waiting.items() if not files_left]:
+        futures += [pool.submit(work, file, partial(read, file)) for file in files]
+        for chunk in waiting.for_none:
             fill(chunk)
         try:
-            for _ in range(len(jobs) + len(files) + len(waiting)):
+            for _ in range(len(jobs) + len(files) + len(chunks)):
                 what, error = _next(done)
                 if error is not None:
                     self._note(trip, what, error)
@@ -374,10 +432,8 @@ class Gatherer:
                     trip.done += step
                     self._observe(Progress("advance", trip.want.label, step, trip.slots))
                 if isinstance(what, File):
-                    for chunk in touched[what]:
-                        waiting[chunk] -= 1
-                        if not waiting[chunk]:
-                            fill(chunk)
+                    for chunk in unfilled[what]:
+                        fill(chunk)
         except BaseException:
             trip.errand.set()
             for future in futures:
@@ -409,22 +465,20 @@ class Gatherer:
             if trip.want.refresh:
                 continue  # it may have asked for a part only, or before we were asked
             if entry is not None:
-                trip.found[chunk] = ("memory", entry)
+                trip.put(chunk, "memory", entry)
             if entry is None or not self._asks(trip, chunk):
                 return
 
     def _fly(self, trip: _Trip, chunk: int, flight: Future[Entry | None]) -> None:
         want, cache = trip.want, self._cache
+        before: Entry | None = None
         entry: Entry | None = None
         try:
-            brought = None if want.refresh or chunk in trip.found else cache.peek(want.series, chunk)
-            if brought is not None:
-                trip.found[chunk] = brought  # by another thread, since we looked
-            if chunk in trip.found:
-                entry = trip.found[chunk][1]
-            before = entry
             try:
-                entry = self._laid_out(trip, chunk, entry)
+                waited = self._claim(trip, f"{want.series.key}|{chunk}")
+                before = entry = self._look_again(trip, [chunk], anew=waited).get(chunk)
+                entry, fresh = self._laid_out(trip, chunk, entry)
+                trip.fresh.setdefault(chunk, []).extend(fresh)
                 for ask in self._asks(trip, chunk, entry):
                     if want.only_archive:
                         continue
@@ -440,10 +494,7 @@ class Gatherer:
                         trip.fresh.setdefault(chunk, []).append(Fresh(answer.span, "rest"))
             finally:
                 if entry is not None and entry is not before:
-                    tier = trip.found[chunk][0] if chunk in trip.found else "rest"
-                    trip.found[chunk] = (tier, entry)
-                    trip.filled.append(chunk)
-                    trip.saves.append(self._pools.io().submit(self._save, trip, chunk, entry, before))
+                    self._keep(trip, {chunk: (entry, before)})
                 else:
                     cache.land(want.series, chunk)
             flight.set_result(entry)
@@ -451,24 +502,74 @@ class Gatherer:
             flight.set_exception(error if isinstance(error, SourceError) else CancelledError())
             raise
 
-    def _laid_out(self, trip: _Trip, chunk: int, entry: Entry | None) -> Entry | None:
-        """The entry with what the archive's files have of the rest of the chunk. Their holes are due at once: REST has
-        the last word."""
+    def _claim(self, trip: _Trip, key: str) -> bool:
+        """Takes the claim, after whoever on this cache folder is at it; whether that took waiting."""
+        until_s = time.monotonic() + _CLAIM_S
+        waited = False
+        while not self._cache.claim(key) and time.monotonic() < until_s:
+            waited = True
+            if trip.errand.wait(_CLAIM_POLL_S):
+                raise CancelledError
+        return waited
+
+    def _lay_out(self, trip: _Trip, chunks: Sequence[int]) -> tuple[list[int], Future[None] | None]:
+        """Fills the chunks that the archive's files brought whole; returns the others, and the storing of these."""
+        cache, series = self._cache, trip.want.series
+        flights: dict[int, Future[Entry | None]] = {}
+        whole: dict[int, tuple[Entry, Entry | None]] = {}
+        try:
+            for chunk in chunks:
+                mine, flight = cache.take_off(series, chunk)
+                if mine:
+                    flights[chunk] = flight
+            claimed = [chunk for chunk in flights if cache.claim(f"{series.key}|{chunk}")]
+            found = self._look_again(trip, claimed)
+            for chunk in claimed:
+                before = found.get(chunk)
+                entry, fresh = self._laid_out(trip, chunk, before)
+                if entry is not None and fresh and not self._asks(trip, chunk, entry):
+                    whole[chunk] = entry, before
+                    trip.fresh.setdefault(chunk, []).extend(fresh)
+        finally:
+            for chunk in flights.keys() - whole.keys():
+                cache.land(series, chunk)
+                flights[chunk].set_exception(CancelledError())  # whoever waits for it may have it
+        save = self._keep(trip, whole) if whole else None
+        for chunk, (entry, _) in whole.items():
+            flights[chunk].set_result(entry)
+        return [chunk for chunk in chunks if chunk not in whole], save
+
+    def _look_again(self, trip: _Trip, chunks: Sequence[int], *, anew: bool = False) -> dict[int, Entry]:
+        """What is stored of the chunks, where somebody has brought it since we looked; `anew` reads what we know too,
+        from the disk."""
+        if not trip.want.refresh:
+            missing = [chunk for chunk in chunks if anew or chunk not in trip.found]
+            found = self._cache.peek(trip.want.series, missing, past_memory=anew)
+            for chunk, (tier, entry) in found.items():
+                trip.put(chunk, tier, entry)
+            if any(tier == "disk" for tier, _ in found.values()):
+                self._cache.look_up_facts(trip.want.series)
+        return {chunk: trip.found[chunk][1] for chunk in chunks if chunk in trip.found}
+
+    def _laid_out(self, trip: _Trip, chunk: int, entry: Entry | None) -> tuple[Entry | None, list[Fresh]]:
+        """The entry with what the archive's files have of the rest of the chunk, and what that is. Their holes are due
+        at once: REST has the last word."""
         facts = self._cache.facts(trip.want.series)
-        pieces = sorted(trip.pieces.pop(chunk, []), key=lambda piece: piece[0])
+        pieces = sorted(trip.pieces.get(chunk, ()), key=lambda piece: piece[0])
         inner = [(inside, candles) for span, candles in pieces if (inside := facts.bounds(span, trip.now_ms))]
+        fresh: list[Fresh] = []
         while True:
             covered = None if entry is None else entry.covered
             # An entry covers one span; what does not touch it is left out.
             at = next((at for at, (span, _) in enumerate(inner) if covered is None or _touch(span, covered)), None)
             if at is None:
-                return entry
+                return entry, fresh
             span, candles = inner.pop(at)
             for part in [span] if covered is None else subtract(span, [covered]):
                 found = candles.trim(part)
                 holes = find_holes(found.open_ms, trip.timeframe, part)
                 entry = absorb(entry, part, found, holes, timeframe=trip.timeframe, now_ms=trip.now_ms, asked_ms=0)
-                trip.fresh.setdefault(chunk, []).append(Fresh(part, "archive"))
+                fresh.append(Fresh(part, "archive"))
 
     def _answers(self, trip: _Trip, ask: Ask, entry: Entry | None) -> Iterator[Answer]:
         """The source's answers to an ask, call by call, so that what has come is kept whichever call fails."""
@@ -488,26 +589,44 @@ class Gatherer:
                     stop=trip.errand,
                 )
 
-    def _save(self, trip: _Trip, chunk: int, entry: Entry, before: Entry | None) -> None:
+    def _keep(self, trip: _Trip, filled: Mapping[int, tuple[Entry, Entry | None]]) -> Future[None]:
+        """Goes on with the filled entries, and has them stored; beside each the one that was there before."""
+        for chunk, (entry, _) in filled.items():
+            trip.put(chunk, trip.found[chunk][0] if chunk in trip.found else "rest", entry)
+            trip.pieces.pop(chunk, None)
+        trip.filled.extend(filled)
+        try:
+            save = self._pools.io().submit(self._save, trip, filled)
+        except BaseException:
+            for chunk in filled:
+                self._cache.land(trip.want.series, chunk)
+            raise
+        trip.saves.append(save)
+        return save
+
+    def _save(self, trip: _Trip, filled: Mapping[int, tuple[Entry, Entry | None]]) -> None:
         with _Timed(self._observe, "io"):
-            series = trip.want.series
+            series, cache = trip.want.series, self._cache
             try:
-                until_s = None
-                if entry.covered.end_ms < chunk_span(trip.timeframe, chunk).end_ms:
-                    # Beyond this another process may have stored a newer one; the disk is looked at again.
-                    edge_ms = edge_until_ms(trip.timeframe, entry.covered.end_ms, trip.now_ms, trip.want.ttl_ms)
-                    until_s = self._clock() + (edge_ms - trip.now_ms) / 1000
-                if trip.want.refresh:
-                    stored = self._cache.peek(series, chunk)
-                    before = stored[1] if stored is not None else None
-                if before is not None:
-                    self._cache.note(series, find_revisions(before, entry))
-                shared = self._cache.save(series, chunk, entry, until_s=until_s, keep=trip.want.keep)
-                trip.stored.append((chunk, entry, shared))
-                if before is not None and any(before.covered.clip(one.span) for one in trip.fresh.get(chunk, ())):
-                    self._cache.drop_frames(series)  # they may hold what has just been asked for again
+                stored = cache.peek(series, list(filled)) if trip.want.refresh else {}
+                until: dict[int, float | None] = {}
+                for chunk, (entry, before) in filled.items():
+                    until[chunk] = None
+                    if entry.covered.end_ms < chunk_span(trip.timeframe, chunk).end_ms:
+                        # Beyond this another process may have stored a newer one; the disk is looked at again.
+                        edge_ms = edge_until_ms(trip.timeframe, entry.covered.end_ms, trip.now_ms, trip.want.ttl_ms)
+                        until[chunk] = self._clock() + (edge_ms - trip.now_ms) / 1000
+                    old = stored[chunk][1] if chunk in stored else None if trip.want.refresh else before
+                    if old is not None:
+                        cache.note(series, find_revisions(old, entry))
+                        if any(old.covered.clip(one.span) for one in trip.fresh.get(chunk, ())):
+                            cache.drop_frames(series)  # they may hold what has just been asked for again
+                entries = {chunk: entry for chunk, (entry, _) in filled.items()}
+                for chunk, shared in cache.save(series, entries, until, keep=trip.want.keep).items():
+                    trip.share(chunk, entries[chunk], shared)
             finally:
-                self._cache.land(series, chunk)
+                for chunk in filled:
+                    cache.land(series, chunk)
 
     # -- where the series begins and ends ---------------------------------------------------------------------------
 
@@ -590,13 +709,16 @@ class Gatherer:
         return min((ask_again_ms(hole.end_ms, hole.asked_ms) for hole in entry.believed), default=FOREVER_MS)
 
     def _told(self, trip: _Trip) -> Gathered:
+        facts = self._cache.facts(trip.want.series)
+        unverified = {one.path for one in facts.unverified if Span(one.start_ms, one.end_ms).clip(trip.span)}
         told = Gathered(
             trip.want.series,
             trip.span,
             trip.now_ms,
-            self._cache.facts(trip.want.series),
+            facts,
             failed=trip.failed,
-            unverified=sorted(trip.unverified),
+            read_until_ms=max(trip.read_until_ms, default=0),
+            unverified=sorted(unverified),
             rejected=sorted(trip.rejected),
         )
         for file, error in trip.unread:
@@ -622,7 +744,7 @@ def find_files(
     source: Source,
     archive: ArchiveSource | None,
     series: Series,
-    facts: Facts,
+    cache: CandleCache,
     asks: Sequence[Ask],
     now_ms: int,
     *,
@@ -630,9 +752,9 @@ def find_files(
     forced: bool,
 ) -> list[File]:
     """The archive's files to fetch for the asks; holes that were believed once are for REST alone."""
-    if archive is None:
+    if archive is None or not asks:
         return []
-    find = archive.archive.find_file
+    find, facts = archive.archive.find_file, cache.facts(series)
     return choose_files(
         [ask.span for ask in asks if not ask.again],
         series.timeframe,
@@ -640,12 +762,13 @@ def find_files(
         now_ms=now_ms,
         rows_per_call=source.provider.feed(series.kind).limit,
         is_absent=lambda path: path in tried or facts.is_absent(path, now_ms),
+        lags=cache.lags(series),
         forced=forced,
     )
 
 
 class _Trip:
-    """The state of one gathering. `found` is written by one worker a chunk; lists are appended to."""
+    """The state of one gathering. Lists are appended to."""
 
     def __init__(self, want: Want, span: Span, now_ms: int, errand: Errand) -> None:
         self.want = want
@@ -654,31 +777,56 @@ class _Trip:
         self.errand = errand
         self.timeframe = want.series.timeframe
         self.found: dict[int, tuple[str, Entry]] = {}
+        self._lock = threading.Lock()  # over `found`, which workers and the storing of what they brought write
         self.fresh: dict[int, list[Fresh]] = {}
         self.filled: list[int] = []
         self.saves: list[Future[None]] = []
-        self.stored: list[tuple[int, Entry, Entry]] = []  # what was saved, and the same out of the memory tier's bytes
         self.failed: list[tuple[Span, SourceError | None]] = []
         self.slots = self.done = 0
         # what the archive's files brought, by chunk, and what became of the files that cannot be used
         self.pieces: dict[int, list[tuple[Span, Candles]]] = {}
         self.unread: list[tuple[File, SourceError]] = []
-        self.absent: list[str] = []
+        self.read_until_ms: list[int] = []
+        self.absent: list[File] = []
         self.rejected: list[str] = []
-        self.unverified: list[str] = []
+        self.unverified: list[File] = []
+        self.published: list[tuple[File, int]] = []
         self.kept: dict[File, FileRead] = {}
 
-    def share(self) -> None:
+    def put(self, chunk: int, tier: str, entry: Entry) -> None:
+        with self._lock:
+            self.found[chunk] = (tier, entry)
+
+    def share(self, chunk: int, entry: Entry, shared: Entry) -> None:
         """Goes on with the bytes that the memory tier holds, so that what they were made of can be freed."""
-        for chunk, entry, shared in self.stored:
+        with self._lock:
             tier, found = self.found[chunk]
             if found is entry:
                 self.found[chunk] = (tier, shared)
-        self.stored.clear()
 
     def trouble(self, span: Span) -> SourceError | None:
         """Why the archive's files could not serve the span; None where it has none."""
         return next((error for file, error in self.unread if file.span.clip(span)), None)
+
+
+class _Waiting:
+    """Which files each chunk waits for. Shared by threads."""
+
+    def __init__(self, timeframe: Timeframe, chunks: Sequence[int], files: Sequence[File]) -> None:
+        counts = dict.fromkeys(chunks, 0)
+        self.touched = {file: [chunk for chunk in chunks_of(timeframe, file.span) if chunk in counts] for file in files}
+        for chunk in chain.from_iterable(self.touched.values()):
+            counts[chunk] += 1
+        self.for_none = [chunk for chunk, count in counts.items() if not count]
+        self._counts = counts
+        self._lock = threading.Lock()
+
+    def came(self, file: File) -> list[int]:
+        """The chunks that waited for this file last."""
+        with self._lock:
+            for chunk in self.touched[file]:
+                self._counts[chunk] -= 1
+            return [chunk for chunk in self.touched[file] if not self._counts[chunk]]
 
 
 def _touch(span: Span, other: Span) -> bool:

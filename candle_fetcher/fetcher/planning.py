@@ -102,7 +102,7 @@ def _steps(request: Request, cache: CandleCache, span: Span, now_ms: int, how: H
         return [*steps, *(Step("missing", 1, slots) for _, slots, _ in lacking)]
     every = [ask for _, _, asks in lacking for ask in asks]
     archive = request.archive if how.use_archive else None
-    files = find_files(request.source, archive, series, facts, every, now_ms, forced=how.only_archive)
+    files = find_files(request.source, archive, series, cache, every, now_ms, forced=how.only_archive)
     steps += [Step("archive", 0, 0, 2, 0, _slots(base, file.span) * _ZIPPED_BYTES) for file in files]
     costs: dict[int, tuple[int, int]] = {}
     spans = merge([file.span for file in files])  # few, where months adjoin

@@ -1,0 +1,107 @@
+"""What the cache knows of a series, span by span: stored, empty and who said so, failed. Asks nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from candle_fetcher.cache import CandleCache, Facts
+from candle_fetcher.core.candles import iso
+from candle_fetcher.core.expiry import ask_again_ms
+from candle_fetcher.core.plan import chunks_of
+from candle_fetcher.core.series import Series
+from candle_fetcher.core.spans import Span, merge, subtract
+
+_BATCH = 64
+# Where time begins for those who ask about all of it.
+_FIRST_MS, _LAST_MS = 0, 253_402_300_800_000
+
+
+class Line(NamedTuple):
+    """A span and what is known of it; `evidence` says how. `asked_ms` is when somebody was asked about it, and
+    `again_ms` when somebody will be asked again: None for what is final."""
+
+    span: Span
+    state: str
+    asked_ms: int | None
+    again_ms: int | None
+    evidence: str
+
+
+def read_coverage(cache: CandleCache, series: Series, span: Span | None) -> list[Line]:
+    """What is known of the span, or of all time, in order. What no line speaks of has never been asked for."""
+    facts = cache.facts(series)
+    lines = list(_of_facts(facts, series.provider))
+    stored: list[Span] = []
+    for batch in _batches(cache, series, span):
+        for _, entry in cache.load(series, batch, keep=False).values():
+            holes = [Span(hole.start_ms, hole.end_ms) for hole in entry.believed]
+            stored += subtract(entry.covered, holes)
+            for hole in entry.believed:
+                again_ms = ask_again_ms(hole.end_ms, hole.asked_ms) if hole.asked_ms else 0
+                evidence = f"{series.provider} was asked for it alone and has none"
+                if not hole.asked_ms:
+                    evidence = "the archive's file has none; REST is asked before that is believed"
+                lines.append(Line(Span(*hole[:2]), "no_candle", hole.asked_ms or None, again_ms, evidence))
+    unverified = [Span(one.start_ms, one.end_ms) for one in facts.unverified]
+    lines += [Line(part, "stored", None, None, "") for one in merge(stored) for part in subtract(one, unverified)]
+    clipped = [line._replace(span=line.span.clip(span or Span(_FIRST_MS, _LAST_MS))) for line in lines]
+    return _joined(sorted(line for line in clipped if line.span))
+
+
+def _of_facts(facts: Facts, provider: str) -> Iterator[Line]:
+    for quiet in facts.quiet:
+        evidence = f"{provider} answered for it with nothing"
+        if quiet.cause == "not_listed" and facts.first_ms is not None:
+            evidence = f"{provider} says that the first candle opens at {iso(facts.first_ms)}"
+        again_ms = ask_again_ms(quiet.end_ms, quiet.asked_ms)
+        yield Line(Span(quiet.start_ms, quiet.end_ms), quiet.cause, quiet.asked_ms, again_ms, evidence)
+    for failed in facts.failed:
+        yield Line(Span(failed.start_ms, failed.end_ms), "failed", failed.asked_ms, failed.asked_ms, failed.error)
+    for one in facts.unverified:
+        evidence = f"{one.path} of the archive has no checksum"
+        yield Line(Span(one.start_ms, one.end_ms), "unverified", None, None, evidence)
+
+
+def _batches(cache: CandleCache, series: Series, span: Span | None) -> Iterator[list[int]]:
+    """The numbers of the stored chunks of the span, some at a time."""
+    chunks = cache.stored_chunks(series)
+    if span is not None:
+        wanted = chunks_of(series.timeframe, span)
+        chunks = [chunk for chunk in chunks if chunk in wanted]
+    for at in range(0, len(chunks), _BATCH):
+        yield chunks[at : at + _BATCH]
+
+
+def _joined(lines: list[Line]) -> list[Line]:
+    """Lines of one state that adjoin and say the same, as one."""
+    done: list[Line] = []
+    for line in lines:
+        last = done[-1] if done else None
+        if last is not None and last[1:] == line[1:] and last.span.end_ms == line.span.start_ms:
+            done[-1] = last._replace(span=Span(last.span.start_ms, line.span.end_ms))
+        else:
+            done.append(line)
+    return done
+
+
+def coverage_frame(lines: list[Line]) -> pd.DataFrame:
+    """Columns start, end (excluded), state, asked, ask_again (UTC, NaT where there is no such time), evidence."""
+
+    def times(values: list[int | None]) -> pd.DatetimeIndex:
+        stamps = [np.datetime64("NaT") if ms is None else np.datetime64(ms, "ms") for ms in values]
+        return pd.DatetimeIndex(np.array(stamps, "M8[ms]")).tz_localize("UTC")
+
+    return pd.DataFrame(
+        {
+            "start": times([line.span.start_ms for line in lines]),
+            "end": times([line.span.end_ms for line in lines]),
+            "state": pd.Series([line.state for line in lines], dtype="str"),
+            "asked": times([line.asked_ms for line in lines]),
+            "ask_again": times([line.again_ms for line in lines]),
+            "evidence": pd.Series([line.evidence for line in lines], dtype="str"),
+        }
+    )

@@ -1,0 +1,177 @@
+"""Several processes on one cache folder: what one of them downloads, the others find."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+from candle_fetcher.practice import PracticeExchange, faults
+
+# Fetches the ranges, each in a thread of its own, once the parent says go; prints rows and fingerprints.
+CHILD = """
+import json, sys
+from concurrent.futures import ThreadPoolExecutor
+from candle_fetcher import CandleFetcher
+job = json.loads(sys.argv[1])
+settings = {name: job[name] for name in ("base_urls", "cache_dir", "source")}
+with CandleFetcher(**settings, progress=False) as fetcher:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    with ThreadPoolExecutor(len(job["ranges"])) as pool:
+        frames = list(pool.map(lambda span: fetcher.fetch("BTC/USDT", job["timeframe"], *span), job["ranges"]))
+    print(json.dumps([[len(f), f.attrs["candle_fetcher"]["fingerprint"]] for f in frames]), flush=True)
+"""
+
+
+class Process:
+    """A child that waits for `go`."""
+
+    def __init__(
+        self, exchange: PracticeExchange, folder: Path, ranges: list[Any], timeframe: str = "1m", source: str = "rest"
+    ) -> None:
+        job = {
+            "base_urls": exchange.base_urls,
+            "cache_dir": str(folder),
+            "ranges": ranges,
+            "timeframe": timeframe,
+            "source": source,
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", CHILD, json.dumps(job)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "ready\n"
+
+    def go(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def answer(self) -> list[tuple[int, str]]:
+        out, _ = self.process.communicate(timeout=60)
+        assert self.process.returncode == 0
+        return [(rows, fingerprint) for rows, fingerprint in json.loads(out)]
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Process]]:
+    made: list[Process] = []
+
+    def start(*arguments: Any, **named: Any) -> Process:
+        made.append(Process(*arguments, **named))
+        return made[-1]
+
+    yield start
+    for one in made:
+        if one.process.poll() is None:
+            one.kill()
+        for pipe in (one.process.stdin, one.process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def day(number: int) -> str:
+    return f"2024-03-{number:02d}"
+
+
+def chunk_requests(exchange: PracticeExchange) -> Counter[str]:
+    """How often each chunk was asked for: a request for candles, unless it is a look for the first or the last one."""
+    asked = [request.params for request in exchange.requests if request.path.endswith("/klines")]
+    return Counter(one["startTime"] for one in asked if one.get("limit") == "1000")
+
+
+def files(exchange: PracticeExchange) -> Counter[str]:
+    return Counter(request.path.rpartition("/")[2] for request in exchange.requests if request.market == "archive")
+
+
+@pytest.mark.fault("D22")
+def test_thirty_two_threads_in_four_processes_ask_once_for_each_chunk(tmp_path: Path, start: Any) -> None:
+    with PracticeExchange(delay_s=0.05) as exchange:
+        children = [
+            start(exchange, tmp_path, [(day(1 + (step + shift) % 5), day(7 + (step + shift) % 5)) for step in range(8)])
+            for shift in range(4)
+        ]
+        for child in children:
+            child.go()
+        answers = [child.answer() for child in children]
+        asked = chunk_requests(exchange)
+    assert set(asked.values()) == {1}
+    for shift, answer in enumerate(answers):
+        assert [rows for rows, _ in answer] == [6 * 1440] * 8
+        for step, (_, fingerprint) in enumerate(answer):
+            twin = answers[0][(step + shift) % 5]
+            assert fingerprint == twin[1]
+
+
+@pytest.mark.fault("D23")
+def test_who_is_killed_has_its_place_taken_within_a_second(tmp_path: Path, start: Any) -> None:
+    gate = threading.Event()
+    held: list[str] = []
+
+    def is_first(path: str, params: dict[str, str]) -> bool:
+        if held or params.get("limit") != "1000":
+            return False
+        held.append(params["startTime"])
+        return True
+
+    def hold(wire: faults.Wire, reply: faults.Reply) -> bool:
+        gate.wait(30)
+        return False
+
+    with PracticeExchange() as exchange:
+        first = start(exchange, tmp_path, [(day(1), day(7))])
+        second = start(exchange, tmp_path, [(day(1), day(7))])
+        exchange.fail(faults.Action("held", hold), match=is_first)
+        first.go()
+        wait_until(lambda: held)
+        second.go()
+        time.sleep(0.7)
+        assert chunk_requests(exchange)[held[0]] == 1  # the second waits for the first
+        first.kill()
+        killed_s = time.monotonic()
+        answer = second.answer()
+        assert time.monotonic() - killed_s < 1 + 1  # a second, and what the rest of its work takes
+        gate.set()
+        asked = chunk_requests(exchange)
+    assert [rows for rows, _ in answer] == [6 * 1440]
+    assert asked[held[0]] == 2
+    assert sum(asked.values()) == len(asked) + 1
+
+
+def test_a_file_of_the_archive_is_downloaded_once(tmp_path: Path, start: Any) -> None:
+    with PracticeExchange(delay_s=0.2) as exchange:
+        children = [start(exchange, tmp_path, [("2024-03-01", "2024-05-01")], "5m", "auto") for _ in range(3)]
+        for child in children:
+            child.go()
+        answers = [child.answer() for child in children]
+        assert len({answer[0] for answer in answers}) == 1
+        asked = files(exchange)
+        assert asked["BTCUSDT-5m-2024-03.zip"] == asked["BTCUSDT-5m-2024-04.zip"] == 1
+        again = chunk_requests(exchange)
+        assert all(count == 1 for count in again.values())
+
+
+def wait_until(is_so: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
