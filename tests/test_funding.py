@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import random
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,15 +21,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 from world import World, ms
 
-from candle_fetcher import AccessDenied, Banned, IncompleteData, InputError, NotOffered, ReplyError, UnknownSymbol
+from candle_fetcher import (
+    AccessDenied,
+    ArchiveMismatch,
+    Banned,
+    CandleFetcherError,
+    CandleFetcherWarning,
+    IncompleteData,
+    InputError,
+    NotOffered,
+    ReplyError,
+    TransportError,
+    UnknownSymbol,
+)
 from candle_fetcher.cli import main
 from candle_fetcher.core.candles import candles_from
+from candle_fetcher.core.files import File
 from candle_fetcher.core.frame import index_ms
 from candle_fetcher.core.funding import FUNDING_COLUMNS, check_funding, funding_frame
+from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
+from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.net.pacing import Limiter
-from candle_fetcher.practice import faults
+from candle_fetcher.practice import damage, faults
+from candle_fetcher.practice.damage import pack, unpack
 from candle_fetcher.providers import find_funding, find_provider
+from candle_fetcher.providers.binance_archive import find_file, read_file
 from candle_fetcher.providers.binance_funding import parse_funding
 
 MONTH = ("BTC/USDT", "2024-03-01", "2024-04-01")
@@ -43,18 +63,19 @@ def world(tmp_path: Path) -> Iterator[World]:
 def quick(world: World, **settings: Any) -> Any:
     """A fetcher of USDⓈ-M whose pauses between tries take no time."""
     fetcher = world.fetcher(**{"provider": "binance-um", **settings})
-    fetcher._source(UM)._asker._wait = lambda stop, seconds: stop.is_set()
+    for source in (fetcher._source(UM), fetcher._source(CM), fetcher._archive(UM)):
+        source._asker._wait = lambda stop, seconds: stop.is_set()
     return fetcher
 
 
 def sent(world: World, symbol: str, start: str, end: str, path: str = "/fapi/v1/fundingRate") -> list[dict[str, Any]]:
-    """What the exchange answers about the range, asked without our client, 100 days at a time."""
+    """What the exchange answers about the range, asked without our client, 40 days at a time."""
     import urllib.request
 
     name = "binance-cm" if path.startswith("/dapi") else "binance-um"
     rows: list[dict[str, Any]] = []
-    for at in range(ms(start), ms(end), 100 * 86_400_000):
-        until = min(at + 100 * 86_400_000, ms(end)) - 1
+    for at in range(ms(start), ms(end), 40 * 86_400_000):
+        until = min(at + 40 * 86_400_000, ms(end)) - 1
         url = f"{world.exchange.base_urls[name]}{path}?symbol={symbol}&startTime={at}&endTime={until}&limit=1000"
         with urllib.request.urlopen(url) as reply:
             rows += json.load(reply)
@@ -62,17 +83,29 @@ def sent(world: World, symbol: str, start: str, end: str, path: str = "/fapi/v1/
     return rows
 
 
-def equal(frame: pd.DataFrame, rows: list[dict[str, Any]]) -> None:
-    """Fails unless the frame holds those records, bit for bit."""
+def equal(frame: pd.DataFrame, rows: list[dict[str, Any]], *, marks: bool = True) -> None:
+    """Fails unless the frame holds those records, bit for bit; none of them has a mark price without `marks`."""
     assert index_ms(frame).tolist() == [row["fundingTime"] for row in rows]
     rates = np.array([float(row["fundingRate"]) for row in rows])
-    marks = np.array([float(row.get("markPrice") or "nan") for row in rows])
+    prices = np.array([float((row.get("markPrice") if marks else None) or "nan") for row in rows])
     assert np.array_equal(frame["funding_rate"], rates)
-    assert np.array_equal(frame["mark_price"], marks, equal_nan=True)
+    assert np.array_equal(frame["mark_price"], prices, equal_nan=True)
 
 
 def asked(world: World) -> list[dict[str, str]]:
-    return world.asked("fundingRate")
+    return world.asked("v1/fundingRate")
+
+
+def told(frame: pd.DataFrame) -> dict[str, Any]:
+    manifest: dict[str, Any] = frame.attrs["candle_fetcher"]
+    return manifest
+
+
+def files(world: World) -> Counter[str]:
+    """How often each file of the archive was asked for, its CHECKSUM apart, since the last look."""
+    paths = [request.path for request in world.exchange.requests if request.market == "archive"]
+    world.exchange.clear_log()
+    return Counter(path.rpartition("/")[2] for path in paths if path.endswith(".zip"))
 
 
 # -- what comes back ---------------------------------------------------------------------------------------------------
@@ -116,6 +149,9 @@ def test_the_manifest_says_what_the_frame_is(world):
         "end": "2024-04-01T00:00:00Z",
         "rows": 93,
         "sources": {"memory": 0, "disk": 0, "archive": 0, "rest": 93},
+        "without_mark_price": [],
+        "unverified": [],
+        "rejected": [],
         "retries": 0,
         "version": manifest["version"],
     }
@@ -130,12 +166,12 @@ def test_the_range_is_half_open_at_the_times_as_sent(world):
         assert index_ms(inner).tolist() == times[first + 1 : last + 1]
 
 
-def test_an_interval_of_four_hours_is_not_taken_for_eight(world):
-    # Its records are four hours apart; nothing says so beforehand.
+def test_no_interval_is_taken_for_eight_hours(world):
+    # Records are eight, four or one hours apart; nothing says so beforehand.
     listed = world.fetcher(provider="binance-um")
     frames = {name: listed.fetch_funding(name, *MONTH[1:]) for name in listed.symbols()["provider_symbol"]}
     counts = {len(frame) for name, frame in frames.items() if "_" not in name}
-    assert 186 in counts
+    assert counts == {93, 186, 744}
     for name, frame in frames.items():
         equal(frame, sent(world, name, *MONTH[1:]))
 
@@ -256,6 +292,18 @@ def test_a_record_that_is_written_late_is_found(world):
     assert fetcher.fetch_funding("BTC/USDT", days=3).index[-1].hour == 16
 
 
+def test_a_refresh_that_breaks_off_loses_nothing_that_was_stored(world):
+    months = ("SOL/USDT", "2024-04-01", "2024-06-01")  # hourly: two pages
+    fetcher = world.fetcher(provider="binance-um", max_retries=0)
+    before = fetcher.fetch_funding(*months)
+    assert len(before) == 24 * 61
+    world.exchange.fail(faults.status(500), times=None, match="fundingRate", after=1)
+    with pytest.raises(IncompleteData):
+        fetcher.fetch_funding(*months, refresh=True, source="rest")
+    for one in (fetcher, world.fetcher(provider="binance-um")):
+        pd.testing.assert_frame_equal(one.fetch_funding(*months, source="cache"), before)
+
+
 def test_refresh_asks_again_and_stores_what_came(world):
     fetcher = world.fetcher(provider="binance-um")
     fetcher.fetch_funding(*MONTH)
@@ -328,7 +376,7 @@ def test_a_request_that_fails_is_sent_again(world, fault):
 
 def test_a_page_of_html_is_an_error_and_not_an_empty_table(world):
     world.exchange.fail(faults.html_200(), times=None, match="fundingRate")
-    fetcher = quick(world, max_retries=2)
+    fetcher = quick(world, max_retries=2, source="rest")
     with pytest.raises(IncompleteData) as caught:
         fetcher.fetch_funding(*MONTH)
     assert caught.value.frame.empty
@@ -380,8 +428,6 @@ def test_a_ban_holds_for_candles_too(world):
 def test_spot_has_no_funding_and_says_who_has(world):
     with pytest.raises(NotOffered, match="binance-um, binance-cm"):
         world.fetcher().fetch_funding(*MONTH)
-    with pytest.raises(NotOffered, match="archive"):
-        world.fetcher().fetch_funding(*MONTH, provider="binance-um", source="archive")
     assert world.exchange.requests == []
 
 
@@ -412,6 +458,430 @@ def test_a_symbol_of_which_nothing_ever_came_and_nothing_is_listed_is_unknown(wo
     assert fetcher.fetch_funding("ETH/USDT", "2024-03-01", "2024-04-01").empty  # listed: it may have none
     with pytest.raises(UnknownSymbol):
         fetcher.fetch_funding("NONE/USDT", "2024-03-01", "2024-04-01")
+
+
+# -- the archive alone -------------------------------------------------------------------------------------------------
+
+ZIP = "BTCUSDT-fundingRate-2024-03.zip"
+PATH = f"/data/futures/um/monthly/fundingRate/BTCUSDT/{ZIP}"
+
+
+@pytest.mark.parametrize(
+    ("provider", "symbol", "theirs"),
+    [
+        ("binance-um", "BTC/USDT", "BTCUSDT"),
+        ("binance-um", "DOGE/USDT", "DOGEUSDT"),  # every four hours
+        ("binance-um", "SOL/USDT", "SOLUSDT"),  # every hour
+        ("binance-cm", "BTC/USD", "BTCUSD_PERP"),
+    ],
+)
+def test_files_have_the_rates_of_rest_and_no_mark_prices(world, provider, symbol, theirs):
+    span = ("2024-01-10T05:00", "2024-04-20")
+    rows = sent(world, theirs, *span, f"/{'d' if provider == 'binance-cm' else 'f'}api/v1/fundingRate")
+    frame = world.fetcher(provider=provider, source="archive").fetch_funding(symbol, *span)
+    assert {request.market for request in world.exchange.requests} == {"archive"}
+    equal(frame, rows, marks=False)
+    assert list(frame.columns) == ["funding_rate", "mark_price"]
+    assert told(frame)["sources"] == {"memory": 0, "disk": 0, "archive": len(rows), "rest": 0}
+    assert told(frame)["unverified"] == told(frame)["rejected"] == []
+    # On COIN-M nobody has mark prices, so that nothing is lost.
+    without = [{"start": "2024-01-10T05:00:00Z", "end": "2024-04-20T00:00:00Z"}] if provider == "binance-um" else []
+    assert told(frame)["without_mark_price"] == without
+    json.dumps(told(frame))
+
+
+@pytest.mark.parametrize("hours", [1, 4, 8, None])
+def test_files_of_any_interval_are_read_as_they_are(world, hours):
+    at, end, rows = ms("2024-03-01"), ms("2024-04-01"), []
+    while at < end:
+        step = hours or (8 if at < ms("2024-03-11") else 1)  # None: it changes
+        rows.append((at + len(rows) % 46, step, f"{(len(rows) % 7 - 3) / 10**4:.8f}"))
+        at += step * 3_600_000
+    text = "calc_time,funding_interval_hours,last_funding_rate\n" + "".join(f"{a},{b},{c}\n" for a, b, c in rows)
+    world.exchange.archive.load(PATH[1:], pack(ZIP.replace(".zip", ".csv"), [text.encode()]))
+    frame = world.fetcher(provider="binance-um", source="archive").fetch_funding(*MONTH)
+    equal(frame, [{"fundingTime": at, "fundingRate": rate} for at, _, rate in rows])
+
+
+def test_the_archive_alone_goes_from_its_first_file_to_its_last(world):
+    fetcher = world.fetcher(provider="binance-um", source="archive")
+    frame = fetcher.fetch_funding("BTC/USDT")
+    assert {request.market for request in world.exchange.requests} == {"archive"}
+    equal(frame, sent(world, "BTCUSDT", "2020-01-01", "2024-06-01"), marks=False)
+    assert told(frame)["start"] == "2020-01-01T00:00:00Z"
+    assert told(frame)["end"] == "2024-06-01T00:00:00Z"
+    world.exchange.clear_log()
+    again = fetcher.fetch_funding("BTC/USDT")  # the months before the first file are known to have none
+    assert world.exchange.requests == []
+    assert again.equals(frame)
+    assert told(again)["sources"]["memory"] == len(frame)
+    since = fetcher.fetch_funding("BTC/USDT", "2024-05-20")
+    assert told(since)["end"] == "2024-06-01T00:00:00Z"
+    assert len(since) == 36
+    assert world.exchange.requests == []
+
+
+def test_the_archive_alone_ends_before_a_file_that_is_late(world):
+    late = world.exchange.archive.spoil("fundingRate-2024-05", damage.missing())
+    fetcher = world.fetcher(provider="binance-um", source="archive")
+    assert told(fetcher.fetch_funding("BTC/USDT", "2024-03-01"))["end"] == "2024-05-01T00:00:00Z"
+    late.stop()
+    assert told(fetcher.fetch_funding("BTC/USDT", "2024-03-01"))["end"] == "2024-05-01T00:00:00Z"  # asked today
+    files(world)
+    world.now_s += 25 * 3600
+    assert told(fetcher.fetch_funding("BTC/USDT", "2024-03-01"))["end"] == "2024-06-01T00:00:00Z"
+    assert files(world) == {"BTCUSDT-fundingRate-2024-05.zip": 1}
+
+
+def test_a_file_that_may_come_any_hour_is_asked_for_again_in_an_hour(world):
+    world.now_s = ms("2024-06-01T07:30") / 1000  # the month's files come out at eight
+    fetcher = world.fetcher(provider="binance-um", source="archive")
+    for minutes, end in ((0, "2024-05-01"), (45, "2024-05-01"), (30, "2024-06-01")):
+        world.now_s += minutes * 60
+        assert told(fetcher.fetch_funding("BTC/USDT", "2024-03-01"))["end"] == f"{end}T00:00:00Z"
+
+
+def test_a_month_without_a_file_is_an_error_and_no_silence(world):
+    world.exchange.archive.spoil(ZIP, damage.missing())
+    fetcher = world.fetcher(provider="binance-um", source="archive")
+    with pytest.raises(IncompleteData, match="source='auto'") as caught:
+        fetcher.fetch_funding("BTC/USDT", "2024-02-01", "2024-05-01")
+    assert [(gap.first, gap.last, gap.cause) for gap in caught.value.missing] == [
+        ("2024-03-01T00:00:00Z", "2024-03-31T23:59:59.999Z", "not_published")
+    ]
+    assert caught.value.__cause__ is None
+    assert len(caught.value.frame) == 87 + 90
+    with pytest.raises(IncompleteData):  # nor where both ends are the archive's own
+        fetcher.fetch_funding("BTC/USDT")
+
+
+def test_what_is_not_published_yet_is_named_and_not_asked_for(world):
+    with pytest.raises(IncompleteData) as caught:
+        world.fetcher(provider="binance-um", source="archive").fetch_funding("BTC/USDT", "2024-05-01", "2024-06-10")
+    assert [(gap.first, gap.cause) for gap in caught.value.missing] == [("2024-06-01T00:00:00Z", "not_published")]
+    assert len(caught.value.frame) == 93
+    assert files(world) == {"BTCUSDT-fundingRate-2024-05.zip": 1}
+
+
+@pytest.mark.parametrize("symbol", ["NONE/USDT", "BTCUSDT_240628"])
+def test_a_symbol_without_files_is_not_a_symbol_without_funding(world, symbol):
+    with pytest.raises(IncompleteData) as caught:
+        world.fetcher(provider="binance-um", source="archive").fetch_funding(symbol, "2024-01-01")
+    assert {gap.cause for gap in caught.value.missing} == {"not_published"}
+
+
+def test_a_host_of_ones_own_has_no_archive(world):
+    fetcher = world.fetcher(base_urls={"binance-um": world.exchange.base_urls["binance-um"]}, max_retries=0)
+    with pytest.raises(NotOffered, match="archive"):
+        fetcher.fetch_funding(*MONTH, provider="binance-um", source="archive")
+    world.exchange.fail(faults.status(500), times=None, match="/fapi/v1/fundingRate")
+    with pytest.raises(IncompleteData):
+        fetcher.fetch_funding(*MONTH, provider="binance-um")
+    unfiled = replace(UM, funding=replace(find_funding(UM), in_archive=False))
+    with pytest.raises(NotOffered, match="archive"):
+        world.fetcher().fetch_funding(*MONTH, provider=unfiled, source="archive")
+    assert not files(world)
+
+
+# -- files that are not what they should be ----------------------------------------------------------------------------
+
+
+def changed(line: int, field: int, text: bytes) -> Any:
+    """A damage: another text in one field of a row."""
+
+    def change(lines: Any) -> list[bytes]:
+        values = lines[line].split(b",")
+        values[field] = text
+        return [*lines[:line], b",".join(values), *lines[line + 1 :]]
+
+    return damage.rows(change)
+
+
+UNUSABLE = {
+    "wrong checksum": damage.wrong_checksum(),
+    "checksum of another file": damage.checksum_text(lambda text: text.replace("2024-03", "2024-02")),
+    "bit flipped": damage.flip(),
+    "cut and published": damage.cut().published(),
+    "empty": damage.cut(0).published(),
+    "member of another month": damage.renamed("BTCUSDT-fundingRate-2024-02.csv"),
+    "member above": damage.renamed("../BTCUSDT-fundingRate-2024-03.csv"),
+    "two members": damage.two_members(),
+    "no members": damage.no_members(),
+    "encrypted": damage.encrypted(),
+    "wrong crc": damage.wrong_crc(),
+    "claims a terabyte": damage.wrong_size(2**32 - 2),
+    "bomb": damage.bomb(20_000_000),
+    "a row of another month": damage.shift(31 * 86_400_000, 5, 6),
+    "rows of another month": damage.shift(-31 * 86_400_000),
+    "the first of the next": changed(92, 0, str(ms("2024-04-01")).encode()),
+    "mixed units": damage.in_unit("us", 50),
+    "seconds": damage.in_unit("s"),
+    "twins that differ": damage.rows(lambda lines: [lines[0] + b"1", *lines]),
+    "two columns": damage.rows(lambda lines: [line.rpartition(b",")[0] for line in lines]),
+    "four columns": damage.rows(lambda lines: [line + b",1.5" for line in lines]),
+    "not a number": changed(7, 2, b"nan"),
+    "no rate": changed(7, 2, b""),
+    "not a time": changed(7, 0, b"1709251200000.5"),
+    "no rows": damage.rows(lambda lines: []),
+    "text": damage.csv(lambda text: b"<html>not today</html>"),
+}
+
+
+@pytest.mark.parametrize("what", UNUSABLE)
+def test_a_file_that_is_not_what_it_should_be_is_fetched_once_more_and_then_not_used(world, what):
+    world.exchange.archive.spoil(ZIP, UNUSABLE[what])
+    fetcher = world.fetcher(provider="binance-um", source="archive")
+    with pytest.warns(ArchiveMismatch, match=ZIP), pytest.raises(IncompleteData) as caught:
+        fetcher.fetch_funding("BTC/USDT", "2024-02-01", "2024-04-01")
+    assert files(world) == {ZIP: 2, ZIP.replace("03", "02"): 1}
+    assert [(gap.first, gap.cause) for gap in caught.value.missing] == [("2024-03-01T00:00:00Z", "fetch_failed")]
+    assert isinstance(caught.value.__cause__, ReplyError)
+    assert len(caught.value.frame) == 87
+    assert told(caught.value.frame)["rejected"] == [PATH]
+    # Nothing of it is stored: REST is whole.
+    equal(world.fetcher().fetch_funding(*MONTH, provider="binance-um"), sent(world, "BTCUSDT", *MONTH[1:]))
+
+
+REPAIRED = {
+    "damaged on the way once": None,
+    "out of order": damage.out_of_order(),
+    "twins": damage.rows(lambda lines: [lines[0], *lines]),
+    "no header": damage.csv(lambda text: text.partition(b"\n")[2]),
+    "crlf": damage.csv(lambda text: text.replace(b"\n", b"\r\n")),
+    "blank line at the end": damage.csv(lambda text: text + b"\n"),
+    "no line end": damage.csv(lambda text: text.rstrip(b"\n")),
+    "byte order mark": damage.csv(lambda text: b"\xef\xbb\xbf" + text),
+    "microseconds": damage.in_unit("us"),
+    "upper case checksum": damage.checksum_text(lambda text: text[:64].upper() + text[64:] + "\n"),
+}
+
+
+@pytest.mark.parametrize("what", REPAIRED)
+def test_rows_written_otherwise_are_the_same_rows(world, what):
+    how = REPAIRED[what]
+    world.exchange.archive.spoil(ZIP, how or damage.flip(), times=None if how else 1)
+    frame = world.fetcher(provider="binance-um", source="archive").fetch_funding(*MONTH)
+    equal(frame, sent(world, "BTCUSDT", *MONTH[1:]), marks=False)
+    assert told(frame)["rejected"] == told(frame)["unverified"] == []
+
+
+def test_a_file_without_a_checksum_is_used_and_named(world):
+    world.exchange.archive.spoil(ZIP, damage.missing_checksum())
+    frame = world.fetcher(provider="binance-um", source="archive").fetch_funding(*MONTH)
+    equal(frame, sent(world, "BTCUSDT", *MONTH[1:]), marks=False)
+    assert told(frame)["unverified"] == [PATH]
+    later = world.fetcher(provider="binance-um", source="archive")
+    assert told(later.fetch_funding(*MONTH))["unverified"] == [PATH]  # out of the cache it is the same file
+    assert told(later.fetch_funding("BTC/USDT", "2024-04-01", "2024-05-01"))["unverified"] == []
+    assert told(later.fetch_funding(*MONTH, source="rest"))["unverified"] == []
+
+
+def test_a_file_that_was_replaced_comes_with_refresh(world):
+    fetcher = world.fetcher(provider="binance-um", source="archive")
+    fetcher.fetch_funding(*MONTH)
+    world.exchange.archive.spoil(ZIP, changed(3, 2, b"0.00770000"))
+    assert 0.0077 not in fetcher.fetch_funding(*MONTH)["funding_rate"].tolist()
+    assert fetcher.fetch_funding(*MONTH, refresh=True)["funding_rate"].iloc[3] == 0.0077
+    assert fetcher.fetch_funding(*MONTH)["funding_rate"].iloc[3] == 0.0077
+
+
+def one_file() -> tuple[bytes, File, Series]:
+    series = Series("binance-um", None, "BTCUSDT", parse_timeframe("1M"), "funding")
+    file = find_file(series, ms("2024-03-05"), monthly=True)
+    assert file is not None
+    assert file.path == PATH
+    assert find_file(series, ms("2024-03-05"), monthly=False) is None
+    rows = [f"{ms('2024-03-01') + at * 28_800_000 + at % 9},8,{(at - 40) / 10**8:.8f}\n" for at in range(93)]
+    return pack(ZIP.replace(".zip", ".csv"), ["".join(rows).encode()]), file, series
+
+
+def test_a_zip_that_unpacks_to_more_than_a_month_can_hold_is_not_unpacked():
+    good, file, series = one_file()
+    name, text = unpack(good)
+    for claimed in (None, len(text)):
+        bomb = pack(name, [text, *[b"\n" * 1_000_000] * 20], level=9, claimed_bytes=claimed)
+        with pytest.raises(ReplyError, match=r"unpacks to|not whole"):
+            read_file(bomb, file, series)
+
+
+def test_four_hundred_damaged_zips_bring_no_wrong_row():
+    good, file, series = one_file()
+    expected = read_file(good, file, series)
+    assert expected.count == 93
+    dice = random.Random(7)
+    accepted = 0
+    for number in range(400):
+        data = bytearray(good)
+        if number % 4 == 0:
+            del data[dice.randrange(len(data)) :]
+        elif number % 4 == 1:
+            del data[dice.randrange(len(data))]
+        else:
+            for _ in range(number % 3 + 1):
+                data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
+        try:
+            found = read_file(bytes(data), file, series)
+        except ReplyError:
+            continue
+        accepted += 1  # a time stamp of the zip, and the like
+        assert np.array_equal(found.block, expected.block)
+    assert accepted < 100
+
+
+def test_four_hundred_damaged_texts_are_refused_or_read_as_they_are():
+    good, file, series = one_file()
+    name, text = unpack(good)
+    dice = random.Random(8)
+    for _ in range(400):
+        data = bytearray(text)
+        data[dice.randrange(len(data))] = dice.choice(b"0123456789.,-\n e\r\x00")
+        try:
+            found = read_file(pack(name, [bytes(data)]), file, series)
+        except ReplyError:
+            continue
+        rows = sorted({(int(at), float(rate)) for at, _, rate in csv.reader(data.decode().splitlines())})
+        assert list(zip(found.open_ms.tolist(), found.floats("funding_rate").tolist(), strict=True)) == rows
+
+
+# -- one series of REST, one of files ----------------------------------------------------------------------------------
+
+
+def test_files_never_answer_for_rest_nor_rest_for_files(world):
+    fetcher = world.fetcher(provider="binance-um")
+    rows = sent(world, "BTCUSDT", *MONTH[1:])
+    equal(fetcher.fetch_funding(*MONTH, source="archive"), rows, marks=False)
+    for source in ("auto", "rest"):
+        equal(fetcher.fetch_funding(*MONTH, source=source), rows)
+    assert files(world) == {ZIP: 1}
+    again = world.fetcher(provider="binance-um").fetch_funding(*MONTH, source="archive")
+    equal(again, rows, marks=False)
+    assert told(again)["sources"] == {"memory": 0, "disk": 93, "archive": 0, "rest": 0}
+    equal(fetcher.fetch_funding(*MONTH, source="cache"), rows)
+    assert world.exchange.requests == []
+
+
+def test_the_cache_alone_tells_that_what_it_has_is_out_of_files(world):
+    world.fetcher(provider="binance-um", source="archive").fetch_funding("BTC/USDT", "2024-02-01", "2024-04-01")
+    world.fetcher(provider="binance-um").fetch_funding(*MONTH)
+    rows = sent(world, "BTCUSDT", "2024-02-01", "2024-04-01")
+    with pytest.warns(CandleFetcherWarning, match="no mark prices; only the cache") as warned:
+        frame = world.fetcher(provider="binance-um", source="cache").fetch_funding("BTC/USDT", "2024-02-01")
+    assert len(warned) == 1
+    assert warned[0].filename == __file__
+    equal(frame[:87], rows[:87], marks=False)
+    equal(frame[87:], rows[87:])
+    assert told(frame)["sources"]["disk"] == 87 + 93
+    assert told(frame)["without_mark_price"] == [{"start": "2024-02-01T00:00:00Z", "end": "2024-03-01T00:00:00Z"}]
+    assert world.exchange.requests == []
+
+
+def test_where_rest_fails_files_stand_in_until_it_is_back(world):
+    rows = sent(world, "BTCUSDT", "2024-01-01", "2024-04-01")
+    provider = replace(UM, funding=replace(find_funding(UM), limit=50, limits=()))
+    fetcher = quick(world, max_retries=1)
+    down = world.exchange.fail(faults.status(500), times=None, after=1, match="/fapi/v1/fundingRate")
+    with pytest.warns(CandleFetcherWarning, match=r"no mark prices; REST could not be had.*500") as warned:
+        frame = fetcher.fetch_funding("BTC/USDT", "2024-01-01", "2024-04-01", provider=provider)
+    assert warned[0].filename == __file__
+    equal(frame[:50], rows[:50])
+    equal(frame[50:], rows[50:], marks=False)
+    assert told(frame)["sources"] == {"memory": 0, "disk": 0, "archive": len(rows) - 50, "rest": 50}
+    (without,) = told(frame)["without_mark_price"]
+    assert ms(without["start"][:-1]) == rows[49]["fundingTime"] + 1
+    assert without["end"] == "2024-04-01T00:00:00Z"
+    files(world)
+    with pytest.warns(CandleFetcherWarning, match="no mark prices"):
+        again = fetcher.fetch_funding("BTC/USDT", "2024-01-01", "2024-04-01", provider=provider)
+    assert again.equals(frame)
+    assert not files(world), "they are stored"
+    down.stop()
+    whole = quick(world).fetch_funding("BTC/USDT", "2024-01-01", "2024-04-01", provider=provider)
+    equal(whole, rows)
+    assert told(whole)["without_mark_price"] == []
+    assert told(whole)["sources"] == {"memory": 0, "disk": 50, "archive": 0, "rest": len(rows) - 50}
+
+
+def test_the_month_that_has_no_file_yet_is_missing_while_rest_fails(world):
+    world.exchange.fail(faults.status(500), times=None, match="/fapi/")
+    with pytest.raises(IncompleteData, match="500") as caught:
+        quick(world, max_retries=0).fetch_funding("BTC/USDT", "2024-04-01")
+    assert [(gap.first, gap.cause) for gap in caught.value.missing] == [("2024-06-01T00:00:00Z", "fetch_failed")]
+    assert isinstance(caught.value.__cause__, TransportError)
+    assert len(caught.value.frame) == 90 + 93
+    assert told(caught.value.frame)["without_mark_price"] == [
+        {"start": "2024-04-01T00:00:00Z", "end": "2024-06-01T00:00:00Z"}
+    ]
+
+
+def test_on_coin_m_nothing_is_lost_with_a_file_and_nobody_is_warned(world):
+    rows = sent(world, "BTCUSD_PERP", *MONTH[1:], "/dapi/v1/fundingRate")
+    world.exchange.fail(faults.status(500), times=None, match="/dapi/")
+    frame = quick(world, max_retries=0).fetch_funding("BTC/USD", *MONTH[1:], provider="binance-cm")
+    equal(frame, rows)
+    assert told(frame)["sources"]["archive"] == 93
+    assert told(frame)["without_mark_price"] == []
+
+
+def test_rest_alone_takes_no_file_and_a_closed_door_is_told_at_once(world):
+    world.exchange.fail(faults.status(500), times=1, match="/fapi/v1/fundingRate")
+    with pytest.raises(IncompleteData):
+        quick(world, max_retries=0, source="rest").fetch_funding(*MONTH)
+    world.exchange.fail(faults.forbidden(), times=None, match="/fapi/v1/fundingRate")
+    with pytest.raises(AccessDenied):
+        quick(world, max_retries=0).fetch_funding(*MONTH)
+    assert not files(world)
+
+
+@pytest.mark.parametrize("action", [faults.status(503), faults.cut(0.5), faults.reset()])
+def test_an_archive_out_of_reach_is_an_error_and_asked_again_next_time(world, action):
+    fault = world.exchange.fail(action, times=None, match="/data/")
+    fetcher = quick(world, max_retries=1, source="archive")
+    with pytest.raises(IncompleteData) as caught:
+        fetcher.fetch_funding(*MONTH)
+    assert {gap.cause for gap in caught.value.missing} == {"fetch_failed"}
+    assert isinstance(caught.value.__cause__, TransportError)
+    fault.stop()
+    assert len(quick(world, source="archive").fetch_funding(*MONTH)) == 93
+
+
+def test_who_may_not_read_the_archive_is_told_so_where_it_was_asked_for(world):
+    world.exchange.fail(faults.restricted(), times=None, match="/data/")
+    with pytest.raises(AccessDenied):
+        quick(world, source="archive").fetch_funding(*MONTH)
+    world.exchange.fail(faults.status(500), times=None, match="/fapi/v1/fundingRate")
+    with pytest.raises(IncompleteData, match="500"):
+        quick(world, max_retries=0).fetch_funding(*MONTH)
+
+
+def test_closing_the_fetcher_ends_a_call_that_reads_files(world):
+    world.exchange.fail(faults.hang(30), times=None, match="/data/")
+    fetcher = world.fetcher(provider="binance-um", source="archive")
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(fetcher.fetch_funding, "BTC/USDT", "2023-01-01", "2024-01-01")
+        while not world.exchange.requests:
+            assert not call.done()
+            time.sleep(0.01)
+        fetcher.close()
+        with pytest.raises(CandleFetcherError, match="closed"):
+            call.result(timeout=10)
+
+
+def test_the_monitor_counts_the_files(world):
+    fetcher = world.fetcher(provider="binance-um", source="archive")
+    fetcher.fetch_funding("BTC/USDT", "2023-01-01", "2024-01-01")
+    figures = fetcher.monitor.snapshot()
+    assert figures["requests"]["count"] == 24
+    assert figures["operations"]["unzip"]["count"] == 12
+    assert figures["operations"]["fetch_funding"]["count"] == 1
+
+
+def test_threads_that_want_the_same_files_read_them_once(world):
+    fetcher = world.fetcher(provider="binance-um", source="archive")
+    with ThreadPoolExecutor(8) as pool:
+        frames = list(pool.map(lambda _: fetcher.fetch_funding("BTC/USDT", "2023-01-01", "2024-01-01"), range(8)))
+    assert set(files(world).values()) == {1}
+    for frame in frames:
+        pd.testing.assert_frame_equal(frame, frames[0])
 
 
 # -- the budget --------------------------------------------------------------------------------------------------------
@@ -565,13 +1035,49 @@ def test_a_month_of_the_archive_survives_the_way_through_pages_and_cache(world, 
 @pytest.mark.parametrize("symbol", ["BTC", "ETH"])
 def test_years_of_real_funding_survive_the_way_through_pages_and_cache(world, shared, symbol):
     pytest.importorskip("pyarrow")
+    assert_kept(world, real_rows(shared, symbol), "2022-01-01", "2025-11-01")
+
+
+def real_rows(shared: Path, symbol: str) -> list[dict[str, Any]]:
     frame = pd.read_feather(shared / "market_data" / "funding" / f"{symbol}_USDT_USDT-8h-funding_rate.feather")
     times = frame["date"].dt.tz_localize(None).to_numpy().astype("M8[ms]").astype(np.int64).tolist()
-    rows = [
+    return [
         {"symbol": "BTCUSDT", "fundingTime": time_ms, "fundingRate": np.format_float_positional(rate, trim="0")}
         for time_ms, rate in zip(times, frame["open"].tolist(), strict=True)
     ]
-    assert_kept(world, rows, "2022-01-01", "2025-11-01")
+
+
+@pytest.mark.parametrize("symbol", ["BTC", "ETH"])
+def test_years_of_real_funding_survive_the_way_through_files(world, shared, symbol):
+    pytest.importorskip("pyarrow")
+    world.now_s = ms("2026-10-03") / 1000
+    rows = real_rows(shared, symbol)
+    by_month: dict[str, list[str]] = {}
+    for row in rows:
+        month = str(np.datetime64(row["fundingTime"], "ms").astype("M8[M]"))
+        by_month.setdefault(month, []).append(f"{row['fundingTime']},8,{row['fundingRate']}\n")
+    for month, lines in by_month.items():
+        name = f"{symbol}USDT-fundingRate-{month}"
+        text = "".join(["calc_time,funding_interval_hours,last_funding_rate\n", *lines]).encode()
+        key = f"data/futures/um/monthly/fundingRate/{symbol}USDT/{name}.zip"
+        world.exchange.archive.load(key, pack(f"{name}.csv", [text]))
+    for tier in ("archive", "disk"):
+        fetcher = world.fetcher(provider="binance-um", source="archive")
+        frame = fetcher.fetch_funding(f"{symbol}/USDT", rows[0]["fundingTime"], rows[-1]["fundingTime"] + 1)
+        equal(frame, rows)
+        assert told(frame)["sources"][tier] == len(rows)
+
+
+def test_a_real_file_comes_row_for_row(world, shared):
+    name = "BTCUSDT-fundingRate-2026-08"
+    folder = "futures/um/monthly/fundingRate/BTCUSDT"
+    text = (shared / "market_data" / "vision_csv" / folder / f"{name}.csv").read_bytes()
+    world.now_s = ms("2026-10-03") / 1000
+    world.exchange.archive.load(f"data/{folder}/{name}.zip", pack(f"{name}.csv", [text]))
+    frame = world.fetcher(provider="binance-um", source="archive").fetch_funding("BTC/USDT", "2026-08-01", "2026-09-01")
+    rows = list(csv.DictReader(text.decode().splitlines()))
+    equal(frame, [{"fundingTime": int(row["calc_time"]), "fundingRate": row["last_funding_rate"]} for row in rows])
+    assert len(frame) == 93
 
 
 def assert_kept(world: World, rows: list[dict[str, Any]], start: str, end: str) -> None:
@@ -622,6 +1128,24 @@ def test_the_command_prints_json(world, capsys):
     assert code == 0
     assert len(rows) == 3
     assert rows[0] == {"timestamp": "2024-01-01T00:00:00.007Z", "funding_rate": 0.0001, "mark_price": None}
+
+
+def test_the_command_reads_files_and_says_what_they_lack(world, capsys):
+    words = ("BTC/USDT", "--start", "2024-03-01", "--end", "2024-04-01")
+    code, out, said = command(world, capsys, *words, "--source", "archive")
+    assert code == 0
+    assert said == ""
+    lines = out.splitlines()
+    assert len(lines) == 94
+    assert all(line.endswith(",") for line in lines[1:])  # no mark price
+    code, out, said = command(world, capsys, *words, "--source", "cache")
+    assert (code, len(out.splitlines())) == (0, 94)
+    assert "no mark prices" in said
+    code, out, said = command(
+        world, capsys, "BTC/USDT", "--start", "2024-06-01", "--end", "2024-06-02", "--source", "archive"
+    )
+    assert (code, out) == (3, "")
+    assert "not_published" in said
 
 
 def test_the_command_refuses_spot_and_says_what_is_missing(world, capsys):

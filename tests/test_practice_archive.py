@@ -345,12 +345,14 @@ def test_values_are_the_very_texts_of_rest(whole: PracticeExchange) -> None:
 
 def test_funding_rows_are_those_of_rest(whole: PracticeExchange) -> None:
     start, end = utc_ms("2024-03-01"), utc_ms("2024-04-01")
-    for path, root, symbol in (("/fapi", "um", "DOGEUSDT"), ("/dapi", "cm", "BTCUSD_PERP")):
+    every = {"DOGEUSDT": 4, "SOLUSDT": 1, "BTCUSD_PERP": 8}
+    for path, root, symbol in (("/fapi", "um", "DOGEUSDT"), ("/fapi", "um", "SOLUSDT"), ("/dapi", "cm", "BTCUSD_PERP")):
         query = f"symbol={symbol}&startTime={start}&endTime={end - 1}&limit=1000"
         rest = json.loads(get(whole, f"{path}/v1/fundingRate?{query}")[2])
         rows = lines(whole, f"data/futures/{root}/monthly/fundingRate/{symbol}/{symbol}-fundingRate-2024-03.zip")
         assert rows[0] == "calc_time,funding_interval_hours,last_funding_rate"
-        hours = 4 if symbol == "DOGEUSDT" else 8
+        hours = every[symbol]
+        assert len(rest) == 31 * 24 // hours
         assert rows[1:] == [f"{row['fundingTime']},{hours},{row['fundingRate']}" for row in rest]
         assert any(int(row.split(",")[0]) % HOUR for row in rows[1:])
 
@@ -400,6 +402,25 @@ def test_a_file_appears_when_its_time_has_come() -> None:
         assert get(exchange, f"/{SPOT_MONTH}")[0] == 404
         clock.ms += 1000
         assert len(lines(exchange, SPOT_MONTH)) == 31 * 24
+
+
+def test_a_month_of_funding_appears_on_the_first_of_the_next_with_its_checksum() -> None:
+    folder = "data/futures/um/monthly/fundingRate/BTCUSDT/"
+    clock = Clock("2024-04-01T07:59:59")
+    with PracticeExchange(clock=clock) as exchange:
+        assert listing(exchange, folder)[0][-1] == f"{folder}BTCUSDT-fundingRate-2024-02.zip.CHECKSUM"
+        assert get(exchange, f"/{folder}BTCUSDT-fundingRate-2024-03.zip")[0] == 404
+        clock.ms += 1000
+        keys = listing(exchange, folder)[0]
+        names = [f"{folder}BTCUSDT-fundingRate-{year}-{month:02}.zip" for year in range(2020, 2025)
+                 for month in range(1, 13 if year < 2024 else 4)]  # fmt: skip
+        assert keys == [name + end for name in names for end in ("", ".CHECKSUM")]
+        assert verified(exchange, names[-1])
+        spoil = exchange.archive.spoil("fundingRate-2024-03", damage.missing())
+        assert listing(exchange, folder)[0] == keys[:-2]
+        spoil.stop()
+        exchange.archive.spoil("fundingRate-2024-03", damage.flip())
+        assert not verified(exchange, names[-1])
 
 
 def test_the_lags_can_be_chosen() -> None:

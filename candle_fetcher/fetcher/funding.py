@@ -2,36 +2,55 @@
 
 Nothing about the distance of two records is assumed. What an answer is silent about is believed up to a minute before
 now: a record may be written late. Later than that, or than the newest record, is asked for each time.
+
+REST comes first: its records have mark prices, and a thousand of them cost one request. The archive's files, whole
+months without mark prices, stand in where REST cannot be had. They are stored as a series of their own, so that a
+record without its mark price never answers for one with it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
-from concurrent.futures import CancelledError
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass, field
 
-from candle_fetcher.cache import CandleCache
+from candle_fetcher.cache import LATE_MS, CandleCache, Unverified
 from candle_fetcher.core.candles import Candles, Gap, join, no_candles, overlay
 from candle_fetcher.core.entry import Entry
-from candle_fetcher.core.errors import Banned, RateLimited, ReplyError, SourceError, TransportError
+from candle_fetcher.core.errors import (
+    AccessDenied,
+    ArchiveMismatch,
+    Banned,
+    RateLimited,
+    ReplyError,
+    SourceError,
+    TransportError,
+)
+from candle_fetcher.core.events import Busy, Observe
 from candle_fetcher.core.expiry import LAG_MS
+from candle_fetcher.core.files import USUAL_LAGS, File, choose_files
 from candle_fetcher.core.funding import FUNDING_COLUMNS
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
 from candle_fetcher.core.timeframe import DAY_MS, parse_timeframe
-from candle_fetcher.fetcher.gather import POLL_S
-from candle_fetcher.sources import Errand, FundingSource
+from candle_fetcher.fetcher.gather import POLL_S, Pools
+from candle_fetcher.sources import ArchiveSource, Errand, FileRead, FundingSource
 
 MONTH = parse_timeframe("1M")
 # A range that ends further back than this is settled whatever our clock says, and may be asked for without asking it.
 _NEAR_MS = 2 * DAY_MS
+_OF_FILES = (("source", "archive"),)  # what tells the series of the files from that of REST
 
 
 @dataclass
 class FundingTold:
     """The records of a span, the tiers that they came from, and what could not be had. `in_doubt`: nothing came, nor is
-    anything stored, so that the symbol may not exist."""
+    anything stored, so that the symbol may not exist. `from_files` are the spans whose records are out of the archive's
+    files, without mark prices; `unverified` the paths of those without a checksum, `rejected` of those not used."""
 
     span: Span
     records: Candles
@@ -39,14 +58,27 @@ class FundingTold:
     missing: list[Gap] = field(default_factory=list)
     refusal: SourceError | None = None
     in_doubt: bool = False
+    from_files: list[Span] = field(default_factory=list)
+    unverified: list[str] = field(default_factory=list)
+    rejected: list[str] = field(default_factory=list)
 
 
 class FundingGatherer:
-    """Gathers funding rates over the cache and a source. Shared by all threads of a fetcher."""
+    """Gathers funding rates over the cache and the sources. Shared by all threads of a fetcher."""
 
-    def __init__(self, cache: CandleCache, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        cache: CandleCache,
+        pools: Pools,
+        clock: Callable[[], float],
+        observe: Observe,
+        abort: Callable[[Errand], None],
+    ) -> None:
         self._cache = cache
+        self._pools = pools
         self._clock = clock
+        self._observe = observe
+        self._abort = abort
         self._locks: dict[Series, threading.Lock] = {}
 
     def gather(
@@ -57,35 +89,247 @@ class FundingGatherer:
         now_ms: int,
         errand: Errand,
         *,
+        archive: ArchiveSource | None = None,
         refresh: bool = False,
         only_cache: bool = False,
         until_stored: bool = False,
     ) -> FundingTold:
         """Every record of the span, or what of it could not be had and why.
 
-        `only_cache` asks nobody, `until_stored` then ends the span where the stored records end. Two threads that want
-        the same series take turns: the second finds what the first has stored.
+        What REST cannot be asked for is read from the `archive`, where there is one. `only_cache` asks nobody,
+        `until_stored` then ends the span where the stored records end. Two threads that want the same series take
+        turns: the second finds what the first has stored.
         """
+        with self._turn(series, errand):
+            trip = _Trip(self._cache, source, series, span, now_ms, errand)
+            files = _Files(self._cache, series, now_ms, errand)
+            if refresh:
+                stored = self._cache.peek(series, _months(trip.span))
+                trip.before = {month: entry for month, (_, entry) in stored.items()}
+            else:
+                trip.look_up()
+                if only_cache:
+                    files.look_up(_months(trip.span))
+            if only_cache:
+                ends_ms = [entry.covered.end_ms for entry in (*trip.entries.values(), *files.entries())]
+                if until_stored and ends_ms:
+                    trip.span = Span(trip.span.start_ms, max(trip.span.start_ms, min(max(ends_ms), span.end_ms)))
+                return trip.told(files)
+            for ask in trip.asks():
+                trip.ask(ask, self._clock())
+                if trip.refusal is not None:
+                    break
+            if trip.refusal is not None and archive is not None:
+                lacking = {month for one in trip.lacking() for month in _months(one)}
+                self._gather_files(files, archive, sorted(lacking), refresh=refresh)
+            return trip.told(files)
+
+    def gather_files(
+        self,
+        source: FundingSource,
+        archive: ArchiveSource,
+        series: Series,
+        span: Span,
+        now_ms: int,
+        errand: Errand,
+        *,
+        refresh: bool = False,
+        from_first: bool = False,
+        to_last: bool = False,
+    ) -> FundingTold:
+        """What the archive's files have of the span, and nobody else is asked. A month without a file is
+        `not_published`.
+
+        `from_first` begins the span at the first file that there is, `to_last` ends it at the last one.
+        """
+        files = _Files(self._cache, series, now_ms, errand)
+        span = _clipped(span, source)
+        self._gather_files(files, archive, _months(span), refresh=refresh, alone=True)
+        published = sorted({*files.found, *files.errors})
+        if published and from_first:
+            span = Span(max(span.start_ms, MONTH.open_ms(published[0])), span.end_ms)
+        if published and to_last:
+            span = Span(span.start_ms, min(span.end_ms, MONTH.open_ms(published[-1] + 1)))
+        return files.told(span)
+
+    @contextlib.contextmanager
+    def _turn(self, series: Series, errand: Errand) -> Iterator[None]:
         lock = self._locks.setdefault(series, threading.Lock())
         while not lock.acquire(timeout=POLL_S):
             if errand.is_set():
                 raise CancelledError
         try:
-            trip = _Trip(self._cache, source, series, span, now_ms, errand)
-            if not refresh:
-                trip.look_up()
-            if only_cache and until_stored and trip.entries:
-                stored_ms = max(entry.covered.end_ms for entry in trip.entries.values())
-                trip.span = Span(trip.span.start_ms, max(trip.span.start_ms, min(stored_ms, span.end_ms)))
-            asks = trip.asks()
-            if not only_cache:
-                for ask in asks:
-                    trip.ask(ask, self._clock())
-                    if trip.refusal is not None:
-                        break
-            return trip.told()
+            yield
         finally:
             lock.release()
+
+    def _gather_files(
+        self, files: _Files, archive: ArchiveSource, months: Iterable[int], *, refresh: bool, alone: bool = False
+    ) -> None:
+        """Brings the files of those months, side by side, each stored as it comes.
+
+        Where the archive is asked `alone`, being denied access is an error of the call.
+        """
+        series, errand = files.series, files.errand
+
+        def read(file: File) -> FileRead:
+            began = time.perf_counter()
+            try:
+                return archive.read(series, file, errand, self._pools.files())
+            finally:
+                self._observe(Busy("network", time.perf_counter() - began))
+
+        waiting: dict[Future[FileRead], File] = {}
+        try:
+            with self._turn(series, errand):
+                if refresh:
+                    self._cache.forget_facts(series)
+                else:
+                    files.look_up(months)
+                waiting = {self._pools.network().submit(read, file): file for file in files.choose(archive, months)}
+                left = set(waiting)
+                while left:
+                    done, left = wait(left, timeout=POLL_S, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        try:
+                            files.take(future.result())
+                        except SourceError as error:
+                            if alone and isinstance(error, AccessDenied):
+                                raise
+                            files.errors[_month_of(waiting[future])] = error
+        except BaseException:
+            errand.set()
+            self._abort(errand)
+            for future in waiting:
+                future.cancel()
+            raise
+        finally:
+            files.remember()
+        for path, why in files.rejected.items():
+            warnings.warn(f"{path} of the archive is not used: {why}", ArchiveMismatch, stacklevel=2)
+
+
+def _clipped(span: Span, source: FundingSource) -> Span:
+    """The span without what is older than any record."""
+    return Span(min(max(span.start_ms, source.funding.since_ms), span.end_ms), span.end_ms)
+
+
+def _months(span: Span) -> range:
+    return range(MONTH.ordinal(span.start_ms), MONTH.first_slot(span.end_ms)) if span else range(0)
+
+
+def _span_of(month: int) -> Span:
+    return Span(MONTH.open_ms(month), MONTH.open_ms(month + 1))
+
+
+def _month_of(file: File) -> int:
+    return MONTH.ordinal(file.span.start_ms)
+
+
+class _Files:
+    """What is known of the archive's files of a series, by month: entries with the tiers that they came from, and why
+    others could not be had. A month that is neither found nor has an error is not published."""
+
+    def __init__(self, cache: CandleCache, series: Series, now_ms: int, errand: Errand) -> None:
+        self.cache = cache
+        self.series = series._replace(settings=_OF_FILES)
+        self.now_ms = now_ms
+        self.errand = errand
+        self.found: dict[int, tuple[str, Entry]] = {}
+        self.errors: dict[int, SourceError] = {}
+        self.absent: list[File] = []
+        self.rejected: dict[str, ReplyError] = {}
+        self.unverified: list[File] = []
+
+    def entries(self) -> list[Entry]:
+        return [entry for _, entry in self.found.values()]
+
+    def look_up(self, months: Iterable[int]) -> None:
+        for month, (tier, entry) in self.cache.load(self.series, list(months)).items():
+            if entry.candles.names == FUNDING_COLUMNS and entry.covered == _span_of(month):
+                self.found[month] = tier, entry
+
+    def choose(self, archive: ArchiveSource, months: Iterable[int]) -> list[File]:
+        """The files to read for the months that are not found."""
+        facts = self.cache.facts(self.series)
+        return choose_files(
+            [_span_of(month) for month in months if month not in self.found],
+            MONTH,
+            lambda ms, monthly: archive.archive.find_file(self.series, ms, monthly=monthly),
+            now_ms=self.now_ms,
+            rows_per_call=1,
+            is_absent=lambda path: facts.is_absent(path, self.now_ms),
+            forced=True,
+        )
+
+    def take(self, read: FileRead) -> None:
+        """Stores what came of a file, or keeps in mind why nothing did."""
+        file, month = read.file, _month_of(read.file)
+        if read.candles is not None:
+            entry = Entry(file.span, self.now_ms, (), read.candles)
+            self.cache.save(self.series, {month: entry}, {month: None})
+            self.found[month] = "archive", entry
+            if not read.verified:
+                self.unverified.append(file)
+        elif read.error is not None:
+            self.errors[month] = self.rejected[file.path] = read.error
+        else:
+            self.absent.append(file)
+
+    def remember(self) -> None:
+        """Keeps which files there are not, for an hour where they may just be late, and which had no checksum."""
+        late = {file.path for file in self.absent if self.now_ms < file.span.end_ms + USUAL_LAGS.of(file)}
+        self.cache.learn(
+            self.series,
+            had=[entry.covered for tier, entry in self.found.values() if tier == "archive"],
+            unverified=[Unverified(*file.span, file.path) for file in self.unverified],
+            absent=[file.path for file in self.absent if file.path not in late],
+            now_ms=self.now_ms,
+        )
+        self.cache.learn(self.series, absent=sorted(late), absent_for_ms=LATE_MS, now_ms=self.now_ms)
+
+    def unverified_of(self, spans: Sequence[Span]) -> list[str]:
+        """The files without a checksum that what was found of the spans is out of."""
+        known = self.cache.facts(self.series).unverified if spans else ()
+        return sorted({one.path for one in known for span in spans if Span(one.start_ms, one.end_ms).clip(span)})
+
+    def told(self, span: Span) -> FundingTold:
+        """The records of the span, out of files alone."""
+        filled, counts, from_files = self.fill(no_candles(FUNDING_COLUMNS), [span])
+        without = [month for month in _months(span) if month not in self.found]
+        missing = [
+            Gap(one.start_ms, one.end_ms - 1, 0, cause)
+            for cause, months in (
+                ("fetch_failed", [month for month in without if month in self.errors]),
+                ("not_published", [month for month in without if month not in self.errors]),
+            )
+            for one in merge(_span_of(month).clip(span) for month in months)
+        ]
+        return FundingTold(
+            span=span,
+            records=filled,
+            sources=counts,
+            missing=sorted(missing, key=lambda gap: gap.first_ms),
+            refusal=self.errors[max(self.errors)] if self.errors else None,
+            from_files=from_files,
+            unverified=self.unverified_of(from_files),
+            rejected=sorted(self.rejected),
+        )
+
+    def fill(self, records: Candles, holes: Iterable[Span]) -> tuple[Candles, dict[str, int], list[Span]]:
+        """The records with what the files have of the holes, how many came from which tier, and for which spans."""
+        counts = {"memory": 0, "disk": 0, "archive": 0, "rest": 0}
+        spans = []
+        for hole in holes:
+            for month in _months(hole):
+                if month in self.found:
+                    tier, entry = self.found[month]
+                    piece = entry.covered.clip(hole)
+                    inside = entry.candles.trim(piece)
+                    records = overlay(records, inside, piece)
+                    counts[tier] += inside.count
+                    spans.append(piece)
+        return records, counts, merge(spans)
 
 
 class _Trip:
@@ -97,19 +341,17 @@ class _Trip:
         self.cache = cache
         self.source = source
         self.series = series
-        self.span = Span(min(max(span.start_ms, source.funding.since_ms), span.end_ms), span.end_ms)
+        self.span = _clipped(span, source)
         self.now_ms = now_ms
         self.errand = errand
         self.entries: dict[int, Entry] = {}
         self.kept: dict[str, list[Candles]] = {"memory": [], "disk": []}
+        self.before: dict[int, Entry] = {}  # what a refresh replaces, as far as it gets
         self.fresh: list[Span] = []
         self.refusal: SourceError | None = None
 
-    def _months(self) -> range:
-        return range(MONTH.ordinal(self.span.start_ms), MONTH.first_slot(self.span.end_ms)) if self.span else range(0)
-
     def look_up(self) -> None:
-        for month, (tier, entry) in self.cache.load(self.series, self._months()).items():
+        for month, (tier, entry) in self.cache.load(self.series, _months(self.span)).items():
             if entry.candles.names == FUNDING_COLUMNS:
                 self.entries[month] = entry
                 self.kept[tier].append(entry.candles)
@@ -118,7 +360,7 @@ class _Trip:
         """What to ask for: the rest of each month of which something is wanted that is not covered."""
         until_ms = max(self.span.end_ms, self.now_ms - _NEAR_MS)
         asks = []
-        for month in self._months():
+        for month in _months(self.span):
             whole = Span(max(MONTH.open_ms(month), self.source.funding.since_ms), MONTH.open_ms(month + 1))
             entry = self.entries.get(month)
             if entry is None or not entry.covered.holds(whole.clip(self.span)):
@@ -142,8 +384,8 @@ class _Trip:
             self.refusal = refused
 
     def _store(self, span: Span, records: Candles, stored_s: float) -> None:
-        for month in range(MONTH.ordinal(span.start_ms), MONTH.first_slot(span.end_ms)):
-            whole = Span(MONTH.open_ms(month), MONTH.open_ms(month + 1))
+        for month in _months(span):
+            whole = _span_of(month)
             piece = whole.clip(span)
             inside = records.trim(piece)
             old = self.entries.get(month)
@@ -154,25 +396,47 @@ class _Trip:
             newest_ms = int(candles.open_ms[-1]) + 1 if candles.count else covered.start_ms
             covered = Span(covered.start_ms, max(newest_ms, min(covered.end_ms, self.now_ms - LAG_MS)))
             entry = self.entries[month] = Entry(covered, self.now_ms, (), candles)
+            before = self.before.get(month)
+            if before is not None and covered and before.covered.holds(Span(covered.end_ms, covered.end_ms + 1)):
+                entry = Entry(
+                    Span(covered.start_ms, before.covered.end_ms),
+                    self.now_ms,
+                    (),
+                    overlay(before.candles.trim(Span(covered.end_ms, before.covered.end_ms)), candles, covered),
+                )
+                covered = entry.covered
             if covered:
                 # Another process may have stored more of a month that is not over: the disk is looked at again.
                 until_s = None if covered.end_ms == whole.end_ms else stored_s + LAG_MS / 1000
-                self.cache.save(self.series, month, entry, until_s=until_s)
+                self.cache.save(self.series, {month: entry}, {month: until_s})
 
-    def told(self) -> FundingTold:
+    def lacking(self) -> list[Span]:
+        """What of the span REST has not answered for."""
+        covered = [*self.fresh, *(entry.covered for entry in self.entries.values())]
+        return subtract(self.span, covered)
+
+    def told(self, files: _Files) -> FundingTold:
+        """The records, with what the files have of the rest."""
         parts = [self.entries[month].candles for month in sorted(self.entries)]
         records = join(parts).trim(self.span) if parts else no_candles(FUNDING_COLUMNS)
-        covered = [*self.fresh, *(entry.covered for entry in self.entries.values())]
-        counts = {"memory": 0, "disk": 0, "archive": 0, "rest": 0}
-        for tier, kept in self.kept.items():
-            counts[tier] = sum(one.trim(self.span).count for one in kept)
-        counts["rest"] = records.count - counts["memory"] - counts["disk"]
+        kept = {tier: sum(one.trim(self.span).count for one in entries) for tier, entries in self.kept.items()}
+        by_rest = records.count - sum(kept.values())
+        records, counts, from_files = files.fill(records, self.lacking())
         return FundingTold(
             span=self.span,
             records=records,
-            sources=counts,
+            sources={**counts, **{tier: counts[tier] + count for tier, count in kept.items()}, "rest": by_rest},
             # How many records a span holds cannot be known of one that did not come.
-            missing=[Gap(one.start_ms, one.end_ms - 1, 0, "fetch_failed") for one in subtract(self.span, covered)],
+            missing=[
+                Gap(left.start_ms, left.end_ms - 1, 0, "fetch_failed")
+                for one in self.lacking()
+                for left in subtract(one, from_files)
+            ],
             refusal=self.refusal,
-            in_doubt=bool(self.fresh) and not any(entry.candles.count for entry in self.entries.values()),
+            in_doubt=bool(self.fresh)
+            and not records.count
+            and not any(entry.candles.count for entry in self.entries.values()),
+            from_files=from_files,
+            unverified=files.unverified_of(from_files),
+            rejected=sorted(files.rejected),
         )

@@ -171,6 +171,10 @@ _UM = (
         _um("DOGEUSDT", "2020-07-10T09:00", _DOGE, daily=(400_000, 900_000_000), decimals=(6, 0), tick=10),
         funding_hours=4,
     ),
+    replace(
+        _um("SOLUSDT", "2020-09-14T07:00", _SOL, daily=(400_000, 6_000_000), decimals=(4, 0), tick=10),
+        funding_hours=1,
+    ),
 )
 _CM = (
     _cm("BTC", "2020-08-11T06:00", _BTC, daily=(300_000, 6_000_000), decimals=1, size=100),

@@ -45,10 +45,10 @@ class Question(Generic[Answer]):
 
 @dataclass(frozen=True)
 class Archive:
-    """Whole days and months of a provider's candles as files.
+    """Whole days and months of a provider's candles as files, and of its funding rates where `Funding` says so.
 
     `find_file(series, ms, monthly=…)` is the file that holds the instant, or None; `find_checksum(text, name)` the
-    SHA-256 that stands beside a file, or None; `read_file(data, file, series)` its candles, in order. `refusal` is the
+    SHA-256 that stands beside a file, or None; `read_file(data, file, series)` its rows, in order. `refusal` is the
     error for a status other than 200; a 404 is a ProviderRefused.
     """
 
@@ -90,7 +90,8 @@ class Funding:
 
     `call(symbol, span, rows)` asks for the oldest records of the span, at most `rows` of them, `limit` being the
     provider's own bound; `parse(body, symbol)` reads the reply. Nothing is older than `since_ms`. `limits` is the
-    budget that the provider sets for these requests alone, if any.
+    budget that the provider sets for these requests alone, if any. `has_marks` says that newer records have a mark
+    price, `in_archive` that the provider's archive has files of them: calendar months, without mark prices.
     """
 
     call: Callable[[str, Span, int], Call]
@@ -98,6 +99,8 @@ class Funding:
     limit: int
     since_ms: int
     limits: tuple[Limit, ...] = ()
+    has_marks: bool = True
+    in_archive: bool = False
 
 
 @dataclass(frozen=True)

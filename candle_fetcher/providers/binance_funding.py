@@ -1,19 +1,21 @@
-"""Binance's funding rates: USDⓈ-M and COIN-M futures, over REST.
+"""Binance's funding rates: USDⓈ-M and COIN-M futures, over REST and as rows of the archive's files.
 
 Both bounds are inclusive; a window that holds more than the limit gives the oldest rows, in order. Times are some
-milliseconds after the hour. COIN-M has no mark price, USDⓈ-M none (or "") in its older records.
-Sources: binance-connector-python derivatives_trading_* (2026), "Get Funding Rate History".
+milliseconds after the hour. COIN-M has no mark price, USDⓈ-M none (or "") in its older records, files none at all.
+Sources: binance-connector-python derivatives_trading_* (2026), "Get Funding Rate History"; files of 2026.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
 from candle_fetcher.core.call import Call, Limit
 from candle_fetcher.core.candles import Candles, candles_from
+from candle_fetcher.core.decimals import Column, Row
 from candle_fetcher.core.errors import ReplyError
 from candle_fetcher.core.funding import FUNDING_COLUMNS
 from candle_fetcher.core.spans import Span
@@ -21,6 +23,10 @@ from candle_fetcher.providers.base import Funding
 
 _DECIMAL = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?", re.ASCII)
 _LIMIT = 1000
+
+# Header and fields of a row: calc_time, funding_interval_hours (1, 4, 8 so far; not read: it changes, and the times
+# tell), last_funding_rate.
+FUNDING_ROW = Row("calc_time:i funding_interval_hours:x last_funding_rate:d")
 
 
 def parse_funding(body: bytes, symbol: str) -> Candles:
@@ -45,13 +51,21 @@ def parse_funding(body: bytes, symbol: str) -> Candles:
     return candles_from(FUNDING_COLUMNS, (times, rates, marks))
 
 
+def funding_rates(columns: Sequence[Column]) -> Candles:
+    """The records out of the columns of FUNDING_ROW. They have no mark price."""
+    times, rates = columns
+    return candles_from(FUNDING_COLUMNS, (times, rates, np.full(len(rates), np.nan)))
+
+
 def _decimal(text: object, at: int, name: str) -> float:
     if not isinstance(text, str) or not _DECIMAL.fullmatch(text):
         raise ReplyError(f"row {at + 1}: {name} {text!r}; expected a quoted decimal")
     return float(text)
 
 
-def _funding(prefix: str, *, cost: int, since_ms: int, limits: tuple[Limit, ...] = ()) -> Funding:
+def _funding(
+    prefix: str, *, cost: int, since_ms: int, limits: tuple[Limit, ...] = (), has_marks: bool = True
+) -> Funding:
     def call(symbol: str, span: Span, rows: int) -> Call:
         params = (
             ("symbol", symbol),
@@ -61,9 +75,17 @@ def _funding(prefix: str, *, cost: int, since_ms: int, limits: tuple[Limit, ...]
         )
         return Call(f"{prefix}/fundingRate", params, cost)
 
-    return Funding(call=call, parse=parse_funding, limit=_LIMIT, since_ms=since_ms, limits=limits)
+    return Funding(
+        call=call,
+        parse=parse_funding,
+        limit=_LIMIT,
+        since_ms=since_ms,
+        limits=limits,
+        has_marks=has_marks,
+        in_archive=True,
+    )
 
 
 # USDⓈ-M counts these requests apart, 500 in 5 minutes, and they cost no weight. It opened in September 2019.
 UM_FUNDING = _funding("/fapi/v1", cost=0, since_ms=1_564_617_600_000, limits=(Limit(500, 300, "requests"),))
-CM_FUNDING = _funding("/dapi/v1", cost=1, since_ms=1_577_836_800_000)
+CM_FUNDING = _funding("/dapi/v1", cost=1, since_ms=1_577_836_800_000, has_marks=False)

@@ -31,7 +31,7 @@ class FundingSource:
     def __init__(self, source: Source, funding: Funding) -> None:
         self.source = source
         self.funding = funding
-        self._budget = source.budget(funding.limits) if funding.limits else None
+        self._budget = source.budget(funding.limits, "funding") if funding.limits else None
 
     def pages(self, symbol: str, span: Span, stop: Errand) -> Iterator[Page]:
         """The records of the span, oldest first, up to the page that is empty; its span runs to the end.
