@@ -4,8 +4,9 @@ The Limiter counts as the exchange does, in whole intervals of the provider's cl
 cannot see: a margin for other programs on this address, and the moment around a border between two intervals, in
 which a clock error decides where a request is counted. What is spent in that moment counts in both.
 
-Everything it remembers is one State, read by `load` and written by `save` under `locked`: a subclass that keeps the
-State in a file shares the budget between processes.
+Everything it remembers is one State. Where it is given something Shared to keep the State in, all who share that have
+one budget, one hold and one ban between them. What a process had reserved when it died counts as spent, for it may have
+been sent, and is forgotten with its interval.
 """
 
 from __future__ import annotations
@@ -13,23 +14,38 @@ from __future__ import annotations
 import datetime as dt
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import reduce
+from typing import NamedTuple, Protocol
 
 from candle_fetcher.core.call import Limit
 from candle_fetcher.core.errors import Banned, RateLimited
 from candle_fetcher.core.events import Observe, Waited, ignore
+from candle_fetcher.net.ledger import (
+    GUARD_MS,
+    State,
+    anchored,
+    fits,
+    guard_ms,
+    is_late,
+    join_states,
+    key_of,
+    pack_state,
+    price_of,
+    reported,
+    roll,
+    settle,
+    unpack_state,
+)
 
 # A longer wait is not waited for: the caller is told.
 LONGEST_WAIT_S = 300.0
-# How far our idea of the provider's clock may be off, on either side of a border.
-_GUARD_MS = 100
-# The part of a limit left to what we cannot see.
-_MARGIN = 50
 _FOREVER_S = 1e9
+# For how long limits that somebody was told serve everybody.
+_LIMITS_MS = 3_600_000
 
 Wait = Callable[[threading.Event, float], bool]
 
@@ -56,36 +72,23 @@ class Retry:
         return planned * (0.5 + 0.5 * random)
 
 
-class Window(NamedTuple):
-    """What was spent of one limit in the present interval, which is number `slot` of the provider's clock.
+class Shared(Protocol):
+    """Where Limiters keep one State between them: a few hundred bytes, and locks that end with their holder."""
 
-    `reserved` is under way since this interval, `carried` since the one before: it may be counted in either. `late`
-    was answered so near the end that it may be counted in the next one.
-    """
+    def locked(self) -> AbstractContextManager[object]:
+        """Between entering and leaving nobody else loads or saves."""
 
-    slot: int
-    used: int = 0
-    reserved: int = 0
-    carried: int = 0
-    late: int = 0
+    def load(self) -> Sequence[bytes]:
+        """What was saved last: nothing, one State, or several that went apart."""
 
-    @property
-    def spent(self) -> int:
-        return self.used + self.reserved + self.carried
+    def save(self, data: bytes, /) -> None:
+        """Keeps it in place of what was there."""
 
+    def take(self, key: str, /) -> bool:
+        """Takes a claim, where it is free."""
 
-class State(NamedTuple):
-    """All that a Limiter remembers; of plain numbers and text, so that it can be kept in a file.
-
-    Windows by kind and interval, such as weight/60. A hold is kept with its length, by which a clock that was set back
-    is noticed.
-    """
-
-    windows: Mapping[str, Window] = {}
-    held_until_ms: int = 0
-    held_ms: int = 0
-    banned_until_ms: int = 0
-    ban_message: str = ""
+    def free(self, key: str, /) -> None:
+        """Frees it."""
 
 
 class Ticket(NamedTuple):
@@ -101,10 +104,12 @@ class _Pause(NamedTuple):
 
 
 class Limiter:
-    """The budget of one provider at one address, shared by all threads.
+    """The budget of one provider at one address, shared by all threads, and by all who have the same `shared`.
 
-    `now_ms` is the provider's clock. It may step: nothing then waits longer than an interval or a hold. `steady_ms`
-    is a clock for holds that never steps, the provider's if not given. `wait(stop, seconds)` waits, and returns
+    `limits` count until the provider has told its own. `now_ms` is the provider's clock. It may step: nothing then
+    waits longer than an interval or a hold. `steady_ms` is a clock for holds that never steps, the provider's if not
+    given. Where processes share, it is the same in all of them, as time.monotonic is on one machine; it begins anew
+    when the machine does, and a hold then lasts for its length at most. `wait(stop, seconds)` waits, and returns
     whether `stop` was set.
     """
 
@@ -115,6 +120,7 @@ class Limiter:
         limits: Sequence[Limit] = (),
         now_ms: Callable[[], int],
         steady_ms: Callable[[], int] | None = None,
+        shared: Shared | None = None,
         observe: Observe = ignore,
         wait: Wait = threading.Event.wait,
     ) -> None:
@@ -124,23 +130,39 @@ class Limiter:
         self._steady_ms = steady_ms or now_ms
         self._observe = observe
         self._wait = wait
-        self._lock = threading.Lock()
+        self._shared = shared
+        self._lock = threading.Lock()  # over the state and the claims of a Limiter that shares with nobody
         self._state = State()
-
-    def locked(self) -> AbstractContextManager[object]:
-        """Between entering and leaving nobody else loads or saves."""
-        return self._lock
-
-    def load(self) -> State:
-        return self._state
-
-    def save(self, state: State) -> None:
-        self._state = state
+        self._asking = threading.Lock()
 
     def set_limits(self, limits: Sequence[Limit]) -> None:
-        """Replaces the limits; what was spent of one with the same kind and interval stays spent."""
-        with self.locked():
+        """Replaces the limits, for all; what was spent of one with the same kind and interval stays spent."""
+        with self._locked():
             self._limits = tuple(limits)
+            self._save(self._load()._replace(limits=self._limits, limits_ms=self._now_ms()))
+
+    def knows_limits(self) -> bool:
+        """Whether the provider told its limits in the last hour, to this Limiter or another one that shares."""
+        state = self.load()
+        return bool(state.limits) and abs(self._now_ms() - state.limits_ms) < _LIMITS_MS
+
+    @contextmanager
+    def asking_limits(self, stop: threading.Event, *, patience_s: float = 10.0) -> Iterator[bool]:
+        """One at a time, of threads and of processes, finds out the limits: True for the one whose turn it is.
+
+        False for those whose patience ended before that. Raises CancelledError once `stop` is set.
+        """
+        pause_s, waited_s, taken = 0.02, 0.0, self._take_asking()
+        while not taken and waited_s < patience_s:
+            if self._wait(stop, pause_s):
+                raise CancelledError(f"{self._provider}: cancelled before sending")
+            waited_s += pause_s
+            taken = self._take_asking()
+        try:
+            yield taken
+        finally:
+            if taken:
+                self._free_asking()
 
     def acquire(self, cost: int, *, stop: threading.Event) -> Ticket:
         """Leave to send a request of this cost, as soon as the budget allows.
@@ -149,9 +171,13 @@ class Limiter:
         once `stop` is set.
         """
         while not stop.is_set():
-            with self.locked():
-                state, answer = self._decide(self.load(), cost)
-                self.save(state)
+            with self._locked():
+                now_ms, steady_ms = self._now_ms(), self._steady_ms()
+                state = anchored(self._load(), now_ms, steady_ms)
+                try:
+                    state, answer = self._decide(state, cost, now_ms, steady_ms)
+                finally:
+                    self._save(state)
             if isinstance(answer, Ticket):
                 return answer
             self._observe(Waited(self._provider, answer.reason, answer.seconds))
@@ -166,138 +192,115 @@ class Limiter:
         that began on the provider's side first. It is not heard where our interval changed on the way: it may then
         still count the one before.
         """
-        with self.locked():
-            state = self.load()
+        with self._locked():
+            state = self._load()
             windows = dict(state.windows)
             now_ms = self._now_ms()
-            for limit in self._limits:
-                key = _key(limit)
-                if key not in ticket.slots or key not in windows:
+            limits = self._in_force(state)
+            for limit in limits:
+                key = key_of(limit)
+                if key not in ticket.slots:
                     continue
-                window = _roll(windows[key], limit, now_ms)
-                cost = _price(limit, ticket.cost)
-                header = used if key == self._reported() else None
-                windows[key] = _settle(window, ticket.slots[key], cost, header, _is_late(limit, now_ms))
-            self.save(state._replace(windows=windows))
+                window = roll(windows.get(key), limit, now_ms)
+                cost = price_of(limit, ticket.cost)
+                header = used if key == reported(limits) else None
+                windows[key] = settle(window, ticket.slots[key], cost, header, is_late(limit, now_ms))
+            self._save(state._replace(windows=windows))
 
     def hold(self, seconds: float) -> None:
         """Nobody sends for so long (429). Holds that overlap do not add up: the latest end counts."""
-        held_ms = int(min(max(seconds, 0.0), _FOREVER_S) * 1000) + _GUARD_MS
-        with self.locked():
-            state = self.load()
-            now_ms = self._steady_ms()
-            if held_ms > _held_ms(state, now_ms):
-                self.save(state._replace(held_until_ms=now_ms + held_ms, held_ms=held_ms))
+        held_ms = int(min(max(seconds, 0.0), _FOREVER_S) * 1000) + GUARD_MS
+        with self._locked():
+            steady_ms = self._steady_ms()
+            state = anchored(self._load(), self._now_ms(), steady_ms)
+            if steady_ms + held_ms > state.held_until_ms:
+                self._save(state._replace(held_until_ms=steady_ms + held_ms, held_ms=held_ms))
 
     def ban(self, until_ms: int, message: str) -> None:
         """Nobody sends before that time of the provider's clock (418); `message` becomes that of the error."""
-        with self.locked():
-            state = self.load()
+        with self._locked():
+            now_ms = self._now_ms()
+            state = anchored(self._load(), now_ms, self._steady_ms())
             if until_ms > state.banned_until_ms:
-                self.save(state._replace(banned_until_ms=until_ms, ban_message=message))
+                ban_ms = max(0, until_ms - now_ms)
+                self._save(state._replace(banned_until_ms=until_ms, ban_ms=ban_ms, ban_message=message))
 
-    def _decide(self, state: State, cost: int) -> tuple[State, Ticket | _Pause]:
-        now_ms = self._now_ms()
+    def load(self) -> State:
+        """What is remembered now."""
+        with self._locked():
+            return self._load()
+
+    # -- the State, wherever it is kept -------------------------------------------------------------------------------
+
+    def _locked(self) -> AbstractContextManager[object]:
+        return self._lock if self._shared is None else self._shared.locked()
+
+    def _load(self) -> State:
+        if self._shared is None:
+            return self._state
+        states = [unpack_state(data) for data in self._shared.load()]
+        return reduce(join_states, states) if states else State()
+
+    def _save(self, state: State) -> None:
+        if self._shared is None:
+            self._state = state
+        else:
+            self._shared.save(pack_state(state))
+
+    def _take_asking(self) -> bool:
+        return self._asking.acquire(blocking=False) if self._shared is None else self._shared.take("limits")
+
+    def _free_asking(self) -> None:
+        if self._shared is None:
+            self._asking.release()
+        else:
+            self._shared.free("limits")
+
+    # -- deciding -----------------------------------------------------------------------------------------------------
+
+    def _in_force(self, state: State) -> tuple[Limit, ...]:
+        """The limits: as the provider told them, else those that are documented."""
+        return state.limits or self._limits
+
+    def _decide(self, state: State, cost: int, now_ms: int, steady_ms: int) -> tuple[State, Ticket | _Pause]:
         if now_ms < state.banned_until_ms:
             raise _banned(state, now_ms)
-        steady_ms = self._steady_ms()
-        held_ms = _held_ms(state, steady_ms)
-        if held_ms > 0:
-            return state._replace(held_until_ms=steady_ms + held_ms), self._pause("hold", held_ms)
+        if steady_ms < state.held_until_ms:
+            return state, self._pause("hold", state.held_until_ms - steady_ms)
         windows = dict(state.windows)
+        limits = self._in_force(state)
         wait_ms = 0
-        for limit in self._limits:
-            key = _key(limit)
-            window = _roll(windows.get(key), limit, now_ms)
+        for limit in limits:
+            key = key_of(limit)
+            window = roll(windows.get(key), limit, now_ms)
             windows[key] = window
-            if not _fits(window, limit, _price(limit, cost)):
+            if not fits(window, limit, price_of(limit, cost)):
                 wait_ms = max(wait_ms, self._until_next(limit, cost, now_ms))
         if wait_ms:
             return state._replace(windows=windows), self._pause("budget", wait_ms)
         slots: dict[str, int] = {}
-        for limit in self._limits:
-            key = _key(limit)
+        for limit in limits:
+            key = key_of(limit)
             slots[key] = windows[key].slot
-            windows[key] = windows[key]._replace(reserved=windows[key].reserved + _price(limit, cost))
+            windows[key] = windows[key]._replace(reserved=windows[key].reserved + price_of(limit, cost))
         return state._replace(windows=windows), Ticket(cost, slots)
 
     def _pause(self, reason: str, wait_ms: int) -> _Pause:
         """The wait; raises RateLimited where it is too long. The guard does not count."""
         seconds = wait_ms / 1000
-        if wait_ms - 2 * _GUARD_MS > LONGEST_WAIT_S * 1000:
+        if wait_ms - 2 * GUARD_MS > LONGEST_WAIT_S * 1000:
             what = "asked for a pause" if reason == "hold" else "has no budget left for this address"
             raise RateLimited(f"{self._provider} {what}; free in {seconds:.0f} s", retry_after_s=seconds)
         return _Pause(reason, seconds)
 
     def _until_next(self, limit: Limit, cost: int, now_ms: int) -> int:
-        if _price(limit, cost) > limit.cost:
+        if price_of(limit, cost) > limit.cost:
             raise RateLimited(
                 f"{self._provider}: a request of weight {cost} can never be sent; "
                 f"the limit is {limit.cost} in {limit.interval_s} s"
             )
         interval_ms = limit.interval_s * 1000
-        return interval_ms - (now_ms - _guard_ms(limit)) % interval_ms
-
-    def _reported(self) -> str | None:
-        """The limit that the used-weight header speaks of: the first by weight."""
-        return next((_key(limit) for limit in self._limits if limit.kind == "weight"), None)
-
-
-def _key(limit: Limit) -> str:
-    return f"{limit.kind}/{limit.interval_s}"
-
-
-def _price(limit: Limit, cost: int) -> int:
-    return cost if limit.kind == "weight" else 1
-
-
-def _guard_ms(limit: Limit) -> int:
-    return min(_GUARD_MS, limit.interval_s * 1000 // 20)
-
-
-def _slot(limit: Limit, now_ms: int) -> int:
-    """The interval that we count in: it begins when the provider's surely has begun."""
-    return (now_ms - _guard_ms(limit)) // (limit.interval_s * 1000)
-
-
-def _is_late(limit: Limit, now_ms: int) -> bool:
-    """Whether the provider may be in its next interval already."""
-    return _slot(limit, now_ms + 2 * _guard_ms(limit)) > _slot(limit, now_ms)
-
-
-def _roll(window: Window | None, limit: Limit, now_ms: int) -> Window:
-    """The window at that time. A clock that was set back starts no new interval: what was spent stays spent."""
-    slot = _slot(limit, now_ms)
-    if window is None:
-        return Window(slot)
-    if slot == window.slot + 1:
-        return Window(slot, used=window.late, carried=window.reserved)
-    if slot > window.slot:
-        return Window(slot)
-    return window if slot == window.slot else window._replace(slot=slot)
-
-
-def _fits(window: Window, limit: Limit, price: int) -> bool:
-    """Whether the request stays below the limit less the margin; one alone may use the margin."""
-    if window.spent == 0:
-        return price <= limit.cost
-    return window.spent + price <= limit.cost - limit.cost // _MARGIN
-
-
-def _settle(window: Window, sent_in: int, price: int, header: int | None, is_late: bool) -> Window:
-    """The window after the reply to a request that was reserved in the interval `sent_in`."""
-    late = window.late + price if is_late else window.late
-    if sent_in == window.slot:
-        used = max(window.used + price, header or 0)
-        return window._replace(used=used, reserved=max(0, window.reserved - price), late=late)
-    if window.carried >= price:
-        return window._replace(used=window.used + price, carried=window.carried - price, late=late)
-    return window
-
-
-def _held_ms(state: State, steady_ms: int) -> int:
-    """How long the hold still lasts; never longer than it was asked for, whatever the clock did."""
-    return min(state.held_until_ms - steady_ms, state.held_ms)
+        return interval_ms - (now_ms - guard_ms(limit)) % interval_ms
 
 
 def _banned(state: State, now_ms: int) -> Banned:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email.utils
 import hashlib
 import threading
 import time
@@ -26,7 +27,7 @@ class FileRead(NamedTuple):
     """What came of a file: its candles, or None and why not. `verified` says that its checksum was there and fits.
 
     trouble: "" where it can be used, "absent" where there is no such file, "rejected" where it is not what it should
-    be, and `error` says how.
+    be, and `error` says how. `published_ms` is when the archive says that it was put there.
     """
 
     file: File
@@ -34,6 +35,7 @@ class FileRead(NamedTuple):
     verified: bool = True
     trouble: str = ""
     error: ReplyError | None = None
+    published_ms: int | None = None
 
 
 class ArchiveSource:
@@ -85,9 +87,10 @@ class ArchiveSource:
 
     def _read(self, series: Series, file: File, errand: Errand, open_by: Executor) -> FileRead:
         rejected = None
+        headers: dict[str, str] = {}
         for _ in range(2):
             try:
-                data = self._asker.ask(Call(file.path), bytes, stop=errand)
+                data = self._asker.ask(Call(file.path), bytes, stop=errand, hear=headers.update)
             except ProviderRefused:
                 return FileRead(file, None, trouble="absent")
             try:
@@ -96,7 +99,8 @@ class ArchiveSource:
             except ReplyError as error:
                 rejected = error
                 continue
-            return FileRead(file, candles, verified=expected is not None)
+            verified = expected is not None
+            return FileRead(file, candles, verified=verified, published_ms=_date_ms(headers.get("last-modified")))
         return FileRead(file, None, trouble="rejected", error=rejected)
 
     def _open(self, data: bytes, expected: str | None, file: File, series: Series) -> Candles:
@@ -118,3 +122,11 @@ class ArchiveSource:
         except ProviderRefused:
             return None
         return self.archive.find_checksum(text, file.path.rpartition("/")[2])
+
+
+def _date_ms(text: str | None) -> int | None:
+    """The instant of an HTTP date; None where it is none."""
+    try:
+        return None if text is None else int(email.utils.parsedate_to_datetime(text).timestamp() * 1000)
+    except (ValueError, TypeError, OverflowError):
+        return None

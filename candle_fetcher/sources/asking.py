@@ -16,6 +16,7 @@ from candle_fetcher.core.errors import AccessDenied, Banned, RateLimited, ReplyE
 from candle_fetcher.core.events import Observe, Operation, Retried
 from candle_fetcher.net.pacing import HostGate, Limiter, Retry
 from candle_fetcher.net.transport import Transport
+from candle_fetcher.store.shared import Desk
 
 if TYPE_CHECKING:
     from candle_fetcher.core.files import File
@@ -50,7 +51,10 @@ class Service(NamedTuple):
 
 
 class Asker:
-    """Asks one service. Shared by all threads of a fetcher."""
+    """Asks one service. Shared by all threads of a fetcher.
+
+    Those who have the same desk, in other processes too, share budgets, holds and bans.
+    """
 
     def __init__(
         self,
@@ -60,9 +64,11 @@ class Asker:
         retry: Retry,
         now_ms: Callable[[], int],
         observe: Observe,
+        desk: Desk | None = None,
         wait: Callable[[threading.Event, float], bool] = threading.Event.wait,
     ) -> None:
         self._service = service
+        self._desk = desk
         self._transport = transport
         self._retry = retry
         self._now_ms = now_ms
@@ -70,22 +76,24 @@ class Asker:
         self._wait = wait
         self._gate = HostGate()
         self._parsing = threading.Lock()
-        self._limiter = self.budget(service.limits)
+        self.limiter = self.budget(service.limits)
 
-    def budget(self, limits: Sequence[Limit]) -> Limiter:
-        """A budget on the service's clock, for requests that it counts apart from the others; see `ask`."""
+    def budget(self, limits: Sequence[Limit], name: str = "") -> Limiter:
+        """A budget on the service's clock, for requests that it counts apart from the others; see `ask`.
+
+        By this name it is shared with those who ask the same service. Its other hosts count as the first one, for the
+        provider counts them as one; another root, such as a practice exchange's, is another service.
+        """
+        shared = self._desk.state("|".join((self._service.name, self._service.hosts[0], name))) if self._desk else None
         return Limiter(
             provider=self._service.name,
             limits=limits,
             now_ms=self._now_ms,
             steady_ms=lambda: int(time.monotonic() * 1000),
+            shared=shared,
             observe=self._observe,
             wait=self._wait,
         )
-
-    def set_limits(self, limits: Sequence[Limit]) -> None:
-        """Replaces the request limits."""
-        self._limiter.set_limits(limits)
 
     def ask(
         self,
@@ -95,19 +103,20 @@ class Asker:
         symbol: str = "",
         stop: Errand,
         budget: Limiter | None = None,
+        hear: Callable[[Mapping[str, str]], object] | None = None,
     ) -> Answer_:
         """The parsed reply, after as many retries as it takes and is allowed. Raises the last error.
 
-        Each try is counted in `budget` too, where there is one.
+        Each try is counted in `budget` too, where there is one. `hear` gets the headers of the reply that is parsed.
         """
         spare = list(self._open_hosts())
         host = spare.pop(0)
         attempt = 1  # how many requests have failed, once one has
         while True:
             try:
-                return self._once(host, call, parse, symbol, stop, budget)
+                return self._once(host, call, parse, symbol, stop, budget, hear)
             except Banned as error:
-                self._limiter.ban(int(error.until.timestamp() * 1000), str(error))
+                self.limiter.ban(int(error.until.timestamp() * 1000), str(error))
                 raise
             except (TransportError, ReplyError, RateLimited, AccessDenied) as error:
                 asked_s = None
@@ -153,26 +162,29 @@ class Asker:
         symbol: str,
         stop: Errand,
         budget: Limiter | None,
+        hear: Callable[[Mapping[str, str]], object] | None,
     ) -> Answer_:
         if budget is not None:
             # Spent at once: the few seconds of the reply do not matter to a budget of minutes.
             budget.release(budget.acquire(1, stop=stop))
-        ticket = self._limiter.acquire(call.cost, stop=stop)
+        ticket = self.limiter.acquire(call.cost, stop=stop)
         used = None
         try:
             reply = self._transport.send(host, call, provider=self._service.name, stop=stop)
             used = self._service.used(reply.headers)
         finally:
-            self._limiter.release(ticket, used=used)
+            self.limiter.release(ticket, used=used)
         if reply.status != 200:
             error = self._service.refusal(reply, symbol, self._now_ms())
             if isinstance(error, RateLimited) and not isinstance(error, Banned):
-                self._limiter.hold(1.0 if error.retry_after_s is None else error.retry_after_s)
+                self.limiter.hold(1.0 if error.retry_after_s is None else error.retry_after_s)
             raise error
         # A parse holds the interpreter most of the time; taking turns spares the threads handing it to and fro.
         with self._parsing:
             began = time.perf_counter()
             answer = parse(reply.body)
+        if hear is not None:
+            hear(reply.headers)
         self._gate.ok(host)
         count = answer.count if isinstance(answer, Candles) else 0
         self._observe(Operation("parse", time.perf_counter() - began, count, len(reply.body)))

@@ -51,7 +51,7 @@ class Source:
         self.ask = self._asker.ask
         self.budget = self._asker.budget
         self._lock = threading.Lock()
-        self._limits_known = False
+        self._limits_asked = False
         self._warned = False
         # (offset of the provider's clock from ours in ms, our wall clock then, our monotonic clock then)
         self._reading: tuple[int, float, float] | None = None
@@ -90,26 +90,28 @@ class Source:
 
     @property
     def limits_known(self) -> bool:
-        """Whether the request limits have been asked for."""
-        return self._limits_known
+        """Whether the request limits have been asked for, here or by another process in the last hour."""
+        return self._limits_asked or self._asker.limiter.knows_limits()
 
     def learn_limits(self, symbol: str, stop: Errand) -> None:
-        """Reads the request limits once. Where the provider does not tell, the documented ones stay in force."""
-        with self._lock:
-            if self._limits_known:
+        """Reads the request limits once. Where the provider does not tell, the documented ones stay in force.
+
+        Others who want to know them meanwhile, here and in other processes, wait a while for the answer.
+        """
+        with self._asker.limiter.asking_limits(stop) as is_my_turn:
+            if not is_my_turn or self.limits_known:
                 return
-            self._limits_known = True
-        try:
-            self.set_limits(self.describe(symbol, stop))
-        except (Banned, AccessDenied, CancelledError):
-            self._limits_known = False  # the next call has to read them
-            raise
-        except CandleFetcherError:
-            pass  # an unknown symbol is for the candles to tell; a failing exchangeInfo is no reason to fetch nothing
+            try:
+                self.set_limits(self.describe(symbol, stop))
+            except (Banned, AccessDenied, CancelledError):
+                raise  # the next call has to read them
+            except CandleFetcherError:
+                pass  # an unknown symbol is for the candles to tell; a failing exchangeInfo is no reason to stop
+            self._limits_asked = True
 
     def set_limits(self, listing: Listing) -> None:
         if listing.limits:
-            self._asker.set_limits(listing.limits)
+            self._asker.limiter.set_limits(listing.limits)
 
     def describe(self, symbol: str, stop: Errand) -> Listing:
         """What the provider says of the symbol, and its limits. Raises UnknownSymbol where it lists no such symbol."""
