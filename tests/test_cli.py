@@ -100,6 +100,7 @@ def start(*words: str, **options: Any) -> subprocess.Popen[str]:
 # -- fetch -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("E10")
 @pytest.mark.parametrize("more", [(), ("--columns", "all"), ("--columns", "all", "--kind", "mark"), ("--limit", "7")])
 def test_a_piped_fetch_is_byte_for_byte_the_exported_file(line: Line, tmp_path: Path, more: Sequence[str]) -> None:
     provider = ("--provider", "binance-um") if "--kind" in more else ()
@@ -325,7 +326,8 @@ def test_a_file_that_cannot_be_opened_is_named(line: Line, tmp_path: Path, monke
     monkeypatch.setenv("CANDLE_FETCHER_LOG_FILE", str(log))
     ran = line("fetch", "BTC/USDT", "1h", *DAY)
     assert ran.code == 2
-    assert ran.err == f"error: CANDLE_FETCHER_LOG_FILE {str(log)!r} cannot be written: {os.strerror(errno.ENOENT)}\n"
+    said = f"error: CANDLE_FETCHER_LOG_FILE {str(log)!r} cannot be written: {os.strerror(errno.ENOENT)}"
+    assert ran.err == f"{said}. Correct it and call again\n"
 
 
 def test_warnings_are_a_line_each(line: Line, tmp_path: Path) -> None:
@@ -336,6 +338,7 @@ def test_warnings_are_a_line_each(line: Line, tmp_path: Path) -> None:
     assert ".py" not in ran.err
 
 
+@pytest.mark.fault("G03")
 def test_foreign_text_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     talk = Talk()
     for show in (talk.title, talk.warn, talk.fail, lambda text: talk.fact("name", text)):
@@ -403,7 +406,9 @@ def test_the_cache_can_be_looked_at_checked_and_cleared(line: Line, plain: Any) 
     assert json.loads(plain("cache", "stats", *folder, "--json").out)["disk_entries"] == 0
 
 
-@pytest.mark.parametrize("command", ["", "fetch", "export", "plan", "gaps", "audit", "symbols", "cache", "practice"])
+@pytest.mark.parametrize(
+    "command", ["", "fetch", "export", "plan", "gaps", "audit", "symbols", "cache", "doctor", "practice"]
+)
 def test_help_and_version_are_for_every_command(plain: Any, command: str) -> None:
     words = [command] if command else []
     ran = plain(*words, "--help")
@@ -452,6 +457,7 @@ def test_a_reader_that_leaves_early_is_no_error(line: Line) -> None:
     assert "BrokenPipe" not in said
 
 
+@pytest.mark.fault("E01")
 @posix
 def test_ctrl_c_ends_within_a_second_with_130(tmp_path: Path) -> None:
     with PracticeExchange(delay_s=0.3) as exchange:

@@ -30,11 +30,15 @@ examples:
   candle-fetcher fetch BTC/USDT 1m --limit 100 --json
 
 On a terminal the first and last candles are shown. A pipe or file gets CSV,
-with a column `symbol` in front when --symbols is given."""
+with a column `symbol` in front when --symbols or --symbols-file is given."""
 _EXPORT_EXAMPLES = """\
 examples:
   candle-fetcher export BTC/USDT 1m --start 2020-01-01 --end 2024-01-01
-  candle-fetcher export BTC/USDT 1h --days 30 --output btc.csv"""
+  candle-fetcher export BTC/USDT 1h --days 30 --output btc.csv
+  candle-fetcher export --symbols-file avail.csv 1d
+
+Of a --symbols-file each symbol begins with its earliest_date, unless --start,
+--days or --limit is given."""
 _PLAN_EXAMPLES = """\
 example:
   candle-fetcher plan BTC/USDT 1m --start 2020-01-01 --end 2024-01-01"""
@@ -53,16 +57,32 @@ _FUNDING_EXAMPLES = """\
 examples:
   candle-fetcher funding BTC/USDT --start 2024-01-01 --end 2024-02-01
   candle-fetcher funding BTC/USD --days 30 --provider binance-cm > funding.csv
+  candle-fetcher funding ETH/USDT --source archive > funding.csv
 
-A funding time is some milliseconds after the hour, and is shown as it was sent."""
+A funding time is some milliseconds after the hour, and is shown as it was sent.
+The files of the archive have no mark prices."""
 _SYMBOLS_EXAMPLES = """\
 examples:
   candle-fetcher symbols
-  candle-fetcher symbols --provider binance-um | grep USDT"""
+  candle-fetcher symbols --provider binance-um | grep USDT
+  candle-fetcher symbols --availability --out avail.csv
+
+--availability lists the bases that are traded on Binance spot (in USDT), USD-M
+and COIN-M alike, and since when the archive has candles. Delete rows as you
+like: fetch and export take the file as --symbols-file."""
 _CACHE_EXAMPLES = """\
 examples:
   candle-fetcher cache stats
   candle-fetcher cache clear --yes"""
+_DOCTOR_EXAMPLES = """\
+examples:
+  candle-fetcher doctor
+  candle-fetcher doctor --provider binance-um --json
+  candle-fetcher doctor --practice    (no network needed)
+
+Looks at proxy, names, TLS, region block, clock, limits, disk space,
+permissions, the cache and versions; changes nothing.
+Exits with 1 where a check fails."""
 _PRACTICE_EXAMPLES = """\
 examples:
   candle-fetcher practice
@@ -103,7 +123,7 @@ def _name_series(arguments: argparse.Namespace, left: Sequence[str], parser: arg
         arguments.symbols = [name.strip() for name in several.split(",") if name.strip()]
         if not arguments.symbols:
             parser.error("--symbols names none; expected some, such as BTC/USDT,ETH/USDT")
-    elif arguments.symbol is None:
+    elif arguments.symbol is None and getattr(arguments, "symbols_file", None) is None:
         if not words:
             parser.error("a symbol is missing, such as BTC/USDT")
         arguments.symbol = words.pop(0)
@@ -139,7 +159,7 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     commands: dict[str, argparse.ArgumentParser] = {}
     _add_fetch(command("fetch", "get candles: show them, pipe them or save them", _FETCH_EXAMPLES))
     export = command("export", "write candles to a CSV file, in constant memory", _EXPORT_EXAMPLES)
-    _add_series(export)
+    _add_series(export, several=True)
     _add_range(export)
     _add_output(export.add_argument_group("output"))
     plan = command("plan", "say what a fetch would ask for and cost; asks nobody", _PLAN_EXAMPLES)
@@ -148,6 +168,9 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     gaps = command("gaps", "list the missing candles of a range, with their causes", _GAPS_EXAMPLES)
     _add_series(gaps)
     _add_range(gaps, counts=False)
+    gaps.add_argument(
+        "--coverage", action="store_true", help="all that the cache knows of the series, and who said so; asks nobody"
+    )
     audit = command("audit", "compare candles: finer ones, archive, cache; 1 if they differ", _AUDIT_EXAMPLES)
     _add_series(audit)
     _add_range(audit, counts=False)
@@ -159,6 +182,10 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     rows.add_argument("--refresh", action="store_true", help="ask again for everything in the range")
     _add_settings(funding, providers="binance-um (default) or binance-cm")
     symbols = command("symbols", "list the symbols of a provider", _SYMBOLS_EXAMPLES)
+    symbols.add_argument(
+        "--availability", action="store_true", help="those on Binance spot, um and cm alike, and since when"
+    )
+    symbols.add_argument("--out", "--output", metavar="FILE", help="write the CSV there and print its path")
     for made in (commands["fetch"], export, plan, gaps, audit, symbols):
         _add_settings(made)
     cache = command(
@@ -168,6 +195,7 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     cache.add_argument("--yes", action="store_true", help="clear without asking")
     cache.add_argument("--cache-dir", metavar="DIR", help="the folder; the user's cache folder unless given")
     cache.add_argument("--practice", action="store_true", help="the cache of --practice")
+    _add_settings(command("doctor", "check network, provider, disk, cache, versions; say what to do", _DOCTOR_EXAMPLES))
     practice = command("practice", "serve a practice exchange on this machine until Ctrl-C", _PRACTICE_EXAMPLES)
     practice.add_argument("--port", type=int, default=PORT, metavar="N", help=f"{PORT} unless given; 0 is a free one")
     practice.add_argument("--delay", type=float, default=0.0, metavar="S", help="seconds before every reply")
@@ -212,7 +240,12 @@ def _add_series(parser: argparse.ArgumentParser, *, several: bool = False) -> No
     names = group.add_mutually_exclusive_group()
     names.add_argument("-s", "--symbol", help="the symbol, as a flag")
     if several:
-        names.add_argument("--symbols", metavar="A,B,C", help="several symbols, fetched side by side")
+        names.add_argument("--symbols", metavar="A,B,C", help="several symbols")
+        names.add_argument(
+            "--symbols-file",
+            metavar="FILE",
+            help="those of a CSV with a column `symbol`, as symbols --availability has",
+        )
     group.add_argument("-i", "--timeframe", help="the timeframe, as a flag")
     group.add_argument("--kind", default="candles", help="candles (default); mark, index, premium on Binance futures")
 

@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import pandas as pd
 from candle_fetcher.cli import show
 from candle_fetcher.cli.arguments import PORT
 from candle_fetcher.cli.show import Talk
+from candle_fetcher.cli.symbols_file import Target, read_symbols_file
 from candle_fetcher.core.candles import iso
 from candle_fetcher.core.errors import CandleFetcherError, FetchManyError, InputError
 from candle_fetcher.core.frame import MANIFEST, index_ms
@@ -39,32 +40,41 @@ def fetch(arguments: argparse.Namespace, talk: Talk) -> int:
     """`fetch` and `fetch_many`."""
     saves = arguments.export is not None or arguments.output is not None
     path = Path(arguments.output or _FOLDER)
-    several = arguments.symbols is not None
-    if several and path.suffix.lower() == ".csv":
-        raise InputError(f"--output {arguments.output} is one file and --symbols may be several; give a folder")
+    targets = _read_targets(arguments)
+    several = _names_several(arguments)
+    mixed = len({target.provider for target in targets}) > 1
+    if mixed and arguments.columns == "all" and not (saves or arguments.json):
+        raise InputError(
+            f"{arguments.symbols_file} has several markets, whose columns differ; --export csv keeps them apart"
+        )
     options = {
         "columns": arguments.columns,
         "include_open": arguments.include_open,
         "on_gap": arguments.on_gap or "leave",
         "refresh": arguments.refresh,
     }
-    failed: FetchManyError | None = None
+    frames: dict[str, pd.DataFrame] = {}
+    errors: dict[str, Exception] = {}
     with open_fetcher(arguments, talk) as fetcher:
-        _show_configuration(talk, arguments, fetcher)
+        _show_configuration(talk, arguments, targets, fetcher)
         began = time.perf_counter()
-        if several:
+        for provider in dict.fromkeys(target.provider for target in targets):
+            names = {one.symbol: one.label(mixed=mixed) for one in targets if one.provider == provider}
             try:
-                frames = fetcher.fetch_many(arguments.symbols, **_wanted(arguments), **options)
+                if several:
+                    got = fetcher.fetch_many(names, **_wanted(arguments), provider=provider, **options)
+                else:
+                    (name,) = names
+                    got = {name: fetcher.fetch(name, **_wanted(arguments), provider=provider, **options)}
             except FetchManyError as error:
-                frames, failed = error.frames, error
-        else:
-            frame = fetcher.fetch(arguments.symbol, **_wanted(arguments), **options)
-            frames = {frame.attrs[MANIFEST]["symbol"]: frame}
+                got = error.frames
+                errors.update((names[symbol], one) for symbol, one in error.errors.items())
+            frames.update((names[symbol], frame) for symbol, frame in got.items())
         elapsed_s = time.perf_counter() - began
-        _hand_out(talk, frames, arguments, path if saves else None)
+        _hand_out(talk, frames, arguments, path if saves else None, mixed=mixed)
         show.show_cost(talk, fetcher.monitor.snapshot(), elapsed_s, frames.values())
-    if failed is not None:
-        raise failed
+    if errors:
+        raise FetchManyError(frames, errors)
     return 0
 
 
@@ -73,9 +83,16 @@ def _hand_out(
     frames: dict[str, pd.DataFrame],
     arguments: argparse.Namespace,
     path: Path | None,
+    *,
+    mixed: bool,
 ) -> None:
-    """What was fetched: as files, JSON, CSV or a table, and what there is to say about it."""
-    several = arguments.symbols is not None
+    """What was fetched: as files, JSON, CSV or a table, and what there is to say about it.
+
+    `mixed` says that it is of several providers, which then stand before the symbols.
+    """
+    several = _names_several(arguments)
+    manifests = [frame.attrs[MANIFEST] for frame in frames.values()]
+    labels = [Target(facts["symbol"], facts["provider"]).label(mixed=mixed) for facts in manifests]
     for place, frame in enumerate(frames.values()):
         show.show_checks(talk, frame, is_cached=not arguments.no_cache)
         if path is not None:
@@ -84,11 +101,10 @@ def _hand_out(
             if not arguments.json:
                 print(written, flush=True)
         elif not arguments.json:
-            symbol = frame.attrs[MANIFEST]["symbol"] if several else None
-            show.print_candles(frame, symbol, with_header=place == 0)
+            show.print_candles(frame, labels[place] if several else None, with_header=place == 0)
         show.show_statistics(talk, frame)
     if arguments.json and frames:
-        documents = [summary(frame) for frame in frames.values()]
+        documents = [summary(frame, symbol=label) for frame, label in zip(frames.values(), labels, strict=True)]
         show.print_json(documents if several else documents[0])
 
 
@@ -105,22 +121,40 @@ def save_csv(frame: pd.DataFrame, path: Path) -> Path:
 
 
 def export(arguments: argparse.Namespace, talk: Talk) -> int:
-    """`CandleFetcher.export`."""
+    """`CandleFetcher.export`, of one symbol after the other."""
+    targets = _read_targets(arguments)
+    several = _names_several(arguments)
+    starts = [target.start() if _starts_by_file(arguments, targets) else None for target in targets]
+    written: dict[str, Path] = {}
+    errors: dict[str, Exception] = {}
     with open_fetcher(arguments, talk) as fetcher:
-        _show_configuration(talk, arguments, fetcher)
+        _show_configuration(talk, arguments, targets, fetcher)
         began = time.perf_counter()
-        written = fetcher.export(
-            arguments.symbol,
-            path=arguments.output or _FOLDER,
-            columns=arguments.columns,
-            **_wanted(arguments),
-        )
+        for target, start in zip(targets, starts, strict=True):
+            wanted = _wanted(arguments) | ({} if start is None else {"start": start})
+            label = target.label(mixed=True)
+            try:
+                path = fetcher.export(
+                    target.symbol,
+                    provider=target.provider,
+                    path=arguments.output or _FOLDER,
+                    columns=arguments.columns,
+                    **wanted,
+                )
+            except CandleFetcherError as error:
+                if not several:
+                    raise
+                errors[label] = error
+                continue
+            written[label] = path
+            talk.fact("written", f"{path.name}, {show.size(path.stat().st_size)}", "good")
+            print(path, flush=True)
         elapsed_s = time.perf_counter() - began
         figures = fetcher.monitor.snapshot()
-    talk.fact("written", f"{written.name}, {show.size(written.stat().st_size)}", "good")
     talk.fact("candles", f"{figures['candles']:,}")
-    print(written, flush=True)
     show.show_cost(talk, figures, elapsed_s)
+    if errors:
+        raise FetchManyError(written, errors)
     return 0
 
 
@@ -151,10 +185,11 @@ def _plan_document(made: FetchPlan) -> dict[str, Any]:
 
 
 def gaps(arguments: argparse.Namespace, talk: Talk) -> int:
-    """`CandleFetcher.gaps`."""
+    """`CandleFetcher.gaps`, and `coverage`."""
     with open_fetcher(arguments, talk) as fetcher:
-        frame = fetcher.gaps(arguments.symbol, **_wanted(arguments))
-    _show_rows(arguments, talk, frame, "no gaps")
+        look = fetcher.coverage if arguments.coverage else fetcher.gaps
+        frame = look(arguments.symbol, **_wanted(arguments))
+    _show_rows(arguments, talk, frame, "nothing is known yet" if arguments.coverage else "no gaps")
     return 0
 
 
@@ -191,10 +226,22 @@ def funding(arguments: argparse.Namespace, talk: Talk) -> int:
 
 
 def symbols(arguments: argparse.Namespace, talk: Talk) -> int:
-    """`CandleFetcher.symbols`."""
+    """`CandleFetcher.symbols`, `availability`."""
+    if arguments.json and arguments.out is not None:
+        raise InputError(f"--out {arguments.out} is a CSV file, and --json prints JSON; leave one of them out")
+    if arguments.availability and arguments.provider is not None:
+        raise InputError(
+            f"--availability is of Binance's three markets, and --provider is {arguments.provider}; leave it out"
+        )
     with open_fetcher(arguments, talk) as fetcher:
-        frame = fetcher.symbols()
-    if arguments.json:
+        frame = fetcher.availability() if arguments.availability else fetcher.symbols()
+    if arguments.out is not None:
+        path = Path(arguments.out)
+        with replacing(path) as file:
+            file.write(show.table_csv(frame).encode())
+        talk.fact("written", f"{path.name}, {len(frame):,} symbols, {show.size(path.stat().st_size)}", "good")
+        print(path, flush=True)
+    elif arguments.json:
         show.print_json(show.records(frame))
     else:
         show.print_table(frame)
@@ -247,6 +294,20 @@ def _agrees(talk: Talk, question: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
+def doctor(arguments: argparse.Namespace, talk: Talk) -> int:
+    """`CandleFetcher.doctor`. A check that fails is an error."""
+    with open_fetcher(arguments, talk) as fetcher:
+        frame = fetcher.doctor()
+    failed = int((~frame["passed"].fillna(True)).sum())
+    if arguments.json:
+        frame["passed"] = frame["passed"].astype(object).where(frame["passed"].notna(), None)
+        show.print_json(show.records(frame))
+    else:
+        show.print_checks(frame)
+        talk.say(f"{failed} of {len(frame)} checks failed" if failed else f"nothing wrong in {len(frame)} checks")
+    return 1 if failed else 0
+
+
 def practice(arguments: argparse.Namespace, talk: Talk) -> int:
     """A PracticeExchange, until Ctrl-C, which is how it is meant to end."""
     from candle_fetcher.practice import PracticeExchange
@@ -290,6 +351,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Talk], int]] = {
     "funding": funding,
     "symbols": symbols,
     "cache": cache,
+    "doctor": doctor,
     "practice": practice,
 }
 
@@ -345,28 +407,59 @@ def _wanted(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
 
 
-def _show_configuration(talk: Talk, arguments: argparse.Namespace, fetcher: CandleFetcher) -> None:
-    def setting(name: str, default: str) -> str:
-        return getattr(arguments, name) or os.environ.get(f"CANDLE_FETCHER_{name.upper()}") or default
+def _setting(arguments: argparse.Namespace, name: str, default: str) -> str:
+    return getattr(arguments, name) or os.environ.get(f"CANDLE_FETCHER_{name.upper()}") or default
 
-    names = getattr(arguments, "symbols", None) or [arguments.symbol]
+
+def _names_several(arguments: argparse.Namespace) -> bool:
+    """Whether the words allow for several symbols, however many they name."""
+    return arguments.symbols is not None or arguments.symbols_file is not None
+
+
+def _read_targets(arguments: argparse.Namespace) -> list[Target]:
+    """The symbols to fetch: those of the file, with their providers, or those that were typed."""
+    if _names_several(arguments) and Path(arguments.output or _FOLDER).suffix.lower() == ".csv":
+        flag = "--symbols" if arguments.symbols is not None else "--symbols-file"
+        raise InputError(f"--output {arguments.output} is one file and {flag} may be several; give a folder")
+    if arguments.symbols_file is not None:
+        usual = _setting(arguments, "provider", "binance")
+        return read_symbols_file(arguments.symbols_file, arguments.provider, usual)
+    return [Target(name) for name in dict.fromkeys(arguments.symbols or [arguments.symbol])]
+
+
+def _starts_by_file(arguments: argparse.Namespace, targets: Sequence[Target]) -> bool:
+    """Whether each symbol is exported since its date in the file, as where nothing that was typed says since when."""
+    is_open = arguments.start is None and arguments.days is None and arguments.limit is None
+    return arguments.command == "export" and is_open and targets[0].since is not None
+
+
+def _show_configuration(
+    talk: Talk, arguments: argparse.Namespace, targets: Sequence[Target], fetcher: CandleFetcher
+) -> None:
+    def setting(name: str, default: str) -> str:
+        return _setting(arguments, name, default)
+
+    providers = dict.fromkeys(target.provider or setting("provider", "binance") for target in targets)
+    names = [target.symbol for target in targets]
     shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
     pools = fetcher.monitor.snapshot()["pools"]
     mode = setting("performance_mode", "standard")
     kind = "" if arguments.kind == "candles" else f" ({arguments.kind})"
     talk.title("candle-fetcher")
-    talk.fact("provider", setting("provider", "binance") + (" (practice exchange)" if arguments.practice else ""))
+    talk.fact("provider", ", ".join(providers) + (" (practice exchange)" if arguments.practice else ""))
     talk.fact("symbol", shown + kind)
     talk.fact("timeframe", arguments.timeframe)
-    talk.fact("range", _range_text(arguments))
+    talk.fact("range", _range_text(arguments, by_file=_starts_by_file(arguments, targets)))
     talk.fact("source", setting("source", "auto"))
     talk.fact("cache", "off" if arguments.no_cache else fetcher.cache.path or "memory only")
     talk.fact("threads", f"{pools['network']['threads']} network, {pools['io']['threads']} disk ({mode})")
 
 
-def _range_text(arguments: argparse.Namespace) -> str:
+def _range_text(arguments: argparse.Namespace, *, by_file: bool) -> str:
     start, end, days, limit = arguments.start, arguments.end, arguments.days, arguments.limit
     until = f"{end} (UTC, end excluded)" if end else "now (UTC)"
+    if by_file:
+        return f"each from its earliest_date to {until}"
     if start is None and days is None:
         return f"the newest {limit or 500:,} before {until}"
     first = f"the first {limit:,} of " if limit else ""

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ _CAUSES = {
     "after_delisting": "no longer listed",
     "fetch_failed": "could not be had",
 }
+_MARKS: dict[bool | None, tuple[str, Role]] = {True: ("✓", "good"), False: ("✗", "bad"), None: ("–", "dim")}
 _PLACES = {"memory": "memory", "disk": "disk", "archive": "the archive", "rest": "REST"}
 
 
@@ -226,17 +228,51 @@ def _print_edges(frame: pd.DataFrame) -> None:
 
 def print_table(frame: pd.DataFrame) -> None:
     """The rows as a table on a terminal, else as CSV; times as `2024-01-01 00:00:00`."""
+    if is_terminal():
+        header, *rows = _cells(frame)
+        print("\n".join(_table(header, rows)), flush=True)
+        return
+    sys.stdout.write(table_csv(frame))
+    sys.stdout.flush()
+
+
+def table_csv(frame: pd.DataFrame) -> str:
+    """The rows as CSV, cells with commas in them quoted; times as `2024-01-01 00:00:00`."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(_cells(frame))
+    return buffer.getvalue()
+
+
+def _cells(frame: pd.DataFrame) -> list[list[str]]:
+    """Header and rows as text."""
     texts = frame.astype(object)
     for name in frame:
         if isinstance(frame[name].dtype, pd.DatetimeTZDtype):
             texts[name] = frame[name].dt.strftime("%Y-%m-%d %H:%M:%S")
     rows = [[printable(value) for value in row] for row in texts.itertuples(index=False)]
-    if is_terminal():
-        print("\n".join(_table([str(name) for name in frame], rows)), flush=True)
-        return
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([[str(name) for name in frame], *rows])
-    sys.stdout.write(buffer.getvalue())
+    return [[str(name) for name in frame], *rows]
+
+
+def print_checks(frame: pd.DataFrame) -> None:
+    """The rows of `CandleFetcher.doctor`: ✓, ✗, or – where skipped; what was found, and below it what to do. Lines are
+    broken where a terminal ends."""
+    paint = Palette().paint
+    margin = 2 + frame["check"].str.len().max() + 2
+    room = shutil.get_terminal_size().columns if is_terminal() else 10**6
+
+    def block(first: str, text: str) -> list[str]:
+        """The text behind `first`, further lines below it."""
+        lines = textwrap.wrap(text, max(20, room - margin - len(first)), break_long_words=False) or [""]
+        return [f"{first}{lines[0]}", *(f"{' ' * len(first)}{line}" for line in lines[1:])]
+
+    for check, subject, passed, found, fix in frame.itertuples(index=False):
+        mark, role = _MARKS[None if pd.isna(passed) else bool(passed)]
+        said = block("", printable(f"{subject}: {found}"))
+        said = [paint(line, role) for line in said] if role != "good" else said
+        to_do = block("→ ", printable(fix)) if fix else []
+        print(f"{paint(mark, role)} {paint(check.ljust(margin - 2), 'dim')}{said[0]}")
+        for line in (*said[1:], *to_do):
+            print(f"{' ' * margin}{line}")
     sys.stdout.flush()
 
 

@@ -1,0 +1,115 @@
+"""The file that --symbols-file names: what `symbols --availability` writes, or what a spreadsheet has left of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from candle_fetcher.core.errors import InputError
+from candle_fetcher.core.ranges import instant_ms
+from candle_fetcher.providers import find_provider
+from candle_fetcher.providers.binance_bucket import MARKETS
+
+_PROVIDERS = {market.name: market.provider for market in MARKETS}
+_SEPARATORS = (",", ";", "\t")
+
+
+class Target(NamedTuple):
+    """A symbol to fetch. `provider` None is the one of the settings; `since` is the row's earliest_date as it stands,
+    None where the file has no such column; `place` says where the symbol was read, for errors."""
+
+    symbol: str
+    provider: str | None = None
+    since: str | None = None
+    place: str = ""
+
+    def label(self, *, mixed: bool) -> str:
+        """The symbol, behind its provider where it is told and others are about."""
+        return f"{self.provider}:{self.symbol}" if mixed and self.provider is not None else self.symbol
+
+    def start(self) -> str | None:
+        """The earliest_date, checked. InputError names the line where it is none."""
+        if self.since is None:
+            return None
+        try:
+            instant_ms(self.since, "earliest_date")
+        except InputError as error:
+            raise InputError(f"{self.place}: {error}; --start or --days does without it") from None
+        return self.since
+
+
+def read_symbols_file(path: str, asked: str | None, usual: str) -> list[Target]:
+    """The symbols that the file names, each once, in its order.
+
+    A CSV with a header that has a `symbol`, separated by commas, semicolons or tabs; `market` (spot, um, cm) and
+    `earliest_date` are read where they are there, all else is left alone. `usual` is the provider of rows without a
+    market; `asked` the one that was asked for, if any, which a market may not contradict. Raises InputError, which
+    names the line.
+    """
+    find_provider(usual)
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text in UTF-8; save it as CSV (UTF-8)") from error
+    rows = _rows(path, text)
+    _, names = next(rows, ("", []))
+    header = [name.casefold() for name in names]
+    if "symbol" not in header:
+        raise InputError(f"{path} has no column `symbol`; expected a header such as market,symbol,earliest_date")
+    targets: dict[tuple[str | None, str], Target] = {}
+    for place, cells in rows:
+        if any(cells[len(header) :]):
+            raise InputError(
+                f"{place} has {len(cells)} cells and the header has {len(header)}; quote cells with commas"
+            )
+        row = dict(zip(header, cells, strict=False))
+        target = _target(place, row, asked, usual)
+        targets.setdefault((target.provider, target.symbol.upper()), target)
+    if not targets:
+        raise InputError(f"{path} names no symbol below its header")
+    return list(targets.values())
+
+
+def _rows(path: str, text: str) -> Iterator[tuple[str, list[str]]]:
+    """Place and cells of each row that is not blank, the header first; a spreadsheet leaves rows of separators."""
+    first = next((line for line in text.splitlines() if line.strip(' "' + "".join(_SEPARATORS))), "")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(first), strict=True)
+    try:
+        for cells in reader:
+            stripped = [cell.strip() for cell in cells]
+            if any(stripped):
+                yield f"line {reader.line_num} of {path}", stripped
+    except csv.Error as error:
+        raise InputError(f"line {reader.line_num} of {path} is no CSV: {error}") from error
+
+
+def _separator(header: str) -> str:
+    """The separator with which the header has a column `symbol`; a comma where none does."""
+
+    def names(separator: str) -> Sequence[str]:
+        return [name.strip(' "\r\n').casefold() for name in header.split(separator)]
+
+    return next((one for one in _SEPARATORS if "symbol" in names(one)), ",")
+
+
+def _target(place: str, row: dict[str, str], asked: str | None, usual: str) -> Target:
+    symbol, market = row.get("symbol", ""), row.get("market", "").casefold()
+    if not symbol:
+        raise InputError(f"{place} has no symbol")
+    if market and market not in _PROVIDERS:
+        raise InputError(f"{place} has the market {market[:40]!r}; expected one of {', '.join(_PROVIDERS)}")
+    provider = _PROVIDERS.get(market, usual)
+    if asked is not None and provider != asked:
+        raise InputError(
+            f"{place} is of {market}, which is {provider}, and --provider is {asked}; leave one of them out"
+        )
+    try:
+        find_provider(provider).provider_symbol(symbol[:80], "candles")
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
+    return Target(symbol, provider, row.get("earliest_date"), place)
