@@ -18,7 +18,8 @@
       MissingExtra                   .extra; the install line is the message
     CandleFetcherWarning: CacheWarning, ClockSkew, ArchiveMismatch
 
-A message says what happened, shows the value and what was expected. The facts are attributes.
+A message says what happened, shows the value and what was expected, and ends with what to do, which is also `.fix`.
+The facts are attributes.
 """
 
 from __future__ import annotations
@@ -28,27 +29,60 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
-class CandleFetcherError(Exception):
-    """Anything this library raises on purpose."""
+class _Prescribes:
+    """`.fix` is a sentence on what to do, and always part of the message: that of the class, else what stands behind
+    the semicolon of a message `what; what to do`, else `_otherwise`."""
+
+    fix: str = ""
+    _otherwise = "candle-fetcher doctor shows what is in the way"
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)
+        self.fix = self.fix or str(arguments[0] if arguments else "").partition("; ")[2] or self._otherwise
+
+    def __str__(self) -> str:
+        said = super().__str__()
+        if self.fix in said:
+            return said
+        return f"{said} {self.fix}" if said.endswith((".", "?")) else f"{said}. {self.fix}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # BaseException would call the class with the message alone, which those made of facts do not take.
+        return _restore, (type(self), getattr(self, "args", ()), self.__dict__)
+
+
+def _restore(kind: type[Any], arguments: tuple[object, ...], facts: dict[str, Any]) -> Any:
+    """The error as it was before it was copied, or sent to another process."""
+    error: Any = kind.__new__(kind, *arguments)
+    error.__dict__.update(facts)
+    return error
+
+
+class CandleFetcherError(_Prescribes, Exception):
+    """Anything this library raises on purpose. `.fix` says what to do."""
 
 
 class InputError(CandleFetcherError, ValueError):
-    """The caller can fix it: a setting, a name or a range."""
+    """The caller can fix it: a setting, a name or a range. The message says what is allowed."""
+
+    _otherwise = "Correct it and call again"
 
 
 class UnknownSymbol(InputError):
-    """The provider refused the symbol. `.symbol`, `.provider`, `.closest` (names it does list)."""
+    """The provider refused the symbol. `.symbol`, `.provider`, `.closest` (names it does list), `.fix`."""
 
     def __init__(self, symbol: str, provider: str, closest: Sequence[str] = ()) -> None:
         self.symbol = symbol
         self.provider = provider
         self.closest = tuple(closest)
-        hint = f"; did you mean {' or '.join(self.closest)}?" if self.closest else ""
-        super().__init__(f"{provider} does not know the symbol {symbol!r}{hint}")
+        self.fix = f"did you mean {' or '.join(self.closest)}?" if closest else "symbols() lists those that it knows"
+        super().__init__(f"{provider} does not know the symbol {symbol!r}; {self.fix}")
 
 
 class NotOffered(InputError):
-    """The provider has no such feed."""
+    """The provider has no such feed, or none here."""
+
+    fix = "Choose another kind, source or provider"
 
 
 class SourceError(CandleFetcherError):
@@ -58,6 +92,8 @@ class SourceError(CandleFetcherError):
 class TransportError(SourceError):
     """No whole reply arrived in time. `.attempts`, `.status` (the last one, if any), `.reached` (False where no
     connection could be made at all)."""
+
+    fix = "Look at the network (candle-fetcher doctor does), or try again later"
 
     def __init__(self, message: str, *, attempts: int = 1, status: int | None = None, reached: bool = True) -> None:
         self.attempts = attempts
@@ -69,6 +105,8 @@ class TransportError(SourceError):
 class RateLimited(SourceError):
     """The provider asked for a pause. `.retry_after_s` seconds, None where it did not say."""
 
+    fix = "Wait for that long, and see whether other programs use this address"
+
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         self.retry_after_s = retry_after_s
         super().__init__(message)
@@ -76,6 +114,8 @@ class RateLimited(SourceError):
 
 class Banned(RateLimited):
     """The address is banned. `.until` (UTC); nothing is sent before."""
+
+    fix = "Wait until then, and see which programs on this address send too much"
 
     def __init__(self, message: str, *, until: dt.datetime, retry_after_s: float | None = None) -> None:
         self.until = until
@@ -94,6 +134,8 @@ class AccessDenied(SourceError):
 class ProviderRefused(SourceError):
     """The provider understood and said no. `.status`, `.code`, `.message` as it sent them."""
 
+    fix = "Change the call as the provider's words say; the same one would be refused again"
+
     def __init__(self, message: str, *, status: int, code: int | str | None = None, said: str = "") -> None:
         self.status = status
         self.code = code
@@ -104,17 +146,27 @@ class ProviderRefused(SourceError):
 class ReplyError(SourceError):
     """The reply was cut, undecodable or wrong; the message shows what came."""
 
+    fix = "Try again later; look for a proxy on the way"
+
 
 class IncompleteData(CandleFetcherError):
     """Part of the range could not be had. Nothing partial is ever returned as whole.
 
     `.frame` holds what there is, `.missing` the spans without an answer (each with `first`, `last`,
-    `count`, `cause`), `.refusals` the errors of the sources, the last of them also as `__cause__`.
+    `count`, `cause`), `.refusals` the errors of the sources, the last of them also as `__cause__`; `.fix` says
+    what helps.
     """
 
     def __init__(
-        self, message: str, *, frame: Any = None, missing: Sequence[Any] = (), refusals: Sequence[SourceError] = ()
+        self,
+        message: str,
+        *,
+        frame: Any = None,
+        missing: Sequence[Any] = (),
+        refusals: Sequence[SourceError] = (),
+        fix: str = "Call it again, or let more sources be asked; .frame holds what there is",
     ) -> None:
+        self.fix = fix
         self.frame = frame
         self.missing = tuple(missing)
         self.refusals = tuple(refusals)
@@ -123,6 +175,8 @@ class IncompleteData(CandleFetcherError):
 
 class FetchManyError(CandleFetcherError):
     """Some symbols failed. `.frames` has the others, `.errors` says why, by symbol."""
+
+    fix = "Use .frames, and do for each failed symbol what .errors says"
 
     def __init__(self, frames: Mapping[str, Any], errors: Mapping[str, Exception]) -> None:
         self.frames = dict(frames)
@@ -135,33 +189,44 @@ class FetchManyError(CandleFetcherError):
 class BadFile(CandleFetcherError):
     """A file of ours is not whole."""
 
+    fix = "Make it anew, or take a copy that is whole"
+
 
 class CacheError(CandleFetcherError):
     """The store cannot be opened or written."""
 
+    fix = "Choose another cache_dir"
+
 
 class MissingExtra(CandleFetcherError):
-    """An optional package is not installed. `.extra` names the extra that brings it."""
+    """An optional package is not installed. `.extra` names the extra that brings it, `.fix` is the line that does."""
 
     def __init__(self, extra: str, purpose: str) -> None:
         self.extra = extra
-        super().__init__(f'{purpose} needs an optional package: pip install "candle-fetcher[{extra}]"')
+        self.fix = f'pip install "candle-fetcher[{extra}]"'
+        super().__init__(f"{purpose} needs an optional package: {self.fix}")
 
 
-class CandleFetcherWarning(UserWarning):
-    """Anything this library warns about."""
+class CandleFetcherWarning(_Prescribes, UserWarning):
+    """Anything this library warns about. `.fix` says what to do."""
 
 
 class CacheWarning(CandleFetcherWarning):
     """The cache works less well than it should; results are not affected."""
 
+    fix = "candle-fetcher doctor looks into the cache"
+
 
 class ClockSkew(CandleFetcherWarning):
     """This machine's clock and the provider's disagree; the provider's decides."""
 
+    fix = "set this machine's clock"
+
 
 class ArchiveMismatch(CandleFetcherWarning):
     """A file of a provider's archive contradicts its checksum, its name or itself, and was not used."""
+
+    fix = "Nothing needs doing: REST is asked instead where it may be, and the manifest names the file in `rejected`"
 
 
 def unknown(what: str, value: object, allowed: Iterable[str]) -> InputError:

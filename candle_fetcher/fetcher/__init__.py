@@ -27,6 +27,7 @@ from candle_fetcher.console import make_progress
 from candle_fetcher.core.candles import Candles, fingerprint, iso, join
 from candle_fetcher.core.errors import (
     CandleFetcherError,
+    CandleFetcherWarning,
     ClockSkew,
     FetchManyError,
     IncompleteData,
@@ -47,6 +48,7 @@ from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.version import __version__
 from candle_fetcher.fetcher.collect import Collected, Collector, How, cut
+from candle_fetcher.fetcher.coverage import coverage_frame, read_coverage
 from candle_fetcher.fetcher.funding import MONTH, FundingGatherer, FundingTold
 from candle_fetcher.fetcher.gather import POLL_S, Gatherer, Pools
 from candle_fetcher.fetcher.log import LOG, set_up_logging
@@ -58,8 +60,10 @@ from candle_fetcher.monitor import PerformanceMonitor
 from candle_fetcher.net.pacing import Retry
 from candle_fetcher.net.transport import Transport, check_root
 from candle_fetcher.providers import Listing, Provider, all_providers, find_funding, find_provider
-from candle_fetcher.sources import ArchiveSource, Errand, FundingSource, Source
+from candle_fetcher.providers.binance_bucket import HOST, MARKETS, NAME, SPOT, find_trios
+from candle_fetcher.sources import ArchiveSource, BucketSource, Errand, FundingSource, Source
 from candle_fetcher.store import DiskTier, MemoryTier, Store
+from candle_fetcher.store.shared import Desk
 
 _LISTING_S = 86_400.0
 # A smaller difference between two clocks is ordinary; the provider's decides in any case.
@@ -152,8 +156,11 @@ class CandleFetcher:
         self._transport = Transport(
             timeout_s=settings.timeout_s, user_agent=f"candle-fetcher/{__version__}", observe=self._observe
         )
+        # What processes share lies beside the cache on disk: without that there is nothing to share.
+        self._desk = Desk(settings.cache_dir) if settings.use_cache and settings.disk_cache_size else None
         self._sources: dict[str, Source] = {}
         self._archives: dict[str, ArchiveSource] = {}
+        self._bucket: BucketSource | None = None
         self._fundings: dict[str, FundingSource] = {}
         self._funding_gatherer: FundingGatherer | None = None
         self._errands: set[Errand] = set()
@@ -184,6 +191,8 @@ class CandleFetcher:
         self._transport.close()
         if cache is not None:
             cache.close()
+        if self._desk is not None:
+            self._desk.close()
 
     @property
     def cache(self) -> CandleCache:
@@ -412,6 +421,33 @@ class CandleFetcher:
             self._refuse_incomplete(request, got, how.columns, errand)
         return gap_frame(got.gaps)
 
+    def coverage(
+        self,
+        symbol: str,
+        timeframe: str,
+        start: Instant = None,
+        end: Instant = None,
+        *,
+        days: float | None = None,
+        provider: str | Provider | None = None,
+        kind: str = "candles",
+    ) -> pd.DataFrame:
+        """What the cache knows of the series, span by span and in order; asks nobody. Without a start, of all time.
+
+        Columns: start, end (excluded), state, asked, ask_again (UTC; NaT: never), evidence. States: `stored`;
+        `unverified` (stored, out of a file of the archive without a checksum); `no_candle`, `not_listed`,
+        `after_delisting` (the provider has none); `failed` (it could not be had when last asked for, and why). What no
+        row speaks of has never been asked for. A timeframe that is made of another tells of that one.
+        """
+        wanted = read_range(start, end, days)
+        request = self._request(symbol, timeframe, wanted, provider, kind, "cache")
+        span = None
+        if (start, end, days) != (None, None, None):
+            end_ms = request.source.estimated_ms() if wanted.end_ms is None else wanted.end_ms
+            start_ms = 0 if wanted.back_ms is None else end_ms - wanted.back_ms
+            span = Span(start_ms if wanted.start_ms is None else wanted.start_ms, end_ms)
+        return coverage_frame(read_coverage(self.cache, request.series, span))
+
     def audit(
         self,
         symbol: str,
@@ -477,10 +513,14 @@ class CandleFetcher:
         float64 `funding_rate`, as a fraction (0.0001 is 0.01 %), and `mark_price`, NaN where the provider has none;
         a UTC DatetimeIndex named `timestamp`: the funding times as sent, some milliseconds after the hour. No distance
         between them is assumed: it differs by symbol and changes. A delivery contract has none: an empty frame.
-        source: "auto", "cache" (asks nobody) or "rest". Not "archive", whose files have no mark prices.
+        source: "auto" (REST; the archive's files where REST cannot be had), "rest", "archive" (files alone; without a
+        start from the first, without an end up to the last one), "cache" (asks nobody). Files have no mark prices:
+        what comes out of them is NaN there, listed in the manifest, never taken for what REST would say, and warned of
+        where you did not ask for it.
         refresh: asks again for everything in the range.
 
-        `frame.attrs["candle_fetcher"]` is the manifest: range, rows, sources, retries.
+        `frame.attrs["candle_fetcher"]` is the manifest: range, rows, sources, `without_mark_price` (spans out of files
+        whose mark prices only REST has), files that are `unverified` or `rejected`, retries.
         Raises NotOffered where the provider has no futures, and what `fetch` raises; `missing` of an IncompleteData
         counts 0, since nobody knows how many records a span holds that did not come.
         """
@@ -490,40 +530,60 @@ class CandleFetcher:
             one_of("source", source, SOURCES)
         found = find_provider(provider) if provider is not None else self._provider
         funding = find_funding(found)
-        if (source or self._settings.source) == "archive":
-            raise NotOffered("funding rates are not read from the archive, which has no mark prices; use source='rest'")
+        archive = self._archive(found) if funding.in_archive else None
+        way = source or self._settings.source
+        if archive is None and way == "archive":
+            raise NotOffered(f"{found.name} has no archive of funding rates here; use source='auto' or 'rest'")
         provider_symbol = found.provider_symbol(symbol, "funding")
         series = Series(found.name, self._origin(found), provider_symbol, MONTH, "funding")
-        request = Request(self._source(found), series, found.unified(provider_symbol), MONTH, wanted)
+        request = Request(self._source(found), series, found.unified(provider_symbol), MONTH, wanted, archive)
         with self._lock:
             rates = self._fundings.setdefault(found.name, FundingSource(request.source, funding))
         with self._errand() as errand, self._closest(request):
-            frame = self._fetch_funding(request, rates, errand, refresh, self._is_offline(source), began)
+            frame = self._fetch_funding(request, rates, errand, refresh, way, began)
         self._observe(Operation("fetch_funding", time.perf_counter() - began, len(frame)))
         LOG.info("fetched %s funding rates of %s", len(frame), request.symbol)
         return frame
 
     def _fetch_funding(
-        self, request: Request, rates: FundingSource, errand: Errand, refresh: bool, only_cache: bool, began: float
+        self, request: Request, rates: FundingSource, errand: Errand, refresh: bool, way: str, began: float
     ) -> pd.DataFrame:
-        wanted, series = request.range, request.series
+        wanted, series, archive = request.range, request.series, request.archive
         end_ms = FOREVER_MS if wanted.end_ms is None else wanted.end_ms
-        now_ms = self._gatherer().now_ms(request.source, end_ms, errand, ask=not only_cache)
+        now_ms = self._gatherer().now_ms(request.source, end_ms, errand, ask=way in ("auto", "rest"))
         span = read_span(wanted._replace(end_ms=now_ms if wanted.end_ms is None else end_ms), MONTH, now_ms)
-        span = Span(span.start_ms, max(span.start_ms, min(span.end_ms, now_ms)))
         with self._lock:
             if self._funding_gatherer is None:
-                self._funding_gatherer = FundingGatherer(self.cache, self._clock)
-        told = self._funding_gatherer.gather(
-            rates,
-            series,
-            span,
-            now_ms,
-            errand,
-            refresh=refresh,
-            only_cache=only_cache,
-            until_stored=wanted.end_ms is None,
-        )
+                self._funding_gatherer = FundingGatherer(
+                    self.cache, self._pools, self._clock, self._observe, self._transport.abort
+                )
+        if way == "archive" and archive is not None:
+            if wanted.end_ms is None:
+                span = Span(span.start_ms, max(span.start_ms, min(span.end_ms, archive.end_ms(series, now_ms))))
+            told = self._funding_gatherer.gather_files(
+                rates,
+                archive,
+                series,
+                span,
+                now_ms,
+                errand,
+                refresh=refresh,
+                from_first=not wanted.oldest,
+                to_last=wanted.end_ms is None,
+            )
+        else:
+            span = Span(span.start_ms, max(span.start_ms, min(span.end_ms, now_ms)))
+            told = self._funding_gatherer.gather(
+                rates,
+                series,
+                span,
+                now_ms,
+                errand,
+                archive=archive if way == "auto" else None,
+                refresh=refresh,
+                only_cache=way == "cache",
+                until_stored=wanted.end_ms is None,
+            )
         self._warn_of_skew(request.source)
         if told.in_doubt:
             self._refuse_unknown(request, rates, now_ms, errand)
@@ -533,15 +593,30 @@ class CandleFetcher:
             origin=series.origin,
             symbol=request.symbol,
             kind=series.kind,
-            start=iso(span.start_ms),
+            start=iso(span.start_ms if wanted.oldest else told.span.start_ms),
             end=iso(told.span.end_ms),
             rows=len(frame),
             sources=told.sources,
+            without_mark_price=[
+                {"start": iso(one.start_ms), "end": iso(one.end_ms)}
+                for one in told.from_files
+                if rates.funding.has_marks
+            ],
+            unverified=told.unverified,
+            rejected=told.rejected,
             retries=errand.retries,
             elapsed_s=round(time.perf_counter() - began, 6),
             version=__version__,
         )
         self._refuse_missing(request, told, frame)
+        if way != "archive" and told.from_files and rates.funding.has_marks:
+            why = f"REST could not be had ({told.refusal})" if told.refusal else "only the cache may be asked"
+            warnings.warn(
+                f"funding rates of {request.symbol} between {iso(told.from_files[0].start_ms)} and "
+                f"{iso(told.from_files[-1].end_ms)} are out of the archive's files, which have no mark prices; {why}",
+                CandleFetcherWarning,
+                stacklevel=3,
+            )
         return frame
 
     def _refuse_missing(self, request: Request, told: FundingTold, frame: pd.DataFrame) -> None:
@@ -549,7 +624,11 @@ class CandleFetcher:
         if not told.missing:
             return
         error = told.refusal
-        why = f"{type(error).__name__}: {error}" if error else "they are not stored, and only the cache may be asked"
+        why = "they are not stored, and only the cache may be asked"
+        if error is not None:
+            why = f"{type(error).__name__}: {error}"
+        elif told.missing[0].cause == "not_published":
+            why = "the archive has no file of them; source='auto' asks REST for them"
         raise IncompleteData(
             f"funding rates of {request.symbol} between {told.missing[0].first} and {told.missing[-1].last} could not "
             f"be had; {why}. What arrived is stored: the same call asks for the rest only",
@@ -581,6 +660,37 @@ class CandleFetcher:
             "symbol", ignore_index=True
         )
 
+    def availability(self) -> pd.DataFrame:
+        """Which bases are traded on Binance spot, USDⓈ-M and COIN-M alike, and since when the archive has candles.
+
+        A row for each, the oldest first, all of it text: market (spot), symbol (the id of its USDT pair), earliest_date
+        (the day of the archive's first daily file of 1d; while it has none, of the first candle by REST),
+        available_intervals (of its daily files, the shortest first, separated by commas), um, cm (the ids of its
+        perpetual futures in USDT and in dollars). Traded is what exchangeInfo says is TRADING; see `symbols`.
+
+        Raises what keeps a part of it from being had: there are never fewer rows instead.
+        """
+        from candle_fetcher.fetcher.availability import availability_frame, look_up  # when used: few do
+
+        began = time.perf_counter()
+        bucket = self._find_bucket()
+        with self._errand() as errand:
+            try:
+                sources = {market: self._source(find_provider(market.provider)) for market in MARKETS}
+                trios = find_trios({market: self._listing(source, errand) for market, source in sources.items()})
+                found = look_up(bucket, [trio.spot for trio in trios], self._pools, errand, self._observe)
+            except BaseException:
+                self._stop(errand)
+                raise
+
+        def first_candle(symbol: str) -> pd.Timestamp:
+            return self.first_available(symbol, provider=SPOT.provider)
+
+        frame = availability_frame(trios, found, first_candle)
+        self._observe(Operation("availability", time.perf_counter() - began))
+        LOG.info("found %s bases that are traded on %s", len(frame), ", ".join(market.name for market in MARKETS))
+        return frame
+
     def first_available(
         self, symbol: str, *, provider: str | Provider | None = None, kind: str = "candles", source: str | None = None
     ) -> pd.Timestamp:
@@ -596,6 +706,34 @@ class CandleFetcher:
         if first_ms is None:
             raise IncompleteData(f"{request.symbol} has no first candle that is known of")
         return pd.Timestamp(first_ms, unit="ms", tz="UTC").as_unit("ns")
+
+    def doctor(self, *, provider: str | Provider | None = None) -> pd.DataFrame:
+        """What stands between a fetch and its candles: check, subject, passed, found, what_to_do; a row for each check.
+
+        Looks at proxy, name resolution, TLS, access (region block, firewall), clock skew, limits left, disk space,
+        permissions, cache entries (whole or damaged), cache orphans, and versions with known defects. `passed` is NA
+        where there was nothing to check or no way to. Changes nothing, works without a network, and ends within
+        `timeout_s` or 15 s on the network, whichever is shorter, and 5 s with the cache. With source="cache" asks
+        nobody. Raises InputError for an unknown provider.
+        """
+        from candle_fetcher.fetcher import doctor  # when used: few do
+
+        found = find_provider(provider) if provider is not None else self._provider
+        source, url = self._source(found), self._settings.base_urls.get(found.name)
+        archive_root = None
+        if found.archive is not None and self._archive(found) is not None:
+            archive_root = self._settings.base_urls.get(found.archive.name) or found.archive.host
+        with self._errand() as errand:
+            checks = doctor.check_network(
+                doctor.list_places(found, found.hosts if url is None else (url,), archive_root),
+                source,
+                self._transport,
+                errand,
+                monitor=self._monitor,
+                patience_s=0.0 if self._is_offline(None) else min(self._settings.timeout_s, 15.0) / 3,
+                now_s=self._clock(),
+            )
+        return doctor.as_frame([*checks, *doctor.check_machine(self._settings, self._clock())])
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -725,9 +863,10 @@ class CandleFetcher:
         count = sum(gap.count for gap in got.gaps)
         raise IncompleteData(
             f"{request.series.provider} has no candle in {count:,} slots of {request.label} "
-            f"(first {got.gaps[0].first}, {got.gaps[0].cause}); on_gap='leave' lists them instead",
+            f"(first {got.gaps[0].first}, {got.gaps[0].cause})",
             frame=self._framed(request, got, columns, errand, began),
             missing=got.gaps,
+            fix="on_gap='leave' lists them instead",
         )
 
     def _request(
@@ -789,6 +928,7 @@ class CandleFetcher:
                     transport=self._transport,
                     retry=Retry(max_retries=self._settings.max_retries),
                     observe=self._observe,
+                    desk=self._desk,
                 )
             return made
 
@@ -810,8 +950,30 @@ class CandleFetcher:
                     transport=self._transport,
                     retry=Retry(max_retries=self._settings.max_retries),
                     observe=self._observe,
+                    desk=self._desk,
                 )
             return made
+
+    def _find_bucket(self) -> BucketSource:
+        """The listing of the archive: at the archive's root where one was given, else where S3 serves it."""
+        if self._is_offline(None):
+            raise IncompleteData("the archive's listing is not stored, and only the cache may be asked")
+        url = self._settings.base_urls.get(NAME)
+        if url is None and SPOT.provider in self._settings.base_urls:
+            raise NotOffered(
+                f"{SPOT.provider} has no archive here: base_urls names a host for it; expected one for {NAME} too"
+            )
+        with self._lock:
+            if self._bucket is None:
+                self._bucket = BucketSource(
+                    url or HOST,
+                    clock=self._clock,
+                    transport=self._transport,
+                    retry=Retry(max_retries=self._settings.max_retries),
+                    observe=self._observe,
+                    desk=self._desk,
+                )
+            return self._bucket
 
     def _gatherer(self, cache: CandleCache | None = None) -> Gatherer:
         return Gatherer(cache or self.cache, self._pools, self._clock, self._observe, self._transport.abort)

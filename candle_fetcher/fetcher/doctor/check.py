@@ -1,0 +1,30 @@
+"""What a check is, and checks as a frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pandas as pd
+
+PASS, FAIL, SKIPPED = "pass", "fail", "skipped"
+
+
+class Check(NamedTuple):
+    """What was looked at, of what; pass, fail or skipped; what was found, and what to do about it."""
+
+    name: str
+    subject: str
+    verdict: str
+    found: str
+    fix: str = ""
+
+
+def as_frame(checks: Sequence[Check]) -> pd.DataFrame:
+    """The checks as rows: check, subject, passed (boolean, NA where skipped), found, what_to_do."""
+    verdicts: dict[str, bool | None] = {PASS: True, FAIL: False, SKIPPED: None}
+    frame = pd.DataFrame(
+        [(one.name, one.subject, verdicts[one.verdict], one.found, one.fix) for one in checks],
+        columns=["check", "subject", "passed", "found", "what_to_do"],
+    )
+    return frame.astype({"passed": "boolean"})

@@ -1,0 +1,137 @@
+"""Checks on this machine: disk space, permissions, cache, leftovers, versions. Nobody is asked."""
+
+from __future__ import annotations
+
+import math
+import platform
+import shutil
+import sqlite3
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from candle_fetcher.core.defects import HARMLESS, find_defect
+from candle_fetcher.core.entry import unseal
+from candle_fetcher.fetcher.doctor.check import FAIL, PASS, SKIPPED, Check
+from candle_fetcher.fetcher.settings import Settings
+from candle_fetcher.store.files import DATABASE, size_bytes
+from candle_fetcher.store.look import Content, Manners, find_manners, find_orphans, read_content
+
+# What is younger may still be written to.
+_ORPHAN_S = 3_600.0
+_EXPORTS = Path("historical_data")
+_PACKAGES = ("pandas", "numpy", "requests", "urllib3", "diskcache", "cachetools")
+
+
+def check_machine(settings: Settings, now_s: float) -> list[Check]:
+    """Disk space, permissions and health of the cache; leftovers of exports; versions. Asks nobody."""
+    folder = settings.cache_dir
+    checks = []
+    if settings.use_cache and settings.disk_cache_size:
+        manners = find_manners(folder)
+        free = _free_bytes(manners.nearest)
+        content = read_content(folder, lambda key, data: unseal(key, data) is not None)
+        checks += [
+            judge_space(folder, free, size_bytes(folder), settings.disk_cache_size),
+            judge_manners(folder, manners),
+            judge_content(folder, content),
+        ]
+    else:
+        off = "use_cache is off" if not settings.use_cache else "disk_cache_size is 0"
+        checks += [Check(name, "cache", SKIPPED, off) for name in ("disk space", "permissions", "cache entries")]
+    aside = find_orphans(folder, pattern=f"{DATABASE}.bad-*", older_s=-math.inf, now_s=now_s)
+    parts = find_orphans(_EXPORTS, pattern=".*.part", older_s=_ORPHAN_S, now_s=now_s)
+    checks.append(judge_orphans(aside, parts))
+    versions = {"python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
+    return checks + [judge_version(name, version) for name, version in {**versions, **_installed()}.items()]
+
+
+def _free_bytes(folder: Path) -> int | None:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return None
+
+
+def _installed() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = ""
+    return found
+
+
+def judge_space(folder: Path, free: int | None, used: int, bound: int) -> Check:
+    """Whether the disk has room for what the cache may still grow by."""
+    subject = str(folder)
+    if free is None:
+        return Check("disk space", subject, SKIPPED, "the system does not say how much is free")
+    found = f"{_size(free)} free; the cache has {_size(used)} of {_size(bound)}"
+    if free >= bound - used:
+        return Check("disk space", subject, PASS, found)
+    fits_mb = (free + used) * 9 // 10**7
+    return Check("disk space", subject, FAIL, found, f"Make room, or set disk_cache_size to {fits_mb}MB, which fits")
+
+
+def judge_manners(folder: Path, manners: Manners) -> Check:
+    """Whether the cache can be written, and by its owner alone."""
+    subject = str(folder)
+    other = "another folder: cache_dir, --cache-dir or CANDLE_FETCHER_CACHE_DIR"
+    if manners.foreign:
+        return Check("permissions", subject, FAIL, f"{DATABASE} in it is another program's", f"Choose {other}")
+    if not manners.owner:
+        return Check("permissions", subject, FAIL, "it belongs to another user", f"Choose {other}")
+    if manners.refusal:
+        found = f"no file can be made in {manners.nearest}: {manners.refusal}"
+        return Check("permissions", subject, FAIL, found, f"Make it writable, or choose {other}")
+    if manners.open_to_all:
+        return Check("permissions", subject, FAIL, "every user of this machine can write to it", f"chmod 700 {folder}")
+    found = "writable" if manners.is_there else f"not there yet, can be made in {manners.nearest}"
+    return Check("permissions", subject, PASS, found)
+
+
+def judge_content(folder: Path, content: Content | None) -> Check:
+    """Whether the database can be read and its entries are whole."""
+    subject = str(folder)
+    if content is None:
+        return Check("cache entries", subject, PASS, "none yet")
+    read = f"{content.read:,} of {content.entries:,} entries read"
+    if content.problem:
+        fix = "Nothing: the next fetch moves a damaged database aside and starts anew; or make the folder readable"
+        return Check("cache entries", subject, FAIL, f"{read}; the database says: {content.problem}", fix)
+    if content.damaged:
+        named = ", ".join(content.damaged[:3]) + (", ..." if len(content.damaged) > 3 else "")
+        fix = "candle-fetcher cache verify drops them (fetcher.cache.verify()); they are downloaded again when needed"
+        return Check("cache entries", subject, FAIL, f"{read}, {len(content.damaged):,} damaged: {named}", fix)
+    return Check("cache entries", subject, PASS, f"{read}, all whole")
+
+
+def judge_orphans(aside: Sequence[Path], parts: Sequence[Path]) -> Check:
+    """Whether something was left behind: damaged databases moved aside, exports that were cut short."""
+    if not aside and not parts:
+        return Check("cache orphans", "files", PASS, "none")
+    kinds = [
+        f"{len(paths):,} {what}, such as {paths[0]}"
+        for paths, what in ((aside, "of a damaged database"), (parts, "of exports cut short"))
+        if paths
+    ]
+    return Check("cache orphans", "files", FAIL, "; ".join(kinds), "Remove them: nothing reads them any more")
+
+
+def judge_version(name: str, version: str) -> Check:
+    """Whether the version has a known defect that reaches this library."""
+    if not version:
+        return Check("version", name, FAIL, "not installed", f"pip install {name}")
+    defect = find_defect(name, version)
+    if defect is not None and defect.contained:
+        return Check("version", name, PASS, f"{version}: {defect.says}. {defect.fix}")
+    if defect is not None:
+        return Check("version", name, FAIL, f"{version}: {defect.says}", defect.fix)
+    return Check("version", name, PASS, f"{version}; {HARMLESS[name]}" if name in HARMLESS else version)
+
+
+def _size(count: int) -> str:
+    unit, scale = next(one for one in (("GB", 10**9), ("MB", 10**6), ("kB", 1000)) if count >= one[1] or one[1] == 1000)
+    return f"{count / scale:,.1f} {unit}"

@@ -1,0 +1,234 @@
+"""Every error and warning is raised somewhere, documented, in the README's troubleshooting, and says what to do."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import datetime as dt
+import inspect
+import pickle
+import re
+import socket
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from world import World
+
+import candle_fetcher
+from candle_fetcher import (
+    AccessDenied,
+    Banned,
+    CacheError,
+    CandleFetcher,
+    CandleFetcherError,
+    CandleFetcherWarning,
+    FetchManyError,
+    IncompleteData,
+    InputError,
+    MissingExtra,
+    NotOffered,
+    ProviderRefused,
+    RateLimited,
+    ReplyError,
+    TransportError,
+    UnknownSymbol,
+)
+from candle_fetcher.core import errors
+from candle_fetcher.core.errors import unknown
+from candle_fetcher.practice import faults
+
+ROOT = Path(__file__).resolve().parents[1]
+KINDS = [
+    kind
+    for kind in vars(errors).values()
+    if inspect.isclass(kind) and issubclass(kind, CandleFetcherError | CandleFetcherWarning)
+]
+SPAN = ("1h", "2024-01-01", "2024-01-02")
+UNTIL = dt.datetime(2024, 6, 15, 12, 30, tzinfo=dt.timezone.utc)
+# What the classes are made of that need more than a message.
+FACTS: dict[type, dict[str, Any]] = {
+    UnknownSymbol: {"symbol": "BTC/UDST", "provider": "binance", "closest": ("BTC/USDT",)},
+    Banned: {"message": "it happened", "until": UNTIL},
+    AccessDenied: {"message": "it happened", "fix": "Check api_keys"},
+    ProviderRefused: {"message": "it happened", "status": 400},
+    FetchManyError: {"frames": {}, "errors": {"BTC/USDT": InputError("start 1 is not before end 0; give another")}},
+    MissingExtra: {"extra": "arrow", "purpose": "Parquet"},
+}
+each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+
+
+def made(kind: type) -> Any:
+    facts = FACTS.get(kind)
+    return kind("it happened") if facts is None else kind(**facts)
+
+
+def troubleshooting() -> dict[str, list[str]]:
+    """The rows of the README's tables of errors and warnings: their other cells, by name."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"^## Troubleshooting\n(.*?)^## ", text, re.M | re.S)
+    assert found is not None
+    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", found[1], re.M)
+    return {name: [cell.strip() for cell in cells.split("|")] for name, cells in rows}
+
+
+@pytest.fixture(scope="module")
+def used() -> set[str]:
+    """The names of the classes that the package makes, raises or hands to `warnings.warn`."""
+    found: set[str] = set()
+    for path in (ROOT / "candle_fetcher").rglob("*.py"):
+        if path.name == "errors.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+                found.add(called)
+                if called == "warn":
+                    found.update(one.id for one in node.args if isinstance(one, ast.Name))
+    return found
+
+
+@each_kind
+def test_each_is_raised_somewhere_or_the_readme_says_that_it_is_not_yet(kind: type, used: set[str]) -> None:
+    family = {one.__name__ for one in KINDS if issubclass(one, kind)}
+    is_raised = bool(family & used)
+    says_not = "nothing raises it in this version" in troubleshooting()[kind.__name__][0]
+    assert is_raised is not says_not
+
+
+@each_kind
+def test_each_can_be_imported_from_the_package_and_is_drawn_in_the_tree(kind: type) -> None:
+    assert getattr(candle_fetcher, kind.__name__) is kind
+    assert re.search(rf"\b{kind.__name__}\b", errors.__doc__ or "")
+
+
+@each_kind
+def test_each_docstring_names_the_attributes(kind: type) -> None:
+    assert kind.__doc__
+    own = set(re.findall(r"self\.(\w+) = ", inspect.getsource(kind)))
+    assert own <= set(re.findall(r"`\.(\w+)`", kind.__doc__)), kind.__doc__
+    assert own <= set(vars(made(kind)))
+
+
+@each_kind
+def test_each_message_holds_what_to_do_once(kind: type) -> None:
+    error = made(kind)
+    assert len(error.fix.split()) >= 2
+    assert str(error).count(error.fix) == 1
+    assert "\n" not in str(error)
+    assert ".." not in str(error)
+
+
+@each_kind
+def test_each_is_in_the_troubleshooting_section_with_what_to_do(kind: type) -> None:
+    cells = troubleshooting()[kind.__name__]
+    assert all((cells[0], cells[-1])) or kind is CandleFetcherWarning
+
+
+@each_kind
+def test_each_survives_the_way_to_another_process(kind: type) -> None:
+    error = made(kind)
+    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(again) is kind
+        assert str(again) == str(error)
+        assert set(vars(again)) == set(vars(error))
+
+
+def test_the_section_has_no_row_of_something_else() -> None:
+    assert set(troubleshooting()) == {kind.__name__ for kind in KINDS}
+
+
+def test_what_to_do_is_behind_the_semicolon_or_that_of_the_class() -> None:
+    assert InputError("limit 0 is not allowed; expected 1 or more").fix == "expected 1 or more"
+    assert str(InputError("limit 0 is not allowed; expected 1 or more")) == "limit 0 is not allowed; expected 1 or more"
+    assert str(InputError("limit 0 is not allowed")) == "limit 0 is not allowed. Correct it and call again"
+    assert unknown("source", "rst", ("rest", "auto")).fix == "expected one of rest, auto. Did you mean 'rest'?"
+    assert UnknownSymbol("X", "binance").fix == "symbols() lists those that it knows"
+    assert str(ReplyError("what came?")) == f"what came? {ReplyError.fix}"
+
+
+def test_a_warning_says_what_to_do_too() -> None:
+    for kind in (one for one in KINDS if issubclass(one, CandleFetcherWarning)):
+        with pytest.warns(kind) as caught:
+            warnings.warn("it happened", kind, stacklevel=1)
+        assert str(caught[0].message).startswith("it happened. ")
+
+
+# -- as they reach a user ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with World(tmp_path_factory.mktemp("errors") / "cache") as made:
+        yield made
+
+
+def nowhere() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+def closed(fetcher: CandleFetcher) -> None:
+    fetcher.close()
+    fetcher.symbols()
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault", "work"),
+    [
+        (CandleFetcherError, None, closed),
+        (InputError, None, lambda fetcher: fetcher.fetch("BTC/USDT", "1x")),
+        (InputError, None, lambda fetcher: fetcher.fetch("BTC/USDT", *SPAN, source="rst")),
+        (UnknownSymbol, None, lambda fetcher: fetcher.fetch("BTC/UDST", *SPAN)),
+        (NotOffered, None, lambda fetcher: fetcher.fetch("BTC/USDT", *SPAN, kind="mark")),
+        (TransportError, faults.status(503), lambda fetcher: fetcher.symbols()),
+        (RateLimited, faults.rate_limited(900), lambda fetcher: fetcher.symbols()),
+        (Banned, faults.banned(1_718_455_000_000), lambda fetcher: fetcher.symbols()),
+        (AccessDenied, faults.restricted(), lambda fetcher: fetcher.symbols()),
+        (AccessDenied, faults.forbidden(), lambda fetcher: fetcher.fetch("BTC/USDT", *SPAN)),
+        (ProviderRefused, faults.status(400, b'{"code":-1104,"msg":"no"}'), lambda fetcher: fetcher.symbols()),
+        (ReplyError, faults.html_200(), lambda fetcher: fetcher.symbols()),
+        (IncompleteData, faults.status(503), lambda fetcher: fetcher.fetch("BTC/USDT", *SPAN)),
+        (IncompleteData, None, lambda fetcher: fetcher.fetch("ETH/USDT", *SPAN, source="cache")),
+        (
+            IncompleteData,
+            None,
+            lambda fetcher: fetcher.fetch("BTC/USDT", "1m", "2023-03-24", "2023-03-25", on_gap="raise"),
+        ),
+        (FetchManyError, None, lambda fetcher: fetcher.fetch_many(["BTC/USDT", "XXX/USDT"], *SPAN)),
+    ],
+)
+def test_what_is_raised_says_what_to_do(
+    world: World, kind: type[CandleFetcherError], fault: Any, work: Callable[[CandleFetcher], object]
+) -> None:
+    failing = [] if fault is None else [world.exchange.fail(fault, times=None)]
+    try:
+        fetcher = world.fetcher(max_retries=0, cache_dir=world.folder / kind.__name__)
+        with pytest.raises(kind) as caught:
+            work(fetcher)
+    finally:
+        for one in failing:
+            one.stop()
+    assert type(caught.value) is kind
+    assert caught.value.fix in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def test_a_host_out_of_reach_is_told_with_what_to_do(tmp_path: Path) -> None:
+    urls = {"binance": nowhere()}
+    with CandleFetcher(base_urls=urls, cache_dir=tmp_path) as fetcher, pytest.raises(TransportError) as caught:
+        fetcher.symbols()
+    assert not caught.value.reached
+    assert "candle-fetcher doctor" in str(caught.value)
+
+
+def test_a_gap_that_was_to_raise_is_told_with_how_to_leave_it(world: World) -> None:
+    with world.fetcher() as fetcher, pytest.raises(IncompleteData) as caught:
+        fetcher.fetch("BTC/USDT", "1m", "2023-03-24", "2023-03-25", on_gap="raise")
+    assert caught.value.fix == "on_gap='leave' lists them instead"
+
+
+def test_the_cache_says_which_folder_to_choose() -> None:
+    assert str(CacheError("c belongs to another user. Choose another cache_dir")).count("Choose another") == 1
