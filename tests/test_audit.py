@@ -278,6 +278,7 @@ def test_a_range_too_long_for_one_piece_is_compared_to_the_last_candle(world: Wo
     assert compared(frame) == {"1m": 153 * 24}
 
 
+@pytest.mark.fault("C04")
 def test_what_the_archive_has_otherwise_or_not_at_all_is_told(world: World) -> None:
     at, gone = ms("2024-03-05T07:00"), ms("2024-03-06T09:00")
     key = "BTCUSDT-1h-2024-03"
@@ -302,6 +303,7 @@ def test_a_long_range_is_held_against_the_archive_in_a_sample_of_its_days(world:
     assert compared(frame) == {"archive": 8 * 1440}
 
 
+@pytest.mark.fault("C04")
 def test_the_side_of_rest_comes_by_rest_however_long_it_is(world: World) -> None:
     world.exchange.archive.spoil("BTCUSDT-1m-2024-03", damage.revise(ms("2024-03-05"), volume="12.5").published())
     frame = world.fetcher().audit("BTC/USDT", "1m", "2024-03-01", "2024-03-07", "archive")

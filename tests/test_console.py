@@ -162,6 +162,7 @@ def test_threads_may_share_a_bar() -> None:
     assert "3.20k/3.20k" in stream.getvalue().split("\r")[-1]
 
 
+@pytest.mark.fault("E10")
 def test_a_program_without_stderr_shows_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     bar = ProgressBar()
@@ -170,6 +171,7 @@ def test_a_program_without_stderr_shows_no_bar(monkeypatch: pytest.MonkeyPatch) 
     assert make_progress(None) is None
 
 
+@pytest.mark.fault("E10")
 def test_nothing_is_shown_where_nobody_looks(capsys: pytest.CaptureFixture[str]) -> None:
     assert make_progress(None) is None
 
@@ -291,6 +293,7 @@ def test_an_empty_no_color_means_nothing(terminal: Terminal, monkeypatch: pytest
     assert Palette(terminal).paint("x", "bad") != "x"
 
 
+@pytest.mark.fault("G03")
 @pytest.mark.parametrize(
     ("text", "shown"),
     [

@@ -63,12 +63,14 @@ def test_unpacked_candles_share_the_bytes_and_cannot_be_written(entry):
     assert not found.candles.block.flags.writeable
 
 
+@pytest.mark.fault("D06")
 @given(key=keys, other=keys, entry=entries(), compress=st.booleans())
 def test_an_entry_of_another_key_is_a_miss(key, other, entry, compress):
     if key != other:
         assert unpack(other, pack(key, entry, compress=compress)) is None
 
 
+@pytest.mark.fault("D02")
 @pytest.mark.parametrize("compress", [False, True])
 def test_every_single_changed_bit_is_a_miss(compress):
     data = small(compress)
@@ -79,6 +81,7 @@ def test_every_single_changed_bit_is_a_miss(compress):
         unpack("key", bytes(bad), trusted=True)  # whatever it says, it does not fail
 
 
+@pytest.mark.fault("D01")
 @pytest.mark.parametrize("compress", [False, True])
 def test_every_cut_and_everything_appended_is_a_miss(compress):
     data = small(compress)
@@ -90,6 +93,7 @@ def test_every_cut_and_everything_appended_is_a_miss(compress):
         assert unpack("key", data + more) is None
 
 
+@pytest.mark.fault("D06")
 @given(data=st.binary(max_size=120), trusted=st.booleans())
 def test_bytes_of_anybody_else_are_a_miss_and_never_an_error(data, trusted):
     assert unpack("key", data, trusted=trusted) is None
@@ -103,6 +107,7 @@ def resealed(data, version):
     return data[:4] + struct.pack("<I", zlib.crc32(rest, zlib.crc32(b"key"))) + bytes(rest)
 
 
+@pytest.mark.fault("D06", "D30")
 @pytest.mark.parametrize("compress", [False, True])
 def test_an_entry_of_another_version_is_a_miss(compress):
     data = small(compress)

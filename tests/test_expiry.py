@@ -32,6 +32,7 @@ def test_settled_is_what_closed_two_seconds_ago(frame, now):
     assert frame.open_ms(slot + 1) + 2 * SECOND > now
 
 
+@pytest.mark.fault("B02")
 def test_a_candle_settles_two_seconds_after_its_close_and_not_before():
     minute = parse_timeframe("1m")
     for late in range(-2000, 2001, 100):
@@ -40,6 +41,7 @@ def test_a_candle_settles_two_seconds_after_its_close_and_not_before():
         assert drop_unsettled(candles_at([0, 60 * SECOND]), minute, now).count == (1 if late >= 2000 else 0)
 
 
+@pytest.mark.fault("B02", "B09")
 @given(frame=frames, now=nows, data=st.data())
 def test_only_settled_candles_are_kept_on_the_grid_and_off_it(frame, now, data):
     slot = frame.ordinal(now)
@@ -57,6 +59,7 @@ def test_settled_candles_come_back_without_a_copy():
     assert drop_unsettled(candles_at([]), parse_timeframe("1h"), DAY).count == 0
 
 
+@pytest.mark.fault("C03")
 @pytest.mark.parametrize(
     ("age", "pause"),
     [(0, HOUR), (HOUR, HOUR), (2 * DAY - 1, HOUR), (2 * DAY, 30 * DAY), (900 * DAY, 30 * DAY)],

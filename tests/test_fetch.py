@@ -102,6 +102,7 @@ def test_the_fingerprint_is_one_whether_by_network_memory_or_disk(world: World) 
     assert told(unpacked)["sources"]["disk"] == 2880
 
 
+@pytest.mark.fault("A11")
 @pytest.mark.parametrize("cap", [1, 2, 7, 300, 999])
 def test_a_server_that_caps_its_pages_below_the_documented_limit_loses_nothing(tmp_path: Path, cap: int) -> None:
     with World(tmp_path, page_cap=cap, weight_limit=10**6) as world:
@@ -145,6 +146,7 @@ def test_days_count_back_from_the_end(world: World) -> None:
     assert len(world.fetcher().fetch("BTC/USDT", "1h", end="2024-06-03", days=1)) == 24
 
 
+@pytest.mark.fault("B08")
 def test_every_small_range_returns_each_candle_once(world: World) -> None:
     fetcher = world.fetcher()
     everything = world.truth("BTCUSDT", "5m", "2024-06-01", "2024-06-01T02:00")
@@ -219,6 +221,7 @@ def test_an_argument_beats_the_environment_which_beats_the_default(
 # -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("A13", "C01", "C03")
 def test_an_outage_is_asked_for_again_alone_and_then_listed_as_a_gap(world: World) -> None:
     fetcher = world.fetcher()
     frame = fetcher.fetch("BTC/USDT", "1m", "2023-03-24T12:00", "2023-03-24T15:00")
@@ -236,6 +239,7 @@ def test_an_outage_is_asked_for_again_alone_and_then_listed_as_a_gap(world: Worl
     assert [one["startTime"] for one in world.asked()] == [str(ms("2023-03-24T12:40"))]
 
 
+@pytest.mark.fault("C01")
 def test_rows_that_come_late_are_found_and_the_count_starts_anew(world: World) -> None:
     hole = (ms("2024-06-01T10:00"), ms("2024-06-01T11:00"))
     world.exchange.hide("binance", "BTCUSDT", hole)
@@ -249,6 +253,7 @@ def test_rows_that_come_late_are_found_and_the_count_starts_anew(world: World) -
     assert len(world.fetcher().fetch("BTC/USDT", "1m", "2024-06-01", "2024-06-02")) == 1440
 
 
+@pytest.mark.fault("C03")
 def test_a_young_gap_is_asked_for_again_after_an_hour(world: World) -> None:
     hole = (ms("2024-06-15T10:00"), ms("2024-06-15T11:00"))
     world.exchange.hide("binance", "BTCUSDT", hole)
@@ -261,6 +266,7 @@ def test_a_young_gap_is_asked_for_again_after_an_hour(world: World) -> None:
     assert len(fetcher.fetch("BTC/USDT", "1m", "2024-06-15T09:00", "2024-06-15T11:30")) == 150
 
 
+@pytest.mark.fault("A13")
 def test_a_start_before_the_listing_costs_two_replies_once(world: World) -> None:
     fetcher = world.fetcher()
     frame = fetcher.fetch("BTC/USDT", "1h", "2010-01-01", "2017-09-01")
@@ -287,6 +293,7 @@ def test_a_start_before_the_listing_of_coin_margined_futures_costs_its_windows(w
     assert world.asked() == []
 
 
+@pytest.mark.fault("A13", "C14")
 def test_after_the_delisting_nothing_is_asked_chunk_by_chunk(tmp_path: Path) -> None:
     with World(tmp_path, now="2026-06-15T12:00:30") as world:
         fetcher = world.fetcher()
@@ -300,6 +307,7 @@ def test_after_the_delisting_nothing_is_asked_chunk_by_chunk(tmp_path: Path) -> 
         assert world.asked() == []
 
 
+@pytest.mark.fault("B13")
 @pytest.mark.parametrize("provider", ["binance", "binance-um", "binance-cm"])
 def test_a_start_in_any_year_is_a_start_at_the_listing(world: World, provider: str) -> None:
     symbol, theirs = ("BTC/USD", "BTCUSD_PERP") if provider == "binance-cm" else ("BTC/USDT", "BTCUSDT")
@@ -323,6 +331,7 @@ def test_first_available_is_the_first_minute_and_remembered(world: World) -> Non
     assert world.asked() == []
 
 
+@pytest.mark.fault("C01")
 def test_on_gap_can_raise_or_invent_marked_rows_that_are_never_stored(world: World) -> None:
     fetcher = world.fetcher()
     span = ("BTC/USDT", "1m", "2023-03-24T12:00", "2023-03-24T15:00")
@@ -354,6 +363,7 @@ def test_gaps_lists_every_gap_with_its_cause(world: World) -> None:
 # -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("B02")
 def test_only_settled_candles_come_back_and_only_the_tail_is_asked_for(world: World) -> None:
     fetcher = world.fetcher()
     seen = []
@@ -379,6 +389,7 @@ def test_a_range_that_ends_before_the_tail_sends_nothing(world: World) -> None:
     assert world.asked() == []
 
 
+@pytest.mark.fault("B02")
 def test_include_open_adds_the_forming_candle_and_says_so(world: World) -> None:
     fetcher = world.fetcher()
     for timeframe in ("1m", "1h", "1d", "3d", "45m"):
@@ -389,6 +400,7 @@ def test_include_open_adds_the_forming_candle_and_says_so(world: World) -> None:
     assert "is_closed" not in fetcher.fetch("BTC/USDT", "1m", limit=5)
 
 
+@pytest.mark.fault("B03")
 @pytest.mark.parametrize("skew_s", [-86_400, -61, 61, 86_400])
 def test_the_clock_of_the_provider_decides_and_a_skew_is_told(world: World, skew_s: int) -> None:
     fetcher = world.fetcher(clock=lambda: world.now_s + skew_s)
@@ -434,6 +446,7 @@ def test_other_multiples_are_made_of_the_largest_timeframe_that_divides_them(wor
     )
 
 
+@pytest.mark.fault("C13")
 def test_a_resampled_candle_of_an_incomplete_set_is_listed_as_partial(world: World) -> None:
     frame = world.fetcher().fetch("BTC/USDT", "7h", "2023-03-23", "2023-03-26")
     hour = ms("2023-03-24T13:00")
@@ -458,6 +471,7 @@ def test_fetch_many_returns_each_symbol_and_one_failure_loses_none(world: World)
     assert "BTC/USDT" in raised.value.errors["BTC/USDX"].closest
 
 
+@pytest.mark.fault("D22")
 def test_threads_that_want_the_same_chunks_download_each_once(world: World) -> None:
     fetcher = world.fetcher()
     frames: list[pd.DataFrame] = []
@@ -476,6 +490,7 @@ def test_threads_that_want_the_same_chunks_download_each_once(world: World) -> N
         same(frame, world.truth("BTCUSDT", "1m", "2024-06-01", "2024-06-08"))
 
 
+@pytest.mark.fault("D27")
 def test_editing_a_frame_that_was_handed_out_changes_no_other(world: World) -> None:
     fetcher = world.fetcher()
     truth = world.truth("BTCUSDT", "1h", "2024-06-01", "2024-06-08")
@@ -500,6 +515,7 @@ def test_iter_frames_yields_the_whole_range_in_order_in_bounded_pieces(world: Wo
         assert sum(gap["count"] for piece in pieces for gap in told(piece)["gaps"]) == 80
 
 
+@pytest.mark.fault("E09")
 def test_an_iterator_that_is_given_up_asks_for_nothing_more(world: World) -> None:
     for _ in world.fetcher().iter_frames("BTC/USDT", "1m", "2024-01-01", "2024-06-01", rows=5_000):
         break
@@ -625,6 +641,7 @@ def test_warm_and_cold_frames_are_equal_to_the_last_attribute(world: World) -> N
         assert frame["trades"].dtype == "Int64"
 
 
+@pytest.mark.fault("F05", "F07")
 def test_an_exported_file_reads_back_as_the_frame_and_has_a_telling_name(world: World, tmp_path: Path) -> None:
     fetcher = world.fetcher()
     for columns in ("ohlcv", "all"):
@@ -689,6 +706,7 @@ def test_resampled_sums_are_the_ones_that_the_exchange_prints(world: World) -> N
         assert np.array_equal(ours, truth[name]), name
 
 
+@pytest.mark.fault("C14")
 def test_a_delisting_is_the_cause_wherever_the_range_ends(tmp_path: Path) -> None:
     with World(tmp_path, now="2026-06-15T12:00:30") as world:
         for span in (("2025-05-20", "2025-06-05"), ("2025-05-20", "2026-06-05"), ("2017-01-01", "2026-06-05")):
@@ -697,6 +715,7 @@ def test_a_delisting_is_the_cause_wherever_the_range_ends(tmp_path: Path) -> Non
                 assert gaps["cause"].tolist()[-1] == "after_delisting", (span, timeframe)
 
 
+@pytest.mark.fault("A13")
 def test_an_outage_at_the_end_of_what_is_asked_is_no_delisting(world: World) -> None:
     world.exchange.hide("binance", "BTCUSDT", (ms("2024-06-15T10:00"), ms("2024-06-15T12:00")))
     fetcher = world.fetcher()

@@ -29,7 +29,6 @@ FLOORS = {
     "export": 2,  # the writer, which fetcher.export() feeds
     "fetcher": 3,
     "live": 3,
-    "doctor": 4,
     "service": 5,
     "cli": 5,
     "__init__": TOP,

@@ -96,6 +96,7 @@ def test_a_day_that_comes_late_is_there_at_the_next_call_without_an_end(world: W
     same(fetcher.fetch("BTC/USDT", "1d", "2024-06-01"), world.truth("BTCUSDT", "1d", "2024-06-01", "2024-06-15"))
 
 
+@pytest.mark.fault("B02")
 def test_every_3d_candle_is_there_once_it_is_settled(world: World) -> None:
     fetcher = world.fetcher()
     for step in range(80):
@@ -168,6 +169,7 @@ def test_few_requests_find_the_first_candles_after_an_early_start(late_world: Wo
     assert len(late_world.exchange.requests) < 20
 
 
+@pytest.mark.fault("B13")
 @pytest.mark.parametrize("limit", [10**12, 10**19, 10**30])
 @pytest.mark.parametrize("timeframe", ["1M", "1w", "1d", "45m"])
 def test_a_limit_beyond_all_time_is_refused(world: World, timeframe: str, limit: int) -> None:
@@ -303,6 +305,7 @@ def test_the_cache_alone_has_nothing_where_nothing_was_fetched(world: World) -> 
 # What a caller does to a frame
 
 
+@pytest.mark.fault("D27")
 def test_changing_a_manifest_changes_no_other(world: World) -> None:
     world.exchange.hide("binance", "BTCUSDT", (ms("2024-03-05"), ms("2024-03-05T05:00")))
     fetcher = world.fetcher()
@@ -315,6 +318,7 @@ def test_changing_a_manifest_changes_no_other(world: World) -> None:
     assert re.fullmatch("[0-9a-f]{64}", (manifest(frame) | {})["fingerprint"])
 
 
+@pytest.mark.fault("D27")
 def test_changing_a_frame_changes_no_other(world: World) -> None:
     fetcher = world.fetcher()
     first = fetcher.fetch("BTC/USDT", "1h", "2024-03-01", "2024-03-10", columns="all")
@@ -342,6 +346,7 @@ def test_a_clock_that_lies_gives_the_truth_or_an_error_of_ours(world: World, sai
         same(frame, world.truth("BTCUSDT", timeframe, "2024-01-01", end))
 
 
+@pytest.mark.fault("A10")
 def test_a_first_candle_that_belongs_to_another_request_hides_no_candle(world: World) -> None:
     row = [ms("2023-01-01"), "1", "1", "1", "1", "1", ms("2023-01-02") - 1, "1", 1, "1", "1", "0"]
     world.exchange.fail(
@@ -359,6 +364,7 @@ def test_a_first_candle_that_belongs_to_another_request_hides_no_candle(world: W
     same(frame, world.truth("SOLUSDT", "1d", "2020-01-01", "2024-01-01"))
 
 
+@pytest.mark.fault("A13", "D24")
 def test_empty_replies_do_not_make_a_traded_symbol_one_that_was_never_listed(world: World) -> None:
     world.exchange.fail(faults.body(b"[]"), times=3, match="klines")
     with pytest.raises(IncompleteData, match="traded"):
@@ -368,6 +374,7 @@ def test_empty_replies_do_not_make_a_traded_symbol_one_that_was_never_listed(wor
     same(frame, world.truth("BTCUSDT", "1d", "2023-01-01", "2024-03-01"))
 
 
+@pytest.mark.fault("A11")
 @pytest.mark.parametrize("cap", [1, 7, 150, 300])
 def test_coin_m_pages_shorter_than_documented_leave_nothing_out(tmp_path: Path, cap: int) -> None:
     with World(tmp_path, page_cap=cap) as world:
@@ -377,6 +384,7 @@ def test_coin_m_pages_shorter_than_documented_leave_nothing_out(tmp_path: Path, 
         assert causes(frame) == [("not_listed", 71)]
 
 
+@pytest.mark.fault("A20")
 def test_asking_during_a_pause_does_not_make_it_longer(world: World) -> None:
     fetcher = world.fetcher(max_retries=0)
     world.exchange.fail(faults.rate_limited(400), match="klines")
@@ -392,6 +400,7 @@ def test_asking_during_a_pause_does_not_make_it_longer(world: World) -> None:
 # Calls that meet
 
 
+@pytest.mark.fault("E05")
 def test_a_failure_among_many_leaves_the_calls_of_other_threads_alone(tmp_path: Path) -> None:
     def fail_eth(event: Any) -> None:
         if event.label.startswith("ETH") and event.phase != "start":

@@ -39,6 +39,7 @@ def interrupted_after(seconds: float, url: str, cache: Path) -> tuple[float, int
     return time.monotonic() - began, process.returncode, said
 
 
+@pytest.mark.fault("E01")
 def test_control_is_back_within_a_second_and_what_had_come_is_kept(tmp_path: Path) -> None:
     with PracticeExchange(delay_s=0.05, weight_limit=10**6) as exchange:
         url = exchange.base_urls["binance"]
@@ -57,6 +58,7 @@ def test_control_is_back_within_a_second_and_what_had_come_is_kept(tmp_path: Pat
         assert stored > 5
 
 
+@pytest.mark.fault("E02")
 def test_workers_that_wait_for_a_reply_that_never_comes_hold_nobody(tmp_path: Path) -> None:
     with PracticeExchange(weight_limit=10**6) as exchange:
         exchange.fail(faults.hang(30), times=None, match="klines", after=4)

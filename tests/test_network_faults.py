@@ -102,7 +102,30 @@ PASSING = {
 }
 
 
-@pytest.mark.parametrize("name", PASSING)
+ROWS = {
+    "A01": ("cut",),
+    "A02": ("cut without a length",),
+    "A03": ("gzip cut",),
+    "A04": ("bad gzip",),
+    "A06": ("html with 200", "html as json"),
+    "A08": ("null", "short row", "a dict", "nothing"),
+    "A09": ("NaN", "quoted nan", "underscore", "negative volume", "high below low"),
+    "A12": ("unsorted", "contradiction"),
+    "A14": ("bomb",),
+    "A17": ("reset", "closed before a reply"),
+    "A18": ("nested deep", "endless integer"),
+    "A19": ("500", "503"),
+    "A20": ("429",),
+}
+ROW_OF = {name: row for row, several in ROWS.items() for name in several}
+
+
+def marked(*without: str) -> list[Any]:
+    """The names of the faults, each with its row and D24: whatever it was, it must not become permanent."""
+    return [pytest.param(name, marks=pytest.mark.fault(ROW_OF[name], "D24")) for name in PASSING if name not in without]
+
+
+@pytest.mark.parametrize("name", marked())
 def test_a_fault_that_passes_is_mended_and_leaves_nothing_in_the_cache(world: World, name: str) -> None:
     world.exchange.fail(PASSING[name], times=2, match="klines")
     fetcher = quick(world)
@@ -111,7 +134,7 @@ def test_a_fault_that_passes_is_mended_and_leaves_nothing_in_the_cache(world: Wo
     same(world.fetcher(source="cache").fetch(*SPAN), world.truth("BTCUSDT", *SPAN[1:]))
 
 
-@pytest.mark.parametrize("name", [name for name in PASSING if name not in ("429", "bomb")])
+@pytest.mark.parametrize("name", marked("429", "bomb"))
 def test_a_fault_that_stays_is_an_error_of_ours_and_the_next_fetch_has_the_truth(world: World, name: str) -> None:
     fault = world.exchange.fail(PASSING[name], times=None, match="klines")
     fetcher = quick(world, max_retries=1)
@@ -125,11 +148,13 @@ def test_a_fault_that_stays_is_an_error_of_ours_and_the_next_fetch_has_the_truth
     same(quick(world).fetch(*SPAN), world.truth("BTCUSDT", *SPAN[1:]))
 
 
+@pytest.mark.fault("A12")
 def test_equal_duplicates_are_dropped(world: World) -> None:
     world.exchange.fail(faults.transform(doubled), times=None, match="klines")
     same(quick(world).fetch(*SPAN), world.truth("BTCUSDT", *SPAN[1:]))
 
 
+@pytest.mark.fault("A08")
 def test_every_single_place_change_of_a_reply_ends_in_the_truth_or_an_error(world: World) -> None:
     random = np.random.default_rng(1)
     span = ("BTC/USDT", "1h", "2024-06-01", "2024-06-02")
@@ -154,6 +179,7 @@ def test_every_single_place_change_of_a_reply_ends_in_the_truth_or_an_error(worl
     assert wrong == 0
 
 
+@pytest.mark.fault("A19")
 @pytest.mark.parametrize("retries", [0, 2, 5])
 def test_a_server_error_is_retried_as_often_as_allowed_and_not_once_more(world: World, retries: int) -> None:
     world.exchange.fail(faults.status(500), times=None, match="klines")
@@ -165,6 +191,7 @@ def test_a_server_error_is_retried_as_often_as_allowed_and_not_once_more(world: 
     assert raised.value.__cause__.status == 500
 
 
+@pytest.mark.fault("C02", "C11")
 def test_one_chunk_that_fails_for_good_loses_no_other(world: World) -> None:
     span = ("BTC/USDT", "1m", "2024-05-25", "2024-06-03")
     chunk = ms("2024-06-01") // 60_000_000 * 60_000_000
@@ -182,6 +209,7 @@ def test_one_chunk_that_fails_for_good_loses_no_other(world: World) -> None:
     assert [one["startTime"] for one in world.asked()] == [str(chunk)]
 
 
+@pytest.mark.fault("A20")
 def test_a_pause_that_is_asked_for_holds_every_thread(world: World) -> None:
     fault = world.exchange.fail(faults.rate_limited(1), match="klines", after=2)
     began = time.monotonic()
@@ -192,6 +220,7 @@ def test_a_pause_that_is_asked_for_holds_every_thread(world: World) -> None:
     assert len(world.asked()) == 21 + 1
 
 
+@pytest.mark.fault("A22")
 def test_a_pause_of_more_than_five_minutes_is_not_waited_for(world: World) -> None:
     world.exchange.fail(faults.rate_limited(86_400), times=None, match="klines")
     began = time.monotonic()
@@ -202,6 +231,7 @@ def test_a_pause_of_more_than_five_minutes_is_not_waited_for(world: World) -> No
     assert len(world.asked()) <= 3
 
 
+@pytest.mark.fault("A21")
 def test_a_ban_is_told_at_once_and_nothing_goes_out_before_it_ends(world: World) -> None:
     until_ms = int((world.now_s + 600) * 1000)
     world.exchange.fail(faults.banned(until_ms), times=None, match="klines")
@@ -220,8 +250,8 @@ def test_a_ban_is_told_at_once_and_nothing_goes_out_before_it_ends(world: World)
 @pytest.mark.parametrize(
     ("action", "error", "said"),
     [
-        (faults.forbidden(), AccessDenied, "firewall"),
-        (faults.restricted(), AccessDenied, "region"),
+        pytest.param(faults.forbidden(), AccessDenied, "firewall", marks=pytest.mark.fault("A23")),
+        pytest.param(faults.restricted(), AccessDenied, "region", marks=pytest.mark.fault("A23")),
         (faults.status(400, b'{"code":-1127,"msg":"More than XX hours"}'), ProviderRefused, "-1127"),
         (faults.status(400, b'{"code":-1121,"msg":"Invalid symbol."}'), UnknownSymbol, "BTC/USDT"),
     ],
@@ -238,6 +268,7 @@ def test_a_failing_exchange_info_keeps_nobody_from_the_candles(world: World) -> 
     same(quick(world, max_retries=0).fetch(*SPAN), world.truth("BTCUSDT", *SPAN[1:]))
 
 
+@pytest.mark.fault("A27")
 def test_no_network_is_one_clear_error_and_what_is_stored_still_serves(world: World) -> None:
     world.fetcher().fetch(*SPAN)
     late = quick(world, max_retries=1)
@@ -251,6 +282,7 @@ def test_no_network_is_one_clear_error_and_what_is_stored_still_serves(world: Wo
     assert len(raised.value.frame) == 2880
 
 
+@pytest.mark.fault("A25")
 def test_a_base_url_of_the_caller_is_the_only_host(world: World) -> None:
     other = socket.create_server(("127.0.0.1", 0))
     other.settimeout(0.2)
@@ -265,6 +297,7 @@ def test_a_base_url_of_the_caller_is_the_only_host(world: World) -> None:
         world.fetcher(base_urls={"binance": "http://user:secret@127.0.0.1"})
 
 
+@pytest.mark.fault("A21")
 def test_threads_never_run_into_the_limit_of_an_exchange_that_allows_little(world: World, tmp_path: Path) -> None:
     # Real minutes would take too long: the limit is what one minute of the exchange's stopped clock allows.
     with World(tmp_path / "limited", weight_limit=200) as limited:
@@ -301,6 +334,7 @@ def on_hosts(world: World, *hosts: str, **settings: Any) -> Any:
     return world.fetcher(provider=provider, base_urls=None, **settings)
 
 
+@pytest.mark.fault("A23")
 @pytest.mark.parametrize("how", ["unreachable", "restricted"])
 def test_where_the_first_host_is_out_of_reach_the_other_host_of_the_provider_serves(
     world: World, tmp_path: Path, how: str
@@ -320,6 +354,7 @@ def test_where_the_first_host_is_out_of_reach_the_other_host_of_the_provider_ser
             assert len(first.exchange.requests) <= 12  # a host that keeps failing is left alone
 
 
+@pytest.mark.fault("A23")
 def test_a_firewall_is_not_gone_around_by_another_host(world: World, tmp_path: Path) -> None:
     with World(tmp_path / "first") as first:
         first.exchange.fail(faults.forbidden(), times=None)
@@ -328,6 +363,7 @@ def test_a_firewall_is_not_gone_around_by_another_host(world: World, tmp_path: P
         assert world.exchange.requests == []
 
 
+@pytest.mark.fault("C02")
 def test_of_a_chunk_of_many_calls_what_came_before_the_failure_is_kept(world: World) -> None:
     fetcher = world.fetcher(provider="binance-cm", max_retries=0)
     fetcher.fetch("BTC/USD", "1d", "2020-09-01", "2020-09-02", kind="mark")

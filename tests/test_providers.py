@@ -106,6 +106,7 @@ def test_every_spelling_of_a_symbol_is_the_provider_s_own(name):
             assert provider.provider_symbol(row["unified"], row["kind"]) == own
 
 
+@pytest.mark.fault("F04")
 @every_provider
 @pytest.mark.parametrize(
     "text",
@@ -176,6 +177,7 @@ def test_an_unknown_provider_is_an_input_error_with_the_closest_name(name):
 SCRAPS = [b"", b"0", b"9", b"-", b".", b'"', b",", b"[", b"]", b"null", b"\xff", b"e9"]
 
 
+@pytest.mark.fault("A08")
 @every_provider
 @given(data=st.data())
 def test_a_mutated_body_is_candles_or_a_reply_error(name, data):
@@ -309,6 +311,7 @@ def test_status_and_code_tell_the_error_whatever_the_text(kind, status, code, bo
         assert "\x1b" not in str(error)
 
 
+@pytest.mark.fault("A21")
 def test_a_ban_ends_when_the_message_says_else_after_retry_after_else_after_two_minutes():
     ends = 1_660_090_423_228
     error = refused(418, -1003, f"Way too much request weight used; IP banned until {ends}. Please use the websocket.")
@@ -454,6 +457,7 @@ LIES = [
 ]
 
 
+@pytest.mark.fault("A09")
 @pytest.mark.parametrize("parse", [parse_candles, parse_coin_candles])
 @pytest.mark.parametrize("text", [*LIES, "9" * 400])
 def test_a_number_that_lies_is_a_reply_error_that_names_the_row(parse, text):
@@ -463,6 +467,7 @@ def test_a_number_that_lies_is_a_reply_error_that_names_the_row(parse, text):
             check(parse(body(row_of(), row_of(texts, 60_000))), Span(0, 120_000))
 
 
+@pytest.mark.fault("A09")
 @pytest.mark.parametrize(("field", "text"), [(4, "-1"), (1, "0.1"), (2, "0.35"), (0, "0.5"), (3, "0.05")])
 def test_numbers_that_contradict_each_other_are_a_reply_error(field, text):
     texts = [text if at == field else good for at, good in enumerate(GOOD)]
@@ -478,6 +483,7 @@ OTHER_SHAPES = [
 ]  # fmt: skip
 
 
+@pytest.mark.fault("A08")
 @pytest.mark.parametrize("bad", OTHER_SHAPES)
 def test_a_body_of_another_shape_is_a_reply_error(bad):
     for parse in (parse_candles, parse_coin_candles):

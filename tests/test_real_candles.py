@@ -49,6 +49,7 @@ def test_the_rest_rows_of_years_come_back_row_for_row(shared: Path, tmp_path: Pa
         assert all(gap["cause"] in ("no_candle", "not_listed") for gap in frame.attrs["candle_fetcher"]["gaps"])
 
 
+@pytest.mark.fault("A11", "B09")
 def test_the_month_that_left_the_grid_comes_back_as_it_is(shared: Path, tmp_path: Path) -> None:
     file = shared / "market_data/vision_csv/spot/monthly/klines/BTCUSDT/1h/BTCUSDT-1h-2018-02.csv"
     with file.open() as lines:

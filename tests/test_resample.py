@@ -75,6 +75,7 @@ def rows_of(candles):
     return [dict(zip(candles.names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
+@pytest.mark.fault("C13")
 @given(data=st.data(), pair=st.sampled_from(PAIRS), names=st.sampled_from([NAMES, COIN, NAMES[:6]]))
 def test_coarse_candles_are_those_of_a_loop_over_rows(data, pair, names):
     base, target = map(parse_timeframe, pair)
@@ -114,6 +115,7 @@ def test_a_slot_without_a_fine_candle_has_no_coarse_one_and_is_not_partial():
     assert partial == [600_000]
 
 
+@pytest.mark.fault("B10")
 @given(first=st.integers(0, 20_000))
 def test_days_make_weeks_that_open_on_monday_and_calendar_months(first):
     days = [first + step for step in range(120)]
@@ -176,6 +178,7 @@ def read_days(shared: Path, name: str):
     return parse_candles(json.dumps([rows[ms] for ms in sorted(rows)], separators=(",", ":")).encode())
 
 
+@pytest.mark.fault("B10", "B11")
 @pytest.mark.parametrize("name", ["1w", "1M"])
 def test_days_of_the_exchange_make_its_own_weeks_and_months(shared, name):
     target = parse_timeframe(name)

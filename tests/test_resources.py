@@ -29,6 +29,7 @@ def open_files() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
+@pytest.mark.fault("E06")
 def test_a_hundred_fetchers_leave_nothing_behind(world: World) -> None:
     def once() -> None:
         with CandleFetcher(
@@ -44,6 +45,7 @@ def test_a_hundred_fetchers_leave_nothing_behind(world: World) -> None:
     assert open_files() <= files + 5
 
 
+@pytest.mark.fault("D13")
 def test_a_cache_folder_that_cannot_be_made_is_one_warning_and_the_data_are_right(world: World, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     fetcher = world.fetcher(cache_dir=tmp_path / "file" / "cache")
@@ -54,6 +56,7 @@ def test_a_cache_folder_that_cannot_be_made_is_one_warning_and_the_data_are_righ
     assert len(world.asked()) == 11
 
 
+@pytest.mark.fault("D07")
 def test_a_damaged_cache_is_told_once_and_made_anew(world: World) -> None:
     with world.fetcher() as fetcher:
         fetcher.fetch(*SPAN)
@@ -70,6 +73,7 @@ def test_a_damaged_cache_is_told_once_and_made_anew(world: World) -> None:
     assert world.asked() == []
 
 
+@pytest.mark.fault("D02")
 def test_changed_bytes_on_disk_never_become_rows(world: World) -> None:
     with world.fetcher() as fetcher:
         fetcher.fetch(*SPAN)
@@ -88,6 +92,7 @@ def test_changed_bytes_on_disk_never_become_rows(world: World) -> None:
     assert len(world.asked()) == 11
 
 
+@pytest.mark.fault("D06")
 def test_entries_that_were_swapped_never_become_rows(world: World) -> None:
     with world.fetcher() as fetcher:
         fetcher.fetch(*SPAN)
@@ -108,6 +113,7 @@ def test_without_a_cache_nothing_is_read_or_written(world: World) -> None:
     assert fetcher.cache.stats().path is None
 
 
+@pytest.mark.fault("D11")
 @pytest.mark.skipif(sys.platform == "win32", reason="sets a limit that Windows does not know")
 def test_a_full_disk_is_one_warning_and_the_data_are_right(world: World) -> None:
     script = f"""
@@ -130,6 +136,7 @@ print(len(frames[0]), frames[0].equals(frames[1]), sum("cache" in str(one.messag
     assert run.stdout.split() == ["10080", "True", "1"], run.stderr
 
 
+@pytest.mark.fault("E08")
 def test_a_program_that_never_closes_its_fetcher_ends_cleanly(world: World) -> None:
     script = f"""
 import sys
@@ -144,6 +151,7 @@ print(len(fetcher.fetch("BTC/USDT", "1m", "2024-06-01", "2024-06-08")))
     assert (run.returncode, run.stdout.strip(), run.stderr) == (0, "10080", "")
 
 
+@pytest.mark.fault("E10")
 def test_progress_counts_the_candles_and_nothing_goes_to_stdout(
     world: World, capfd: pytest.CaptureFixture[str]
 ) -> None:

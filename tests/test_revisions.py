@@ -18,6 +18,7 @@ def world(tmp_path: Path) -> Iterator[World]:
         yield made
 
 
+@pytest.mark.fault("C05")
 def test_a_changed_candle_is_listed_with_both_values_and_both_dates(world: World) -> None:
     fetcher = world.fetcher()
     span = ("BTC/USDT", "1h", "2024-06-01", "2024-06-02")

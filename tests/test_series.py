@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,12 +22,14 @@ series = st.builds(
 )
 
 
+@pytest.mark.fault("C15")
 @settings(max_examples=300)
 @given(one=series, other=series)
 def test_two_series_share_a_key_only_where_they_are_the_same(one, other):
     assert (one.key == other.key) == (one == other)
 
 
+@pytest.mark.fault("C15")
 def test_fields_cannot_imitate_their_neighbours():
     hour = parse_timeframe("1h")
     base = Series("binance", None, "BTCUSDT", hour)

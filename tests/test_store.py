@@ -216,6 +216,7 @@ def test_an_ended_value_takes_the_one_before_along() -> None:
     assert tier.load("a") is None
 
 
+@pytest.mark.fault("D28")
 def test_what_is_larger_than_the_tier_is_not_kept_nor_the_one_before() -> None:
     tier = MemoryTier(100, Clock())
     tier.save("a", "old", 60)
@@ -247,6 +248,7 @@ def test_hits_and_misses_are_counted() -> None:
     assert tier.stats() == (1, 7, 100, 2, 1)
 
 
+@pytest.mark.fault("D28")
 @given(
     st.integers(0, 30),
     st.lists(st.tuples(st.sampled_from("abcdefgh"), st.one_of(st.none(), st.integers(0, 35))), max_size=60),
@@ -275,6 +277,7 @@ def test_the_least_recently_used_leave_first(bound: int, steps: list[tuple[str, 
     assert {key: tier.load(key) for key in "abcdefgh"} == {key: expected.get(key) for key in "abcdefgh"}
 
 
+@pytest.mark.fault("D26")
 def test_threads_race_on_memory_without_an_exception_and_the_sum_is_right() -> None:  # D26
     tier = MemoryTier(5_000)
 
@@ -348,6 +351,7 @@ def test_transactions_of_threads_do_not_lose_an_update(disk: DiskTier) -> None:
     assert disk.load("count") == b"150"
 
 
+@pytest.mark.fault("D18")
 def test_the_least_recently_used_leave_the_disk_with_one_warning_and_the_bound_holds(folder: Path) -> None:  # D18
     tier = DiskTier(folder, 5 * MB)
     with one_warning("disk_cache_size"):
@@ -369,6 +373,7 @@ def test_nothing_leaves_before_the_bound(folder: Path) -> None:
     tier.close()
 
 
+@pytest.mark.fault("D18")
 def test_many_values_at_once_stay_under_the_bound_too(folder: Path) -> None:
     tier = DiskTier(folder, 5 * MB)
     with one_warning("disk_cache_size"):
@@ -385,6 +390,7 @@ def test_a_value_larger_than_the_bound_is_refused_and_the_one_before_goes(folder
     tier.close()
 
 
+@pytest.mark.fault("D18")
 def test_a_bound_that_was_lowered_is_reached_while_saving(folder: Path) -> None:
     fill(folder, 100)
     tier = DiskTier(folder, 4 * MB)
@@ -435,6 +441,7 @@ def test_clear_gives_the_space_back(folder: Path) -> None:
 # -- the disk tier: what it must survive ------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("D01")
 def test_a_cut_value_is_handed_out_as_it_is_or_not_at_all(folder: Path) -> None:  # D01: the entry's checksum decides
     values = fill(folder, 6)
     for at, cut in enumerate(("x''", "NULL", "substr(value, 1, 40000)", "'text'", "7", "zeroblob(88000)")):
@@ -448,6 +455,7 @@ def test_a_cut_value_is_handed_out_as_it_is_or_not_at_all(folder: Path) -> None:
     tier.close()
 
 
+@pytest.mark.fault("D02")
 def test_a_flipped_bit_anywhere_never_raises(folder: Path, tmp_path: Path) -> None:  # D02
     values = fill(folder, 12, 3_000)
     whole = (folder / "cache.db").read_bytes()
@@ -473,6 +481,7 @@ def test_a_flipped_bit_anywhere_never_raises(folder: Path, tmp_path: Path) -> No
         shutil.rmtree(at)
 
 
+@pytest.mark.fault("D03")
 def test_a_file_that_a_row_asks_for_is_a_miss(folder: Path) -> None:  # D03
     fill(folder, 2)
     edit(folder, "UPDATE Cache SET mode = 2, value = NULL, filename = 'aa/bb/cc.val' WHERE key = 'key 000'")
@@ -493,6 +502,7 @@ class Trap:
         return Path.touch, (self.path,)
 
 
+@pytest.mark.fault("D04")
 def test_a_pickled_row_runs_no_code_and_is_dropped(folder: Path, tmp_path: Path) -> None:  # D04
     fill(folder, 4)
     sprung = tmp_path / "sprung"
@@ -513,6 +523,7 @@ def test_a_pickled_row_runs_no_code_and_is_dropped(folder: Path, tmp_path: Path)
     assert sprung.exists()  # the trap works
 
 
+@pytest.mark.fault("D05")
 @pytest.mark.parametrize("mode", [1, 2, 3, 4])
 @pytest.mark.parametrize("absolute", [True, False])
 def test_a_file_named_in_a_row_is_neither_read_nor_removed(
@@ -557,6 +568,7 @@ def _half(data: bytearray) -> bytes:
     return bytes(data[: len(data) // 2])
 
 
+@pytest.mark.fault("D07")
 @pytest.mark.parametrize("damage", [_header, _pages, _half])
 def test_a_damaged_database_is_moved_aside_and_rebuilt_with_one_warning(
     folder: Path, damage: Callable[[bytearray], bytes]
@@ -577,6 +589,7 @@ def test_a_damaged_database_is_moved_aside_and_rebuilt_with_one_warning(
     tier.close()
 
 
+@pytest.mark.fault("D07")
 def test_a_database_damaged_again_leaves_one_old_file_only(folder: Path) -> None:
     for turn in range(3):
         fill(folder, 2)
@@ -589,6 +602,7 @@ def test_a_database_damaged_again_leaves_one_old_file_only(folder: Path) -> None
     assert len(list(folder.glob("cache.db.bad-*"))) == 1
 
 
+@pytest.mark.fault("D07")
 def test_a_database_damaged_under_a_running_program_is_rebuilt(folder: Path) -> None:  # D07
     values = fill(folder, 60)
     tier = DiskTier(folder, 100 * MB)
@@ -602,6 +616,7 @@ def test_a_database_damaged_under_a_running_program_is_rebuilt(folder: Path) -> 
     tier.close()
 
 
+@pytest.mark.fault("D08")
 @pytest.mark.parametrize("gone", [True, False])
 def test_a_database_that_is_empty_or_gone_is_an_empty_cache(folder: Path, gone: bool) -> None:  # D08
     values = fill(folder)
@@ -627,6 +642,7 @@ KILLED = """
 """
 
 
+@pytest.mark.fault("D09")
 @POSIX
 def test_a_kill_while_writing_tears_no_value(folder: Path) -> None:  # D09
     for turn in range(3):
@@ -644,6 +660,7 @@ def test_a_kill_while_writing_tears_no_value(folder: Path) -> None:  # D09
         tier.close()
 
 
+@pytest.mark.fault("D10")
 def test_a_log_that_lost_its_tail_costs_entries_only(folder: Path, tmp_path: Path) -> None:  # D10
     tier = DiskTier(folder, 100 * MB)
     values = {f"{at:03d}": bytes([at]) * 9_000 for at in range(30)}
@@ -688,6 +705,7 @@ FULL = """
 """
 
 
+@pytest.mark.fault("D11", "D12")
 @POSIX
 @pytest.mark.parametrize("before", ["1", "0"])
 def test_a_full_disk_is_one_warning_and_no_exception(folder: Path, before: str) -> None:  # D11, D12
@@ -698,6 +716,7 @@ def test_a_full_disk_is_one_warning_and_no_exception(folder: Path, before: str) 
     values.close()
 
 
+@pytest.mark.fault("D13")
 def test_a_folder_that_cannot_be_made_is_one_warning_and_no_exception(tmp_path: Path) -> None:  # D13
     (tmp_path / "file").write_bytes(b"")
     tier = DiskTier(tmp_path / "file" / "cache", MB)
@@ -719,6 +738,7 @@ def test_a_folder_that_cannot_be_made_is_one_warning_and_no_exception(tmp_path: 
     assert time.perf_counter() - started < 1
 
 
+@pytest.mark.fault("D13")
 @POSIX
 def test_a_read_only_disk_is_still_read(folder: Path) -> None:  # D13
     values = fill(folder)
@@ -736,6 +756,7 @@ def test_a_read_only_disk_is_still_read(folder: Path) -> None:  # D13
         subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.fault("D14")
 def test_a_folder_removed_under_a_running_program_is_made_again(folder: Path) -> None:  # D14
     tier = DiskTier(folder, 100 * MB)
     for turn in range(3):
@@ -749,6 +770,7 @@ def test_a_folder_removed_under_a_running_program_is_made_again(folder: Path) ->
     tier.close()
 
 
+@pytest.mark.fault("D15")
 def test_a_lock_held_elsewhere_delays_no_read_and_one_write_only(folder: Path) -> None:  # D15
     values = fill(folder, 3)
     other = sqlite3.connect(folder / "cache.db", isolation_level=None)
@@ -786,6 +808,7 @@ OPENED = """
 """
 
 
+@pytest.mark.fault("D17")
 def test_processes_open_a_new_folder_at_once(folder: Path) -> None:  # D17
     line = [sys.executable, "-W", "error", "-c", textwrap.dedent(OPENED), str(folder)]
     children = [subprocess.Popen([*line, f"{at}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) for at in range(4)]
@@ -804,6 +827,7 @@ def test_processes_open_a_new_folder_at_once(folder: Path) -> None:  # D17
     tier.close()
 
 
+@pytest.mark.fault("D19")
 def test_a_database_of_somebody_else_is_left_alone(folder: Path) -> None:  # D19
     folder.mkdir()
     edit(folder, "CREATE TABLE Theirs (x)")
@@ -817,6 +841,7 @@ def test_a_database_of_somebody_else_is_left_alone(folder: Path) -> None:  # D19
     assert (folder / "cache.db").read_bytes() == before
 
 
+@pytest.mark.fault("D19")
 def test_settings_in_the_file_are_not_believed(folder: Path) -> None:  # D19
     values = fill(folder)
     edit(folder, "UPDATE Settings SET value = 'least-frequently-used' WHERE key = 'eviction_policy'")
@@ -828,6 +853,7 @@ def test_settings_in_the_file_are_not_believed(folder: Path) -> None:  # D19
     tier.close()
 
 
+@pytest.mark.fault("D31")
 @POSIX
 def test_nobody_else_may_look_whatever_the_umask(folder: Path) -> None:  # D31
     before = os.umask(0)
@@ -843,6 +869,7 @@ def test_nobody_else_may_look_whatever_the_umask(folder: Path) -> None:  # D31
         os.umask(before)
 
 
+@pytest.mark.fault("D31")
 @POSIX
 def test_a_folder_that_everybody_may_write_is_warned_of(folder: Path) -> None:  # D31
     fill(folder, 1)
@@ -871,6 +898,7 @@ def test_threads_read_while_others_write(folder: Path) -> None:
     tier.close()
 
 
+@pytest.mark.fault("D20")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # Python's own advice against fork
 def test_a_fork_opens_the_cache_for_itself(disk: DiskTier) -> None:  # D20, with no thread at work

@@ -80,6 +80,7 @@ def test_the_same_length_is_the_same_timeframe(one, other):
     assert parse_timeframe(one).name == other
 
 
+@pytest.mark.fault("B11")
 @pytest.mark.parametrize(("one", "other"), [("7d", "1w"), ("1m", "1M"), ("30d", "1M"), ("4w", "1M"), ("12M", "52w")])
 def test_lengths_that_only_look_alike_stay_apart(one, other):
     assert parse_timeframe(one) != parse_timeframe(other)
@@ -174,6 +175,7 @@ def test_a_candle_off_the_grid_lasts_as_long_as_the_others(frame, ms):
         assert frame.close_ms(ms) - ms == frame.count * LENGTHS[frame.unit] * 1000
 
 
+@pytest.mark.fault("B10", "B11")
 @given(ms=instants)
 def test_weeks_open_on_monday_and_months_on_the_first(ms):
     week, month = parse_timeframe("1w"), parse_timeframe("1M")
@@ -185,6 +187,7 @@ def test_weeks_open_on_monday_and_months_on_the_first(ms):
     assert moment(ms) - dt.timedelta(days=7) < monday <= moment(ms)
 
 
+@pytest.mark.fault("B11", "B14")
 def test_two_years_of_months_have_the_days_of_the_calendar():
     month = parse_timeframe("1M")
     first = month.ordinal(ms_of(dt.datetime(2023, 1, 1, tzinfo=UTC)))

@@ -297,6 +297,7 @@ def test_large_bodies_arrive_whole(serve: Serve, transport: Transport) -> None:
 # Cut and wrong replies
 
 
+@pytest.mark.fault("A01", "A05")
 @pytest.mark.parametrize(
     "reply",
     [
@@ -321,6 +322,7 @@ def test_a_reply_cut_anywhere_is_an_error(serve: Serve, transport: Transport, re
     assert len(server.requests) == len(reply)
 
 
+@pytest.mark.fault("A03")
 def test_gzip_cut_under_a_right_length_is_a_transport_error(serve: Serve, transport: Transport) -> None:
     packed = gzip.compress(BODY)
     sizes = iter(range(len(packed)))
@@ -335,6 +337,7 @@ def test_gzip_cut_under_a_right_length_is_a_transport_error(serve: Serve, transp
             transport.send(server.root, CALL)
 
 
+@pytest.mark.fault("A04")
 @pytest.mark.parametrize(
     "reply",
     [
@@ -372,6 +375,7 @@ def test_a_chunk_size_that_is_none_is_an_error(serve: Serve, transport: Transpor
         transport.send(server.root, CALL)
 
 
+@pytest.mark.fault("A20", "A21")
 @pytest.mark.parametrize("status", [418, 429])
 def test_a_pause_is_heard_even_where_its_body_is_broken(serve: Serve, transport: Transport, status: int) -> None:
     server = serve(once(whole(BODY, "Retry-After: 7", status=f"{status} X")[:-5]))
@@ -379,6 +383,7 @@ def test_a_pause_is_heard_even_where_its_body_is_broken(serve: Serve, transport:
     assert (reply.status, reply.headers["retry-after"], reply.body) == (status, "7", b"")
 
 
+@pytest.mark.fault("A25")
 @pytest.mark.parametrize(
     "location",
     ["http://127.0.0.2:{port}/", "http://127.0.0.1:{port}/again", "/again", "file:///etc/passwd", "https://[", ""],
@@ -393,6 +398,7 @@ def test_redirects_are_not_followed(serve: Serve, transport: Transport, status: 
     assert "SENTINEL" not in str(caught.value)
 
 
+@pytest.mark.fault("A14")
 @pytest.mark.parametrize(
     "answer",
     [
@@ -429,6 +435,7 @@ def test_a_body_as_large_as_the_cap_is_whole(serve: Serve, make: Make) -> None:
 # Time
 
 
+@pytest.mark.fault("A15", "A16")
 @pytest.mark.parametrize(
     "answer",
     [
@@ -459,6 +466,7 @@ def test_a_call_can_have_its_own_deadline(serve: Serve, transport: Transport) ->
         transport.send(server.root, CALL, timeout_s=0.05)
 
 
+@pytest.mark.fault("A16")
 def test_a_silent_kept_alive_connection_is_not_asked_twice(serve: Serve, transport: Transport) -> None:
     def answer(connection: socket.socket, request: bytes) -> socket.socket:
         if len(server.requests) == 1:
@@ -487,6 +495,7 @@ def full() -> Iterator[int]:
         yield int(listening.getsockname()[1])
 
 
+@pytest.mark.fault("A27")
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse instead of hanging")
 def test_connecting_is_part_of_the_deadline_and_can_be_aborted(full: int, transport: Transport) -> None:
     with pytest.raises(TransportError):
@@ -497,6 +506,7 @@ def test_connecting_is_part_of_the_deadline_and_can_be_aborted(full: int, transp
 # Connections
 
 
+@pytest.mark.fault("A17")
 def test_a_server_that_closes_after_each_reply_goes_unnoticed(serve: Serve, transport: Transport) -> None:
     server = serve(once(whole()))
     for _ in range(50):
@@ -504,6 +514,7 @@ def test_a_server_that_closes_after_each_reply_goes_unnoticed(serve: Serve, tran
     assert len(server.requests) == 50
 
 
+@pytest.mark.fault("A17")
 @pytest.mark.parametrize("is_reset", [False, True])
 def test_a_kept_alive_connection_found_closed_is_replaced_once(serve: Serve, make: Make, is_reset: bool) -> None:
     """The server closes each connection when its second request comes, before a reply."""
@@ -527,6 +538,7 @@ def test_a_kept_alive_connection_found_closed_is_replaced_once(serve: Serve, mak
     assert [event.status for event in events if isinstance(event, Sent)].count(None) == 49
 
 
+@pytest.mark.fault("A17")
 def test_the_second_try_takes_a_connection_of_its_own(serve: Serve, transport: Transport) -> None:
     """Many idle connections may be dead at once."""
     gate = threading.Barrier(4)
@@ -550,6 +562,7 @@ def test_the_second_try_takes_a_connection_of_its_own(serve: Serve, transport: T
     assert len(server.requests) == 6
 
 
+@pytest.mark.fault("A17")
 def test_a_new_connection_that_closes_without_a_reply_is_an_error(serve: Serve, transport: Transport) -> None:
     server = serve(once(b""))
     with pytest.raises(TransportError, match="closed"):
@@ -557,6 +570,7 @@ def test_a_new_connection_that_closes_without_a_reply_is_an_error(serve: Serve, 
     assert len(server.requests) == 1
 
 
+@pytest.mark.fault("A27")
 def test_a_server_that_went_away_is_a_transport_error(serve: Serve, transport: Transport) -> None:
     server = serve(always(whole()))
     transport.send(server.root, CALL)
@@ -566,6 +580,7 @@ def test_a_server_that_went_away_is_a_transport_error(serve: Serve, transport: T
     assert caught.value.__cause__ is not None
 
 
+@pytest.mark.fault("A10")
 def test_threads_do_not_mix_their_replies(serve: Serve, transport: Transport) -> None:
     def answer(connection: socket.socket, request: bytes) -> socket.socket:
         connection.sendall(whole(request.split(b" ")[1] * 50))
@@ -637,6 +652,7 @@ def check_abort(transport: Transport, root: str, is_hanging: threading.Event, *,
         assert time.monotonic() - began < 0.2
 
 
+@pytest.mark.fault("E02")
 @pytest.mark.parametrize("after", [b"", b"HTTP/1.1 200 OK\r\n", whole()[:-1], b"HTTP/1.1 200 OK\r\n\r\nx"])
 def test_an_abort_wakes_a_thread_that_waits_for_headers_or_body(
     serve: Serve, transport: Transport, after: bytes
@@ -645,6 +661,7 @@ def test_an_abort_wakes_a_thread_that_waits_for_headers_or_body(
     check_abort(transport, serve(answer).root, is_hanging)
 
 
+@pytest.mark.fault("E02")
 def test_an_abort_wakes_a_kept_alive_connection(serve: Serve, transport: Transport) -> None:
     is_hanging = threading.Event()
 
@@ -730,6 +747,7 @@ def test_the_deadline_covers_a_tls_handshake(transport: Transport) -> None:
         transport.send(f"https://127.0.0.1:{silent.getsockname()[1]}", CALL, timeout_s=0.1)
 
 
+@pytest.mark.fault("A26")
 def test_a_self_signed_certificate_is_refused(serve: Serve, transport: Transport, tmp_path: Path) -> None:
     server = serve(always(whole()), tls(tmp_path, GOOD_PEM))
     with pytest.raises(TransportError, match=r"TLS failed .self.signed certificate"):
@@ -737,6 +755,7 @@ def test_a_self_signed_certificate_is_refused(serve: Serve, transport: Transport
     assert server.requests == []
 
 
+@pytest.mark.fault("A26")
 @pytest.mark.usefixtures("trusted")
 @pytest.mark.parametrize("trusted", [EXPIRED_PEM], ids=["expired"], indirect=True)
 def test_an_expired_certificate_is_refused(serve: Serve, transport: Transport, tmp_path: Path) -> None:
@@ -746,6 +765,7 @@ def test_an_expired_certificate_is_refused(serve: Serve, transport: Transport, t
     assert server.requests == []
 
 
+@pytest.mark.fault("A26")
 @pytest.mark.usefixtures("trusted")
 def test_a_certificate_of_another_name_is_refused(serve: Serve, transport: Transport, tmp_path: Path) -> None:
     server = serve(always(whole()), tls(tmp_path, GOOD_PEM))
@@ -754,6 +774,7 @@ def test_a_certificate_of_another_name_is_refused(serve: Serve, transport: Trans
     assert server.requests == []
 
 
+@pytest.mark.fault("A26")
 def test_no_line_of_ours_switches_verification_off() -> None:
     source = Path(__file__).parents[1] / "candle_fetcher"
     for path in source.rglob("*.py"):
@@ -764,6 +785,7 @@ def test_no_line_of_ours_switches_verification_off() -> None:
 # Names and proxies
 
 
+@pytest.mark.fault("A27")
 def test_a_host_that_cannot_be_resolved_is_a_transport_error(
     transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -781,6 +803,7 @@ def without_exceptions(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.mark.fault("A28")
 @pytest.mark.usefixtures("without_exceptions")
 def test_a_proxy_of_the_environment_is_used(
     serve: Serve, transport: Transport, monkeypatch: pytest.MonkeyPatch
@@ -794,6 +817,7 @@ def test_a_proxy_of_the_environment_is_used(
     assert b"Proxy-Authorization: Basic bmFtZTp3b3Jk" in lines
 
 
+@pytest.mark.fault("A28")
 def test_hosts_named_in_no_proxy_are_asked_directly(
     serve: Serve, transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -803,6 +827,7 @@ def test_hosts_named_in_no_proxy_are_asked_directly(
     assert transport.send(server.root, CALL).body == BODY
 
 
+@pytest.mark.fault("A28")
 @pytest.mark.usefixtures("without_exceptions", "trusted")
 def test_https_goes_through_a_tunnel_of_the_proxy(
     serve: Serve, transport: Transport, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -825,6 +850,7 @@ def test_https_goes_through_a_tunnel_of_the_proxy(
     ]
 
 
+@pytest.mark.fault("A27")
 @pytest.mark.usefixtures("without_exceptions")
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_proxy_that_refuses_is_a_transport_error(
@@ -840,6 +866,7 @@ def test_a_proxy_that_refuses_is_a_transport_error(
     assert "SENTINEL" not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.fault("G01")
 @pytest.mark.usefixtures("without_exceptions")
 @pytest.mark.parametrize("proxy", ["http://user:SENTINEL@", "http://a b:SENTINEL@[x", "socks9://user:SENTINEL@h"])
 def test_a_proxy_that_cannot_be_read_is_named_without_its_password(
@@ -851,6 +878,7 @@ def test_a_proxy_that_cannot_be_read_is_named_without_its_password(
     assert "SENTINEL" not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.fault("A28")
 def test_a_netrc_is_never_used(
     serve: Serve, transport: Transport, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -889,6 +917,7 @@ def spoken(error: BaseException | None) -> Iterator[str]:
         error = error.__cause__
 
 
+@pytest.mark.fault("G01", "G02")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_no_fault_repeats_a_key(serve: Serve, make: Make, fault: str, caplog: pytest.LogCaptureFixture) -> None:
     events: list[Event] = []
@@ -903,6 +932,7 @@ def test_no_fault_repeats_a_key(serve: Serve, make: Make, fault: str, caplog: py
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.fault("G01", "G02")
 def test_no_connection_repeats_a_key(make: Make, serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     server = serve(once(b""))
@@ -913,6 +943,7 @@ def test_no_connection_repeats_a_key(make: Make, serve: Serve, caplog: pytest.Lo
         assert "SENTINEL" not in "".join(spoken(caught.value)) + caplog.text
 
 
+@pytest.mark.fault("G01")
 @pytest.mark.parametrize("value", ["SENTINEL\r\nX: y", "SENTINEL\x00", "SENTINELü€"])
 def test_a_header_that_cannot_be_sent_is_named_without_its_value(
     serve: Serve, transport: Transport, value: str
@@ -942,6 +973,7 @@ def test_https_and_loopback_roots_are_accepted(url: str, root: str) -> None:
     assert check_root(url) == root
 
 
+@pytest.mark.fault("G11")
 @pytest.mark.parametrize(
     "url",
     [

@@ -1,0 +1,101 @@
+"""The table of faults: every mark has its row, and what is printed is what came of the tests."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from faults import FEWER, LETTERS, NOT_INJECTED, ROWS, Marked, find_rows, main, table
+
+TESTS = Path(__file__).resolve().parent
+
+
+def marks() -> Iterator[tuple[str, str]]:
+    """File and row of every `pytest.mark.fault("…")`; what is no text in the brackets is left to the run."""
+    for path in sorted(TESTS.glob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.fault":
+                yield from (
+                    (path.name, str(argument.value)) for argument in node.args if isinstance(argument, ast.Constant)
+                )
+
+
+def test_every_mark_is_a_row_of_the_table() -> None:
+    found = list(marks())
+    assert len(found) > 150
+    assert [(name, row) for name, row in found if row not in ROWS] == []
+
+
+def test_rows_are_named_once_in_order_and_what_is_said_of_them_is_about_rows() -> None:
+    assert list(ROWS) == sorted(ROWS)
+    assert {row[0] for row in ROWS} == set(LETTERS)
+    assert len(set(ROWS.values())) == len(ROWS)
+    assert set(FEWER) | set(NOT_INJECTED) <= set(ROWS)
+    assert not set(FEWER) & set(NOT_INJECTED)
+
+
+def test_the_rows_are_those_of_the_matrix_beside_the_repository(shared: Path) -> None:
+    page = shared / "faults.md"
+    if not page.is_file():
+        pytest.skip("there is no matrix of faults, `faults.md`, among the recorded data")
+    assert re.findall(r"^\| ([A-Z]\d\d) \|", page.read_text("utf-8"), re.M) == list(ROWS)
+
+
+def test_rows_are_found_by_name_and_by_letter() -> None:
+    assert find_rows(["c06", "A", "C06"]) == [*(row for row in ROWS if row[0] == "A"), "C06"]
+    assert find_rows([]) == list(ROWS)
+    assert main(["Z1"]) == 2
+
+
+def test_the_table_shows_what_came_of_the_tests_and_where_there_are_none() -> None:
+    marked = Marked(list(ROWS))
+    outcomes = {
+        ("a.py::one[1]", "C01"): "passed",
+        ("a.py::one[2]", "C01"): "skipped",
+        ("a.py::two", "C01", "C02"): "failed",
+        ("a.py::three", "D09"): "passed",
+        ("a.py::four", "E03"): "skipped",
+    }
+    for (name, *rows), outcome in outcomes.items():
+        marked.marks[name] = tuple(rows)
+        marked.outcomes[name] = outcome
+    lines = table(["C01", "C02", "C03", "D09", "D32", "E03"], marked, named=True)
+    shown = [re.sub(r" {2,}", " ", line.strip()) for line in lines]
+    assert shown == [
+        "",
+        "C holes, files, merges tests runs result",
+        f"C01 {ROWS['C01']} 2 3 1 FAILED",
+        "a.py::one",
+        "a.py::two",
+        f"C02 {ROWS['C02']} 1 1 1 FAILED",
+        "a.py::two",
+        f"C03 {ROWS['C03']} 0 0 none",
+        "",
+        "D the cache tests runs result",
+        f"D09 {ROWS['D09']} 1 1 ok (fewer: {FEWER['D09']})",
+        "a.py::three",
+        f"D32 {ROWS['D32']} 0 0 cannot be injected: {NOT_INJECTED['D32']}",
+        "",
+        "E threads, processes, interruption tests runs result",
+        f"E03 {ROWS['E03']} 1 1 skipped",
+        "a.py::four",
+        "",
+        "1 of 6 rows hold, in 5 runs",
+        "without a test: C03",
+    ]
+
+
+def test_the_command_runs_the_marked_tests() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
+    command = [sys.executable, str(TESTS / "faults.py"), "D27", "--tests"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^D27  caller edits what was returned +\d+ +\d+  ok$", done.stdout, re.M)
+    assert "tests/test_fetch.py::test_editing_a_frame_that_was_handed_out_changes_no_other" in done.stdout
+    assert "1 of 1 rows hold" in done.stdout

@@ -1,0 +1,300 @@
+"""Replies cut without a word, pages that stand still, exports that are killed, folders and pools that many share."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import pytest
+from world import World, same
+
+from candle_fetcher import IncompleteData, ReplyError
+from candle_fetcher.core.spans import Span
+from candle_fetcher.core.timeframe import parse_timeframe
+from candle_fetcher.export import csv_name
+from candle_fetcher.practice import faults
+from candle_fetcher.providers import all_providers, find_provider
+
+ROOT = Path(__file__).resolve().parents[1]
+POSIX = pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with World(tmp_path / "cache", weight_limit=10**7) as made:
+        yield made
+
+
+# -- replies ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.fault("A02")
+def test_a_list_of_rows_that_is_cut_at_any_byte_is_never_taken_for_a_short_one(world: World) -> None:
+    bodies: list[bytes] = []
+    world.exchange.fail(faults.transform(lambda body: bodies.append(body) or body), match="klines")
+    world.fetcher().fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-02", source="rest")
+    rows = json.loads(bodies[0])[:40]
+    body = json.dumps(rows, separators=(",", ":")).encode()
+    parse = find_provider("binance").feed("candles").parse
+    assert parse(body).count == 40
+    for length in range(len(body)):
+        with pytest.raises(ReplyError):
+            parse(body[:length])
+
+
+@pytest.mark.fault("A12")
+@pytest.mark.parametrize("cap", [100, 999])
+def test_a_page_that_comes_again_and_again_ends_and_is_never_taken_for_the_next(tmp_path: Path, cap: int) -> None:
+    """Each request that goes on after a short page gets that page once more."""
+    with World(tmp_path, page_cap=cap, weight_limit=10**7) as world:
+        pages: list[bytes] = []
+        fault = world.exchange.fail(
+            faults.transform(lambda body: pages.append(body) or pages[0]), times=None, match="klines"
+        )
+        span = ("BTC/USDT", "1m", "2024-06-01T08:00", "2024-06-01T16:00")
+        fetcher = world.fetcher(max_retries=1)
+        fetcher._source(find_provider("binance"))._asker._wait = lambda stop, seconds: stop.is_set()
+        with pytest.raises(IncompleteData) as raised:
+            fetcher.fetch(*span, source="rest")
+        assert isinstance(raised.value.__cause__, ReplyError)
+        assert len(world.asked()) <= 2 * (1000 // cap + 2)
+        fault.stop()
+        same(world.fetcher().fetch(*span, source="rest"), world.truth("BTCUSDT", *span[1:]))
+
+
+# -- files that are written -------------------------------------------------------------------------------------------
+
+EXPORTING = """
+    import itertools, sys
+    from candle_fetcher import CandleFetcher
+    fetcher = CandleFetcher(base_urls={"binance": sys.argv[1]}, cache_dir=sys.argv[2], progress=False)
+    for turn in itertools.count():
+        end = ("2024-02-01", "2024-03-01")[turn % 2]
+        fetcher.export("BTC/USDT", "5m", "2024-01-01", end, path=sys.argv[3])
+        print(turn, flush=True)
+"""
+
+
+def run(script: str, *words: object, **more: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", textwrap.dedent(script), *map(str, words)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **more}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, text=True, env=environment, **pipes)
+
+
+@POSIX
+@pytest.mark.fault("F01")
+def test_a_kill_while_exporting_leaves_a_whole_file(world: World, tmp_path: Path) -> None:
+    target = tmp_path / "export" / "mine.csv"
+    fetcher = world.fetcher()
+    whole = [
+        fetcher.export("BTC/USDT", "5m", "2024-01-01", end, path=tmp_path / f"{end}.csv").read_bytes()
+        for end in ("2024-02-01", "2024-03-01")
+    ]
+    dice = random.Random(1)
+    for _ in range(5):
+        with run(EXPORTING, world.exchange.base_urls["binance"], world.folder, target) as child:
+            assert child.stdout is not None
+            child.stdout.readline()
+            child.stdout.readline()
+            time.sleep(dice.uniform(0, 0.15))
+            child.send_signal(signal.SIGKILL)
+        assert target.read_bytes() in whole
+
+
+FULL = """
+    import resource, signal, sys
+    from candle_fetcher import CandleFetcher
+    fetcher = CandleFetcher(base_urls={"binance": sys.argv[1]}, cache_dir=sys.argv[2], progress=False)
+    fetcher.fetch("BTC/USDT", "5m", "2024-01-01", "2024-03-01")
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+    try:
+        fetcher.export("BTC/USDT", "5m", "2024-01-01", "2024-03-01", path=sys.argv[3])
+    except OSError as error:
+        print(type(error).__name__, error)
+"""
+
+
+@POSIX
+@pytest.mark.fault("F02")
+def test_a_disk_that_fills_up_while_exporting_costs_neither_the_old_file_nor_space(
+    world: World, tmp_path: Path
+) -> None:
+    target = world.fetcher().export("BTC/USDT", "5m", "2024-01-01", "2024-01-03", path=tmp_path / "export" / "mine.csv")
+    before = target.read_bytes()
+    with run(FULL, world.exchange.base_urls["binance"], world.folder, target) as child:
+        out, err = child.communicate(timeout=60)
+    assert out.startswith("OSError"), err
+    assert f"{target} was not written" in out
+    assert target.read_bytes() == before
+    assert [path.name for path in target.parent.iterdir()] == ["mine.csv"]
+
+
+HOSTILE = ["../../x", "/etc/passwd", "C:\\x", "C:x", "a\0b", "A" * 100, "CON", "con", "NUL", "LPT1", "x.", "x ", "..",
+           ".", "", "~", "a/b", "a\\b", "a:b", "a|b", "a*b", "a?b", '"', "<x>", "\n", "é", "\u202e", "-rf", "%2e%2e",
+           "BTC/USDT"]  # fmt: skip
+
+
+@pytest.mark.fault("F04")
+@pytest.mark.parametrize("symbol", HOSTILE)
+def test_a_file_is_named_so_that_it_stays_in_its_folder_on_any_system(symbol: str) -> None:
+    name = csv_name("binance", symbol, "candles", parse_timeframe("1h"), Span(0, 3_600_000))
+    assert PurePosixPath(name).name == PureWindowsPath(name).name == name
+    assert not set(name) & set('\0\n<>:"/\\|?*')
+    assert PureWindowsPath(name).stem.partition(".")[0].upper() not in {"CON", "PRN", "AUX", "NUL", "COM1", "LPT1"}
+    assert not name.endswith((".", " "))
+    assert name.endswith("_19700101_19700101T0100.csv")
+
+
+@pytest.mark.fault("F05")
+def test_no_two_series_share_a_file_where_case_is_ignored() -> None:
+    span = Span(0, 86_400_000)
+    names: list[str] = []
+    for provider in all_providers().values():
+        for kind, feed in provider.feeds.items():
+            for symbol, timeframe in itertools.product(("BTC/USDT", "ETH/BTC"), feed.timeframes):
+                names.append(csv_name(provider.name, symbol, kind, parse_timeframe(timeframe), span).casefold())
+    assert len(names) > 100
+    assert len(set(names)) == len(names)
+
+
+WRITTEN = """
+    import sys
+    from candle_fetcher import CandleFetcher
+    with CandleFetcher(base_urls={"binance": sys.argv[1]}, cache_dir=sys.argv[2], progress=False) as fetcher:
+        print(fetcher.export("BTC/USDT", "1h", "2024-01-01", "2024-01-05", path=sys.argv[3], columns="all"))
+"""
+
+
+@pytest.mark.fault("F09")
+def test_a_file_has_the_same_bytes_under_any_locale(world: World, tmp_path: Path) -> None:
+    sums = set()
+    for number, settings in enumerate(
+        [{"LC_ALL": "C"}, {"LC_ALL": "de_DE.UTF-8", "LANG": "de_DE.UTF-8"}, {"PYTHONUTF8": "0", "LC_ALL": "POSIX"}]
+    ):
+        words = (world.exchange.base_urls["binance"], world.folder, tmp_path / f"{number}")
+        with run(WRITTEN, *words, **settings) as child:
+            out, err = child.communicate(timeout=60)
+        assert out, err
+        sums.add(hashlib.sha256(Path(out.strip()).read_bytes()).hexdigest())
+    assert len(sums) == 1
+
+
+# -- many at once -----------------------------------------------------------------------------------------------------
+
+
+DAYS = ("2024-01-01", "2024-02-01", "2024-03-01", "2024-04-01")
+
+
+@pytest.mark.fault("E04")
+def test_a_call_inside_a_callback_of_another_does_not_block(world: World) -> None:
+    found: list[int] = []
+
+    def call_again(event: Any) -> None:
+        if event.phase == "advance" and len(found) < 4 and event.label.startswith("BTC"):
+            found.append(len(fetcher.fetch("ETH/USDT", "1m", DAYS[len(found)], limit=5, source="rest")))
+
+    fetcher = world.fetcher(network_threads=2, io_threads=1, progress=call_again)
+    span = ("BTC/USDT", "1m", "2024-06-01", "2024-06-08")
+    same(fetcher.fetch(*span, source="rest"), world.truth("BTCUSDT", *span[1:]))
+    assert found == [5] * 4
+
+
+SHARING = """
+    import random, sys, threading, time, zlib
+    from pathlib import Path
+    from candle_fetcher.store import DiskTier
+    tier = DiskTier(Path(sys.argv[1]), 10**9)
+    seed = int(sys.argv[2])
+    waits, torn = [], []
+
+    def value(key, turn):
+        body = bytes([turn % 256]) * 48_000
+        return zlib.crc32(key.encode() + body).to_bytes(4, "big") + body
+
+    def work(number):
+        pick = random.Random(seed * 100 + number)
+        for turn in range(30):
+            key = f"{pick.randrange(40):03d}"
+            began = time.perf_counter()
+            if pick.random() < 0.5:
+                assert tier.save(key, value(key, turn)), tier.problem
+            else:
+                data = tier.load(key)
+                if data is not None and int.from_bytes(data[:4], "big") != zlib.crc32(key.encode() + data[4:]):
+                    torn.append(key)
+            waits.append(time.perf_counter() - began)
+
+    assert tier.save(f"ready {seed}", b"1")
+    print("ready", flush=True)
+    sys.stdin.readline()
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    tier.close()
+    waits.sort()
+    print(len(waits), len(torn), waits[int(len(waits) * 0.99)])
+"""
+
+
+@pytest.mark.fault("D16")
+def test_processes_and_threads_that_share_a_folder_tear_no_value_and_lose_none(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(SHARING), str(tmp_path / "cache")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    children = [subprocess.Popen([*command, str(seed)], env=environment, text=True, **pipes) for seed in range(4)]
+    for child in children:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    for child in children:
+        out, err = child.communicate(timeout=60)
+        assert child.returncode == 0, err
+        done, torn, p99_s = out.split()
+        assert (done, torn) == ("240", "0")
+        assert float(p99_s) < 2, "a waiting writer gives up after 2 s"
+
+
+@POSIX
+@pytest.mark.fault("E11")
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_process_started_another_way_brings_the_same(world: World, method: str) -> None:
+    script = """
+        import multiprocessing, sys
+
+        def fetch(words):
+            from candle_fetcher import CandleFetcher
+            with CandleFetcher(base_urls={"binance": words[0]}, cache_dir=words[1], progress=False) as fetcher:
+                frame = fetcher.fetch("BTC/USDT", "1m", "2024-05-01", "2024-05-04")
+                return frame.attrs["candle_fetcher"]["fingerprint"]
+
+        if __name__ == "__main__":
+            with multiprocessing.get_context(sys.argv[3]).Pool(2) as pool:
+                print(*set([fetch(sys.argv[1:]), *pool.map(fetch, [sys.argv[1:]] * 2)]))
+    """
+    path = world.folder.parent / "started.py"
+    path.write_text(textwrap.dedent(script))
+    words = [world.exchange.base_urls["binance"], str(world.folder), method]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(path), *words], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    frame = world.fetcher(use_cache=False).fetch("BTC/USDT", "1m", "2024-05-01", "2024-05-04")
+    assert done.stdout.split() == [frame.attrs["candle_fetcher"]["fingerprint"]], done.stderr
