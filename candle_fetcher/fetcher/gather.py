@@ -40,6 +40,7 @@ from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe
 from candle_fetcher.sources import Answer, ArchiveSource, Errand, FileRead, Source, windows
+from candle_fetcher.store.memory import give_back
 
 # A range that ends further back than this is settled whatever our clock says.
 _NEAR_MS = 2 * DAY_MS
@@ -296,6 +297,8 @@ class Gatherer:
             kept = {file: read for file, read in trip.errand.kept.items() if file.span.end_ms > trip.span.end_ms}
             trip.errand.kept = {**kept, **trip.kept}
             self._learn_facts(trip)
+            if trip.read_until_ms:
+                give_back()  # what files were unpacked with, before the candles are joined
             self._cache.close_shelves(series, {chunk: self._believed_until(trip, chunk) for chunk in trip.filled})
 
     def _learn_facts(self, trip: _Trip) -> None:
