@@ -32,6 +32,7 @@ TOOLS = {
         "ruff>=0.17",
         "mypy>=1.14",
         "pandas-stubs",
+        "pyarrow",  # to read some of the real series that tests/real_series.py fetches
         "types-cachetools",
         "types-colorama",
         "types-psutil",

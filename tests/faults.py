@@ -1,10 +1,14 @@
 """What can go wrong, and which tests make it go wrong: runs those tests and prints a table, one line for each fault.
 
-    python tests/faults.py [ROW ...] [--tests]
+    python tests/faults.py [ROW ...] [--long] [--tests]
 
-ROW is a fault or a letter: `C06`, `A`. `--tests` names the tests below each line. A test is marked with the faults that
-it injects, `@pytest.mark.fault("C06", "C07")`; a mark says that what must be true under the fault is asserted, not that
-it is injected as often as one could wish. Exits 1 where a test failed, 2 for a row that is not there.
+ROW is a fault or a letter: `C06`, `A`. `--long` runs the long tests too, which inject a fault as often as one could
+wish, from fixed seeds; FAULT_RUNS=10 in the environment makes it ten times as often. `--tests` names the tests below
+each line.
+
+A test is marked with the faults that it injects, `@pytest.mark.fault("C06", "C07")`; a mark says that what must be true
+under the fault is asserted, not that it is injected as often as one could wish. A run is a case, or what a test counts
+by `record_property("runs", n)`. Exits 1 where a test failed, 2 for a row that is not there.
 """
 
 from __future__ import annotations
@@ -166,6 +170,7 @@ FEWER = {
     "A10": "640 requests of 16 threads, not 64,000 of 32",
     "A17": "50 requests, not 200",
     "A21": "some hundred requests without a ban, not 10,000",
+    "A24": "a status alone: no provider of ours has a key yet",
     "B01": "files of the archive alone",
     "B04": "not a step back while the provider's clock is asked for",
     "B06": "instants as they are read, not whole fetches",
@@ -176,11 +181,13 @@ FEWER = {
     "D10": "25 places, not 200",
     "D16": "960 operations; 99 % below 2 s, not 0.5 s",
     "D17": "4 processes, not 16",
-    "D20": "few forks, with no thread of ours at work, not 200 beside busy ones",
-    "D22": "threads of one process",
+    "D20": "few forks, those of the cache with no thread at work, not 200 beside busy ones",
+    "D21": "the file of the shared budget alone, not the cache's",
     "D26": "32,000 operations, not 240,000",
     "D28": "bytes as counted, not as resident",
+    "D29": "4 kills, not 1,000; what a killed export leaves is not collected",
     "E01": "4 interruptions, not 30",
+    "E03": "a signal in the same process, no kernel",
     "E04": "4 nested calls once, not 100 times",
     "E06": "100 fetchers, not 1,000; memory is not measured",
     "E11": "the same candles; D16 and D26 are not run so",
@@ -214,6 +221,8 @@ class Marked:
     def __init__(self, rows: Sequence[str]) -> None:
         self.rows = set(rows)
         self.marks: dict[str, tuple[str, ...]] = {}
+        self.whole: set[str] = set()  # rows with a long test among those that are kept
+        self.counts: dict[str, int] = {}
         self.outcomes: dict[str, str] = {}
         self.said: list[str] = []
 
@@ -228,6 +237,8 @@ class Marked:
             if self.rows.intersection(rows):
                 kept.append(item)
                 self.marks[item.nodeid] = rows
+                if item.get_closest_marker("long") is not None:
+                    self.whole.update(rows)
             else:
                 others.append(item)
         config.hook.pytest_deselected(items=others)
@@ -237,6 +248,7 @@ class Marked:
         """The worst of set-up, call and tear-down counts."""
         before = self.outcomes.get(report.nodeid, "passed")
         self.outcomes[report.nodeid] = report.outcome if before == "passed" else before
+        self.counts[report.nodeid] = int(str(dict(report.user_properties).get("runs", 1)))
         if report.failed:
             self.said.append(f"{report.nodeid}\n{report.longreprtext}")
 
@@ -250,7 +262,8 @@ class Marked:
         cases = [name for name, rows in self.marks.items() if row in rows]
         outcomes = [self.outcomes.get(name, "failed") for name in cases]
         tests = list(dict.fromkeys(name.partition("[")[0] for name in cases))
-        return Tally(tests, len(cases), outcomes.count("failed"), outcomes.count("skipped"))
+        runs = sum(self.counts.get(name, 1) for name in cases)
+        return Tally(tests, runs, outcomes.count("failed"), outcomes.count("skipped"))
 
 
 def rows_of(item: pytest.Item) -> tuple[str, ...]:
@@ -284,13 +297,16 @@ def table(rows: Sequence[str], marked: Marked, *, named: bool) -> list[str]:
         result = tally.result
         if not tally.tests and row in NOT_INJECTED:
             result = f"cannot be injected: {NOT_INJECTED[row]}"
-        elif tally.tests and row in FEWER:
+        elif tally.tests and row in FEWER and row not in marked.whole:
             result += f" (fewer: {FEWER[row]})"
         lines.append(f"{row}  {ROWS[row]:<{width}} {len(tally.tests):>6} {tally.runs:>5}  {result}")
         lines += [f"       {test}" for test in tally.tests if named]
     without = [row for row, tally in tallies.items() if not tally.tests and row not in NOT_INJECTED]
     held = sum(tally.runs > tally.skipped and not tally.failed for tally in tallies.values())
-    lines += ["", f"{held} of {len(rows)} rows hold, in {len(marked.outcomes)} runs"]
+    lines += [
+        "",
+        f"{held} of {len(rows)} rows hold, in {sum(marked.counts.get(name, 1) for name in marked.outcomes):,} runs",
+    ]
     if without:
         lines.append(f"without a test: {', '.join(without)}")
     return lines
@@ -298,13 +314,15 @@ def table(rows: Sequence[str], marked: Marked, *, named: bool) -> list[str]:
 
 def main(words: Sequence[str]) -> int:
     try:
-        rows = find_rows(word for word in words if word != "--tests")
+        rows = find_rows(word for word in words if not word.startswith("--"))
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
     marked = Marked(rows)
     # Nothing of pytest's own is shown: what failed is, at the end.
     options = ["-p", "no:terminal", "-p", "no:cacheprovider", "--rootdir", str(TESTS.parent), str(TESTS)]
+    if "--long" in words:
+        options += ["-m", "not network"]
     code = pytest.main(options, plugins=[marked])
     print("\n".join(table(rows, marked, named="--tests" in words)).lstrip())
     for said in marked.said:

@@ -180,7 +180,7 @@ def test_one_changed_place_in_csv_is_the_truth_of_the_change_or_an_error():
             columns = parse_csv(text, KLINE)
         except ReplyError:
             continue
-        lines = text.decode().rstrip("\r\n").split("\n")
+        lines = [line for line in text.decode().rstrip("\r\n").split("\n") if line.removesuffix("\r")]
         if lines[0][:1].isalpha():
             del lines[0]
         same(columns, truth(body_of([line.removesuffix("\r").split(",") for line in lines])))
@@ -329,9 +329,23 @@ def test_csv_errors_count_rows_through_all_blocks():
     lines[8000] = b"1,2"
     with pytest.raises(ReplyError, match=r"row 8001, field 3 \(high\): missing"):
         parse_csv(b"header\n" + b"\n".join(lines), KLINE)
-    lines[8000] = b""
+    lines[8000] = b"1"
     with pytest.raises(ReplyError, match="row 8001"):
         parse_csv(b"\n".join(lines), KLINE)
+
+
+@pytest.mark.fault("C09")
+def test_blank_lines_in_csv_are_passed_over_wherever_pieces_end():
+    text = csv_of(random_rows(random.Random(3), 40, lambda rng: f"{rng.random():.8f}"), "\r\n")
+    expected = parse_csv(text, KLINE)
+    lines = text.split(b"\r\n")
+    for at in (0, 1, 20, 40):
+        blank = b"\r\n".join([*lines[:at], b"", b"", *lines[at:]])
+        same(parse_csv(blank, KLINE), [column.tolist() for column in expected])
+        for size in (1, 2, 7, 100):
+            pieces = (blank[start : start + size] for start in range(0, len(blank), size))
+            blocks = list(decimals.iter_csv(pieces, KLINE))
+            same([np.concatenate(column) for column in zip(*blocks, strict=True)], [one.tolist() for one in expected])
 
 
 @pytest.mark.parametrize("template", ["", "i q", "x", "a:", "i:open", "id"])

@@ -26,7 +26,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 @pytest.mark.fault("B04")
-@pytest.mark.parametrize(("during", "step_s"), [("klines", -3600), ("klines", 3600), ("time", 3600)])
+@pytest.mark.parametrize(("during", "step_s"), [("klines", -3600), ("klines", 3600), ("time", -3600), ("time", 3600)])
 def test_a_clock_that_steps_while_a_reply_is_awaited_makes_no_open_candle_final(
     world: World, during: str, step_s: int
 ) -> None:

@@ -46,6 +46,8 @@ _ZERO, _POINT, _MINUS = np.frombuffer(b"0.-", np.uint8)
 _PAD = 8
 _MARGIN = b"0" * _PAD
 CSV_PIECE_BYTES = 1 << 18
+# Beyond any row, and any run of blank lines: what has no line end is not gathered for ever.
+_LINE_BYTES = 1 << 16
 _BLOCK_ROWS = 8192
 
 _DAY_MS = 86_400_000
@@ -150,7 +152,7 @@ def parse_csv(text: bytes, row: Row) -> tuple[Column, ...]:
     """The columns of CSV text of unquoted numbers, as `parse_rows`.
 
     Lines end in LF or CRLF, the last one may lack it; a byte order mark, one header line (its first byte is a
-    letter) and blank lines at the end are passed over. A text cut between two digits cannot be told from a whole
+    letter) and blank lines are passed over. A text cut between two digits cannot be told from a whole
     one: check its size or checksum first. Raises ReplyError with row (without the header) and field, from 1.
     """
     pieces = (text[at : at + CSV_PIECE_BYTES] for at in range(0, len(text), CSV_PIECE_BYTES))
@@ -165,6 +167,10 @@ def iter_csv(pieces: Iterable[bytes], row: Row) -> Iterator[tuple[Column, ...]]:
     rows = 0
     for lines in _whole_lines(pieces):
         block = lines.replace(b"\r\n", b"\n").removesuffix(b"\r")
+        if b"\n\n" in block or block[:1] in (b"", b"\n"):
+            block = b"\n".join(line for line in block.split(b"\n") if line)
+            if not block:
+                continue
         found = _read(_MARGIN + b"\n" + block + b"\n" + _MARGIN, row.kinds, row._csv)
         columns = _read_lines(block, row, rows) if found is None else found
         rows += len(columns[0])
@@ -177,14 +183,17 @@ def _whole_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
     for piece in pieces:
         rest += piece
         if not begun:
-            if b"\n" not in rest:
+            if b"\n" in rest:
+                begun, rest = True, _without_header(rest)
+            elif len(rest) <= _LINE_BYTES:
                 continue
-            begun, rest = True, _without_header(rest)
         # The last line may not be whole yet, and blank lines after it may be the end.
         cut = rest.rstrip(b"\r\n").rfind(b"\n")
         if cut >= 0:
             yield rest[:cut]
             rest = rest[cut + 1 :]
+        if len(rest) > _LINE_BYTES:
+            raise ReplyError(f"a line, or blank lines, of more than {_LINE_BYTES:,} bytes: {rest[:80]!r}")
     rest = (rest if begun else _without_header(rest)).rstrip(b"\r\n")
     if rest:
         yield rest

@@ -33,7 +33,9 @@ def make_plan(request: Request, cache: CandleCache, threads: int, how: How) -> F
     if requests and not source.limits_known and asks_rest:
         notes.append("1 request for the provider's request limits")
     if requests and cache.facts(series).first_ms is None and asks_rest:
-        notes.append("the listing is not known yet: a start before it costs 1 empty reply and 1 request more")
+        uses_files = any(step.source == "archive" for step in steps)
+        ends = "REST is asked for the chunks at both ends, and " if uses_files else ""
+        notes.append(f"the listing is not known yet: {ends}a start before it costs 1 empty reply and 1 request more")
     if requests and source.provider.feed(series.kind).quiet_rows and asks_rest:
         notes.append("1 request for every hole, which is asked again, alone, before it is believed")
     weight = sum(step.weight for step in steps)

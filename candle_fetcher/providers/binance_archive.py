@@ -15,6 +15,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -29,7 +30,7 @@ from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS
 from candle_fetcher.providers.base import Archive
 from candle_fetcher.providers.binance_funding import FUNDING_ROW, funding_rates
-from candle_fetcher.providers.binance_klines import KLINE, coin_candles, kline_candles
+from candle_fetcher.providers.binance_klines import KLINE, KLINE_OF_11, coin_candles, kline_candles
 
 _MARKETS = {"binance": "spot", "binance-um": "futures/um", "binance-cm": "futures/cm"}
 _FOLDERS = {
@@ -106,7 +107,9 @@ def read_file(data: bytes, file: File, series: Series) -> Candles:
     slots = max(1, (file.span.end_ms - file.span.start_ms) // (series.timeframe.step_ms or 28 * DAY_MS))
     read = coin_candles if series.provider == "binance-cm" else kline_candles
     text = _unzip(data, f"{stem}.csv", (slots + 2) * _ROW_BYTES)
-    return check(_read_rows(text, KLINE, (0, 6), read), file.span)
+    first = next(text, b"")
+    row = KLINE_OF_11 if first.partition(b"\n")[0].count(b",") == 10 else KLINE
+    return check(_read_rows(chain([first], text), row, (0, 6), read), file.span)
 
 
 def _read_rows(

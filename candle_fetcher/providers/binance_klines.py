@@ -9,6 +9,8 @@ from candle_fetcher.core.decimals import Column, Row
 
 # "Kline/Candlestick data": 12 fields; i an integer, d a quoted decimal, x a quoted decimal that is not read ("ignore").
 KLINE = Row("i d d d d d i d i d d x")
+# The same without the field that is not read, as third parties have seen it in files.
+KLINE_OF_11 = Row("i d d d d d i d i d d")
 KLINE_COLUMNS = (
     "open_time", "open", "high", "low", "close", "volume", "close_time",
     "quote_volume", "trades", "taker_buy_volume", "taker_buy_quote_volume",

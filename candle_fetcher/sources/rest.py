@@ -66,16 +66,17 @@ class Source:
     def now_ms(self, stop: Errand) -> int:
         """The provider's clock in Unix ms; asked for where the last reading is old or our clock has been set since."""
         with self._lock:
-            reading = self._reading
-            if reading is not None:
-                wall_s, monotonic_s = self._clock() - reading[1], time.monotonic() - reading[2]
-                if monotonic_s < _CLOCK_S and abs(wall_s - monotonic_s) < _STEP_S:
-                    return self.estimated_ms()
-            sent_s = self._clock()
+            wall_s, monotonic_s = self._clock(), time.monotonic()  # read once: it may be set at any moment
+            if self._reading is not None:
+                offset_ms, then_s, monotonic_then_s = self._reading
+                since_s = monotonic_s - monotonic_then_s
+                if since_s < _CLOCK_S and abs(wall_s - then_s - since_s) < _STEP_S:
+                    return int(wall_s * 1000) + offset_ms
             server_ms = self.ask(self.provider.clock.call, self.provider.clock.parse, stop=stop)
+            # The reply is as old as half of its journey; counting it as new settles no candle too early. What our
+            # clock said before it was sent does not count: it may have been set meanwhile.
             came_s = self._clock()
-            # The reply is as old as half of its journey; counting it as new would settle a candle too early.
-            self._reading = (server_ms - int(1000 * max(came_s, sent_s)), came_s, time.monotonic())
+            self._reading = (server_ms - int(1000 * came_s), came_s, time.monotonic())
             return server_ms
 
     @property
