@@ -447,6 +447,16 @@ def watch(folder: str, start: str, end: str, url: str, pairs: int) -> Figures:
     return found
 
 
+def warm(folder: str, start: str, end: str, url: str, reads: int = 300) -> Figures:
+    """What is stored, read in a new process: from disk, the same again, and its last month joined from memory."""
+    figures = load_disk(folder, start, end, url)
+    begins = iter(range(ms_of(end) - 30 * 1440 * MINUTE_MS, ms_of(end), MINUTE_MS))
+    with _fetcher(folder, url) as fetcher:
+        fetcher.fetch(SYMBOL, "1m", start, end)
+        joined = [_seconds(lambda: fetcher.fetch(SYMBOL, "1m", next(begins), end)) for _ in range(reads)]
+    return figures | {"joined_s": statistics.median(joined)}
+
+
 def _seconds(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()

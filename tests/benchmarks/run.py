@@ -111,21 +111,21 @@ class Goal(NamedTuple):
         return "" if goal is None else f"{'<=' if self.most else '>='} {goal:g} {self.unit}".strip()
 
 
-def run(client: str, **options: Any) -> dict[str, Any]:
-    """The figures of a client, run in a process of its own."""
+def run(client: str, *, root: Path = ROOT, **options: Any) -> dict[str, Any]:
+    """The figures of a client, run in a process of its own, with the package of that checkout."""
     command = [sys.executable, str(HERE / "clients.py"), client, json.dumps(options)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(root), check=False)
     if done.returncode:
         raise SystemExit(f"{client} failed:\n{done.stderr}")
     figures: dict[str, Any] = json.loads(done.stdout)
     return figures
 
 
-def environment() -> dict[str, str]:
-    """Ours without settings of the person who runs this, with this tree as the package, and with bytecode written."""
+def environment(root: Path = ROOT) -> dict[str, str]:
+    """Ours without settings of the person who runs this, with that tree as the package, and with bytecode written."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CANDLE_FETCHER_")}
     kept.pop("PYTHONDONTWRITEBYTECODE", None)  # else ours is compiled at each import and the peers are not
-    return kept | {"PYTHONPATH": str(ROOT), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    return kept | {"PYTHONPATH": str(root), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 
 
 @contextlib.contextmanager
