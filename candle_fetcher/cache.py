@@ -12,9 +12,9 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote
@@ -23,8 +23,8 @@ import numpy as np
 import pandas as pd
 
 from candle_fetcher.core.call import Limit
-from candle_fetcher.core.entry import Entry, pack, seal, unpack, unseal
-from candle_fetcher.core.expiry import ask_again_ms
+from candle_fetcher.core.entry import Entry, is_of_another_version, pack, seal, unpack, unseal
+from candle_fetcher.core.expiry import is_due
 from candle_fetcher.core.files import USUAL_LAGS, Lags
 from candle_fetcher.core.frame import utc_index
 from candle_fetcher.core.revisions import Revision
@@ -100,7 +100,7 @@ class Facts(NamedTuple):
 
 def is_believed(quiet: Quiet, now_ms: int) -> bool:
     """Whether it is too early to ask about the span again."""
-    return now_ms < ask_again_ms(quiet.end_ms, quiet.asked_ms)
+    return not is_due(quiet.end_ms, quiet.asked_ms, now_ms)
 
 
 class CacheStats(NamedTuple):
@@ -149,6 +149,8 @@ class CandleCache:
         self._flights = _Flights()
         self._claims = Claims(path / CLAIMS) if path is not None and store is not None else None
         self._facts: dict[Series, Facts] = {}
+        self._unsaved: set[Series] = set()  # those whose facts the disk did not take
+        self._generations: Counter[Series] = Counter()
         self._lock = threading.RLock()
 
     # -- for the user -----------------------------------------------------------------------------------------------
@@ -220,7 +222,7 @@ class CandleCache:
         if not revisions or self._store is None:
             return
         key = f"{series.key}|revisions"
-        with self._lock, self._together():
+        with self.together():
             kept = [*self._load_revisions(key), *revisions][-_KEPT_REVISIONS:]
             self._save_document(key, kept)
 
@@ -250,6 +252,8 @@ class CandleCache:
             entry = unpack(key, data, trusted=tier == "memory")
             if entry is None:
                 self._store.drop(key)
+                if self._store.disk is not None and not is_of_another_version(key, data):
+                    self._store.disk.warn_of_damage()
             else:
                 found[keys[key]] = (tier, entry)
         return found
@@ -330,13 +334,22 @@ class CandleCache:
         """What was put away under the key by `save_frame`, or None."""
         return self._store.memory.load(key) if self._store is not None else None
 
-    def save_frame(self, key: str, value: Any, size_bytes: int, until_s: float | None) -> None:
-        """Puts a finished result into the memory tier, counted by its bytes."""
-        if self._store is not None:
-            self._store.memory.save(key, value, size_bytes, until_s)
+    def save_frame(
+        self, series: Series, key: str, value: Any, size_bytes: int, until_s: float | None, generation: int
+    ) -> None:
+        """Puts a finished result into the memory tier, counted by its bytes; not one of an earlier generation."""
+        with self._lock:
+            if self._store is not None and generation == self._generations[series]:
+                self._store.memory.save(key, value, size_bytes, until_s)
+
+    def generation(self, series: Series) -> int:
+        """How often the candles of the series have been asked for again; a result belongs to that which it began in."""
+        return self._generations[series]
 
     def drop_frames(self, series: Series) -> None:
         """Forgets the finished results of the series, because its candles were asked for again."""
+        with self._lock:
+            self._generations[series] += 1
         if self._store is not None:
             self._store.memory.drop_prefix(f"frame|{series.key}|")
 
@@ -351,7 +364,7 @@ class CandleCache:
     def look_up_facts(self, series: Series) -> Facts:
         """The facts as they lie on disk, where another process may have written them since."""
         with self._lock:
-            if series in self._facts and (self._store is None or self._store.disk is None or self._store.problem):
+            if series in self._facts and (self._store is None or self._store.disk is None or series in self._unsaved):
                 return self._facts[series]
             facts = self._facts[series] = _read_facts(self._load_document(f"{series.key}|facts"))
             return facts
@@ -365,13 +378,14 @@ class CandleCache:
         absent: Sequence[str] = (),
         absent_for_ms: int = _ABSENT_MS,
         had: Sequence[Span] = (),
+        filled: Sequence[Span] = (),
         failed: Sequence[Failed] = (),
         unverified: Sequence[Unverified] = (),
         now_ms: int,
     ) -> Facts:
         """Adds to the facts of the series; a newer word about the same time replaces the older one, and what was said
-        of the candles of the spans that have been `had` since is over."""
-        with self._lock, self._together():
+        of the candles of the spans that have been `had` since is over; so is what failed of those that are `filled`."""
+        with self.together():
             old = self.look_up_facts(series)
             kept = list(old.quiet)
             if quiet is not None:
@@ -379,7 +393,7 @@ class CandleCache:
                 kept.append(quiet)
             missed = {path: until_ms for path, until_ms in old.absent if now_ms < until_ms <= now_ms + _ABSENT_MS}
             missed.update((path, now_ms + absent_for_ms) for path in absent)
-            tried = [*had, *(Span(one.start_ms, one.end_ms) for one in failed)]
+            tried = [*filled, *(Span(one.start_ms, one.end_ms) for one in failed)]
             facts = Facts(
                 old.first_ms if first_ms is None else first_ms,
                 tuple(sorted(kept)),
@@ -387,19 +401,25 @@ class CandleCache:
                 tuple(sorted([*_without(old.failed, tried), *failed])),
                 tuple(sorted([*_without(old.unverified, had), *unverified])),
             )
-            if facts != old:
-                self._facts[series] = facts
-                self._save_document(f"{series.key}|facts", facts._asdict())
+            if facts != old or series in self._unsaved:
+                self._save_facts(series, facts)
         return facts
+
+    def _save_facts(self, series: Series, facts: Facts) -> None:
+        """Keeps the facts, in memory alone while the disk is in the way."""
+        self._facts[series] = facts
+        if self._save_document(f"{series.key}|facts", facts._asdict()):
+            self._unsaved.discard(series)
+        else:
+            self._unsaved.add(series)
 
     def forget_facts(self, series: Series) -> None:
         """Forgets listing, empty spans and absent files, so that they are asked for again."""
-        with self._lock, self._together():
+        with self.together():
             old = self.look_up_facts(series)
             facts = Facts(failed=old.failed, unverified=old.unverified)
             if facts != old:
-                self._facts[series] = facts
-                self._save_document(f"{series.key}|facts", facts._asdict())
+                self._save_facts(series, facts)
 
     def lags(self, series: Series) -> Lags:
         """How late the files of the series' market are known to be."""
@@ -445,9 +465,8 @@ class CandleCache:
         except ValueError:
             return None
 
-    def _save_document(self, key: str, document: Any) -> None:
-        if self._store is not None:
-            self._write(key, seal(key, b"", json.dumps(document).encode(), compress=True))
+    def _save_document(self, key: str, document: Any) -> bool:
+        return self._store is None or self._write(key, seal(key, b"", json.dumps(document).encode(), compress=True))
 
     # -- shelves ------------------------------------------------------------------------------------------------------
 
@@ -456,17 +475,16 @@ class CandleCache:
         if self._store is None:
             return None
         # What has left the cache since, for its bound or because it was damaged, is not there whatever its shelf says.
-        disk, prefix = self._store.disk, f"{series.key}|"
-        there = {key.removeprefix(prefix) for key in disk.keys(prefix)} if disk is not None else None
+        prefix = f"{series.key}|"
+        there = {key.removeprefix(prefix) for key in self._store.keys(prefix)}
         believed: dict[int, int] = {}
         for shelf in _shelves(chunks):
             opened, words = self._load_shelf(series, shelf)
             first = shelf * SHELF_CHUNKS
             for chunk in range(max(chunks.start, first), min(chunks.stop, first + SHELF_CHUNKS)):
-                word = int(words[chunk - first])
-                if there is not None and str(chunk) not in there:
-                    word = ABSENT
-                believed[chunk] = LOOK if opened and word == ABSENT else word
+                word = int(words[chunk - first]) if str(chunk) in there else ABSENT
+                # Who was killed may have stored it without a word.
+                believed[chunk] = LOOK if word == ABSENT and (opened or str(chunk) in there) else word
         return believed
 
     def open_shelves(self, series: Series, chunks: Iterable[int]) -> None:
@@ -506,18 +524,21 @@ class CandleCache:
         data = seal(key, b"\1" if opened else b"\0", words.tobytes(), compress=True)
         self._write(key, data)
 
-    def _together(self) -> AbstractContextManager[object]:
-        """Nobody else on this cache folder writes between what is read and what is written."""
-        return contextlib.nullcontext() if self._store is None else self._store.transaction()
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Nobody else on this cache folder writes between what is read and what is written; all of it is kept, or
+        nothing where the body raises."""
+        with self._lock, contextlib.nullcontext() if self._store is None else self._store.transaction():
+            yield
 
     def _read(self, key: str) -> bytes | None:
         """A document. It lies on disk, where another process may have written it since; in memory without a disk."""
         assert self._store is not None
         return self._store.disk.load(key) if self._store.disk else self._store.memory.load(key)
 
-    def _write(self, key: str, data: bytes) -> None:
+    def _write(self, key: str, data: bytes) -> bool:
         assert self._store is not None
-        self._store.save(key, data, keep=self._store.disk is None)
+        return self._store.save(key, data, keep=self._store.disk is None)
 
     # -- end ----------------------------------------------------------------------------------------------------------
 

@@ -6,9 +6,11 @@ import contextlib
 import os
 import re
 import tempfile
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -18,8 +20,17 @@ from candle_fetcher.core.frame import ALL_COLUMNS
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe
 
+fcntl: Any = None
+with contextlib.suppress(ImportError):  # Windows: there nobody can remove a file that another has open
+    import fcntl
+
 # Names that Windows keeps for devices, whatever their ending.
 _DEVICES = re.compile(r"(?i)^(con|prn|aux|nul|com\d|lpt\d)$")
+
+# A file while it is written, by the name that `replacing` gives it. Killed writers leave it behind.
+_PART = re.compile(r"\..+\.\w{8}\.part")
+ORPHAN_S = 3600.0
+_PAUSES_S = (0.05, 0.1, 0.2, 0.4)  # for a virus scanner that looks at the file there
 
 
 def csv_name(provider: str, symbol: str, kind: str, timeframe: Timeframe, span: Span) -> str:
@@ -83,18 +94,68 @@ def replacing(target: Path) -> Iterator[IO[bytes]]:
     try:
         with contextlib.suppress(FileExistsError):  # a file in the folder's place: the next line says so more clearly
             target.parent.mkdir(parents=True, exist_ok=True)
+        _tidy(target.parent)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
         with os.fdopen(handle, "wb") as file:
+            _lock(handle)
             yield file
             file.flush()
             os.fsync(file.fileno())
+            os.utime(name)  # young while it has no lock any more
         with contextlib.suppress(OSError):
             mask = os.umask(0)
             os.umask(mask)
             Path(name).chmod(0o666 & ~mask)  # mkstemp makes files that only their owner can read
-        Path(name).replace(target)
+        _move(Path(name), target)
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror}; {target} was not written", str(target)) from error
     finally:
         if name is not None:
             Path(name).unlink(missing_ok=True)
+
+
+def _move(path: Path, target: Path) -> None:
+    """Moves the file there. Waits a moment where another program has the target open, which Windows minds."""
+    for pause_s in _PAUSES_S:
+        try:
+            path.replace(target)
+            return
+        except PermissionError:
+            threading.Event().wait(pause_s)
+    path.replace(target)
+
+
+def _lock(handle: int) -> bool:
+    """Locks the open file until it is closed, by whatever ends its process too; False where another has it."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _tidy(folder: Path) -> None:
+    """Removes what killed writers left in the folder an hour ago or earlier.
+
+    Whoever is still at it holds the lock, however long ago it wrote last. On a disk without locks everything stays.
+    """
+    with contextlib.suppress(OSError), os.scandir(folder) as found:
+        for one in found:
+            if _PART.fullmatch(one.name) and one.is_file(follow_symlinks=False):
+                with contextlib.suppress(OSError):
+                    if time.time() - one.stat().st_mtime > ORPHAN_S:
+                        _remove_orphan(one.path)
+
+
+def _remove_orphan(path: str) -> None:
+    if fcntl is None:
+        os.unlink(path)  # noqa: PTH108
+        return
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        if _lock(handle):
+            os.unlink(path)  # noqa: PTH108
+    finally:
+        os.close(handle)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import random
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -394,7 +395,7 @@ def test_what_arrived_before_both_sources_failed_is_stored(world: World) -> None
     fetcher = quick(world, max_retries=0)
     fetcher.fetch("BTC/USDT", "5m", "2017-08-01", limit=1)
     span = ("BTC/USDT", "5m", "2024-01-01", "2024-04-01")
-    world.exchange.archive.spoil("BTCUSDT-5m-2024-02.zip", damage.missing())
+    world.exchange.archive.spoil("BTCUSDT-5m-2024-02", damage.missing())  # and its days
     fault = world.exchange.fail(faults.status(500), times=None, match="/api/")
     with pytest.raises(IncompleteData) as raised:
         fetcher.fetch(*span)
@@ -434,13 +435,93 @@ def test_rows_that_a_file_lacks_are_asked_of_rest(world: World) -> None:
 
 @pytest.mark.fault("C10")
 def test_a_hole_of_the_archive_alone_is_asked_of_rest_as_soon_as_it_may_be(world: World) -> None:
-    world.exchange.archive.spoil(HOUR_ZIP, damage.drop(ms("2024-03-05T05:00"), ms("2024-03-05T07:00")))
+    world.exchange.archive.spoil("BTCUSDT-1h-2024-03", damage.drop(ms("2024-03-05T05:00"), ms("2024-03-05T07:00")))
     fetcher = world.fetcher()
     assert [gap["count"] for gap in told(fetcher.fetch(*HOURS, source="archive"))["gaps"]] == [2]
     frame = fetcher.fetch(*HOURS)
     assert told(frame)["gap_count"] == 0
     same(frame, world.truth("BTCUSDT", *HOURS[1:]))
     assert told(frame)["sources"]["rest"] == 2
+
+
+@pytest.mark.fault("C10")
+@pytest.mark.parametrize("hours", [(24 * 10, 24 * 31), (0, 24 * 31), (5, 7)])
+def test_what_a_month_has_not_is_looked_for_in_its_days(world: World, hours: tuple[int, int]) -> None:
+    march = ms("2024-03-01")
+    lost = march + hours[0] * HOUR, march + hours[1] * HOUR
+    world.exchange.archive.spoil(HOUR_ZIP, damage.drop(*lost).published())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ArchiveMismatch)  # of the one without a row
+        frame = world.fetcher().fetch("BTC/USDT", "1h", "2024-03-01", "2024-04-01", source="archive", columns="all")
+    same(frame, world.truth("BTCUSDT", "1h", "2024-03-01", "2024-04-01"))
+    assert told(frame)["gap_count"] == 0
+    assert calls(world) == 0
+
+
+def test_the_archive_alone_takes_what_is_wanted_behind_a_file_that_is_missing(world: World) -> None:
+    world.exchange.archive.spoil(lambda key: key.endswith("06-05.zip"), damage.missing())
+    fetcher = world.fetcher()
+    assert len(fetcher.fetch("BTC/USDT", "1h", days=5, source="archive")) == 5 * 24 - 12  # up to this midnight
+    frame = world.fetcher(use_cache=False).fetch("BTC/USDT", "1h", "2024-06-07", "2024-06-12", source="archive")
+    same(frame, world.truth("BTCUSDT", "1h", "2024-06-07", "2024-06-12"))
+
+
+def test_the_archive_alone_is_asked_for_no_more_than_is_wanted(world: World) -> None:
+    fetcher = world.fetcher()
+    plan = fetcher.plan("BTC/USDT", "1M", "2024-01-01", "2024-04-01", source="archive")
+    frame = fetcher.fetch("BTC/USDT", "1M", "2024-01-01", "2024-04-01", source="archive")
+    assert len(frame) == 3
+    assert plan.requests == len(world.exchange.requests) == 6
+
+
+@pytest.mark.parametrize("timeframe", ["7m", "10h"])
+def test_the_archive_alone_ends_with_a_whole_candle(world: World, timeframe: str) -> None:
+    frame = world.fetcher().fetch("BTC/USDT", timeframe, "2024-06-13", source="archive")
+    assert told(frame)["partial"] == []
+    assert frame.index[-1] + pd.Timedelta(timeframe.replace("m", "min")) <= pd.Timestamp("2024-06-15", tz="UTC")
+
+
+def test_a_week_that_ended_after_its_month_s_file_was_made_is_not_taken_from_it(world: World) -> None:
+    key = "data/spot/monthly/klines/BTCUSDT/1w/BTCUSDT-1w-2024-05.zip"
+    whole, unfinished = world.exchange.archive.read(key), damage.revise(ms("2024-05-27"), volume="1.5").zip
+    assert whole is not None
+    assert unfinished is not None
+    data = unfinished(whole)
+    assert data is not None
+    today_s, world.now_s = world.now_s, ms("2024-06-01T10:00") / 1000  # the week ends on 2 June
+    world.exchange.archive.load(key, data)
+    world.now_s = today_s
+    week = ("BTC/USDT", "1w", "2024-05-06", "2024-06-03")
+    with pytest.raises(IncompleteData) as raised:
+        world.fetcher().fetch(*week, source="archive")
+    assert raised.value.missing[0].first == "2024-05-27T00:00:00Z"
+    same(world.fetcher().fetch(*week), world.truth("BTCUSDT", *week[1:]))
+
+
+@pytest.mark.fault("A19", "C11")
+@pytest.mark.parametrize("timeframe", ["5m", "1h", "1d"])
+def test_what_rest_cannot_bring_the_archive_does(world: World, timeframe: str) -> None:
+    world.exchange.fail(faults.status(500), times=None, match="/api/")
+    fetcher = quick(world, max_retries=0)
+    frame = fetcher.fetch("BTC/USDT", timeframe, "2024-03-01", "2024-05-01")
+    same(frame, world.truth("BTCUSDT", timeframe, "2024-03-01", "2024-05-01"))
+    assert told(frame)["sources"]["archive"] == len(frame)
+
+
+def test_a_hole_before_the_first_candle_of_a_file_is_known_for_what_it_is(world: World) -> None:
+    range_ = ("BTC/USDT", "1h", "2017-08-01", "2017-08-20")
+    fetcher = world.fetcher()
+    fetcher.fetch(*range_, source="archive")
+    assert fetcher.gaps(*range_)["cause"].tolist() == ["not_listed"]
+
+
+def test_what_rest_had_beyond_the_last_file_outlives_a_refresh_out_of_files(world: World) -> None:
+    fetcher = world.fetcher()
+    today = ("BTC/USDT", "1h", "2024-06-13", "2024-06-15T12:00")
+    before = fetcher.fetch(*today)
+    fetcher.fetch("BTC/USDT", "1h", "2024-06-13", source="archive", refresh=True)
+    world.exchange.clear_log()
+    assert world.fetcher().fetch(*today, source="cache").equals(before)
 
 
 @pytest.mark.fault("C01")

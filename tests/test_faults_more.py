@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -19,12 +20,13 @@ from typing import Any
 import pytest
 from world import World, same
 
-from candle_fetcher import IncompleteData, ReplyError
+from candle_fetcher import AccessDenied, IncompleteData, ReplyError
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.export import csv_name
 from candle_fetcher.practice import faults
 from candle_fetcher.providers import all_providers, find_provider
+from candle_fetcher.store import DiskTier
 
 ROOT = Path(__file__).resolve().parents[1]
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX")
@@ -71,6 +73,17 @@ def test_a_page_that_comes_again_and_again_ends_and_is_never_taken_for_the_next(
         assert len(world.asked()) <= 2 * (1000 // cap + 2)
         fault.stop()
         same(world.fetcher().fetch(*span, source="rest"), world.truth("BTCUSDT", *span[1:]))
+
+
+@pytest.mark.fault("A24")
+def test_a_key_that_is_refused_is_an_error_at_once(world: World) -> None:
+    body = b'{"code":-2015,"msg":"Invalid API-key, IP, or permissions for action."}'
+    world.exchange.fail(faults.status(401, body), times=None, match="klines")
+    with pytest.raises(AccessDenied) as raised:
+        world.fetcher(api_keys={"binance": {"key": "SENTINEL"}}).fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-02")
+    assert raised.value.status == 401
+    assert "SENTINEL" not in f"{raised.value!s}{raised.value!r}{vars(raised.value)}"
+    assert len(world.asked()) == 1
 
 
 # -- files that are written -------------------------------------------------------------------------------------------
@@ -210,6 +223,62 @@ def test_a_call_inside_a_callback_of_another_does_not_block(world: World) -> Non
     span = ("BTC/USDT", "1m", "2024-06-01", "2024-06-08")
     same(fetcher.fetch(*span, source="rest"), world.truth("BTCUSDT", *span[1:]))
     assert found == [5] * 4
+
+
+@POSIX
+@pytest.mark.fault("E03")
+def test_a_cell_that_was_interrupted_leaves_nothing_at_work_and_runs_again(tmp_path: Path) -> None:
+    """A kernel gets the signal and goes on: same process, same fetcher."""
+    with World(tmp_path, delay_s=0.05, weight_limit=10**7) as world:
+        fetcher = world.fetcher(source="rest")
+        fetcher.fetch("BTC/USDT", "1m", "2023-01-01", limit=1)
+        span = ("BTC/USDT", "1m", "2022-01-01", "2024-01-01")
+        for _ in range(2):
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+            began = time.monotonic()
+            with pytest.raises(KeyboardInterrupt):
+                fetcher.fetch(*span)
+            assert time.monotonic() - began < 1.3
+            time.sleep(0.15)  # the exchange tells of a request when it replies
+            sent = len(world.exchange.requests)
+            time.sleep(0.2)
+            assert len(world.exchange.requests) == sent
+        short = ("BTC/USDT", "1m", "2022-01-01", "2022-01-05")
+        same(fetcher.fetch(*short), world.truth("BTCUSDT", *short[1:]))
+        ours = {thread.name for thread in threading.enumerate() if thread.name.startswith("candle-")}
+        assert ours <= {f"candle-{pool}-{at}" for pool, count in (("network", 8), ("io", 4)) for at in range(count)}
+        asked = [(one["startTime"], one["endTime"]) for one in world.asked() if one.get("limit") != "1"]
+        assert len(set(asked)) >= len(asked) - 2 * 8, "what had come is not asked for again"
+
+
+WRITING = """
+    import sys
+    from pathlib import Path
+    from candle_fetcher.store import DiskTier
+    tier = DiskTier(Path(sys.argv[1]), 10**9)
+    tier.save("first", bytes(30_000))
+    print("saved", flush=True)
+    for at in range(10**6):
+        tier.save(f"{at % 300:03d}", bytes([at % 256]) * 30_000)
+"""
+
+
+@POSIX
+@pytest.mark.fault("D29")
+def test_what_killed_writers_leave_takes_no_space(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    for turn in range(4):
+        with run(WRITING, folder) as child:
+            assert child.stdout is not None
+            child.stdout.readline()
+            time.sleep(0.02 + 0.03 * turn)
+            child.send_signal(signal.SIGKILL)
+    tier = DiskTier(folder, 10**9)
+    live = sum(len(data) for data in tier.load_many(list(tier.keys())).values())
+    assert tier.save("last", b"1")
+    tier.close()
+    assert live > 10 * 30_000
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 1.2 * live + 100_000
 
 
 SHARING = """

@@ -368,7 +368,7 @@ def test_a_first_candle_that_belongs_to_another_request_hides_no_candle(world: W
 def test_empty_replies_do_not_make_a_traded_symbol_one_that_was_never_listed(world: World) -> None:
     world.exchange.fail(faults.body(b"[]"), times=3, match="klines")
     with pytest.raises(IncompleteData, match="traded"):
-        world.fetcher().fetch("BTC/USDT", "1d", "2024-01-01", "2024-03-01")
+        world.fetcher().fetch("BTC/USDT", "1d", "2024-01-01", "2024-03-01", source="rest")
     world.now_s += 3590
     frame = world.fetcher().fetch("BTC/USDT", "1d", "2023-01-01", "2024-03-01")
     same(frame, world.truth("BTCUSDT", "1d", "2023-01-01", "2024-03-01"))

@@ -2,67 +2,425 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
+import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from candle_fetcher import CandleFetcher
+from candle_fetcher.core.series import Series
+from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.practice import PracticeExchange, faults
+from candle_fetcher.store.locks import Claims
+
+FAULT_RUNS = float(os.environ.get("FAULT_RUNS", "1"))
+ROOT = Path(__file__).resolve().parents[1]
 
 SCRIPT = """
-import sys
-from candle_fetcher import CandleFetcher
-fetcher = CandleFetcher(base_urls={"binance": sys.argv[1]}, cache_dir=sys.argv[2], progress=False)
-print("ready", flush=True)
-fetcher.fetch("BTC/USDT", "1m", "2022-01-01", "2024-01-01")
+    import sys
+    from candle_fetcher import CandleFetcher
+    fetcher = CandleFetcher(
+        base_urls={"binance": sys.argv[1], "binance-archive": sys.argv[1]}, cache_dir=sys.argv[2], progress=False
+    )
+    print("ready", flush=True)
 """
+LONG = f"""{SCRIPT}
+    fetcher.fetch("BTC/USDT", "1m", "2022-01-01", "2024-01-01", source="rest")
+"""
+YEARS = ("BTC/USDT", "1m", "2022-01-01", "2024-01-01")
+YEARS_MS = (1640995200000, 1704067200000)
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT to a process of its own")
 
 
-def interrupted_after(seconds: float, url: str, cache: Path) -> tuple[float, int, str]:
-    """Seconds from the signal to the end of the process, its exit code, and what it said."""
+def limit_s() -> float:
+    """A second of a machine that has a core to spare: where others compete for it, their share is added."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+@contextlib.contextmanager
+def running(script: str, *words: object) -> Iterator[subprocess.Popen[str]]:
+    """A process that has said that it is ready; gone afterwards."""
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, url, str(cache)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(script), *map(str, words)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
-    process.stdout.readline()
-    time.sleep(seconds)
+    try:
+        process.stdout.readline()
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def interrupt(process: subprocess.Popen[str], after_s: float) -> float:
+    """Seconds from the signal to the end of the process, which was an interruption."""
+    time.sleep(after_s)
+    assert process.poll() is None, "it had ended before"
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
-    _, said = process.communicate(timeout=10)
-    return time.monotonic() - began, process.returncode, said
+    _, said = process.communicate(timeout=20)
+    seconds = time.monotonic() - began
+    assert process.returncode in (-signal.SIGINT, 130), said
+    assert "KeyboardInterrupt" in said
+    assert "Exception ignored" not in said
+    return seconds
+
+
+def starts(exchange: PracticeExchange) -> list[str]:
+    """What was asked for, of pages of candles, since the last look."""
+    found = [one.params["startTime"] for one in exchange.requests if "startTime" in one.params]
+    exchange.clear_log()
+    return found
+
+
+def interrupted_again_and_again(folder: Path, times: int, longest_s: float, seed: int) -> None:
+    pick = random.Random(seed)
+    with PracticeExchange(delay_s=0.05, weight_limit=10**7) as exchange:
+        url = exchange.base_urls["binance"]
+        answered: list[str] = []
+        for _ in range(times):
+            with running(LONG, url, folder) as process:
+                assert interrupt(process, pick.uniform(0.0, longest_s)) < limit_s()
+            time.sleep(0.1)  # the exchange tells of a request when it has answered it
+            answered += starts(exchange)
+            time.sleep(0.15)
+            assert starts(exchange) == [], "something was sent after the interruption"
+        with CandleFetcher(base_urls=exchange.base_urls, cache_dir=folder, progress=False) as fetcher:
+            stored = fetcher.plan(*YEARS).chunks.get("disk", 0)
+            # At most what eight threads were at is lost each time; what each asks about the two ends is no chunk.
+            assert stored >= len(set(answered)) - times * (8 + 4)
+            starts(exchange)
+            exchange._delay_s = 0.0
+            frame = fetcher.fetch(*YEARS, source="rest")
+            again = starts(exchange)
+        truth = exchange.truth("binance", "BTCUSDT", "1m", *YEARS_MS)
+        assert len(frame) == len(truth["open_time"])
+        assert (frame["close"].to_numpy() == truth["close"]).all()
+        whole = -(-(YEARS_MS[1] - YEARS_MS[0]) // 60_000_000) + 1
+        assert len(again) <= whole - stored + 100, "what is stored is not asked for again"
 
 
 @pytest.mark.fault("E01")
 def test_control_is_back_within_a_second_and_what_had_come_is_kept(tmp_path: Path) -> None:
-    with PracticeExchange(delay_s=0.05, weight_limit=10**6) as exchange:
-        url = exchange.base_urls["binance"]
-        for _ in range(3):
-            seconds, code, said = interrupted_after(random.uniform(0.2, 0.6), url, tmp_path)
-            sent = len(exchange.requests)
-            assert seconds < 1
-            assert code != 0
-            assert "KeyboardInterrupt" in said
-            time.sleep(0.15)
-            assert len(exchange.requests) == sent
-        with CandleFetcher(base_urls=exchange.base_urls, cache_dir=tmp_path, progress=False) as fetcher:
-            stored = fetcher.plan("BTC/USDT", "1m", "2022-01-01", "2024-01-01").chunks.get("disk", 0)
-        answered = {request.params["startTime"] for request in exchange.requests if "startTime" in request.params}
-        assert stored >= len(answered) - 3 * 10
-        assert stored > 5
+    interrupted_again_and_again(tmp_path, 3, 0.6, 1)
+
+
+@pytest.mark.long
+@pytest.mark.fault("E01")
+def test_thirty_interruptions_at_any_moment(tmp_path: Path) -> None:
+    for part in range(round(3 * FAULT_RUNS)):  # after some more, all of it would be stored
+        interrupted_again_and_again(tmp_path / str(part), 10, 0.6, part)
+
+
+# -- wherever it waits -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.fault("E02")
-def test_workers_that_wait_for_a_reply_that_never_comes_hold_nobody(tmp_path: Path) -> None:
+@pytest.mark.parametrize("match", ["klines", "exchangeInfo", "api/v3/time"])
+def test_a_reply_that_never_comes_holds_nobody(tmp_path: Path, match: str) -> None:
+    near = (
+        SCRIPT
+        + """
+    fetcher.fetch("BTC/USDT", "1m", "2022-01-01", "2024-01-01" if sys.argv[3] != "api/v3/time" else None)
+"""
+    )
     with PracticeExchange(weight_limit=10**6) as exchange:
-        exchange.fail(faults.hang(30), times=None, match="klines", after=4)
-        seconds, code, said = interrupted_after(0.5, exchange.base_urls["binance"], tmp_path)
-        assert seconds < 1
-        assert code != 0
-        assert "KeyboardInterrupt" in said
+        exchange.fail(faults.hang(30), times=None, match=match, after=4 if match == "klines" else 0)
+        with running(near, exchange.base_urls["binance"], tmp_path, match) as process:
+            assert interrupt(process, 0.5) < limit_s()
+
+
+@pytest.mark.fault("E02")
+@pytest.mark.parametrize(
+    ("action", "limit"),
+    [(faults.rate_limited(60), 10**6), (faults.overloaded(), 10**6), (None, 40)],
+    ids=["a hold", "a pause before a retry", "a budget"],
+)
+def test_a_wait_until_something_may_be_sent_holds_nobody(tmp_path: Path, action: Any, limit: int) -> None:
+    with PracticeExchange(weight_limit=limit) as exchange:
+        if action is not None:
+            exchange.fail(action, times=None, match="klines", after=4)
+        with running(LONG, exchange.base_urls["binance"], tmp_path) as process:
+            assert interrupt(process, 0.8) < limit_s()
+        sent = len(exchange.requests)
+        time.sleep(0.3)
+        assert len(exchange.requests) == sent
+
+
+@pytest.mark.fault("E02")
+def test_a_wait_for_what_another_process_is_at_holds_nobody(tmp_path: Path) -> None:
+    with PracticeExchange(weight_limit=10**6) as exchange:
+        url = exchange.base_urls["binance"]
+        claims = Claims(tmp_path / "claims")
+        first = YEARS_MS[0] // 60_000_000
+        series = Series("binance", url, "BTCUSDT", parse_timeframe("1m"), "candles").key
+        for chunk in range(first, first + 20):
+            assert claims.take(f"{series}|{chunk}")
+        with running(LONG, url, tmp_path) as process:
+            assert interrupt(process, 1.0) < limit_s()
+        claims.close()
+
+
+LOOKUP = """
+    import ctypes, socket, sys
+    from candle_fetcher import CandleFetcher
+    def stuck(*_, **__):
+        libc = ctypes.CDLL(None)
+        while True:
+            libc.sleep(60)  # as getaddrinfo does, it heeds no signal
+    socket.getaddrinfo = stuck
+    end = None if sys.argv[3] == "clock" else "2024-01-01"
+    fetcher = CandleFetcher(base_urls={"binance": sys.argv[1]}, cache_dir=sys.argv[2], progress=False)
+    print("ready", flush=True)
+    fetcher.fetch("BTC/USDT", "1m", "2022-01-01", end)
+"""
+
+
+@pytest.mark.fault("E02", "A27")
+@pytest.mark.parametrize("what", ["candles", "clock"])
+def test_a_name_lookup_that_hangs_holds_neither_the_caller_nor_the_end_of_the_program(
+    tmp_path: Path, what: str
+) -> None:
+    with running(LOOKUP, "http://localhost:9", tmp_path, what) as process:
+        assert interrupt(process, 0.5) < limit_s()
+
+
+LOCKED = (
+    SCRIPT
+    + """
+    try:
+        fetcher.fetch("BTC/USDT", "1m", "2022-01-01", "2024-01-01", source="rest")
+    except KeyboardInterrupt:
+        print("back", flush=True)
+"""
+)
+
+
+@pytest.mark.fault("E02", "D15")
+def test_a_cache_that_another_process_has_locked_holds_nobody(tmp_path: Path) -> None:
+    with PracticeExchange(delay_s=0.02, weight_limit=10**7) as exchange:
+        with CandleFetcher(base_urls=exchange.base_urls, cache_dir=tmp_path, progress=False) as fetcher:
+            fetcher.fetch("BTC/USDT", "1h", "2022-01-01", "2022-02-01")
+        (database,) = tmp_path.rglob("*.db")
+        with running(LOCKED, exchange.base_urls["binance"], tmp_path) as process:
+            time.sleep(0.4)
+            other = sqlite3.connect(database, timeout=5, isolation_level=None)
+            other.execute("BEGIN IMMEDIATE")
+            try:
+                time.sleep(0.4)
+                sent_s = time.monotonic()
+                process.send_signal(signal.SIGINT)
+                assert process.stdout is not None
+                assert process.stdout.readline() == "back\n"
+                assert time.monotonic() - sent_s < limit_s()
+            finally:
+                other.close()
+            # What waits for the lock gives up after two seconds, and the program ends.
+            process.communicate(timeout=10)
+            assert process.returncode == 0
+
+
+MANY = (
+    SCRIPT
+    + """
+    fetcher.fetch_many(["BTC/USDT", "ETH/USDT", "BNB/USDT"], "1m", "2022-01-01", "2024-01-01", source="rest")
+"""
+)
+FILES = (
+    SCRIPT
+    + """
+    fetcher.fetch("BTC/USDT", "1m", "2019-01-01", "2024-01-01", source="archive")
+"""
+)
+EXPORT = (
+    SCRIPT
+    + """
+    fetcher.export("BTC/USDT", "1m", "2022-01-01", "2024-01-01", path=sys.argv[2] + "/file.csv", source="rest")
+"""
+)
+FSYNC = (
+    """
+    import os, time
+    real = os.fsync
+    def slow(fd):
+        print("syncing", flush=True)
+        time.sleep(20)
+    os.fsync = slow
+"""
+    + SCRIPT.replace('print("ready", flush=True)', "")
+    + """
+    fetcher.export("BTC/USDT", "1h", "2022-01-01", "2022-02-01", path=sys.argv[2] + "/file.csv", source="rest")
+"""
+)
+
+
+@pytest.mark.fault("E02")
+@pytest.mark.parametrize("script", [MANY, FILES, EXPORT, FSYNC], ids=["many", "files", "export", "fsync"])
+def test_control_is_back_from_every_kind_of_call(tmp_path: Path, script: str) -> None:
+    with PracticeExchange(delay_s=0.02, weight_limit=10**7) as exchange:
+        with running(script, exchange.url, tmp_path) as process:
+            assert interrupt(process, 0.1 if script is FSYNC else 0.7) < limit_s()
+        time.sleep(0.1)
+        sent = len(exchange.requests)
+        time.sleep(0.2)
+        assert len(exchange.requests) == sent
+        assert not list(tmp_path.glob("*.csv*")), "neither a file nor a part of one is left"
+
+
+# -- in a notebook -----------------------------------------------------------------------------------------------------
+
+CELL = """
+import threading, time
+began = time.monotonic()
+try:
+    frame = fetcher.fetch("BTC/USDT", "1m", "2022-01-01", "2024-01-01", source="rest")
+finally:
+    took_s = time.monotonic() - began
+"""
+
+
+@pytest.mark.fault("E03")
+@pytest.mark.filterwarnings("ignore")  # what a kernel's own packages warn of
+def test_a_cell_that_is_interrupted_in_a_kernel_leaves_nothing_behind_and_runs_again(tmp_path: Path) -> None:
+    pytest.importorskip("ipykernel", reason="a real kernel needs ipykernel")
+    manager = pytest.importorskip("jupyter_client.manager", reason="a real kernel needs jupyter_client")
+    kernel, client = None, None
+    with PracticeExchange(delay_s=0.05, weight_limit=10**7) as exchange:
+        try:
+            kernel, client = manager.start_new_kernel(
+                kernel_name="python3", env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=str(tmp_path)
+            )
+
+            def run(code: str, interrupt_after_s: float | None = None) -> tuple[dict[str, Any], float, str]:
+                """The reply, the seconds from the interruption to it, and all that the cell showed."""
+                asked = client.execute(code)
+                since = time.monotonic()
+                if interrupt_after_s is not None:
+                    time.sleep(interrupt_after_s)
+                    since = time.monotonic()
+                    kernel.interrupt_kernel()
+                shown = []
+                while True:
+                    message = client.get_iopub_msg(timeout=30)
+                    if message["parent_header"].get("msg_id") != asked:
+                        continue
+                    if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
+                        break
+                    shown.append(f"{message['msg_type']}: {message['content']}")
+                seconds = time.monotonic() - since
+                reply = client.get_shell_msg(timeout=30)
+                return reply["content"], seconds, "\n".join(shown)
+
+            def evaluate(expression: str) -> str:
+                return run(f"print({expression})")[2]
+
+            urls = {"binance": exchange.base_urls["binance"]}
+            made, _, said = run(f"""
+import threading
+from candle_fetcher import CandleFetcher
+fetcher = CandleFetcher(base_urls={urls!r}, cache_dir={str(tmp_path / "cache")!r}, progress=True)
+fetcher.fetch("BTC/USDT", "1m", "2023-06-01", "2023-06-02", source="rest")
+base = threading.active_count()
+""")
+            assert made["status"] == "ok", said
+            for _ in range(2):
+                reply, seconds, said = run(CELL, interrupt_after_s=0.6)
+                assert reply["status"] == "error"
+                assert reply["ename"] == "KeyboardInterrupt", said
+                assert seconds < limit_s()
+                time.sleep(0.1)
+                sent = len(exchange.requests)
+                time.sleep(0.3)
+                assert len(exchange.requests) == sent, "a request after the interruption"
+                # The pools keep their threads for the next cell: never more than there are places for.
+                assert "True" in evaluate("threading.active_count() <= base + 8 + 4")
+                assert "[]" in evaluate(
+                    "[one.name for one in threading.enumerate() if one.name.startswith('candle-lookup')]"
+                )
+            reply, _, said = run(CELL)
+            assert reply["status"] == "ok", said
+            assert said.count("display_data: ") <= 1, "one bar"
+            assert "1051" in evaluate("len(frame)")
+            reply, _, said = run("fetcher.close()\nprint(threading.active_count() <= base)")
+            assert "True" in said
+        finally:
+            if client is not None:
+                client.stop_channels()
+            if kernel is not None:
+                kernel.shutdown_kernel(now=True)
+
+
+# -- the end of the program --------------------------------------------------------------------------------------------
+
+ENDINGS = {
+    "in the middle, from another thread's call": """
+        thread = threading.Thread(target=quiet, daemon=True)
+        thread.start()
+        time.sleep(0.4)
+        sys.exit(3)
+    """,
+    "out of a callback": """
+        fetcher = make(progress=lambda event: sys.exit(3))
+        fetcher.fetch(*SPAN, source="rest")
+    """,
+    "half way through an iterator": """
+        frames = fetcher.iter_frames(*SPAN, rows=2000, source="rest")
+        next(frames)
+        sys.exit(3)
+    """,
+    "with a call at exit": """
+        atexit.register(lambda: print(len(fetcher.fetch("BTC/USDT", "1h", "2022-01-01", "2022-01-02"))))
+        fetcher.fetch("BTC/USDT", "1h", "2022-01-01", "2022-02-01")
+        sys.exit(3)
+    """,
+    "with an error of the caller's": """
+        fetcher.fetch("BTC/USDT", "1h", "2022-01-01", "2022-02-01")
+        with contextlib.suppress(KeyError):
+            with make() as another:
+                another.fetch("BTC/USDT", "1h", "2022-01-01", "2022-02-01")
+                raise KeyError
+        sys.exit(3)
+    """,
+}
+
+
+@pytest.mark.fault("E08")
+@pytest.mark.parametrize("how", ENDINGS)
+def test_a_program_may_end_at_any_point(tmp_path: Path, how: str) -> None:
+    script = """
+        import atexit, contextlib, sys, threading, time
+        from candle_fetcher import CandleFetcher, CandleFetcherError
+        SPAN = ("BTC/USDT", "1m", "2022-01-01", "2024-01-01")
+        def make(progress=False):
+            return CandleFetcher(base_urls={"binance": sys.argv[1]}, cache_dir=sys.argv[2], progress=progress)
+        def quiet():
+            with contextlib.suppress(CandleFetcherError):
+                fetcher.fetch(*SPAN, source="rest")
+        fetcher = make()
+        print("ready", flush=True)
+    """
+    with PracticeExchange(delay_s=0.05, weight_limit=10**7) as exchange:
+        with running(textwrap.dedent(script) + textwrap.dedent(ENDINGS[how]), exchange.url, tmp_path) as process:
+            began = time.monotonic()
+            _, said = process.communicate(timeout=20)
+            assert time.monotonic() - began < 1.4 + limit_s()  # of which 0.4 are slept in the script
+            assert (process.returncode, said) == (3, "")
+        time.sleep(0.1)
+        sent = len(exchange.requests)
+        time.sleep(0.2)
+        assert len(exchange.requests) == sent

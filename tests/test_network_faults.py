@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
+import subprocess
+import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -39,8 +43,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 
 
 def quick(world: World, **settings: Any) -> Any:
-    """A fetcher whose pauses between tries take no time."""
-    fetcher = world.fetcher(**settings)
+    """A fetcher that asks REST alone, whose pauses between tries take no time."""
+    fetcher = world.fetcher(**{"source": "rest", **settings})
     fetcher._source(find_provider("binance"))._asker._wait = lambda stop, seconds: stop.is_set()
     return fetcher
 
@@ -148,6 +152,116 @@ def test_a_fault_that_stays_is_an_error_of_ours_and_the_next_fetch_has_the_truth
     same(quick(world).fetch(*SPAN), world.truth("BTCUSDT", *SPAN[1:]))
 
 
+def refusing(code: int) -> Any:
+    return faults.body(b'{"code":%d,"msg":"IP banned until 1717243200000. Invalid symbol."}' % code)
+
+
+@pytest.mark.fault("A07", "D24")
+@pytest.mark.parametrize(
+    ("code", "error", "requests"),
+    [(-1121, UnknownSymbol, 1), (-2015, AccessDenied, 1), (-2014, AccessDenied, 1), (-1127, ProviderRefused, 1),
+     (0, ProviderRefused, 1), (-1003, RateLimited, 3), (-1000, TransportError, 3)],
+)  # fmt: skip
+def test_an_error_object_with_status_200_is_the_error_that_it_tells(
+    world: World, code: int, error: type[Exception], requests: int
+) -> None:
+    fault = world.exchange.fail(refusing(code), times=None, match="klines")
+    fetcher = quick(world, max_retries=2)
+    span = ("BTC/USDT", "1h", "2024-06-01", "2024-06-02")
+    with pytest.raises((error, IncompleteData)) as raised:
+        fetcher.fetch(*span)
+    found = raised.value.__cause__ if isinstance(raised.value, IncompleteData) else raised.value
+    assert type(found) is error
+    assert len(str(raised.value)) < 500
+    assert len(world.asked()) == requests
+    fault.stop()
+    with pytest.raises(IncompleteData):
+        world.fetcher(source="cache").fetch(*span)
+    same(quick(world).fetch(*span), world.truth("BTCUSDT", *span[1:]))
+
+
+@pytest.mark.fault("A07")
+def test_an_error_object_in_place_of_funding_rates_is_the_error_that_it_tells(world: World) -> None:
+    fault = world.exchange.fail(refusing(-1121), times=None, match="fundingRate")
+    fetcher = world.fetcher(provider="binance-um", max_retries=2)
+    with pytest.raises(UnknownSymbol, match="BTC/USDT"):
+        fetcher.fetch_funding("BTC/USDT", "2024-06-01", "2024-06-02")
+    assert fault.hits == 1
+
+
+@pytest.mark.fault("A24")
+@pytest.mark.parametrize(("status", "code"), [(400, -2014), (400, -2015), (401, -2015), (401, 0)])
+def test_a_key_that_is_wrong_or_missing_is_told_at_once_and_not_shown(world: World, status: int, code: int) -> None:
+    body = b'{"code":%d,"msg":"API-key format invalid."}' % code
+    world.exchange.fail(faults.status(status, body), times=None, match="klines")
+    with pytest.raises(AccessDenied, match="api_keys") as raised:
+        quick(world, api_keys={"binance": {"key": "SENTINEL"}}).fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-02")
+    assert raised.value.status == status
+    assert "SENTINEL" not in f"{raised.value!s}{raised.value!r}{vars(raised.value)}"
+    assert len(world.asked()) == 1
+
+
+HOSTILE = {
+    "nested deep": b"[" * 100_000,
+    "objects nested deep": b'{"a":' * 100_000,
+    "endless integer": b'{"serverTime":' + b"9" * 5_000 + b"}",
+    "endless integer in quotes": b'[["' + b"9" * 100_000 + b'"]]',
+    "infinite": b'{"serverTime":Infinity,"rateLimits":[],"symbols":NaN}',
+    "a list": b"[[]]",
+    "nothing": b"",
+}
+
+
+@pytest.mark.fault("A08", "A18")
+@pytest.mark.parametrize("where", ["klines", "time", "exchangeInfo"])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_body_is_an_error_of_ours_wherever_it_comes(world: World, name: str, where: str) -> None:
+    world.exchange.fail(faults.body(HOSTILE[name]), times=None, match=where)
+    fetcher = quick(world, max_retries=1)
+    span = ("BTC/USDT", "1h", "2024-06-14")
+    if where == "exchangeInfo":  # a limit that is not told keeps nobody from the candles
+        same(fetcher.fetch(*span), world.truth("BTCUSDT", *span[1:], "2024-06-15T12:00"))
+        return
+    with pytest.raises(IncompleteData) as raised:
+        fetcher.fetch(*span)
+    assert isinstance(raised.value.__cause__, ReplyError)
+    assert len(str(raised.value)) < 500
+
+
+BODIES = """
+    import json, re, sys, time
+    from pathlib import Path
+    from candle_fetcher.core.call import Call
+    from candle_fetcher.core.errors import ReplyError
+    from candle_fetcher.net.transport import Transport
+
+    Path("/proc/self/clear_refs").write_text("5")
+    before = int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+    began = time.perf_counter()
+    try:
+        call = Call("/api/v3/klines", (("symbol", "BTCUSDT"), ("interval", "1h")))
+        Transport(timeout_s=60, user_agent="test").send(sys.argv[1], call)
+    except ReplyError as error:
+        seconds = time.perf_counter() - began
+        peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+        print(json.dumps([peak - before, seconds, str(error)]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak out of /proc")
+@pytest.mark.fault("A14")
+@pytest.mark.parametrize("action", [faults.bomb(200_000_000), faults.endless()], ids=["200 MB in gzip", "endless"])
+def test_a_body_without_bounds_ends_at_the_cap_and_takes_little_memory(world: World, action: Any) -> None:
+    world.exchange.fail(action, times=None)
+    command = [sys.executable, "-c", textwrap.dedent(BODIES), world.exchange.url]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    grown_kb, seconds, said = json.loads(ran.stdout)
+    assert "larger than the cap of 67108864 bytes" in said
+    assert grown_kb < 4 * 64 * 1024
+    assert seconds < 15  # most of it until the cap, on a busy machine
+
+
 @pytest.mark.fault("A12")
 def test_equal_duplicates_are_dropped(world: World) -> None:
     world.exchange.fail(faults.transform(doubled), times=None, match="klines")
@@ -225,7 +339,7 @@ def test_a_pause_of_more_than_five_minutes_is_not_waited_for(world: World) -> No
     world.exchange.fail(faults.rate_limited(86_400), times=None, match="klines")
     began = time.monotonic()
     with pytest.raises(IncompleteData) as raised:
-        world.fetcher().fetch(*SPAN)
+        world.fetcher(source="rest").fetch(*SPAN)
     assert isinstance(raised.value.__cause__, RateLimited)
     assert time.monotonic() - began < 5
     assert len(world.asked()) <= 3
@@ -365,7 +479,7 @@ def test_a_firewall_is_not_gone_around_by_another_host(world: World, tmp_path: P
 
 @pytest.mark.fault("C02")
 def test_of_a_chunk_of_many_calls_what_came_before_the_failure_is_kept(world: World) -> None:
-    fetcher = world.fetcher(provider="binance-cm", max_retries=0)
+    fetcher = world.fetcher(provider="binance-cm", max_retries=0, source="rest")
     fetcher.fetch("BTC/USD", "1d", "2020-09-01", "2020-09-02", kind="mark")
     world.asked()
     fault = world.exchange.fail(

@@ -10,13 +10,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ROOT
+from world import World, same
 
-from candle_fetcher.practice import PracticeExchange, faults
+from candle_fetcher import IncompleteData
+from candle_fetcher.practice import PracticeExchange, damage, faults
 
 # Fetches the ranges, each in a thread of its own, once the parent says go; prints rows and fingerprints.
 CHILD = """
@@ -175,3 +178,31 @@ def wait_until(is_so: Callable[[], Any]) -> None:
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+# -- threads of one process --------------------------------------------------------------------------------------------
+
+
+def test_who_waits_for_one_that_found_nothing_asks_itself(tmp_path: Path) -> None:
+    day = ("BTC/USDT", "1h", "2024-03-05", "2024-03-06")
+    with World(tmp_path, delay_s=0.3) as world, ThreadPoolExecutor(2) as pool:
+        world.exchange.archive.spoil("BTCUSDT-1h-", damage.missing())
+        fetcher = world.fetcher()
+        alone = pool.submit(fetcher.fetch, *day, source="archive")
+        time.sleep(0.1)
+        both = pool.submit(fetcher.fetch, *day)
+        assert alone.exception() is None or isinstance(alone.exception(), IncompleteData)  # as the others were quick
+        same(both.result(), world.truth("BTCUSDT", *day[1:]))
+        same(fetcher.fetch(*day), world.truth("BTCUSDT", *day[1:]))
+
+
+def test_close_ends_every_call_that_is_under_way(tmp_path: Path) -> None:
+    with World(tmp_path, delay_s=0.2) as world, ThreadPoolExecutor(12) as pool:
+        fetcher = world.fetcher(network_threads=2)
+        starts = [f"2024-0{1 + at % 4}-0{1 + at // 4}" for at in range(12)]
+        calls = [pool.submit(fetcher.fetch, "BTC/USDT", "1m", start, "2024-06-01", source="rest") for start in starts]
+        time.sleep(0.5)
+        fetcher.close()
+        done, left = wait(calls, timeout=5)
+        assert not left
+        assert all(call.exception() is not None for call in done)

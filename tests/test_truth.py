@@ -62,6 +62,7 @@ def check(frame: Any, gaps: Any, missing: Any, truth: dict[str, Any], timeframe:
     assert not unsaid, f"{len(unsaid)} candles are neither there nor told of"
 
 
+@pytest.mark.filterwarnings("ignore::candle_fetcher.ArchiveMismatch")
 @pytest.mark.fault("A01", "A02", "A03", "A06", "A08", "C02", "D24", "E05")
 @pytest.mark.parametrize("seed", range(18))
 def test_rows_and_gaps_and_what_is_missing_make_up_the_truth(tmp_path: Path, seed: int) -> None:

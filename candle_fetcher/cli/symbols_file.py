@@ -8,13 +8,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from candle_fetcher.console import printable
 from candle_fetcher.core.errors import InputError
 from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.providers import find_provider
 from candle_fetcher.providers.binance_bucket import MARKETS
 
 _PROVIDERS = {market.name: market.provider for market in MARKETS}
+_COLUMNS = ("symbol", "market", "earliest_date")
 _SEPARATORS = (",", ";", "\t")
+# A row is some hundred bytes; every symbol of every market is far from this.
+_MOST_BYTES = 16 * 2**20
+_MOST_SYMBOL = 80
 
 
 class Target(NamedTuple):
@@ -51,16 +56,25 @@ def read_symbols_file(path: str, asked: str | None, usual: str) -> list[Target]:
     """
     find_provider(usual)
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
+        with Path(path).open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        text = data.decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is no text in UTF-8; save it as CSV (UTF-8)") from error
+    except ValueError as error:
+        raise InputError(f"{path!r} is no path: {error}") from error
+    if len(data) > _MOST_BYTES:
+        raise InputError(f"{path} has more than {_MOST_BYTES:,} bytes; expected a list of symbols")
     rows = _rows(path, text)
     _, names = next(rows, ("", []))
     header = [name.casefold() for name in names]
     if "symbol" not in header:
         raise InputError(f"{path} has no column `symbol`; expected a header such as market,symbol,earliest_date")
+    for name in _COLUMNS:
+        if header.count(name) > 1:
+            raise InputError(f"{path} has {header.count(name)} columns {name!r}; expected one")
     targets: dict[tuple[str | None, str], Target] = {}
     for place, cells in rows:
         if any(cells[len(header) :]):
@@ -85,7 +99,7 @@ def _rows(path: str, text: str) -> Iterator[tuple[str, list[str]]]:
             if any(stripped):
                 yield f"line {reader.line_num} of {path}", stripped
     except csv.Error as error:
-        raise InputError(f"line {reader.line_num} of {path} is no CSV: {error}") from error
+        raise InputError(f"line {reader.line_num} of {path} is no CSV: {printable(error)}") from error
 
 
 def _separator(header: str) -> str:
@@ -109,7 +123,9 @@ def _target(place: str, row: dict[str, str], asked: str | None, usual: str) -> T
             f"{place} is of {market}, which is {provider}, and --provider is {asked}; leave one of them out"
         )
     try:
-        find_provider(provider).provider_symbol(symbol[:80], "candles")
+        find_provider(provider).provider_symbol(symbol[:_MOST_SYMBOL], "candles")
     except InputError as error:
         raise InputError(f"{place}: {error}") from None
+    if len(symbol) > _MOST_SYMBOL:
+        raise InputError(f"{place} has a symbol of {len(symbol):,} characters: {symbol[:_MOST_SYMBOL]!r}")
     return Target(symbol, provider, row.get("earliest_date"), place)

@@ -167,7 +167,7 @@ def iter_csv(pieces: Iterable[bytes], row: Row) -> Iterator[tuple[Column, ...]]:
     rows = 0
     for lines in _whole_lines(pieces):
         block = lines.replace(b"\r\n", b"\n").removesuffix(b"\r")
-        if b"\n\n" in block or block[:1] in (b"", b"\n"):
+        if b"\n\n" in block or block[:1] in (b"", b"\n") or block.endswith(b"\n"):
             block = b"\n".join(line for line in block.split(b"\n") if line)
             if not block:
                 continue
@@ -397,7 +397,7 @@ def _columns(
             if type(value) is not types[kind] or not pattern.fullmatch(value):
                 raise ReplyError(f"{row.place(number, index)}: expected {_EXPECTED[kind]}, got {_shown(value)}")
             read = int(value) if kind == "i" else float(value)
-            if math.isinf(read):
+            if kind != "x" and math.isinf(read):
                 raise ReplyError(f"{row.place(number, index)}: {_shown(value)} is too large for a float64")
             columns[index].append(read)
     return tuple(_column(kind, column) for kind, column in zip(row.kinds, columns, strict=True) if kind != "x")

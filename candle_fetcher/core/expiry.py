@@ -33,6 +33,14 @@ def ask_again_ms(end_ms: int, asked_ms: int) -> int:
     return asked_ms + (HOUR_MS if young else 30 * DAY_MS)
 
 
+def is_due(end_ms: int, asked_ms: int, now_ms: int) -> bool:
+    """Whether a hole that ends there is to be asked for again; never where `now_ms` is 0: nobody can be asked.
+
+    One that was asked for at a time still to come was so by a clock that was wrong, and is not believed until then.
+    """
+    return now_ms >= ask_again_ms(end_ms, asked_ms) or 0 < now_ms < asked_ms - HOUR_MS
+
+
 def edge_until_ms(timeframe: Timeframe, settled_ms: int, stored_ms: int, ttl_ms: int | None) -> int:
     """Until when a range up to the live edge is the newest there is: its next candle settles, or the ttl is up."""
     next_ms = timeframe.close_ms(settled_ms) + GRACE_MS

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from candle_fetcher.core.candles import iso
 from candle_fetcher.core.entry import Entry
-from candle_fetcher.core.expiry import ask_again_ms
+from candle_fetcher.core.expiry import is_due
 from candle_fetcher.core.spans import Span, subtract
 from candle_fetcher.core.timeframe import Timeframe
 
@@ -66,14 +66,14 @@ def find_asks(
         return [Ask(whole)]
     covered = entry.covered
     at_edge = covered.end_ms < chunk.end_ms
-    if ttl_ms is not None and at_edge and entry.candles.count and entry.stored_ms + ttl_ms <= now_ms:
+    if ttl_ms is not None and at_edge and entry.candles.count and abs(now_ms - entry.stored_ms) >= ttl_ms:
         covered = Span(covered.start_ms, int(entry.candles.open_ms[-1]))
     asks = [
         Ask(Span(hole.start_ms, hole.end_ms), again=True)
         for hole in entry.believed
         if Span(hole.start_ms, hole.end_ms).clip(needed)
         and hole.end_ms <= covered.end_ms  # else it is part of the tail
-        and (recheck or ask_again_ms(hole.end_ms, hole.asked_ms) <= now_ms)
+        and (recheck or is_due(hole.end_ms, hole.asked_ms, now_ms))
     ]
     if not covered.holds(needed):
         asks += [Ask(span) for span in subtract(whole, [covered])]

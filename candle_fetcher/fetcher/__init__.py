@@ -82,6 +82,18 @@ def _close_all() -> None:
         fetcher.close()
 
 
+def _set_up_again() -> None:
+    """Lets a forked child use the fetchers of its parent, whose threads it does not have: each begins anew."""
+    global _shared_lock  # noqa: PLW0603 (a thread of the parent may hold it for ever)
+    _shared_lock = threading.Lock()
+    for fetcher in list(_open):
+        fetcher._set_up()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_set_up_again)
+
+
 class _Options(NamedTuple):
     """What `fetch` was asked beside the range."""
 
@@ -150,8 +162,16 @@ class CandleFetcher:
             raise InputError(f"clock {clock!r} cannot be called; expected a callable like time.time")
         self._clock = clock or time.time
         set_up_logging(os.environ)
+        self._progress = progress
+        self._is_closed = False
+        self._set_up()
+        _open.add(self)
+
+    def _set_up(self) -> None:
+        """Makes what belongs to one process: threads, connections, files and locks, and what they serve."""
+        settings = self._settings
         self._monitor = PerformanceMonitor(pools={"network": settings.network_threads, "io": settings.io_threads})
-        self._show = make_progress(progress)
+        self._show = make_progress(self._progress)
         self._pools = Pools(settings.network_threads, settings.io_threads)
         self._transport = Transport(
             timeout_s=settings.timeout_s, user_agent=f"candle-fetcher/{__version__}", observe=self._observe
@@ -167,10 +187,11 @@ class CandleFetcher:
         self._of_thread = threading.local()
         self._lock = threading.RLock()
         self._cache: CandleCache | None = None
-        self._is_closed = False
-        _open.add(self)
 
     # -- a resource -----------------------------------------------------------------------------------------------
+
+    def __reduce__(self) -> str:
+        raise TypeError("a CandleFetcher cannot be pickled; make one in each process, with the same cache_dir")
 
     def __enter__(self) -> CandleFetcher:
         return self
@@ -785,7 +806,7 @@ class CandleFetcher:
         if not self._settings.use_cache or size_bytes > self._settings.memory_cache_size // 2:
             return frame
         until_s = self._clock() + (got.told.until_ms - got.told.now_ms) / 1000
-        self.cache.save_frame(key, frame, size_bytes, until_s)
+        self.cache.save_frame(got.told.series, key, frame, size_bytes, until_s, got.told.generation)
         return frame.copy(deep=not COPIES_ON_WRITE)
 
     def _framed(self, request: Request, got: Collected, columns: str, errand: Errand, began: float) -> pd.DataFrame:
@@ -1029,7 +1050,8 @@ class CandleFetcher:
         provider = source.provider
         name = f"{provider.name}|{self._origin(provider) or ''}"
         stored = self.cache.load_listing(name)
-        if stored is not None and (stored[1] < _LISTING_S or self._is_offline(None)):
+        # One that was stored at a time to come was so by a clock that was wrong.
+        if stored is not None and (abs(stored[1]) < _LISTING_S or self._is_offline(None)):
             return stored[0]
         if self._is_offline(None):
             raise IncompleteData(f"no listing of {provider.name} is stored, and only the cache may be asked")

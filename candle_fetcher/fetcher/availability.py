@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, wait
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, wait
 from typing import NamedTuple
 
 import pandas as pd
@@ -46,6 +46,8 @@ def look_up(
             done, waiting = wait(waiting, timeout=POLL_S, return_when=FIRST_EXCEPTION)
             for future in done:
                 future.result()
+            if errand.is_set():  # what was cancelled before it began is never done
+                raise CancelledError
         return [future.result() for future in futures]
     except BaseException:
         for future in futures:

@@ -60,23 +60,29 @@ class Collector:
         """The span of the request, up to what is settled; out of the cache alone, up to what is stored."""
         now_ms = self.now_ms(request, how, errand)
         span = read_span(request.range, request.timeframe, now_ms)
-        end_ms = min(span.end_ms, settled_end_ms(request.timeframe, now_ms))
-        if how.only_cache and request.range.end_ms is None:
+        timeframe = request.timeframe
+        end_ms = min(span.end_ms, settled_end_ms(timeframe, now_ms))
+        if how.only_cache and (request.range.end_ms is None or end_ms < span.end_ms):
+            # What is stored has settled, though our clock be behind.
             stored_ms = self._stored_end_ms(request, span, now_ms)
-            if stored_ms <= span.start_ms:
+            if request.range.end_ms is not None:
+                end_ms = max(end_ms, min(span.end_ms, timeframe.open_ms(timeframe.ordinal(stored_ms))))
+            elif stored_ms <= span.start_ms:
                 raise IncompleteData(
                     f"nothing of {request.label} is stored in that range, and only the cache may be asked"
                 )
-            end_ms = min(end_ms, stored_ms)
-            end_ms = request.timeframe.open_ms(request.timeframe.ordinal(end_ms))
+            else:
+                end_ms = timeframe.open_ms(timeframe.ordinal(stored_ms))
         if how.only_archive and request.range.end_ms is None and request.archive is not None:
-            end_ms = min(end_ms, request.archive.end_ms(request.series, now_ms))
+            published_ms = request.archive.end_ms(request.series, now_ms)
+            end_ms = min(end_ms, timeframe.open_ms(timeframe.ordinal(published_ms)))
         return Span(span.start_ms, max(end_ms, span.start_ms))
 
     def _stored_end_ms(self, request: Request, span: Span, now_ms: int) -> int:
-        """Where the newest stored chunk before now ends; the start of the span where there is none."""
+        """Where the newest stored chunk ends; the start of the span where there is none."""
         timeframe = request.series.timeframe
         newest, oldest = chunk_of(timeframe, now_ms), chunk_of(timeframe, max(span.start_ms, 0))
+        newest = max(newest, *self._cache.stored_chunks(request.series)[-1:], oldest)
         while newest >= oldest:
             chunks = range(max(oldest, newest - newest % CHUNK_SLOTS), newest + 1)
             stored = [
@@ -109,6 +115,9 @@ class Collector:
         partial: list[int] = []
         if base != timeframe:
             candles, partial = resample(candles, base, timeframe, told.span)
+        if errand.doubts_clock:  # the span was made by a clock that is ahead
+            span = Span(span.start_ms, max(span.start_ms, min(span.end_ms, settled_end_ms(timeframe, told.now_ms))))
+            partial = [ms for ms in partial if ms < span.end_ms]
         failed = failed_gaps(told, timeframe, span, "not_published" if how.only_archive else "fetch_failed")
         if failed and candles.count and _ends_late(request, told, span, failed[-1], how):
             span, failed = Span(span.start_ms, max(span.start_ms, failed[-1].first_ms)), failed[:-1]
@@ -174,9 +183,10 @@ class Collector:
         while True:
             border_ms = chunk_span(timeframe, chunk_of(timeframe, span.start_ms) + chunks - 1).end_ms
             piece = Span(span.start_ms, min(border_ms, span.end_ms))
-            yield self.collect(request, piece, how, errand)
+            got = self.collect(request, piece, how, errand)
+            yield got
             span = Span(piece.end_ms, span.end_ms)
-            if not span:
+            if not span or got.span.end_ms < piece.end_ms:
                 return
 
     def forming(self, request: Request, got: Collected, how: How, errand: Errand) -> Candles:

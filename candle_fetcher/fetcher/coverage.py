@@ -33,8 +33,9 @@ class Line(NamedTuple):
 
 def read_coverage(cache: CandleCache, series: Series, span: Span | None) -> list[Line]:
     """What is known of the span, or of all time, in order. What no line speaks of has never been asked for."""
-    facts = cache.facts(series)
-    lines = list(_of_facts(facts, series.provider))
+    facts = cache.look_up_facts(series)
+    quiet = [Span(one.start_ms, one.end_ms) for one in facts.quiet]
+    lines: list[Line] = []
     stored: list[Span] = []
     for batch in _batches(cache, series, span):
         for _, entry in cache.load(series, batch, keep=False).values():
@@ -45,14 +46,19 @@ def read_coverage(cache: CandleCache, series: Series, span: Span | None) -> list
                 evidence = f"{series.provider} was asked for it alone and has none"
                 if not hole.asked_ms:
                     evidence = "the archive's file has none; REST is asked before that is believed"
-                lines.append(Line(Span(*hole[:2]), "no_candle", hole.asked_ms or None, again_ms, evidence))
+                lines += [
+                    Line(part, "no_candle", hole.asked_ms or None, again_ms, evidence)
+                    for part in subtract(Span(hole.start_ms, hole.end_ms), quiet)
+                ]
     unverified = [Span(one.start_ms, one.end_ms) for one in facts.unverified]
     lines += [Line(part, "stored", None, None, "") for one in merge(stored) for part in subtract(one, unverified)]
+    lines += _of_facts(facts, series.provider, known=[*quiet, *stored, *(line.span for line in lines)])
     clipped = [line._replace(span=line.span.clip(span or Span(_FIRST_MS, _LAST_MS))) for line in lines]
     return _joined(sorted(line for line in clipped if line.span))
 
 
-def _of_facts(facts: Facts, provider: str) -> Iterator[Line]:
+def _of_facts(facts: Facts, provider: str, known: list[Span]) -> Iterator[Line]:
+    """What the facts tell; that something failed where nothing better is known."""
     for quiet in facts.quiet:
         evidence = f"{provider} answered for it with nothing"
         if quiet.cause == "not_listed" and facts.first_ms is not None:
@@ -60,7 +66,8 @@ def _of_facts(facts: Facts, provider: str) -> Iterator[Line]:
         again_ms = ask_again_ms(quiet.end_ms, quiet.asked_ms)
         yield Line(Span(quiet.start_ms, quiet.end_ms), quiet.cause, quiet.asked_ms, again_ms, evidence)
     for failed in facts.failed:
-        yield Line(Span(failed.start_ms, failed.end_ms), "failed", failed.asked_ms, failed.asked_ms, failed.error)
+        for part in subtract(Span(failed.start_ms, failed.end_ms), known):
+            yield Line(part, "failed", failed.asked_ms, failed.asked_ms, failed.error)
     for one in facts.unverified:
         evidence = f"{one.path} of the archive has no checksum"
         yield Line(Span(one.start_ms, one.end_ms), "unverified", None, None, evidence)

@@ -190,6 +190,8 @@ class FundingGatherer:
                 left = set(waiting)
                 while left:
                     done, left = wait(left, timeout=POLL_S, return_when=FIRST_COMPLETED)
+                    if errand.is_set():  # what was cancelled before it began is never done
+                        raise CancelledError
                     for future in done:
                         try:
                             files.take(future.result())
@@ -239,13 +241,15 @@ class _Files:
         self.errors: dict[int, SourceError] = {}
         self.absent: list[File] = []
         self.rejected: dict[str, ReplyError] = {}
-        self.unverified: list[File] = []
 
     def entries(self) -> list[Entry]:
         return [entry for _, entry in self.found.values()]
 
     def look_up(self, months: Iterable[int]) -> None:
-        for month, (tier, entry) in self.cache.load(self.series, list(months)).items():
+        found = self.cache.load(self.series, list(months))
+        if any(tier == "disk" for tier, _ in found.values()):
+            self.cache.look_up_facts(self.series)  # another process may have brought them, and known more
+        for month, (tier, entry) in found.items():
             if entry.candles.names == FUNDING_COLUMNS and entry.covered == _span_of(month):
                 self.found[month] = tier, entry
 
@@ -267,22 +271,21 @@ class _Files:
         file, month = read.file, _month_of(read.file)
         if read.candles is not None:
             entry = Entry(file.span, self.now_ms, (), read.candles)
-            self.cache.save(self.series, {month: entry}, {month: None})
+            unverified = [] if read.verified else [Unverified(*file.span, file.path)]
+            with self.cache.together():
+                self.cache.learn(self.series, had=[entry.covered], unverified=unverified, now_ms=self.now_ms)
+                self.cache.save(self.series, {month: entry}, {month: None})
             self.found[month] = "archive", entry
-            if not read.verified:
-                self.unverified.append(file)
         elif read.error is not None:
             self.errors[month] = self.rejected[file.path] = read.error
         else:
             self.absent.append(file)
 
     def remember(self) -> None:
-        """Keeps which files there are not, for an hour where they may just be late, and which had no checksum."""
+        """Keeps which files there are not, for an hour where they may just be late."""
         late = {file.path for file in self.absent if self.now_ms < file.span.end_ms + USUAL_LAGS.of(file)}
         self.cache.learn(
             self.series,
-            had=[entry.covered for tier, entry in self.found.values() if tier == "archive"],
-            unverified=[Unverified(*file.span, file.path) for file in self.unverified],
             absent=[file.path for file in self.absent if file.path not in late],
             now_ms=self.now_ms,
         )

@@ -15,11 +15,11 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, count
-from typing import NamedTuple
+from typing import NamedTuple, ParamSpec, TypeVar
 
 from candle_fetcher.cache import LATE_MS, LOOK, CandleCache, Facts, Failed, Quiet, Unverified, is_believed
 from candle_fetcher.core.candles import Candles, find_holes, iso
-from candle_fetcher.core.coverage import absorb
+from candle_fetcher.core.coverage import absorb, extend
 from candle_fetcher.core.entry import Entry
 from candle_fetcher.core.errors import (
     AccessDenied,
@@ -32,7 +32,7 @@ from candle_fetcher.core.errors import (
     UnknownSymbol,
 )
 from candle_fetcher.core.events import Busy, Observe, Progress
-from candle_fetcher.core.expiry import FOREVER_MS, ask_again_ms, edge_until_ms, settled_end_ms
+from candle_fetcher.core.expiry import FOREVER_MS, ask_again_ms, drop_unsettled, edge_until_ms, settled_end_ms
 from candle_fetcher.core.files import USUAL_LAGS, File, choose_files
 from candle_fetcher.core.plan import CHUNK_SLOTS, Ask, chunk_span, chunks_of, find_asks
 from candle_fetcher.core.revisions import find_revisions
@@ -53,6 +53,25 @@ POLL_S = 0.2
 # How often another process's work is looked after, and how long it is waited for: one that is halted holds its claims.
 _CLAIM_POLL_S = 0.05
 _CLAIM_S = 60.0
+_HALTED_S = 1.0  # once one was waited for in vain
+_LANDING_S = 0.005
+# How long a caller who was interrupted waits for what has come to be stored.
+_LEAVE_S = 0.4
+
+P = ParamSpec("P")
+Done = TypeVar("Done")
+
+
+class _Pool(ThreadPoolExecutor):
+    """Raises CancelledError where nothing more can be handed to it: it is closed, or the interpreter is ending."""
+
+    def submit(self, fn: Callable[P, Done], /, *args: P.args, **kwargs: P.kwargs) -> Future[Done]:
+        try:
+            return super().submit(fn, *args, **kwargs)
+        except RuntimeError as error:
+            if "new futures" not in str(error):
+                raise  # no more threads can be started
+            raise CancelledError from error
 
 
 class Pools:
@@ -84,7 +103,7 @@ class Pools:
                 def christen() -> None:
                     threading.current_thread().name = f"candle-{name}-{next(numbers)}"
 
-                pool = self._pools[name] = ThreadPoolExecutor(self.sizes[name], initializer=christen)
+                pool = self._pools[name] = _Pool(self.sizes[name], initializer=christen)
             return pool
 
     def close(self) -> None:
@@ -123,6 +142,7 @@ class Gathered:
     parts: list[Part] = field(default_factory=list)
     failed: list[tuple[Span, SourceError | None]] = field(default_factory=list)
     until_ms: int = FOREVER_MS
+    generation: int = 0  # of the series, when they were looked up
     read_until_ms: int = 0  # where the newest file that was read ends
     unverified: list[str] = field(default_factory=list)
     rejected: list[str] = field(default_factory=list)
@@ -169,8 +189,9 @@ class Gatherer:
         Where the clock cannot be had, our own serves to look up what is stored; `gather` asks for nothing near to it
         then.
         """
-        own_ms = int(self._clock() * 1000)
-        if not ask or end_ms <= own_ms - _NEAR_MS or errand.clock_error is not None:
+        own_ms = source.estimated_ms()
+        is_near = end_ms > own_ms - _NEAR_MS or errand.doubts_clock
+        if not ask or not is_near or errand.clock_error is not None:
             return own_ms
         try:
             return source.now_ms(errand)
@@ -182,14 +203,24 @@ class Gatherer:
 
     def gather(self, want: Want, errand: Errand) -> Gathered:
         """Every settled candle of the span, or the spans of it that could not be had and why."""
+        doubted = errand.doubts_clock
+        told = self._gather(want, errand)
+        # Our clock is ahead by days: what is settled is told once more, by the provider's.
+        return self._gather(want._replace(refresh=False), errand) if errand.doubts_clock and not doubted else told
+
+    def _gather(self, want: Want, errand: Errand) -> Gathered:
         series, cache = want.series, self._cache
         timeframe = series.timeframe
         now_ms = self.now_ms(want.source, want.span.end_ms, errand, ask=not (want.only_cache or want.only_archive))
-        span = Span(want.span.start_ms, min(want.span.end_ms, settled_end_ms(timeframe, now_ms)))
-        if want.refresh or want.recheck:
+        end_ms = want.span.end_ms  # what is stored has settled, whatever our clock says
+        if not want.only_cache:
+            end_ms = min(end_ms, settled_end_ms(timeframe, now_ms))
+        span = Span(want.span.start_ms, max(want.span.start_ms, end_ms))
+        if (want.refresh or want.recheck) and not want.only_cache:
             cache.forget_facts(series)
             cache.drop_frames(series)
         trip = _Trip(want, span, now_ms, errand)
+        trip.generation = cache.generation(series)
         chunks = chunks_of(timeframe, cache.facts(series).bounds(span, 0 if want.only_cache else now_ms))
         if not want.refresh:
             trip.found = self._load(trip, chunks)
@@ -280,17 +311,24 @@ class Gatherer:
             files = self._choose_files(trip, rest)
             self._run(trip, rest, [], files)
             if trip.want.only_archive:
-                # Days serve where a month's file is late or no good.
-                files = self._choose_files(trip, rest, {file.path for file in files})
+                # Days serve where a month's file is late or no good, or has holes: nobody else has the last word.
+                files = self._choose_files(trip, rest, {file.path for file in files}, holes=True)
                 if files:
                     self._run(trip, self._missing(trip, rest), [], files)
                 lacking = [ask.span for chunk in rest for ask in self._asks(trip, chunk) if not ask.again]
                 trip.failed += [(span, trip.trouble(span)) for span in lacking]
-            elif not opening:
-                self._learn_end(trip, todo[-1])
-        except BaseException:
+            else:
+                self._turn_to_archive(trip, todo, files)
+                if not opening:
+                    self._learn_end(trip, todo[-1])
+            self._note_unanswered(trip, todo)
+        except BaseException as error:
             trip.errand.set()
             self._abort(trip.errand)
+            if not isinstance(error, Exception) and wait(trip.saves, timeout=_LEAVE_S).not_done:
+                trip.saves.clear()  # the disk keeps whoever was interrupted waiting: it is left to its threads
+                trip.filled.clear()
+                trip.fresh.clear()
             raise
         finally:
             wait(trip.saves)
@@ -302,21 +340,12 @@ class Gatherer:
             self._cache.close_shelves(series, {chunk: self._believed_until(trip, chunk) for chunk in trip.filled})
 
     def _learn_facts(self, trip: _Trip) -> None:
-        """Remembers what cannot be read off the entries: what failed, what has no checksum, how late files come."""
+        """Remembers what cannot be read off the entries: what failed, and how late files come."""
         series, now_ms, cache = trip.want.series, trip.now_ms, self._cache
-        came = [one for fresh in trip.fresh.values() for one in fresh]
-        by_files = merge([one.span for one in came if one.source == "archive"])
-        unverified = [
-            Unverified(*part, file.path)
-            for file in trip.unverified
-            for span in by_files
-            if (part := span.clip(file.span))
-        ]
         failed = [Failed(*span, str(error), now_ms) for span, error in trip.failed if error is not None]
-        known = cache.facts(series)
-        if failed or unverified or ((known.failed or known.unverified) and came):
-            had = [one.span for one in came]
-            cache.learn(series, had=had, failed=failed, unverified=unverified, now_ms=now_ms)
+        if failed or cache.look_up_facts(series).failed:
+            filled = [trip.found[chunk][1].covered for chunk in trip.filled]
+            cache.learn(series, filled=filled, failed=failed, now_ms=now_ms)
         lags = cache.lags(series) if trip.absent or trip.published else USUAL_LAGS
         for files, for_ms in (
             ([file for file in trip.absent if now_ms < file.span.end_ms + USUAL_LAGS.of(file)], LATE_MS),
@@ -337,12 +366,45 @@ class Gatherer:
         older = any(entry.candles.count for chunk, (_, entry) in trip.found.items() if chunk < todo[0])
         return len(todo) > 1 and facts.first_ms is None and not older
 
-    def _choose_files(self, trip: _Trip, chunks: Sequence[int], tried: Collection[str] = ()) -> list[File]:
-        """The archive's files that bring what the chunks lack at less cost than REST; none of those `tried`."""
+    def _turn_to_archive(self, trip: _Trip, todo: Sequence[int], files: Sequence[File]) -> None:
+        """Brings out of files what REST failed to, though it be more costly."""
+        if trip.want.archive is None or not any(isinstance(error, SourceError) for _, error in trip.failed):
+            return
+        failed, trip.failed = trip.failed, []
+        chunks = [chunk for chunk in todo if any(chunk_span(trip.timeframe, chunk).clip(span) for span, _ in failed)]
+        more = self._choose_files(trip, chunks, {file.path for file in files}, forced=True)
+        if more:
+            trip.forced = True
+            self._run(trip, chunks, [], more)
+        else:
+            trip.failed = failed
+
+    def _note_unanswered(self, trip: _Trip, todo: Sequence[int]) -> None:
+        """What nobody answered for, and nobody failed to, is no gap."""
+        for chunk in todo:
+            if chunk not in trip.found and chunk not in trip.answered:
+                lost = [ask.span for ask in self._asks(trip, chunk)]
+                trip.failed += [(span, None) for span in lost if not any(span.clip(other) for other, _ in trip.failed)]
+
+    def _choose_files(
+        self,
+        trip: _Trip,
+        chunks: Sequence[int],
+        tried: Collection[str] = (),
+        *,
+        forced: bool = False,
+        holes: bool = False,
+    ) -> list[File]:
+        """The archive's files that bring what the chunks lack at less cost than REST, or at any where it is `forced`;
+        none of those `tried`. `holes` looks for what files had not, too."""
         want = trip.want
-        asks = [ask for chunk in chunks for ask in self._asks(trip, chunk)]
-        cache, forced = self._cache, want.only_archive
-        return find_files(want.source, want.archive, want.series, cache, asks, trip.now_ms, tried=tried, forced=forced)
+        forced = forced or want.only_archive
+        asks = [ask._replace(again=ask.again and not holes) for chunk in chunks for ask in self._asks(trip, chunk)]
+        if forced:
+            asks = [ask._replace(span=ask.span.clip(trip.span)) for ask in asks]
+        return find_files(
+            want.source, want.archive, want.series, self._cache, asks, trip.now_ms, tried=tried, forced=forced
+        )
 
     def _read(self, trip: _Trip, file: File) -> None:
         """Reads a file and lays its candles out for the chunks that they belong to."""
@@ -369,27 +431,36 @@ class Gatherer:
             trip.unverified.append(file)
         if read.published_ms is not None:
             trip.published.append((file, read.published_ms))
-        for chunk in chunks_of(trip.timeframe, file.span):
-            span = chunk_span(trip.timeframe, chunk).clip(file.span)
-            trip.pieces.setdefault(chunk, []).append((span, read.candles.trim(span)))
+        candles, whole = read.candles, file.span
+        if read.published_ms is not None and read.published_ms >= file.span.end_ms:
+            # The last candle of a month may end after it, and after the file was made.
+            candles = drop_unsettled(read.candles, trip.timeframe, read.published_ms)
+            if candles.count < read.candles.count:
+                first_ms = int(read.candles.open_ms[candles.count])
+                whole = Span(whole.start_ms, trip.timeframe.open_ms(trip.timeframe.ordinal(first_ms)))
+        for chunk in chunks_of(trip.timeframe, whole):
+            span = chunk_span(trip.timeframe, chunk).clip(whole)
+            trip.pieces.setdefault(chunk, []).append((span, candles.trim(span)))
 
     def _bring(self, trip: _Trip, file: File, waiting: _Waiting) -> tuple[list[int], list[int]]:
         """Reads a file and stores what it completes. Returns the chunks that no other file is waited for, and those of
         them that are still to be filled."""
         claim, touched = f"{trip.want.series.key}|file|{file.path}", waiting.touched[file]
         save = None
-        waited = self._claim(trip, claim)
+        waited, is_mine = self._claim(trip, claim)
         try:
-            if waited:
-                self._look_again(trip, touched, anew=True)
-            if not waited or file in self._choose_files(trip, touched):
+            self._look_again(trip, touched, anew=waited)
+            lacks = any(ask.span.clip(file.span) for chunk in touched for ask in self._asks(trip, chunk))
+            if lacks and (trip.forced or file in self._choose_files(trip, touched)):
                 self._read(trip, file)
             ready = waiting.came(file)
             left, save = self._lay_out(trip, ready)
             return ready, left
         finally:
             # Whoever waits for the file finds what it brought stored.
-            if save is None:
+            if not is_mine:
+                pass
+            elif save is None:
                 self._cache.unclaim(claim)
             else:
                 save.add_done_callback(lambda _: self._cache.unclaim(claim))
@@ -427,7 +498,7 @@ class Gatherer:
             fill(chunk)
         try:
             for _ in range(len(jobs) + len(files) + len(chunks)):
-                what, error = _next(done)
+                what, error = _next(done, trip.errand)
                 if error is not None:
                     self._note(trip, what, error)
                 elif isinstance(what, int):
@@ -464,13 +535,13 @@ class Gatherer:
             try:
                 entry = _result(flight, trip.errand)
             except CancelledError:
-                continue  # whoever was at it was interrupted; it is our turn
-            if trip.want.refresh:
-                continue  # it may have asked for a part only, or before we were asked
-            if entry is not None:
-                trip.put(chunk, "memory", entry)
-            if entry is None or not self._asks(trip, chunk):
-                return
+                entry = None  # whoever was at it was interrupted; it is our turn
+            if not trip.want.refresh:  # else it may have asked for a part only, or before we were asked
+                if entry is not None:
+                    trip.put(chunk, "memory", entry)
+                if not self._asks(trip, chunk):
+                    return
+            trip.errand.wait(_LANDING_S)  # what that one brought may still be on its way to the store
 
     def _fly(self, trip: _Trip, chunk: int, flight: Future[Entry | None]) -> None:
         want, cache = trip.want, self._cache
@@ -478,7 +549,7 @@ class Gatherer:
         entry: Entry | None = None
         try:
             try:
-                waited = self._claim(trip, f"{want.series.key}|{chunk}")
+                waited, _ = self._claim(trip, f"{want.series.key}|{chunk}")
                 before = entry = self._look_again(trip, [chunk], anew=waited).get(chunk)
                 entry, fresh = self._laid_out(trip, chunk, entry)
                 trip.fresh.setdefault(chunk, []).extend(fresh)
@@ -495,6 +566,7 @@ class Gatherer:
                             now_ms=trip.now_ms,
                         )
                         trip.fresh.setdefault(chunk, []).append(Fresh(answer.span, "rest"))
+                trip.answered.add(chunk)
             finally:
                 if entry is not None and entry is not before:
                     self._keep(trip, {chunk: (entry, before)})
@@ -505,15 +577,19 @@ class Gatherer:
             flight.set_exception(error if isinstance(error, SourceError) else CancelledError())
             raise
 
-    def _claim(self, trip: _Trip, key: str) -> bool:
-        """Takes the claim, after whoever on this cache folder is at it; whether that took waiting."""
-        until_s = time.monotonic() + _CLAIM_S
+    def _claim(self, trip: _Trip, key: str) -> tuple[bool, bool]:
+        """Takes the claim, after whoever on this cache folder is at it; whether that took waiting, and whether it is
+        taken: one who is halted is not waited for in the end."""
+        until_s = time.monotonic() + (_HALTED_S if trip.halted else _CLAIM_S)
         waited = False
-        while not self._cache.claim(key) and time.monotonic() < until_s:
+        while not self._cache.claim(key):
+            if time.monotonic() >= until_s:
+                trip.halted = True
+                return True, False
             waited = True
             if trip.errand.wait(_CLAIM_POLL_S):
                 raise CancelledError
-        return waited
+        return waited, True
 
     def _lay_out(self, trip: _Trip, chunks: Sequence[int]) -> tuple[list[int], Future[None] | None]:
         """Fills the chunks that the archive's files brought whole; returns the others, and the storing of these."""
@@ -561,36 +637,59 @@ class Gatherer:
         pieces = sorted(trip.pieces.get(chunk, ()), key=lambda piece: piece[0])
         inner = [(inside, candles) for span, candles in pieces if (inside := facts.bounds(span, trip.now_ms))]
         fresh: list[Fresh] = []
+        for hole in [] if entry is None else [hole for hole in entry.believed if not hole.asked_ms]:
+            for span, candles in inner:
+                part = span.clip(Span(hole.start_ms, hole.end_ms))
+                if part and candles.trim(part).count:  # a day's file has what the month's had not
+                    entry = self._laid_in(trip, entry, part, candles)
+                    fresh.append(Fresh(part, "archive"))
+        if entry is None and inner:
+            # An entry covers one span: that run of files which has most of what is wanted.
+            runs = merge(span for span, _ in inner)
+            best = max(runs, key=lambda run: run.clip(trip.span).end_ms - run.clip(trip.span).start_ms)
+            inner = [piece for piece in inner if best.holds(piece[0])]
         while True:
             covered = None if entry is None else entry.covered
-            # An entry covers one span; what does not touch it is left out.
+            # What does not touch it is left out.
             at = next((at for at, (span, _) in enumerate(inner) if covered is None or _touch(span, covered)), None)
             if at is None:
                 return entry, fresh
             span, candles = inner.pop(at)
             for part in [span] if covered is None else subtract(span, [covered]):
-                found = candles.trim(part)
-                holes = find_holes(found.open_ms, trip.timeframe, part)
-                entry = absorb(entry, part, found, holes, timeframe=trip.timeframe, now_ms=trip.now_ms, asked_ms=0)
+                entry = self._laid_in(trip, entry, part, candles)
                 fresh.append(Fresh(part, "archive"))
+
+    def _laid_in(self, trip: _Trip, entry: Entry | None, span: Span, candles: Candles) -> Entry | None:
+        found = candles.trim(span)
+        holes = find_holes(found.open_ms, trip.timeframe, span)
+        return absorb(entry, span, found, holes, timeframe=trip.timeframe, now_ms=trip.now_ms, asked_ms=0)
 
     def _answers(self, trip: _Trip, ask: Ask, entry: Entry | None) -> Iterator[Answer]:
         """The source's answers to an ask, call by call, so that what has come is kept whichever call fails."""
         source, series = trip.want.source, trip.want.series
         pieces = list(windows(source.provider.feed(series.kind), series.timeframe, ask.span))
+        # What a file has not before its first candle may lie before the listing: only a first look finds that out.
+        is_first = (
+            self._cache.facts(series).first_ms is None
+            and entry is not None
+            and not entry.candles.trim(Span(-FOREVER_MS, ask.span.start_ms)).count
+            and any(not hole.asked_ms and hole.start_ms == ask.span.start_ms for hole in entry.believed)
+        )
         if entry is not None and ask.span.end_ms <= entry.covered.start_ms:
             pieces.reverse()  # what is covered stays one span
         for window in pieces:
             # A piece before may have told where the series begins.
             piece = self._cache.facts(series).bounds(window, trip.now_ms)
             if piece:
-                yield source.look(
+                answer = source.look(
                     series,
                     piece,
-                    again=ask.again,
+                    again=ask.again and not is_first,
                     listed_ms=lambda hole, seen_ms: self._listed_ms(trip, hole, seen_ms),
                     stop=trip.errand,
                 )
+                if answer.span:
+                    yield answer
 
     def _keep(self, trip: _Trip, filled: Mapping[int, tuple[Entry, Entry | None]]) -> Future[None]:
         """Goes on with the filled entries, and has them stored; beside each the one that was there before."""
@@ -625,11 +724,33 @@ class Gatherer:
                         if any(old.covered.clip(one.span) for one in trip.fresh.get(chunk, ())):
                             cache.drop_frames(series)  # they may hold what has just been asked for again
                 entries = {chunk: entry for chunk, (entry, _) in filled.items()}
-                for chunk, shared in cache.save(series, entries, until, keep=trip.want.keep).items():
-                    trip.share(chunk, entries[chunk], shared)
+                entries |= {chunk: extend(old, entries[chunk]) for chunk, (_, old) in stored.items()}
+                with self._flagged(trip, filled):
+                    saved = cache.save(series, entries, until, keep=trip.want.keep)
+                for chunk, shared in saved.items():
+                    if chunk not in stored:
+                        trip.share(chunk, entries[chunk], shared)
             finally:
                 for chunk in filled:
                     cache.land(series, chunk)
+
+    @contextlib.contextmanager
+    def _flagged(self, trip: _Trip, chunks: Collection[int]) -> Iterator[None]:
+        """Notes which candles of the chunks have no checksum; they are stored with the note or not at all."""
+        came = [one for chunk in chunks for one in trip.fresh.get(chunk, ())]
+        parts = [
+            Unverified(*part, file.path)
+            for file in trip.unverified
+            for one in came
+            if one.source == "archive" and (part := one.span.clip(file.span))
+        ]
+        if not parts and not self._cache.facts(trip.want.series).unverified:
+            yield
+            return
+        with self._cache.together():
+            had = [one.span for one in came]
+            self._cache.learn(trip.want.series, had=had, unverified=parts, now_ms=trip.now_ms)
+            yield
 
     # -- where the series begins and ends ---------------------------------------------------------------------------
 
@@ -720,6 +841,7 @@ class Gatherer:
             trip.now_ms,
             facts,
             failed=trip.failed,
+            generation=trip.generation,
             read_until_ms=max(trip.read_until_ms, default=0),
             unverified=sorted(unverified),
             rejected=sorted(trip.rejected),
@@ -795,6 +917,10 @@ class _Trip:
         self.unverified: list[File] = []
         self.published: list[tuple[File, int]] = []
         self.kept: dict[File, FileRead] = {}
+        self.generation = 0
+        self.halted = False  # somebody who holds a claim does not move
+        self.forced = want.only_archive  # files are taken at any cost
+        self.answered: set[int] = set()  # chunks of which all was asked for
 
     def put(self, chunk: int, tier: str, entry: Entry) -> None:
         with self._lock:
@@ -853,13 +979,14 @@ class _Timed:
 
 
 def _next(
-    done: queue.SimpleQueue[tuple[int | File | None, BaseException | None]],
+    done: queue.SimpleQueue[tuple[int | File | None, BaseException | None]], errand: Errand
 ) -> tuple[int | File | None, BaseException | None]:
     while True:
         try:
             return done.get(timeout=POLL_S)
         except queue.Empty:
-            continue
+            if errand.is_set():  # work that was cancelled before it began says nothing
+                raise CancelledError from None
 
 
 def _result(flight: Future[Entry | None], errand: Errand) -> Entry | None:

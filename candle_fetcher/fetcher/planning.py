@@ -60,7 +60,8 @@ def _span(request: Request, now_ms: int, how: How) -> Span:
     span = read_span(request.range, timeframe, now_ms)
     end_ms = min(span.end_ms, settled_end_ms(timeframe, now_ms))
     if how.only_archive and request.range.end_ms is None and request.archive is not None:
-        end_ms = min(end_ms, request.archive.end_ms(request.series, now_ms))
+        published_ms = request.archive.end_ms(request.series, now_ms)
+        end_ms = min(end_ms, timeframe.open_ms(timeframe.ordinal(published_ms)))
     if limit is not None and request.range.oldest:
         end_ms = min(end_ms, timeframe.open_ms(timeframe.first_slot(span.start_ms) + limit))
     elif limit is not None:
@@ -103,6 +104,8 @@ def _steps(request: Request, cache: CandleCache, span: Span, now_ms: int, how: H
     if how.only_cache:
         return [*steps, *(Step("missing", 1, slots) for _, slots, _ in lacking)]
     every = [ask for _, _, asks in lacking for ask in asks]
+    if how.only_archive:
+        every = [ask._replace(span=ask.span.clip(wanted)) for ask in every]
     archive = request.archive if how.use_archive else None
     files = find_files(request.source, archive, series, cache, every, now_ms, forced=how.only_archive)
     steps += [Step("archive", 0, 0, 2, 0, _slots(base, file.span) * _ZIPPED_BYTES) for file in files]

@@ -27,7 +27,7 @@ import threading
 import time
 import urllib.parse
 import zlib
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future, wait
 from pathlib import Path
 from typing import Any, cast
 
@@ -68,6 +68,8 @@ _POOL_SIZE = 128
 # A pause must be obeyed even where the body that explains it cannot be read.
 _PAUSES = (418, 429)
 _LENGTH = re.compile(r"[0-9]{1,18}")
+# Python 3.10 and 3.11 take [::1] for the host of http://[::1].example.com.
+_AUTHORITY = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _PLAIN = re.compile(r"[A-Za-z0-9_.=&-]+")
 _NO_RETRY = Retry(False)
 _NO_TIMEOUT = Timeout(connect=None, read=None)  # _Connection and _Wire set the socket's from the deadline
@@ -195,20 +197,23 @@ def check_root(url: str) -> str:
         raise InputError("a base URL cannot be read; expected something like https://api.example.com")
     parts, host, port = parsed
     if "@" in parts.netloc:
-        raise InputError(f"the base URL for {host!r} names a user; expected none: keys are settings of their own")
-    if parts.scheme not in ("https", "http"):
-        raise InputError(f"base URL with scheme {parts.scheme!r}; expected https, or http to this machine")
-    if not host or port == 0 or any(not "!" <= letter <= "~" for letter in url):
         raise InputError(
-            f"base URL {_without_query(url)!r} has no usable host; expected one like https://api.example.com"
+            f"the base URL for {str(host)[:100]!r} names a user; expected none: keys are settings of their own"
         )
-    if parts.query or parts.fragment:
+    if parts.scheme not in ("https", "http"):
+        raise InputError(f"base URL with scheme {parts.scheme[:40]!r}; expected https, or http to this machine")
+    is_plain = _AUTHORITY.fullmatch(parts.netloc) and all("!" <= letter <= "~" for letter in url)
+    if not host or port == 0 or not is_plain:
         raise InputError(
-            f"base URL {_without_query(url)!r} has a query or fragment; expected only scheme, host and path"
+            f"a base URL names the host {str(host)[:100]!r}, port {port}; expected one like https://api.example.com"
+        )
+    if "?" in url or "#" in url:
+        raise InputError(
+            f"the base URL for {host[:100]!r} has a query or fragment; expected only scheme, host and path"
         )
     if parts.scheme == "http" and not _is_loopback(host):
         raise InputError(
-            f"http to {host!r} is refused; expected https (http is for this machine: 127.0.0.1, localhost)"
+            f"http to {host[:100]!r} is refused; expected https (http is for this machine: 127.0.0.1, localhost)"
         )
     return url.rstrip("/")
 
@@ -238,10 +243,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
-
-
-def _without_query(url: str) -> str:
-    return url.split("?", 1)[0].split("#", 1)[0]
 
 
 class _Flight:
@@ -425,8 +426,67 @@ class _Connection(HTTPConnection):
         return _HttpReply(self.flight, sock, debuglevel, method)
 
 
+class _Lookups:
+    """Addresses of host names, asked of the system in threads that nobody has to wait for.
+
+    A lookup that hangs cannot be ended, and would hold whoever waits: a caller who pressed Ctrl-C, and the end of the
+    program. Those who want one name at the same time share one lookup, so that no more than one hangs for each.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: dict[tuple[str, int], Future[list[Any]]] = {}
+
+    def find(self, host: str, port: int, flight: _Flight) -> list[Any]:
+        """What getaddrinfo says; raises what it raises, and what `_Flight.check` does meanwhile."""
+        if _is_address(host):
+            return _look_up(host, port)
+        key = host, port
+        with self._lock:
+            found = self._waiting.get(key)
+            if found is None:
+                found = Future()
+                asking = threading.Thread(target=self._run, args=(key, found), name="candle-lookup", daemon=True)
+                try:
+                    asking.start()
+                except RuntimeError:  # the interpreter is ending, or there are too many threads
+                    return _look_up(host, port)
+                self._waiting[key] = found
+        while not wait([found], timeout=_LOOK_S).done:
+            flight.check()
+        return found.result()
+
+    def _run(self, key: tuple[str, int], found: Future[list[Any]]) -> None:
+        try:
+            addresses = _look_up(*key)
+        except BaseException as error:  # noqa: BLE001 - it is raised again in the threads that wait
+            self._end(key)
+            found.set_exception(error)
+        else:
+            self._end(key)
+            found.set_result(addresses)
+
+    def _end(self, key: tuple[str, int]) -> None:
+        with self._lock:  # it may end before it is noted
+            del self._waiting[key]
+
+
+def _look_up(host: str, port: int) -> list[Any]:
+    return socket.getaddrinfo(host, port, allowed_gai_family(), socket.SOCK_STREAM)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
 class _Direct(_Connection):
     """A _Connection that dials by itself; not for SOCKS proxies."""
+
+    lookups: _Lookups
 
     def _new_conn(self) -> socket.socket:
         """A connected socket; as urllib3's, but under the deadline as a whole, and it can be aborted."""
@@ -440,7 +500,7 @@ class _Direct(_Connection):
     def _dial(self, flight: _Flight) -> socket.socket:
         host = self.host.strip("[]")
         try:
-            found = socket.getaddrinfo(host, self.port, allowed_gai_family(), socket.SOCK_STREAM)
+            found = self.lookups.find(host, self.port, flight)
         except (socket.gaierror, UnicodeError) as error:
             raise NameResolutionError(host, self, cast(socket.gaierror, error)) from error
         ends_s = time.monotonic() + min(flight.left_s(), _CONNECT_S)
@@ -507,7 +567,7 @@ class _Route:
         self._prefix = f"{parts.scheme}://{parts.netloc}" if forwards else ""
         self.pool = _make_pool(root, proxy, proxies)
         bases = (_Connection if is_socks else _Direct, self.pool.ConnectionCls)
-        self.pool.ConnectionCls = type("Connection", bases, {"flights": flights})
+        self.pool.ConnectionCls = type("Connection", bases, {"flights": flights, "lookups": _Lookups()})
 
     def open(self, flight: _Flight, headers: dict[str, str]) -> HTTPResponse:
         """The reply as soon as its headers are there, the body still to be read."""
@@ -527,7 +587,7 @@ class _Route:
 
 def _make_pool(root: str, proxy: str, proxies: dict[str, str]) -> HTTPConnectionPool:
     """The pool that leads to the root. Raises InputError where the environment's settings cannot be used."""
-    needs_tls = root.startswith("https:") or proxy.lower().startswith("https:")
+    needs_tls = root.lower().startswith("https:") or proxy.lower().startswith("https:")
     adapter = _Adapter(_make_context() if needs_tls else None)
     try:
         if proxy.lower().startswith("https:"):

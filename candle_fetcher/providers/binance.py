@@ -11,12 +11,14 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
+import reprlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from candle_fetcher.core.call import Call, Limit, Reply, parse_retry_after
 from candle_fetcher.core.candles import Candles
-from candle_fetcher.core.decimals import parse_rows
+from candle_fetcher.core.decimals import Column, parse_rows
 from candle_fetcher.core.errors import (
     AccessDenied,
     Banned,
@@ -29,7 +31,7 @@ from candle_fetcher.core.errors import (
 )
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe
-from candle_fetcher.providers.base import Archive, Feed, Funding, Listed, Listing, Provider, Question
+from candle_fetcher.providers.base import Answer, Archive, Feed, Funding, Listed, Listing, Provider, Question
 from candle_fetcher.providers.binance_archive import ARCHIVE
 from candle_fetcher.providers.binance_funding import CM_FUNDING, UM_FUNDING
 from candle_fetcher.providers.binance_klines import COIN_COLUMNS, KLINE, KLINE_COLUMNS, coin_candles, kline_candles
@@ -37,9 +39,19 @@ from candle_fetcher.providers.binance_klines import COIN_COLUMNS, KLINE, KLINE_C
 TIMEFRAMES = ("1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w", "1M")
 SPOT_TIMEFRAMES = ("1s", *TIMEFRAMES)
 
-# Codes of errors.md that say "again later" whatever the status; 5xx and 408 say so by themselves.
 _PLAUSIBLE_MS = (1_483_228_800_000, 4_102_444_800_000)  # a clock of the years 2017 to 2099
+# Codes of errors.md that say "again later" whatever the status; 5xx and 408 say so by themselves.
 _TRANSIENT = frozenset({-1000, -1001, -1006, -1007, -1008})
+# UNAUTHORIZED, BAD_API_ID, BAD_API_KEY_FMT, REJECTED_MBX_KEY; with 401 or without.
+_KEY_CODES = frozenset({-1002, -2008, -2014, -2015})
+# 1500 rows are some 0.3 MB. Spot's exchangeInfo of 3,400 symbols has a million values in 16 MB. Beyond these bounds a
+# body is not decoded: a few bytes of JSON become a hundred in memory.
+_MOST_ROW_BYTES = 2 * 2**20
+_MOST_VALUES = 2_500_000
+_MOST_CONTAINERS = 500_000
+_MOST_ERROR_BYTES = 2**16
+_MOST_LIMIT = 10**9
+_MOST_NAME = 60
 _LIMIT_KINDS = {"REQUEST_WEIGHT": "weight", "RAW_REQUESTS": "requests"}
 _SECONDS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86400}
 # Longest first, for ids that are not in a listing at hand; a listing knows better.
@@ -51,17 +63,32 @@ _QUOTES = (
 # BNBUSD and DOTUSD are no pairs of BUSD and TUSD: Binance.US trades in dollars, and COIN-M in nothing else.
 _US_QUOTES = ("USDT", "USDC", "DAI", "BTC", "ETH", "BNB", "USD")
 _CM_QUOTES = ("USD",)
-_SYMBOL = re.compile(r"\w{1,40}(?:[/-]\w{1,20})?")
+_SYMBOL = re.compile(r"[^\W_]\w{0,39}(?:[/-]\w{1,20})?")
 
 
 def parse_candles(body: bytes) -> Candles:
     """Candles in the order sent; volumes in base and quote units. Raises ReplyError where a row is not of 12 fields."""
-    return kline_candles(parse_rows(body, KLINE))
+    return kline_candles(_read(body, _rows))
 
 
 def parse_coin_candles(body: bytes) -> Candles:
     """Candles of COIN-M: `volume` in contracts, `base_volume` in the base asset, no quote volume."""
-    return coin_candles(parse_rows(body, KLINE))
+    return coin_candles(_read(body, _rows))
+
+
+def _rows(body: bytes) -> tuple[Column, ...]:
+    return parse_rows(body, KLINE)
+
+
+def _read(body: bytes, parse: Callable[[bytes], Answer]) -> Answer:
+    """The parsed body of rows. Where it is none, what it refuses is raised."""
+    if len(body) > _MOST_ROW_BYTES:
+        raise ReplyError(f"a reply of {len(body):,} bytes; rows can be {_MOST_ROW_BYTES:,} at most: {body[:80]!r}")
+    try:
+        return parse(body)
+    except ReplyError:
+        _raise_refusal(body)
+        raise
 
 
 def parse_clock(body: bytes) -> int:
@@ -79,20 +106,20 @@ def parse_listing(body: bytes) -> Listing:
         limits = tuple(_limit(entry) for entry in info["rateLimits"] if entry["rateLimitType"] in _LIMIT_KINDS)
         symbols = tuple(_listed(entry) for entry in info["symbols"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ReplyError(f"exchangeInfo lacks {error} or has another shape: {body[:80]!r}") from error
+        raise ReplyError(f"exchangeInfo lacks {str(error)[:80]} or has another shape: {body[:80]!r}") from error
     return Listing(limits, symbols)
 
 
 def _limit(entry: dict[str, Any]) -> Limit:
-    cost, interval_s = int(entry["limit"]), int(entry["intervalNum"]) * _SECONDS[entry["interval"]]
-    if cost < 1 or interval_s < 1:
-        raise ValueError(f"a limit that lets something through, not {cost} in {interval_s} s,")
-    return Limit(cost, interval_s, _LIMIT_KINDS[entry["rateLimitType"]])
+    cost, count = entry["limit"], entry["intervalNum"]
+    if type(cost) is not int or type(count) is not int or not (0 < cost <= _MOST_LIMIT and 0 < count <= _MOST_LIMIT):
+        raise ValueError(f"a limit that lets something through, not {reprlib.repr([cost, count])},")
+    return Limit(cost, count * _SECONDS[entry["interval"]], _LIMIT_KINDS[entry["rateLimitType"]])
 
 
 def _listed(entry: dict[str, Any]) -> Listed:
-    status = str(entry.get("status", entry.get("contractStatus", "")))
-    provider_symbol, base, quote = str(entry["symbol"]), str(entry["baseAsset"]), str(entry["quoteAsset"])
+    status = _name(entry.get("status", entry.get("contractStatus", "unknown")))
+    provider_symbol, base, quote = _name(entry["symbol"]), _name(entry["baseAsset"]), _name(entry["quoteAsset"])
     # A delivery contract shares base and quote with the perpetual: its own id is its only name.
     perpetual = entry.get("contractType", "PERPETUAL") in ("PERPETUAL", "TRADIFI_PERPETUAL", "PERPETUAL DELIVERING")
     return Listed(
@@ -105,14 +132,37 @@ def _listed(entry: dict[str, Any]) -> Listed:
     )
 
 
+def _name(text: object) -> str:
+    """The text, if it can be a name. Names end up in messages and in cells: none may command a terminal, or begin as a
+    spreadsheet's formula does (= + - @, tab)."""
+    if not isinstance(text, str) or len(text) > _MOST_NAME or not text.isprintable() or not text[:1].isalnum():
+        raise ValueError(f"a name, not {reprlib.repr(text)},")
+    return text
+
+
 def _object(body: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise ReplyError(f"expected a JSON object, got {body[:80]!r}") from error
+    value = _decoded(body)
     if not isinstance(value, dict):
         raise ReplyError(f"expected a JSON object, got {body[:80]!r}")
+    _raise_refusal(body)
     return value
+
+
+def _decoded(body: bytes) -> Any:
+    if body.count(b",") > _MOST_VALUES or body.count(b"[") + body.count(b"{") > _MOST_CONTAINERS:
+        raise ReplyError(f"a reply of {len(body):,} bytes with more values than any has: {body[:80]!r}")
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ReplyError(f"expected a JSON object, got {body[:80]!r}") from error
+
+
+def _raise_refusal(body: bytes) -> None:
+    """Raises what the body refuses; an error object counts as one with status 200, too."""
+    code, said = _code(body)
+    if code is not None and said:
+        # The caller knows the symbol, and puts it in.
+        raise refusal(Reply(200, {}, body, 0.0), "", 0)
 
 
 def used_weight(headers: Mapping[str, str]) -> int | None:
@@ -122,10 +172,11 @@ def used_weight(headers: Mapping[str, str]) -> int | None:
 
 
 def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
-    """The error that a reply with a status other than 200 stands for. Told by status and code, never by the text."""
+    """The error that a reply with a status other than 200, or an error object, stands for. Told by status and code,
+    never by the text."""
     code, said = _code(reply.body)
     # The provider's words are shown escaped: they may hold anything.
-    words = f"{said[:160]!r}" if said else f"status {reply.status}"
+    words = f"{said[:160]!r}"[:200] if said else f"status {reply.status}"
     asked_s = parse_retry_after(reply.headers.get("retry-after"), now_ms / 1000)
     if reply.status == 418:
         until_s = _ban_end_s(said, asked_s, now_ms)
@@ -149,8 +200,10 @@ def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
             fix="Wait some minutes, and send less often from this address; a proxy or VPN in between can cause it too",
             status=403,
         )
-    if reply.status == 401:
-        return AccessDenied(f"Binance refused the key (401): {words}", fix="Check api_keys", status=401)
+    if reply.status == 401 or code in _KEY_CODES:
+        return AccessDenied(
+            f"Binance refused the key ({reply.status}): {words}", fix="Check api_keys", status=reply.status
+        )
     if reply.status >= 500 or reply.status == 408 or code in _TRANSIENT:
         return TransportError(f"Binance could not answer (status {reply.status}): {words}", status=reply.status)
     if code in (-1121, -1122):
@@ -164,14 +217,20 @@ def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
 
 
 def _code(body: bytes) -> tuple[int | None, str]:
+    """Code and message of an error object; None and nothing where the body is none."""
+    if len(body) > _MOST_ERROR_BYTES:
+        return None, ""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
         return None, ""
     if not isinstance(value, dict):
         return None, ""
-    code = value.get("code")
-    return (code if isinstance(code, int) else None), str(value.get("msg", ""))
+    code, said = value.get("code"), value.get("msg")
+    return (
+        code if type(code) is int and abs(code) <= _MOST_LIMIT else None,
+        said if isinstance(said, str) else "",
+    )
 
 
 def _ban_end_s(said: str, asked_s: float | None, now_ms: int) -> float:
@@ -268,6 +327,13 @@ def _feed(
     )
 
 
+def _guarded(funding: Funding) -> Funding:
+    def parse(body: bytes, symbol: str) -> Candles:
+        return _read(body, lambda rows: funding.parse(rows, symbol))
+
+    return replace(funding, parse=parse)
+
+
 def _futures_feeds(prefix: str, **facts: Any) -> dict[str, Feed]:
     return {
         "candles": _feed(f"{prefix}/klines", **facts),
@@ -349,7 +415,7 @@ PROVIDERS = (
         _futures_feeds("/fapi/v1"),
         _um_symbol,
         2400,
-        funding=UM_FUNDING,
+        funding=_guarded(UM_FUNDING),
     ),
     _provider(
         "binance-cm",
@@ -366,6 +432,6 @@ PROVIDERS = (
         _cm_symbol,
         2400,
         quotes=_CM_QUOTES,
-        funding=CM_FUNDING,
+        funding=_guarded(CM_FUNDING),
     ),
 )

@@ -68,16 +68,29 @@ def parse_listing(body: bytes, prefix: str, marker: str = "") -> Page:
     texts: dict[str, list[str]] = {}
     path: list[str] = []
     text: list[str] = []
+    leaf = True  # whether the element that is open has had no other in it
 
     def start(name: str, attributes: object) -> None:
+        nonlocal leaf
+        settle()
+        leaf = True
         path.append(name)
-        text.clear()
         if len(path) > _MOST_DEPTH:
             raise ReplyError(f"expected the listing of a bucket, got elements in elements: {body[:80]!r}")
 
     def end(name: str) -> None:
-        texts.setdefault("/".join(path), []).append("".join(text))
+        nonlocal leaf
+        if leaf:
+            texts.setdefault("/".join(path), []).append("".join(text))
+            text.clear()
+        settle()
+        leaf = False
         path.pop()
+
+    def settle() -> None:
+        # Text beside elements would be a part of a key that is lost.
+        if "".join(text).strip():
+            raise ReplyError(f"expected the listing of a bucket, got text between elements: {body[:80]!r}")
         text.clear()
 
     def refuse(*_: object) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import email.utils
 import hashlib
 import threading
 import time
@@ -17,7 +16,7 @@ from candle_fetcher.core.events import Observe, Operation
 from candle_fetcher.core.files import File, published_end_ms
 from candle_fetcher.core.series import Series
 from candle_fetcher.providers import Archive
-from candle_fetcher.sources.asking import Asker, Errand, Service
+from candle_fetcher.sources.asking import Asker, Errand, Service, date_ms
 
 # How long a wait for another thread's file lasts before it looks up again.
 _POLL_S = 0.2
@@ -100,7 +99,7 @@ class ArchiveSource:
                 rejected = error
                 continue
             verified = expected is not None
-            return FileRead(file, candles, verified=verified, published_ms=_date_ms(headers.get("last-modified")))
+            return FileRead(file, candles, verified=verified, published_ms=date_ms(headers.get("last-modified")))
         return FileRead(file, None, trouble="rejected", error=rejected)
 
     def _open(self, data: bytes, expected: str | None, file: File, series: Series) -> Candles:
@@ -122,11 +121,3 @@ class ArchiveSource:
         except ProviderRefused:
             return None
         return self.archive.find_checksum(text, file.path.rpartition("/")[2])
-
-
-def _date_ms(text: str | None) -> int | None:
-    """The instant of an HTTP date; None where it is none."""
-    try:
-        return None if text is None else int(email.utils.parsedate_to_datetime(text).timestamp() * 1000)
-    except (ValueError, TypeError, OverflowError):
-        return None

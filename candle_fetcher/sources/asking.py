@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email.utils
 import random
 import threading
 import time
@@ -32,11 +33,13 @@ class Errand(threading.Event):
     """One public call on its way. Once set, nothing more is sent for it.
 
     `retries` counts what was sent again. `clock_error` is why the provider's clock could not be had, once it was asked.
+    `doubts_clock` says that ours is ahead by days: a reply was sent before the span that it is about had settled.
     `kept` are the archive's files that reach beyond the last span gathered: a stream goes on with them.
     """
 
     retries = 0
     clock_error: SourceError | None = None
+    doubts_clock = False
     kept: Mapping[File, FileRead] = MappingProxyType({})
 
 
@@ -189,3 +192,11 @@ class Asker:
         count = answer.count if isinstance(answer, Candles) else 0
         self._observe(Operation("parse", time.perf_counter() - began, count, len(reply.body)))
         return answer
+
+
+def date_ms(text: str | None) -> int | None:
+    """The instant of an HTTP date; None where it is none."""
+    try:
+        return None if text is None else int(email.utils.parsedate_to_datetime(text).timestamp() * 1000)
+    except (ValueError, TypeError, OverflowError):
+        return None

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
 
 from candle_fetcher.core.call import Call
 from candle_fetcher.core.candles import Candles, check, find_holes, join, overlay
 from candle_fetcher.core.errors import AccessDenied, Banned, CandleFetcherError
+from candle_fetcher.core.expiry import FOREVER_MS, GRACE_MS, drop_unsettled, settled_end_ms
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe, parse_timeframe
 from candle_fetcher.providers import Feed, Listing, Provider
-from candle_fetcher.sources.asking import Asker, Errand, Service
+from candle_fetcher.sources.asking import Asker, Errand, Service, date_ms
 
 # When the series begins, given a hole at the start of a span and the candle after it; None where it has not begun.
 ListedMs = Callable[[Span, "int | None"], "int | None"]
@@ -55,6 +56,7 @@ class Source:
         self._warned = False
         # (offset of the provider's clock from ours in ms, our wall clock then, our monotonic clock then)
         self._reading: tuple[int, float, float] | None = None
+        self._told_ms = FOREVER_MS  # by the newest reply; the far future where it does not tell
 
     # -- the provider's clock and limits ------------------------------------------------------------------------
 
@@ -134,6 +136,16 @@ class Source:
         feed = self.provider.feed(series.kind)
         timeframe = series.timeframe
         candles = self._page(feed, series, span, stop)
+        if span.end_ms + GRACE_MS > self._told_ms:
+            # By the hour on the reply the span has not settled: our own clock is ahead, and the provider's decides.
+            now_ms = self.now_ms(stop)
+            settled_ms = settled_end_ms(timeframe, now_ms)
+            if settled_ms < span.end_ms:
+                stop.doubts_clock = True
+                span = Span(span.start_ms, max(span.start_ms, settled_ms))
+                candles = drop_unsettled(candles, timeframe, now_ms).trim(span)
+                if not span:
+                    return Answer(span, candles, ())
         believed: list[Span] = []
         if again and not candles.count:
             return Answer(span, candles, (span,))
@@ -212,7 +224,14 @@ class Source:
 
     def _asked(self, feed: Feed, series: Series, call: Call, span: Span, stop: Errand) -> Candles:
         """The reply's candles, every one of them in the span."""
-        return self.ask(call, lambda body: check(feed.parse(body), span), symbol=series.symbol, stop=stop)
+        return self.ask(
+            call, lambda body: check(feed.parse(body), span), symbol=series.symbol, stop=stop, hear=self._heard
+        )
+
+    def _heard(self, headers: Mapping[str, str]) -> None:
+        """Keeps the hour that stands on a reply; it may be a second more."""
+        told_ms = date_ms(headers.get("date"))
+        self._told_ms = FOREVER_MS if told_ms is None else told_ms
 
     def last_ms(self, series: Series, end_ms: int, stop: Errand) -> int | None:
         """When the newest candle before the end opens; None where the provider has none there, or cannot be asked."""

@@ -21,6 +21,7 @@ import diskcache  # type: ignore[import-untyped]
 
 from candle_fetcher.core.errors import CacheError
 from candle_fetcher.store.files import DATABASE, identify
+from candle_fetcher.store.forks import gate
 
 PAGE_BYTES = 8192
 PAGE_CACHE_KB = 1024
@@ -137,6 +138,7 @@ class Database:
             raise
         self.identity = identify(folder)
         self._free.append(con)
+        gate.resting.add(self)
 
     @contextlib.contextmanager
     def borrow(self) -> Iterator[sqlite3.Connection]:
@@ -204,6 +206,12 @@ class Database:
                 self._free.pop().close()
             own = 1 if hasattr(self.cache.borrowed, "con") else 0
             self._turn.wait_for(lambda: self._out <= own, timeout=2 * BUSY_S)
+
+    def rest(self) -> None:
+        """Close the connections that nobody has borrowed; the next one who needs one opens it."""
+        with self._turn, contextlib.suppress(sqlite3.Error):
+            while self._free:
+                self._free.pop().close()
 
     def _take_back(self, con: sqlite3.Connection) -> None:
         with contextlib.suppress(sqlite3.Error):

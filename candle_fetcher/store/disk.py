@@ -1,8 +1,11 @@
 """The disk tier: values by key in one SQLite file, least recently used first out, bounded by bytes on disk.
 
 Whatever is wrong with the disk, the folder, the file or a row in it changes speed and nothing else: a load is a miss, a
-save returns False, and one CacheWarning for each kind of trouble says what to do. No row is trusted: nothing in it is
-unpickled or opened as a file. Whether a value is whole and still holds is checked by whoever unpacks it.
+save returns False, and one CacheWarning a day for each kind of trouble says what to do, whatever process finds it (one
+of each process, where the folder cannot be written). No row is trusted: nothing in it is unpickled or opened as a file.
+Whether a value is whole and still holds is checked by whoever unpacks it.
+
+Threads, processes and forks may meet here at any time; see `forks.py` for the last.
 
 Eviction needs no write for each read. `store_time` is the time of the last use: a save sets it, and a use that finds it
 more than a day old is noted and written down later, many in one transaction (`flush`, `close`, before an eviction).
@@ -17,6 +20,7 @@ import sys
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -24,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from candle_fetcher.core.errors import CacheError, CacheWarning
 from candle_fetcher.core.events import Observe, Operation, ignore
 from candle_fetcher.store import files
+from candle_fetcher.store.forks import gate
 
 if TYPE_CHECKING:
     from candle_fetcher.store.database import Database
@@ -48,6 +53,10 @@ _KEYS = (
     "SELECT rowid, key, raw = 1 AND typeof(key) = 'text' FROM Cache WHERE (key, raw) > (?, ?) ORDER BY key, raw LIMIT ?"
 )
 _EVICT = "DELETE FROM Cache WHERE rowid = (SELECT rowid FROM Cache ORDER BY store_time LIMIT 1)"
+
+
+# When each kind of trouble with a folder was last said here: where the folder takes no note of it, this does.
+_said: dict[tuple[Path, str], float] = {}
 
 
 class DiskStats(NamedTuple):
@@ -87,8 +96,7 @@ class DiskTier:
         self._turn = threading.RLock()  # one writer of this process at a time: SQLite's own wait is a poll
         self._inside = threading.local()  # .db while this thread is in transaction(), .tried what it worked on last
         self._used: set[str] = set()
-        self._said: set[str] = set()
-        self._unsaid: list[str] = []
+        self._unsaid: deque[str] = deque()
         self._no_open_until = 0.0
         self._no_write_until = 0.0
 
@@ -102,6 +110,7 @@ class DiskTier:
         asked = list(keys)
         found: dict[str, bytes] = {}
         foreign: list[int] = []
+        used: set[str] = set()
         for at in range(0, len(asked), KEYS_PER_SELECT):
             some = asked[at : at + KEYS_PER_SELECT]
             rows = self._rows(_LOAD.format(",".join("?" * len(some))), some)
@@ -113,8 +122,9 @@ class DiskTier:
                     continue
                 found[key] = value
                 if type(used_s) is not float or abs(now - used_s) > USE_STEP_S:
-                    with self._lock:
-                        self._used.add(key)
+                    used.add(key)
+        if used:
+            self._note_used(used)
         self._drop_foreign(foreign)
         self._observe(Operation("disk_read", time.perf_counter() - started, bytes=sum(map(len, found.values()))))
         return found
@@ -142,6 +152,15 @@ class DiskTier:
     def drop(self, key: str) -> None:
         """Forget the key."""
         self._write("DELETE FROM Cache WHERE key = ? AND raw = 1", [(key,)])
+
+    def warn_of_damage(self) -> None:
+        """Tell that a value was not whole, as whoever unpacks them finds out."""
+        self._say(
+            "changed",
+            f"the cache in {self.folder} had entries that are cut or changed; they are dropped, and their candles asked"
+            " for again. If this happens often, have the disk checked",
+        )
+        self._tell()
 
     def clear(self) -> None:
         """Forget everything and give the space back."""
@@ -183,16 +202,17 @@ class DiskTier:
         if self._inner is not None:
             yield True
             return
-        held = contextlib.ExitStack()
-        begun = self._attempt(lambda: self._begin(held), False)
-        try:
-            yield begun
-        except BaseException:
-            with contextlib.suppress(Exception):  # of the rollback; the caller's own error is the one to show
-                held.__exit__(*sys.exc_info())
-            raise
-        with contextlib.suppress(_Again, _Resting), self._minding(writes=True):
-            held.close()
+        with gate.entered():
+            held = contextlib.ExitStack()
+            begun = self._attempt(lambda: self._begin(held), False)
+            try:
+                yield begun
+            except BaseException:
+                with contextlib.suppress(Exception):  # of the rollback; the caller's own error is the one to show
+                    held.__exit__(*sys.exc_info())
+                raise
+            with contextlib.suppress(_Again, _Resting), self._minding(writes=True):
+                held.close()
         self._tell()
 
     def flush(self) -> None:
@@ -202,14 +222,15 @@ class DiskTier:
 
     def close(self) -> None:
         """Close every connection of every thread; later loads miss and later saves return False."""
-        self._leave_to_parent()
-        if self._db is not None:
+        if self._db is not None and self._pid == os.getpid():
             self.flush()
         with self._lock:
+            self._leave_to_parent()
             self._closed = True
             db, self._db = self._db, None
         if db is not None:
-            db.close()
+            with gate.entered():
+                db.close()
 
     # -- the work itself ----------------------------------------------------------------------------------------------
 
@@ -258,6 +279,10 @@ class DiskTier:
             db.shrink(min(count - limit, PAGES_PER_SHRINK))
         return True
 
+    def _note_used(self, keys: set[str]) -> None:
+        with gate.entered(), self._lock:
+            self._used |= keys
+
     def _write_used(self, db: Database) -> None:
         with self._lock:
             used, self._used = self._used, set()
@@ -265,8 +290,7 @@ class DiskTier:
         try:
             db.write("UPDATE Cache SET store_time = ? WHERE key = ? AND raw = 1", [(now, key) for key in used])
         except BaseException:
-            with self._lock:
-                self._used |= used
+            self._note_used(used)
             raise
 
     def _drop_foreign(self, rowids: list[int]) -> None:
@@ -298,7 +322,7 @@ class DiskTier:
     def _attempt(self, once: Callable[[], T], default: T) -> T:
         """Up to two tries, then the warnings, where no lock is held: a filter may turn them into exceptions."""
         try:
-            with contextlib.suppress(_Resting):
+            with gate.entered(), contextlib.suppress(_Resting):
                 for _ in range(2):
                     with contextlib.suppress(_Again):
                         return once()
@@ -432,17 +456,19 @@ class DiskTier:
         self._say("locked" if is_lock(error) else "failed", f"{self.problem}. Results are right, only slower to get")
 
     def _say(self, kind: str, message: str) -> None:
-        with self._lock:
-            if kind not in self._said:
-                self._said.add(kind)
-                self._unsaid.append(message)
+        """Once a day, whichever tier and process it is that finds the trouble."""
+        now_s = time.time()
+        said_s = _said.setdefault((self.folder, kind), now_s)
+        if said_s is not now_s and 0 <= now_s - said_s < files.WARN_AGAIN_S:
+            return
+        _said[self.folder, kind] = now_s
+        if not files.is_warned_of(self.folder, kind):
+            self._unsaid.append(message)
 
     def _tell(self) -> None:
-        while self._unsaid:
-            with self._lock:
-                message = self._unsaid.pop(0) if self._unsaid else ""
-            if message:
-                warnings.warn(CacheWarning(message), stacklevel=2)
+        with contextlib.suppress(IndexError):
+            while True:
+                warnings.warn(CacheWarning(self._unsaid.popleft()), stacklevel=2)
 
 
 def _select(db: Database, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:

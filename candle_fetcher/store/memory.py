@@ -31,17 +31,37 @@ class _Entry(NamedTuple):
 class MemoryTier:
     """Values by key, handed out by reference: give it what nobody changes, or copy what you get.
 
-    `clock` tells seconds like `time.time`; an entry is there while the clock is before its `until_s`.
+    `clock` tells seconds like `time.time`; an entry is there while the clock is before its `until_s`. A clock that is
+    set back gives no entry more time than it was given: `steady` goes on. While the machine sleeps, only `clock` does.
     """
 
-    def __init__(self, max_bytes: int, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        max_bytes: int,
+        clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._lock = threading.Lock()  # cachetools locks nothing itself
+        self._clock = clock
+        self._steady = steady
+        self._passed_s = 0.0  # by whichever clock says more, read after read
+        self._read_s: tuple[float, float] | None = None
         self._hits = 0
         self._misses = 0
         self._max_bytes = max_bytes
         self._entries: cachetools.TLRUCache[str, _Entry] = cachetools.TLRUCache(
-            max_bytes, ttu=lambda key, entry, now: entry.until_s, timer=clock, getsizeof=lambda entry: entry.size_bytes
+            max_bytes,
+            ttu=lambda key, entry, now: entry.until_s,
+            timer=self._passed,
+            getsizeof=lambda entry: entry.size_bytes,
         )
+
+    def _passed(self) -> float:
+        """Seconds since the first call, by the clock that went on farther each time."""
+        now = self._clock(), self._steady()
+        before, self._read_s = self._read_s or now, now
+        self._passed_s += max(0.0, now[0] - before[0], now[1] - before[1])
+        return self._passed_s
 
     def load(self, key: str) -> Any | None:
         """The value under the key, None where there is none or its time is over."""
@@ -61,7 +81,8 @@ class MemoryTier:
         """
         with self._lock:
             if self._max_bytes and size_bytes <= self._max_bytes:
-                self._entries[key] = _Entry(value, size_bytes, math.inf if until_s is None else until_s)
+                until_s = math.inf if until_s is None else self._passed() + until_s - self._clock()
+                self._entries[key] = _Entry(value, size_bytes, until_s)
             else:
                 self._entries.pop(key, None)
 

@@ -1,0 +1,203 @@
+"""Hostile input for every parser, from a fixed seed (see fuzz.py), and how much memory bodies can take that are made to
+take much."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fuzz import CASES, TARGETS, Target, cases_of, main, run, share, table
+
+TESTS = Path(__file__).resolve().parent
+FAULT_RUNS = float(os.environ.get("FAULT_RUNS", "1"))
+QUICK = 20_000
+# The rows of the table of faults (faults.py) that the changes of a target amount to.
+ROWS = {
+    "rows": ("A08", "A09", "A18"), "numbers": ("A09", "A18"), "csv": ("A09", "C09"), "candles": ("A09", "A12"),
+    "funding": ("A08", "A09", "A18"), "clock": ("A08", "A18"), "listing": ("A08", "A18", "F06", "G03"),
+    "refusals": ("A06", "A07", "G03"), "pauses": ("A22",), "zips": ("C08", "C10"), "checksums": ("C07",),
+    "bucket": ("A08",), "sealed": ("D01", "D02", "D06"), "entries": ("D06",), "symbols": ("F04",),
+    "base urls": ("G11",), "settings": ("G11",), "documents": ("D06",), "ledger": ("D01", "D02"),
+    "pacing": ("D01", "D02"),
+    "symbols file": ("F03", "F04"), "instants": ("B06",), "timeframes": ("B11",),
+}  # fmt: skip
+
+
+# What hostile input is known to break.
+KNOWN = {
+    "documents": "the cache takes any JSON for a listing's limits and names, and stumbles over deep or infinite ones",
+    "settings": "a base_urls that is not understood is shown, whatever password is in it; sizes overflow",
+}
+
+
+def marked(target: Target) -> object:
+    marks: list[pytest.MarkDecorator] = []
+    if target.name in ROWS:
+        marks.append(pytest.mark.fault(*ROWS[target.name]))
+    if target.name in KNOWN:
+        marks.append(pytest.mark.xfail(reason=KNOWN[target.name], strict=False))
+    return pytest.param(target, id=target.name, marks=marks)
+
+
+every_target = pytest.mark.parametrize("target", [marked(target) for target in TARGETS])
+
+
+@every_target
+def test_hostile_input_is_read_right_or_refused_in_a_line(target: Target, record_property: Any) -> None:
+    tally = run(target, share(target, QUICK))
+    record_property("runs", tally.cases)
+    assert not tally.failure, tally.failure
+
+
+@pytest.mark.long
+@every_target
+def test_a_million_of_hostile_inputs_are_read_right_or_refused_in_a_line(target: Target, record_property: Any) -> None:
+    tally = run(target, share(target, round(FAULT_RUNS * CASES)))
+    record_property("runs", tally.cases)
+    sys.stdout.write(f"\n{table([tally])}\n")
+    assert not tally.failure, tally.failure
+
+
+def test_the_parts_of_the_targets_are_a_whole_and_cases_are_the_same_again() -> None:
+    assert sum(target.weight for target in TARGETS) == 1000
+    assert len({target.name for target in TARGETS}) == len(TARGETS)
+    for target in TARGETS:
+        one, other = cases_of(target, 7), cases_of(target, 7)
+        assert [next(one) for _ in range(50)] == [next(other) for _ in range(50)]
+
+
+def test_what_is_accepted_wrongly_is_found() -> None:
+    """The judge judges: a reader that takes the first row for all is caught."""
+
+    def judge(case: bytes) -> None:
+        assert case.count(b"],[") == 0, "accepted what is wrong"
+
+    tally = run(TARGETS[0]._replace(judge=judge), 1_000)
+    assert tally.failure
+    assert "FAILED" in table([tally])
+
+
+def test_the_command_prints_a_line_for_each_target(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--cases", "2000", "--target", "clock", "--target", "timeframes"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
+        "target",
+        "clock",
+        "timeframes",
+        "all",
+    ]
+
+
+# -- bombs ------------------------------------------------------------------------------------------------------------
+
+MEMORY = """
+    import io, json, os, re, struct, sys, zipfile
+    from pathlib import Path
+    from candle_fetcher.core.decimals import parse_csv
+    from candle_fetcher.core.errors import InputError, ReplyError
+    from candle_fetcher.core.series import Series
+    from candle_fetcher.core.timeframe import parse_timeframe
+    from candle_fetcher.net.transport import MAX_BODY_BYTES
+    from candle_fetcher.providers import find_provider
+    from candle_fetcher.providers.binance import parse_candles, parse_clock, parse_listing
+    from candle_fetcher.providers.binance_archive import find_file, read_file
+    from candle_fetcher.providers.binance_bucket import parse_listing as parse_bucket
+    from candle_fetcher.providers.binance_klines import KLINE
+
+    MB = 2**20
+    day = Series("binance", None, "BTCUSDT", parse_timeframe("1s"))
+    file = find_file(day, 1_717_200_000_000, monthly=False)
+    member = file.path.rpartition("/")[2].removesuffix(".zip") + ".csv"
+
+    def zipped(piece, times, lie):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive, archive.open(member, "w") as out:
+            for _ in range(times):
+                out.write(piece)
+        data = buffer.getvalue()
+        whole = struct.pack("<I", len(piece) * times)
+        return data.replace(whole, struct.pack("<I", 1_000_000)) if lie else data
+
+    def filled(unit, size, first=b"", last=b""):
+        return first + unit * (size // len(unit)) + last
+
+    def bucket(body):
+        return parse_bucket(body, "")
+
+    bombs = {
+        "rows of nothing": (parse_candles, lambda: filled(b"[],", MAX_BODY_BYTES, b"[")),
+        "values": (parse_candles, lambda: filled(b"0,", MAX_BODY_BYTES, b"[[")),
+        "values in bounds": (parse_candles, lambda: filled(b"0,", 2 * MB - 9, b"[[", b"0]]")),
+        "nested": (parse_candles, lambda: b"[" * 100_000),
+        "nested objects": (parse_listing, lambda: b'{"a":' * 100_000),
+        "integer": (parse_candles, lambda: b"[[" + b"9" * 5_000 + b"]]"),
+        "integer in a clock": (parse_clock, lambda: b'{"serverTime":' + b"9" * MB + b"}"),
+        "integer in a listing": (parse_listing, lambda: b'{"symbols":[' + b"9" * MB + b"]}"),
+        "lists in a listing": (parse_listing, lambda: filled(b"[],", MAX_BODY_BYTES, b'{"symbols":[', b"[]]}")),
+        "values in a listing": (parse_listing, lambda: filled(b'"ab",', MAX_BODY_BYTES, b'{"symbols":[', b'""]}')),
+        "values in bounds of a listing": (parse_listing, lambda: filled(b'"ab",', 11 * MB, b'{"symbols":[', b'""]}')),
+        "lists in bounds of a listing": (parse_listing, lambda: filled(b"[],", MB, b'{"symbols":[', b"[]]}")),
+        "elements": (bucket, lambda: filled(b"<a/>", MAX_BODY_BYTES, b"<r>", b"</r>")),
+        "elements in bounds": (bucket, lambda: filled(b"<a/>", 4 * MB - 9, b"<r>", b"</r>")),
+        "entities": (bucket, lambda: filled(b"&a;", 3_000, b'<!DOCTYPE r [<!ENTITY a "aaa">]><r>', b"</r>")),
+        "a long line": (lambda body: parse_csv(body, KLINE), lambda: filled(b"12,", 26 * MB)),
+        "blank lines": (lambda body: parse_csv(body, KLINE), lambda: b"1," + b"\\n" * 26 * MB + b"1"),
+        "zip": (lambda body: read_file(body, file, day), lambda: zipped(b"1," * MB, 100, False)),
+        "zip that lies": (lambda body: read_file(body, file, day), lambda: zipped(b"1," * MB, 100, True)),
+        "zip of one line": (lambda body: read_file(body, file, day), lambda: zipped(b"1," * (MB // 2), 24, False)),
+        "zip of lines": (lambda body: read_file(body, file, day), lambda: zipped(b"1\\n" * (MB // 2), 24, False)),
+    }
+    for name in sys.argv[1:]:
+        if os.fork():  # a process for each: what one has freed would serve the next
+            if os.wait()[1]:
+                sys.exit(f"{name} ended badly")
+            continue
+        parse, made = bombs[name]
+        body = made()
+        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
+        before = int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+        said = "nothing was raised"
+        try:
+            parse(body)
+        except (ReplyError, InputError) as error:
+            said = str(error)
+        peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+        print(json.dumps([name, peak - before, said]), flush=True)
+        os._exit(0)
+"""
+
+BOMBS = [
+    "rows of nothing", "values", "values in bounds", "nested", "nested objects", "integer", "integer in a clock",
+    "integer in a listing", "lists in a listing", "values in a listing", "values in bounds of a listing",
+    "lists in bounds of a listing", "elements", "elements in bounds", "entities", "a long line", "blank lines", "zip",
+    "zip that lies", "zip of one line", "zip of lines",
+]  # fmt: skip
+CAP_KB = 64 * 1024
+
+
+@pytest.fixture(scope="module")
+def exploded() -> dict[str, tuple[int, str]]:
+    """How much memory each bomb took in a process of its own (kB), and what was said of it."""
+    command = [sys.executable, "-c", textwrap.dedent(MEMORY), *BOMBS]
+    environment = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr[-2_000:]
+    return {name: (grown_kb, said) for name, grown_kb, said in map(json.loads, ran.stdout.splitlines())}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak out of /proc")
+@pytest.mark.fault("A14", "A18", "C08")
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_body_that_is_made_to_take_memory_is_an_error_and_takes_little(
+    exploded: dict[str, tuple[int, str]], bomb: str
+) -> None:
+    grown_kb, said = exploded[bomb]
+    sys.stdout.write(f"{grown_kb / 1024:.0f} MB: {said[:100]}\n")
+    assert grown_kb < 4 * CAP_KB
+    assert 0 < len(said) < 400
+    assert said != "nothing was raised"
