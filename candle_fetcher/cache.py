@@ -204,7 +204,7 @@ class CandleCache:
         """
         rows = []
         for key in self._revised():
-            provider, _, symbol, timeframe, kind, *_ = key.split("|")
+            provider, _, symbol, timeframe, kind, *_ = [*key.split("|"), *[""] * 5]
             rows += [(provider, unquote(symbol), timeframe, kind, *revision) for revision in self._load_revisions(key)]
         frame = pd.DataFrame(
             rows,
@@ -233,8 +233,11 @@ class CandleCache:
 
     def _load_revisions(self, key: str) -> list[Revision]:
         try:
-            return [Revision(*values) for values in self._load_document(key) or ()]
-        except TypeError:
+            return [
+                Revision(_whole(at), _text(column), float(old), float(new), _whole(old_read), _whole(new_read))
+                for at, column, old, new, old_read, new_read in self._load_document(key) or ()
+            ]
+        except (TypeError, ValueError, OverflowError):
             return []
 
     # -- entries ------------------------------------------------------------------------------------------------------
@@ -425,7 +428,7 @@ class CandleCache:
         """How late the files of the series' market are known to be."""
         document = self._load_document(f"lags|{series.provider}|{series.origin or ''}")
         try:
-            daily_ms, monthly_ms = (int(ms) for ms in document)
+            daily_ms, monthly_ms = (_whole(ms) for ms in document)
         except (TypeError, ValueError):
             return USUAL_LAGS
         return Lags(*(min(max(0, ms), most_ms) for ms, most_ms in zip((daily_ms, monthly_ms), USUAL_LAGS, strict=True)))
@@ -441,11 +444,17 @@ class CandleCache:
         document = self._load_document(f"listing|{name}")
         try:
             listing = Listing(
-                tuple(Limit(*limit) for limit in document["limits"]),
-                tuple(Listed(*symbol) for symbol in document["symbols"]),
+                tuple(
+                    Limit(_whole(cost), _whole(interval_s), _text(kind))
+                    for cost, interval_s, kind in document["limits"]
+                ),
+                tuple(
+                    Listed(_text(symbol), _text(own), _text(base), _text(quote), _text(status), bool(trading))
+                    for symbol, own, base, quote, status, trading in document["symbols"]
+                ),
             )
             return listing, self._clock() - float(document["stored_s"])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             return None
 
     def save_listing(self, name: str, listing: Listing) -> None:
@@ -462,7 +471,7 @@ class CandleCache:
             return None
         try:
             return json.loads(bytes(opened[1]))
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
 
     def _save_document(self, key: str, document: Any) -> bool:
@@ -555,14 +564,28 @@ def _read_facts(document: Any) -> Facts:
     try:
         first_ms = document["first_ms"]
         return Facts(
-            None if first_ms is None else int(first_ms),
-            tuple(Quiet(int(a), int(b), str(cause), int(asked)) for a, b, cause, asked in document["quiet"]),
-            tuple((str(path), int(until)) for path, until in document["absent"]),
-            tuple(Failed(int(a), int(b), str(error), int(at)) for a, b, error, at in document["failed"]),
-            tuple(Unverified(int(a), int(b), str(path)) for a, b, path in document["unverified"]),
+            None if first_ms is None else _whole(first_ms),
+            tuple(Quiet(_whole(a), _whole(b), _text(cause), _whole(at)) for a, b, cause, at in document["quiet"]),
+            tuple((_text(path), _whole(until)) for path, until in document["absent"]),
+            tuple(Failed(_whole(a), _whole(b), _text(error), _whole(at)) for a, b, error, at in document["failed"]),
+            tuple(Unverified(_whole(a), _whole(b), _text(path)) for a, b, path in document["unverified"]),
         )
     except (KeyError, TypeError, ValueError):
         return Facts()
+
+
+def _whole(value: Any) -> int:
+    """The value, if it is an integer that an int64 holds. Raises ValueError for another."""
+    if type(value) is not int or not -(2**63) <= value < 2**63:
+        raise ValueError
+    return value
+
+
+def _text(value: Any) -> str:
+    """The value, if it is text. Raises ValueError for another."""
+    if not isinstance(value, str):
+        raise ValueError
+    return value
 
 
 Told = TypeVar("Told", Failed, Unverified)

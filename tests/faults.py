@@ -170,7 +170,6 @@ FEWER = {
     "A10": "640 requests of 16 threads, not 64,000 of 32",
     "A17": "50 requests, not 200",
     "A21": "some hundred requests without a ban, not 10,000",
-    "A24": "a status alone: no provider of ours has a key yet",
     "B08": "every seventh start and end, not all",
     "B09": "13 sizes of pages, not 1,000",
     "D01": "12 cuts with a fetch after them, not 500",
@@ -188,8 +187,6 @@ FEWER = {
     "E06": "100 calls and 100 fetchers, not 1,000",
     "E11": "the same candles; D16 and D26 are not run so",
     "F01": "7 kills, not 60",
-    "G01": "the transport alone: no provider of ours has a key yet",
-    "G02": "the transport's log alone",
 }
 
 

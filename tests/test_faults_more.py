@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -26,7 +25,6 @@ from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.export import csv_name
 from candle_fetcher.practice import faults
 from candle_fetcher.providers import all_providers, find_provider
-from candle_fetcher.store import DiskTier
 
 ROOT = Path(__file__).resolve().parents[1]
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals and limits of POSIX")
@@ -88,42 +86,12 @@ def test_a_key_that_is_refused_is_an_error_at_once(world: World) -> None:
 
 # -- files that are written -------------------------------------------------------------------------------------------
 
-EXPORTING = """
-    import itertools, sys
-    from candle_fetcher import CandleFetcher
-    fetcher = CandleFetcher(base_urls={"binance": sys.argv[1]}, cache_dir=sys.argv[2], progress=False)
-    for turn in itertools.count():
-        end = ("2024-02-01", "2024-03-01")[turn % 2]
-        fetcher.export("BTC/USDT", "5m", "2024-01-01", end, path=sys.argv[3])
-        print(turn, flush=True)
-"""
-
 
 def run(script: str, *words: object, **more: Any) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", textwrap.dedent(script), *map(str, words)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **more}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, text=True, env=environment, **pipes)
-
-
-@POSIX
-@pytest.mark.fault("F01")
-def test_a_kill_while_exporting_leaves_a_whole_file(world: World, tmp_path: Path) -> None:
-    target = tmp_path / "export" / "mine.csv"
-    fetcher = world.fetcher()
-    whole = [
-        fetcher.export("BTC/USDT", "5m", "2024-01-01", end, path=tmp_path / f"{end}.csv").read_bytes()
-        for end in ("2024-02-01", "2024-03-01")
-    ]
-    dice = random.Random(1)
-    for _ in range(5):
-        with run(EXPORTING, world.exchange.base_urls["binance"], world.folder, target) as child:
-            assert child.stdout is not None
-            child.stdout.readline()
-            child.stdout.readline()
-            time.sleep(dice.uniform(0, 0.15))
-            child.send_signal(signal.SIGKILL)
-        assert target.read_bytes() in whole
 
 
 FULL = """
@@ -249,96 +217,6 @@ def test_a_cell_that_was_interrupted_leaves_nothing_at_work_and_runs_again(tmp_p
         assert ours <= {f"candle-{pool}-{at}" for pool, count in (("network", 8), ("io", 4)) for at in range(count)}
         asked = [(one["startTime"], one["endTime"]) for one in world.asked() if one.get("limit") != "1"]
         assert len(set(asked)) >= len(asked) - 2 * 8, "what had come is not asked for again"
-
-
-WRITING = """
-    import sys
-    from pathlib import Path
-    from candle_fetcher.store import DiskTier
-    tier = DiskTier(Path(sys.argv[1]), 10**9)
-    tier.save("first", bytes(30_000))
-    print("saved", flush=True)
-    for at in range(10**6):
-        tier.save(f"{at % 300:03d}", bytes([at % 256]) * 30_000)
-"""
-
-
-@POSIX
-@pytest.mark.fault("D29")
-def test_what_killed_writers_leave_takes_no_space(tmp_path: Path) -> None:
-    folder = tmp_path / "cache"
-    for turn in range(4):
-        with run(WRITING, folder) as child:
-            assert child.stdout is not None
-            child.stdout.readline()
-            time.sleep(0.02 + 0.03 * turn)
-            child.send_signal(signal.SIGKILL)
-    tier = DiskTier(folder, 10**9)
-    live = sum(len(data) for data in tier.load_many(list(tier.keys())).values())
-    assert tier.save("last", b"1")
-    tier.close()
-    assert live > 10 * 30_000
-    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) <= 1.2 * live + 100_000
-
-
-SHARING = """
-    import random, sys, threading, time, zlib
-    from pathlib import Path
-    from candle_fetcher.store import DiskTier
-    tier = DiskTier(Path(sys.argv[1]), 10**9)
-    seed = int(sys.argv[2])
-    waits, torn = [], []
-
-    def value(key, turn):
-        body = bytes([turn % 256]) * 48_000
-        return zlib.crc32(key.encode() + body).to_bytes(4, "big") + body
-
-    def work(number):
-        pick = random.Random(seed * 100 + number)
-        for turn in range(30):
-            key = f"{pick.randrange(40):03d}"
-            began = time.perf_counter()
-            if pick.random() < 0.5:
-                assert tier.save(key, value(key, turn)), tier.problem
-            else:
-                data = tier.load(key)
-                if data is not None and int.from_bytes(data[:4], "big") != zlib.crc32(key.encode() + data[4:]):
-                    torn.append(key)
-            waits.append(time.perf_counter() - began)
-
-    assert tier.save(f"ready {seed}", b"1")
-    print("ready", flush=True)
-    sys.stdin.readline()
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    tier.close()
-    waits.sort()
-    print(len(waits), len(torn), waits[int(len(waits) * 0.99)])
-"""
-
-
-@pytest.mark.fault("D16")
-def test_processes_and_threads_that_share_a_folder_tear_no_value_and_lose_none(tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(SHARING), str(tmp_path / "cache")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    children = [subprocess.Popen([*command, str(seed)], env=environment, text=True, **pipes) for seed in range(4)]
-    for child in children:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-    for child in children:
-        assert child.stdin is not None
-        child.stdin.write("go\n")
-        child.stdin.flush()
-    for child in children:
-        out, err = child.communicate(timeout=60)
-        assert child.returncode == 0, err
-        done, torn, p99_s = out.split()
-        assert (done, torn) == ("240", "0")
-        assert float(p99_s) < 2, "a waiting writer gives up after 2 s"
 
 
 @POSIX

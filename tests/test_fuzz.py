@@ -29,19 +29,8 @@ ROWS = {
 }  # fmt: skip
 
 
-# What hostile input is known to break.
-KNOWN = {
-    "documents": "the cache takes any JSON for a listing's limits and names, and stumbles over deep or infinite ones",
-    "settings": "a base_urls that is not understood is shown, whatever password is in it; sizes overflow",
-}
-
-
 def marked(target: Target) -> object:
-    marks: list[pytest.MarkDecorator] = []
-    if target.name in ROWS:
-        marks.append(pytest.mark.fault(*ROWS[target.name]))
-    if target.name in KNOWN:
-        marks.append(pytest.mark.xfail(reason=KNOWN[target.name], strict=False))
+    marks = [pytest.mark.fault(*ROWS[target.name])] if target.name in ROWS else []
     return pytest.param(target, id=target.name, marks=marks)
 
 

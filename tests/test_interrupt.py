@@ -294,6 +294,7 @@ finally:
 """
 
 
+@pytest.mark.long
 @pytest.mark.fault("E03")
 @pytest.mark.filterwarnings("ignore")  # what a kernel's own packages warn of
 def test_a_cell_that_is_interrupted_in_a_kernel_leaves_nothing_behind_and_runs_again(tmp_path: Path) -> None:

@@ -18,12 +18,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from test_network_faults import PASSING
 from world import World
 
 from candle_fetcher import CandleFetcher, CandleFetcherError, InputError
 from candle_fetcher.cli import main
+from candle_fetcher.cli.show import table_csv
 from candle_fetcher.core.call import Call
 from candle_fetcher.core.errors import ReplyError
 from candle_fetcher.practice import faults
@@ -398,6 +400,13 @@ def test_no_formula_of_a_provider_comes_into_a_csv(
     cells = [cell for line in (capsys.readouterr().out + out.read_text()).splitlines() for cell in line.split(",")]
     assert len(cells) > 100
     assert [cell for cell in cells if cell[:1] in tuple("=+-@\t\r")] == []
+
+
+@pytest.mark.fault("F06")
+def test_text_that_a_spreadsheet_would_run_is_prefixed_and_numbers_are_not() -> None:
+    frame = pd.DataFrame({"symbol": ["=1+1", "+1", "-1", "@a", "BTC/USDT"], "value": [-1.5, 2.0, -3.0, 0.0, -1e-9]})
+    lines = table_csv(frame).splitlines()
+    assert lines == ["symbol,value", "'=1+1,-1.5", "'+1,2.0", "'-1,-3.0", "'@a,0.0", "BTC/USDT,-1e-09"]
 
 
 @pytest.mark.fault("F04")

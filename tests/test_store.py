@@ -793,7 +793,7 @@ def test_kills_while_writing_tear_nothing_and_leave_no_file(
     line = [sys.executable, "-W", "error", "-c", textwrap.dedent(KILLING), str(folder), f"{count}"]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.stderr == ""
-    assert float(done.stdout) < 1.2
+    assert float(done.stdout) < (1.2 if count >= 1_000 else 1.5)  # of few, each counts for more
 
 
 RESIDENT = """

@@ -24,6 +24,7 @@ from candle_fetcher.core.summary import summary
 _EDGE_ROWS = 5
 _BLOCK_ROWS = 100_000
 _SHOWN = 10
+_FORMULA = ("=", "+", "-", "@")  # printable() has escaped TAB and CR
 _MARGIN = 10
 _CAUSES = {
     "no_candle": "provider has none",
@@ -237,9 +238,16 @@ def print_table(frame: pd.DataFrame) -> None:
 
 
 def table_csv(frame: pd.DataFrame) -> str:
-    """The rows as CSV, cells with commas in them quoted; times as `2024-01-01 00:00:00`."""
+    """The rows as CSV, cells with commas in them quoted; times as `2024-01-01 00:00:00`. Text that a spreadsheet would
+    run as a formula (it begins with = + - @) has a ' in front; numbers are left alone."""
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(_cells(frame))
+    header, *rows = _cells(frame)
+    texts = [frame[name].map(lambda value: isinstance(value, str)).tolist() for name in frame]
+    guarded = [
+        [f"'{cell}" if is_text and cell[:1] in _FORMULA else cell for cell, is_text in zip(row, kinds, strict=True)]
+        for row, kinds in zip(rows, zip(*texts, strict=True), strict=True)
+    ]
+    csv.writer(buffer, lineterminator="\n").writerows([header, *guarded])
     return buffer.getvalue()
 
 

@@ -36,7 +36,7 @@ class Limit(NamedTuple):
 
 
 _FOREVER_S = 1e9
-_NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*")
+_NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 
 
 def parse_retry_after(text: str | None, now_s: float) -> float | None:

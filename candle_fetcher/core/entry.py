@@ -22,6 +22,8 @@ _ENVELOPE = struct.Struct("<4sIBBHI")
 _MAGIC = b"CNDL"
 _HEAD = struct.Struct("<qqqIIII")
 _GAP = struct.Struct("<qqq")
+# What a packed body may unpack to: more than any listing or chunk, less than a bomb.
+_MOST_BYTES = 64 * 2**20
 _MASK_OF: dict[tuple[str, ...], int] = {}
 _NAMES_OF: dict[int, tuple[str, ...]] = {}
 
@@ -71,9 +73,12 @@ def unseal(key: str, data: bytes, *, trusted: bool = False) -> tuple[bytes, memo
         return None
     body = view[_ENVELOPE.size + head_length :]
     if packing == 1:
+        unzip = zlib.decompressobj()
         try:
-            body = memoryview(zlib.decompress(body))
+            body = memoryview(unzip.decompress(body, _MOST_BYTES))
         except zlib.error:
+            return None
+        if not unzip.eof:
             return None
     elif packing != 0:
         return None

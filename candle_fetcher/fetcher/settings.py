@@ -124,7 +124,10 @@ def size_bytes(name: str, value: object) -> int:
     unit = unit + "B" if unit in ("K", "M", "G", "T") else unit
     if match is None or unit not in _UNITS:
         raise InputError(f"{name} {value!r} is no size; expected bytes or a text such as '256MB' or '10GB'")
-    return int(float(match[1]) * _UNITS[unit])
+    size = float(match[1]) * _UNITS[unit]
+    if size > 1e18:
+        raise InputError(f"{name} {str(value)[:40]!r} is larger than any disk; expected a size such as '10GB'")
+    return int(size)
 
 
 def _flag(name: str, value: object) -> bool:
@@ -145,7 +148,7 @@ def _number(name: str, value: object, least: float) -> float:
         number = float(value)  # type: ignore[arg-type]
         if not least <= number < 1e12:
             raise ValueError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"{name} {value!r} is not allowed; expected a number of at least {least:g}") from None
     return number
 
@@ -168,15 +171,15 @@ def _base_urls(value: object, check_root: Callable[[str], str], providers: Colle
     if isinstance(value, str):
         pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
         if not all(name and url for name, _, url in pairs):
-            raise InputError(
-                f"base_urls {value!r} is not understood; expected provider=URL, several separated by commas"
-            )
+            # It may hold a user and a password, which a URL of ours has none of: it is not shown.
+            raise InputError("base_urls is not understood; expected provider=URL, several separated by commas")
         value = {name.strip(): url.strip() for name, _, url in pairs}
     if not isinstance(value, Mapping):
-        raise InputError(f"base_urls {value!r} is not understood; expected a mapping of provider id to URL")
+        raise InputError("base_urls is not understood; expected a mapping of provider id to URL")
     for name in value:
         if name not in providers and name != "binance-archive":
-            raise unknown("provider in base_urls", name, [*providers, "binance-archive"])
+            shown = "(a URL)" if "/" in str(name) or "@" in str(name) else name
+            raise unknown("provider in base_urls", shown, [*providers, "binance-archive"])
     return {str(name): check_root(str(url)) for name, url in value.items()}
 
 

@@ -148,7 +148,7 @@ def _unzip(data: bytes, member: str, most_bytes: int) -> Iterator[bytes]:
                         raise ReplyError(f"{member} unpacks to more than the {most_bytes:,} bytes that its rows can be")
                     yield piece
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError, ValueError) as error:
-        raise ReplyError(f"the zip of {member} is not whole ({type(error).__name__}: {error})") from error
+        raise ReplyError(f"the zip of {member} is not whole ({type(error).__name__}: {str(error)[:120]})") from error
 
 
 def _unit(times: Column) -> int:

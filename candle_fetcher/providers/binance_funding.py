@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -41,10 +42,10 @@ def parse_funding(body: bytes, symbol: str) -> Candles:
     rates, marks = np.empty(len(rows)), np.full(len(rows), np.nan)
     for at, row in enumerate(rows):
         if not isinstance(row, dict) or row.get("symbol") != symbol:
-            raise ReplyError(f"row {at + 1}: expected a funding rate of {symbol}, got {str(row)[:80]!r}")
+            raise ReplyError(f"row {at + 1}: expected a funding rate of {symbol}, got {reprlib.repr(row)}")
         time_ms = row.get("fundingTime")
         if type(time_ms) is not int or not 0 <= time_ms < 10**15:
-            raise ReplyError(f"row {at + 1}: fundingTime {time_ms!r}; expected Unix ms")
+            raise ReplyError(f"row {at + 1}: fundingTime {reprlib.repr(time_ms)}; expected Unix ms")
         times[at], rates[at] = time_ms, _decimal(row.get("fundingRate"), at, "fundingRate")
         if row.get("markPrice") not in (None, ""):
             marks[at] = _decimal(row["markPrice"], at, "markPrice")
@@ -59,7 +60,7 @@ def funding_rates(columns: Sequence[Column]) -> Candles:
 
 def _decimal(text: object, at: int, name: str) -> float:
     if not isinstance(text, str) or not _DECIMAL.fullmatch(text):
-        raise ReplyError(f"row {at + 1}: {name} {text!r}; expected a quoted decimal")
+        raise ReplyError(f"row {at + 1}: {name} {reprlib.repr(text)}; expected a quoted decimal")
     return float(text)
 
 
