@@ -50,10 +50,11 @@ from candle_fetcher.core.version import __version__
 from candle_fetcher.fetcher.collect import Collected, Collector, How, cut
 from candle_fetcher.fetcher.coverage import coverage_frame, read_coverage
 from candle_fetcher.fetcher.funding import MONTH, FundingGatherer, FundingTold
-from candle_fetcher.fetcher.gather import POLL_S, Gatherer, Pools
+from candle_fetcher.fetcher.gather import Gatherer
 from candle_fetcher.fetcher.log import LOG, set_up_logging
 from candle_fetcher.fetcher.manifest import make_manifest, series_frame_key
 from candle_fetcher.fetcher.planning import make_plan
+from candle_fetcher.fetcher.pools import POLL_S, Pools
 from candle_fetcher.fetcher.request import Range, Request, check_on_gap, read_range, read_series, read_span
 from candle_fetcher.fetcher.settings import SOURCES, check_api_keys, default, one_of, read_settings
 from candle_fetcher.monitor import PerformanceMonitor

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from candle_fetcher.core.events import Busy, Observe
-from candle_fetcher.fetcher.gather import POLL_S, Pools
+from candle_fetcher.fetcher.pools import POLL_S, Pools
 from candle_fetcher.providers.binance_bucket import SPOT, Trio, daily_folder, find_first_day, find_intervals
 from candle_fetcher.sources import BucketSource, Errand
 

@@ -13,9 +13,10 @@ from candle_fetcher.core.plan import CHUNK_SLOTS, chunk_of, chunk_span
 from candle_fetcher.core.resample import resample
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import Timeframe
-from candle_fetcher.fetcher.gather import Gathered, Gatherer, Want
+from candle_fetcher.fetcher.gather import Gatherer
 from candle_fetcher.fetcher.manifest import failed_gaps, find_all_gaps
 from candle_fetcher.fetcher.request import Request, read_span
+from candle_fetcher.fetcher.trip import Gathered, Want
 from candle_fetcher.sources import Errand, page_rows
 
 

@@ -37,7 +37,7 @@ from candle_fetcher.core.funding import FUNDING_COLUMNS
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
 from candle_fetcher.core.timeframe import DAY_MS, parse_timeframe
-from candle_fetcher.fetcher.gather import POLL_S, Pools
+from candle_fetcher.fetcher.pools import POLL_S, Pools
 from candle_fetcher.sources import ArchiveSource, Errand, FileRead, FundingSource
 
 MONTH = parse_timeframe("1M")

@@ -11,13 +11,10 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from concurrent.futures import CancelledError, Future, wait
 from functools import partial
-from itertools import chain, count
-from typing import NamedTuple, ParamSpec, TypeVar
 
-from candle_fetcher.cache import LATE_MS, LOOK, CandleCache, Facts, Failed, Quiet, Unverified, is_believed
+from candle_fetcher.cache import LATE_MS, LOOK, CandleCache, Failed, Quiet, Unverified, is_believed
 from candle_fetcher.core.candles import Candles, find_holes, iso
 from candle_fetcher.core.coverage import absorb, extend
 from candle_fetcher.core.entry import Entry
@@ -31,25 +28,22 @@ from candle_fetcher.core.errors import (
     TransportError,
     UnknownSymbol,
 )
-from candle_fetcher.core.events import Busy, Observe, Progress
+from candle_fetcher.core.events import Observe, Progress
 from candle_fetcher.core.expiry import FOREVER_MS, ask_again_ms, drop_unsettled, edge_until_ms, settled_end_ms
 from candle_fetcher.core.files import USUAL_LAGS, File, choose_files
 from candle_fetcher.core.plan import CHUNK_SLOTS, Ask, chunk_span, chunks_of, find_asks
 from candle_fetcher.core.revisions import find_revisions
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
-from candle_fetcher.core.timeframe import DAY_MS, Timeframe
-from candle_fetcher.sources import Answer, ArchiveSource, Errand, FileRead, Source, windows
+from candle_fetcher.core.timeframe import DAY_MS
+from candle_fetcher.fetcher.pools import POLL_S, Pools, Timed
+from candle_fetcher.fetcher.trip import Fresh, Gathered, Part, Trip, Waiting, Want
+from candle_fetcher.sources import Answer, ArchiveSource, Errand, Source, windows
 from candle_fetcher.store.memory import give_back
 
 # A range that ends further back than this is settled whatever our clock says.
 _NEAR_MS = 2 * DAY_MS
 _LOAD_AT_ONCE = 16
-# Files of an archive are unpacked and read by few threads: more are slower, since they wait for each other's Python,
-# and each of them keeps some 30 MB that it worked with.
-_FILE_THREADS = 2
-# How long a wait in the caller's thread lasts before it looks up again; a lock wait cannot be interrupted on Windows.
-POLL_S = 0.2
 # How often another process's work is looked after, and how long it is waited for: one that is halted holds its claims.
 _CLAIM_POLL_S = 0.05
 _CLAIM_S = 60.0
@@ -57,112 +51,6 @@ _HALTED_S = 1.0  # once one was waited for in vain
 _LANDING_S = 0.005
 # How long a caller who was interrupted waits for what has come to be stored.
 _LEAVE_S = 0.4
-
-P = ParamSpec("P")
-Done = TypeVar("Done")
-
-
-class _Pool(ThreadPoolExecutor):
-    """Raises CancelledError where nothing more can be handed to it: it is closed, or the interpreter is ending."""
-
-    def submit(self, fn: Callable[P, Done], /, *args: P.args, **kwargs: P.kwargs) -> Future[Done]:
-        try:
-            return super().submit(fn, *args, **kwargs)
-        except RuntimeError as error:
-            if "new futures" not in str(error):
-                raise  # no more threads can be started
-            raise CancelledError from error
-
-
-class Pools:
-    """The thread pools, made when first used; threads are named candle-network-N, candle-io-N and candle-files-N."""
-
-    def __init__(self, network_threads: int, io_threads: int) -> None:
-        self.sizes = {"network": network_threads, "io": io_threads, "files": _FILE_THREADS}
-        self._pools: dict[str, ThreadPoolExecutor] = {}
-        self._closed: set[str] = set()
-        self._lock = threading.Lock()
-
-    def network(self) -> ThreadPoolExecutor:
-        return self._pool("network")
-
-    def io(self) -> ThreadPoolExecutor:
-        return self._pool("io")
-
-    def files(self) -> ThreadPoolExecutor:
-        return self._pool("files")
-
-    def _pool(self, name: str) -> ThreadPoolExecutor:
-        with self._lock:
-            if name in self._closed:
-                raise CancelledError
-            pool = self._pools.get(name)
-            if pool is None:
-                numbers = count()
-
-                def christen() -> None:
-                    threading.current_thread().name = f"candle-{name}-{next(numbers)}"
-
-                pool = self._pools[name] = _Pool(self.sizes[name], initializer=christen)
-            return pool
-
-    def close(self) -> None:
-        """Ends the threads: of the network first, whose last work may still have something to store."""
-        for name in self.sizes:
-            with self._lock:
-                pool = self._pools.pop(name, None)
-                self._closed.add(name)
-            if pool is not None:
-                pool.shutdown(wait=True, cancel_futures=name == "network")
-
-
-class Fresh(NamedTuple):
-    """A span that a source answered for just now."""
-
-    span: Span
-    source: str
-
-
-class Part(NamedTuple):
-    """A chunk's candles, the tier that had them, and what was asked for just now, in the order of the answers."""
-
-    entry: Entry
-    tier: str
-    fresh: tuple[Fresh, ...]
-
-
-@dataclass
-class Gathered:
-    """What came of a span: its parts in order, what is known beside them, and what could not be had."""
-
-    series: Series
-    span: Span
-    now_ms: int
-    facts: Facts
-    parts: list[Part] = field(default_factory=list)
-    failed: list[tuple[Span, SourceError | None]] = field(default_factory=list)
-    until_ms: int = FOREVER_MS
-    generation: int = 0  # of the series, when they were looked up
-    read_until_ms: int = 0  # where the newest file that was read ends
-    unverified: list[str] = field(default_factory=list)
-    rejected: list[str] = field(default_factory=list)
-
-
-class Want(NamedTuple):
-    """What to gather, and how. `refresh` asks again for everything, `recheck` for the holes that are believed. `keep`
-    puts what comes from disk into memory; streams do without."""
-
-    source: Source
-    series: Series
-    span: Span
-    archive: ArchiveSource | None = None
-    only_archive: bool = False
-    label: str = ""
-    refresh: bool = False
-    only_cache: bool = False
-    recheck: bool = False
-    keep: bool = True
-    ttl_ms: int | None = None
 
 
 class Gatherer:
@@ -219,7 +107,7 @@ class Gatherer:
         if (want.refresh or want.recheck) and not want.only_cache:
             cache.forget_facts(series)
             cache.drop_frames(series)
-        trip = _Trip(want, span, now_ms, errand)
+        trip = Trip(want, span, now_ms, errand)
         trip.generation = cache.generation(series)
         chunks = chunks_of(timeframe, cache.facts(series).bounds(span, 0 if want.only_cache else now_ms))
         if not want.refresh:
@@ -243,7 +131,7 @@ class Gatherer:
 
     # -- looking up -----------------------------------------------------------------------------------------------
 
-    def _load(self, trip: _Trip, chunks: Sequence[int]) -> dict[int, tuple[str, Entry]]:
+    def _load(self, trip: Trip, chunks: Sequence[int]) -> dict[int, tuple[str, Entry]]:
         series, keep = trip.want.series, trip.want.keep
         if len(chunks) <= _LOAD_AT_ONCE:
             return self._cache.load(series, chunks, keep=keep)
@@ -254,7 +142,7 @@ class Gatherer:
             found.update(loaded)
         return found
 
-    def _asks(self, trip: _Trip, chunk: int, entry: Entry | None = None) -> list[Ask]:
+    def _asks(self, trip: Trip, chunk: int, entry: Entry | None = None) -> list[Ask]:
         """What must be asked for before the chunk can answer, given what is stored (or `entry`) and known by now."""
         span = chunk_span(trip.timeframe, chunk)
         settled_ms = settled_end_ms(trip.timeframe, trip.now_ms)
@@ -276,10 +164,10 @@ class Gatherer:
             recheck=trip.want.recheck,
         )
 
-    def _missing(self, trip: _Trip, chunks: Sequence[int]) -> list[int]:
+    def _missing(self, trip: Trip, chunks: Sequence[int]) -> list[int]:
         return [chunk for chunk in chunks if self._asks(trip, chunk)]
 
-    def _without_clock(self, trip: _Trip, todo: list[int]) -> list[int]:
+    def _without_clock(self, trip: Trip, todo: list[int]) -> list[int]:
         """The chunks that may be asked for: none near to now, where nobody could tell what is settled."""
         error = trip.errand.clock_error
         if error is None:
@@ -291,7 +179,7 @@ class Gatherer:
 
     # -- asking -----------------------------------------------------------------------------------------------------
 
-    def _fetch(self, trip: _Trip, todo: list[int]) -> None:
+    def _fetch(self, trip: Trip, todo: list[int]) -> None:
         """Fills the chunks. Sends nothing more once the caller is interrupted or an error is final."""
         source, series = trip.want.source, trip.want.series
         self._cache.open_shelves(series, todo)
@@ -339,7 +227,7 @@ class Gatherer:
                 give_back()  # what files were unpacked with, before the candles are joined
             self._cache.close_shelves(series, {chunk: self._believed_until(trip, chunk) for chunk in trip.filled})
 
-    def _learn_facts(self, trip: _Trip) -> None:
+    def _learn_facts(self, trip: Trip) -> None:
         """Remembers what cannot be read off the entries: what failed, and how late files come."""
         series, now_ms, cache = trip.want.series, trip.now_ms, self._cache
         failed = [Failed(*span, str(error), now_ms) for span, error in trip.failed if error is not None]
@@ -361,12 +249,12 @@ class Gatherer:
         if learned != lags:
             cache.learn_lags(series, learned)
 
-    def _ends_unknown(self, trip: _Trip, todo: list[int]) -> bool:
+    def _ends_unknown(self, trip: Trip, todo: list[int]) -> bool:
         facts = self._cache.facts(trip.want.series)
         older = any(entry.candles.count for chunk, (_, entry) in trip.found.items() if chunk < todo[0])
         return len(todo) > 1 and facts.first_ms is None and not older
 
-    def _turn_to_archive(self, trip: _Trip, todo: Sequence[int], files: Sequence[File]) -> None:
+    def _turn_to_archive(self, trip: Trip, todo: Sequence[int], files: Sequence[File]) -> None:
         """Brings out of files what REST failed to, though it be more costly."""
         if trip.want.archive is None or not any(isinstance(error, SourceError) for _, error in trip.failed):
             return
@@ -379,7 +267,7 @@ class Gatherer:
         else:
             trip.failed = failed
 
-    def _note_unanswered(self, trip: _Trip, todo: Sequence[int]) -> None:
+    def _note_unanswered(self, trip: Trip, todo: Sequence[int]) -> None:
         """What nobody answered for, and nobody failed to, is no gap."""
         for chunk in todo:
             if chunk not in trip.found and chunk not in trip.answered:
@@ -388,7 +276,7 @@ class Gatherer:
 
     def _choose_files(
         self,
-        trip: _Trip,
+        trip: Trip,
         chunks: Sequence[int],
         tried: Collection[str] = (),
         *,
@@ -406,7 +294,7 @@ class Gatherer:
             want.source, want.archive, want.series, self._cache, asks, trip.now_ms, tried=tried, forced=forced
         )
 
-    def _read(self, trip: _Trip, file: File) -> None:
+    def _read(self, trip: Trip, file: File) -> None:
         """Reads a file and lays its candles out for the chunks that they belong to."""
         archive, series = trip.want.archive, trip.want.series
         assert archive is not None
@@ -442,7 +330,7 @@ class Gatherer:
             span = chunk_span(trip.timeframe, chunk).clip(whole)
             trip.pieces.setdefault(chunk, []).append((span, candles.trim(span)))
 
-    def _bring(self, trip: _Trip, file: File, waiting: _Waiting) -> tuple[list[int], list[int]]:
+    def _bring(self, trip: Trip, file: File, waiting: Waiting) -> tuple[list[int], list[int]]:
         """Reads a file and stores what it completes. Returns the chunks that no other file is waited for, and those of
         them that are still to be filled."""
         claim, touched = f"{trip.want.series.key}|file|{file.path}", waiting.touched[file]
@@ -466,17 +354,17 @@ class Gatherer:
                 save.add_done_callback(lambda _: self._cache.unclaim(claim))
 
     def _run(
-        self, trip: _Trip, chunks: Sequence[int], jobs: Sequence[Callable[[], None]], files: Sequence[File] = ()
+        self, trip: Trip, chunks: Sequence[int], jobs: Sequence[Callable[[], None]], files: Sequence[File] = ()
     ) -> None:
         """Does the jobs, reads the files, and fills the chunks; a chunk when the files that it lies in have been
         read."""
         done: queue.SimpleQueue[tuple[int | File | None, BaseException | None]] = queue.SimpleQueue()
         pool = self._pools.network()
-        waiting = _Waiting(trip.timeframe, chunks, files)
+        waiting = Waiting(trip.timeframe, chunks, files)
         unfilled: dict[File, list[int]] = {}
 
         def work(what: int | File | None, job: Callable[[], None]) -> None:
-            with _Timed(self._observe, "network"):
+            with Timed(self._observe, "network"):
                 try:
                     job()
                 except BaseException as error:  # noqa: BLE001 - it is raised again in the caller's thread
@@ -514,7 +402,7 @@ class Gatherer:
                 future.cancel()
             raise
 
-    def _note(self, trip: _Trip, chunk: int | File | None, error: BaseException) -> None:
+    def _note(self, trip: Trip, chunk: int | File | None, error: BaseException) -> None:
         """Keeps an error that other chunks may be spared; raises one that they are not."""
         if not isinstance(chunk, int) or (
             not isinstance(error, TransportError | ReplyError) and type(error) is not RateLimited
@@ -522,7 +410,7 @@ class Gatherer:
             raise error
         trip.failed += [(ask.span, error) for ask in self._asks(trip, chunk)]
 
-    def _fill(self, trip: _Trip, chunk: int) -> None:
+    def _fill(self, trip: Trip, chunk: int) -> None:
         """Brings one chunk up to date; where another thread is at it already, waits for that one's entry."""
         cache, series = self._cache, trip.want.series
         while True:
@@ -543,7 +431,7 @@ class Gatherer:
                     return
             trip.errand.wait(_LANDING_S)  # what that one brought may still be on its way to the store
 
-    def _fly(self, trip: _Trip, chunk: int, flight: Future[Entry | None]) -> None:
+    def _fly(self, trip: Trip, chunk: int, flight: Future[Entry | None]) -> None:
         want, cache = trip.want, self._cache
         before: Entry | None = None
         entry: Entry | None = None
@@ -577,7 +465,7 @@ class Gatherer:
             flight.set_exception(error if isinstance(error, SourceError) else CancelledError())
             raise
 
-    def _claim(self, trip: _Trip, key: str) -> tuple[bool, bool]:
+    def _claim(self, trip: Trip, key: str) -> tuple[bool, bool]:
         """Takes the claim, after whoever on this cache folder is at it; whether that took waiting, and whether it is
         taken: one who is halted is not waited for in the end."""
         until_s = time.monotonic() + (_HALTED_S if trip.halted else _CLAIM_S)
@@ -591,7 +479,7 @@ class Gatherer:
                 raise CancelledError
         return waited, True
 
-    def _lay_out(self, trip: _Trip, chunks: Sequence[int]) -> tuple[list[int], Future[None] | None]:
+    def _lay_out(self, trip: Trip, chunks: Sequence[int]) -> tuple[list[int], Future[None] | None]:
         """Fills the chunks that the archive's files brought whole; returns the others, and the storing of these."""
         cache, series = self._cache, trip.want.series
         flights: dict[int, Future[Entry | None]] = {}
@@ -618,7 +506,7 @@ class Gatherer:
             flights[chunk].set_result(entry)
         return [chunk for chunk in chunks if chunk not in whole], save
 
-    def _look_again(self, trip: _Trip, chunks: Sequence[int], *, anew: bool = False) -> dict[int, Entry]:
+    def _look_again(self, trip: Trip, chunks: Sequence[int], *, anew: bool = False) -> dict[int, Entry]:
         """What is stored of the chunks, where somebody has brought it since we looked; `anew` reads what we know too,
         from the disk."""
         if not trip.want.refresh:
@@ -630,7 +518,7 @@ class Gatherer:
                 self._cache.look_up_facts(trip.want.series)
         return {chunk: trip.found[chunk][1] for chunk in chunks if chunk in trip.found}
 
-    def _laid_out(self, trip: _Trip, chunk: int, entry: Entry | None) -> tuple[Entry | None, list[Fresh]]:
+    def _laid_out(self, trip: Trip, chunk: int, entry: Entry | None) -> tuple[Entry | None, list[Fresh]]:
         """The entry with what the archive's files have of the rest of the chunk, and what that is. Their holes are due
         at once: REST has the last word."""
         facts = self._cache.facts(trip.want.series)
@@ -659,12 +547,12 @@ class Gatherer:
                 entry = self._laid_in(trip, entry, part, candles)
                 fresh.append(Fresh(part, "archive"))
 
-    def _laid_in(self, trip: _Trip, entry: Entry | None, span: Span, candles: Candles) -> Entry | None:
+    def _laid_in(self, trip: Trip, entry: Entry | None, span: Span, candles: Candles) -> Entry | None:
         found = candles.trim(span)
         holes = find_holes(found.open_ms, trip.timeframe, span)
         return absorb(entry, span, found, holes, timeframe=trip.timeframe, now_ms=trip.now_ms, asked_ms=0)
 
-    def _answers(self, trip: _Trip, ask: Ask, entry: Entry | None) -> Iterator[Answer]:
+    def _answers(self, trip: Trip, ask: Ask, entry: Entry | None) -> Iterator[Answer]:
         """The source's answers to an ask, call by call, so that what has come is kept whichever call fails."""
         source, series = trip.want.source, trip.want.series
         pieces = list(windows(source.provider.feed(series.kind), series.timeframe, ask.span))
@@ -691,7 +579,7 @@ class Gatherer:
                 if answer.span:
                     yield answer
 
-    def _keep(self, trip: _Trip, filled: Mapping[int, tuple[Entry, Entry | None]]) -> Future[None]:
+    def _keep(self, trip: Trip, filled: Mapping[int, tuple[Entry, Entry | None]]) -> Future[None]:
         """Goes on with the filled entries, and has them stored; beside each the one that was there before."""
         for chunk, (entry, _) in filled.items():
             trip.put(chunk, trip.found[chunk][0] if chunk in trip.found else "rest", entry)
@@ -706,8 +594,8 @@ class Gatherer:
         trip.saves.append(save)
         return save
 
-    def _save(self, trip: _Trip, filled: Mapping[int, tuple[Entry, Entry | None]]) -> None:
-        with _Timed(self._observe, "io"):
+    def _save(self, trip: Trip, filled: Mapping[int, tuple[Entry, Entry | None]]) -> None:
+        with Timed(self._observe, "io"):
             series, cache = trip.want.series, self._cache
             try:
                 stored = cache.peek(series, list(filled)) if trip.want.refresh else {}
@@ -735,7 +623,7 @@ class Gatherer:
                     cache.land(series, chunk)
 
     @contextlib.contextmanager
-    def _flagged(self, trip: _Trip, chunks: Collection[int]) -> Iterator[None]:
+    def _flagged(self, trip: Trip, chunks: Collection[int]) -> Iterator[None]:
         """Notes which candles of the chunks have no checksum; they are stored with the note or not at all."""
         came = [one for chunk in chunks for one in trip.fresh.get(chunk, ())]
         parts = [
@@ -758,9 +646,9 @@ class Gatherer:
         """When the first candle of the series opens; remembered."""
         want = Want(source, series, Span(0, 0))
         now_ms = self.now_ms(source, FOREVER_MS, errand)
-        return self._listed_ms(_Trip(want, want.span, now_ms, errand), Span(0, 1), None)
+        return self._listed_ms(Trip(want, want.span, now_ms, errand), Span(0, 1), None)
 
-    def _listed_ms(self, trip: _Trip, hole: Span, seen_ms: int | None) -> int | None:
+    def _listed_ms(self, trip: Trip, hole: Span, seen_ms: int | None) -> int | None:
         """When the first candle opens, asked once a series: a hole at the start of a chunk may lie before the listing.
 
         `seen_ms` is a candle of the series at hand: what is said to begin later contradicts it, which is a ReplyError.
@@ -787,7 +675,7 @@ class Gatherer:
                 cache.learn(series, first_ms=first_ms, quiet=before, now_ms=trip.now_ms)
             return first_ms
 
-    def _is_traded(self, trip: _Trip) -> bool:
+    def _is_traded(self, trip: Trip) -> bool:
         """Whether the provider lists the symbol as one that is traded."""
         series = trip.want.series
         try:
@@ -796,7 +684,7 @@ class Gatherer:
             return False
         return any(one.trading for one in listed if one.provider_symbol == series.symbol)
 
-    def _learn_end(self, trip: _Trip, newest: int) -> None:
+    def _learn_end(self, trip: Trip, newest: int) -> None:
         """Where the newest chunk ends in a hole, asks whether the series is over: then nothing after it needs asking.
 
         Over is what has its newest candle of all before that hole and is traded no more. Where the provider does not
@@ -825,14 +713,14 @@ class Gatherer:
 
     # -- telling ----------------------------------------------------------------------------------------------------
 
-    def _believed_until(self, trip: _Trip, chunk: int) -> int:
+    def _believed_until(self, trip: Trip, chunk: int) -> int:
         entry = trip.found[chunk][1]
         span = chunk_span(trip.timeframe, chunk)
         if not entry.covered.holds(self._cache.facts(trip.want.series).bounds(span, trip.now_ms)):
             return LOOK
         return min((ask_again_ms(hole.end_ms, hole.asked_ms) for hole in entry.believed), default=FOREVER_MS)
 
-    def _told(self, trip: _Trip) -> Gathered:
+    def _told(self, trip: Trip) -> Gathered:
         facts = self._cache.facts(trip.want.series)
         unverified = {one.path for one in facts.unverified if Span(one.start_ms, one.end_ms).clip(trip.span)}
         told = Gathered(
@@ -892,90 +780,8 @@ def find_files(
     )
 
 
-class _Trip:
-    """The state of one gathering. Lists are appended to."""
-
-    def __init__(self, want: Want, span: Span, now_ms: int, errand: Errand) -> None:
-        self.want = want
-        self.span = span
-        self.now_ms = now_ms
-        self.errand = errand
-        self.timeframe = want.series.timeframe
-        self.found: dict[int, tuple[str, Entry]] = {}
-        self._lock = threading.Lock()  # over `found`, which workers and the storing of what they brought write
-        self.fresh: dict[int, list[Fresh]] = {}
-        self.filled: list[int] = []
-        self.saves: list[Future[None]] = []
-        self.failed: list[tuple[Span, SourceError | None]] = []
-        self.slots = self.done = 0
-        # what the archive's files brought, by chunk, and what became of the files that cannot be used
-        self.pieces: dict[int, list[tuple[Span, Candles]]] = {}
-        self.unread: list[tuple[File, SourceError]] = []
-        self.read_until_ms: list[int] = []
-        self.absent: list[File] = []
-        self.rejected: list[str] = []
-        self.unverified: list[File] = []
-        self.published: list[tuple[File, int]] = []
-        self.kept: dict[File, FileRead] = {}
-        self.generation = 0
-        self.halted = False  # somebody who holds a claim does not move
-        self.forced = want.only_archive  # files are taken at any cost
-        self.answered: set[int] = set()  # chunks of which all was asked for
-
-    def put(self, chunk: int, tier: str, entry: Entry) -> None:
-        with self._lock:
-            self.found[chunk] = (tier, entry)
-
-    def share(self, chunk: int, entry: Entry, shared: Entry) -> None:
-        """Goes on with the bytes that the memory tier holds, so that what they were made of can be freed."""
-        with self._lock:
-            tier, found = self.found[chunk]
-            if found is entry:
-                self.found[chunk] = (tier, shared)
-
-    def trouble(self, span: Span) -> SourceError | None:
-        """Why the archive's files could not serve the span; None where it has none."""
-        return next((error for file, error in self.unread if file.span.clip(span)), None)
-
-
-class _Waiting:
-    """Which files each chunk waits for. Shared by threads."""
-
-    def __init__(self, timeframe: Timeframe, chunks: Sequence[int], files: Sequence[File]) -> None:
-        counts = dict.fromkeys(chunks, 0)
-        self.touched = {file: [chunk for chunk in chunks_of(timeframe, file.span) if chunk in counts] for file in files}
-        for chunk in chain.from_iterable(self.touched.values()):
-            counts[chunk] += 1
-        self.for_none = [chunk for chunk, count in counts.items() if not count]
-        self._counts = counts
-        self._lock = threading.Lock()
-
-    def came(self, file: File) -> list[int]:
-        """The chunks that waited for this file last."""
-        with self._lock:
-            for chunk in self.touched[file]:
-                self._counts[chunk] -= 1
-            return [chunk for chunk in self.touched[file] if not self._counts[chunk]]
-
-
 def _touch(span: Span, other: Span) -> bool:
     return span.start_ms <= other.end_ms and other.start_ms <= span.end_ms
-
-
-class _Timed:
-    """Reports how long a worker of a pool was busy."""
-
-    __slots__ = ("_began", "_observe", "_pool")
-
-    def __init__(self, observe: Observe, pool: str) -> None:
-        self._observe = observe
-        self._pool = pool
-
-    def __enter__(self) -> None:
-        self._began = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._observe(Busy(self._pool, time.perf_counter() - self._began))
 
 
 def _next(

@@ -12,7 +12,7 @@ from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
 from candle_fetcher.core.timeframe import Timeframe
 from candle_fetcher.core.version import __version__
-from candle_fetcher.fetcher.gather import Gathered
+from candle_fetcher.fetcher.trip import Gathered
 
 _SHOWN = 10
 
