@@ -155,7 +155,7 @@ def test_a_plan_of_four_years_of_minutes_is_files(world: World) -> None:
     fetcher.first_available("BTC/USDT")
     plan = fetcher.plan("BTC/USDT", "1m", "2020-01-01", "2024-01-01")
     assert plan.files == 48
-    assert plan.requests == 96
+    assert plan.requests == 96 + 4  # two days are not taken from the months' files
     assert plan.weight == 0
     assert plan.chunks == {"archive": plan.chunks["archive"]}
     assert plan.chunks["archive"] == 2105
@@ -573,6 +573,29 @@ def test_a_file_that_was_revised_comes_with_refresh_and_not_before(world: World)
     assert new["volume"].iloc[3] == 12.5
     assert new.drop(index=new.index[3]).equals(old.drop(index=old.index[3]))
     assert told(new)["fingerprint"] != told(old)["fingerprint"]
+
+
+DISPUTED = ("BTC/USDT", "1m", "2020-12-15", "2021-01-15")
+
+
+@pytest.mark.fault("C04")
+def test_where_months_are_known_to_differ_days_or_rest_have_the_word(tmp_path: Path) -> None:
+    with World(tmp_path) as world:
+        world.exchange.archive.spoil("1m-2020-12.zip", damage.revise(ms("2020-12-21T13:07"), volume="12.5").published())
+        truth = world.truth("BTCUSDT", "1m", *DISPUTED[2:])
+        fetcher = world.fetcher()
+        fetcher.fetch("BTC/USDT", "1m", "2017-08-17", limit=1)  # so that the listing is known
+        plan = fetcher.plan(*DISPUTED)
+        world.exchange.clear_log()
+        auto = fetcher.fetch(*DISPUTED)
+        same(auto, truth)
+        holes = told(auto)["gap_count"]
+        assert plan.requests + holes == len(world.exchange.requests)
+        alone = world.fetcher(cache_dir=tmp_path / "alone").fetch(
+            *DISPUTED[:2], "2020-12-01", "2021-01-01", source="archive"
+        )
+        same(alone, world.truth("BTCUSDT", "1m", "2020-12-01", "2021-01-01"))
+        assert files(world)["BTCUSDT-1m-2020-12-21.zip"] == 1
 
 
 # -- the archive alone -------------------------------------------------------------------------------------------------

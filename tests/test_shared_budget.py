@@ -74,7 +74,7 @@ def fetch(folder, base_urls, symbols, start, end, ahead_s=0.0, until_s=0.0):
 
 def reserve(folder, name, limit, count):
     limiter = Limiter(
-        provider="fake", limits=[Limit(*limit)], now_ms=lambda: int(time.time() * 1000),
+        provider="fake", limits=[Limit(*limit)], now_ms=lambda: 3_601_800_000,
         steady_ms=lambda: int(time.monotonic() * 1000), shared=Desk(Path(folder)).state(name),
     )
     for _ in range(count):
@@ -172,11 +172,16 @@ def wait_until(happened: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.01)
 
 
+# The middle of an hour, so that no test of a limit by the hour runs into the next one, whatever the time of day. The
+# children have it too.
+MIDDLE_MS = 3_601_800_000
+
+
 def make_limiter(state: SharedState, limit: Limit) -> Limiter:
     return Limiter(
         provider="fake",
         limits=[limit],
-        now_ms=lambda: int(time.time() * 1000),
+        now_ms=lambda: MIDDLE_MS,
         steady_ms=lambda: int(time.monotonic() * 1000),
         shared=state,
     )
@@ -439,7 +444,7 @@ def test_with_any_trouble_a_process_has_a_budget_of_its_own(
             limiter.release(limiter.acquire(1, stop=GO))
         with pytest.raises(RateLimited):
             limiter.acquire(1, stop=GO)
-        limiter.ban(int(1000 * time.time()) + 60_000, "no more")
+        limiter.ban(MIDDLE_MS + 60_000, "no more")
         with pytest.raises(Banned, match="no more"):
             limiter.acquire(1, stop=GO)
     if trouble in ("a newer version", "foreign"):

@@ -20,10 +20,17 @@ _SLACK_MS = DAY_MS // 24  # files do not come out at the same minute
 
 
 class File(NamedTuple):
-    """A file of an archive: its path below the archive's root, and the span whose candles it holds."""
+    """A file of an archive: its path below the archive's root, and the span whose candles it holds. For parts that are
+    `disputed` another file, or REST, has the word."""
 
     path: str
     span: Span
+    disputed: tuple[Span, ...] = ()
+
+    @property
+    def parts(self) -> list[Span]:
+        """What of its span it is believed about."""
+        return subtract(self.span, self.disputed)
 
     @property
     def monthly(self) -> bool:
@@ -84,7 +91,8 @@ def choose_files(
     for month in _files(spans, lambda ms: find_file(ms, True)):
         if is_worth(month):
             chosen[month.path] = month
-    rest = [span for one in spans for span in subtract(one, [file.span for file in chosen.values()])]
+    had = [part for file in chosen.values() for part in file.parts]
+    rest = [span for one in spans for span in subtract(one, had)]
     spans = merge(rest)
     for day in _files(spans, lambda ms: find_file(ms, False)):
         if is_worth(day):

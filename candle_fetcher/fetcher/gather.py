@@ -327,8 +327,8 @@ class Gatherer:
                 first_ms = int(read.candles.open_ms[candles.count])
                 whole = Span(whole.start_ms, trip.timeframe.open_ms(trip.timeframe.ordinal(first_ms)))
         for chunk in chunks_of(trip.timeframe, whole):
-            span = chunk_span(trip.timeframe, chunk).clip(whole)
-            trip.pieces.setdefault(chunk, []).append((span, candles.trim(span)))
+            for span in subtract(chunk_span(trip.timeframe, chunk).clip(whole), file.disputed):
+                trip.pieces.setdefault(chunk, []).append((span, candles.trim(span)))
 
     def _bring(self, trip: Trip, file: File, waiting: Waiting) -> tuple[list[int], list[int]]:
         """Reads a file and stores what it completes. Returns the chunks that no other file is waited for, and those of

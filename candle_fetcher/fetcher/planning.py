@@ -110,7 +110,7 @@ def _steps(request: Request, cache: CandleCache, span: Span, now_ms: int, how: H
     files = find_files(request.source, archive, series, cache, every, now_ms, forced=how.only_archive)
     steps += [Step("archive", 0, 0, 2, 0, _slots(base, file.span) * _ZIPPED_BYTES) for file in files]
     costs: dict[int, tuple[int, int]] = {}
-    spans = merge([file.span for file in files])  # few, where months adjoin
+    spans = merge([part for file in files for part in file.parts])  # few, where months adjoin
     for _, slots, asks in lacking:
         # What the files bring of a chunk may do for this request; only else is the rest of the chunk asked for.
         left = [span for ask in asks for span in subtract(ask.span.clip(wanted), spans)]

@@ -46,6 +46,13 @@ _ROW_BYTES = 300
 _FUNDING_BYTES, _FUNDING_MS = 80, 60_000
 
 
+# Days of spot on which rows of the months' files differ from those of the days' files and of REST, which agree
+# (binance-public-data issues, open in July 2026): 2020-12-21 13:00 to 13:49, and two rows of 2021-09-29.
+_DISPUTED = {
+    "binance": tuple(Span(ms, ms + DAY_MS) for ms in (1_608_508_800_000, 1_632_873_600_000)),
+}
+
+
 def find_file(series: Series, ms: int, *, monthly: bool) -> File | None:
     """The file of the day or the month that holds the instant; None where the archive has no such files.
 
@@ -68,9 +75,12 @@ def find_file(series: Series, ms: int, *, monthly: bool) -> File | None:
     symbol = series.symbol
     if series.kind == "funding":
         return File(f"/data/{market}/{period}/{_FUNDING}/{symbol}/{symbol}-{_FUNDING}-{date}.zip", span)
+    disputed: tuple[Span, ...] = ()
+    if monthly and timeframe.nominal_ms <= DAY_MS:  # longer candles have no files but the months'
+        disputed = tuple(one for one in _DISPUTED.get(series.provider, ()) if span.holds(one))
     interval = f"{timeframe.count}mo" if timeframe.unit == "M" else timeframe.name
     name = f"{symbol}-{interval}-{date}"
-    return File(f"/data/{market}/{period}/{_FOLDERS[series.kind]}/{symbol}/{interval}/{name}.zip", span)
+    return File(f"/data/{market}/{period}/{_FOLDERS[series.kind]}/{symbol}/{interval}/{name}.zip", span, disputed)
 
 
 def _ms(moment: np.datetime64) -> int:
