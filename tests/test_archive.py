@@ -156,9 +156,8 @@ def test_a_plan_of_four_years_of_minutes_is_files(world: World) -> None:
     plan = fetcher.plan("BTC/USDT", "1m", "2020-01-01", "2024-01-01")
     assert plan.files == 48
     assert plan.requests == 96 + 4  # two days are not taken from the months' files
-    assert plan.weight == 0
-    assert plan.chunks == {"archive": plan.chunks["archive"]}
-    assert plan.chunks["archive"] == 2105
+    assert plan.weight == 4 * 2
+    assert plan.chunks == {"archive": 2105 - 4, "rest": 4}
 
 
 @pytest.mark.parametrize(
