@@ -7,6 +7,7 @@ import json
 import random
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ from candle_fetcher import (
     Banned,
     CandleFetcherError,
     CandleFetcherWarning,
+    ClockSkew,
     IncompleteData,
     InputError,
     NotOffered,
@@ -290,6 +292,20 @@ def test_a_record_that_is_written_late_is_found(world):
     assert before.index[-1].hour == 8
     world.now_s += 10
     assert fetcher.fetch_funding("BTC/USDT", days=3).index[-1].hour == 16
+
+
+@pytest.mark.fault("B03")
+@pytest.mark.parametrize("ahead_s", [86_400 * 3, 86_400 * 40])
+def test_with_a_clock_that_is_ahead_by_days_nothing_to_come_is_believed_to_be_known(world, ahead_s):
+    early = world.fetcher(provider="binance-um", clock=lambda: world.now_s + ahead_s)
+    for start, end in (("2024-06-01", "2024-06-10"), ("2024-06-10", "2024-06-16T20:00"), ("2024-06-12", None)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ClockSkew)
+            records = early.fetch_funding("BTC/USDT", start, end)
+        assert records.index[-1] <= pd.Timestamp(world.now_s, unit="s", tz="UTC")
+    world.now_s += 2 * 86_400
+    after = world.fetcher(provider="binance-um").fetch_funding("BTC/USDT", "2024-06-10", "2024-06-17")
+    assert len(after) == 7 * 3
 
 
 def test_a_refresh_that_breaks_off_loses_nothing_that_was_stored(world):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from candle_fetcher.core.candles import Candles
+from candle_fetcher.core.expiry import FOREVER_MS, LAG_MS
 from candle_fetcher.core.funding import check_funding
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS
 from candle_fetcher.providers import Funding
-from candle_fetcher.sources.asking import Errand
+from candle_fetcher.sources.asking import Errand, date_ms
 from candle_fetcher.sources.rest import Source
 
 
@@ -31,17 +32,22 @@ class FundingSource:
     def __init__(self, source: Source, funding: Funding) -> None:
         self.source = source
         self.funding = funding
+        self.told_ms = FOREVER_MS  # the hour on the newest reply; the far future where it does not tell
         self._budget = source.budget(funding.limits, "funding") if funding.limits else None
 
     def pages(self, symbol: str, span: Span, stop: Errand) -> Iterator[Page]:
         """The records of the span, oldest first, up to the page that is empty; its span runs to the end.
 
         A short page is no end, whatever made it short. An empty first page is believed of a day; of more than that it
-        is asked for again.
+        is asked for again. Nobody is believed about the time after the hour on the reply: our own clock is ahead then,
+        and the span ends there.
         """
         doubts = span.end_ms - span.start_ms > DAY_MS
         while span:
             records = self._page(symbol, span, self.funding.limit, stop)
+            if span.end_ms > self.told_ms + LAG_MS:
+                span = Span(span.start_ms, max(span.start_ms, self.told_ms))
+                stop.doubts_clock = True
             if records.count:
                 next_ms = int(records.open_ms[-1]) + 1
                 yield Page(Span(span.start_ms, next_ms), records)
@@ -60,5 +66,14 @@ class FundingSource:
             return check_funding(self.funding.parse(body, symbol), span)
 
         return self.source.ask(
-            self.funding.call(symbol, span, rows), parse, symbol=symbol, stop=stop, budget=self._budget
+            self.funding.call(symbol, span, rows),
+            parse,
+            symbol=symbol,
+            stop=stop,
+            budget=self._budget,
+            hear=self._heard,
         )
+
+    def _heard(self, headers: Mapping[str, str]) -> None:
+        told_ms = date_ms(headers.get("date"))
+        self.told_ms = FOREVER_MS if told_ms is None else told_ms
