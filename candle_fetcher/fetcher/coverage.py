@@ -99,7 +99,7 @@ def coverage_frame(lines: list[Line]) -> pd.DataFrame:
     """Columns start, end (excluded), state, asked, ask_again (UTC, NaT where there is no such time), evidence."""
 
     def times(values: list[int | None]) -> pd.DatetimeIndex:
-        stamps = [np.datetime64("NaT") if ms is None else np.datetime64(ms, "ms") for ms in values]
+        stamps = [np.datetime64("NaT", "ms") if ms is None else np.datetime64(ms, "ms") for ms in values]
         return pd.DatetimeIndex(np.array(stamps, "M8[ms]")).tz_localize("UTC")
 
     return pd.DataFrame(
