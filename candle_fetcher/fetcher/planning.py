@@ -75,19 +75,25 @@ def _span(request: Request, now_ms: int, how: How) -> Span:
     )
 
 
-def _steps(request: Request, cache: CandleCache, span: Span, now_ms: int, how: How) -> list[Step]:
-    """A step for each chunk, told by its shelf, or by its entry where the shelf says to look there."""
+def _look_up(
+    request: Request, cache: CandleCache, wanted: Span, now_ms: int
+) -> tuple[list[Step], list[tuple[int, list[Ask]]]]:
+    """A step for each chunk that is stored, told by its shelf, or by its entry where the shelf says to look there; the
+    slots of the others, and what they lack."""
     series, base = request.series, request.series.timeframe
     facts = cache.facts(series)
-    wanted = facts.bounds(span, now_ms)
     settled_ms = settled_end_ms(base, now_ms)
     chunks = chunks_of(base, wanted)
     believed = cache.believed_until(series, chunks) or {}
-    lacking: list[tuple[int, int, list[Ask]]] = []
+    lacking: list[tuple[int, list[Ask]]] = []
     steps = []
+    quiet = [Span(one.start_ms, one.end_ms) for one in facts.quiet]
     for chunk in chunks:
         borders = chunk_span(base, chunk)
         word = believed.get(chunk, ABSENT)
+        if word == ABSENT and wanted.holds(borders) and not any(one.clip(borders) for one in quiet):
+            lacking.append((CHUNK_SLOTS, [Ask(borders)]))  # by far the most, where nothing is stored
+            continue
         asks = []
         if word <= now_ms:
             entry = cache.load(series, [chunk]).get(chunk) if word >= LOOK else None
@@ -98,12 +104,20 @@ def _steps(request: Request, cache: CandleCache, span: Span, now_ms: int, how: H
         if inside != borders:
             slots = base.first_slot(inside.end_ms) - base.first_slot(inside.start_ms)
         if asks:
-            lacking.append((chunk, slots, asks))
+            lacking.append((slots, asks))
         else:
             steps.append(Step("disk", 1, slots))
+    return steps, lacking
+
+
+def _steps(request: Request, cache: CandleCache, span: Span, now_ms: int, how: How) -> list[Step]:
+    """What each source does of the span."""
+    series, base = request.series, request.series.timeframe
+    wanted = cache.facts(series).bounds(span, now_ms)
+    steps, lacking = _look_up(request, cache, wanted, now_ms)
     if how.only_cache:
-        return [*steps, *(Step("missing", 1, slots) for _, slots, _ in lacking)]
-    every = [ask for _, _, asks in lacking for ask in asks]
+        return [*steps, *(Step("missing", 1, slots) for slots, _ in lacking)]
+    every = [ask for _, asks in lacking for ask in asks]
     if how.only_archive:
         every = [ask._replace(span=ask.span.clip(wanted)) for ask in every]
     archive = request.archive if how.use_archive else None
@@ -111,7 +125,11 @@ def _steps(request: Request, cache: CandleCache, span: Span, now_ms: int, how: H
     steps += [Step("archive", 0, 0, 2, 0, _slots(base, file.span) * _ZIPPED_BYTES) for file in files]
     costs: dict[int, tuple[int, int]] = {}
     spans = merge([part for file in files for part in file.parts])  # few, where months adjoin
-    for _, slots, asks in lacking:
+    whole = whole_slots = 0
+    for slots, asks in lacking:
+        if any(part.holds(asks[0].span) for part in spans) and len(asks) == 1:
+            whole, whole_slots = whole + 1, whole_slots + slots
+            continue
         # What the files bring of a chunk may do for this request; only else is the rest of the chunk asked for.
         left = [span for ask in asks for span in subtract(ask.span.clip(wanted), spans)]
         rest = [Ask(span) for ask in asks for span in subtract(ask.span, spans)] if left else []
@@ -123,6 +141,8 @@ def _steps(request: Request, cache: CandleCache, span: Span, now_ms: int, how: H
         else:
             requests, weight = sum(one[0] for one in found), sum(one[1] for one in found)
             steps.append(Step("rest", 1, slots, requests, weight, slots * _ROW_BYTES))
+    if whole:
+        steps.append(Step("archive", whole, whole_slots))
     return steps
 
 
