@@ -106,7 +106,7 @@ def files(exchange: PracticeExchange) -> Counter[str]:
     return Counter(request.path.rpartition("/")[2] for request in exchange.requests if request.market == "archive")
 
 
-@pytest.mark.fault("D22")
+@pytest.mark.fault("D16", "D22")
 def test_thirty_two_threads_in_four_processes_ask_once_for_each_chunk(tmp_path: Path, start: Any) -> None:
     with PracticeExchange(delay_s=0.05) as exchange:
         children = [
