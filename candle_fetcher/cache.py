@@ -25,7 +25,7 @@ import pandas as pd
 from candle_fetcher.core.call import Limit
 from candle_fetcher.core.entry import Entry, is_of_another_version, pack, seal, unpack, unseal
 from candle_fetcher.core.expiry import is_due
-from candle_fetcher.core.files import USUAL_LAGS, Lags
+from candle_fetcher.core.files import USUAL_LAGS, File, Lags
 from candle_fetcher.core.frame import utc_index
 from candle_fetcher.core.revisions import Revision
 from candle_fetcher.core.series import Series
@@ -39,7 +39,7 @@ SHELF_CHUNKS = 1_000
 CLAIMS = "claims"  # the file of locks by which processes know what the others are at
 # How long a file that the archive does not have is not asked for again. One that may just be late: an hour.
 _ABSENT_MS = DAY_MS
-LATE_MS = DAY_MS // 24
+_LATE_MS = DAY_MS // 24
 _KEPT_REVISIONS = 10_000  # of a series
 # A shelf's word for a chunk: nothing stored, look at the entry, or believed until that time.
 ABSENT, LOOK = 0, 1
@@ -378,8 +378,7 @@ class CandleCache:
         *,
         first_ms: int | None = None,
         quiet: Quiet | None = None,
-        absent: Sequence[str] = (),
-        absent_for_ms: int = _ABSENT_MS,
+        absent: Sequence[File] = (),
         had: Sequence[Span] = (),
         filled: Sequence[Span] = (),
         failed: Sequence[Failed] = (),
@@ -395,7 +394,9 @@ class CandleCache:
                 kept = [one for one in kept if one.end_ms <= quiet.start_ms or quiet.end_ms <= one.start_ms]
                 kept.append(quiet)
             missed = {path: until_ms for path, until_ms in old.absent if now_ms < until_ms <= now_ms + _ABSENT_MS}
-            missed.update((path, now_ms + absent_for_ms) for path in absent)
+            for file in absent:
+                may_be_late = now_ms < file.span.end_ms + USUAL_LAGS.of(file)
+                missed[file.path] = now_ms + (_LATE_MS if may_be_late else _ABSENT_MS)
             tried = [*filled, *(Span(one.start_ms, one.end_ms) for one in failed)]
             facts = Facts(
                 old.first_ms if first_ms is None else first_ms,

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass, field
 
-from candle_fetcher.cache import LATE_MS, CandleCache, Unverified
+from candle_fetcher.cache import CandleCache, Unverified
 from candle_fetcher.core.candles import Candles, Gap, join, no_candles, overlay
 from candle_fetcher.core.entry import Entry
 from candle_fetcher.core.errors import (
@@ -32,7 +32,7 @@ from candle_fetcher.core.errors import (
 )
 from candle_fetcher.core.events import Busy, Observe
 from candle_fetcher.core.expiry import LAG_MS
-from candle_fetcher.core.files import USUAL_LAGS, File, choose_files
+from candle_fetcher.core.files import File, choose_files
 from candle_fetcher.core.funding import FUNDING_COLUMNS
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
@@ -285,13 +285,8 @@ class _Files:
 
     def remember(self) -> None:
         """Keeps which files there are not, for an hour where they may just be late."""
-        late = {file.path for file in self.absent if self.now_ms < file.span.end_ms + USUAL_LAGS.of(file)}
-        self.cache.learn(
-            self.series,
-            absent=[file.path for file in self.absent if file.path not in late],
-            now_ms=self.now_ms,
-        )
-        self.cache.learn(self.series, absent=sorted(late), absent_for_ms=LATE_MS, now_ms=self.now_ms)
+        if self.absent:
+            self.cache.learn(self.series, absent=self.absent, now_ms=self.now_ms)
 
     def unverified_of(self, spans: Sequence[Span]) -> list[str]:
         """The files without a checksum that what was found of the spans is out of."""

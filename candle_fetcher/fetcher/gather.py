@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from functools import partial
 
-from candle_fetcher.cache import LATE_MS, LOOK, CandleCache, Failed, Quiet, Unverified, is_believed
+from candle_fetcher.cache import LOOK, CandleCache, Failed, Quiet, Unverified, is_believed
 from candle_fetcher.core.candles import Candles, find_holes, iso
 from candle_fetcher.core.coverage import absorb, extend
 from candle_fetcher.core.entry import Entry
@@ -235,12 +235,8 @@ class Gatherer:
             filled = [trip.found[chunk][1].covered for chunk in trip.filled]
             cache.learn(series, filled=filled, failed=failed, now_ms=now_ms)
         lags = cache.lags(series) if trip.absent or trip.published else USUAL_LAGS
-        for files, for_ms in (
-            ([file for file in trip.absent if now_ms < file.span.end_ms + USUAL_LAGS.of(file)], LATE_MS),
-            ([file for file in trip.absent if now_ms >= file.span.end_ms + USUAL_LAGS.of(file)], DAY_MS),
-        ):
-            if files:
-                cache.learn(series, absent=[file.path for file in files], absent_for_ms=for_ms, now_ms=now_ms)
+        if trip.absent:
+            cache.learn(series, absent=trip.absent, now_ms=now_ms)
         learned = lags
         for file, published_ms in sorted(trip.published, key=lambda one: one[0].span):
             learned = learned.found(file, published_ms)
