@@ -8,6 +8,8 @@ from candle_fetcher.core.timeframe import DAY_MS, HOUR_MS, Timeframe
 # Binance restates a candle for a moment after its close; what closed this recently is not yet final.
 GRACE_MS = 2_000
 FOREVER_MS = 2**62
+# A range that ends further back than this is settled whatever our own clock says, if that is right by days.
+NEAR_MS = 2 * DAY_MS
 # A hole that ends this close to now may be a row that the provider has not written yet: it is reported, not remembered.
 LAG_MS = 60_000
 _YOUNG_MS = 2 * DAY_MS

@@ -31,18 +31,16 @@ from candle_fetcher.core.errors import (
     TransportError,
 )
 from candle_fetcher.core.events import Busy, Observe
-from candle_fetcher.core.expiry import LAG_MS
+from candle_fetcher.core.expiry import LAG_MS, NEAR_MS
 from candle_fetcher.core.files import File, choose_files
 from candle_fetcher.core.funding import FUNDING_COLUMNS
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
-from candle_fetcher.core.timeframe import DAY_MS, parse_timeframe
+from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.fetcher.pools import POLL_S, Pools
 from candle_fetcher.sources import ArchiveSource, Errand, FileRead, FundingSource
 
 MONTH = parse_timeframe("1M")
-# A range that ends further back than this is settled whatever our clock says, and may be asked for without asking it.
-_NEAR_MS = 2 * DAY_MS
 _OF_FILES = (("source", "archive"),)  # what tells the series of the files from that of REST
 
 
@@ -358,7 +356,7 @@ class _Trip:
 
     def asks(self) -> list[Span]:
         """What to ask for: the rest of each month of which something is wanted that is not covered."""
-        until_ms = max(self.span.end_ms, self.now_ms - _NEAR_MS)
+        until_ms = max(self.span.end_ms, self.now_ms - NEAR_MS)
         asks = []
         for month in _months(self.span):
             whole = Span(max(MONTH.open_ms(month), self.source.funding.since_ms), MONTH.open_ms(month + 1))
@@ -371,7 +369,7 @@ class _Trip:
     def ask(self, span: Span, stored_s: float) -> None:
         """Asks for the span and stores each page as it comes."""
         error = self.errand.clock_error
-        if error is not None and span.end_ms > self.now_ms - _NEAR_MS:
+        if error is not None and span.end_ms > self.now_ms - NEAR_MS:
             self.refusal = error
             return
         try:

@@ -29,20 +29,17 @@ from candle_fetcher.core.errors import (
     UnknownSymbol,
 )
 from candle_fetcher.core.events import Observe, Progress
-from candle_fetcher.core.expiry import FOREVER_MS, ask_again_ms, drop_unsettled, edge_until_ms, settled_end_ms
+from candle_fetcher.core.expiry import FOREVER_MS, NEAR_MS, ask_again_ms, drop_unsettled, edge_until_ms, settled_end_ms
 from candle_fetcher.core.files import USUAL_LAGS, File, choose_files
 from candle_fetcher.core.plan import CHUNK_SLOTS, Ask, chunk_span, chunks_of, find_asks
 from candle_fetcher.core.revisions import find_revisions
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
-from candle_fetcher.core.timeframe import DAY_MS
 from candle_fetcher.fetcher.pools import POLL_S, Pools, Timed
 from candle_fetcher.fetcher.trip import Fresh, Gathered, Part, Trip, Waiting, Want
 from candle_fetcher.sources import Answer, ArchiveSource, Errand, Source, windows
 from candle_fetcher.store.memory import give_back
 
-# A range that ends further back than this is settled whatever our clock says.
-_NEAR_MS = 2 * DAY_MS
 _LOAD_AT_ONCE = 16
 # How often another process's work is looked after, and how long it is waited for: one that is halted holds its claims.
 _CLAIM_POLL_S = 0.05
@@ -78,7 +75,7 @@ class Gatherer:
         then.
         """
         own_ms = source.estimated_ms()
-        is_near = end_ms > own_ms - _NEAR_MS or errand.doubts_clock
+        is_near = end_ms > own_ms - NEAR_MS or errand.doubts_clock
         if not ask or not is_near or errand.clock_error is not None:
             return own_ms
         try:
@@ -172,7 +169,7 @@ class Gatherer:
         error = trip.errand.clock_error
         if error is None:
             return todo
-        near_ms = trip.now_ms - _NEAR_MS
+        near_ms = trip.now_ms - NEAR_MS
         for chunk in todo:
             trip.failed += [(ask.span, error) for ask in self._asks(trip, chunk) if ask.span.end_ms > near_ms]
         return [chunk for chunk in todo if all(ask.span.end_ms <= near_ms for ask in self._asks(trip, chunk))]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from candle_fetcher.cache import ABSENT, LOOK, CandleCache
-from candle_fetcher.core.expiry import settled_end_ms
+from candle_fetcher.core.expiry import NEAR_MS, settled_end_ms
 from candle_fetcher.core.plan import CHUNK_SLOTS, Ask, FetchPlan, Step, chunk_span, chunks_of, find_asks, merge_steps
 from candle_fetcher.core.spans import Span, merge, subtract
-from candle_fetcher.core.timeframe import DAY_MS, Timeframe
+from candle_fetcher.core.timeframe import Timeframe
 from candle_fetcher.fetcher.collect import How
 from candle_fetcher.fetcher.gather import find_files
 from candle_fetcher.fetcher.request import Request, read_span
@@ -28,7 +28,7 @@ def make_plan(request: Request, cache: CandleCache, threads: int, how: How) -> F
     requests = sum(step.requests for step in steps)
     notes = []
     asks_rest = not (how.only_cache or how.only_archive)
-    if span.end_ms > now_ms - 2 * DAY_MS and asks_rest:
+    if span.end_ms > now_ms - NEAR_MS and asks_rest:
         notes.append("1 request for the provider's clock, unless it was asked in the last minutes")
     if requests and not source.limits_known and asks_rest:
         notes.append("1 request for the provider's request limits")
