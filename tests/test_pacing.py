@@ -413,6 +413,126 @@ def test_who_is_a_moment_behind_at_a_border_forgets_nothing(begins_ms: int, behi
     assert max(exchange.used.values()) <= 60
 
 
+class Machine:
+    """A clock that may be wrong and may be set, one that begins anew with the machine, and who share them."""
+
+    def __init__(self, world: World, *limits: Limit) -> None:
+        self.world = world
+        self.limits = limits
+        self.set_ms = 0
+        self.started_ms = world.now_ms - 10_000_000
+        self.paper = Paper()
+
+    def now_ms(self) -> int:
+        return self.world.now_ms + self.set_ms
+
+    def limiter(self, ahead_ms: Callable[[], int] = lambda: 0) -> Limiter:
+        """One that knows the provider's clock to be ahead of the machine's, or knows nothing of it."""
+        return Limiter(
+            provider="fake",
+            limits=self.limits,
+            now_ms=lambda: self.now_ms() + ahead_ms(),
+            steady_ms=lambda: self.world.now_ms - self.started_ms,
+            machine_ms=self.now_ms,
+            shared=self.paper,
+            wait=self.world.wait,
+        )
+
+
+@pytest.mark.fault("E07", "B03")
+@settings(max_examples=40, deadline=None)
+@given(
+    begins_ms=st.integers(0, MINUTE_MS),
+    ahead_ms=st.one_of(st.sampled_from([45_000, -45_000, 31_000]), st.integers(-90_000, 90_000)),
+    set_ms=st.sampled_from([0, 20_000, 45_000, -45_000]),
+    random=st.randoms(use_true_random=False),
+)
+def test_who_does_not_know_the_providers_clock_counts_by_that_of_whoever_does(
+    begins_ms: int, ahead_ms: int, set_ms: int, random: Random
+) -> None:
+    world = World(START_MS + begins_ms)
+    exchange = Exchange(world, offset_ms=ahead_ms, has_header=False)
+    machine = Machine(world, Limit(60, 60))
+    knows = machine.limiter(lambda: ahead_ms - machine.set_ms)
+    exchange.send(knows, 1, 20, 20)
+    everybody = [knows, machine.limiter(), machine.limiter()]
+    for number in range(200):
+        if number == 100:
+            machine.set_ms = set_ms
+            exchange.send(knows, 1, 20, 20)  # it has asked again
+        exchange.send(random.choice(everybody), 1, random.randint(1, 50), random.randint(1, 50))
+        world.advance(random.choice([0, 1, 30, 200]))
+    world.advance(MINUTE_MS)
+    assert max(exchange.used.values()) <= 60
+    assert max(world.waits) <= 61
+    assert len(exchange.used) <= 6
+
+
+@pytest.mark.fault("B03")
+def test_what_was_spent_before_the_providers_clock_was_known_stays_spent() -> None:
+    world = World(START_MS + 45_500)
+    machine = Machine(world, Limit(10, 60))
+    machine.set_ms = -50_000  # by its clock the minute before
+    ahead_ms = 0
+    one, other = machine.limiter(lambda: ahead_ms), machine.limiter()
+    for _ in range(10):
+        other.release(other.acquire(1, stop=GO))
+    world.advance(1_000)
+    ahead_ms = 50_000
+    one.acquire(1, stop=GO)
+    assert world.waits == [13.6]
+
+
+def test_clocks_that_drift_apart_make_nobody_forget_the_providers() -> None:
+    world = World()
+    machine = Machine(world, Limit(60, 60))
+    everybody = [machine.limiter(), machine.limiter(lambda: 45_000), machine.limiter()]
+    for _ in range(40):
+        machine.started_ms += 90
+        world.advance(1_000)
+        for limiter in everybody:
+            limiter.release(limiter.acquire(1, stop=GO))
+    assert [limiter.now_ms() - machine.now_ms() for limiter in everybody[1:]] == [45_000] * 2
+
+
+@pytest.mark.fault("B04")
+@pytest.mark.parametrize("step_ms", [0, 1_000, 40_000])
+def test_a_clock_that_stands_still_or_goes_by_steps_of_its_own_lets_requests_out(step_ms: int) -> None:
+    world = World()
+    machine = Machine(world, Limit(10, 60))
+    steps = itertools.count(START_MS, step_ms) if step_ms else itertools.repeat(START_MS)
+    limiter = machine.limiter(lambda: next(steps) - world.now_ms)
+    for _ in range(50):
+        limiter.release(limiter.acquire(1, stop=GO))
+    assert world.now_ms < NOW_MS + 15 * MINUTE_MS
+
+
+@pytest.mark.fault("B04", "B05")
+@pytest.mark.parametrize("away", ["at work", "asleep", "off"])
+def test_the_budget_of_a_day_comes_back_wherever_the_machine_was(away: str) -> None:
+    day_ms = 86_400_000
+    world = World(START_MS // day_ms * day_ms + 72_000_000)
+    machine = Machine(world, Limit(25, 86_400, "requests"), Limit(10, 60))
+    ahead_ms = 45_000
+    limiter = machine.limiter(lambda: ahead_ms)
+    for _ in range(25):
+        limiter.release(limiter.acquire(1, stop=GO))
+    with pytest.raises(RateLimited):
+        limiter.acquire(1, stop=GO)
+    world.advance(day_ms)
+    if away == "at work":
+        ahead_ms += 300  # it asks the provider's clock now and then
+    elif away == "asleep":
+        machine.started_ms += day_ms - MINUTE_MS  # the steady clock stood still
+    else:
+        machine.started_ms = world.now_ms - 5_000
+        limiter = machine.limiter()
+    world.waits.clear()
+    limiter.release(limiter.acquire(1, stop=GO))
+    assert world.waits == []
+    assert limiter.now_ms() == machine.now_ms() + (0 if away == "off" else ahead_ms)  # then nobody knows any more
+
+
 def test_what_a_dead_process_reserved_is_forgotten_with_the_next_interval() -> None:
     world = World()
     _, dead, living = make_two(world, Limit(10, 60))
@@ -475,6 +595,8 @@ states = st.builds(
     ban_message=st.text(max_size=500),
     limits=st.lists(st.builds(Limit, counts, st.integers(1, 2**40), st.text(max_size=10)), max_size=4).map(tuple),
     limits_ms=whole,
+    ahead_ms=whole,
+    boot_ms=whole,
 )
 
 
@@ -507,11 +629,13 @@ def test_any_bytes_are_a_state_that_lets_requests_out_in_the_end(data: bytes) ->
         b"null",
         b"[]",
         b'[{},0,0,0,0,"",[]]',
-        b'[{},0.5,0,0,0,"",[],0]',
-        b'[{},true,0,0,0,"",[],0]',
-        b'[{"weight/60":[1,-5,0,0,0]},0,0,0,0,"",[],0]',
-        b'[{"weight/60":[1,5,0,0]},9,9,0,0,"",[],0]'[:-3],
-        b'[{},0,0,0,0,"",[[5,0,"weight"]],0]',
+        b'[{},0,0,0,0,"",[],0]',
+        b'[{},0.5,0,0,0,"",[],0,0,0]',
+        b'[{},true,0,0,0,"",[],0,0,0]',
+        b'[{},0,0,0,0,"",[],0,0,1e9]',
+        b'[{"weight/60":[1,-5,0,0,0]},0,0,0,0,"",[],0,0,0]',
+        b'[{"weight/60":[1,5,0,0]},9,9,0,0,"",[],0,0,0]'[:-3],
+        b'[{},0,0,0,0,"",[[5,0,"weight"]],0,0,0]',
         b"[" * 100_000,
         b"9" * 5_000,
         b"\xff",
@@ -524,10 +648,11 @@ def test_bytes_that_are_no_state_are_an_empty_one(data: bytes) -> None:
 def test_of_two_states_that_went_apart_the_stricter_parts_count() -> None:
     theirs = State({"weight/60": Window(7, 5, 1), "a/1": Window(3, 9)}, 100, 50, 900, 20, "theirs", (Limit(1, 60),), 5)
     ours = State({"weight/60": Window(7, 3, 2), "a/1": Window(4, 1)}, 200, 10, 800, 30, "ours", (Limit(2, 60),), 6)
+    theirs, ours = theirs._replace(ahead_ms=-45_000, boot_ms=9), ours._replace(ahead_ms=3, boot_ms=9)
     joined = join_states(theirs, ours)
     assert joined == join_states(ours, theirs)
     assert joined.windows == {"weight/60": Window(7, 5, 2), "a/1": Window(4, 1)}
-    assert joined[1:] == (200, 10, 900, 20, "theirs", (Limit(2, 60),), 6)
+    assert joined[1:] == (200, 10, 900, 20, "theirs", (Limit(2, 60),), 6, -45_000, 9)
 
 
 # Limiter: holds, bans and stops

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from world import ms
 
-from candle_fetcher import CandleFetcher
+from candle_fetcher import CacheWarning, CandleFetcher
 from candle_fetcher.core.call import Limit
 from candle_fetcher.core.errors import Banned, RateLimited
 from candle_fetcher.net.ledger import State, Window, pack_state
@@ -384,6 +384,21 @@ def test_a_fetch_does_not_mind_that_nothing_can_be_shared(tmp_path: Path) -> Non
                 assert fetcher.cache.stats().disk_entries > 0
 
 
+@pytest.mark.fault("D13")
+def test_in_a_folder_that_is_not_ours_nothing_is_made(tmp_path: Path) -> None:
+    foreign = tmp_path / "cache.db"
+    foreign.write_bytes(b"another program's")
+    with (
+        PracticeExchange() as exchange,
+        pytest.warns(CacheWarning, match="was not written by candle_fetcher"),
+        CandleFetcher(cache_dir=tmp_path, base_urls=exchange.base_urls) as fetcher,
+    ):
+        assert len(fetcher.fetch("BTCUSDT", "1h", "2024-03-01", "2024-03-02")) == 24
+        assert len(fetcher.fetch("BTCUSDT", "1m", "2022-01-01", "2022-03-02")) == 86_400  # by files
+    assert list(tmp_path.iterdir()) == [foreign]
+    assert foreign.read_bytes() == b"another program's"
+
+
 # -- the file ----------------------------------------------------------------------------------------------------------
 
 
@@ -448,7 +463,7 @@ def test_with_any_trouble_a_process_has_a_budget_of_its_own(
         with pytest.raises(Banned, match="no more"):
             limiter.acquire(1, stop=GO)
     if trouble in ("a newer version", "foreign"):
-        assert {path: path.read_bytes() for path in before} == before
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def break_state(folder: Path, trouble: str, patch: pytest.MonkeyPatch) -> None:

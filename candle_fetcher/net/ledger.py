@@ -16,6 +16,9 @@ from candle_fetcher.core.call import Limit
 GUARD_MS = 100
 # The part of a limit left to what we cannot see.
 _MARGIN = 50
+# A clock that differs by less has not been set; one that was set by less may not have let so much time pass.
+STEP_MS = 1_000
+_SET_MS = 300_000
 # A ban whose end lies farther ahead than it was long, by more than this, was noted by a clock that has been set back.
 _SET_BACK_MS = 3_600_000
 # What is kept of a ban's message, and of windows: a State stays small.
@@ -28,7 +31,7 @@ class Window(NamedTuple):
     """What was spent of one limit in the present interval, which is number `slot` of the provider's clock.
 
     `reserved` is under way since this interval, `carried` since the one before: it may be counted in either. `late`
-    was answered so near the end that it may be counted in the next one.
+    was answered so near the end that it may be counted in the next one. It was begun at `since_ms` of the steady clock.
     """
 
     slot: int
@@ -36,6 +39,7 @@ class Window(NamedTuple):
     reserved: int = 0
     carried: int = 0
     late: int = 0
+    since_ms: int = 0
 
     @property
     def spent(self) -> int:
@@ -46,7 +50,9 @@ class State(NamedTuple):
     """All that a Limiter remembers.
 
     Windows by kind and interval, such as weight/60. A hold and a ban are kept with their length, by which a clock that
-    was set back is noticed. `limits` are those that the provider told, at `limits_ms` of its clock.
+    was set back is noticed. `limits` are those that the provider told, at `limits_ms` of its clock. All who share count
+    intervals and bans by one idea of the provider's clock: `ahead_ms` more than the machine's, which was itself
+    `boot_ms` more than the steady one when that was found out.
     """
 
     windows: Mapping[str, Window] = {}
@@ -57,6 +63,8 @@ class State(NamedTuple):
     ban_message: str = ""
     limits: tuple[Limit, ...] = ()
     limits_ms: int = 0
+    ahead_ms: int = 0
+    boot_ms: int = 0
 
 
 def reported(limits: Sequence[Limit]) -> str | None:
@@ -86,7 +94,7 @@ def is_late(limit: Limit, now_ms: int) -> bool:
     return _slot(limit, now_ms + 2 * guard_ms(limit)) > _slot(limit, now_ms)
 
 
-def roll(window: Window | None, limit: Limit, now_ms: int) -> Window:
+def roll(window: Window | None, limit: Limit, now_ms: int, steady_ms: int) -> Window:
     """The window at that time. A clock that was set back starts no new interval: what was spent stays spent.
 
     Of two that share, one may be behind at a border, by less than half an interval. It counts in the interval that the
@@ -94,14 +102,39 @@ def roll(window: Window | None, limit: Limit, now_ms: int) -> Window:
     """
     slot = _slot(limit, now_ms)
     if window is None:
-        return Window(slot)
+        return Window(slot, since_ms=steady_ms)
     if slot == window.slot - 1 == _slot(limit, now_ms + limit.interval_s * 500) - 1:
         return window
     if slot == window.slot + 1:
-        return Window(slot, used=window.late, carried=window.reserved)
+        return Window(slot, used=window.late, carried=window.reserved, since_ms=steady_ms)
     if slot > window.slot:
-        return Window(slot)
+        return Window(slot, since_ms=steady_ms)
     return window if slot == window.slot else window._replace(slot=slot)
+
+
+def clocked(state: State, limits: Sequence[Limit], ahead_ms: int, machine_ms: int, steady_ms: int) -> State:
+    """The State by another idea of the provider's clock, or after the machine's clock has changed.
+
+    What was spent in an interval stays spent in the present one where the two overlap: it was not time that passed. An
+    overlap with one that was over is worth it where it is more than the margin. A change of the machine's clock by
+    minutes counts as one that somebody made; one by more as sleep, or a new start. Where the clock is one that changes
+    all the time, two intervals of the steady one are enough.
+    """
+    boot_ms = machine_ms - steady_ms
+    set_ms = boot_ms - state.boot_ms
+    by_ms = ahead_ms - state.ahead_ms + (set_ms if STEP_MS < abs(set_ms) <= _SET_MS else 0)
+    windows = dict(state.windows)
+    for limit in limits:
+        window = windows.get(key_of(limit))
+        if window is not None:
+            now_ms = machine_ms + ahead_ms
+            interval_ms, slot = limit.interval_s * 1000, _slot(limit, now_ms)
+            overlap_ms = (window.slot + 1 - slot) * interval_ms + by_ms
+            if steady_ms - window.since_ms > 2 * interval_ms:
+                windows[key_of(limit)] = roll(None, limit, now_ms, steady_ms)
+            elif _slot(limit, now_ms - by_ms) <= window.slot or overlap_ms * _MARGIN > interval_ms:
+                windows[key_of(limit)] = window._replace(slot=slot)
+    return state._replace(windows=windows, ahead_ms=ahead_ms, boot_ms=boot_ms)
 
 
 def fits(window: Window, limit: Limit, price: int) -> bool:
@@ -143,6 +176,7 @@ def join_states(one: State, other: State) -> State:
     held = max(one, other, key=lambda state: state.held_until_ms)
     banned = max(one, other, key=lambda state: state.banned_until_ms)
     told = max(one, other, key=lambda state: state.limits_ms)
+    clock = max(one, other, key=lambda state: (state.boot_ms, abs(state.ahead_ms), state.ahead_ms))
     return State(
         windows,
         held.held_until_ms,
@@ -152,18 +186,22 @@ def join_states(one: State, other: State) -> State:
         banned.ban_message,
         told.limits,
         told.limits_ms,
+        clock.ahead_ms,
+        clock.boot_ms,
     )
 
 
 def pack_state(state: State) -> bytes:
     """The State as bytes, at most 4,000 of them; what is cut off is the end of a ban's message."""
-    windows, held_until, held, banned_until, ban, message, limits, limits_ms = state
+    windows, held_until, held, banned_until, ban, message, limits, limits_ms, ahead, boot = state
     kept = (
         {key: [*map(_bounded, window)] for key, window in list(windows.items())[-_WINDOWS:]},
         *map(_bounded, (held_until, held, banned_until, ban)),
         message[:_MESSAGE_CHARACTERS],
         [(_bounded(limit.cost), limit.interval_s, limit.kind) for limit in limits if _is_sound(limit)],
         _bounded(limits_ms),
+        _bounded(ahead),
+        _bounded(boot),
     )
     return json.dumps(kept, separators=(",", ":")).encode()
 
@@ -172,7 +210,7 @@ def unpack_state(data: bytes) -> State:
     """The State of these bytes; an empty one where they are none of ours: the provider's header then says what is
     spent."""
     try:
-        windows, held_until, held, banned_until, ban, message, limits, limits_ms = json.loads(data)
+        windows, held_until, held, banned_until, ban, message, limits, limits_ms, ahead, boot = json.loads(data)
         state = State(
             {key: Window(*map(_whole, window)) for key, window in windows.items()},
             _whole(held_until),
@@ -182,10 +220,12 @@ def unpack_state(data: bytes) -> State:
             str(message),
             tuple(Limit(_whole(cost), _whole(interval_s), str(kind)) for cost, interval_s, kind in limits),
             _whole(limits_ms),
+            _whole(ahead),
+            _whole(boot),
         )
     except (ValueError, TypeError, AttributeError, RecursionError):
         return State()
-    counts = [count for window in state.windows.values() for count in window[1:]]
+    counts = [count for window in state.windows.values() for count in window[1:5]]
     is_sound = min(counts, default=0) >= 0 and all(map(_is_sound, state.limits))
     return state if is_sound else State()
 

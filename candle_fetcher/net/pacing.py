@@ -26,8 +26,10 @@ from candle_fetcher.core.errors import Banned, RateLimited
 from candle_fetcher.core.events import Observe, Waited, ignore
 from candle_fetcher.net.ledger import (
     GUARD_MS,
+    STEP_MS,
     State,
     anchored,
+    clocked,
     fits,
     guard_ms,
     is_late,
@@ -44,6 +46,9 @@ from candle_fetcher.net.ledger import (
 # A longer wait is not waited for: the caller is told.
 LONGEST_WAIT_S = 300.0
 _FOREVER_S = 1e9
+# How far two clocks may seem to differ that are one, and within what time three are read at once.
+_SAME_MS = 20
+_AT_ONCE_MS = 5
 # For how long limits that somebody was told serve everybody.
 _LIMITS_MS = 3_600_000
 
@@ -106,11 +111,16 @@ class _Pause(NamedTuple):
 class Limiter:
     """The budget of one provider at one address, shared by all threads, and by all who have the same `shared`.
 
-    `limits` count until the provider has told its own. `now_ms` is the provider's clock. It may step: nothing then
-    waits longer than an interval or a hold. `steady_ms` is a clock for holds that never steps, the provider's if not
-    given. Where processes share, it is the same in all of them, as time.monotonic is on one machine; it begins anew
-    when the machine does, and a hold then lasts for its length at most. `wait(stop, seconds)` waits, and returns
-    whether `stop` was set.
+    `limits` count until the provider has told its own. `now_ms` is the provider's clock as far as it is known here. It
+    may step: nothing then waits longer than an interval or a hold. `steady_ms` is a clock for holds that never steps,
+    the provider's if not given; it begins anew when the machine does, and a hold then lasts for its length at most.
+    `machine_ms` is the machine's own clock, the provider's if not given. Where processes share, these two are the same
+    in all of them, as time.monotonic and time.time are on one machine. `wait(stop, seconds)` waits, and returns whether
+    `stop` was set.
+
+    All who share count by one idea of the provider's clock, that of whoever learned something of it last: whose
+    `now_ms` began to differ otherwise from `machine_ms`. It is void when the machine's clock is set, and then that of
+    the first who has one of its own.
     """
 
     def __init__(
@@ -120,6 +130,7 @@ class Limiter:
         limits: Sequence[Limit] = (),
         now_ms: Callable[[], int],
         steady_ms: Callable[[], int] | None = None,
+        machine_ms: Callable[[], int] | None = None,
         shared: Shared | None = None,
         observe: Observe = ignore,
         wait: Wait = threading.Event.wait,
@@ -128,6 +139,10 @@ class Limiter:
         self._limits = tuple(limits)
         self._now_ms = now_ms
         self._steady_ms = steady_ms or now_ms
+        self._machine_ms = machine_ms or now_ms
+        self._ahead_ms = 0  # of our own idea of the provider's clock, when it last changed
+        self._boot_ms: int | None = None  # when we saw it change last
+        self._counted_ms = 0  # how far ahead that clock is as all count it
         self._observe = observe
         self._wait = wait
         self._shared = shared
@@ -172,8 +187,7 @@ class Limiter:
         """
         while not stop.is_set():
             with self._locked():
-                now_ms, steady_ms = self._now_ms(), self._steady_ms()
-                state = anchored(self._load(), now_ms, steady_ms)
+                state, now_ms, steady_ms = self._load_now()
                 try:
                     state, answer = self._decide(state, cost, now_ms, steady_ms)
                 finally:
@@ -193,15 +207,14 @@ class Limiter:
         still count the one before.
         """
         with self._locked():
-            state = self._load()
+            state, now_ms, steady_ms = self._load_now()
             windows = dict(state.windows)
-            now_ms = self._now_ms()
             limits = self._in_force(state)
             for limit in limits:
                 key = key_of(limit)
                 if key not in ticket.slots:
                     continue
-                window = roll(windows.get(key), limit, now_ms)
+                window = roll(windows.get(key), limit, now_ms, steady_ms)
                 cost = price_of(limit, ticket.cost)
                 header = used if key == reported(limits) else None
                 windows[key] = settle(window, ticket.slots[key], cost, header, is_late(limit, now_ms))
@@ -211,19 +224,25 @@ class Limiter:
         """Nobody sends for so long (429). Holds that overlap do not add up: the latest end counts."""
         held_ms = int(min(max(seconds, 0.0), _FOREVER_S) * 1000) + GUARD_MS
         with self._locked():
-            steady_ms = self._steady_ms()
-            state = anchored(self._load(), self._now_ms(), steady_ms)
+            state, _, steady_ms = self._load_now()
             if steady_ms + held_ms > state.held_until_ms:
-                self._save(state._replace(held_until_ms=steady_ms + held_ms, held_ms=held_ms))
+                state = state._replace(held_until_ms=steady_ms + held_ms, held_ms=held_ms)
+            self._save(state)
 
-    def ban(self, until_ms: int, message: str) -> None:
-        """Nobody sends before that time of the provider's clock (418); `message` becomes that of the error."""
+    def ban(self, until_ms: int, message: str, *, seconds: float = 0.0) -> None:
+        """Nobody sends before that time of the provider's clock (418), nor for so long, should our idea of that clock
+        be wrong; `message` becomes that of the error."""
         with self._locked():
-            now_ms = self._now_ms()
-            state = anchored(self._load(), now_ms, self._steady_ms())
+            state, now_ms, _ = self._load_now()
+            until_ms = max(until_ms, now_ms + int(1000 * min(seconds, _FOREVER_S)))
             if until_ms > state.banned_until_ms:
                 ban_ms = max(0, until_ms - now_ms)
-                self._save(state._replace(banned_until_ms=until_ms, ban_ms=ban_ms, ban_message=message))
+                state = state._replace(banned_until_ms=until_ms, ban_ms=ban_ms, ban_message=message)
+            self._save(state)
+
+    def now_ms(self) -> int:
+        """The provider's clock as all who share counted by it when last a request was sent or answered here."""
+        return self._machine_ms() + self._counted_ms
 
     def load(self) -> State:
         """What is remembered now."""
@@ -240,6 +259,33 @@ class Limiter:
             return self._state
         states = [unpack_state(data) for data in self._shared.load()]
         return reduce(join_states, states) if states else State()
+
+    def _load_now(self) -> tuple[State, int, int]:
+        """The State, the provider's clock as all count by it, and the steady one. The State is to be saved: it may hold
+        our news of that clock."""
+        state = self._load()
+        machine_ms, own_ms, steady_ms = self._read_clocks()
+        ahead_ms, boot_ms = own_ms - machine_ms, machine_ms - steady_ms
+        is_set = self._boot_ms is not None and abs(boot_ms - self._boot_ms) > STEP_MS
+        is_news = abs(ahead_ms - self._ahead_ms) > _SAME_MS or (is_set and abs(ahead_ms) > _SAME_MS)
+        if is_news:
+            self._ahead_ms = ahead_ms
+        if is_news or is_set or self._boot_ms is None:
+            self._boot_ms = boot_ms
+        if is_news or abs(boot_ms - state.boot_ms) > STEP_MS:
+            state = clocked(state, self._in_force(state), ahead_ms, machine_ms, steady_ms)
+        self._counted_ms = state.ahead_ms
+        now_ms = machine_ms + state.ahead_ms
+        return anchored(state, now_ms, steady_ms), now_ms, steady_ms
+
+    def _read_clocks(self) -> tuple[int, int, int]:
+        """The machine's clock, our own idea of the provider's, and the steady one, at one moment if at all possible."""
+        for _ in range(10):
+            steady_ms = self._steady_ms()
+            machine_ms, own_ms = self._machine_ms(), self._now_ms()
+            if self._steady_ms() - steady_ms <= _AT_ONCE_MS:
+                break
+        return machine_ms, own_ms, steady_ms
 
     def _save(self, state: State) -> None:
         if self._shared is None:
@@ -272,7 +318,7 @@ class Limiter:
         wait_ms = 0
         for limit in limits:
             key = key_of(limit)
-            window = roll(windows.get(key), limit, now_ms)
+            window = roll(windows.get(key), limit, now_ms, steady_ms)
             windows[key] = window
             if not fits(window, limit, price_of(limit, cost)):
                 wait_ms = max(wait_ms, self._until_next(limit, cost, now_ms))
@@ -304,7 +350,8 @@ class Limiter:
 
 
 def _banned(state: State, now_ms: int) -> Banned:
-    until = dt.datetime.fromtimestamp(min(state.banned_until_ms, 253402300799000) / 1000, tz=dt.timezone.utc)
+    until_ms = max(0, min(state.banned_until_ms, 253402300799000))  # years 1970 to 9999
+    until = dt.datetime.fromtimestamp(until_ms / 1000, tz=dt.timezone.utc)
     seconds = math.ceil((state.banned_until_ms - now_ms) / 1000)
     return Banned(state.ban_message, until=until, retry_after_s=float(seconds))
 

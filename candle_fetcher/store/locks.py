@@ -16,6 +16,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from candle_fetcher.core.errors import CacheError
+from candle_fetcher.store import files
+
 fcntl: Any = None
 msvcrt: Any = None
 try:
@@ -38,11 +41,13 @@ _files: dict[tuple[int, str], LockFile] = {}
 class LockFile:
     """A file as this process has it open: one descriptor, shared by all who use it. Made by `find_lock_file`.
 
-    `turn` is held while anything of it is touched; it is held for moments only.
+    Nothing is made in `folder`, that of the cache, where it is not ours. `turn` is held while anything of the file is
+    touched; it is held for moments only.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, folder: Path) -> None:
         self.path = path
+        self.folder = folder
         self.turn = threading.Lock()
         self.holders: dict[int, object] = {}  # by offset, for whoever keeps a lock beyond the turn
         self._users: set[int] = set()
@@ -65,29 +70,33 @@ class LockFile:
         """The descriptor, -1 where the file is closed."""
         return -1 if self._fd is None else self._fd
 
-    def lock(self, offset: int) -> bool:
-        """Locks the byte; False where another process has it. Raises OSError where it cannot be locked at all.
+    def lock(self, offset: int, length: int = 1) -> bool:
+        """Locks the bytes; False where another process has one. Raises OSError where they cannot be locked at all.
 
         A file that was removed or replaced is opened anew: a lock on the old one excludes nobody any more.
         """
         for _ in range(_REPLACED_AT_MOST):
-            taken = self._lock(offset)
+            taken = self._lock(offset, length)
             if self._is_current():
                 return taken
             self.close()
         raise OSError(errno.ESTALE, f"{self.path} is replaced all the time")
 
-    def _lock(self, offset: int) -> bool:
+    def _lock(self, offset: int, length: int) -> bool:
         if self._fd is None:
-            _make_folder(self.path.parent)
+            try:
+                files.prepare(self.folder)
+            except CacheError as error:
+                raise OSError(errno.EPERM, str(error)) from error
+            self.path.parent.mkdir(mode=0o700, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
             self._fd = os.open(self.path, flags, 0o600)
         try:
             if fcntl is not None:
-                fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
+                fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, length, offset)
             elif msvcrt is not None:
                 os.lseek(self._fd, offset, os.SEEK_SET)
-                msvcrt.locking(self._fd, msvcrt.LK_NBLCK, 1)
+                msvcrt.locking(self._fd, msvcrt.LK_NBLCK, length)
             else:
                 raise OSError(errno.ENOLCK, "this system has no file locks")
         except OSError as error:
@@ -106,17 +115,17 @@ class LockFile:
             return False
         return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
 
-    def unlock(self, offset: int) -> None:
-        """Lets go of the byte; nothing where it was not locked."""
+    def unlock(self, offset: int, length: int = 1) -> None:
+        """Lets go of the bytes that were locked together; nothing where they were not locked."""
         self.holders.pop(offset, None)
         if self._fd is None:
             return
         with contextlib.suppress(OSError):
             if fcntl is not None:
-                fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, offset)
+                fcntl.lockf(self._fd, fcntl.LOCK_UN, length, offset)
             elif msvcrt is not None:
                 os.lseek(self._fd, offset, os.SEEK_SET)
-                msvcrt.locking(self._fd, msvcrt.LK_UNLCK, 1)
+                msvcrt.locking(self._fd, msvcrt.LK_UNLCK, length)
 
     def close(self) -> None:
         """Closes the descriptor, and with it every lock; it is opened again when it is needed."""
@@ -126,10 +135,17 @@ class LockFile:
                 os.close(fd)
 
 
-def find_lock_file(path: Path) -> LockFile:
-    """The file as this process has it: the same object for every name of it, another one after a fork."""
+def find_lock_file(path: Path, folder: Path | None = None) -> LockFile:
+    """The file as this process has it: the same object for every name of it, another one after a fork.
+
+    It lies in the cache's folder, or in one right below; then `folder` is the cache's.
+    """
     key = (os.getpid(), os.path.realpath(path))
-    return _files.get(key) or _files.setdefault(key, LockFile(Path(key[1])))
+    found = _files.get(key)
+    if found is None:
+        real = Path(key[1])
+        found = _files.setdefault(key, LockFile(real, real.parent if folder is None else folder.absolute()))
+    return found
 
 
 class Claims:
@@ -138,10 +154,13 @@ class Claims:
     A claim is free again when it is freed, when its Claims is closed, and when its process ends, however it ends. A
     forked child has none of its parent's. Two keys may, very rarely, exclude each other. Whatever is wrong with the
     file, a claim is taken all the same, and excludes within this process only. Shared by threads.
+
+    `folder` is that of the cache, where the file does not lie in it but in one right below.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, folder: Path | None = None) -> None:
         self._path = Path(path)
+        self._folder = folder
         self._files: dict[int, LockFile] = {}  # by process
 
     def take(self, key: str) -> bool:
@@ -177,15 +196,7 @@ class Claims:
     def _file(self) -> LockFile:
         """This process's; a child finds its own, for what its parent's threads held at the fork is held for ever."""
         pid = os.getpid()
-        return self._files.get(pid) or self._files.setdefault(pid, find_lock_file(self._path))
-
-
-def _make_folder(folder: Path) -> None:
-    """Makes the folder, and those above it, for the user alone."""
-    if not folder.is_dir():
-        if folder.parent != folder:  # as the root of a drive that is not there is its own
-            _make_folder(folder.parent)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        return self._files.get(pid) or self._files.setdefault(pid, find_lock_file(self._path, self._folder))
 
 
 def _offset(key: str) -> int:

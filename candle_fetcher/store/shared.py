@@ -26,10 +26,11 @@ from typing import NamedTuple
 
 from candle_fetcher.core.errors import CacheError
 from candle_fetcher.store import files
+from candle_fetcher.store.interrupts import Uninterrupted
 from candle_fetcher.store.locks import Claims, LockFile, find_lock_file
 
 FOLDER = "pacing"
-VERSION = 1  # of the file, and of what is kept in it
+VERSION = 2  # of the file, and of what is kept in it
 
 PLACE_BYTES = 4096
 # Magic and checksum; version, length and number of what follows, which are checked with it. The same in every version.
@@ -63,7 +64,7 @@ class SharedState:
         self._name = name.encode("utf-8", "surrogatepass")
         self.path = self._folder / FOLDER / hashlib.blake2b(self._name, digest_size=16).hexdigest()
         self._files: dict[int, LockFile] = {}  # by process
-        self._claims = Claims(self.path)
+        self._claims = Claims(self.path, self._folder)
         self._closed = False
         self._memory: bytes | None = None
         self._is_ahead = False  # memory holds what the file does not
@@ -77,13 +78,13 @@ class SharedState:
     def locked(self) -> Iterator[None]:
         """Nobody else loads or saves meanwhile. Waits for other processes a second at most."""
         file = self._file()
-        with file.turn:
+        with Uninterrupted(), file.turn:
             try:
                 self._is_shared = self._enter(file)
                 yield
             finally:
                 self._is_shared = False
-                file.unlock(_BYTE)  # held or not: an interruption may have come right after it was locked
+                file.unlock(_BYTE)  # held or not
 
     def load(self) -> tuple[bytes, ...]:
         """What was saved last: nothing, the bytes, or theirs and ours where they went apart. To be called locked."""
@@ -122,7 +123,7 @@ class SharedState:
 
     def _file(self) -> LockFile:
         pid = os.getpid()
-        return self._files.get(pid) or self._files.setdefault(pid, find_lock_file(self.path))
+        return self._files.get(pid) or self._files.setdefault(pid, find_lock_file(self.path, self._folder))
 
     def _enter(self, file: LockFile) -> bool:
         """Locks the file for this process, and reads it; False where that cannot be."""
