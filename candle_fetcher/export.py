@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import tempfile
@@ -14,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from candle_fetcher.core.candles import INTEGERS, OHLCV, Candles
+from candle_fetcher.core.candles import INTEGERS, MISSING, OHLCV, Candles
 from candle_fetcher.core.decimals import Column, Times, format_rows
 from candle_fetcher.core.frame import ALL_COLUMNS
 from candle_fetcher.core.spans import Span
@@ -68,7 +69,8 @@ def write_csv(path: Path, name: str, parts: Iterable[Candles], columns: str) -> 
             if header is None:
                 header = _header(part, columns)
                 file.write(",".join(("timestamp", *header)).encode() + b"\n")
-            file.write(format_rows(part.open_ms, [_values(part, column) for column in header]))
+            for piece in _alike(part):
+                file.write(format_rows(piece.open_ms, [_values(piece, column) for column in header]))
             rows += part.count
     return target, rows
 
@@ -79,8 +81,16 @@ def _header(part: Candles, columns: str) -> tuple[str, ...]:
     return (*ALL_COLUMNS, *(name for name in part.names[1:] if name not in ALL_COLUMNS))
 
 
+def _alike(part: Candles) -> Iterator[Candles]:
+    """The candles in runs that lack the same integers."""
+    lacks = part.block[[at for at, name in enumerate(part.names) if name in INTEGERS]] == MISSING
+    cuts = np.flatnonzero((lacks[:, 1:] != lacks[:, :-1]).any(axis=0)) + 1 if lacks.any() else ()
+    for first, last in itertools.pairwise((0, *cuts, part.count)):
+        yield Candles(part.names, part.block[:, first:last])
+
+
 def _values(part: Candles, name: str) -> Column | Times:
-    if name not in part.names:
+    if name not in part.names or (name in INTEGERS and part.count and part.integers(name)[0] == MISSING):
         return np.full(part.count, np.nan)
     if name == "close_time":
         return part.integers(name).view("M8[ms]")
@@ -89,9 +99,13 @@ def _values(part: Candles, name: str) -> Column | Times:
 
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[IO[bytes]]:
-    """A file to write, which takes the target's place when the block ends well and leaves no trace when it does not."""
+    """A file to write, which takes the target's place when the block ends well and leaves no trace when it does not.
+
+    A target that is a symbolic link stays one: what it points to is replaced.
+    """
     name = None
     try:
+        target = Path(os.path.realpath(target)) if target.is_symlink() else target
         with contextlib.suppress(FileExistsError):  # a file in the folder's place: the next line says so more clearly
             target.parent.mkdir(parents=True, exist_ok=True)
         _tidy(target.parent)

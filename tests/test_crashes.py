@@ -642,7 +642,7 @@ TROUBLED = """
 """
 
 
-@pytest.mark.fault("D12", "D13")
+@pytest.mark.fault("D12", "D13", "D31")
 @pytest.mark.parametrize("trouble", ["full", "read-only", "of another user"])
 @pytest.mark.parametrize("there", [True, False])
 def test_a_disk_that_cannot_be_written_changes_no_row(
@@ -671,6 +671,18 @@ def test_a_disk_that_cannot_be_written_changes_no_row(
     parent.chmod(0o755)
     for path in parent.rglob("*"):
         path.chmod(0o755)
+
+
+@pytest.mark.fault("D14")
+def test_a_folder_removed_under_a_fetcher_changes_no_row(world: World, filled: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(filled, tmp_path / "cache"))
+    later = (SPAN[1], 2 * SPAN[1] - SPAN[0])
+    with world.fetcher(cache_dir=folder, source="rest", memory_cache_size=0) as fetcher:
+        for span in (SPAN, later, SPAN):
+            same(fetcher.fetch("BTC/USDT", "1m", *span), truth(world, span, "1m"))
+            shutil.rmtree(folder)
+        same(fetcher.fetch("BTC/USDT", "1m", *SPAN), truth(world, SPAN, "1m"))
+    assert not next_run(world, folder, SPAN, "1m", source="rest").chunks
 
 
 @pytest.mark.long
@@ -717,6 +729,19 @@ def test_an_export_collects_what_killed_ones_left_and_nothing_that_lives(tmp_pat
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {path.name for path in others} | {young.name, "slow.csv", "quick.csv"}
     assert (tmp_path / "slow.csv").read_bytes() == b"1"
+
+
+def test_a_link_stays_a_link_and_what_it_points_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    for name in ("old.csv", "none.csv"):
+        (tmp_path / name).symlink_to(tmp_path / "far" / name)
+    (tmp_path / "far" / "old.csv").write_bytes(b"old")
+    for name in ("old.csv", "none.csv"):
+        with replacing(tmp_path / name) as file:
+            file.write(b"new")
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / "far" / name).read_bytes() == b"new"
+    assert len(list(tmp_path.rglob("*.csv*"))) == 4
 
 
 @pytest.mark.fault("F09")

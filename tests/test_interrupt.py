@@ -200,6 +200,34 @@ def test_a_name_lookup_that_hangs_holds_neither_the_caller_nor_the_end_of_the_pr
         assert interrupt(process, 0.5) < limit_s()
 
 
+# Stands in for PySocks, which looks up names and waits in ways that heed no signal.
+SOCKS = """
+    import ctypes, os, sys, types
+    def create_connection(*_, **__):
+        while True:
+            ctypes.CDLL(None).sleep(60)
+    sys.modules["socks"] = types.SimpleNamespace(
+        create_connection=create_connection, PROXY_TYPE_SOCKS4=1, PROXY_TYPE_SOCKS5=2, ProxyError=OSError
+    )
+    os.environ["HTTP_PROXY"] = "socks5h://proxy.invalid:1080"
+    os.environ.pop("NO_PROXY", os.environ.pop("no_proxy", None))
+    from candle_fetcher import CandleFetcher
+    end = None if sys.argv[3] == "clock" else "2024-01-01"
+    fetcher = CandleFetcher(base_urls={"binance": sys.argv[1]}, cache_dir=sys.argv[2], progress=False)
+    print("ready", flush=True)
+    fetcher.fetch("BTC/USDT", "1m", "2022-01-01", end)
+"""
+
+
+@pytest.mark.fault("E02", "A27", "A28")
+@pytest.mark.parametrize("what", ["candles", "clock"])
+def test_a_socks_proxy_that_hangs_holds_neither_the_caller_nor_the_end_of_the_program(
+    tmp_path: Path, what: str
+) -> None:
+    with running(SOCKS, "http://127.0.0.1:9", tmp_path, what) as process:
+        assert interrupt(process, 0.5) < limit_s()
+
+
 LOCKED = (
     SCRIPT
     + """
@@ -280,6 +308,94 @@ def test_control_is_back_from_every_kind_of_call(tmp_path: Path, script: str) ->
         time.sleep(0.2)
         assert len(exchange.requests) == sent
         assert not list(tmp_path.glob("*.csv*")), "neither a file nor a part of one is left"
+
+
+# -- at any step -------------------------------------------------------------------------------------------------------
+
+# Interrupts calls just where Python may do so: after a call of a function, where one begins, and where a loop goes on.
+# As in a notebook, the last error is kept, and with it whatever its frames hold.
+STEPS = """
+    import contextlib, dis, faulthandler, os, random, signal, sys
+    import cachetools, candle_fetcher
+    from candle_fetcher.store.forks import gate
+    faulthandler.dump_traceback_later(50, exit=True)
+    url, folder, seed, times = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    places = (*(os.path.dirname(one.__file__) for one in (candle_fetcher, cachetools)), contextlib.__file__)
+    left, before, kept = 0, {}, None
+
+    def trace(frame, event, argument):
+        global left
+        if not frame.f_code.co_filename.startswith(places):
+            return None
+        frame.f_trace_opcodes = True
+        last = before.get(frame) if event == "opcode" else None
+        before[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
+        if last in ("CALL", "CALL_KW", "CALL_FUNCTION", "CALL_METHOD", "CALL_FUNCTION_EX", "RESUME", "JUMP_BACKWARD"):
+            left -= 1
+            if not left:
+                sys.settrace(None)
+                signal.raise_signal(signal.SIGINT)
+        return trace
+
+    def interrupted(work, after):
+        global left, kept
+        left = after
+        before.clear()
+        sys.settrace(trace)
+        try:
+            work()
+        except KeyboardInterrupt:
+            kept = sys.exc_info()[1]
+        finally:
+            sys.settrace(None)
+        return left <= 0
+
+    fetcher = candle_fetcher.CandleFetcher(
+        base_urls=dict.fromkeys(["binance", "binance-um", "binance-archive"], url), cache_dir=folder, progress=False
+    )
+    day, month = ("BTC/USDT", "1h", "2024-03-05", "2024-03-06"), ("BTC/USDT", "2024-01-01", "2024-02-01")
+    works = {
+        "refresh": lambda: fetcher.fetch(*day, refresh=True, source="rest"),
+        "funding": lambda: fetcher.fetch_funding(*month, provider="binance-um", refresh=True),
+        "files": lambda: fetcher.fetch_funding(*month, provider="binance-um", source="archive", refresh=True),
+        "newest": lambda: fetcher.fetch("BTC/USDT", "1m", limit=5),
+        "stored": lambda: fetcher.fetch(*day, columns="all", source="cache"),
+    }
+    print("ready", flush=True)
+    pick = random.Random(seed)
+    for work in works.values():
+        rows = len(work())
+        interrupted(work, 10**9)
+        steps, hits = 10**9 - left, 0
+        for _ in range(times):
+            hits += interrupted(work, pick.randrange(1, steps))
+            assert len(work()) == rows
+            assert len(works["stored"]()) == 24
+        assert hits > times / 2
+    assert not gate._inside, "a fork would wait"
+    fetcher.close()
+"""
+
+
+def interrupted_at_steps(folder: Path, seed: int, times: int) -> None:
+    with (
+        PracticeExchange(weight_limit=10**8) as exchange,
+        running(STEPS, exchange.url, folder, seed, times) as process,
+    ):
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+
+
+@pytest.mark.fault("E02", "E03")
+def test_a_call_that_was_interrupted_at_any_step_can_be_made_again(tmp_path: Path) -> None:
+    interrupted_at_steps(tmp_path, 1, 12)
+
+
+@pytest.mark.long
+@pytest.mark.fault("E02", "E03")
+def test_calls_that_were_interrupted_at_six_hundred_steps_can_be_made_again(tmp_path: Path) -> None:
+    for seed in range(round(5 * FAULT_RUNS)):
+        interrupted_at_steps(tmp_path / str(seed), seed, 24)
 
 
 # -- in a notebook -----------------------------------------------------------------------------------------------------

@@ -12,7 +12,10 @@ import pytest
 from world import World, same
 
 from candle_fetcher import CacheWarning, CandleFetcher, InputError
+from candle_fetcher.cache import CandleCache
+from candle_fetcher.core.entry import seal
 from candle_fetcher.core.events import Progress
+from candle_fetcher.store import DiskTier, MemoryTier, Store
 
 SPAN = ("BTC/USDT", "1m", "2024-06-01", "2024-06-08")
 
@@ -90,6 +93,21 @@ def test_changed_bytes_on_disk_never_become_rows(world: World) -> None:
     world.asked()
     same(later.fetch(*SPAN), truth)
     assert len(world.asked()) == 11
+
+
+class Forgetful(DiskTier):
+    """A disk tier that cannot read just now."""
+
+    def load(self, key: str) -> bytes | None:
+        return None
+
+
+def test_what_cannot_be_read_just_now_is_not_called_damaged_and_stays(tmp_path: Path) -> None:
+    disk = Forgetful(tmp_path / "cache", 10**7)
+    disk.save("key", seal("key", b"", b"1"))
+    assert CandleCache(Store(MemoryTier(0), disk), path=disk.folder).verify() == (0, ())
+    assert disk.load_many(["key"])
+    disk.close()
 
 
 @pytest.mark.fault("D06")
@@ -189,7 +207,7 @@ def test_keys_are_checked_and_never_shown(world: World) -> None:
     assert "SENTINEL" not in str(raised.value)
     with pytest.raises(InputError, match="binance"):
         world.fetcher(api_keys={"binance": "SENTINEL"})
-    assert "SENTINEL" not in repr(vars(world.fetcher(api_keys={"binance": {"key": "x"}})))
+    assert "SENTINEL" not in repr(vars(world.fetcher(api_keys={"binance": {"key": "SENTINEL"}})))
 
 
 def test_a_setting_in_the_environment_is_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import os
 import pickle
 import random
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from hypothesis import strategies as st
 from candle_fetcher.core.errors import CacheWarning
 from candle_fetcher.core.events import Event, Lookup, Operation
 from candle_fetcher.store import DiskTier, MemoryTier, Store, files
+from candle_fetcher.store.line import Line
 
 MB = 1_000_000
 CANDLES = 88_000  # bytes of a chunk
@@ -1121,6 +1123,135 @@ def test_a_transaction_goes_on_when_others_gave_up(folder: Path) -> None:
     assert (other.load("a"), other.load("b")) == (b"1", b"2")
     other.close()
     tier.close()
+
+
+IN_LINE = """
+    import sys
+    from pathlib import Path
+    from candle_fetcher.store.line import Line
+    line = Line(Path(sys.argv[1]))
+    assert line.enter(1)
+    print("comes", flush=True)
+    line.wait_for_processes()
+    print("has it", flush=True)
+    sys.stdin.readline()
+    line.leave()
+    print("left", flush=True)
+"""
+
+
+class Writer:
+    """Another process that stands in line."""
+
+    def __init__(self, path: Path) -> None:
+        line = [sys.executable, "-c", textwrap.dedent(IN_LINE), str(path)]
+        self._process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.says() == "comes"
+        time.sleep(0.05)
+
+    def says(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def leave(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write("go on\n")
+        self._process.stdin.flush()
+        assert self.says() == "left"
+
+    def end(self, how: signal.Signals) -> None:
+        self._process.send_signal(how)
+        if how != signal.SIGSTOP:
+            self._process.communicate()
+
+
+def wait_in(line: Line) -> float:
+    """How long it takes until it is this process's turn."""
+    assert line.enter(1)
+    began = time.monotonic()
+    line.wait_for_processes()
+    return time.monotonic() - began
+
+
+@pytest.mark.fault("D16")
+def test_processes_write_in_the_order_in_which_they_came(tmp_path: Path) -> None:  # D16
+    line = Line(tmp_path / "line")
+    assert wait_in(line) < 0.5
+    writers = [Writer(tmp_path / "line") for _ in range(3)]
+    line.leave()
+    assert writers[0].says() == "has it"
+    waited: list[float] = []
+    last = threading.Thread(target=lambda: waited.append(wait_in(line)))
+    last.start()
+    time.sleep(0.1)
+    writers[0].leave()
+    for writer in writers[1:]:
+        assert writer.says() == "has it"
+        assert not waited
+        writer.leave()
+    last.join()
+    assert waited[0] < 1
+    line.leave()
+    line.close()
+    for writer in writers:
+        writer.end(signal.SIGTERM)
+
+
+@pytest.mark.fault("D23")
+@POSIX
+def test_whoever_is_killed_or_halted_in_line_is_not_waited_for(tmp_path: Path) -> None:  # D23
+    path = tmp_path / "line"
+    line = Line(path)
+    holder, waiting = Writer(path), Writer(path)
+    assert holder.says() == "has it"
+    for one in (waiting, holder):
+        one.end(signal.SIGKILL)
+    assert wait_in(line) < 0.5
+    line.leave()
+    halted = Writer(path)
+    assert halted.says() == "has it"
+    halted.end(signal.SIGSTOP)
+    assert 0.9 < wait_in(line) < 2
+    line.leave()
+    assert wait_in(line) < 0.5
+    line.leave()
+    line.close()
+    halted.end(signal.SIGKILL)
+
+
+def test_threads_write_in_the_order_in_which_they_came_and_who_gives_up_is_passed_over(tmp_path: Path) -> None:
+    line = Line(tmp_path / "line")
+    assert line.enter(1)
+    served: list[int] = []
+
+    def write(number: int) -> None:
+        if line.enter(0.2 if number == 1 else 5):
+            served.append(number)
+            line.wait_for_processes()
+            line.leave()
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.02)
+    threads[1].join()
+    line.leave()
+    for thread in threads:
+        thread.join()
+    assert served == [0, 2, 3, 4, 5]
+    assert wait_in(line) < 0.5
+    line.leave()
+    line.close()
+
+
+def test_a_line_that_cannot_be_drawn_holds_nobody_up(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    line = Line(tmp_path / "file" / "line")
+    assert wait_in(line) < 0.5
+    line.leave()
+    line.close()
+    assert wait_in(line) < 0.5
+    line.leave()
 
 
 def test_a_tier_that_is_never_asked_makes_nothing(folder: Path) -> None:

@@ -29,6 +29,7 @@ from candle_fetcher.core.errors import CacheError, CacheWarning
 from candle_fetcher.core.events import Observe, Operation, ignore
 from candle_fetcher.store import files
 from candle_fetcher.store.forks import gate
+from candle_fetcher.store.line import Line
 
 if TYPE_CHECKING:
     from candle_fetcher.store.database import Database
@@ -93,7 +94,7 @@ class DiskTier:
         self._pid = os.getpid()
         self._closed = False
         self._lock = threading.RLock()  # over opening, and the fields of this object
-        self._turn = threading.RLock()  # one writer of this process at a time: SQLite's own wait is a poll
+        self._line = Line(self.folder / files.MARKER)  # of those who write
         self._inside = threading.local()  # .db while this thread is in transaction(), .tried what it worked on last
         self._used: set[str] = set()
         self._unsaid: deque[str] = deque()
@@ -228,9 +229,10 @@ class DiskTier:
             self._leave_to_parent()
             self._closed = True
             db, self._db = self._db, None
-        if db is not None:
-            with gate.entered():
+        with gate.entered():
+            if db is not None:
                 db.close()
+            self._line.close()
 
     # -- the work itself ----------------------------------------------------------------------------------------------
 
@@ -310,8 +312,8 @@ class DiskTier:
         """What the work returns; `default` where the disk cannot do it now."""
 
         def once() -> T:
-            with self._minding(writes), self._turn_to_write() if writes else contextlib.nullcontext():
-                db = self._inner or self._database()
+            with self._minding(writes), self._turn_to_write() if writes else contextlib.nullcontext() as given:
+                db = given or self._inner or self._database()
                 done = work(db)
                 if self.problem and (writes or not (db.readonly or time.monotonic() < self._no_write_until)):
                     self.problem = ""
@@ -333,8 +335,7 @@ class DiskTier:
 
     def _begin(self, held: contextlib.ExitStack) -> bool:
         with self._minding(writes=True), contextlib.ExitStack() as trying:
-            trying.enter_context(self._turn_to_write())
-            db = self._database()
+            db = trying.enter_context(self._turn_to_write())
             trying.enter_context(db.transaction())
             self._inside.db = db
             trying.callback(self._inside.__dict__.pop, "db")
@@ -342,18 +343,23 @@ class DiskTier:
         return True
 
     @contextlib.contextmanager
-    def _turn_to_write(self) -> Iterator[None]:
+    def _turn_to_write(self) -> Iterator[Database]:
         if self._inner is not None:  # has the turn, and what it began is not to be kept by halves
-            yield
+            yield self._inner
             return
-        if time.monotonic() < self._no_write_until or not self._turn.acquire(timeout=TURN_S):
+        with self._lock:
+            self._leave_to_parent()
+            line = self._line
+        if time.monotonic() < self._no_write_until or not line.enter(TURN_S):
             raise _Resting
         try:
             if time.monotonic() < self._no_write_until:  # found out by the one who had the turn
                 raise _Resting
-            yield
+            db = self._database()
+            line.wait_for_processes()
+            yield db
         finally:
-            self._turn.release()
+            line.leave()
 
     def _database(self) -> Database:
         """The open database; opened again where its file was removed, replaced or found damaged."""
@@ -380,6 +386,7 @@ class DiskTier:
         """After a fork the connections are the parent's: they are kept, for closing them here could harm it."""
         if self._pid != os.getpid():
             self._inherited, self._db, self._pid = self._db, None, os.getpid()
+            self._line = Line(self.folder / files.MARKER)
 
     def _open(self) -> Database:
         from candle_fetcher.store import database

@@ -83,12 +83,17 @@ def tidy(folder: Path) -> None:
                 old.unlink(missing_ok=True)
 
 
+def exists(path: Path) -> bool:
+    """Whether something is there that can be reached. Path.exists() raises where a folder above it is closed to us."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
 def is_warned_of(folder: Path, kind: str) -> bool:
     """Whether this kind of trouble was warned of within the last day, by whatever process; from now on it was.
 
     False too where nothing can be noted in the folder, or it is not ours.
     """
-    if not (folder / MARKER).exists():
+    if not exists(folder / MARKER):
         return False
     note = folder / f"{WARNED}{kind}"
     now_s = time.time()

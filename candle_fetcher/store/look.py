@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from candle_fetcher.store.files import DATABASE, LOG, MARKER
+from candle_fetcher.store.files import DATABASE, LOG, MARKER, exists
 
 _ENTRIES = (
     "SELECT key, raw = 1 AND typeof(key) = 'text' AND mode = 1 AND filename IS NULL AND typeof(value) = 'blob', value"
@@ -53,7 +53,7 @@ def read_content(
     """What is in the database; None where there is none. Of more than `most` entries so many, spread evenly, are read,
     and none after `patience_s` seconds."""
     path = folder / DATABASE
-    if not path.exists():
+    if not exists(path):
         return None
     is_still = not _waiting_bytes(path)
     content = _read(path, is_whole, most, patience_s, is_still=is_still)
@@ -109,7 +109,7 @@ def _connect(path: Path, *, is_still: bool) -> sqlite3.Connection:
 def find_manners(folder: Path) -> Manners:
     """What may be done with the folder."""
     nearest = folder.absolute()
-    while not nearest.exists() and nearest != nearest.parent:
+    while not exists(nearest) and nearest != nearest.parent:
         nearest = nearest.parent
     is_there = nearest == folder.absolute()
     refusal = ""
@@ -118,7 +118,7 @@ def find_manners(folder: Path) -> Manners:
             pass
     except OSError as error:
         refusal = error.strerror or str(error)
-    foreign = is_there and (nearest / DATABASE).exists() and not (nearest / MARKER).exists()
+    foreign = is_there and exists(nearest / DATABASE) and not exists(nearest / MARKER)
     if os.name != "posix" or not is_there:
         return Manners(nearest, is_there, refusal, foreign=foreign)
     found = nearest.stat()

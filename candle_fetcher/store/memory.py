@@ -49,12 +49,29 @@ class MemoryTier:
         self._hits = 0
         self._misses = 0
         self._max_bytes = max_bytes
-        self._entries: cachetools.TLRUCache[str, _Entry] = cachetools.TLRUCache(
-            max_bytes,
+        self._entries = self._made()
+        self._is_under_way = False
+
+    def _made(self) -> cachetools.TLRUCache[str, _Entry]:
+        return cachetools.TLRUCache(
+            self._max_bytes,
             ttu=lambda key, entry, now: entry.until_s,
             timer=self._passed,
             getsizeof=lambda entry: entry.size_bytes,
         )
+
+    def _begin(self) -> cachetools.TLRUCache[str, _Entry]:
+        """The entries, for whoever has the lock and is going to look or to change; see `_end`.
+
+        What an interruption left half done cachetools would stumble over from then on: it is forgotten.
+        """
+        if self._is_under_way:
+            self._entries = self._made()
+        self._is_under_way = True
+        return self._entries
+
+    def _end(self) -> None:
+        self._is_under_way = False
 
     def _passed(self) -> float:
         """Seconds since the first call, by the clock that went on farther each time."""
@@ -66,13 +83,17 @@ class MemoryTier:
     def load(self, key: str) -> Any | None:
         """The value under the key, None where there is none or its time is over."""
         with self._lock:
+            entries = self._begin()
             try:
-                value = self._entries[key].value
+                entry = entries[key]
             except KeyError:
+                entry = None
+            self._end()
+            if entry is None:
                 self._misses += 1
                 return None
             self._hits += 1
-            return value
+            return entry.value
 
     def save(self, key: str, value: Any, size_bytes: int, until_s: float | None = None) -> None:
         """Keep the value until `until_s` (None: no end), in place of the one before.
@@ -80,39 +101,48 @@ class MemoryTier:
         One larger than the whole tier is not kept, and the one before goes all the same.
         """
         with self._lock:
+            entries = self._begin()
             if self._max_bytes and size_bytes <= self._max_bytes:
                 until_s = math.inf if until_s is None else self._passed() + until_s - self._clock()
-                self._entries[key] = _Entry(value, size_bytes, until_s)
+                entries[key] = _Entry(value, size_bytes, until_s)
             else:
-                self._entries.pop(key, None)
+                entries.pop(key, None)
+            self._end()
 
     def drop(self, key: str) -> None:
         """Forget the key."""
         with self._lock:
-            self._entries.pop(key, None)
+            self._begin().pop(key, None)
+            self._end()
 
     def keys(self, prefix: str = "") -> list[str]:
         """The keys that start with the prefix."""
         with self._lock:
-            return [key for key in self._entries if key.startswith(prefix)]
+            found = [key for key in self._begin() if key.startswith(prefix)]
+            self._end()
+            return found
 
     def drop_prefix(self, prefix: str) -> None:
         """Forget every key that starts with the prefix."""
         with self._lock:
-            for key in [key for key in self._entries if key.startswith(prefix)]:
-                self._entries.pop(key, None)
+            entries = self._begin()
+            for key in [key for key in entries if key.startswith(prefix)]:
+                entries.pop(key, None)
+            self._end()
 
     def clear(self) -> None:
         """Forget everything; the counts of hits and misses go on."""
         with self._lock:
-            self._entries.clear()
+            self._begin().clear()
+            self._end()
 
     def stats(self) -> MemoryStats:
         """What is held now; entries whose time is over are not."""
         with self._lock:
-            self._entries.expire()
-            size = int(self._entries.currsize)
-            return MemoryStats(len(self._entries), size, self._max_bytes, self._hits, self._misses)
+            entries = self._begin()
+            entries.expire()
+            self._end()
+            return MemoryStats(len(entries), int(entries.currsize), self._max_bytes, self._hits, self._misses)
 
 
 def give_back() -> None:
