@@ -1,22 +1,27 @@
 """Keys and passwords stay in the request, whatever goes wrong; foreign text commands no terminal and no spreadsheet.
 
-No provider of ours has a key yet. Here one that looks like Binance sends one, in the query and in a header, as those
-with keys will, so that all that a fault leaves behind can be searched for it.
+Here a provider that looks like Binance gets a key, in the query and in headers, and answers with it in many ways, so
+that all that a fault leaves behind can be searched for it.
 """
 
 from __future__ import annotations
 
+import copy
+import gzip
+import html
 import json
 import logging
 import os
 import pickle
 import socket
 import threading
+import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import pandas as pd
 import pytest
@@ -27,13 +32,22 @@ from candle_fetcher import CandleFetcher, CandleFetcherError, InputError
 from candle_fetcher.cli import main
 from candle_fetcher.cli.show import table_csv
 from candle_fetcher.core.call import Call
-from candle_fetcher.core.errors import ReplyError
+from candle_fetcher.core.errors import ReplyError, TransportError
+from candle_fetcher.core.keys import NO_KEYS, Keys
+from candle_fetcher.net.transport import Transport
 from candle_fetcher.practice import faults
-from candle_fetcher.practice.faults import Action
+from candle_fetcher.practice.faults import Action, Wire
 from candle_fetcher.providers import Provider, find_provider
 from candle_fetcher.providers.binance import parse_listing
+from candle_fetcher.sources.keyring import Fixed, Keyring
 
-KEY = "SENTINEL-9f3a"
+# No part of it may be seen, in no case.
+MARK = "SENTINEL"
+KEY = f"{MARK}+9f/3a=="
+PASSWORD = f"{MARK}-9f3a"
+# The practice exchange refuses parameters that it does not know.
+IN_HEADERS = Keys(headers=(("X-MBX-APIKEY", KEY), ("Authorization", f"Bearer {KEY}")))
+KEYS = Keys(headers=IN_HEADERS.headers, params=(("apikey", KEY),))
 RANGE = ("BTC/USDT", "1h", "2024-06-01", "2024-06-02")
 
 
@@ -42,7 +56,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """The exchange on loopback, and a netrc that has a password for it."""
     home = Path(os.environ["HOME"])
     home.mkdir(parents=True, exist_ok=True)
-    (home / ".netrc").write_text(f"machine 127.0.0.1 login me password {KEY}\n")
+    (home / ".netrc").write_text(f"machine 127.0.0.1 login me password {PASSWORD}\n")
     (home / ".netrc").chmod(0o600)
     monkeypatch.setenv("NETRC", str(home / ".netrc"))
     monkeypatch.setenv("CANDLE_FETCHER_MAX_RETRIES", "0")  # of the command line: nobody waits here
@@ -51,23 +65,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 
 
 def keyed(world: World) -> Provider:
-    """A provider like Binance whose calls carry a key."""
-    usual = find_provider("binance")
-
-    def with_key(call: Callable[..., Call]) -> Callable[..., Call]:
-        def made(*arguments: Any) -> Call:
-            plain = call(*arguments)
-            return plain._replace(params=(*plain.params, ("apikey", KEY)), headers=(("X-MBX-APIKEY", KEY),))
-
-        return made
-
-    feed = usual.feed("candles")
-    assert feed.first_call is not None
-    assert feed.last_call is not None
-    feed = replace(
-        feed, call=with_key(feed.call), first_call=with_key(feed.first_call), last_call=with_key(feed.last_call)
-    )
-    return replace(usual, feeds={"candles": feed}, hosts=(world.exchange.url,), archive=None)
+    """A provider like Binance; `attempt` gives it keys."""
+    return replace(find_provider("binance"), hosts=(world.exchange.url,), archive=None)
 
 
 def spoken(error: BaseException | None) -> Iterator[str]:
@@ -113,13 +112,16 @@ def left(world: World, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureF
     return Left(world, caplog, capsys)
 
 
-def attempt(world: World, left: Left, **settings: Any) -> BaseException | None:
+def attempt(world: World, left: Left, *, keys: Keys = KEYS, **settings: Any) -> BaseException | None:
     """Fetches, exports, looks into everything there is to look into; the error of the fetch, if there was one."""
     events: list[Any] = []
     settings = {"provider": keyed(world), "base_urls": None, "max_retries": 1, "timeout_s": 0.4, **settings}
     fetcher = world.fetcher(api_keys={"binance": {"key": KEY, "secret": KEY}}, progress=events.append, **settings)
     if isinstance(settings["provider"], Provider):
-        fetcher._source(settings["provider"])._asker._wait = lambda stop, seconds: stop.is_set()
+        asker = fetcher._source(settings["provider"])._asker
+        asker._service = asker._service._replace(keys=Fixed(keys))
+        asker._wait = lambda stop, seconds: stop.is_set()
+        left.say(asker._service)
     failed: BaseException | None = None
     for call in (
         lambda: fetcher.fetch(*RANGE),
@@ -165,6 +167,58 @@ MORE: dict[str, Action] = {
     "silence": faults.hang(5),
     "status 999999": faults.status(999_999),
 }
+
+
+def raw(data: bytes) -> Action:
+    """These bytes instead of a reply, and the end of the connection."""
+
+    def act(wire: Wire, reply: faults.Reply) -> bool:
+        wire.send(data)
+        return False
+
+    return Action("raw", act)
+
+
+SAYS_KEY = f"We have detected your API key as {KEY} and our limit is 25 requests per day."
+# What a service may do to a key that it shows.
+FORMS: dict[str, str] = {
+    "plain": json.dumps({"code": -2014, "msg": SAYS_KEY}),
+    "in lower case": json.dumps({"code": -2014, "msg": SAYS_KEY.lower()}),
+    "of a URL": json.dumps({"code": -2014, "msg": f"GET /query?apikey={quote(KEY, safe='')}&x=1 failed"}),
+    "of a URL twice": json.dumps({"code": -2014, "msg": quote(quote_plus(KEY))}),
+    "of PHP": json.dumps({"code": -2014, "msg": SAYS_KEY}).replace("/", "\\/"),
+    "of .NET": json.dumps({"code": -2014, "msg": SAYS_KEY}).replace("+", "\\u002B"),
+    "all escaped": '{"code":-2014,"msg":"' + "".join(f"\\u{ord(char):04x}" for char in KEY) + '"}',
+    "of HTML": f"<html><body>{html.escape(KEY)}, {''.join(f'&#{ord(char)};' for char in KEY)}</body></html>",
+    "a row": json.dumps([[KEY]]),
+    "a code": json.dumps({"code": KEY, "msg": KEY}),
+    "a name": json.dumps({KEY: KEY}),
+    "bare": KEY,
+}
+ECHOES: dict[str, Action] = {
+    **{
+        f"key {name} ({code})": faults.status(code, text.encode())
+        for name, text in FORMS.items()
+        for code in (200, 400)
+    },
+    **{
+        f"key with {code}": faults.status(code, FORMS["plain"].encode(), (("Retry-After", "0"),))
+        for code in (401, 403, 404, 418, 429, 451, 500)
+    },
+    "key in UTF-16": faults.status(400, FORMS["plain"].encode("utf-16")),
+    "key packed": faults.status(400, gzip.compress(FORMS["plain"].encode()), (("Content-Encoding", "gzip"),)),
+    "key as host": faults.redirect(f"https://{MARK}%2B9f%2f3a==.example.com/"),
+    "key in headers": faults.status(400, b"{}", (("X-Asked", KEY), ("Retry-After", KEY), (KEY.rstrip("="), KEY))),
+    "key as encoding": faults.status(200, b"[]", (("Content-Encoding", KEY),)),
+    "key as framing": faults.status(200, b"[]", (("Transfer-Encoding", KEY),)),
+    "key as status": raw(f"HTTP/1.1 {KEY} no\r\n\r\n".encode()),
+    "key as status line": raw(f"{KEY}\r\n\r\n".encode()),
+    "key as version": raw(f"HTTP/{KEY} 200 OK\r\n\r\n".encode()),
+    "key as length": raw(f"HTTP/1.1 200 OK\r\nContent-Length: {KEY}\r\n\r\n[]".encode()),
+    "key as header": raw(f"HTTP/1.1 200 OK\r\n {KEY}\r\nX {KEY}\r\n\r\n[]".encode()),
+    "key as chunk": raw(f"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{KEY}\r\n".encode()),
+    "key for rows": faults.transform(lambda body: body.replace(b'"', f'"{KEY}'.encode(), 1)),
+}
 FAULTS = {name: action for name, action in PASSING.items() if name != "bomb"} | MORE
 
 
@@ -172,17 +226,245 @@ def test_there_are_forty_faults() -> None:
     assert len(FAULTS) >= 40
 
 
-@pytest.mark.fault("G01", "G02", "A25", "A28")
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.fault("G01", "G02", "A24", "A25", "A28")
+@pytest.mark.parametrize("name", FAULTS | ECHOES)
 def test_a_key_stays_in_the_request_whatever_goes_wrong(world: World, left: Left, name: str) -> None:
-    fault = world.exchange.fail(FAULTS[name], times=None, match="klines")
-    attempt(world, left)
+    fault = world.exchange.fail((FAULTS | ECHOES)[name], times=None, match="klines")
+    error = attempt(world, left)
+    assert error is None or isinstance(error, CandleFetcherError)
     assert fault.hits
-    assert {request.params.get("apikey") for request in world.exchange.requests if "klines" in request.path} == {KEY}
+    asked = world.exchange.requests
+    assert {request.params.get("apikey") for request in asked} == {KEY}
+    assert {request.headers.get("authorization") for request in asked} == {f"Bearer {KEY}"}
     found = left.all()
     assert len(found) > 5_000
     assert "urllib3" in "".join(record.name for record in left.caplog.records)
-    assert KEY not in found
+    assert MARK.casefold() not in found.casefold()
+    assert "".join(f"u{ord(char):04x}" for char in MARK) not in found
+
+
+@pytest.mark.fault("G01", "G02")
+def test_what_is_fetched_with_a_key_is_stored_and_written_without_it(world: World, left: Left) -> None:
+    assert attempt(world, left, keys=IN_HEADERS) is None
+    assert {request.headers.get("x-mbx-apikey") for request in world.exchange.requests} == {KEY}
+    assert list(world.folder.parent.glob("out/*.csv"))
+    assert MARK.casefold() not in left.all().casefold()
+
+
+@pytest.mark.fault("G01")
+def test_a_number_that_holds_a_key_is_refused_and_never_another_number(world: World) -> None:
+    price = world.truth("BTCUSDT", *RANGE[1:])["open"][3]
+    provider = keyed(world)
+    fetcher = world.fetcher(source="rest", max_retries=0, provider=provider, base_urls=None)
+    asker = fetcher._source(provider)._asker
+    asker._service = asker._service._replace(keys=Fixed(Keys(headers=(("X-MBX-APIKEY", f"{price:.8f}"[1:6]),))))
+    with pytest.raises(CandleFetcherError, match=r"field \d+: expected a decimal, got '\d*\*\*\*"):
+        fetcher.fetch(*RANGE)
+
+
+@pytest.mark.fault("G01", "G02")
+def test_what_is_printed_or_carried_of_keys_is_their_names() -> None:
+    assert repr(KEYS) == str(KEYS) == "Keys(X-MBX-APIKEY, Authorization, apikey)"
+    assert repr(NO_KEYS) == "Keys()"
+    assert not NO_KEYS
+    assert NO_KEYS.hide(KEY) == KEY
+    assert KEYS.hide(f"<{KEY}>") == "<***>"
+    assert KEYS.hide(f"<Bearer {KEY}>".encode()) == b"<***>"
+    assert Keys(also=(KEY,)).hide(KEY) == "***"
+    assert Keys(params=(("a", "abcd"), ("b", "abcdef"))).hide("abcdefg") == "***g"
+    for carry in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="cannot be pickled") as raised:
+            carry(KEYS)
+        assert MARK not in "".join(spoken(raised.value))
+
+
+@pytest.mark.fault("G01")
+@pytest.mark.parametrize("value", ["", "abc", f"{MARK}\r\nX: 1", f" {MARK}", f"{MARK}\n", f"{MARK}ü", "    "])
+def test_what_can_be_no_key_is_refused_and_not_repeated(value: str) -> None:
+    for given in (
+        {"headers": (("X-KEY", value),)},
+        {"params": (("X-KEY", value),)},
+        {"also": (value,)},
+    ):
+        with pytest.raises(InputError, match=r"X-KEY|further secret") as raised:
+            Keys(**given)  # type: ignore[arg-type]
+        assert MARK not in "".join(spoken(raised.value))
+
+
+@pytest.mark.fault("G02")
+def test_the_debug_output_of_the_standard_library_shows_no_key(
+    world: World, left: Left, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("http.client.HTTPConnection.debuglevel", 1)
+    assert attempt(world, left, keys=IN_HEADERS) is None
+    assert MARK not in left.all()
+
+
+@pytest.mark.fault("G01", "A28")
+def test_keys_go_to_no_proxy_that_could_read_them(world: World, left: Left, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(variable)
+    proxy = Proxy(PROXIES["refuses"])
+    for variable in ("HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(variable, f"http://127.0.0.1:{proxy.port}")
+    transport = Transport(user_agent="test")
+    with pytest.raises(InputError, match="NO_PROXY") as raised:
+        transport.send(world.exchange.url, Call("/api/v3/time"), keys=KEYS)
+    with pytest.raises(CandleFetcherError):
+        transport.send("https://127.0.0.1:9", Call("/api/v3/time"), keys=KEYS)
+    transport.close()
+    proxy.close()
+    assert b"CONNECT" in proxy.asked
+    assert MARK.encode() not in proxy.asked
+    left.texts += spoken(raised.value)
+    assert MARK not in left.all()
+
+
+class Service:
+    """Answers forms with the replies, one each; None closes the connection instead. Keeps what it was sent, whole."""
+
+    def __init__(self, *replies: bytes | None) -> None:
+        self.asked: list[bytes] = []
+        self.connections = 0
+        self._replies = list(replies)
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.root = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while self._replies:
+            connection, _ = self._socket.accept()
+            self.connections += 1
+            with connection, connection.makefile("rb") as stream:
+                connection.settimeout(2)
+                while self._replies and (head := self._read_head(stream)):
+                    length = int(
+                        next(line for line in head.splitlines() if b"ontent-" in line and b"ength" in line)[16:]
+                    )
+                    self.asked.append(head + stream.read(length))
+                    reply = self._replies.pop(0)
+                    if reply is None:
+                        break
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(reply), reply))
+
+    @staticmethod
+    def _read_head(stream: Any) -> bytes:
+        lines = []
+        while (line := stream.readline()) not in (b"\r\n", b""):
+            lines.append(line)
+        return b"".join(lines)
+
+    def close(self) -> None:
+        self._socket.close()
+        self._thread.join(3)
+        assert not self._thread.is_alive()
+
+
+TOKEN = Call("/oauth/token", (("grant_type", "refresh_token"),), is_form=True)
+FORM = Keys(params=(("client_id", "abcd&1"), ("refresh_token", KEY)))
+
+
+@pytest.mark.fault("G01", "G02")
+def test_a_form_carries_its_keys_in_the_body_alone(left: Left) -> None:
+    said = json.dumps({"access_token": "new", "refresh_token": "kept", "echo": KEY}).encode()
+    service = Service(said, said)
+    transport = Transport(user_agent="test", timeout_s=5)
+    for _ in range(2):
+        reply = transport.send(service.root, TOKEN, keys=FORM)
+        assert json.loads(reply.body) == {"access_token": "new", "refresh_token": "kept", "echo": "***"}
+    transport.close()
+    service.close()
+    assert service.connections == 2  # a connection of its own, so that it is never sent twice
+    for asked in service.asked:
+        head, _, form = asked.rpartition(b"\r\n")
+        assert head.startswith(b"POST /oauth/token HTTP/1.1\r\n")
+        assert b"Content-Type: application/x-www-form-urlencoded" in head
+        assert form == b"grant_type=refresh_token&client_id=abcd%261&refresh_token=" + quote(KEY, safe="").encode()
+        assert MARK.encode() not in head
+    assert MARK not in left.all()
+
+
+@pytest.mark.fault("G01")
+def test_a_token_that_is_sent_back_unchanged_is_kept_though_it_comes_hidden() -> None:
+    lasting = {"client_id": f"{MARK}-client", "refresh_token": f"{MARK}-refresh"}
+    said = json.dumps({"access_token": f"{MARK}-access", "refresh_token": lasting["refresh_token"]}).encode()
+    sent: list[Keys] = []
+
+    def ask(call: Call, keys: Keys, parse: Any, stop: threading.Event) -> Any:
+        sent.append(keys)
+        return parse(keys.hide(said))  # as the transport hands it over
+
+    ring = Keyring(find_provider("tradestation"), lasting, ask)
+    for _ in range(3):
+        found = ring.keys(threading.Event())
+        assert found.headers == (("Authorization", f"Bearer {MARK}-access"),)
+        assert ring.renew(found, threading.Event())
+    assert [keys.params[-1] for keys in sent] == [("refresh_token", lasting["refresh_token"])] * 4
+    assert MARK not in f"{ring!r}{sent!r}{found!r}"
+
+
+@pytest.mark.fault("A17", "G01")
+def test_a_form_whose_reply_is_lost_is_not_sent_again(left: Left) -> None:
+    service = Service(b"{}", None)
+    transport = Transport(user_agent="test", timeout_s=5)
+    transport.send(service.root, TOKEN, keys=FORM)
+    with pytest.raises(TransportError) as raised:
+        transport.send(service.root, TOKEN, keys=FORM)
+    transport.close()
+    service.close()
+    assert len(service.asked) == 2
+    left.texts += [*spoken(raised.value), *locals_of(raised.value)]
+    assert MARK not in left.all()
+
+
+@pytest.mark.fault("G01", "E02")
+@pytest.mark.parametrize("end", ["stop", "close", "deadline"])
+def test_a_call_that_is_ended_leaves_without_its_key(world: World, end: str) -> None:
+    world.exchange.fail(faults.drip_headers(20), times=None)
+    transport, stop = Transport(user_agent="test", timeout_s=0.3 if end == "deadline" else 30), threading.Event()
+    raised: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            transport.send(world.exchange.url, Call("/api/v3/time"), keys=KEYS, stop=stop)
+        except BaseException as error:  # noqa: BLE001 - it is looked at
+            raised.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    while not world.exchange.requests:
+        time.sleep(0.01)
+    if end != "deadline":
+        transport.abort(stop) if end == "stop" else transport.close()
+    thread.join(5)
+    transport.close()
+    (error,) = raised
+    assert isinstance(error, TransportError) is (end == "deadline")
+    assert MARK not in "".join(spoken(error))
+    assert MARK not in "".join(locals_of(error))
+
+
+def locals_of(error: BaseException) -> Iterator[str]:
+    """What a debugger shows of an error: the values of each frame that it went through, and of those behind it."""
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is not None:
+            waiting += [one.__cause__, one.__context__]
+            for frame, _ in traceback.walk_tb(one.__traceback__):
+                yield repr(frame.f_locals)
+
+
+@pytest.mark.fault("G01")
+@pytest.mark.parametrize("name", ["key as status line", "reset", "cut", "elsewhere"])
+def test_a_debugger_sees_no_key_in_the_frames_of_an_error(world: World, name: str) -> None:
+    world.exchange.fail((FAULTS | ECHOES)[name], times=None)
+    transport = Transport(user_agent="test", timeout_s=2)
+    with pytest.raises(CandleFetcherError) as raised:
+        transport.send(world.exchange.url, Call("/api/v3/time"), keys=KEYS)
+    transport.close()
+    assert MARK not in "".join(locals_of(raised.value)).replace("SENTINEL-9f3a", "")
 
 
 class Proxy:
@@ -233,17 +515,18 @@ def test_the_password_of_a_proxy_stays_in_the_request(
     for variable in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(variable)
     proxy = Proxy(PROXIES[name])
-    monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://user:{KEY}@127.0.0.1:{proxy.port}")
+    monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://user:{PASSWORD}@127.0.0.1:{proxy.port}")
     provider = replace(keyed(world), hosts=(f"{scheme}://127.0.0.1:{world.exchange.url.rpartition(':')[2]}",))
-    error = attempt(world, left, provider=provider)
+    # Where the proxy could read them, keys are not sent at all.
+    error = attempt(world, left, provider=provider, keys=KEYS if scheme == "https" else NO_KEYS)
     proxy.close()
     assert b"Proxy-Authorization: Basic" in proxy.asked or b"proxy-authorization: Basic" in proxy.asked
     assert isinstance(error, CandleFetcherError)
-    assert KEY not in left.all()
+    assert MARK not in left.all()
 
 
 @pytest.mark.fault("G01")
-@pytest.mark.parametrize("url", [f"http://a b:{KEY}@[x", f"http://user:{KEY}@", f"socks9://user:{KEY}@h"])
+@pytest.mark.parametrize("url", [f"http://a b:{KEY}@[x", f"http://user:{PASSWORD}@", f"socks9://user:{PASSWORD}@h"])
 def test_a_proxy_that_cannot_be_read_is_told_without_its_password(
     world: World, left: Left, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
@@ -251,15 +534,15 @@ def test_a_proxy_that_cannot_be_read_is_told_without_its_password(
         monkeypatch.delenv(variable)
     monkeypatch.setenv("HTTP_PROXY", url)
     assert isinstance(attempt(world, left), InputError)
-    assert KEY not in left.all()
+    assert MARK not in left.all()
 
 
 @pytest.mark.fault("G01", "G11")
 @pytest.mark.parametrize(
     "url",
-    [f"https://user:{KEY}@api.binance.com", f"http://{KEY}@127.0.0.1:8700", f"https:/user:{KEY}@host", f"file:///{KEY}",
-     f"https://host/?key={KEY}", f"https://host/#{KEY}", f"http://api.binance.com/{KEY}", f"https://user:{KEY}\u2100@host",
-     f"https://host:{KEY}", f"ftp://user:{KEY}@host", f"//user:{KEY}@host"],
+    [f"https://user:{PASSWORD}@api.binance.com", f"http://{PASSWORD}@127.0.0.1:8700", f"https:/user:{PASSWORD}@host", f"file:///{PASSWORD}",
+     f"https://host/?key={PASSWORD}", f"https://host/#{PASSWORD}", f"http://api.binance.com/{PASSWORD}", f"https://user:{PASSWORD}\u2100@host",
+     f"https://host:{PASSWORD}", f"ftp://user:{PASSWORD}@host", f"//user:{PASSWORD}@host"],
 )  # fmt: skip
 def test_a_base_url_that_is_refused_is_not_repeated(
     left: Left, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
@@ -274,7 +557,7 @@ def test_a_base_url_that_is_refused_is_not_repeated(
     left.texts += spoken(raised.value)
     monkeypatch.delenv("CANDLE_FETCHER_BASE_URLS")
     assert main(["fetch", "BTC/USDT", "1h", "--limit", "5", "--base-url", f"binance={url}", "--debug"]) == 2
-    assert KEY not in left.all()
+    assert MARK not in left.all()
 
 
 @pytest.mark.fault("G01")
@@ -286,7 +569,7 @@ def test_keys_of_another_shape_are_refused_without_being_shown(left: Left, tmp_p
     with pytest.raises(InputError) as raised:
         CandleFetcher(api_keys=keys, cache_dir=tmp_path / "x")
     left.texts += spoken(raised.value)
-    assert KEY not in left.all()
+    assert MARK not in left.all()
 
 
 @pytest.mark.fault("G02")
@@ -298,7 +581,7 @@ def test_the_doctor_and_the_log_file_show_no_key_and_no_password(
     monkeypatch.setenv("CANDLE_FETCHER_LOG_LEVEL", "DEBUG")
     monkeypatch.setenv("CANDLE_FETCHER_LOG_FILE", str(tmp_path / "cache" / "all.log"))
     (tmp_path / "cache").mkdir()
-    for proxy in ("", f"http://user:{KEY}@127.0.0.1:{closed.port}"):
+    for proxy in ("", f"http://user:{PASSWORD}@127.0.0.1:{closed.port}"):
         monkeypatch.setenv("HTTP_PROXY", proxy)
         monkeypatch.setenv("HTTPS_PROXY", proxy)
         monkeypatch.setenv("NO_PROXY", "" if proxy else "127.0.0.1")
@@ -313,7 +596,7 @@ def test_the_doctor_and_the_log_file_show_no_key_and_no_password(
         logger.removeHandler(handler)
     logger.setLevel(logging.NOTSET)
     assert (tmp_path / "cache" / "all.log").exists()
-    assert KEY not in left.all()
+    assert MARK not in left.all()
 
 
 # -- foreign text -----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import importlib.util
 import logging
 import os
 import re
@@ -25,6 +26,7 @@ import pytest
 from candle_fetcher.core.call import Call
 from candle_fetcher.core.errors import InputError, ReplyError, SourceError, TransportError
 from candle_fetcher.core.events import Event, Sent
+from candle_fetcher.net import transport as transport_module
 from candle_fetcher.net.transport import Transport, check_root
 
 BODY = b"[" + b",".join(b'[%d,"1.5"]' % (1_700_000_000_000 + n) for n in range(12)) + b"]"
@@ -876,6 +878,54 @@ def test_a_proxy_that_cannot_be_read_is_named_without_its_password(
     with pytest.raises(InputError, match="proxy") as caught:
         transport.send("http://127.0.0.1:9", CALL)
     assert "SENTINEL" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.fault("A27")
+def test_a_lookup_that_hangs_is_given_up_like_a_host_that_cannot_be_reached(
+    transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: over.wait(20))
+    monkeypatch.setattr(transport_module, "_CONNECT_S", 0.2)
+    began = time.monotonic()
+    with pytest.raises(TransportError, match="the host name cannot be resolved") as caught:
+        transport.send("https://x.invalid", CALL)
+    assert time.monotonic() - began < 1
+    assert not caught.value.reached
+    over.set()
+
+
+@pytest.mark.fault("A28")
+@pytest.mark.usefixtures("without_exceptions")
+def test_a_socks_proxy_is_used_where_pysocks_is_there(transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+
+    def speak() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            asked.append(connection.recv(100))
+            connection.sendall(b"\5\0")
+            asked.append(connection.recv(100))
+            connection.sendall(b"\5\0\0\1\0\0\0\0\0\0")
+            while not connection.recv(65536).endswith(HEAD_END):
+                pass
+            connection.sendall(whole())
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        monkeypatch.setenv("HTTP_PROXY", f"socks5h://127.0.0.1:{port}")
+        if importlib.util.find_spec("socks") is None:
+            with pytest.raises(InputError, match="PySocks: pip install"):
+                transport.send("http://localhost:9", CALL)
+            return
+        proxy = threading.Thread(target=speak)
+        proxy.start()
+        assert transport.send("http://localhost:9", CALL).body == BODY
+        proxy.join()
+    assert asked[1] == b"\5\1\0\3\x09localhost\0\x09"
+    with pytest.raises(TransportError) as caught:
+        transport.send("http://localhost:10", CALL)
+    assert not caught.value.reached
 
 
 @pytest.mark.fault("A28")

@@ -10,12 +10,16 @@ from typing import NamedTuple
 
 
 class Call(NamedTuple):
-    """One GET below a provider's root URL. `cost` is its weight in the provider's budget."""
+    """One GET below a provider's root URL. `cost` is its weight in the provider's budget. Keys are no part of it.
+
+    `is_form` makes it a POST, whose parameters are a form in the body: so a token is got.
+    """
 
     path: str
     params: tuple[tuple[str, str], ...] = ()
     cost: int = 1
     headers: tuple[tuple[str, str], ...] = ()
+    is_form: bool = False
 
 
 class Reply(NamedTuple):

@@ -1,4 +1,4 @@
-"""One GET: a Call and a root URL in, a whole Reply out. The only module that knows requests and urllib3.
+"""One request: a Call and a root URL in, a whole Reply out. The only module that knows requests and urllib3.
 
     send -> _Route (pool and proxy of one root) -> _Connection -> _Wire -> body -> Reply
 
@@ -7,8 +7,9 @@ Rules it keeps:
 - The deadline covers the whole call: connecting, headers and body. `_Wire` is where every received byte passes, so
   it is where time, size, the end of the stream and an abort are noticed, whatever drips or hangs.
 - A body is whole or it is an error: its length is checked, chunks must end properly, gzip must reach its own end.
-- The query goes onto the wire in `_Connection.putrequest` and nowhere else: urllib3 is told the path only, so that
-  its log lines and its errors cannot repeat a key.
+- Parameters and keys go onto the wire in `_Connection.putrequest` and `endheaders` and nowhere else: urllib3 is told
+  the path and the other headers only, so that its log lines and its errors cannot repeat a key. What a service sends
+  back may: keys are hidden in it before anybody reads it, and errors of such a call leave without those behind them.
 - Redirects, cookies and .netrc are not used; certificates are always verified; proxies come from the environment.
 """
 
@@ -53,6 +54,7 @@ from urllib3.util.wait import wait_for_write
 from candle_fetcher.core.call import Call, Reply
 from candle_fetcher.core.errors import InputError, ReplyError, SourceError, TransportError
 from candle_fetcher.core.events import Observe, Sent, ignore
+from candle_fetcher.core.keys import NO_KEYS, Keys
 
 MAX_BODY_BYTES = 64 * 2**20
 
@@ -103,18 +105,31 @@ class Transport:
         provider: str = "",
         stop: threading.Event | None = None,
         timeout_s: float | None = None,
+        keys: Keys = NO_KEYS,
     ) -> Reply:
-        """The reply to one GET, whatever its status from 200 to 599 (3xx is a ReplyError: redirects are off).
+        """The reply to one call, whatever its status from 200 to 599 (3xx is a ReplyError: redirects are off).
 
         The whole call ends within `timeout_s`. A kept-alive connection that turns out closed before the first byte
-        is replaced once; nothing else is sent again. Raises TransportError where no whole reply came, ReplyError
-        where what came is wrong or larger than the cap, CancelledError once `stop` is set or the transport closed.
+        is replaced once, and none is used for a form; nothing else is sent again. Raises TransportError where no whole
+        reply came, ReplyError where what came is wrong or larger than the cap, CancelledError once `stop` is set or
+        the transport closed.
         A 418 or 429 whose body cannot be read comes back with an empty body.
+
+        `keys` are sent along and hidden in what comes back, be it a reply or an error. Raises InputError where a proxy
+        on the way could read them.
         """
         route = self._routes.get(root) or self._add_route(root)
+        if keys and route.is_exposed:
+            raise InputError(
+                f"keys for {route.host} would go through a proxy that can read them; name the host in NO_PROXY, or use "
+                "an https root"
+            )
         limit_s = self._timeout_s if timeout_s is None else timeout_s
-        flight = _Flight(route, call, stop, limit_s, self._max_body_bytes)
+        flight = _Flight(route, call, keys, stop, limit_s, self._max_body_bytes)
         headers = {**self._headers, **_checked(call)} if call.headers else self._headers
+        if flight.form is not None:
+            kind = {"Content-Type": "application/x-www-form-urlencoded", "Content-Length": str(len(flight.form))}
+            headers = {**headers, **kind}
         thread = threading.get_ident()
         self._flights[thread] = flight  # before the first look at `stop`: abort() sets it, then looks here
         try:
@@ -125,8 +140,13 @@ class Transport:
                     if not flight.was_stale:
                         raise
                 flight.renew()
+        except (SourceError, CancelledError) as error:
+            if not keys:
+                raise
+            bare = _bare(error, keys)
         finally:
             del self._flights[thread]
+        raise bare  # out here, where no other error stands behind it
 
     def _attempt(self, route: _Route, flight: _Flight, headers: dict[str, str], provider: str, path: str) -> Reply:
         if self._closed:
@@ -139,7 +159,7 @@ class Transport:
             raw = route.open(flight, headers)
             try:
                 status = raw.status
-                _check_status(raw, flight.where)
+                _check_status(raw, flight)
                 try:
                     wire = _read(raw, flight)
                     flight.check_stopped()  # an abort looks like the end of a body without a length
@@ -161,7 +181,9 @@ class Transport:
         finally:
             seconds = time.monotonic() - started
             self._observe(Sent(provider, path, status, seconds, len(wire)))
-        return Reply(status, {name.lower(): value for name, value in raw.headers.itermerged()}, body, seconds)
+        hide = flight.keys.hide
+        told = {name.lower(): hide(value) for name, value in raw.headers.itermerged()}
+        return Reply(status, told, hide(body), seconds)
 
     def abort(self, stop: threading.Event) -> None:
         """Ends every call that runs under `stop`, now: its thread gets CancelledError within milliseconds."""
@@ -250,10 +272,12 @@ class _Flight:
 
     __slots__ = (
         "deadline_s",
+        "form",
         "has_connected",
         "has_ended",
         "has_timed_out",
         "is_cancelled",
+        "keys",
         "limit_s",
         "max_body_bytes",
         "must_connect",
@@ -266,17 +290,26 @@ class _Flight:
     )
 
     def __init__(
-        self, route: _Route, call: Call, stop: threading.Event | None, limit_s: float, max_body_bytes: int
+        self,
+        route: _Route,
+        call: Call,
+        keys: Keys,
+        stop: threading.Event | None,
+        limit_s: float,
+        max_body_bytes: int,
     ) -> None:
         self.where = route.host + call.path
         self.path = urllib.parse.quote(route.path + call.path, safe="/%:@!$&'()*+,;=")
-        self.query = _query_of(call.params)
+        self.keys = keys
+        query = _query_of(call.params + keys.params)
+        self.query = "" if call.is_form else query
+        self.form = query[1:].encode("ascii") if call.is_form else None
         self.stop = stop
         self.limit_s = limit_s
         self.deadline_s = time.monotonic() + limit_s
         self.max_body_bytes = max_body_bytes
         self.sock: Any = None
-        self.must_connect = False
+        self.must_connect = call.is_form  # it may not be sent twice, which a connection that is stale would ask for
         self.has_connected = False
         self.has_timed_out = False
         self.is_cancelled = False
@@ -377,15 +410,18 @@ class _HttpReply(http.client.HTTPResponse):
         # Of a length or an encoding that it cannot read, it makes a body that lasts as long as the connection.
         lengths = set(self.msg.get_all("content-length", ()))
         if len(lengths) > 1 or any(not _LENGTH.fullmatch(length) for length in lengths):
-            raise ReplyError(f"{self._flight.where}: Content-Length {sorted(lengths)!a:.60}; expected one number")
+            shown = self._flight.keys.hide(ascii(sorted(lengths)))
+            raise ReplyError(f"{self._flight.where}: Content-Length {shown:.60}; expected one number")
         encoding = self.msg.get("transfer-encoding", "chunked")
         if encoding.lower() != "chunked":
-            raise ReplyError(f"{self._flight.where}: transfer encoding {encoding!a:.60}; expected chunked or none")
+            shown = self._flight.keys.hide(ascii(encoding))
+            raise ReplyError(f"{self._flight.where}: transfer encoding {shown:.60}; expected chunked or none")
 
 
 class _Connection(HTTPConnection):
     """Mixed into urllib3's connection classes: ties a connection to the call of the thread that uses it."""
 
+    debuglevel = 0  # whoever sets that of http.client's class would have keys printed
     flights: dict[int, _Flight]
 
     @property
@@ -409,6 +445,18 @@ class _Connection(HTTPConnection):
         flight.sock = self.sock
         flight.check_stopped()
 
+    def _new_conn(self) -> socket.socket:
+        """A connected socket; as urllib3's, but under the deadline as a whole, and it can be aborted."""
+        flight = self.flight
+        sock = self._dial(flight)
+        # TLS takes the descriptor out of this object, so that the handshake is cut through a duplicate.
+        flight.sock = sock.dup()
+        sock.settimeout(self.timeout)
+        return sock
+
+    def _dial(self, flight: _Flight) -> socket.socket:
+        return super()._new_conn()
+
     def request(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
         flight = self.flight
         if not flight.has_connected:
@@ -418,7 +466,13 @@ class _Connection(HTTPConnection):
         super().request(method, url, *args, **kwargs)
 
     def putrequest(self, method: str, url: str, *args: Any, **kwargs: Any) -> None:
-        super().putrequest(method, url + self.flight.query, *args, **kwargs)
+        flight = self.flight
+        super().putrequest(method, url + flight.query, *args, **kwargs)
+        for name, value in flight.keys.headers:
+            self.putheader(name, value)
+
+    def endheaders(self, message_body: Any = None, **kwargs: Any) -> None:
+        super().endheaders(message_body if self.flight.form is None else self.flight.form, **kwargs)
 
     def response_class(  # type: ignore[override]  # http.client only ever calls it
         self, sock: Any, debuglevel: int = 0, method: str | None = None
@@ -442,6 +496,7 @@ class _Lookups:
         if _is_address(host):
             return _look_up(host, port)
         key = host, port
+        ends_s = time.monotonic() + min(flight.left_s(), _CONNECT_S)
         with self._lock:
             found = self._waiting.get(key)
             if found is None:
@@ -454,6 +509,8 @@ class _Lookups:
                 self._waiting[key] = found
         while not wait([found], timeout=_LOOK_S).done:
             flight.check()
+            if time.monotonic() >= ends_s:
+                raise socket.gaierror(socket.EAI_AGAIN, "the lookup took too long")
         return found.result()
 
     def _run(self, key: tuple[str, int], found: Future[list[Any]]) -> None:
@@ -484,18 +541,9 @@ def _is_address(host: str) -> bool:
 
 
 class _Direct(_Connection):
-    """A _Connection that dials by itself; not for SOCKS proxies."""
+    """A _Connection that dials by itself."""
 
     lookups: _Lookups
-
-    def _new_conn(self) -> socket.socket:
-        """A connected socket; as urllib3's, but under the deadline as a whole, and it can be aborted."""
-        flight = self.flight
-        sock = self._dial(flight)
-        # TLS takes the descriptor out of this object, so that the handshake is cut through a duplicate.
-        flight.sock = sock.dup()
-        sock.settimeout(self.timeout)
-        return sock
 
     def _dial(self, flight: _Flight) -> socket.socket:
         host = self.host.strip("[]")
@@ -522,6 +570,39 @@ class _Direct(_Connection):
         if isinstance(last, TimeoutError):
             raise ConnectTimeoutError(self, f"Connection to {host} timed out") from last
         raise NewConnectionError(self, f"Failed to connect: {last}") from last
+
+
+class _BySocks(_Connection):
+    """A _Connection through a SOCKS proxy. PySocks looks up names and shakes hands in ways that cannot be ended: it
+    does so in a thread that nobody has to wait for."""
+
+    def _dial(self, flight: _Flight) -> socket.socket:
+        dialled: Future[socket.socket] = Future()
+        connect = super()._dial
+
+        def dial() -> None:
+            try:
+                dialled.set_result(connect(flight))
+            except BaseException as error:  # noqa: BLE001 - it is raised again in the thread that waits
+                dialled.set_exception(error)
+
+        ends_s = time.monotonic() + min(flight.left_s(), _CONNECT_S)
+        threading.Thread(target=dial, name="candle-socks", daemon=True).start()
+        try:
+            while not wait([dialled], timeout=_LOOK_S).done:
+                flight.check()
+                if time.monotonic() >= ends_s:
+                    raise ConnectTimeoutError(self, "the SOCKS proxy took too long")
+            return dialled.result()
+        except BaseException:
+            dialled.add_done_callback(_hang_up)
+            raise
+
+
+def _hang_up(dialled: Future[socket.socket]) -> None:
+    """Closes a connection that came too late."""
+    if dialled.exception() is None:
+        dialled.result().close()
 
 
 def _join(sock: socket.socket, address: Any, ends_s: float, flight: _Flight) -> None:
@@ -565,14 +646,15 @@ class _Route:
         # A proxy that forwards plain http wants the whole URL.
         forwards = bool(proxy) and parts.scheme == "http" and not is_socks
         self._prefix = f"{parts.scheme}://{parts.netloc}" if forwards else ""
+        self.is_exposed = bool(proxy) and parts.scheme == "http"  # whoever runs the proxy reads what is sent
         self.pool = _make_pool(root, proxy, proxies)
-        bases = (_Connection if is_socks else _Direct, self.pool.ConnectionCls)
+        bases = (_BySocks if is_socks else _Direct, self.pool.ConnectionCls)
         self.pool.ConnectionCls = type("Connection", bases, {"flights": flights, "lookups": _Lookups()})
 
     def open(self, flight: _Flight, headers: dict[str, str]) -> HTTPResponse:
         """The reply as soon as its headers are there, the body still to be read."""
         reply = self.pool.urlopen(
-            "GET",
+            "GET" if flight.form is None else "POST",
             self._prefix + flight.path,
             headers=headers,
             retries=_NO_RETRY,
@@ -625,12 +707,12 @@ def _checked(call: Call) -> dict[str, str]:
     return dict(call.headers)
 
 
-def _check_status(raw: HTTPResponse, where: str) -> None:
+def _check_status(raw: HTTPResponse, flight: _Flight) -> None:
     if 300 <= raw.status < 400:
-        host = _host_of(raw.headers.get("location", ""))
-        raise ReplyError(f"{where}: redirected to {host} (status {raw.status}); redirects are not followed")
+        host = _host_of(flight.keys.hide(raw.headers.get("location", "")))
+        raise ReplyError(f"{flight.where}: redirected to {host} (status {raw.status}); redirects are not followed")
     if not 200 <= raw.status < 600:
-        raise ReplyError(f"{where}: status {raw.status}; expected 200 to 599")
+        raise ReplyError(f"{flight.where}: status {raw.status}; expected 200 to 599")
 
 
 def _host_of(location: str) -> str:
@@ -675,7 +757,8 @@ def _decode(wire: bytes, encoding: str, flight: _Flight) -> bytes:
     if encoding in ("", "identity"):
         return wire
     if encoding not in ("gzip", "x-gzip"):
-        raise ReplyError(f"{flight.where}: content encoding {encoding[:40]!a}; expected gzip or none")
+        shown = flight.keys.hide(encoding)[:40]
+        raise ReplyError(f"{flight.where}: content encoding {shown!a}; expected gzip or none")
     unzip = zlib.decompressobj(31)
     try:
         body = unzip.decompress(wire, flight.max_body_bytes + 1)
@@ -726,6 +809,19 @@ def _translate(error: Exception, flight: _Flight) -> SourceError:
     if isinstance(made, TransportError):
         made.reached = not any(isinstance(link, _UNREACHED) for link in chain)
     return made
+
+
+def _bare(error: SourceError | CancelledError, keys: Keys) -> SourceError | CancelledError:
+    """The error without a key: what stands behind it may hold what was received, and goes. The system's own stays."""
+    cause = _unwrap(error)[-1]
+    error.args = tuple(keys.hide(part) if isinstance(part, str) else part for part in error.args)
+    error.__context__ = None
+    if cause is not error and isinstance(cause, OSError) and keys.hide(str(cause)) == str(cause):
+        cause.__cause__ = cause.__context__ = None
+        error.__cause__ = cause.with_traceback(None)
+    else:
+        error.__cause__ = None
+    return error.with_traceback(None)
 
 
 def _unwrap(error: BaseException) -> list[BaseException]:

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import email.utils
 import random
+import re
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future, wait
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from candle_fetcher.core.call import Call, Limit, Reply
 from candle_fetcher.core.candles import Candles
-from candle_fetcher.core.errors import AccessDenied, Banned, RateLimited, ReplyError, SourceError, TransportError
+from candle_fetcher.core.errors import (
+    AccessDenied,
+    Banned,
+    CandleFetcherError,
+    RateLimited,
+    ReplyError,
+    SourceError,
+    TransportError,
+)
 from candle_fetcher.core.events import Observe, Operation, Retried
+from candle_fetcher.core.keys import Keys
 from candle_fetcher.net.pacing import HostGate, Limiter, Retry
 from candle_fetcher.net.transport import Transport
+from candle_fetcher.sources.keyring import Fixed, Keyholder
 from candle_fetcher.store.shared import Desk
 
 if TYPE_CHECKING:
@@ -24,9 +36,43 @@ if TYPE_CHECKING:
     from candle_fetcher.sources.archive import FileRead
 
 Answer_ = TypeVar("Answer_")
+NO_KEYHOLDER = Fixed()
 
 # A host to which no connection can be made is tried again this often: who has no network should hear of it soon.
 _UNREACHED_RETRIES = 2
+_KEPT_REPLIES = 32
+_LOOK_S = 0.05  # how often a thread that waits for another one's reply looks whether it is to stop
+
+
+class Replies:
+    """Replies by call, so that what is asked for once in an errand is sent once; only the newest are kept."""
+
+    def __init__(self) -> None:
+        self._futures: OrderedDict[Call, Future[Candles]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def once(self, call: Call, ask: Callable[[], Candles], stop: threading.Event, *, anew: bool = False) -> Candles:
+        """The reply to the call: `ask` gets it, or another thread that is at it; its error is that of all. `anew` gets
+        it once more."""
+        with self._lock:
+            found = None if anew else self._futures.get(call)
+            if found is None:
+                mine: Future[Candles] = Future()
+                self._futures[call] = mine
+                self._futures.move_to_end(call)
+                while len(self._futures) > _KEPT_REPLIES:
+                    self._futures.popitem(last=False)
+        if found is None:
+            try:
+                mine.set_result(ask())
+            except BaseException as error:
+                mine.set_exception(error if isinstance(error, CandleFetcherError) else CancelledError())
+                raise
+            return mine.result()
+        while not stop.is_set():
+            if wait([found], timeout=_LOOK_S).done:
+                return found.result()
+        raise CancelledError
 
 
 class Errand(threading.Event):
@@ -34,7 +80,8 @@ class Errand(threading.Event):
 
     `retries` counts what was sent again. `clock_error` is why the provider's clock could not be had, once it was asked.
     `doubts_clock` says that ours is ahead by days: a reply was sent before the span that it is about had settled.
-    `kept` are the archive's files that reach beyond the last span gathered: a stream goes on with them.
+    `kept` are the archive's files that reach beyond the last span gathered: a stream goes on with them. `replies` are
+    the newest replies that answer for more than one chunk, by call.
     """
 
     retries = 0
@@ -42,15 +89,25 @@ class Errand(threading.Event):
     doubts_clock = False
     kept: Mapping[File, FileRead] = MappingProxyType({})
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.replies = Replies()
+
 
 class Service(NamedTuple):
-    """Whom to ask: root URLs of the same data, the preferred one first, and the facts that are stated of them."""
+    """Whom to ask: root URLs of the same data, the preferred one first, and the facts that are stated of them.
+
+    What `keys` holds goes along with each request, to these hosts alone; nothing that comes back shows it. `account`
+    stands for whoever has these keys, where the service counts what each spends.
+    """
 
     name: str
     hosts: tuple[str, ...]
     limits: tuple[Limit, ...]
     used: Callable[[Mapping[str, str]], int | None]
     refusal: Callable[[Reply, str, int], Exception]
+    keys: Keyholder = NO_KEYHOLDER
+    account: str = ""
 
 
 class Asker:
@@ -87,12 +144,14 @@ class Asker:
         By this name it is shared with those who ask the same service. Its other hosts count as the first one, for the
         provider counts them as one; another root, such as a practice exchange's, is another service.
         """
-        shared = self._desk.state("|".join((self._service.name, self._service.hosts[0], name))) if self._desk else None
+        names = (self._service.name, self._service.hosts[0], name, *filter(None, [self._service.account]))
+        shared = self._desk.state("|".join(names)) if self._desk else None
         return Limiter(
             provider=self._service.name,
             limits=limits,
             now_ms=self._now_ms,
             steady_ms=lambda: int(time.monotonic() * 1000),
+            machine_ms=lambda: int(time.time() * 1000),
             shared=shared,
             observe=self._observe,
             wait=self._wait,
@@ -112,14 +171,15 @@ class Asker:
 
         Each try is counted in `budget` too, where there is one. `hear` gets the headers of the reply that is parsed.
         """
+        has_renewed = False
         spare = list(self._open_hosts())
         host = spare.pop(0)
         attempt = 1  # how many requests have failed, once one has
         while True:
             try:
-                return self._once(host, call, parse, symbol, stop, budget, hear)
-            except Banned as error:
-                self.limiter.ban(int(error.until.timestamp() * 1000), str(error))
+                keys = self._service.keys.keys(stop)
+                return self._once(host, call, parse, keys, symbol, stop, budget, hear)
+            except Banned:
                 raise
             except (TransportError, ReplyError, RateLimited, AccessDenied) as error:
                 asked_s = None
@@ -131,7 +191,11 @@ class Asker:
                         host = spare.pop(0)
                         continue
                     if isinstance(error, AccessDenied):
-                        raise
+                        # A key that lives for minutes may have ended on the way.
+                        if error.status != 401 or has_renewed or not self._service.keys.renew(keys, stop):
+                            raise
+                        has_renewed = True
+                        continue
                 if isinstance(error, RateLimited):
                     asked_s = error.retry_after_s
                 wait_s = self._retry.wait_s(attempt, asked_s, random=random.random())
@@ -162,6 +226,7 @@ class Asker:
         host: str,
         call: Call,
         parse: Callable[[bytes], Answer_],
+        keys: Keys,
         symbol: str,
         stop: Errand,
         budget: Limiter | None,
@@ -173,25 +238,42 @@ class Asker:
         ticket = self.limiter.acquire(call.cost, stop=stop)
         used = None
         try:
-            reply = self._transport.send(host, call, provider=self._service.name, stop=stop)
+            reply = self._transport.send(host, call, provider=self._service.name, stop=stop, keys=keys)
             used = self._service.used(reply.headers)
         finally:
             self.limiter.release(ticket, used=used)
-        if reply.status != 200:
-            error = self._service.refusal(reply, symbol, self._now_ms())
-            if isinstance(error, RateLimited) and not isinstance(error, Banned):
-                self.limiter.hold(1.0 if error.retry_after_s is None else error.retry_after_s)
-            raise error
-        # A parse holds the interpreter most of the time; taking turns spares the threads handing it to and fro.
-        with self._parsing:
-            began = time.perf_counter()
-            answer = parse(reply.body)
+        try:
+            if reply.status != 200:
+                raise self._service.refusal(reply, symbol, self.limiter.now_ms())
+            # A parse holds the interpreter most of the time; taking turns spares the threads handing it to and fro.
+            with self._parsing:
+                began = time.perf_counter()
+                answer = parse(reply.body)
+        except Banned as error:
+            # By a clock that is wrong the end may have passed already; then so many seconds count.
+            self.limiter.ban(int(error.until.timestamp() * 1000), str(error), seconds=error.retry_after_s or 0.0)
+            raise
+        except RateLimited as error:
+            if reply.status == 200:
+                # A parser has no clock from which to count until the time that the provider names.
+                told = self._service.refusal(reply, symbol, self.limiter.now_ms())
+                error = told if type(told) is RateLimited else error
+            self.limiter.hold(1.0 if error.retry_after_s is None else error.retry_after_s)
+            raise error from None
         if hear is not None:
             hear(reply.headers)
         self._gate.ok(host)
         count = answer.count if isinstance(answer, Candles) else 0
         self._observe(Operation("parse", time.perf_counter() - began, count, len(reply.body)))
         return answer
+
+
+def told_ms(headers: Mapping[str, str]) -> int | None:
+    """The time by a reply: when it was made, and for how long it lay in a cache since; None where it tells none."""
+    made_ms, age = date_ms(headers.get("date")), headers.get("age", "")
+    if made_ms is None:
+        return None
+    return made_ms + (1000 * int(age) if re.fullmatch("[0-9]{1,9}", age) else 0)
 
 
 def date_ms(text: str | None) -> int | None:
