@@ -21,9 +21,12 @@ INSTALL_REQUIRES = [
 ]
 
 # Extras that add a feature for users; `all` is their union. An extra is declared when its feature is built.
-FEATURES: dict[str, list[str]] = {}
+FEATURES: dict[str, list[str]] = {
+    "calendars": ["exchange_calendars>=4.5"],  # the sessions of stock exchanges, to tell a stock's gaps
+    "dotenv": ["python-dotenv>=1.0"],  # .env for the command line
+}
 
-TEST = ["pytest>=8.2", "hypothesis>=6.100"]
+TEST = ["pytest>=8.2", "hypothesis>=6.100", *FEATURES["calendars"], *FEATURES["dotenv"]]
 
 TOOLS = {
     "test": TEST,

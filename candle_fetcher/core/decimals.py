@@ -3,7 +3,8 @@
 Reading: `parse_rows` (a JSON list of rows) and `parse_csv` give the float64 that `float(text)` gives, or raise.
 The kernel finds every byte that is not a digit, demands that these marks repeat the declared row, reads eight
 digits per step as one 64-bit word, and divides once. What it does not recognise goes to a careful reader, which
-returns the same columns or names the row and the field.
+returns the same columns or names the row and the field. `parse_pattern` reads numbers between any other text that
+repeats, `load_json` is for replies of another shape.
 
 Writing: `format_rows` gives CSV lines in which each number is the shortest text that reads back the same float64,
 never an exponent.
@@ -18,7 +19,7 @@ import math
 import re
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +50,8 @@ CSV_PIECE_BYTES = 1 << 18
 # Beyond any row, and any run of blank lines: what has no line end is not gathered for ever.
 _LINE_BYTES = 1 << 16
 _BLOCK_ROWS = 8192
+# Of an integer in JSON, its minus too.
+_MOST_DIGITS = 40
 
 _DAY_MS = 86_400_000
 _YEAR_1_MS = -62_135_596_800_000
@@ -146,6 +149,25 @@ def parse_rows(body: bytes, row: Row) -> tuple[Column, ...]:
     """
     found = _read(_MARGIN + body + _MARGIN, row.kinds, row._json)
     return _read_json(body, row) if found is None else found
+
+
+class Pattern:
+    """Rows of any other text: `row` is one of them with a 0 in place of each number, and no other digit, point or
+    minus. Its last character stands between two rows, `end` in its place after the last one, `lead` before the first.
+
+    `kinds` are those of `Row`; d and x are bare, and may begin with zeros.
+    """
+
+    __slots__ = ("kinds", "layout")
+
+    def __init__(self, kinds: str, lead: str, row: str, end: str) -> None:
+        self.kinds = kinds
+        self.layout = _Layout(kinds, lead, row, end)
+
+
+def parse_pattern(text: bytes, pattern: Pattern) -> tuple[Column, ...] | None:
+    """The columns of the text, in the order of the fields, as `parse_rows`; None wherever in doubt."""
+    return _read(_MARGIN + text + _MARGIN, pattern.kinds, pattern.layout)
 
 
 def parse_csv(text: bytes, row: Row) -> tuple[Column, ...]:
@@ -357,6 +379,43 @@ def _floats(text: bytes, words: Uint64s, tokens: _Tokens, wholes: Int64s) -> Flo
             return None
     np.negative(found, out=found, where=tokens.minus[rows])
     return found
+
+
+def parse_tokens(text: bytes, first: Int64s, point: Int64s, last: Int64s) -> Floats | None:
+    """The float64 of the decimals that stand at [first, last) in the text, each array of the shape (fields, rows); as
+    `float` reads them, None wherever in doubt.
+
+    There are digits alone at [first, point) and at [point + 1, last), which the caller knows; `point` is `last` where
+    there is none.
+    """
+    has_point = point < last
+    if (point <= first).any() or (last - point < 2 * has_point).any():
+        return None
+    # Words of eight bytes are loaded where numbers begin and where they end.
+    margin = 0 if first.size and first.min() >= _PAD and last.max() + _PAD <= len(text) else _PAD
+    padded = _MARGIN + text + _MARGIN if margin else text
+    words = np.ndarray((len(padded) - 7,), "<u8", padded, strides=(1,))
+    tokens = _Tokens(first + margin, point + margin, last + margin, np.zeros(first.shape, np.bool_))
+    return _floats(padded, words, tokens, _digits(words, tokens.first, tokens.point))
+
+
+def load_json(body: bytes, wanted: str) -> Any:
+    """The value of a JSON body. Raises ReplyError, which says what was `wanted`, where it is no JSON, is nested without
+    end, or holds what JSON does not know (NaN) or nobody means: an integer of thousands of digits takes minutes."""
+    try:
+        return json.loads(body, parse_int=_int, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise ReplyError(f"expected {wanted}, got {len(body)} bytes: {repr(body[:80])[:200]}") from error
+
+
+def _int(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"an integer of {len(text)} digits")
+    return int(text)
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no JSON")
 
 
 def _read_json(body: bytes, row: Row) -> tuple[Column, ...]:

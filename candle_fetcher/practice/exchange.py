@@ -1,4 +1,5 @@
-"""The practice exchange: Binance's REST APIs and its public archive on a loopback port, with faults on request."""
+"""The practice exchange: REST APIs of Binance and of others, and Binance's public archive, on a loopback port, with
+faults on request."""
 
 from __future__ import annotations
 
@@ -7,15 +8,16 @@ import gzip as gzip_module
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qsl, unquote
 
 import numpy.typing as npt
 
-from candle_fetcher.practice import binance
+from candle_fetcher.practice import alpaca, binance
 from candle_fetcher.practice.archive import Archive
 from candle_fetcher.practice.faults import Action, Fault, Match, Reply
+from candle_fetcher.practice.kraken import Kraken
 from candle_fetcher.practice.limits import Budget, Counts, Verdict
 from candle_fetcher.practice.listings import PROVIDERS
 from candle_fetcher.practice.request import Refused, View, dump
@@ -32,7 +34,7 @@ _JSON = ("Content-Type", "application/json;charset=UTF-8")
 class Request(NamedTuple):
     """One request; `time` in s by the exchange's clock, `status` None where a fault took the reply.
 
-    `market` is a provider id or "archive", which has no weights.
+    `market` is a provider id or "archive", which has no weights. Calls of providers that count no weight have one of 1.
     """
 
     time: float
@@ -45,8 +47,24 @@ class Request(NamedTuple):
     headers: dict[str, str]
 
 
+class Dialect(Protocol):
+    """How another provider than Binance answers: which paths are its own, with what, and what there was to answer."""
+
+    name: str
+
+    def answers(self, path: str) -> bool:
+        """Whether the path is one of its own."""
+
+    def answer(self, path: str, pairs: Sequence[tuple[str, str]], headers: Mapping[str, str]) -> Reply:
+        """The reply, less the headers that all have."""
+
+    def truth(self, symbol: str, timeframe: str, start_ms: int, end_ms: int) -> dict[str, npt.NDArray[Any]]:
+        """The candles that open in [start_ms, end_ms) and have opened by now."""
+
+
 class PracticeExchange:
-    """A loopback HTTP server that answers as Binance spot, Binance.US, USD-M and COIN-M do, and as their archive does.
+    """A loopback HTTP server that answers as Binance spot, Binance.US, USD-M and COIN-M do, as their archive does, and
+    as the other providers of `base_urls` do.
 
     `weight_limit` None is the documented weight per whole minute of its clock, each market by itself; more than
     `patience` refusals in one minute are a ban of `ban_s`. `delay_s` is slept before every reply. `page_cap` serves
@@ -89,6 +107,11 @@ class PracticeExchange:
         self._lock = threading.Lock()
         self._tape = Tape(seed, outages)
         self._archive = Archive(self._tape, self._now_ms, Lags(daily_lag_h, monthly_lag_h))
+        self.kraken = Kraken(self._tape, self._now_ms)
+        self.alpaca, self.alpaca_crypto = (
+            alpaca.Bars(name, self._tape, self._now_ms, page_cap=page_cap) for name in ("alpaca", "alpaca-crypto")
+        )
+        self._dialects: tuple[Dialect, ...] = (self.kraken, self.alpaca, self.alpaca_crypto)
         self._server: Server | None = None
         self._date = (0, "")
 
@@ -120,7 +143,13 @@ class PracticeExchange:
     @property
     def base_urls(self) -> dict[str, str]:
         """Root URLs by provider id, as CandleFetcher takes them."""
-        return {provider: self.url + binance.ROOTS[provider] for provider in PROVIDERS} | {"binance-archive": self.url}
+        roots = {provider: self.url + binance.ROOTS[provider] for provider in PROVIDERS}
+        return roots | {"binance-archive": self.url, **{dialect.name: self.url for dialect in self._dialects}}
+
+    @property
+    def api_keys(self) -> dict[str, dict[str, str]]:
+        """The keys that it lets in, as CandleFetcher takes them."""
+        return {"alpaca": self.alpaca.keys}
 
     @property
     def archive(self) -> Archive:
@@ -152,6 +181,9 @@ class PracticeExchange:
         Columns open_time, close_time (ms) and trades are int64, the others float64. Loaded and corrected candles count,
         hidden ones too: hiding is a fault of what is served, not of the market.
         """
+        dialect = next((one for one in self._dialects if one.name == provider), None)
+        if dialect is not None:
+            return dialect.truth(symbol, timeframe, start_ms, end_ms)
         return self._series(provider, symbol, timeframe, kind).truth(start_ms, end_ms, self._now_ms())
 
     def load(
@@ -217,9 +249,14 @@ class PracticeExchange:
         pairs = parse_qsl(query, keep_blank_values=True)
         params = dict(pairs)
         endpoint = binance.find_endpoint(path)
+        dialect = next((one for one in self._dialects if one.answers(path)), None)
         if incoming.method == "GET" and self._archive.answers(path, params):
             market, weight = "archive", 0
             reply = self._archive.answer(path, params)
+            reply = reply._replace(headers=(*reply.headers, *self._headers(now_ms)[1:]))
+        elif incoming.method == "GET" and dialect is not None:
+            market, weight = dialect.name, 1
+            reply = dialect.answer(path, pairs, incoming.headers)
             reply = reply._replace(headers=(*reply.headers, *self._headers(now_ms)[1:]))
         elif endpoint is None or incoming.method != "GET":
             missing = endpoint is None

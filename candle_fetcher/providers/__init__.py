@@ -1,30 +1,75 @@
-"""Floor 1: facts about providers and pure functions. One file a provider; its `PROVIDERS` are found by themselves."""
+"""Floor 1: facts about providers and pure functions. One file a provider; its `PROVIDERS` are found by themselves.
+
+An installed package offers more through the entry-point group `candle_fetcher.providers`: a Provider, several, or a
+module with `PROVIDERS`. One that cannot be loaded is named in a warning, and harms no other.
+"""
 
 from __future__ import annotations
 
 import functools
 import importlib
 import pkgutil
+import warnings
+from typing import Any, NamedTuple
 
-from candle_fetcher.core.errors import InputError, NotOffered, unknown
-from candle_fetcher.providers.base import Archive, Feed, Funding, Listed, Listing, Provider
+from candle_fetcher.core.call import Call, Limit, Reply
+from candle_fetcher.core.candles import Candles, candles_from
+from candle_fetcher.core.errors import CandleFetcherWarning, InputError, NotOffered, unknown
+from candle_fetcher.core.series import Series
+from candle_fetcher.core.spans import Span
+from candle_fetcher.providers.base import (
+    Archive,
+    Feed,
+    Funding,
+    Key,
+    Listed,
+    Listing,
+    Provider,
+    Question,
+    Setting,
+    Token,
+    any_symbol,
+    by_status,
+)
 
 __all__ = [
     "Archive",
+    "Call",
+    "Candles",
     "Feed",
     "Funding",
+    "Key",
+    "Limit",
     "Listed",
     "Listing",
     "Provider",
+    "Question",
+    "Reply",
+    "Series",
+    "Setting",
+    "Span",
+    "Token",
     "all_providers",
+    "any_symbol",
+    "by_status",
+    "candles_from",
     "find_funding",
+    "find_known",
     "find_provider",
 ]
 
+GROUP = "candle_fetcher.providers"
+
+
+class _PlugIns(NamedTuple):
+    """The providers of installed packages by id; and by the name of their entry point what is wrong with the others."""
+
+    providers: dict[str, Provider]
+    broken: dict[str, str]
+
 
 @functools.cache
-def all_providers() -> dict[str, Provider]:
-    """Every provider by its id."""
+def _built_in() -> dict[str, Provider]:
     found: dict[str, Provider] = {}
     for module in sorted(module.name for module in pkgutil.iter_modules(__path__)):
         if module != "base":
@@ -33,15 +78,56 @@ def all_providers() -> dict[str, Provider]:
     return found
 
 
+@functools.cache
+def _plug_ins() -> _PlugIns:
+    from importlib import metadata  # when asked for: looking through all packages takes 10 ms
+
+    found = _PlugIns({}, {})
+    for point in metadata.entry_points(group=GROUP):
+        package = point.dist.name if point.dist is not None else point.value
+        try:
+            for provider in _offered(point.load()):
+                if provider.name in _built_in() or provider.name in found.providers:
+                    raise InputError(f"there is a provider {provider.name!r} already; a plug-in needs an id of its own")
+                found.providers[provider.name] = provider
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever somebody else's code does
+            why = f"{type(error).__name__}: {str(error)[:200]}"
+            said = f"the plug-in {point.name!r} of {package} cannot be used ({why}); update or uninstall {package}"
+            found.broken[point.name] = said
+            warnings.warn(CandleFetcherWarning(said), stacklevel=2)
+    return found
+
+
+def _offered(value: Any) -> list[Provider]:
+    """The providers of an entry point."""
+    value = getattr(value, "PROVIDERS", value)
+    providers = [value] if isinstance(value, Provider) else value
+    if not isinstance(providers, list | tuple) or not all(isinstance(one, Provider) for one in providers):
+        raise InputError(f"{str(value)[:80]!r} is no Provider, nor several, nor a module with PROVIDERS")
+    return list(providers)
+
+
+def all_providers() -> dict[str, Provider]:
+    """Every provider by its id: those built in, and those of installed packages."""
+    return {**_built_in(), **_plug_ins().providers}
+
+
+def find_known(name: str) -> Provider | None:
+    """The provider with that id, None where there is none. Installed packages are looked through only for ids that are
+    not built in."""
+    return _built_in().get(name) or _plug_ins().providers.get(name)
+
+
 def find_provider(name: object) -> Provider:
-    """The provider with that id; InputError names the closest one."""
+    """The provider with that id, or the value itself; InputError names the closest one."""
     if isinstance(name, Provider):
         return name
-    provider = all_providers().get(name) if isinstance(name, str) else None
+    provider = find_known(name) if isinstance(name, str) else None
     if provider is None:
+        broken = _plug_ins().broken.get(name) if isinstance(name, str) else None
+        if broken is not None:
+            raise InputError(broken)
         raise unknown("provider", name, all_providers())
-    if not isinstance(provider, Provider):
-        raise InputError(f"provider {name!r} is not a Provider")
     return provider
 
 

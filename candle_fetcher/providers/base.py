@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
-from candle_fetcher.core.call import Call, Limit, Reply
+from candle_fetcher.core.call import Call, Limit, Reply, parse_retry_after
 from candle_fetcher.core.candles import Candles
-from candle_fetcher.core.errors import NotOffered
+from candle_fetcher.core.errors import (
+    AccessDenied,
+    InputError,
+    NotOffered,
+    ProviderRefused,
+    RateLimited,
+    TransportError,
+    shown,
+)
 from candle_fetcher.core.files import File
+from candle_fetcher.core.keys import Keys
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
-from candle_fetcher.core.timeframe import Timeframe
 
 Answer = TypeVar("Answer")
+
+_SYMBOL = re.compile(r"[^\W_][\w./-]{0,39}")
 
 
 class Listed(NamedTuple):
@@ -64,24 +75,51 @@ class Archive:
 class Feed:
     """Candles of one kind.
 
-    `call(symbol, timeframe, span, rows)` asks for the candles that open in the span, at most `rows` of them, `limit`
-    being the provider's own bound; `first_call(symbol, timeframe)` for the first candle there ever was, None where the
-    provider cannot be asked that. `window_ms` is the longest span of one call. Nothing is older than `since_ms`.
-    `probe` is the timeframe with which to look for the listing through such windows. `quiet_rows` says that an interval
-    without trades has a row, so that a hole is suspect.
+    `call(series, span, rows)` asks for the candles that open in the span, at most `rows` of them, `limit` being the
+    provider's own bound; `parse(body, series)` reads its reply. `next_call(call, body)` asks for what a reply had no
+    room for; it is None where the rows tell that, and returns None where there is no more. `first_call(series)` asks
+    for the first candle there ever was, None where the provider cannot be asked that; `last_call(series, end_ms)` for
+    the newest one before that time. `window_ms` is the longest span of one call, `window(series, ms)` the one that
+    holds the instant where calls are for fixed spans, such as months, None where they are for all of time. Nothing is
+    older than `since_ms`. `probe` is the timeframe with which to look for the listing through such windows.
+
+    No others are made of the timeframes that are `off_grid`: theirs open elsewhere than the slots do.
+
+    `quiet_rows` says that an interval without trades has a row, so that a hole is suspect and asked for again. Where it
+    has none, `late_ms` is how late a row may come all the same: a hole that is younger is asked for again every hour.
+    `held_back_ms(series)` is the age that candles must have before everybody may ask for them: younger ones are asked
+    for only where they are wanted. `restates(series)` says that all of history changes now and then, as prices do that
+    are adjusted for splits: what was fetched on different days is kept apart.
+    `is_whole` says that a reply holds all that the provider has, or all of the call's window, and that the call depends
+    on nothing else of the span: rows outside it are no error, and the same call is sent once. `depth(series)` is how
+    many of the newest candles the provider serves; None means all of them.
     """
 
     timeframes: tuple[str, ...]
     columns: tuple[str, ...]
-    call: Callable[[str, Timeframe, Span, int], Call]
-    parse: Callable[[bytes], Candles]
+    call: Callable[[Series, Span, int], Call]
+    parse: Callable[[bytes, Series], Candles]
     limit: int
-    first_call: Callable[[str, Timeframe], Call] | None = None
-    last_call: Callable[[str, Timeframe, int], Call] | None = None
+    next_call: Callable[[Call, bytes], Call | None] | None = None
+    first_call: Callable[[Series], Call] | None = None
+    last_call: Callable[[Series, int], Call] | None = None
     window_ms: int | None = None
+    window: Callable[[Series, int], Span | None] | None = None
     since_ms: int = 0
     probe: str = "1d"
+    off_grid: tuple[str, ...] = ()
     quiet_rows: bool = True
+    late_ms: int = 0
+    held_back_ms: Callable[[Series], int] = lambda series: 0
+    restates: Callable[[Series], bool] = lambda series: False
+    is_whole: bool = False
+    depth: Callable[[Series], int | None] = lambda series: None
+
+    def tells_first(self, series: Series) -> bool:
+        """Whether the provider can be asked since when it has candles of the series."""
+        if self.is_whole:
+            return self.window is None or self.window(series, 0) is None
+        return self.first_call is not None or self.window_ms is not None
 
 
 @dataclass(frozen=True)
@@ -104,33 +142,128 @@ class Funding:
 
 
 @dataclass(frozen=True)
+class Key:
+    """A value that its user gets from the provider, `name` in `api_keys`.
+
+    `environment` names the variable where it is looked for else. It is sent as `header`, after `prefix`, or as the
+    parameter `param` of the query; neither where it only serves to get a `Token`. `is_needed` says that nothing can be
+    asked without it.
+    """
+
+    name: str
+    environment: str
+    header: str = ""
+    prefix: str = ""
+    param: str = ""
+    is_needed: bool = True
+
+
+@dataclass(frozen=True)
+class Token:
+    """A key that lives for some minutes, and is got with lasting ones.
+
+    `name` is its host's name in `base_urls`. `call(keys)` asks for one, given the values in `api_keys` by name: the
+    call and the keys that go with it, None where they do not suffice. `parse(body)` gives the new values by name, and
+    for how many seconds they serve.
+    """
+
+    name: str
+    host: str
+    call: Callable[[Mapping[str, str]], tuple[Call, Keys] | None]
+    parse: Callable[[bytes], tuple[Mapping[str, str], float]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A choice that the provider leaves to its user, in `provider_settings`; the first of `allowed` unless chosen.
+
+    `is_of_series` says that it changes values, and is part of the series.
+    """
+
+    name: str
+    allowed: tuple[str, ...]
+    is_of_series: bool = True
+
+
+def any_symbol(text: str, kind: str) -> str:
+    """The symbol in capitals: letters, digits and . _ / - after a letter or digit; InputError for anything else."""
+    symbol = text.strip().upper() if isinstance(text, str) else ""
+    if not _SYMBOL.fullmatch(symbol):
+        raise InputError(
+            f"{shown(text)} is not a symbol; expected letters, digits and . _ / -, such as AAPL or BTC/USD"
+        )
+    return symbol
+
+
+def by_status(name: str, reply: Reply, symbol: str, now_ms: int, said: str = "") -> Exception:
+    """The error that a status other than 200 stands for where the provider means by it what HTTP does; `said` are its
+    words."""
+    status = reply.status
+    # The provider's words are shown escaped: they may hold anything.
+    words = f"status {status}" + (f": {said[:160]!r}" if said else "")
+    asked_s = parse_retry_after(reply.headers.get("retry-after"), now_ms / 1000)
+    if status == 429:
+        return RateLimited(f"{name} asks for a pause of {asked_s or '?'} s ({words})", retry_after_s=asked_s)
+    if status in (401, 403, 407):
+        return AccessDenied(f"{name} refused access ({words})", fix=f"Check api_keys of {name}", status=status)
+    if status == 451:
+        return AccessDenied(
+            f"{name} does not serve this region ({words})", fix="Use data from another provider", status=status
+        )
+    if status >= 500 or status == 408:
+        return TransportError(f"{name} could not answer ({words})", status=status)
+    return ProviderRefused(f"{name} refused the request ({words})", status=status, said=said)
+
+
+@dataclass(frozen=True)
 class Provider:
     """A source of candles. `hosts` are root URLs that serve the same data, the preferred one first.
 
-    `describe(provider_symbol)` asks for the request limits and for what is said of the symbol, `listing` for every
-    symbol. `refusal(reply, symbol, now_ms)` is the error that a reply other than 200 stands for. `used(headers)` is the
-    budget that the provider says is spent. `provider_symbol(symbol, kind)` reads every spelling; `unified` gives
-    BASE/QUOTE back.
+    `refusal(reply, symbol, now_ms)` is the error that a reply other than 200 stands for; `by_status` unless given.
+    `default_limits` is the documented budget, and `used(headers)` how much of it the provider says is spent.
+    `provider_symbol(symbol, kind)` reads every spelling, `unified` gives BASE/QUOTE back, or the symbol where there is
+    no pair.
+
+    `clock` asks for the provider's time; without one the hour on its replies tells. `describe(provider_symbol)` asks
+    for the request limits and for what is said of the symbol, `listing` for every symbol: None where it cannot be
+    asked. `calendar(series)` is the exchange whose sessions the candles keep to, by its id in exchange_calendars; None
+    where trading never ends.
+
+    `keys` are what its user must have, `key_page` says where to get them, `token` turns them into one that is sent.
+    `settings` are its user's choices; where they change more than the series, `configure(settings)` is the provider
+    that they make.
     """
 
     name: str
     hosts: tuple[str, ...]
     feeds: Mapping[str, Feed]
-    clock: Question[int]
-    describe: Callable[[str], Question[Listing]]
-    listing: Question[Listing]
-    default_limits: tuple[Limit, ...]
-    used: Callable[[Mapping[str, str]], int | None]
-    refusal: Callable[[Reply, str, int], Exception]
-    provider_symbol: Callable[[str, str], str]
-    unified: Callable[[str], str]
+    clock: Question[int] | None = None
+    describe: Callable[[str], Question[Listing]] | None = None
+    listing: Question[Listing] | None = None
+    default_limits: tuple[Limit, ...] = (Limit(60, 60),)
+    used: Callable[[Mapping[str, str]], int | None] = lambda headers: None
+    refusal: Callable[[Reply, str, int], Exception] | None = None
+    provider_symbol: Callable[[str, str], str] = any_symbol
+    unified: Callable[[str], str] = lambda provider_symbol: provider_symbol
     archive: Archive | None = None
     funding: Funding | None = None
+    calendar: Callable[[Series], str | None] = lambda series: None
+    keys: tuple[Key, ...] = ()
+    key_page: str = ""
+    token: Token | None = None
+    settings: tuple[Setting, ...] = ()
+    configure: Callable[[Mapping[str, str]], Provider] | None = None
 
     def feed(self, kind: str) -> Feed:
         """The feed of that kind; NotOffered names those that there are."""
         feed = self.feeds.get(kind)
         if feed is None:
             offered = ", ".join(self.feeds)
-            raise NotOffered(f"{self.name} offers no {kind!r} candles; it offers {offered}")
+            raise NotOffered(f"{self.name} offers no {shown(kind)} candles; it offers {offered}")
         return feed
+
+    def refuse(self, reply: Reply, symbol: str, now_ms: int) -> Exception:
+        """The error that a reply other than 200 stands for."""
+        if self.refusal is None:
+            return by_status(self.name, reply, symbol, now_ms)
+        return self.refusal(reply, symbol, now_ms)

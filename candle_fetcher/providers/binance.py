@@ -9,7 +9,6 @@ Sources: binance-spot-api-docs rest-api.md, errors.md; binance-connector-python 
 from __future__ import annotations
 
 import datetime as dt
-import json
 import re
 import reprlib
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ from typing import Any
 
 from candle_fetcher.core.call import Call, Limit, Reply, parse_retry_after
 from candle_fetcher.core.candles import Candles
-from candle_fetcher.core.decimals import Column, parse_rows
+from candle_fetcher.core.decimals import Column, load_json, parse_rows
 from candle_fetcher.core.errors import (
     AccessDenied,
     Banned,
@@ -28,9 +27,11 @@ from candle_fetcher.core.errors import (
     ReplyError,
     TransportError,
     UnknownSymbol,
+    shown,
 )
+from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
-from candle_fetcher.core.timeframe import DAY_MS, Timeframe
+from candle_fetcher.core.timeframe import DAY_MS
 from candle_fetcher.providers.base import Answer, Archive, Feed, Funding, Listed, Listing, Provider, Question
 from candle_fetcher.providers.binance_archive import ARCHIVE
 from candle_fetcher.providers.binance_funding import CM_FUNDING, UM_FUNDING
@@ -66,12 +67,12 @@ _CM_QUOTES = ("USD",)
 _SYMBOL = re.compile(r"[^\W_]\w{0,39}(?:[/-]\w{1,20})?")
 
 
-def parse_candles(body: bytes) -> Candles:
+def parse_candles(body: bytes, series: Series | None = None) -> Candles:
     """Candles in the order sent; volumes in base and quote units. Raises ReplyError where a row is not of 12 fields."""
     return kline_candles(_read(body, _rows))
 
 
-def parse_coin_candles(body: bytes) -> Candles:
+def parse_coin_candles(body: bytes, series: Series | None = None) -> Candles:
     """Candles of COIN-M: `volume` in contracts, `base_volume` in the base asset, no quote volume."""
     return coin_candles(_read(body, _rows))
 
@@ -151,10 +152,7 @@ def _object(body: bytes) -> dict[str, Any]:
 def _decoded(body: bytes) -> Any:
     if body.count(b",") > _MOST_VALUES or body.count(b"[") + body.count(b"{") > _MOST_CONTAINERS:
         raise ReplyError(f"a reply of {len(body):,} bytes with more values than any has: {body[:80]!r}")
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise ReplyError(f"expected a JSON object, got {body[:80]!r}") from error
+    return load_json(body, "a JSON object")
 
 
 def _raise_refusal(body: bytes) -> None:
@@ -221,8 +219,8 @@ def _code(body: bytes) -> tuple[int | None, str]:
     if len(body) > _MOST_ERROR_BYTES:
         return None, ""
     try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
+        value = load_json(body, "a JSON object")
+    except ReplyError:
         return None, ""
     if not isinstance(value, dict):
         return None, ""
@@ -262,7 +260,8 @@ def _cm_symbol(text: str, kind: str) -> str:
 def _checked(text: str) -> str:
     symbol = text.strip().upper() if isinstance(text, str) else ""
     if not _SYMBOL.fullmatch(symbol):
-        raise InputError(f"{text!r} is not a symbol; expected BASE/QUOTE such as BTC/USDT, or the provider's own id")
+        given = shown(text)
+        raise InputError(f"{given} is not a symbol; expected BASE/QUOTE such as BTC/USDT, or the provider's own id")
     return symbol
 
 
@@ -289,29 +288,34 @@ def _feed(
     *,
     timeframes: tuple[str, ...] = TIMEFRAMES,
     columns: tuple[str, ...] = KLINE_COLUMNS,
-    parse: Callable[[bytes], Candles] = parse_candles,
+    parse: Callable[[bytes, Series], Candles] = parse_candles,
     cost: Callable[[int], int] = _futures_cost,
     limit: int = 1500,
     name: str = "symbol",
     window_ms: int | None = None,
     since_ms: int = 0,
 ) -> Feed:
-    def call(symbol: str, timeframe: Timeframe, span: Span, rows: int) -> Call:
+    def call(series: Series, span: Span, rows: int) -> Call:
         params = (
-            (name, symbol),
-            ("interval", timeframe.name),
+            (name, series.symbol),
+            ("interval", series.timeframe.name),
             ("startTime", str(max(span.start_ms, 0))),
             ("endTime", str(span.end_ms - 1)),  # theirs is inclusive, ours is not
             ("limit", str(rows)),
         )
         return Call(path, params, cost(rows))
 
-    def first_call(symbol: str, timeframe: Timeframe) -> Call:
-        params = ((name, symbol), ("interval", timeframe.name), ("startTime", "0"), ("limit", "1"))
+    def first_call(series: Series) -> Call:
+        params = ((name, series.symbol), ("interval", series.timeframe.name), ("startTime", "0"), ("limit", "1"))
         return Call(path, params, cost(1))
 
-    def last_call(symbol: str, timeframe: Timeframe, end_ms: int) -> Call:
-        params = ((name, symbol), ("interval", timeframe.name), ("endTime", str(end_ms - 1)), ("limit", "1"))
+    def last_call(series: Series, end_ms: int) -> Call:
+        params = (
+            (name, series.symbol),
+            ("interval", series.timeframe.name),
+            ("endTime", str(end_ms - 1)),
+            ("limit", "1"),
+        )
         return Call(path, params, cost(1))
 
     return Feed(
@@ -324,6 +328,7 @@ def _feed(
         last_call=last_call,
         window_ms=window_ms,
         since_ms=since_ms,
+        off_grid=("3d",),  # anchored per symbol
     )
 
 

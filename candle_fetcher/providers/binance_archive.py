@@ -44,7 +44,8 @@ _FUNDING = "fundingRate"
 _ROW_BYTES = 300
 # A funding rate has three fields. They come hourly at most so far; one a minute is a bound and no rule.
 _FUNDING_BYTES, _FUNDING_MS = 80, 60_000
-
+# What unpacks piece by piece, however much it holds. bzip2 and LZMA do not in zipfile: 2 kB of them become gigabytes.
+_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 # Days of spot on which rows of the months' files differ from those of the days' files and of REST, which agree
 # (binance-public-data issues, open in July 2026): 2020-12-21 13:00 to 13:49, and two rows of 2021-09-29.
@@ -115,8 +116,13 @@ def read_file(data: bytes, file: File, series: Series) -> Candles:
             raise ReplyError(f"{stem}.csv has no funding rate in it")
         return records
     slots = max(1, (file.span.end_ms - file.span.start_ms) // (series.timeframe.step_ms or 28 * DAY_MS))
+    return read_csv(_unzip(data, f"{stem}.csv", (slots + 2) * _ROW_BYTES), file, series)
+
+
+def read_csv(text: Iterator[bytes], file: File, series: Series) -> Candles:
+    """The candles of the CSV that is in a zip, which comes in pieces, in order; every one opens in the file's own
+    span."""
     read = coin_candles if series.provider == "binance-cm" else kline_candles
-    text = _unzip(data, f"{stem}.csv", (slots + 2) * _ROW_BYTES)
     first = next(text, b"")
     row = KLINE_OF_11 if first.partition(b"\n")[0].count(b",") == 10 else KLINE
     return check(_read_rows(chain([first], text), row, (0, 6), read), file.span)
@@ -150,6 +156,8 @@ def _unzip(data: bytes, member: str, most_bytes: int) -> Iterator[bytes]:
                 raise ReplyError(
                     f"{member} unpacks to {infos[0].file_size:,} bytes; its rows can be {most_bytes:,} at most"
                 )
+            if infos[0].compress_type not in _PACKINGS:
+                raise ReplyError(f"{member} is packed in way {infos[0].compress_type}; expected deflate, or none")
             size = 0
             with archive.open(infos[0]) as file:
                 while piece := file.read(CSV_PIECE_BYTES):  # which holds the whole against its CRC at the end

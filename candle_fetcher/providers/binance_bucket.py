@@ -102,7 +102,7 @@ def parse_listing(body: bytes, prefix: str, marker: str = "") -> Page:
     try:
         parser.Parse(body, True)
     except (expat.ExpatError, ValueError, LookupError) as error:
-        raise ReplyError(f"expected the XML of a listing, got {body[:80]!r} ({error})") from error
+        raise ReplyError(f"expected the XML of a listing, got {body[:80]!r} ({str(error)[:80]})") from error
     is_cut = texts.get(f"{_ROOT}/IsTruncated", [""])[-1]
     if is_cut not in ("true", "false"):
         raise ReplyError(f"expected the listing of a bucket, got {body[:80]!r}")

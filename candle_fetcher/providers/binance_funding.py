@@ -7,7 +7,6 @@ Sources: binance-connector-python derivatives_trading_* (2026), "Get Funding Rat
 
 from __future__ import annotations
 
-import json
 import re
 import reprlib
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ import numpy as np
 
 from candle_fetcher.core.call import Call, Limit
 from candle_fetcher.core.candles import Candles, candles_from
-from candle_fetcher.core.decimals import Column, Row
+from candle_fetcher.core.decimals import Column, Row, load_json
 from candle_fetcher.core.errors import ReplyError
 from candle_fetcher.core.funding import FUNDING_COLUMNS
 from candle_fetcher.core.spans import Span
@@ -32,10 +31,7 @@ FUNDING_ROW = Row("calc_time:i funding_interval_hours:x last_funding_rate:d")
 
 def parse_funding(body: bytes, symbol: str) -> Candles:
     """The records in the order sent. Raises ReplyError where the body is no list of records of the symbol."""
-    try:
-        rows = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise ReplyError(f"expected a JSON list of funding rates, got {body[:80]!r}") from error
+    rows = load_json(body, "a JSON list of funding rates")
     if not isinstance(rows, list):
         raise ReplyError(f"expected a JSON list of funding rates, got {body[:80]!r}")
     times = np.empty(len(rows), np.int64)

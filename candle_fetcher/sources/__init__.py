@@ -4,10 +4,12 @@ from candle_fetcher.sources.archive import ArchiveSource, FileRead
 from candle_fetcher.sources.asking import Errand
 from candle_fetcher.sources.bucket import BucketSource
 from candle_fetcher.sources.funding import FundingSource
+from candle_fetcher.sources.keyring import ApiKeys
 from candle_fetcher.sources.rest import Answer, Source, page_rows, requests_for, windows
 
 __all__ = [
     "Answer",
+    "ApiKeys",
     "ArchiveSource",
     "BucketSource",
     "Errand",

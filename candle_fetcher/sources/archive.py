@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Executor, Future, wait
 from typing import Any, NamedTuple
 
-from candle_fetcher.core.call import Call
+from candle_fetcher.core.call import Call, Reply
 from candle_fetcher.core.candles import Candles
 from candle_fetcher.core.errors import ProviderRefused, ReplyError, SourceError
 from candle_fetcher.core.events import Observe, Operation
 from candle_fetcher.core.files import File, published_end_ms
 from candle_fetcher.core.series import Series
 from candle_fetcher.providers import Archive
-from candle_fetcher.sources.asking import Asker, Errand, Service, date_ms
+from candle_fetcher.sources.asking import Asker, Errand, Service, date_ms, told_ms
 
 # How long a wait for another thread's file lasts before it looks up again.
 _POLL_S = 0.2
+# How long a reading of the archive's clock serves, if our two clocks have kept step since; and how far the two may be
+# apart and be the same: a date tells the second that has begun, and a reply is some time on its way.
+_CLOCK_S = 600.0
+_STEP_S = 1.0
+_DATE_MS = 2_000
 
 
 class FileRead(NamedTuple):
@@ -44,15 +50,51 @@ class ArchiveSource:
         self, archive: Archive, host: str, *, clock: Callable[[], float], observe: Observe, **how: Any
     ) -> None:
         self.archive = archive
+        self._clock = clock
         self._observe = observe
         self._lock = threading.Lock()
         self._flights: dict[str, Future[FileRead]] = {}
+        # (offset of the archive's clock from ours in ms, our wall clock then, our monotonic clock then)
+        self._reading: tuple[int, float, float] | None = None
+
+        def refuse(reply: Reply, symbol: str, now_ms: int) -> Exception:
+            self._heard(reply.headers)  # that a file is absent, too, is said at some time
+            return archive.refusal(reply, symbol, now_ms)
+
         self._asker = Asker(
-            Service(archive.name, (host,), (), lambda headers: None, archive.refusal),
-            now_ms=lambda: int(clock() * 1000),
+            Service(archive.name, (host,), (), lambda headers: None, refuse),
+            now_ms=self.estimated_ms,
             observe=observe,
             **how,
         )
+
+    def estimated_ms(self) -> int:
+        """The archive's clock as far as it is known, our own before it was heard of."""
+        return int(self._clock() * 1000) + (self._reading[0] if self._reading else 0)
+
+    def now_ms(self, stop: Errand, series: Series) -> int:
+        """The archive's clock in Unix ms, to the second: the hour on the reply to a small request, which is sent where
+        the last reading is old or our clock has been set since. Our own where it does not tell."""
+        wall_s, monotonic_s = self._clock(), time.monotonic()
+        if self._reading is not None:
+            _, then_s, monotonic_then_s = self._reading
+            since_s = monotonic_s - monotonic_then_s
+            if since_s < _CLOCK_S and abs(wall_s - then_s - since_s) < _STEP_S:
+                return self.estimated_ms()
+        find, at_ms = self.archive.find_file, self.end_ms(series, int(wall_s * 1000)) - 1
+        file = find(series, at_ms, monthly=False) or find(series, at_ms, monthly=True)
+        if file is not None:
+            with contextlib.suppress(ProviderRefused):
+                self._asker.ask(Call(f"{file.path}.CHECKSUM"), bytes, stop=stop, hear=self._heard)
+        return self.estimated_ms()
+
+    def _heard(self, headers: Mapping[str, str]) -> None:
+        """Keeps what a reply tells of the time."""
+        wall_s, now_ms = self._clock(), told_ms(headers)
+        if now_ms is None:
+            return
+        offset_ms = now_ms - int(wall_s * 1000)
+        self._reading = (0 if abs(offset_ms) < _DATE_MS else offset_ms, wall_s, time.monotonic())
 
     def read(self, series: Series, file: File, errand: Errand, open_by: Executor) -> FileRead:
         """The file's candles. What does not fit its checksum, or is no sound file, is fetched once more and then

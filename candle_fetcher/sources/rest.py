@@ -10,17 +10,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from candle_fetcher.core.call import Call
+from candle_fetcher.core.call import Call, Limit, Reply
 from candle_fetcher.core.candles import Candles, check, find_holes, join, overlay
-from candle_fetcher.core.errors import AccessDenied, Banned, CandleFetcherError
+from candle_fetcher.core.errors import AccessDenied, Banned, CandleFetcherError, NotOffered, ReplyError
 from candle_fetcher.core.expiry import FOREVER_MS, GRACE_MS, drop_unsettled, settled_end_ms
+from candle_fetcher.core.keys import Keys
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe, parse_timeframe
 from candle_fetcher.providers import Feed, Listing, Provider
-from candle_fetcher.sources.asking import Asker, Errand, Service, date_ms
+from candle_fetcher.providers.base import by_status
+from candle_fetcher.sources.asking import Asker, Errand, Service, told_ms
+from candle_fetcher.sources.keyring import Fixed, Keyring
 
 # When the series begins, given a hole at the start of a span and the candle after it; None where it has not begun.
 ListedMs = Callable[[Span, "int | None"], "int | None"]
@@ -28,24 +32,53 @@ ListedMs = Callable[[Span, "int | None"], "int | None"]
 # How long a reading of the provider's clock serves, if our two clocks have kept step since.
 _CLOCK_S = 600.0
 _STEP_S = 1.0
+_DATE_MS = 1_500
+_MOST_PAGES = 100_000
+_TOKEN_LIMITS = (Limit(30, 60),)
+ANY = Span(-FOREVER_MS, FOREVER_MS)
 
 
 class Answer(NamedTuple):
-    """What a source says about a span: its candles, and the holes in it that it confirmed."""
+    """What a source says about a span: its candles, and the holes in it that it confirmed.
+
+    The span may begin later than what was asked for: where the series does, or at `served_ms`, before which the
+    provider does not serve its candles.
+    """
 
     span: Span
     candles: Candles
     believed: tuple[Span, ...]
+    served_ms: int = -FOREVER_MS
 
 
 class Source:
     """The REST side of one provider. Shared by all threads of a fetcher."""
 
-    def __init__(self, provider: Provider, hosts: tuple[str, ...], clock: Callable[[], float], **how: Any) -> None:
+    def __init__(
+        self,
+        provider: Provider,
+        hosts: tuple[str, ...],
+        clock: Callable[[], float],
+        *,
+        keys: Mapping[str, str] = MappingProxyType({}),
+        token_host: str | None = None,
+        **how: Any,
+    ) -> None:
         self.provider = provider
         self._clock = clock
+        self._how = how
+        self._token_host = token_host
+        self._keyring = Keyring(provider, keys, self._ask_for_token)
         self._asker = Asker(
-            Service(provider.name, hosts, provider.default_limits, provider.used, provider.refusal),
+            Service(
+                provider.name,
+                hosts,
+                provider.default_limits,
+                provider.used,
+                provider.refuse,
+                self._keyring,
+                self._keyring.digest,
+            ),
             now_ms=self.estimated_ms,
             **how,
         )
@@ -57,6 +90,35 @@ class Source:
         # (offset of the provider's clock from ours in ms, our wall clock then, our monotonic clock then)
         self._reading: tuple[int, float, float] | None = None
         self._told_ms = FOREVER_MS  # by the newest reply; the far future where it does not tell
+        self._came_ms = 0  # by our clock, when that reply had come
+
+    def missing_key(self) -> AccessDenied | None:
+        """What a request would fail for, where a key is missing; nobody is asked."""
+        return self._keyring.missing()
+
+    @property
+    def key_names(self) -> list[str]:
+        """The names of the keys that there are."""
+        return self._keyring.names
+
+    def _ask_for_token(self, call: Call, keys: Keys, parse: Callable[[bytes], Any], stop: threading.Event) -> Any:
+        """What is made of the reply of whoever hands out this provider's tokens."""
+        token = self.provider.token
+        assert token is not None
+        assert isinstance(stop, Errand)
+
+        def refuse(reply: Reply, symbol: str, now_ms: int) -> Exception:
+            if reply.status not in (400, 401, 403):
+                return by_status(token.name, reply, symbol, now_ms)
+            return AccessDenied(
+                f"{token.name} gave no token (status {reply.status})",
+                fix=f"Sign in anew at {self.provider.key_page}, and put what you get into api_keys",
+                status=reply.status,
+            )
+
+        host = self._token_host or token.host
+        service = Service(token.name, (host,), _TOKEN_LIMITS, lambda headers: None, refuse, Fixed(keys))
+        return Asker(service, now_ms=self.estimated_ms, **self._how).ask(call, parse, stop=stop)
 
     # -- the provider's clock and limits ------------------------------------------------------------------------
 
@@ -65,8 +127,11 @@ class Source:
         offset_ms = self._reading[0] if self._reading else 0
         return int(self._clock() * 1000) + offset_ms
 
-    def now_ms(self, stop: Errand) -> int:
-        """The provider's clock in Unix ms; asked for where the last reading is old or our clock has been set since."""
+    def now_ms(self, stop: Errand, series: Series | None) -> int:
+        """The provider's clock in Unix ms; asked for where the last reading is old or our clock has been set since.
+
+        Where the provider has none to ask, the hour on a reply tells: that to a call for candles of the series.
+        """
         with self._lock:
             wall_s, monotonic_s = self._clock(), time.monotonic()  # read once: it may be set at any moment
             if self._reading is not None:
@@ -74,12 +139,31 @@ class Source:
                 since_s = monotonic_s - monotonic_then_s
                 if since_s < _CLOCK_S and abs(wall_s - then_s - since_s) < _STEP_S:
                     return int(wall_s * 1000) + offset_ms
-            server_ms = self.ask(self.provider.clock.call, self.provider.clock.parse, stop=stop)
+            clock = self.provider.clock
+            if clock is None:
+                if series is not None:
+                    self._hear_clock(series, stop)
+                return self.estimated_ms()
+            server_ms = self.ask(clock.call, clock.parse, stop=stop)
             # The reply is as old as half of its journey; counting it as new settles no candle too early. What our
             # clock said before it was sent does not count: it may have been set meanwhile.
-            came_s = self._clock()
-            self._reading = (server_ms - int(1000 * came_s), came_s, time.monotonic())
+            self._read_clock(server_ms - int(1000 * self._clock()))
             return server_ms
+
+    def _read_clock(self, offset_ms: int) -> None:
+        self._reading = (offset_ms, self._clock(), time.monotonic())
+
+    def _hear_clock(self, series: Series, stop: Errand) -> None:
+        """Reads the provider's clock off the reply to a call for candles; ours serves where it is silent."""
+        feed, timeframe, own_ms = self.provider.feed(series.kind), series.timeframe, self.estimated_ms()
+        if feed.first_call is not None:  # which everybody may ask for
+            self._asked(feed, series, feed.first_call(series), ANY, stop)
+        else:
+            self.page(series, Span(timeframe.open_ms(timeframe.ordinal(own_ms) - 1), own_ms + 1), stop)
+        heard_ms, came_ms = self._told_ms, self._came_ms
+        # A date tells the second that has begun, and a reply is some time on its way: within that our clock is right.
+        is_right = heard_ms == FOREVER_MS or 0 <= came_ms - heard_ms < _DATE_MS
+        self._read_clock(0 if is_right else heard_ms - came_ms)
 
     @property
     def skew_s(self) -> float:
@@ -93,8 +177,8 @@ class Source:
 
     @property
     def limits_known(self) -> bool:
-        """Whether the request limits have been asked for, here or by another process in the last hour."""
-        return self._limits_asked or self._asker.limiter.knows_limits()
+        """Whether the request limits have been asked for, here or by another process in the last hour; or cannot be."""
+        return self.provider.describe is None or self._limits_asked or self._asker.limiter.knows_limits()
 
     def learn_limits(self, symbol: str, stop: Errand) -> None:
         """Reads the request limits once. Where the provider does not tell, the documented ones stay in force.
@@ -117,40 +201,61 @@ class Source:
             self._asker.limiter.set_limits(listing.limits)
 
     def describe(self, symbol: str, stop: Errand) -> Listing:
-        """What the provider says of the symbol, and its limits. Raises UnknownSymbol where it lists no such symbol."""
+        """What the provider says of the symbol, and its limits; nothing where it says nothing of symbols. Raises
+        UnknownSymbol where it lists no such symbol."""
+        if self.provider.describe is None:
+            return Listing((), ())
         question = self.provider.describe(symbol)
         return self.ask(question.call, question.parse, symbol=symbol, stop=stop)
 
     def listing(self, stop: Errand) -> Listing:
-        """Every symbol that the provider lists."""
-        return self.ask(self.provider.listing.call, self.provider.listing.parse, stop=stop)
+        """Every symbol that the provider lists. Raises NotOffered where it has no list."""
+        question = self.provider.listing
+        if question is None:
+            raise NotOffered(f"{self.provider.name} has no list of symbols that could be asked for")
+        return self.ask(question.call, question.parse, stop=stop)
 
     # -- candles --------------------------------------------------------------------------------------------------
 
-    def look(self, series: Series, span: Span, *, again: bool, listed_ms: ListedMs, stop: Errand) -> Answer:
+    def look(
+        self,
+        series: Series,
+        span: Span,
+        *,
+        again: bool,
+        listed_ms: ListedMs,
+        stop: Errand,
+        within: Span | None = None,
+    ) -> Answer:
         """The truth about a span that one call can answer; see `windows`.
 
         `again` says that its hole was believed before: then one empty answer is enough. `listed_ms` tells when the
-        series begins; the answer's span leaves out what lies before.
+        series begins; the answer's span leaves out what lies before. `within` is a longer span that one call answers
+        too, of which the rest will be looked at as well: it is asked for once.
         """
         feed = self.provider.feed(series.kind)
         timeframe = series.timeframe
-        candles = self._page(feed, series, span, stop)
+        candles = self._page(feed, series, span, stop, within)
+        served_ms = self._served_ms(feed, series, span, stop)
+        if served_ms > span.start_ms:
+            span = Span(min(served_ms, span.end_ms), span.end_ms)
+            if not span:
+                return Answer(span, candles.trim(span), (), served_ms)
         if span.end_ms + GRACE_MS > self._told_ms:
             # By the hour on the reply the span has not settled: our own clock is ahead, and the provider's decides.
-            now_ms = self.now_ms(stop)
+            now_ms = self.now_ms(stop, series)
             settled_ms = settled_end_ms(timeframe, now_ms)
             if settled_ms < span.end_ms:
                 stop.doubts_clock = True
                 span = Span(span.start_ms, max(span.start_ms, settled_ms))
                 candles = drop_unsettled(candles, timeframe, now_ms).trim(span)
                 if not span:
-                    return Answer(span, candles, ())
+                    return Answer(span, candles, (), served_ms)
         believed: list[Span] = []
         if again and not candles.count:
-            return Answer(span, candles, (span,))
+            return Answer(span, candles, (span,), served_ms)
         holes = find_holes(candles.open_ms, timeframe, span)
-        if holes and holes[0].start_ms <= span.start_ms:
+        if holes and holes[0].start_ms <= span.start_ms and feed.tells_first(series) and served_ms == -FOREVER_MS:
             first_ms = listed_ms(holes[0], int(candles.open_ms[0]) if candles.count else None)
             if first_ms is None or first_ms >= holes[0].end_ms:
                 span = Span(holes.pop(0).end_ms, span.end_ms)
@@ -159,23 +264,102 @@ class Source:
                 holes[0] = holes[0].clip(span)
         while holes:
             hole = holes.pop()
-            more = self._page(feed, series, hole, stop) if feed.quiet_rows else None
+            more = self._page(feed, series, hole, stop, anew=True) if feed.quiet_rows else None
             if more is None or not more.count:
                 believed.append(hole)
                 continue
             candles = overlay(candles, more, hole)
             holes += find_holes(more.open_ms, timeframe, hole)
-        return Answer(span, candles, tuple(sorted(believed)))
+        return Answer(span, candles, tuple(sorted(believed)), served_ms)
 
-    def _page(self, feed: Feed, series: Series, span: Span, stop: Errand) -> Candles:
-        """One reply, checked; and what it had no room for, where two candles off the grid share a slot."""
+    def page(self, series: Series, span: Span, stop: Errand) -> Candles:
+        """The candles of a span that one call can answer, as the provider has them: checked, and looked at once."""
+        return self._page(self.provider.feed(series.kind), series, span, stop)
+
+    def _page(
+        self,
+        feed: Feed,
+        series: Series,
+        span: Span,
+        stop: Errand,
+        within: Span | None = None,
+        *,
+        anew: bool = False,
+    ) -> Candles:
+        """The reply about the span, checked; where it is part of one that serves other spans too, that one, cut."""
+        if not feed.is_whole and within is None:
+            return self._whole_page(feed, series, span, stop)
+        return self._reply(feed, series, within or span, stop, anew=anew).trim(span)
+
+    def _reply(self, feed: Feed, series: Series, span: Span, stop: Errand, *, anew: bool = False) -> Candles:
+        """A reply that serves more than this span: it is asked for once in an errand, but to be had `anew`."""
+        call = feed.call(series, span, page_rows(feed, series.timeframe, span))
+        return stop.replies.once(call, lambda: self._whole_page(feed, series, span, stop), stop, anew=anew)
+
+    def _whole_page(self, feed: Feed, series: Series, span: Span, stop: Errand) -> Candles:
+        """One reply, checked; and what it had no room for: further pages, or two candles off the grid in one slot."""
         rows = page_rows(feed, series.timeframe, span)
-        candles = self._asked(feed, series, feed.call(series.symbol, series.timeframe, span, rows), span, stop)
+        call = feed.call(series, span, rows)
+        if feed.next_call is not None:
+            return self._pages(feed, feed.next_call, series, call, span, stop)
+        candles = self._asked(feed, series, call, ANY if feed.is_whole else span, stop)
+        if feed.is_whole:
+            return candles
         if candles.count >= rows and candles.count > len(set(series.timeframe.ordinals(candles.open_ms).tolist())):
             rest = Span(int(candles.open_ms[-1]) + 1, span.end_ms)
             if rest:
-                return join([candles, self._page(feed, series, rest, stop)])
+                return join([candles, self._whole_page(feed, series, rest, stop)])
         return candles
+
+    def _pages(
+        self,
+        feed: Feed,
+        next_call: Callable[[Call, bytes], Call | None],
+        series: Series,
+        call: Call,
+        span: Span,
+        stop: Errand,
+    ) -> Candles:
+        """Every page of an answer, from the one that the call asks for on."""
+        parts: list[Candles] = []
+        asked: set[Call] = set()
+        more: Call | None = call
+        while more is not None:
+            if more in asked or len(asked) > _MOST_PAGES:
+                raise ReplyError(f"page {len(asked) + 1} of {series.symbol} leads back to a page before")
+            asked.add(more)
+
+            def parse(body: bytes, sent: Call = more) -> tuple[Candles, Call | None]:
+                return check(feed.parse(body, series), span), next_call(sent, body)
+
+            page, more = self.ask(more, parse, symbol=series.symbol, stop=stop, hear=self._heard)
+            parts.append(page)
+        return parts[0] if len(parts) == 1 else check(join(parts), span)
+
+    def _served_ms(self, feed: Feed, series: Series, span: Span, stop: Errand) -> int:
+        """The opening of the oldest candle that the provider serves; -FOREVER_MS where that is its first of all."""
+        depth = feed.depth(series)
+        if depth is None:
+            return -FOREVER_MS
+        opens = self._reply(feed, series, span, stop).open_ms
+        if len(opens) < depth - 1:  # the newest one may not be sent
+            if not len(opens) or not feed.quiet_rows:
+                return -FOREVER_MS
+            # Rows may be lacking: only what begins well within the depth is the beginning.
+            timeframe = series.timeframe
+            if int(opens[0]) >= timeframe.open_ms(timeframe.ordinal(self.estimated_ms()) - depth + 2):
+                return -FOREVER_MS
+        return series.timeframe.open_ms(series.timeframe.ordinal(int(opens[0])))
+
+    def reach_ms(self, series: Series, now_ms: int) -> int:
+        """Nothing that opens before is served any more, whatever is asked; -FOREVER_MS where the depth is no limit."""
+        feed = self.provider.feed(series.kind)
+        depth = feed.depth(series)
+        if depth is None:
+            return -FOREVER_MS
+        # Where slots may have no row the newest rows reach further back: on no market twice as far.
+        slots = depth + 1 if feed.quiet_rows else 2 * depth + 7
+        return series.timeframe.open_ms(series.timeframe.ordinal(now_ms) - slots)
 
     def first_ms(self, series: Series, before: Span, stop: Errand) -> int | None:
         """When the first candle of the series opens; None where none opens after the start of `before`, an empty span.
@@ -185,8 +369,19 @@ class Source:
         """
         feed = self.provider.feed(series.kind)
         now_ms = self.estimated_ms()
+        if not feed.tells_first(series):
+            raise NotOffered(f"{self.provider.name} cannot be asked for its first candle of a series")
+        if feed.is_whole:
+            newest = Span(now_ms, now_ms + 1)
+            if self._served_ms(feed, series, newest, stop) > -FOREVER_MS:
+                raise NotOffered(
+                    f"{self.provider.name} serves only the newest {feed.depth(series)} candles of {series.timeframe}, "
+                    "which are not all; it cannot be asked for the first"
+                )
+            reply = self._reply(feed, series, newest, stop)
+            return int(reply.open_ms[0]) if reply.count else None
         if feed.first_call is not None:
-            call = feed.first_call(series.symbol, series.timeframe)
+            call = feed.first_call(series)
             first = self._asked(feed, series, call, Span(-(2**62), now_ms + DAY_MS), stop)
             return int(first.open_ms[0]) if first.count else None
         probe = series._replace(timeframe=parse_timeframe(feed.probe))
@@ -201,9 +396,8 @@ class Source:
             if day_ms is not None:
                 timeframe = series.timeframe
                 slot_ms = timeframe.open_ms(timeframe.ordinal(day_ms))
-                for window in windows(
-                    feed, timeframe, Span(slot_ms, max(day_ms + DAY_MS, timeframe.close_ms(slot_ms)))
-                ):
+                day = Span(slot_ms, max(day_ms + DAY_MS, timeframe.close_ms(slot_ms)))
+                for window in windows(feed, series, day):
                     first_ms = self._oldest_ms(feed, series, window, stop)
                     if first_ms is not None:
                         return first_ms
@@ -225,20 +419,21 @@ class Source:
     def _asked(self, feed: Feed, series: Series, call: Call, span: Span, stop: Errand) -> Candles:
         """The reply's candles, every one of them in the span."""
         return self.ask(
-            call, lambda body: check(feed.parse(body), span), symbol=series.symbol, stop=stop, hear=self._heard
+            call, lambda body: check(feed.parse(body, series), span), symbol=series.symbol, stop=stop, hear=self._heard
         )
 
     def _heard(self, headers: Mapping[str, str]) -> None:
         """Keeps the hour that stands on a reply; it may be a second more."""
-        told_ms = date_ms(headers.get("date"))
-        self._told_ms = FOREVER_MS if told_ms is None else told_ms
+        now_ms = told_ms(headers)
+        self._told_ms = FOREVER_MS if now_ms is None else now_ms
+        self._came_ms = int(1000 * self._clock())
 
     def last_ms(self, series: Series, end_ms: int, stop: Errand) -> int | None:
         """When the newest candle before the end opens; None where the provider has none there, or cannot be asked."""
         feed = self.provider.feed(series.kind)
         if feed.last_call is None:
             return None
-        call = feed.last_call(series.symbol, series.timeframe, end_ms)
+        call = feed.last_call(series, end_ms)
         last = self._asked(feed, series, call, Span(-(2**62), end_ms), stop)
         return int(last.open_ms[-1]) if last.count else None
 
@@ -249,22 +444,25 @@ def page_rows(feed: Feed, timeframe: Timeframe, span: Span) -> int:
     return min(feed.limit, max(slots, 99))
 
 
-def windows(feed: Feed, timeframe: Timeframe, span: Span) -> Iterator[Span]:
-    """The span in pieces that one call answers, cut at slots: at most `limit` rows and `window_ms` each."""
-    start_ms = span.start_ms
+def windows(feed: Feed, series: Series, span: Span) -> Iterator[Span]:
+    """The span in pieces that one call answers, cut at slots: at most `limit` rows and `window_ms` each; where calls
+    are for fixed windows, cut at their borders."""
+    timeframe, start_ms = series.timeframe, span.start_ms
     while start_ms < span.end_ms:
         slot = timeframe.ordinal(start_ms)
         stop = slot + feed.limit
         if feed.window_ms is not None:
             stop = min(stop, timeframe.ordinal(start_ms + feed.window_ms))
         end_ms = min(timeframe.open_ms(max(stop, slot + 1)), span.end_ms)
+        fixed = feed.window(series, start_ms) if feed.window is not None else None
+        if fixed is not None:
+            end_ms = min(end_ms, fixed.end_ms)
         yield Span(start_ms, end_ms)
         start_ms = end_ms
 
 
-def requests_for(feed: Feed, symbol: str, timeframe: Timeframe, span: Span) -> list[Call]:
+def requests_for(feed: Feed, series: Series, span: Span) -> list[Call]:
     """The calls that a span costs where nothing is missing in it; for plans."""
     return [
-        feed.call(symbol, timeframe, window, page_rows(feed, timeframe, window))
-        for window in windows(feed, timeframe, span)
+        feed.call(series, window, page_rows(feed, series.timeframe, window)) for window in windows(feed, series, span)
     ]

@@ -1,0 +1,94 @@
+"""The wall clock of an exchange and UTC, whole columns at a time."""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+from dataclasses import dataclass
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import numpy.typing as npt
+
+from candle_fetcher.core.timeframe import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
+
+Int64s = npt.NDArray[np.int64]
+
+NEW_YORK = "America/New_York"
+_YEARS = (1970, 2100)
+# New York, whose clock is asked for here, has not changed twice within so many days since 1970.
+_STEP_S = 60 * 86_400
+
+
+@dataclass(frozen=True, eq=False)
+class Zone:
+    """A zone by its changes from 1970 to 2099: the instants (UTC ms), and the offsets before, between and after."""
+
+    changes_ms: Int64s
+    offsets_ms: Int64s
+
+    def to_utc(self, local_ms: Int64s) -> Int64s:
+        """The instants of these wall clock times, counted like Unix ms. An hour that comes twice is the first one, one
+        that is left out counts as if the clock had been put forward before."""
+        found: Int64s = local_ms - self.offsets_ms[np.searchsorted(self._borders_ms, local_ms, side="right")]
+        return found
+
+    def to_local(self, utc_ms: Int64s) -> Int64s:
+        """The wall clock times of these instants."""
+        found: Int64s = utc_ms + self.offsets_ms[np.searchsorted(self.changes_ms, utc_ms, side="right")]
+        return found
+
+    def midnight_ms(self, utc_ms: Int64s) -> Int64s:
+        """The instants at which the local days began that hold these instants."""
+        return self.to_utc(self.to_local(utc_ms) // DAY_MS * DAY_MS)
+
+    @functools.cached_property
+    def _borders_ms(self) -> Int64s:
+        """What the wall clock shows when it changes."""
+        borders: Int64s = self.changes_ms + self.offsets_ms[:-1]
+        return borders
+
+
+@functools.cache
+def zone(name: str) -> Zone:
+    """The zone by its name in the tz database."""
+    info = ZoneInfo(name)
+
+    def offset_s(at_s: int) -> int:
+        offset = dt.datetime.fromtimestamp(at_s, info).utcoffset()
+        return 0 if offset is None else int(offset.total_seconds())
+
+    first_s, last_s = (int(dt.datetime(year, 1, 1, tzinfo=dt.timezone.utc).timestamp()) for year in _YEARS)
+    changes, offsets = [], [offset_s(first_s)]
+    for start_s in range(first_s, last_s, _STEP_S):
+        before_s, after_s = start_s, start_s + _STEP_S
+        if offset_s(after_s) == offsets[-1]:
+            continue
+        while after_s - before_s > 1:
+            middle_s = (before_s + after_s) // 2
+            if offset_s(middle_s) == offsets[-1]:
+                before_s = middle_s
+            else:
+                after_s = middle_s
+        changes.append(after_s)
+        offsets.append(offset_s(after_s))
+    return Zone(np.array(changes, np.int64) * 1000, np.array(offsets, np.int64) * 1000)
+
+
+def clock_ms(stamps: Int64s) -> Int64s | None:
+    """What a clock shows, written as integers like 20171218145600, counted like Unix ms; None where one is no time
+    of the years that zones are known for."""
+    days, clocks = np.divmod(stamps, 1_000_000)
+    months, day = np.divmod(days, 100)
+    years, month = np.divmod(months, 100)
+    hours, rest = np.divmod(clocks, 10_000)
+    minutes, seconds = np.divmod(rest, 100)
+    number = (years - 1970) * 12 + month - 1
+    first = number.astype("datetime64[M]").astype("datetime64[D]").astype(np.int64)
+    length = (number + 1).astype("datetime64[M]").astype("datetime64[D]").astype(np.int64) - first
+    fine = (years >= _YEARS[0]) & (years < _YEARS[1]) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= length)
+    fine &= (hours < 24) & (minutes < 60) & (seconds < 60)
+    if not fine.all():
+        return None
+    found: Int64s = (first + day - 1) * DAY_MS + hours * HOUR_MS + minutes * MINUTE_MS + seconds * SECOND_MS
+    return found

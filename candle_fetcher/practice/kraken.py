@@ -1,0 +1,238 @@
+"""The REST dialect of Kraken over the practice market: OHLC, Time, AssetPairs, SystemStatus.
+
+OHLC sends the newest 720 candles and the running one, whatever it is asked for; `since` leaves out what opens then or
+before. A slot without trades has a row, flat at the close before. What is refused is told with status 200. Weeks and
+15 days are counted from 1970-01-01, a Thursday: no source says from when the real ones are.
+Sources: docs.kraken.com, api-reference/market-data (2026); replies recorded in November 2025.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from candle_fetcher.practice.faults import Reply
+from candle_fetcher.practice.listings import Listing, find_listing
+from candle_fetcher.practice.series import Tape
+
+DEPTH = 720
+INTERVALS = {
+    1: "1m", 5: "5m", 15: "15m", 30: "30m", 60: "1h", 240: "4h", 1440: "1d", 10080: "1w", 21600: "15d",
+}  # fmt: skip
+_DAYS = {"1w": 7, "15d": 15}
+_DAY_MS = 86_400_000
+_STEP_MS = {name: minutes * 60_000 for minutes, name in INTERVALS.items()}
+_ROOT = "/0/public/"
+
+Columns = dict[str, npt.NDArray[Any]]
+
+
+class Pair(NamedTuple):
+    """A pair: the names that it goes by, and its path in the market."""
+
+    name: str
+    altname: str
+    base: str
+    quote: str
+    listing: Listing
+
+    @property
+    def wsname(self) -> str:
+        base, quote = (asset.removeprefix(asset[0]) if asset in _OLD else asset for asset in (self.base, self.quote))
+        return f"{base}/{quote}"
+
+
+_OLD = ("XXBT", "XETH", "XXDG", "ZUSD", "ZEUR")
+
+
+def _pair(name: str, base: str, quote: str, source: str, *, decimals: int, daily: tuple[int, float]) -> Pair:
+    """A pair that moves as the source does on spot; `daily` are trades and volume of a day."""
+    found = find_listing("binance", source)
+    assert found is not None
+    altname = "".join(asset[1:] if asset in _OLD else asset for asset in (base, quote))
+    listing = replace(
+        found, symbol=altname, path=altname, trades=daily[0], volume=daily[1], price_decimals=decimals, tick=1,
+        volume_decimals=8, step=1, gaps=False,
+    )  # fmt: skip
+    return Pair(name, altname, base, quote, listing)
+
+
+PAIRS = (
+    _pair("XXBTZUSD", "XXBT", "ZUSD", "BTCUSDT", decimals=1, daily=(60_000, 2_500)),
+    _pair("XBTUSDT", "XXBT", "USDT", "BTCUSDT", decimals=1, daily=(2_500, 90)),
+    _pair("XETHZUSD", "XETH", "ZUSD", "ETHUSDT", decimals=2, daily=(40_000, 20_000)),
+    _pair("XETHXXBT", "XETH", "XXBT", "ETHBTC", decimals=5, daily=(3_000, 900)),
+    _pair("XDGUSD", "XXDG", "ZUSD", "DOGEUSDT", decimals=7, daily=(9_000, 60_000_000)),
+    _pair("ADAUSD", "ADA", "ZUSD", "ADAUSDT", decimals=6, daily=(12_000, 9_000_000)),
+    _pair("SOLUSD", "SOL", "ZUSD", "SOLUSDT", decimals=2, daily=(30_000, 120_000)),
+)
+
+
+class _Refused(Exception):
+    """The request is answered with this error."""
+
+
+class Kraken:
+    """Answers as api.kraken.com does. `burst` calls may come at once, and one a second for long."""
+
+    name = "kraken"
+
+    def __init__(self, tape: Tape, now_ms: Callable[[], int], *, burst: float = 15) -> None:
+        self.burst = burst
+        self._tape = tape
+        self._now_ms = now_ms
+        self._lock = threading.Lock()
+        self._count = 0.0
+        self._counted_ms = 0
+
+    def answers(self, path: str) -> bool:
+        """Whether the path is one of Kraken's."""
+        return path.startswith("/0/")
+
+    def answer(self, path: str, pairs: Sequence[tuple[str, str]], headers: Mapping[str, str]) -> Reply:
+        """The reply; its status is 200 whatever became of the request."""
+        now_ms = self._now_ms()
+        methods: dict[str, Callable[[Mapping[str, str], int], dict[str, Any]]] = {
+            "Time": _time, "SystemStatus": _status, "AssetPairs": _asset_pairs, "OHLC": self._ohlc,
+        }  # fmt: skip
+        method = methods.get(path.removeprefix(_ROOT))
+        envelope: dict[str, Any]
+        try:
+            if method is None:
+                raise _Refused("EGeneral:Unknown method")
+            if not self._is_within_limit(now_ms):
+                raise _Refused("EAPI:Rate limit exceeded")
+            envelope = {"error": [], "result": method(dict(pairs), now_ms)}
+        except _Refused as refused:
+            envelope = {"error": [str(refused)]}
+        body = json.dumps(envelope, separators=(",", ":")).replace("/", "\\/").encode()
+        return Reply(200, (("Content-Type", "application/json; charset=utf-8"),), body)
+
+    def truth(self, symbol: str, timeframe: str, start_ms: int, end_ms: int) -> Columns:
+        """The candles that open in [start_ms, end_ms) and have opened by now, older ones than are served too."""
+        pair = _find(symbol)
+        if pair is None:
+            raise ValueError(f"the practice market of kraken has no pair {symbol!r}")
+        return self._candles(pair, timeframe, start_ms, end_ms, self._now_ms())
+
+    def _is_within_limit(self, now_ms: int) -> bool:
+        """Counts a call; the counter falls by one a second."""
+        with self._lock:
+            past_s = max(0, now_ms - self._counted_ms) / 1000
+            self._count, self._counted_ms = max(0.0, self._count - past_s) + 1, now_ms
+            return self._count <= self.burst
+
+    def _ohlc(self, params: Mapping[str, str], now_ms: int) -> dict[str, Any]:
+        pair = _asked(params)
+        if not _is_number(params.get("interval", "1")) or not _is_number(params.get("since", "0")):
+            raise _Refused("EGeneral:Invalid arguments")
+        timeframe = INTERVALS.get(int(params.get("interval", "1")))
+        if timeframe is None:
+            raise _Refused("EGeneral:Invalid arguments")
+        step_ms = _STEP_MS[timeframe]
+        running_ms = now_ms // step_ms * step_ms
+        candles = self._candles(pair, timeframe, running_ms - DEPTH * step_ms, now_ms + 1, now_ms)
+        rows = list(_rows(candles, pair.listing.price_decimals))
+        committed = [row[0] for row in rows if row[0] * 1000 < running_ms]
+        holes = self._tape.hidden(self.name, pair.altname)
+        rows = [row for row in rows if not any(first <= row[0] * 1000 < last for first, last in holes)]
+        since_s = int(params.get("since", "0"))
+        return {
+            pair.name: [row for row in rows if row[0] > since_s or row[0] * 1000 == running_ms],
+            "last": committed[-1] if committed else 0,
+        }
+
+    def _candles(self, pair: Pair, timeframe: str, start_ms: int, end_ms: int, now_ms: int) -> Columns:
+        days = _DAYS.get(timeframe)
+        if days is None:
+            series = self._tape.series(self.name, pair.listing, timeframe, "candles")
+            return series.truth(start_ms, end_ms, now_ms)
+        series = self._tape.series(self.name, pair.listing, "1d", "candles")
+        step_ms = days * _DAY_MS
+        first_ms, last_ms = -(-start_ms // step_ms) * step_ms, -(-end_ms // step_ms) * step_ms
+        return _together(series.truth(first_ms, min(last_ms, now_ms + 1), now_ms), step_ms)
+
+
+def _together(days: Columns, step_ms: int) -> Columns:
+    """Longer candles, counted from 1970, made of days."""
+    opens = days["open_time"] // step_ms * step_ms
+    if not len(opens):
+        return days
+    firsts = np.flatnonzero(np.diff(opens, prepend=-1))
+    lasts = np.append(firsts[1:], len(opens)) - 1
+    sums = {name: np.add.reduceat(days[name], firsts) for name in ("volume", "quote_volume", "trades")}
+    return {
+        "open_time": opens[firsts],
+        "open": days["open"][firsts],
+        "high": np.maximum.reduceat(days["high"], firsts),
+        "low": np.minimum.reduceat(days["low"], firsts),
+        "close": days["close"][lasts],
+        # As printed: the sum of what eight decimals hold has no more of them.
+        "volume": np.round(sums["volume"], 8),
+        "quote_volume": sums["quote_volume"],
+        "trades": sums["trades"],
+    }
+
+
+def _rows(candles: Columns, decimals: int) -> Iterator[list[Any]]:
+    """The rows as they are sent: times in s, numbers as text, the mean price of those with trades before the volume."""
+    names = ("open_time", "open", "high", "low", "close", "volume", "quote_volume", "trades")
+    for open_ms, *prices, volume, worth, trades in zip(*(candles[name].tolist() for name in names), strict=True):
+        mean = worth / volume if volume else 0.0
+        texts = [f"{price:.{decimals}f}" for price in (*prices, mean)]
+        yield [open_ms // 1000, *texts, f"{volume:.8f}", trades]
+
+
+def _time(params: Mapping[str, str], now_ms: int) -> dict[str, Any]:
+    now = dt.datetime.fromtimestamp(now_ms // 1000, dt.timezone.utc)
+    return {"unixtime": now_ms // 1000, "rfc1123": f"{now:%a, %d %b %y %H:%M:%S} +0000"}
+
+
+def _status(params: Mapping[str, str], now_ms: int) -> dict[str, Any]:
+    now = dt.datetime.fromtimestamp(now_ms // 1000, dt.timezone.utc)
+    return {"status": "online", "timestamp": f"{now:%Y-%m-%dT%H:%M:%SZ}"}
+
+
+def _asset_pairs(params: Mapping[str, str], now_ms: int) -> dict[str, Any]:
+    if "pair" not in params:
+        return {pair.name: _described(pair) for pair in PAIRS}
+    found = [_find(name) for name in params["pair"].split(",")]
+    if None in found:
+        raise _Refused("EQuery:Unknown asset pair")
+    return {pair.name: _described(pair) for pair in found if pair is not None}
+
+
+def _described(pair: Pair) -> dict[str, Any]:
+    decimals = pair.listing.price_decimals
+    return {
+        "altname": pair.altname, "wsname": pair.wsname, "aclass_base": "currency", "base": pair.base,
+        "aclass_quote": "currency", "quote": pair.quote, "lot": "unit", "cost_decimals": 5, "pair_decimals": decimals,
+        "lot_decimals": 8, "lot_multiplier": 1, "leverage_buy": [2, 3], "leverage_sell": [2, 3],
+        "fees": [[0, 0.4], [10000, 0.35], [50000, 0.24]], "fees_maker": [[0, 0.25], [10000, 0.2], [50000, 0.14]],
+        "fee_volume_currency": "ZUSD", "margin_call": 80, "margin_stop": 40, "ordermin": "0.00005", "costmin": "0.5",
+        "tick_size": f"{10.0**-decimals:.{decimals}f}", "status": "online",
+    }  # fmt: skip
+
+
+def _asked(params: Mapping[str, str]) -> Pair:
+    if not params.get("pair"):
+        raise _Refused("EGeneral:Invalid arguments")
+    pair = _find(params["pair"])
+    if pair is None:
+        raise _Refused("EQuery:Unknown asset pair")
+    return pair
+
+
+def _find(name: str) -> Pair | None:
+    return next((pair for pair in PAIRS if name in (pair.name, pair.altname, pair.wsname)), None)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 16

@@ -1,0 +1,338 @@
+"""Alpaca: US stocks, and crypto pairs at its own venue, over REST.
+
+Both bounds of a call are inclusive, a page may be shorter than asked for, and only its token tells whether there is
+more. There is no bar for an interval of a stock without trades. Of crypto there is one out of quotes now, but there was
+none in 2022, so that a hole proves nothing there either; and since the token tells that an answer is whole, none is
+asked for again. A bar has the time of its start: daily ones of stocks open at midnight of New York, those of crypto at
+midnight of Chicago, weeks on Monday and months on the first, also where that is a holiday.
+
+A symbol is mapped to who has it today (`asof`), and its bars before a renaming come with it: asked for by the symbol
+alone (`asof=-`), S is Sprint until 2020 and SentinelOne from 2021 on, two companies in one series.
+Sources: docs.alpaca.markets, historical bars of stocks and crypto (market-data-api, 2026), Market Data FAQ (403); the
+forum's topic 13087 (asof); replies of 2021 to 2024 (no `n` and `vw` in early 2021; latest crypto bars in 2022).
+"""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from candle_fetcher.core.call import Call, Limit, Reply, parse_retry_after
+from candle_fetcher.core.candles import MISSING, OHLCV, Candles, candles_from, iso
+from candle_fetcher.core.decimals import load_json
+from candle_fetcher.core.errors import (
+    AccessDenied,
+    InputError,
+    ProviderRefused,
+    RateLimited,
+    ReplyError,
+    UnknownSymbol,
+)
+from candle_fetcher.core.objects import parse_alike, read_objects
+from candle_fetcher.core.series import Series
+from candle_fetcher.core.spans import Span
+from candle_fetcher.core.timeframe import MINUTE_MS
+from candle_fetcher.providers.base import Feed, Key, Provider, Setting, by_status
+
+TITLE = "Alpaca"
+KEY_PAGE = "https://app.alpaca.markets"
+COLUMNS = ("open_time", *OHLCV, "trades")
+
+# "[1-59]Min, [1-23]Hour, 1Day, 1Week, [1,2,3,4,6,12]Month"; how those of several hours are aligned is not said.
+_TIMEFRAMES = {
+    "1m": "1Min", "5m": "5Min", "15m": "15Min", "30m": "30Min", "1h": "1Hour", "1d": "1Day", "1w": "1Week",
+    "1M": "1Month",
+}  # fmt: skip
+_FIELDS = {"t": "t", "o": "d", "h": "d", "l": "d", "c": "d", "v": "d", "n": "i"}
+_OPTIONAL = frozenset({"n"})
+# Without it, the beginning of the current day. No bar is as old.
+_LONG_AGO = "2000-01-01T00:00:00Z"
+# "limit 1-10000". A bar has some 120 bytes, 200 where it is printed in lines.
+_MOST_ROWS = 10_000
+_MOST_BYTES = 4 * 2**20
+_MOST_CONTAINERS = 2 * _MOST_ROWS
+_MOST_ERROR_BYTES = 2**16
+_MOST_HEAD_BYTES = 2**12
+_MOST_CODE = 10**9
+# The value of a list whose text is read apart: one that no reply has.
+_STAND_IN = [-7e-301]
+_TOKEN = re.compile(r"[!-~]{1,1000}")
+
+_STOCK = re.compile(r"[A-Z0-9]{1,12}(?:\.[A-Z0-9]{1,6}){0,2}")
+_PAIR = re.compile(r"([A-Z0-9]{1,15})[/-]([A-Z0-9]{2,8})")
+# What pairs are quoted in, the longest first.
+_QUOTES = ("USDT", "USDC", "USD", "BTC")
+_NO_SYMBOL = re.compile(r"(?:invalid|unknown) symbol|symbol not found", re.IGNORECASE)
+
+
+# -- calls ------------------------------------------------------------------------------------------------------------
+
+
+def _bars_call(series: Series, start: str, end: str | None, rows: int, sort: str) -> Call:
+    params = [("timeframe", _TIMEFRAMES[series.timeframe.name]), ("start", start)]
+    params += [("end", end)] if end is not None else []
+    params += [("limit", str(rows)), ("sort", sort)]
+    if series.provider == "alpaca-crypto":
+        return Call("/v1beta3/crypto/us/bars", (("symbols", series.symbol), *params))
+    chosen = dict(series.settings)
+    params += [(setting.name, chosen.get(setting.name, setting.allowed[0])) for setting in _SETTINGS]
+    return Call(f"/v2/stocks/{quote(series.symbol, safe='')}/bars", tuple(params))
+
+
+def call_candles(series: Series, span: Span, rows: int) -> Call:
+    """Asks for the first page; the end is inclusive, ours is not."""
+    return _bars_call(series, iso(max(span.start_ms, 0)), iso(max(span.end_ms - 1, 0)), rows, "asc")
+
+
+def first_call(series: Series) -> Call:
+    # Without an end it is now, or 15 minutes ago where the plan has nothing newer.
+    return _bars_call(series, _LONG_AGO, None, 1, "asc")
+
+
+def last_call(series: Series, end_ms: int) -> Call:
+    return _bars_call(series, _LONG_AGO, iso(max(end_ms - 1, 0)), 1, "desc")
+
+
+def next_call(call: Call, body: bytes) -> Call | None:
+    """The same call with the page token of its reply; None where that was the last page."""
+    value = _envelope(body)[1]
+    token = value.get("next_page_token") if isinstance(value, dict) else None
+    if not token and (token is None or token == ""):
+        return None
+    if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+        raise ReplyError(f"expected a page token, got {reprlib.repr(token)}")
+    params = dict(call.params)
+    if params.get("page_token") == token:
+        raise ReplyError(f"the page token {reprlib.repr(token)} leads back to its own page")
+    return call._replace(params=tuple((params | {"page_token": token}).items()))
+
+
+# -- replies ----------------------------------------------------------------------------------------------------------
+
+
+def parse_candles(body: bytes, series: Series) -> Candles:
+    """Candles in the order sent; `trades` is MISSING where a bar does not tell. Raises ReplyError where a bar is none,
+    or is of another symbol, and what the body refuses where it is an error object."""
+    rows, value = _envelope(body)
+    bars = _bars(value, series, body)
+    columns = parse_alike(rows, _FIELDS) if rows else None
+    if columns is None or not columns.keys() >= _FIELDS.keys() - _OPTIONAL:
+        bars = _bars(_decoded(body), series, body) if rows else bars
+        columns = read_objects(bars, _FIELDS, optional=_OPTIONAL)
+    if "n" not in columns:
+        columns["n"] = np.full(len(columns["t"]), MISSING, np.int64)
+    return candles_from(COLUMNS, [columns[name] for name in _FIELDS])
+
+
+def _envelope(body: bytes) -> tuple[bytes, Any]:
+    """The text of the bars, up to the first bracket that closes, and the value of the body with _STAND_IN for them; or
+    nothing, and the whole value, where that is no reply with bars."""
+    if len(body) > _MOST_BYTES or body.count(b"{") + body.count(b"[") > _MOST_CONTAINERS:
+        raise ReplyError(f"a reply of {len(body):,} bytes with more in it than any has: {body[:80]!r}")
+    first, last = body.find(b"["), body.find(b"]")
+    if 0 <= first < last - 1 and len(body) - (last - first) <= _MOST_HEAD_BYTES:
+        try:
+            value = load_json(body[:first] + b"[-7e-301]" + body[last + 1 :], "bars")
+        except ReplyError:
+            return b"", _decoded(body)
+        bars = value.get("bars") if isinstance(value, dict) else None
+        if bars == _STAND_IN or (isinstance(bars, dict) and list(bars.values()) == [_STAND_IN]):
+            return body[first + 1 : last], value
+    return b"", _decoded(body)
+
+
+def _decoded(body: bytes) -> Any:
+    return load_json(body, "bars")
+
+
+def _bars(value: Any, series: Series, body: bytes) -> list[Any]:
+    """The bars of the series, in either form: a list, or lists by symbol. `null`, `{}` and `[]` are none."""
+    if not isinstance(value, dict):
+        raise ReplyError(f"expected bars, got {body[:80]!r}")
+    if "bars" not in value:
+        if isinstance(value.get("message"), str):
+            # The caller knows the symbol, and puts it in.
+            raise refusal(Reply(200, {}, body, 0.0), series.symbol, 0)
+        raise ReplyError(f"expected bars, got {body[:80]!r}")
+    bars, symbol = value["bars"], value.get("symbol")
+    if isinstance(bars, dict):
+        others = [name for name in bars if name != series.symbol]
+        symbol = others[0] if others else symbol
+        bars = bars.get(series.symbol)
+    if symbol is not None and symbol != series.symbol:
+        raise ReplyError(f"expected bars of {series.symbol}, got those of {reprlib.repr(symbol)}")
+    if bars is not None and not isinstance(bars, list):
+        raise ReplyError(f"expected a list of bars, got {reprlib.repr(bars)}")
+    return bars or []
+
+
+# -- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
+    """The error that a reply with a status other than 200, or an error object, stands for. A code begins with the
+    status that it goes with: 40110000."""
+    code, said = _said(reply.body)
+    status = code // 100_000 if reply.status == 200 and code is not None else reply.status
+    reply = reply._replace(status=status)
+    words = f"status {status}" + (f": {said[:160]!r}" if said else "")
+    if status in (401, 403) and "subscription" in said.lower():
+        return AccessDenied(
+            f"The plan does not give this data of {TITLE} ({words[:200]})",
+            fix="End 15 minutes before now, or choose provider_settings={'alpaca': {'feed': 'iex'}}, which every plan "
+            "has to the last minute",
+            status=status,
+        )
+    if status in (401, 403):
+        # "403 … the request was not authenticated, the provided credentials were incorrect" (FAQ).
+        return AccessDenied(
+            f"{TITLE} refused the key ({words[:200]})",
+            fix=f"Look at the key at {KEY_PAGE}, and give both of its parts as api_keys={{'alpaca': {{'key_id': …, "
+            "'secret_key': …}}",
+            status=status,
+        )
+    if status == 429:
+        asked_s = _pause_s(reply, now_ms)
+        return RateLimited(f"{TITLE} asks for a pause of {asked_s or '?'} s ({words[:200]})", retry_after_s=asked_s)
+    if status in (400, 404, 422):
+        if _NO_SYMBOL.match(said):
+            return UnknownSymbol(symbol, TITLE)
+        return ProviderRefused(
+            f"{TITLE} refused the request ({words[:200]}, code {code})", status=status, code=code, said=said
+        )
+    return by_status(TITLE, reply, symbol, now_ms, said[:40])
+
+
+def _said(body: bytes) -> tuple[int | None, str]:
+    """Code and message of an error object; None and nothing where the body is none."""
+    if len(body) > _MOST_ERROR_BYTES:
+        return None, ""
+    try:
+        value = load_json(body, "an error object")
+    except ReplyError:
+        return None, ""
+    if not isinstance(value, dict):
+        return None, ""
+    code, said = value.get("code"), value.get("message")
+    return (
+        code if type(code) is int and 0 <= code <= _MOST_CODE else None,
+        said if isinstance(said, str) else "",
+    )
+
+
+def _pause_s(reply: Reply, now_ms: int) -> float | None:
+    """How long to wait: Retry-After, else until the time (Unix s) at which the budget is full again."""
+    asked_s = parse_retry_after(reply.headers.get("retry-after"), now_ms / 1000)
+    reset_s = _integer(reply.headers.get("x-ratelimit-reset"))
+    if asked_s is not None or reset_s is None:
+        return asked_s
+    return min(max(0.0, reset_s - now_ms / 1000), 3600.0)
+
+
+def used(headers: Mapping[str, str]) -> int | None:
+    """The requests that the key has sent in the current minute, this one included."""
+    limit, left = (_integer(headers.get(f"x-ratelimit-{name}")) for name in ("limit", "remaining"))
+    return None if limit is None or left is None else max(0, limit - left)
+
+
+def _integer(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 12 else None
+
+
+# -- symbols ----------------------------------------------------------------------------------------------------------
+
+
+def _capitals(text: object) -> str:
+    return text.strip().upper() if isinstance(text, str) and text.isascii() else ""
+
+
+def find_stock(text: str, kind: str = "candles") -> str:
+    """The symbol in capitals; a class of shares stands behind a point, as in BRK.B."""
+    symbol = _capitals(text)
+    if not _STOCK.fullmatch(symbol):
+        raise InputError(
+            f"{text!r} is not a stock's symbol; expected letters and digits such as AAPL or BRK.B (for pairs such as "
+            "BTC/USD there is provider='alpaca-crypto')"
+        )
+    return symbol
+
+
+def find_pair(text: str, kind: str = "candles") -> str:
+    """The pair as BASE/QUOTE, of BASE-QUOTE and BASEQUOTE too."""
+    symbol = _capitals(text)
+    match = _PAIR.fullmatch(symbol)
+    if match is not None:
+        return f"{match[1]}/{match[2]}"
+    for end in _QUOTES:
+        base = symbol.removesuffix(end)
+        if base != symbol and base.isalnum() and len(base) <= 15:
+            return f"{base}/{end}"
+    raise InputError(f"{text!r} is not a pair; expected BASE/QUOTE such as BTC/USD, quoted in {', '.join(_QUOTES)}")
+
+
+def held_back_ms(series: Series) -> int:
+    """ "Latest 15 minutes of sip" are not in the free plan."""
+    return 15 * MINUTE_MS if dict(series.settings).get("feed") == "sip" else 0
+
+
+def restates(series: Series) -> bool:
+    """Whether each split or dividend changes all prices before it."""
+    return dict(series.settings).get("adjustment", "raw") != "raw"
+
+
+# -- providers --------------------------------------------------------------------------------------------------------
+
+_FEED = Feed(
+    timeframes=tuple(_TIMEFRAMES),
+    columns=COLUMNS,
+    call=call_candles,
+    parse=parse_candles,
+    limit=_MOST_ROWS,
+    next_call=next_call,
+    first_call=first_call,
+    last_call=last_call,
+    quiet_rows=False,
+    held_back_ms=held_back_ms,
+    restates=restates,
+)
+# A free key has sip but for the last 15 minutes, and iex, the prices of one exchange, to the last one.
+_SETTINGS = (
+    Setting("feed", ("sip", "iex", "otc", "boats")),
+    Setting("adjustment", ("raw", "split", "dividend", "spin-off", "all")),
+)
+# "Basic: 200 API calls / min"; more by plan, which the headers tell.
+_LIMITS = (Limit(200, 60),)
+_HOSTS = ("https://data.alpaca.markets",)
+
+PROVIDERS = (
+    Provider(
+        name="alpaca",
+        hosts=_HOSTS,
+        feeds={"candles": _FEED},
+        default_limits=_LIMITS,
+        used=used,
+        refusal=refusal,
+        provider_symbol=find_stock,
+        calendar=lambda series: "XNYS",
+        keys=(
+            Key("key_id", "ALPACA_API_KEY_ID", header="APCA-API-KEY-ID"),
+            Key("secret_key", "ALPACA_API_SECRET_KEY", header="APCA-API-SECRET-KEY"),
+        ),
+        key_page=KEY_PAGE,
+        settings=_SETTINGS,
+    ),
+    Provider(
+        name="alpaca-crypto",
+        hosts=_HOSTS,
+        feeds={"candles": _FEED},
+        default_limits=_LIMITS,
+        used=used,
+        refusal=refusal,
+        provider_symbol=find_pair,
+    ),
+)

@@ -1,0 +1,270 @@
+"""CoinGecko: prices of coins over all markets, by the coin's id and a currency.
+
+A reply holds the newest candles, as many as `days` brings: of 30 minutes for one day, 4 hours for 30, 4 days for more.
+Nothing older is served, and there are no volumes. A stamp is the end of its candle. The newest row is the candle that
+is forming, and stays in a reply that is kept for 15 minutes after its end: nothing tells whether it is finished, so it
+is left out until a newer one follows.
+Sources: docs.coingecko.com reference/coins-id-ohlc, reference/coins-list and docs/errors-and-rate-limits (2026).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import reprlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from candle_fetcher.core.call import Call, Limit, Reply, parse_retry_after
+from candle_fetcher.core.candles import OHLCV, Candles, Int64s, candles_from
+from candle_fetcher.core.decimals import Column, Row, load_json, parse_csv
+from candle_fetcher.core.errors import AccessDenied, InputError, RateLimited, ReplyError, UnknownSymbol
+from candle_fetcher.core.series import Series
+from candle_fetcher.core.spans import Span
+from candle_fetcher.core.timeframe import DAY_MS, Timeframe
+from candle_fetcher.providers.base import Feed, Key, Listed, Listing, Provider, Question, Setting, by_status
+
+TITLE = "CoinGecko"
+COLUMNS = ("open_time", *OHLCV)
+KEY_PAGE = "https://www.coingecko.com/en/developers/dashboard"
+
+# "Data granularity (candle's body) is automatic: 1 - 2 days: 30 minutes, 3 - 30 days: 4 hours, 31 days and beyond: 4
+# days"; more than 365 days are for paid plans.
+_DAYS = {"30m": 1, "4h": 30, "4d": 365}
+_DEPTHS = {"30m": 48, "4h": 180, "4d": 92}
+_ROW = Row("i d d d d")
+# A reply has 180 rows at most, in 20 KB. The list of 17,000 coins has 1 MB, and 3 with their platforms.
+_MOST_BYTES = 2**20
+_MOST_ROWS = 10_000
+_MOST_LIST_BYTES = 16 * 2**20
+_MOST_COINS = 100_000
+_MOST_ERROR_BYTES = 2**16
+_MOST_MS = 2**53
+_MOST_NAME = 60
+_COIN = r"[a-z0-9][a-z0-9._-]{0,119}"
+_SYMBOL = re.compile(rf"({_COIN})(?:/([a-z]{{2,8}}))?")
+_LEADING_ZERO = re.compile(rb"[,\n]-?0[0-9]")
+
+
+# -- candles ----------------------------------------------------------------------------------------------------------
+
+
+def _call(series: Series, span: Span, rows: int) -> Call:
+    coin, currency = series.symbol.split("/")
+    days = str(_DAYS[series.timeframe.name])
+    return Call(f"/api/v3/coins/{coin}/ohlc", (("vs_currency", currency), ("days", days)))
+
+
+def parse_candles(body: bytes, series: Series) -> Candles:
+    """Candles in the order sent, without the newest and without volumes. Raises ReplyError, or what the body says of a
+    refusal."""
+    if len(body) > _MOST_BYTES or body.count(b"[") + body.count(b"{") > _MOST_ROWS:
+        raise ReplyError(f"a reply of {len(body):,} bytes; candles can be {_MOST_BYTES:,} at most: {body[:80]!r}")
+    ends, *prices = (column[:-1] for column in _rows(body))
+    opens = _opens_ms(ends.view(np.int64), series.timeframe)
+    return candles_from(COLUMNS, [opens, *prices, np.full(len(opens), np.nan)])
+
+
+def _opens_ms(ends: Int64s, timeframe: Timeframe) -> Int64s:
+    """When candles that end then began. Where their length is 4 days, of which nothing says whether they go on over the
+    end of a month, not before the end of the one before them."""
+    step = timeframe.nominal_ms
+    is_long = step > DAY_MS
+    strays = np.flatnonzero(ends % min(step, DAY_MS))
+    if len(strays):
+        raise ReplyError(f"expected candles of {timeframe}, got one that ends at {int(ends[strays[0]])} ms")
+    opens = ends - step
+    if is_long:
+        opens[1:] = np.where(ends[1:] > ends[:-1], np.maximum(opens[1:], ends[:-1]), opens[1:])
+    return opens
+
+
+def _rows(body: bytes) -> tuple[Column, ...]:
+    found = _rows_alike(body)
+    return _each_row(body) if found is None else found
+
+
+def _rows_alike(body: bytes) -> tuple[Column, ...] | None:
+    """The columns of compact rows of plain numbers; None wherever in doubt."""
+    is_plain = body.startswith(b"[[") and body.endswith(b"]]") and body[2:3].isdigit()
+    if not is_plain or b"\n" in body or b"\r" in body or b"[]" in body:
+        return None
+    lines = body[2:-2].replace(b"],[", b"\n")
+    if _LEADING_ZERO.search(lines) or lines[:2].startswith(b"0"):
+        return None
+    try:
+        return parse_csv(lines, _ROW)
+    except ReplyError:
+        return None
+
+
+def _each_row(body: bytes) -> tuple[Column, ...]:
+    """The columns, row by row: of small numbers with an exponent, or of a body with blanks."""
+    rows = load_json(body, "a JSON list of rows")
+    if isinstance(rows, dict):
+        _raise_refusal(body)
+    if not isinstance(rows, list):
+        raise ReplyError(f"expected a JSON list of rows, got {body[:80]!r}")
+    columns: list[list[float]] = [[] for _ in range(5)]
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, list) or len(row) != 5 or type(row[0]) is not int or not 0 < row[0] < _MOST_MS:
+            raise ReplyError(f"row {number}: expected [time, open, high, low, close], got {reprlib.repr(row)}")
+        columns[0].append(row[0])
+        for column, value in zip(columns[1:], row[1:], strict=True):
+            column.append(_number(value, number))
+    return (np.array(columns[0], np.int64), *(np.array(column, np.float64) for column in columns[1:]))
+
+
+def _number(value: object, row: int) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
+        raise ReplyError(f"row {row}: expected a number, got {reprlib.repr(value)}")
+    return float(value)
+
+
+# -- symbols ----------------------------------------------------------------------------------------------------------
+
+
+def _symbol(text: str, kind: str) -> str:
+    """The coin's id and the currency, in small letters; usd unless named. An id may hold dashes: bitcoin-cash."""
+    match = _SYMBOL.fullmatch(text.strip().lower()) if isinstance(text, str) else None
+    if match is None:
+        raise InputError(
+            f"{text!r} is not a symbol; expected the id of a coin and a currency, such as bitcoin/usd, bitcoin-cash/eur"
+        )
+    return f"{match[1]}/{match[2] or 'usd'}"
+
+
+def parse_listing(body: bytes) -> Listing:
+    """Every coin, in dollars. Its ticker stands as the base: tickers are not unique, ids are."""
+    if len(body) > _MOST_LIST_BYTES or body.count(b"[") + body.count(b"{") > 2 * _MOST_COINS:
+        raise ReplyError(f"a reply of {len(body):,} bytes with more coins than there are: {body[:80]!r}")
+    coins = load_json(body, "a JSON list of coins")
+    if isinstance(coins, dict):
+        _raise_refusal(body)
+    if not isinstance(coins, list):
+        raise ReplyError(f"expected a JSON list of coins, got {body[:80]!r}")
+    return Listing((), tuple(listed for coin in coins if (listed := _listed(coin)) is not None))
+
+
+def _listed(coin: Any) -> Listed | None:
+    """The coin; None where its id is none that could be asked for."""
+    name, ticker = (coin.get("id"), coin.get("symbol")) if isinstance(coin, dict) else (None, None)
+    if not isinstance(name, str) or not isinstance(ticker, str):
+        raise ReplyError(f"expected a coin with id and symbol, got {reprlib.repr(coin)}")
+    if not re.fullmatch(_COIN, name):
+        return None
+    # Tickers are free text: one that could not be a name must not get into a message or a cell.
+    fine = ticker[:1].isalnum() and ticker.isprintable() and len(ticker) <= _MOST_NAME
+    symbol = f"{name}/usd"
+    return Listed(symbol, symbol, ticker.upper() if fine else name.upper(), "USD", "listed", True)
+
+
+# -- refusals ---------------------------------------------------------------------------------------------------------
+
+# "Common Errors & Rate Limit": what helps, by code.
+_FIXES = {
+    10002: f"Get a key at {KEY_PAGE}, and give it as api_keys={{'coingecko': {{'demo_key': …}}}}",
+    10005: "Ask for 30m, 4h or 4d, which every plan has, or take a paid plan and set plan='pro'",
+    10010: "The key is one of a paid plan: set plan='pro', and give it as 'pro_key'",
+    10011: "The key is one of the Demo plan: set plan='demo', and give it as 'demo_key'",
+    10012: "Ask for the last 365 days, or take a paid plan and set plan='pro'",
+}
+
+
+def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
+    """The error that a reply stands for: by its code where it has one, else by its status and its words."""
+    code, said = _said(reply.body)
+    words = f"status {reply.status}, code {code}: {said[:160]!r}"[:260]
+    if reply.status == 429 or code == 429:
+        asked_s = parse_retry_after(reply.headers.get("retry-after"), now_ms / 1000)
+        pause_s = 60.0 if asked_s is None else asked_s  # requests are counted by the minute
+        return RateLimited(f"{TITLE} asks for a pause of {pause_s:g} s ({words})", retry_after_s=pause_s)
+    if code in _FIXES:
+        return AccessDenied(f"{TITLE} refused access ({words})", fix=_FIXES[code], status=reply.status)
+    if reply.status == 401:
+        return AccessDenied(
+            f"{TITLE} refused the key ({words})", fix="Check api_keys of coingecko, and the setting plan", status=401
+        )
+    if reply.status == 403:
+        return AccessDenied(
+            f"{TITLE}'s firewall refused the request (403)",
+            fix="Wait some minutes, and send less often from this address; a proxy or VPN in between can cause it too",
+            status=403,
+        )
+    if said in ("coin not found", "invalid vs_currency") and reply.status in (200, 400, 404, 422):
+        return UnknownSymbol(symbol, TITLE)
+    return by_status(TITLE, reply, symbol, now_ms, said)
+
+
+def _raise_refusal(body: bytes) -> None:
+    """Raises what the body refuses; an error object counts as one with status 200, too."""
+    if _said(body)[1]:
+        raise refusal(Reply(200, {}, body, 0.0), "", 0)  # the caller knows the symbol, and puts it in
+
+
+def _said(body: bytes) -> tuple[int | None, str]:
+    """Code and words of an error object: {"error": …}, or {"status": {"error_code": …, "error_message": …}}."""
+    if len(body) > _MOST_ERROR_BYTES:
+        return None, ""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return None, ""
+    if not isinstance(value, dict):
+        return None, ""
+    error = value.get("error")
+    inner: dict[str, Any] = error if isinstance(error, dict) else value
+    status = inner.get("status")
+    told: dict[str, Any] = status if isinstance(status, dict) else inner
+    code, said = told.get("error_code"), told.get("error_message", told.get("error"))
+    return (
+        code if type(code) is int and abs(code) < 10**6 else None,
+        said if isinstance(said, str) else "",
+    )
+
+
+# -- the provider -----------------------------------------------------------------------------------------------------
+
+_FEED = Feed(
+    timeframes=tuple(_DAYS),
+    columns=COLUMNS,
+    call=_call,
+    parse=parse_candles,
+    limit=_MOST_ROWS,
+    is_whole=True,
+    probe="4h",
+    depth=lambda series: _DEPTHS[series.timeframe.name],
+)
+
+
+def _configure(settings: Mapping[str, str]) -> Provider:
+    if settings.get("plan", "demo") == "demo":
+        return PROVIDER
+    return replace(
+        PROVIDER,
+        hosts=("https://pro-api.coingecko.com",),
+        keys=(Key("pro_key", "COINGECKO_PRO_API_KEY", header="x-cg-pro-api-key"),),
+        default_limits=(Limit(250, 60),),  # of the smallest plan
+    )
+
+
+PROVIDER = Provider(
+    name="coingecko",
+    hosts=("https://api.coingecko.com",),
+    feeds={"candles": _FEED},
+    listing=Question(Call("/api/v3/coins/list"), parse_listing),
+    # What the Demo plan may send for certain: the pricing page says 30, that of errors 100. Without a key it is less,
+    # by address, and a 429 says when.
+    default_limits=(Limit(30, 60),),
+    refusal=refusal,
+    provider_symbol=_symbol,
+    keys=(Key("demo_key", "COINGECKO_DEMO_API_KEY", header="x-cg-demo-api-key", is_needed=False),),
+    key_page=KEY_PAGE,
+    settings=(Setting("plan", ("demo", "pro"), is_of_series=False),),
+    configure=_configure,
+)
+
+PROVIDERS = (PROVIDER,)

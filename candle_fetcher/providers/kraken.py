@@ -1,0 +1,339 @@
+"""Kraken: spot candles over REST.
+
+A reply holds the newest 720 candles of a pair and the running one, whatever is asked for: older ones cannot be had, and
+`since` would only shorten it. An interval without trades has a row, with the close before as its prices. Errors come
+with status 200. 15 days (interval 21600) are left out: no source says where they begin. Nor does one for weeks, whose
+candles keep the time that they are sent with.
+Sources: docs.kraken.com, api-reference/market-data (get-ohlc-data, get-tradable-asset-pairs, get-server-time) and
+guides/spot-rest-ratelimits (2026); krakenfx/kraken-cli, skills/kraken-rate-limits and src/errors.rs (2026-04); a
+recorded AssetPairs of 2021 for the names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import re
+import reprlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from candle_fetcher.core.call import Call, Limit, Reply
+from candle_fetcher.core.candles import Candles, candles_from
+from candle_fetcher.core.decimals import Column, Row, load_json, parse_rows
+from candle_fetcher.core.errors import (
+    AccessDenied,
+    InputError,
+    ProviderRefused,
+    RateLimited,
+    ReplyError,
+    TransportError,
+    UnknownSymbol,
+)
+from candle_fetcher.core.series import Series
+from candle_fetcher.core.spans import Span
+from candle_fetcher.providers.base import Feed, Listed, Listing, Provider, Question, by_status
+
+NAME = "Kraken"
+# "interval": minutes.
+INTERVALS = {"1m": 1, "5m": 5, "15m": 15, "30m": 30, "1h": 60, "4h": 240, "1d": 1440, "1w": 10080}
+COLUMNS = ("open_time", "open", "high", "low", "close", "volume", "trades")
+# "Returns up to 720 of the most recent entries", and the running one.
+DEPTH = 720
+
+# [int <time>, string <open>, <high>, <low>, <close>, <vwap>, <volume>, int <count>]
+_ROW = Row("open_time:i open:d high:d low:d close:d vwap:x volume:d trades:i")
+_LAST_S = 253_402_300_799  # the end of the year 9999
+_PLAUSIBLE_S = (1_356_998_400, 4_102_444_800)  # a clock of the years 2013 to 2099
+
+# 721 rows are some 50 kB, 180 kB where they are indented; the 304 pairs of 2021 were 170 kB. Beyond these bounds, which
+# leave room for ten times as many, a body is not decoded: a few bytes of JSON become a hundred in memory.
+_MOST_ROW_BYTES = 2**20
+_MOST_ROW_VALUES = 20_000
+_MOST_BYTES = 2**25
+_MOST_VALUES = 1_500_000
+_MOST_CONTAINERS = 500_000
+_MOST_ERROR_BYTES = 2**16
+_MOST_NAME = 60
+
+# The reply as Kraken writes it, around its rows. White space is JSON's.
+_HEAD = re.compile(
+    rb'[ \t\r\n]*\{[ \t\r\n]*"error"[ \t\r\n]*:[ \t\r\n]*\[[ \t\r\n]*\][ \t\r\n]*,[ \t\r\n]*"result"[ \t\r\n]*:'
+    rb'[ \t\r\n]*\{[ \t\r\n]*"([A-Za-z0-9./]{1,60})"[ \t\r\n]*:[ \t\r\n]*(?=\[)'
+)
+_TAIL = re.compile(rb'"last"[ \t\r\n]*:[ \t\r\n]*(?:0|[1-9][0-9]{0,17})[ \t\r\n]*\}[ \t\r\n]*\}[ \t\r\n]*')
+_BLANKS = b" \t\r\n"
+
+# What the words of an error mean: the beginning of <severity><category>:<message>, without the blank that may follow
+# the colon. Any other one is final.
+_PAUSES = (
+    "EAPI:Rate limit exceeded",
+    "EGeneral:Too many requests",
+    "EService:Throttled",
+    "EGeneral:Temporary lockout",
+)
+_TRANSIENT = (
+    "EService:Unavailable",
+    "EService:Busy",
+    "EService:Timeout",
+    "EGeneral:Internal error",
+    # "Market in cancel_only mode", "post_only mode": maintenance.
+    "EService:Market in ",
+)
+_NO_SUCH_PAIR = ("EQuery:Unknown asset pair", "EQuery:Invalid asset pair")
+_THROTTLED = re.compile(r"EService:Throttled:\s?([0-9]{1,12})")
+
+# Assets go by names of Kraken's own: XBT is BTC, XDG is DOGE. The oldest ones have a second name, with an X before a
+# coin's and a Z before a currency's; newer names begin with X and Z as others do (XTZ, ZRX).
+_OURS = {"XBT": "BTC", "XDG": "DOGE"}
+_THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
+_LEGACY = {
+    name: name[1:]
+    for name in (
+        "XETC", "XETH", "XLTC", "XMLN", "XREP", "XXBT", "XXDG", "XXLM", "XXMR", "XXRP", "XZEC",
+        "ZAUD", "ZCAD", "ZEUR", "ZGBP", "ZJPY", "ZUSD",
+    )
+}  # fmt: skip
+# The one pair of which a newer name has joined an old one: XTZUSD is XTZ/USD.
+_MIXED = {"USDTZUSD": "USDTUSD"}
+# Those of 2021 and stable coins since; longest first, for ids that are written in one.
+_QUOTES = (
+    "PYUSD", "RLUSD", "USDT", "USDC", "USDG", "USDQ", "USDR", "EURC", "EURQ", "EURR", "EURT", "USD", "EUR", "GBP",
+    "CAD", "JPY", "AUD", "CHF", "AED", "XBT", "BTC", "ETH", "DAI", "DOT", "SOL",
+)  # fmt: skip
+_SYMBOL = re.compile(r"[A-Z0-9]{1,30}(?:\.[A-Z0-9]{1,10})?(?:[/-][A-Z0-9]{1,20})?")
+
+# "online", and what hinders some orders alone; a pair that is delisted is not listed any more.
+_TRADING = frozenset({"online", "post_only", "limit_only", "reduce_only", "cancel_only"})
+
+
+def parse_candles(body: bytes, series: Series) -> Candles:
+    """The newest candles of the pair, oldest first, the running one last; volume in the base asset.
+
+    Raises ReplyError where they are another pair's, or a row is not of 8 fields; else what the body refuses.
+    """
+    if len(body) > _MOST_ROW_BYTES:
+        raise ReplyError(f"a reply of {len(body):,} bytes; rows can be {_MOST_ROW_BYTES:,} at most: {body[:80]!r}")
+    found = _split(body)
+    pair, rows = _decoded_rows(body, series.symbol) if found is None else found
+    if not _is_named(pair, series.symbol):
+        raise ReplyError(f"candles of {reprlib.repr(pair)} came for {series.symbol}")
+    return _candles(parse_rows(rows, _ROW))
+
+
+def _is_named(pair: str, symbol: str) -> bool:
+    """Whether it is a name of the pair."""
+    try:
+        return find_symbol(pair) == symbol
+    except InputError:
+        return False
+
+
+def _split(body: bytes) -> tuple[str, bytes] | None:
+    """The pair and the text of its rows, where the reply is written as Kraken does."""
+    head = _HEAD.match(body)
+    at = body.rfind(b'"last"')
+    if head is None or at < head.end() or not _TAIL.fullmatch(body, at):
+        return None
+    rows = body[head.end() : at].rstrip(_BLANKS)
+    return (head[1].decode(), rows[:-1].rstrip(_BLANKS)) if rows.endswith(b",") else None
+
+
+def _decoded_rows(body: bytes, symbol: str) -> tuple[str, bytes]:
+    """The same where it is written otherwise. What the body refuses is raised."""
+    result = _result(body, symbol, _MOST_ROW_VALUES, _MOST_ROW_VALUES)
+    pairs = [name for name in result if name != "last"]
+    if len(pairs) != 1 or not isinstance(result[pairs[0]], list):
+        raise ReplyError(f"expected the rows of one pair, got {reprlib.repr(pairs)}: {_shown(body)}")
+    return pairs[0], json.dumps(result[pairs[0]]).encode()
+
+
+def _candles(columns: Sequence[Column]) -> Candles:
+    opens = columns[0]
+    if len(opens) and not (opens.min() >= 0 and opens.max() <= _LAST_S):
+        row = int(np.argmax((opens < 0) | (opens > _LAST_S)))
+        raise ReplyError(f"row {row + 1}: expected a time in seconds, got {int(opens[row])}")
+    return candles_from(COLUMNS, [opens * 1000, *columns[1:]])
+
+
+def parse_clock(body: bytes) -> int:
+    """The provider's clock in Unix ms, of which it tells the second."""
+    now_s = _result(body, "").get("unixtime")
+    if type(now_s) is not int or not _PLAUSIBLE_S[0] <= now_s <= _PLAUSIBLE_S[1]:
+        raise ReplyError(f"expected a unixtime in s, got {_shown(body)}")
+    return now_s * 1000
+
+
+def parse_listing(body: bytes, symbol: str = "") -> Listing:
+    """The pairs of AssetPairs, which tells no limits. Those without a wsname have no candles: dark pools."""
+    entries = _result(body, symbol)
+    try:
+        return Listing((), tuple(_listed(entry) for entry in entries.values() if entry.get("wsname")))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ReplyError(f"AssetPairs lacks {str(error)[:80]} or has another shape: {_shown(body)}") from error
+
+
+def _listed(entry: dict[str, Any]) -> Listed:
+    own, pair, status = (_name(text) for text in (entry["altname"], entry["wsname"], entry.get("status", "online")))
+    base, slash, quote = pair.partition("/")
+    if not slash:
+        raise ValueError(f"a pair, not {pair!r},")
+    base, quote = (_name(_OURS.get(asset, asset)) for asset in (base, quote))
+    return Listed(f"{base}/{quote}", own, base, quote, status, status in _TRADING)
+
+
+def _name(text: object) -> str:
+    """The text, if it can be a name. Names end up in messages and in cells: none may command a terminal, or begin as a
+    spreadsheet's formula does (= + - @, tab)."""
+    if not isinstance(text, str) or len(text) > _MOST_NAME or not text.isprintable() or not text[:1].isalnum():
+        raise ValueError(f"a name, not {reprlib.repr(text)},")
+    return text
+
+
+def _result(
+    body: bytes, symbol: str, most_values: int = _MOST_VALUES, most_containers: int = _MOST_CONTAINERS
+) -> dict[str, Any]:
+    """`result` of the envelope. What `error` holds is raised."""
+    # As many values as commas, and as many again where containers hold but one.
+    containers = body.count(b"[") + body.count(b"{")
+    if len(body) > _MOST_BYTES or body.count(b",") > most_values or containers > most_containers:
+        raise ReplyError(f"a reply of {len(body):,} bytes with more values than any has: {_shown(body)}")
+    value = load_json(body, "a JSON object with error and result")
+    _raise_errors(_errors(value), symbol)
+    if not isinstance(value, dict) or value.get("error") is None or not isinstance(value.get("result"), dict):
+        raise ReplyError(f"expected a JSON object with error and result, got {_shown(body)}")
+    result: dict[str, Any] = value["result"]
+    return result
+
+
+def _shown(body: bytes) -> str:
+    return repr(body[:80])[:200]
+
+
+def _raise_errors(errors: Sequence[str], symbol: str) -> None:
+    if errors:
+        raise _meant(errors, 200, symbol, None)
+
+
+def _errors(value: object) -> list[str]:
+    """The errors of an envelope; a text that begins with W is a warning."""
+    told = value.get("error") if isinstance(value, dict) else None
+    texts = [told] if isinstance(told, str) else told if isinstance(told, list) else []
+    return [text for text in texts if isinstance(text, str) and text and not text.startswith("W")]
+
+
+def _meant(errors: Sequence[str], status: int, symbol: str, now_ms: int | None) -> Exception:
+    """The error that Kraken's own stand for, told by the first of them. `now_ms` is its clock, where that is known."""
+    said = re.sub(r":\s+", ":", errors[0])
+    # The provider's words are shown escaped: they may hold anything.
+    words = repr(", ".join(errors)[:160])[:200]
+    if said.startswith(_PAUSES):
+        until = _THROTTLED.match(said)
+        asked_s = None
+        if until is not None and now_ms is not None:
+            asked_s = min(max(0.0, int(until[1]) - now_ms / 1000), 1e9)
+        return RateLimited(f"{NAME} asks for a pause: {words}", retry_after_s=asked_s)
+    if said.startswith(_TRANSIENT):
+        return TransportError(f"{NAME} could not answer: {words}", status=status)
+    if said.startswith(_NO_SUCH_PAIR):
+        return UnknownSymbol(symbol, NAME)
+    return ProviderRefused(
+        f"{NAME} refused the request: {words}", status=status, code=errors[0][:160], said=", ".join(errors)[:1000]
+    )
+
+
+def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
+    """The error that a reply with a status other than 200, or with errors in it, stands for."""
+    errors: list[str] = []
+    if len(reply.body) <= _MOST_ERROR_BYTES:
+        # Whoever stands before Kraken sends pages: then the status says enough.
+        with contextlib.suppress(ReplyError):
+            errors = _errors(load_json(reply.body, "errors"))
+    if errors and (reply.status == 200 or 400 <= reply.status < 500) and reply.status not in (401, 403, 408, 429, 451):
+        return _meant(errors, reply.status, symbol, now_ms)
+    if reply.status == 403:
+        return AccessDenied(
+            f"{NAME}'s firewall refused the request (403)",
+            fix="Wait some minutes, and send less often from this address; a proxy or VPN in between can cause it too",
+            status=403,
+        )
+    return by_status(NAME, reply, symbol, now_ms, ", ".join(errors))
+
+
+def find_symbol(text: str, kind: str = "candles") -> str:
+    """The pair's altname, such as XBTUSD, for BTC/USD, btc-usd, XBT/USD, XBTUSD and XXBTZUSD; InputError."""
+    symbol = text.strip().upper() if isinstance(text, str) and text.isascii() else ""
+    if not _SYMBOL.fullmatch(symbol):
+        raise InputError(
+            f"{text!r} is not a symbol; expected BASE/QUOTE such as BTC/USD, or Kraken's own name of a pair"
+        )
+    base, slash, quote = symbol.replace("-", "/").partition("/")
+    return _altname(f"{_asset(base)}{_asset(quote)}" if slash else symbol)
+
+
+def _altname(pair: str) -> str:
+    if pair[:4] in _LEGACY and pair[4:] in _LEGACY:
+        return _LEGACY[pair[:4]] + _LEGACY[pair[4:]]
+    base, quote = _taken_apart(_MIXED.get(pair, pair))
+    return f"{_THEIRS.get(base, base)}{_THEIRS.get(quote, quote)}"
+
+
+def _asset(name: str) -> str:
+    plain = _LEGACY.get(name, name)
+    return _THEIRS.get(plain, plain)
+
+
+def _taken_apart(pair: str) -> tuple[str, str]:
+    """Base and quote; no quote where it is none that is known."""
+    for quote in _QUOTES:
+        if pair.endswith(quote) and len(pair) > len(quote):
+            return pair[: -len(quote)], quote
+    return pair, ""
+
+
+def unified(provider_symbol: str) -> str:
+    """BASE/QUOTE, or the altname where its quote is none that is known."""
+    base, quote = _taken_apart(provider_symbol)
+    return f"{_OURS.get(base, base)}/{_OURS.get(quote, quote)}" if quote else base
+
+
+def call_candles(series: Series, span: Span, rows: int) -> Call:
+    """Asks for all that there is: one reply serves every span."""
+    return Call("/0/public/OHLC", (("pair", series.symbol), ("interval", str(INTERVALS[series.timeframe.name]))))
+
+
+def describe(provider_symbol: str) -> Question[Listing]:
+    """What is said of one pair."""
+    parse = functools.partial(parse_listing, symbol=provider_symbol)
+    return Question(Call("/0/public/AssetPairs", (("pair", provider_symbol),)), parse)
+
+
+PROVIDERS = (
+    Provider(
+        name="kraken",
+        hosts=("https://api.kraken.com",),
+        feeds={
+            "candles": Feed(
+                timeframes=tuple(INTERVALS),
+                columns=COLUMNS,
+                call=call_candles,
+                parse=parse_candles,
+                limit=DEPTH,
+                off_grid=("1w",),  # on which day its weeks open is nowhere said
+                is_whole=True,
+                depth=lambda series: DEPTH,
+            )
+        },
+        clock=Question(Call("/0/public/Time"), parse_clock),
+        describe=describe,
+        listing=Question(Call("/0/public/AssetPairs"), parse_listing),
+        # No number is published; one call a second is within the limits, which are kept by address.
+        default_limits=(Limit(1, 1, "requests"),),
+        refusal=refusal,
+        provider_symbol=find_symbol,
+        unified=unified,
+    ),
+)

@@ -1,0 +1,318 @@
+"""TradeStation: US stocks, futures and crypto pairs.
+
+A stamp is the end of its candle: a daily one has that of the close of its session. Daily candles open here at midnight
+of New York, weekly ones on the Monday and monthly ones on the first, so that the date of the open time is that of the
+session. A candle that is forming comes with the others, as `Open`. There is no row for an interval without trades.
+
+Whether firstdate and lastdate are inclusive, and of the start of a candle or its end, is not documented. So a call asks
+for a fixed window and a day more on both sides. Candles of 60 minutes begin with the session, at half past nine, and
+are not offered: those of an hour are made out of those of 30 minutes.
+Sources: api.tradestation.com/docs (barcharts, rate-limiting/historical-bar, authentication), and its OpenAPI as in
+mxcoppell/tradestation-api-ts docs (2026). No reply of the real service was at hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from candle_fetcher.core.alike import find_alike
+from candle_fetcher.core.call import Call, Limit, Reply, parse_retry_after
+from candle_fetcher.core.candles import OHLCV, Candles, Int64s, candles_from, iso
+from candle_fetcher.core.decimals import load_json
+from candle_fetcher.core.errors import (
+    AccessDenied,
+    InputError,
+    ProviderRefused,
+    RateLimited,
+    ReplyError,
+    UnknownSymbol,
+)
+from candle_fetcher.core.keys import Keys
+from candle_fetcher.core.objects import read_objects
+from candle_fetcher.core.series import Series
+from candle_fetcher.core.spans import Span
+from candle_fetcher.core.timeframe import DAY_MS, Timeframe
+from candle_fetcher.core.zones import NEW_YORK, clock_ms, zone
+from candle_fetcher.providers.base import Feed, Key, Provider, Setting, Token, by_status
+
+TITLE = "TradeStation"
+COLUMNS = ("open_time", *OHLCV)
+KEY_PAGE = "https://api.tradestation.com/docs/fundamentals/authentication/auth-overview"
+SESSIONS = ("Default", "USEQPre", "USEQPost", "USEQPreAndPost", "USEQ24Hour")
+
+_MINUTES = {"1m": "1", "5m": "5", "15m": "15", "30m": "30"}
+_UNITS = {"1d": "Daily", "1w": "Weekly", "1M": "Monthly"}
+# "57,600 bars, regardless of the bar interval", and "three calendar years of minute bar data": windows of so many slots
+# have fewer, whatever the interval; the newest one is asked for anew while it grows.
+_WINDOW_SLOTS = 5_000
+_MOST_ROWS = 57_600
+# An object has some 400 bytes.
+_MOST_BYTES = 32 * 2**20
+_MOST_ERROR_BYTES = 2**16
+_FIELDS = {"TimeStamp": "t", "Open": "q", "High": "q", "Low": "q", "Close": "q", "TotalVolume": "q"}
+_PRICES = ("Open", "High", "Low", "Close", "TotalVolume")
+# Futures (@ES), indices ($SPX.X), classes of shares (BRK.B), pairs (BTCUSD).
+_SYMBOL = re.compile(r"[@$]?[A-Z0-9][A-Z0-9]{0,19}(?:\.[A-Z0-9]{1,8}){0,2}")
+_PAIR = re.compile(r"([A-Z0-9]{2,10})[/-]([A-Z]{3,5})")
+# "symbollists/cryptopairs": pairs are quoted in dollars.
+_JOINED = re.compile(r"([A-Z0-9]{3,10})(USD|USDC|USDT)")
+
+
+# -- calls ------------------------------------------------------------------------------------------------------------
+
+
+def _window(series: Series, ms: int) -> Span:
+    """The 5000 slots, of those counted from 1970, that hold the instant."""
+    timeframe = series.timeframe
+    first = timeframe.ordinal(ms) // _WINDOW_SLOTS * _WINDOW_SLOTS
+    return Span(timeframe.open_ms(first), timeframe.open_ms(first + _WINDOW_SLOTS))
+
+
+def _call(series: Series, span: Span, rows: int) -> Call:
+    name = series.timeframe.name
+    window = _window(series, span.start_ms)
+    params = [
+        ("interval", _MINUTES.get(name, "1")),
+        ("unit", _UNITS.get(name, "Minute")),
+        ("firstdate", iso(max(0, window.start_ms - DAY_MS))),
+    ]
+    # Of days and longer ones there may be any number, up to now: a window of theirs ends far from it.
+    params += [("lastdate", iso(window.end_ms + DAY_MS))] if name in _MINUTES else []
+    params += [("sessiontemplate", dict(series.settings).get("session", SESSIONS[0]))]
+    return Call(f"/v3/marketdata/barcharts/{series.symbol}", tuple(params))
+
+
+# -- replies ----------------------------------------------------------------------------------------------------------
+
+
+def parse_candles(body: bytes, series: Series) -> Candles:
+    """Candles in the order sent, without one that is forming. Raises ReplyError, or what the body says of a refusal."""
+    if len(body) > _MOST_BYTES:
+        raise _too_much(body)
+    found = _read_alike(body)
+    ends, *prices = _read_each(body) if found is None else found
+    return candles_from(COLUMNS, [_opens_ms(ends, series.timeframe), *prices])
+
+
+def _too_much(body: bytes) -> ReplyError:
+    return ReplyError(f"a reply of {len(body):,} bytes with more bars than any has: {body[:80]!r}")
+
+
+def _opens_ms(ends_ms: Int64s, timeframe: Timeframe) -> Int64s:
+    """When candles that end then began."""
+    if timeframe.name in _MINUTES:
+        return ends_ms - timeframe.nominal_ms
+    eastern = zone(NEW_YORK)
+    # What ends at midnight ends the day before.
+    local_ms = eastern.to_local(ends_ms - 1)
+    return eastern.to_utc(timeframe.opens_ms(timeframe.ordinals(local_ms)))
+
+
+_BARS = re.compile(rb'\{"Bars":\[(?=\{)')
+_BAR = re.compile(rb'\{(?:"[A-Za-z]+":(?:"[^"\\]{0,40}"|[0-9]{1,20}|true|false)[,}])+')
+_FIELD = re.compile(rb'"([A-Za-z]+)":(?:"([^"\\]{0,40})"|([0-9]{1,20})|true|false)')
+_STAMP = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+_NUMBER = re.compile(rb"[0-9]+(?:\.[0-9]+)?")
+_POWERS = 10 ** np.arange(13, -1, -1, dtype=np.int64)
+
+
+def _read_alike(body: bytes) -> list[Any] | None:
+    """Stamps, prices and volumes of compact bars that are written alike; None wherever in doubt.
+
+    The last bar differs from the others ("IsEndOfHistory":true), and is read by itself.
+    """
+    body = body.rstrip(b" \t\r\n")
+    head = _BARS.match(body)
+    at = body.rfind(b",{")
+    if head is None or at < 0 or not body.endswith(b"}]}"):
+        return None
+    first = _BAR.match(body, head.end())
+    if first is None:
+        return None
+    fields = list(_FIELD.finditer(first[0]))
+    names = [field[1].decode() for field in fields]
+    stamp = fields[names.index("TimeStamp")] if "TimeStamp" in names else None
+    is_fine = len(set(names)) == len(names) and set(names) >= {*_FIELDS, "BarStatus"}
+    if stamp is None or not is_fine or not _STAMP.fullmatch(stamp[2] or b"") or b'"BarStatus":"Closed"' not in first[0]:
+        return None
+    # Numbers in quotes, and bare ones, which must be numbers though nobody asks for them.
+    quoted = [field for field in fields if field[2] is not None and _NUMBER.fullmatch(field[2])]
+    bare = [field for field in fields if field[3] is not None]
+    values = sorted([*(field.span(2) for field in quoted), *(field.span(3) for field in bare)])
+    rows = find_alike(body, (head.end(), at + 1), first[0] + b",", 0, values, stamp.span(2))
+    if rows is None or not rows.are_integers([values.index(field.span(3)) for field in bare]):
+        return None
+    spans = {field[1].decode(): values.index(field.span(2)) for field in quoted}
+    if not set(_PRICES) <= set(spans):
+        return None
+    ends = clock_ms(rows.stamps.astype(np.int64) @ _POWERS)
+    prices = rows.floats([spans[name] for name in _PRICES])
+    if ends is None or prices is None:
+        return None
+    newest = _read_each(b'{"Bars":[' + body[at + 1 :])
+    return [np.concatenate(pair) for pair in zip((ends, *prices), newest, strict=True)]
+
+
+def _read_each(body: bytes) -> list[Any]:
+    """Stamps, prices and volumes, bar by bar."""
+    if body.count(b"{") + body.count(b"[") > _MOST_ROWS + 100:
+        raise _too_much(body)
+    value = load_json(body, "a JSON object with Bars")
+    bars = value.get("Bars") if isinstance(value, dict) else None
+    if not isinstance(bars, list):
+        _raise_refusal(body)
+        raise ReplyError(f"expected a JSON object with Bars, got {body[:80]!r}")
+    closed = []
+    for number, bar in enumerate(bars, 1):
+        status = bar.get("BarStatus") if isinstance(bar, dict) else None
+        if status not in ("Open", "Closed"):
+            raise ReplyError(f"bar {number}: expected one that is Open or Closed, got {reprlib.repr(bar)}")
+        closed += [bar] if status == "Closed" else []
+    columns = read_objects(closed, _FIELDS)
+    return [columns["TimeStamp"], *(columns[name] for name in _PRICES)]
+
+
+# -- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
+    """The error that a reply stands for: by its status, and for what is wrong with a request by its words."""
+    kind, said = _said(reply.body)
+    words = f"status {reply.status}" + (f": {kind[:40]!r}, {said[:160]!r}"[:260] if kind or said else "")
+    is_quota = reply.status == 403 and b"quota exceeded" in reply.body[:_MOST_ERROR_BYTES].lower()
+    if reply.status == 429 or is_quota or kind == "TooManyRequests":
+        asked_s = parse_retry_after(reply.headers.get("retry-after"), now_ms / 1000)
+        # "Quotas are reset on a 5-minute interval based on when the user issued the first request."
+        pause_s = 300.0 if asked_s is None else asked_s
+        return RateLimited(f"{TITLE} asks for a pause of {pause_s:g} s ({words})", retry_after_s=pause_s)
+    if reply.status == 401 or kind == "Unauthorized":
+        return AccessDenied(
+            f"{TITLE} refused the token ({words})",
+            fix="Give client_id, client_secret and refresh_token in api_keys of tradestation, or a new access_token",
+            status=reply.status,
+        )
+    if reply.status == 403 or kind == "Forbidden":
+        return AccessDenied(
+            f"{TITLE} does not allow it ({words})",
+            fix="See that the key has the scope MarketData, and the account the data of that exchange",
+            status=reply.status,
+        )
+    if reply.status in (200, 400, 404) and ("symbol" in said.lower() or kind == "NotFound"):
+        return UnknownSymbol(symbol, TITLE)
+    if reply.status == 200:
+        return ProviderRefused(f"{TITLE} refused the request ({words})", status=200, said=said)
+    return by_status(TITLE, reply, symbol, now_ms, said)
+
+
+def _raise_refusal(body: bytes) -> None:
+    """Raises what the body refuses; an error object counts as one with status 200, too."""
+    if any(_said(body)):
+        raise refusal(Reply(200, {}, body, 0.0), "", 0)  # the caller knows the symbol, and puts it in
+
+
+def _said(body: bytes) -> tuple[str, str]:
+    """Kind and words of an error object: {"Error": "BadRequest", "Message": …}."""
+    value = _object(body) if len(body) <= _MOST_ERROR_BYTES else {}
+    kind, said = value.get("Error"), value.get("Message")
+    return kind if isinstance(kind, str) else "", said if isinstance(said, str) else ""
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+# -- symbols ----------------------------------------------------------------------------------------------------------
+
+
+def _symbol(text: str, kind: str) -> str:
+    symbol = text.strip().upper() if isinstance(text, str) else ""
+    pair = _PAIR.fullmatch(symbol)
+    if pair is not None:
+        return pair[1] + pair[2]
+    if not _SYMBOL.fullmatch(symbol):
+        raise InputError(f"{text!r} is not a symbol; expected one such as MSFT, BRK.B, @ES or BTC/USD")
+    return symbol
+
+
+def _unified(symbol: str) -> str:
+    pair = _JOINED.fullmatch(symbol)
+    return symbol if pair is None else f"{pair[1]}/{pair[2]}"
+
+
+def _calendar(series: Series) -> str | None:
+    """The exchange whose sessions the candles keep to; none for pairs, futures and indices."""
+    return "XNYS" if series.symbol[0] not in "@$" and _unified(series.symbol) == series.symbol else None
+
+
+# -- the token --------------------------------------------------------------------------------------------------------
+
+# "access tokens … expire after 20 minutes".
+_TOKEN_S = 1200
+_MOST_TOKEN_S = 86_400
+
+
+def _ask_token(keys: Mapping[str, str]) -> tuple[Call, Keys] | None:
+    """The call that makes an access token of a refresh token; None where that or the client is not given."""
+    if not keys.get("client_id") or not keys.get("refresh_token"):
+        return None
+    params = tuple((name, keys[name]) for name in ("client_id", "client_secret", "refresh_token") if keys.get(name))
+    return Call("/oauth/token", (("grant_type", "refresh_token"),), is_form=True), Keys(params=params)
+
+
+def parse_token(body: bytes) -> tuple[Mapping[str, str], float]:
+    """The new token, and a new refresh token where they rotate; and for how many seconds it serves."""
+    told = _object(body) if len(body) <= _MOST_ERROR_BYTES else {}
+    found = {name: told[name] for name in ("access_token", "refresh_token") if told.get(name)}
+    seconds = told.get("expires_in", _TOKEN_S)
+    fine = all(isinstance(value, str) and value.isascii() and value.isprintable() for value in found.values())
+    if "access_token" not in found or not fine or type(seconds) is not int or not 0 < seconds <= _MOST_TOKEN_S:
+        raise ReplyError(f"{TITLE} sent no access token, but {len(body):,} bytes of something else")
+    return found, float(seconds)
+
+
+# -- the provider -----------------------------------------------------------------------------------------------------
+
+PROVIDER = Provider(
+    name="tradestation",
+    hosts=("https://api.tradestation.com",),
+    feeds={
+        "candles": Feed(
+            timeframes=(*_MINUTES, *_UNITS),
+            columns=COLUMNS,
+            call=_call,
+            parse=parse_candles,
+            limit=_WINDOW_SLOTS,
+            window=_window,
+            quiet_rows=False,
+            late_ms=3_600_000,  # nothing states how soon a bar is there
+            is_whole=True,
+        )
+    },
+    # "the overall rate limit of 500 bar chart requests per 5 minutes"; its window begins with the first request.
+    default_limits=(Limit(500, 300),),
+    refusal=refusal,
+    provider_symbol=_symbol,
+    unified=_unified,
+    calendar=_calendar,
+    keys=(
+        Key("access_token", "TRADESTATION_ACCESS_TOKEN", header="Authorization", prefix="Bearer ", is_needed=False),
+        Key("client_id", "TRADESTATION_CLIENT_ID", is_needed=False),
+        Key("client_secret", "TRADESTATION_CLIENT_SECRET", is_needed=False),
+        Key("refresh_token", "TRADESTATION_REFRESH_TOKEN", is_needed=False),
+    ),
+    key_page=KEY_PAGE,
+    token=Token("tradestation-signin", "https://signin.tradestation.com", _ask_token, parse_token),
+    settings=(Setting("session", SESSIONS),),
+)
+
+PROVIDERS = (PROVIDER,)

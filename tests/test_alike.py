@@ -1,0 +1,72 @@
+"""Rows that are written alike, read at once: what is found is what a reading row by row finds, or nothing."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from candle_fetcher.core.alike import find_alike
+
+ROW = b'{"t":"2024-03-08","a":"1.25","b":7,"s":"x"},'
+SLOW = re.compile(rb'\{"t":"(\d{4}-\d\d-\d\d)","a":"([0-9.]*)","b":([0-9.]*),"s":"x"\},')
+VALUES = ((23, 27), (33, 34))
+STAMP = (6, 16)
+
+
+def found(text, border=0, head=b"[" * 8, tail=b"]" * 8):
+    body = head + text + tail
+    return find_alike(body, (len(head), len(head) + len(text)), text[: text.find(b"},") + 2] if b"}," in text else ROW,
+                      border, VALUES, STAMP)  # fmt: skip
+
+
+def test_the_places_of_the_row_are_those_meant():
+    assert [ROW[slice(*place)] for place in (*VALUES, STAMP)] == [b"1.25", b"7", b"2024-03-08"]
+
+
+prices = st.decimals(min_value=0, max_value=10**6, places=2, allow_nan=False).map(str)
+
+
+@given(rows=st.lists(st.tuples(prices, st.integers(0, 10**9), st.dates()), max_size=9), border=st.sampled_from([0, 2]))
+def test_every_row_is_found_with_its_numbers(rows, border):
+    texts = [b'{"t":"%04d-%02d-%02d","a":"%s","b":%d,"s":"x"},' % (day.year, day.month, day.day, price.encode(), number)
+             for price, number, day in rows]  # fmt: skip
+    text = b"".join([ROW, *texts])
+    alike = found(text[: len(text) - border], border)
+    assert alike is not None
+    assert alike.count == len(rows) + 1
+    assert alike.floats([0]).tolist() == [[1.25, *(float(price) for price, _, _ in rows)]]
+    assert alike.floats([1, 0]).tolist()[0] == [7.0, *(float(number) for _, number, _ in rows)]
+    assert alike.are_integers([1])
+    assert not alike.are_integers([0])
+    digits = ["".join(map(str, row)) for row in alike.stamps.tolist()]
+    assert digits == ["20240308", *(day.strftime("%Y%m%d").rjust(8, "0") for _, _, day in rows)]
+
+
+SCRAPS = [b"", b'"', b"0", b"9", b".", b",", b"-", b"/", b":", b" ", b"}", b"{", b"x", b"\xff"]
+
+
+@given(data=st.data())
+def test_what_is_not_alike_is_not_found(data):
+    text = bytearray(ROW * data.draw(st.integers(1, 4)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(len(ROW), len(text)))
+        text[at : at + data.draw(st.integers(0, 2))] = data.draw(st.sampled_from(SCRAPS))
+    alike = found(bytes(text))
+    if alike is None:
+        return
+    rows = SLOW.findall(bytes(text))
+    assert b"".join(match[0] for match in re.finditer(SLOW, bytes(text))) == bytes(text)
+    assert len(rows) == alike.count
+    floats = alike.floats([0, 1])
+    if floats is not None:
+        assert floats.tolist() == [[float(row[1]) for row in rows], [float(row[2]) for row in rows]]
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", ROW[:-1], ROW + ROW[:-1], b'"' * 8, ROW + b"/", ROW.replace(b"1.25", b"1/25")]
+)
+def test_what_is_no_row_is_not_found(text):
+    assert found(text) is None
