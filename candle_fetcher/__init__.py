@@ -8,8 +8,9 @@ with CandleFetcher() as fetcher:
 
 from __future__ import annotations
 
-from candle_fetcher.cache import CacheStats, CandleCache, Verified
+from candle_fetcher.cache import CacheStats, CandleCache, Imported, Verified
 from candle_fetcher.core.candles import Gap
+from candle_fetcher.core.combine import combine
 from candle_fetcher.core.errors import (
     AccessDenied,
     ArchiveMismatch,
@@ -57,6 +58,7 @@ __all__ = [
     "FetchManyError",
     "FetchPlan",
     "Gap",
+    "Imported",
     "IncompleteData",
     "InputError",
     "MissingExtra",
@@ -72,6 +74,7 @@ __all__ = [
     "UnknownSymbol",
     "Verified",
     "__version__",
+    "combine",
     "fetch",
     "find_gaps",
     "summary",

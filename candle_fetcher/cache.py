@@ -8,13 +8,16 @@ crash looks at the entries themselves.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import json
+import os
+import re
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future, wait
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote
@@ -24,12 +27,13 @@ import pandas as pd
 
 from candle_fetcher.core.call import Limit
 from candle_fetcher.core.entry import Entry, is_of_another_version, pack, seal, unpack, unseal
+from candle_fetcher.core.errors import InputError
 from candle_fetcher.core.expiry import is_due
 from candle_fetcher.core.files import USUAL_LAGS, File, Lags
 from candle_fetcher.core.frame import utc_index
 from candle_fetcher.core.revisions import Revision
 from candle_fetcher.core.series import Series
-from candle_fetcher.core.spans import Span, subtract
+from candle_fetcher.core.spans import Span, merge, subtract
 from candle_fetcher.core.timeframe import DAY_MS
 from candle_fetcher.providers import Listed, Listing
 from candle_fetcher.store import Store
@@ -41,6 +45,15 @@ CLAIMS = "claims"  # the file of locks by which processes know what the others a
 _ABSENT_MS = DAY_MS
 _LATE_MS = DAY_MS // 24
 _KEPT_REVISIONS = 10_000  # of a series
+# How often somebody else's work on a chunk is looked after by who is to change it, and how long another process is
+# waited for.
+_POLL_S = 0.05
+_LANDING_S = 0.005
+_HALTED_S = 60.0
+# Of which file candles are that have no checksum, where only an entry still knows that they have none.
+_NAME_LOST = "a file, whose name is lost,"
+# The number of a chunk in its key; whoever else writes into the database may write anything there.
+_CHUNK = re.compile(r"-?[0-9]{1,18}")
 # A shelf's word for a chunk: nothing stored, look at the entry, or believed until that time.
 ABSENT, LOOK = 0, 1
 
@@ -85,6 +98,11 @@ class Facts(NamedTuple):
         """Whether the archive said so lately that it has no such file; a late one may come on any day."""
         return any(one == path and now_ms < until_ms <= now_ms + _ABSENT_MS for one, until_ms in self.absent)
 
+    def unverified_in(self, span: Span) -> tuple[Span, ...]:
+        """The parts of the span whose candles have no checksum."""
+        before = self.unverified[: bisect.bisect_left(self.unverified, (span.end_ms,))]
+        return tuple(merge(Span(*one[:2]).clip(span) for one in before if one.end_ms > span.start_ms))
+
     def bounds(self, span: Span, now_ms: int) -> Span:
         """The span without its ends that are known to be empty."""
         start_ms, end_ms = span
@@ -123,6 +141,35 @@ class Verified(NamedTuple):
     damaged: tuple[str, ...]
 
 
+class Imported(NamedTuple):
+    """What came of a file: the series that it was taken for, and its rows.
+
+    `rows` are its candles, of which `added` were not stored; `first` and `last` open times (UTC) among them, None where
+    there are none. `differing` candles are stored with other values, which stay, and are noted in `revisions()`.
+    `ignored` were left alone: not settled yet, or known to be wrong. `chunks` is how many chunks they lie in.
+    `lacking` are columns of the series that the file has not: they are empty in the candles added, until a refresh.
+    `verified` says that a checksum stood beside the file, and fits; None where such files have none.
+    """
+
+    path: str
+    provider: str
+    symbol: str
+    timeframe: str
+    kind: str
+    rows: int
+    added: int
+    differing: int
+    ignored: int
+    chunks: int
+    first: str | None
+    last: str | None
+    lacking: tuple[str, ...]
+    verified: bool | None
+
+
+Importer = Callable[["CandleCache", Path, "str | None", "str | None", Any, "str | None"], Imported]
+
+
 class _Flights:
     """Who is fetching which chunk: the first who asks does it, the others wait for its entry."""
 
@@ -132,7 +179,8 @@ class _Flights:
 
 
 class CandleCache:
-    """The dual cache of a fetcher: memory over disk. For its user: `path`, `stats`, `clear`, `verify`."""
+    """The dual cache of a fetcher: memory over disk. For its user: `path`, `stats`, `clear`, `verify`, `revisions`,
+    `import_file`."""
 
     def __init__(
         self,
@@ -141,8 +189,10 @@ class CandleCache:
         path: Path | None,
         compress: bool = False,
         clock: Callable[[], float] = time.time,
+        importer: Importer | None = None,
     ) -> None:
         self._store = store
+        self._importer = importer
         self._path = path
         self._compress = compress
         self._clock = clock
@@ -191,8 +241,10 @@ class CandleCache:
         entries, damaged = 0, []
         for key in list(disk.keys()):
             data = disk.load(key)
+            if data is None:  # it has left since, or the disk cannot say now: nothing is known against it
+                continue
             entries += 1
-            if data is None or unseal(key, data) is None:
+            if unseal(key, data) is None:
                 damaged.append(key)
                 self._store.drop(key)
         return Verified(entries, tuple(damaged))
@@ -217,13 +269,45 @@ class CandleCache:
             frame[name] = utc_index(frame[name].to_numpy(np.int64))
         return frame
 
-    def note(self, series: Series, revisions: Sequence[Revision]) -> None:
-        """Keeps the newest revisions of a series beside those that were noted before."""
+    def import_file(
+        self,
+        path: str | os.PathLike[str],
+        symbol: str | None = None,
+        timeframe: str | None = None,
+        *,
+        provider: Any = None,
+        kind: str | None = None,
+    ) -> Imported:
+        """Takes the candles of a file into the cache, where every later fetch of the series finds them.
+
+        path: a CSV that `export` wrote; a file of Binance's archive, the zip or the CSV inside (a CHECKSUM beside the
+        zip is held against it); a CSV of Kraken's downloadable OHLCVT history.
+        symbol, timeframe, provider, kind: what of it the file's name does not say. The provider is the fetcher's, and
+        the kind "candles", where nothing says so.
+
+        It is read to its end before anything is stored. What is stored already stays: the file fills in what is
+        missing. A file of the archive answers for its whole day or month, another one from its first row to its last. A
+        candle that the file lacks in between is asked of the provider when it is wanted; not where the provider has no
+        row without trades, or cannot be asked any more.
+
+        Raises InputError where it is no such file, or is contradicted by what is said of it; BadFile where it was cut,
+        damaged, or holds what cannot be candles; CacheError where the cache cannot keep it; OSError where it cannot be
+        read.
+        """
+        if self._importer is None or self._store is None:
+            raise InputError("there is no cache to import into; use a CandleFetcher with use_cache=True")
+        return self._importer(self, Path(path), symbol, timeframe, provider, kind)
+
+    def note(self, series: Series, revisions: Sequence[Revision], *, once: bool = False) -> None:
+        """Keeps the newest revisions of a series beside those that were noted before; `once` leaves out those whose
+        values were."""
         if not revisions or self._store is None:
             return
         key = f"{series.key}|revisions"
         with self.together():
-            kept = [*self._load_revisions(key), *revisions][-_KEPT_REVISIONS:]
+            known = self._load_revisions(key)
+            told = {revision[:4] for revision in known} if once else ()
+            kept = [*known, *(one for one in revisions if one[:4] not in told)][-_KEPT_REVISIONS:]
             self._save_document(key, kept)
 
     def _revised(self) -> list[str]:
@@ -255,11 +339,16 @@ class CandleCache:
             entry = unpack(key, data, trusted=tier == "memory")
             if entry is None:
                 self._store.drop(key)
-                if self._store.disk is not None and not is_of_another_version(key, data):
-                    self._store.disk.warn_of_damage()
+                self._tell_of_damage(key, data)
             else:
                 found[keys[key]] = (tier, entry)
+        self.facts_about(series, [entry for _, entry in found.values()])
         return found
+
+    def _tell_of_damage(self, key: str, data: bytes) -> None:
+        """Warns of what is not whole; what another version wrote may be."""
+        if self._store is not None and self._store.disk is not None and not is_of_another_version(key, data):
+            self._store.disk.warn_of_damage()
 
     def stored_chunks(self, series: Series) -> list[int]:
         """The numbers of the chunks that have an entry, in order."""
@@ -267,7 +356,7 @@ class CandleCache:
             return []
         prefix = f"{series.key}|"
         names = {key.removeprefix(prefix) for key in self._store.keys(prefix)}
-        return sorted(int(name) for name in names if name.lstrip("-").isdecimal())
+        return sorted(int(name) for name in names if _CHUNK.fullmatch(name))
 
     def peek(self, series: Series, chunks: Sequence[int], *, past_memory: bool = False) -> dict[int, tuple[str, Entry]]:
         """The stored entries of chunks that were looked up in vain before; told to nobody, since they were counted
@@ -282,7 +371,9 @@ class CandleCache:
         if wanted and self._store.disk is not None:
             found |= {key: ("disk", data) for key, data in self._store.disk.load_many(wanted).items()}
         entries = {key: (tier, unpack(key, data)) for key, (tier, data) in found.items()}
-        return {keys[key]: (tier, entry) for key, (tier, entry) in entries.items() if entry is not None}
+        whole = {keys[key]: (tier, entry) for key, (tier, entry) in entries.items() if entry is not None}
+        self.facts_about(series, [entry for _, entry in whole.values()])
+        return whole
 
     def save(
         self, series: Series, entries: Mapping[int, Entry], until_s: Mapping[int, float | None], *, keep: bool = True
@@ -295,6 +386,7 @@ class CandleCache:
         """
         if self._store is None:
             return dict(entries)
+        entries = self._flagged(series, entries)
         keys = {chunk: f"{series.key}|{chunk}" for chunk in entries}
         data = {keys[chunk]: pack(keys[chunk], entry, compress=self._compress) for chunk, entry in entries.items()}
         self._store.save_many(data, {keys[chunk]: until for chunk, until in until_s.items()}, keep=keep)
@@ -303,6 +395,47 @@ class CandleCache:
         return {
             chunk: unpack(keys[chunk], data[keys[chunk]], trusted=True) or entry for chunk, entry in entries.items()
         }
+
+    def _flagged(self, series: Series, entries: Mapping[int, Entry]) -> dict[int, Entry]:
+        """The entries, each of which says by itself which of its candles have no checksum."""
+        facts = self.facts(series)
+        return {
+            chunk: entry._replace(unverified=facts.unverified_in(entry.covered)) for chunk, entry in entries.items()
+        }
+
+    def rewrite(
+        self, series: Series, chunks: Sequence[int], change: Callable[[dict[int, Entry]], Mapping[int, Entry]]
+    ) -> bool:
+        """Stores what `change` makes of the entries that are stored of the chunks, after whoever is fetching one of
+        them; nobody else writes in between. Whether it could be stored."""
+        flights: dict[int, Future[Entry | None]] = {}
+        try:
+            for chunk in chunks:
+                flights[chunk] = self._take(series, chunk)
+            with self.together():
+                found = self.peek(series, chunks, past_memory=True)
+                entries = self._flagged(series, change({chunk: entry for chunk, (_, entry) in found.items()}))
+                if self._store is None:
+                    return False
+                keys = {chunk: f"{series.key}|{chunk}" for chunk in entries}
+                data = {keys[chunk]: pack(keys[chunk], one, compress=self._compress) for chunk, one in entries.items()}
+                return self._store.save_many(data, {}, keep=self._store.disk is None)
+        finally:
+            for chunk, flight in flights.items():
+                self.land(series, chunk)
+                flight.set_exception(CancelledError())  # whoever waits for it looks at what is stored
+
+    def _take(self, series: Series, chunk: int) -> Future[Entry | None]:
+        """Takes off and claims the chunk, once nobody else is at it. One who is halted is not waited for in the end."""
+        mine, flight = self.take_off(series, chunk)
+        while not mine:
+            wait([flight], timeout=_POLL_S)
+            threading.Event().wait(_LANDING_S)  # what it brought is on its way to the store
+            mine, flight = self.take_off(series, chunk)
+        until_s = time.monotonic() + _HALTED_S
+        while not self.claim(f"{series.key}|{chunk}") and time.monotonic() < until_s:
+            threading.Event().wait(_POLL_S)
+        return flight
 
     def take_off(self, series: Series, chunk: int) -> tuple[bool, Future[Entry | None]]:
         """Whether the caller is the one to fetch the chunk, and the future that the others wait for; see `land`."""
@@ -369,8 +502,22 @@ class CandleCache:
         with self._lock:
             if series in self._facts and (self._store is None or self._store.disk is None or series in self._unsaved):
                 return self._facts[series]
-            facts = self._facts[series] = _read_facts(self._load_document(f"{series.key}|facts"))
+            facts = _read_facts(self._load_document(f"{series.key}|facts"))
+            if facts is None:  # lost, or never learned
+                facts = self._facts.get(series, Facts())
+            self._facts[series] = facts
             return facts
+
+    def facts_about(self, series: Series, entries: Iterable[Entry]) -> Facts:
+        """The facts, with those about entries without checksum restored where they are lost: damaged, or evicted."""
+        spans = merge(span for entry in entries for span in entry.unverified)
+        known = self.facts(series)
+        if not spans or not _untold(known, spans):
+            return known
+        with self.together():
+            lost = _untold(self.look_up_facts(series), spans)
+            unverified = [Unverified(*span, _NAME_LOST) for span in lost]
+            return self.learn(series, unverified=unverified, now_ms=int(self._clock() * 1000))
 
     def learn(
         self,
@@ -416,6 +563,15 @@ class CandleCache:
             self._unsaved.discard(series)
         else:
             self._unsaved.add(series)
+
+    def contradict(self, series: Series, span: Span) -> None:
+        """Forgets that parts of the span are known to be empty: there are candles at both its ends."""
+        with self.together():
+            old = self.look_up_facts(series)
+            first_ms = None if old.first_ms is None else min(old.first_ms, span.start_ms)
+            facts = old._replace(first_ms=first_ms, quiet=tuple(_without(old.quiet, [span])))
+            if facts != old:
+                self._save_facts(series, facts)
 
     def forget_facts(self, series: Series) -> None:
         """Forgets listing, empty spans and absent files, so that they are asked for again."""
@@ -464,10 +620,7 @@ class CandleCache:
         self._save_document(f"listing|{name}", document)
 
     def _load_document(self, key: str) -> Any:
-        if self._store is None:
-            return None
-        data = self._read(key)
-        opened = unseal(key, data) if data is not None else None
+        opened = self._open(key) if self._store is not None else None
         if opened is None:
             return None
         try:
@@ -520,10 +673,7 @@ class CandleCache:
                 self._save_shelf(series, shelf, False, words)
 
     def _load_shelf(self, series: Series, shelf: int) -> tuple[bool, np.ndarray[Any, np.dtype[np.int64]]]:
-        key = f"{series.key}|shelf|{shelf}"
-        assert self._store is not None
-        data = self._read(key)
-        opened = unseal(key, data) if data is not None else None
+        opened = self._open(f"{series.key}|shelf|{shelf}")
         if opened is None or len(opened[0]) != 1 or len(opened[1]) != SHELF_CHUNKS * 8:
             return False, np.zeros(SHELF_CHUNKS, np.int64)
         return opened[0] == b"\1", np.frombuffer(opened[1], "<i8")
@@ -541,10 +691,17 @@ class CandleCache:
         with self._lock, contextlib.nullcontext() if self._store is None else self._store.transaction():
             yield
 
-    def _read(self, key: str) -> bytes | None:
-        """A document. It lies on disk, where another process may have written it since; in memory without a disk."""
+    def _open(self, key: str) -> tuple[bytes, memoryview] | None:
+        """Head and body of a document, None where there is none that is whole. It lies on disk, where another process
+        may have written it since; in memory without a disk."""
         assert self._store is not None
-        return self._store.disk.load(key) if self._store.disk else self._store.memory.load(key)
+        data = self._store.disk.load(key) if self._store.disk else self._store.memory.load(key)
+        if data is None:
+            return None
+        opened = unseal(key, data)
+        if opened is None:
+            self._tell_of_damage(key, data)
+        return opened
 
     def _write(self, key: str, data: bytes) -> bool:
         assert self._store is not None
@@ -560,8 +717,8 @@ class CandleCache:
             self._store.close()
 
 
-def _read_facts(document: Any) -> Facts:
-    """The facts of a document; none where it is none."""
+def _read_facts(document: Any) -> Facts | None:
+    """The facts of a document, None where it is none."""
     try:
         first_ms = document["first_ms"]
         return Facts(
@@ -572,7 +729,7 @@ def _read_facts(document: Any) -> Facts:
             tuple(Unverified(_whole(a), _whole(b), _text(path)) for a, b, path in document["unverified"]),
         )
     except (KeyError, TypeError, ValueError):
-        return Facts()
+        return None
 
 
 def _whole(value: Any) -> int:
@@ -589,7 +746,13 @@ def _text(value: Any) -> str:
     return value
 
 
-Told = TypeVar("Told", Failed, Unverified)
+def _untold(facts: Facts, spans: Iterable[Span]) -> list[Span]:
+    """The parts of the spans of which the facts do not tell that they have no checksum."""
+    told = merge(Span(*one[:2]) for one in facts.unverified)
+    return [part for span in spans for part in subtract(span, told)]
+
+
+Told = TypeVar("Told", Quiet, Failed, Unverified)
 
 
 def _without(told: Iterable[Told], spans: Sequence[Span]) -> list[Told]:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Literal, TextIO
 
-from candle_fetcher.core.errors import InputError
+from candle_fetcher.core.errors import InputError, shown
 from candle_fetcher.core.events import Event, Observe, Progress
 
 Role = Literal["title", "good", "warn", "bad", "dim", "number"]
@@ -36,13 +36,13 @@ def make_progress(progress: bool | Callable[[Progress], object] | None) -> Obser
     Raises InputError for anything else.
     """
     if progress is None:
-        return ProgressBar(delay_s=_DELAY_S) if _is_terminal(sys.stderr) or in_jupyter() else None
+        return ProgressBar(delay_s=_DELAY_S) if is_on_terminal(sys.stderr) or in_jupyter() else None
     if progress is False:
         return None
     if progress is True:
         return ProgressBar()
     if not callable(progress):
-        raise InputError(f"progress is {progress!r}; expected None, True, False or a callable")
+        raise InputError(f"progress is {shown(progress)}; expected None, True, False or a callable")
     tell = progress
 
     def observe(event: Event) -> None:
@@ -128,7 +128,7 @@ def _open_bar(file: TextIO | None, delay_s: float, label: str, done: int, total:
     CandleBar.set_lock(threading.RLock())
     stream = sys.stderr if file is None else file
     # A terminal that nobody told its size (in a container, under expect) has no columns: tqdm would draw nothing.
-    unsized = _is_terminal(stream) and not _columns(stream)
+    unsized = is_on_terminal(stream) and not _columns(stream)
     return CandleBar(
         desc=label,
         initial=done,
@@ -184,8 +184,8 @@ def in_jupyter() -> bool:
     return shell is not None and "IPKernelApp" in shell.config
 
 
-def _is_terminal(stream: TextIO | None) -> bool:
-    # Programs without a console have no stderr at all.
+def is_on_terminal(stream: TextIO | None) -> bool:
+    """Whether a person is at the other end; programs without a console have no stream at all."""
     return stream is not None and not getattr(stream, "closed", False) and stream.isatty()
 
 
@@ -198,4 +198,4 @@ def _columns(stream: TextIO) -> int:
 
 
 def _takes_colour(stream: TextIO | None) -> bool:
-    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and _is_terminal(stream)
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and is_on_terminal(stream)

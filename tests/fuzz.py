@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 from xml.etree import ElementTree
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
@@ -45,7 +46,8 @@ if __name__ == "__main__":
 from candle_fetcher.cache import CandleCache
 from candle_fetcher.cli.symbols_file import read_symbols_file
 from candle_fetcher.core.call import Limit, Reply, parse_retry_after
-from candle_fetcher.core.candles import COLUMNS, INTEGERS, Candles, check
+from candle_fetcher.core.candles import COLUMNS, INTEGERS, MISSING, OHLCV, Candles, check
+from candle_fetcher.core.csv import read_rows as read_csv_rows
 from candle_fetcher.core.decimals import Row, iter_csv, parse_rows
 from candle_fetcher.core.entry import Believed, Entry, pack, seal, unpack, unseal
 from candle_fetcher.core.errors import InputError, ReplyError, SourceError
@@ -57,13 +59,14 @@ from candle_fetcher.export import csv_name
 from candle_fetcher.fetcher.settings import read_settings
 from candle_fetcher.net.ledger import State, Window, pack_state, unpack_state
 from candle_fetcher.net.transport import check_root
-from candle_fetcher.providers import all_providers, find_provider
+from candle_fetcher.providers import all_providers, alpaca, find_provider, kraken
 from candle_fetcher.providers.binance import parse_candles, parse_clock, parse_listing, refusal, used_weight
 from candle_fetcher.providers.binance_archive import find_checksum, find_file, read_file
 from candle_fetcher.providers.binance_bucket import find_first_day, find_intervals
 from candle_fetcher.providers.binance_bucket import parse_listing as parse_bucket
 from candle_fetcher.providers.binance_funding import parse_funding
 from candle_fetcher.providers.binance_klines import KLINE
+from candle_fetcher.providers.files import read_kraken
 from candle_fetcher.store import MemoryTier, Store
 from candle_fetcher.store.shared import PLACE_BYTES, SharedState
 
@@ -366,6 +369,87 @@ def judge_csv(text: bytes) -> None:
     same_columns(columns, expected, KLINE.kinds)
 
 
+def files_of_people() -> tuple[bytes, ...]:
+    ours = b"timestamp,open,high,low,close,volume"
+    rows = b"\n2024-02-29 00:00:00,1,2.5,0.5,1.25,17\n2024-02-29 01:00:00.125,1,2,1,1,0"
+    more = b",close_time,trades,base_volume\n1999-12-31 23:00:00,1,2,1,1,,1999-12-31 23:59:59.999,7,1.5\r\n"
+    kraken_rows = b"1704067200,42283.5,42554,42261.01,42475.2,1E+1,9\n1704070800,42475,42775,42431,42613,1201.6,31\n"
+    return ours + rows + b"\n", ours + more, ours + more + b"2000-01-01 00:00:00,1,2,1,1,3,,,\n", kraken_rows
+
+
+def judge_files(text: bytes) -> None:
+    """A CSV of ours, and one of Kraken, each of the same bytes."""
+    size = 1 + zlib.crc32(text) % (len(text) + 2)
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    expected = slow_csv_of_ours(text)
+    too_long = max(map(len, text.split(b"\n")), default=0) > 2**16
+    try:
+        blocks = list(read_csv_rows(pieces))
+    except (ReplyError, InputError) as error:
+        refused(error)
+        assert expected is None or too_long, "refused what is right"
+    else:
+        assert expected is not None, "accepted what is wrong"
+        for name, column in expected.items():
+            kind = np.int64 if name in INTEGERS else np.float64
+            got = [block.integers(name).view(kind) for block in blocks]
+            same_columns(got and [np.concatenate(got)], [column], "i" if name in INTEGERS else "d")
+    try:
+        rows = [row for block in read_kraken(pieces) for row in block.block[[0, 5, 6]].T]
+    except ReplyError as error:
+        refused(error)
+        return
+    lines = [line.strip(b"\r\xef\xbb\xbf") for line in text.split(b"\n")]
+    fields = [line.split(b",") for line in lines if line[:1].isdigit() or line[:1] == b"-"]
+    told = [[int(line[0]) * 1000, float(line[5]), int(line[6])] for line in fields]
+    assert [[int(row[0]), float(row[1:2].view(np.float64)[0]), int(row[2])] for row in rows] == told
+
+
+_MOMENT = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d{3})?")
+
+
+def slow_csv_of_ours(text: bytes) -> dict[str, list[Any]] | None:
+    """The columns, line by line; None where it is none, and no columns where there is nothing in it."""
+    if text and not text.endswith(b"\n"):
+        return None
+    lines = text.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").split(b"\n")
+    header, *rows = [line.split(b",") for line in lines if line] or [[b""]]
+    if header == [b""]:
+        return {}
+    names = [name.decode("ascii", "replace") for name in header]
+    known = {*COLUMNS[6:]}
+    if names[:6] != ["timestamp", *OHLCV] or len({*names}) < len(names) or not {*names[6:]} <= known:
+        return None
+    names[0] = "open_time"
+    found: dict[str, list[Any]] = {name: [] for name in names}
+    for row in rows:
+        if len(row) != len(names):
+            return None
+        for name, field in zip(names, row, strict=True):
+            value = _slow_field(name, field)
+            if value is None:
+                return None
+            found[name].append(value)
+    return found if rows else {}
+
+
+def _slow_field(name: str, field: bytes) -> Any:
+    if not field and name not in ("open_time", *OHLCV[:4]):
+        return MISSING if name in INTEGERS else math.nan
+    if name in ("open_time", "close_time"):
+        try:
+            moment = dt.datetime.fromisoformat(field.decode()) if _MOMENT.fullmatch(field) else None
+        except ValueError:
+            return None
+        if moment is None:
+            return None
+        return (moment - dt.datetime(1970, 1, 1)) // dt.timedelta(milliseconds=1)  # noqa: DTZ001
+    try:
+        return SLOW["i" if name in INTEGERS else "d"](field.decode("ascii"))
+    except UnicodeDecodeError:
+        return None
+
+
 def judge_candles(body: bytes) -> None:
     """What passes the check, too: every row can be a candle, in order, inside the span."""
     span = Span(NOW_MS - DAY_MS, NOW_MS + DAY_MS)
@@ -391,6 +475,162 @@ def judge_table(candles: Candles, expected: list[list[Any]], span: Span) -> None
     assert opens == sorted(set(opens))
     assert all(span.start_ms <= ms < span.end_ms for ms in opens)
     assert all(can_be(dict(zip(candles.names, row, strict=True))) for row in rows)
+
+
+@cache
+def kraken_bodies() -> tuple[bytes, ...]:
+    written = sorted((Path(__file__).parent / "replies" / "kraken").glob("*.body"))
+    answers = [path.read_bytes() for path in written if ".refused" not in path.name]
+    return (*answers, *answers, *(path.read_bytes() for path in written))
+
+
+def judge_kraken(body: bytes) -> None:
+    """Its candles, its listing, its clock, and what it refuses, each of the same bytes."""
+    for parse in (kraken.parse_clock, kraken.parse_listing):
+        try:
+            answer = parse(body)
+        except (SourceError, InputError) as error:
+            refused(error)
+            continue
+        said = json.loads(body)["result"]
+        if isinstance(answer, int):
+            assert answer == said["unixtime"] * 1000
+            continue
+        for one in answer.symbols:
+            assert any(entry.get("altname") == one.provider_symbol for entry in said.values())
+            assert all(text.isprintable() and text[:1].isalnum() for text in one[:5])
+    refused(kraken.refusal(Reply(200, {}, body, 0.1), "XBTUSD", NOW_MS))
+    span = Span(0, 2**61)
+    try:
+        candles = check(kraken.parse_candles(body, Series("kraken", None, "XBTUSD", parse_timeframe("1m"))), span)
+    except (SourceError, InputError) as error:
+        refused(error)
+        return
+    result = json.loads(body, parse_int=_Integer, parse_float=_no_float, parse_constant=_no_float)["result"]
+    (rows,) = [rows for name, rows in result.items() if name != "last"]
+    plain = [[int(field) if type(field) is _Integer else field for field in row] for row in rows]
+    expected = slow_rows(json.dumps(plain).encode(), "iddddxdi")
+    assert expected is not None, "accepted what is wrong"
+    judge_table(candles, [[second * 1000 for second in expected[0]], *expected[1:]], span)
+
+
+@cache
+def alpaca_bodies() -> tuple[bytes, ...]:
+    folder = Path(__file__).parent / "replies"
+    written = sorted([*(folder / "alpaca").glob("*.body"), *(folder / "alpaca-crypto").glob("*.body")])
+    answers = [path.read_bytes() for path in written if ".refused" not in path.name]
+    return (*answers, *answers, *(path.read_bytes() for path in written))
+
+
+def judge_alpaca(body: bytes) -> None:
+    """Its bars, its page token, and what it refuses, each of the same bytes."""
+    refused(alpaca.refusal(Reply(200, {}, body, 0.1), "AAPL", NOW_MS))
+    symbol = next((name for name in ("BTC/USD", "SHIB/USD", "SPY", "BRK.B") if f'"{name}"'.encode() in body), "AAPL")
+    series = Series("alpaca", None, symbol, parse_timeframe("1d"))
+    call = alpaca.call_candles(series, Span(0, 2**40), 1000)
+    try:
+        candles, more = alpaca.parse_candles(body, series), alpaca.next_call(call, body)
+        check(candles, Span(0, 2**61))
+    except (SourceError, InputError) as error:
+        refused(error)
+        return
+    said = json.loads(body, parse_float=str, parse_int=str)
+    assert (said.get("next_page_token") or None) == (None if more is None else dict(more.params)["page_token"])
+    bars = said["bars"].get(symbol) if isinstance(said["bars"], dict) else said["bars"]
+    assert candles.count == len(bars or ())
+    for at, bar in enumerate(bars or ()):
+        for name, letter in zip(("open", "high", "low", "close", "volume"), "ohlcv", strict=True):
+            assert float(candles.floats(name)[at]) == float(bar[letter])
+        trades = int(candles.integers("trades")[at])
+        assert trades == (int(bar["n"]) if "n" in bar else MISSING)
+        assert (
+            bar["t"][:19].upper() == str(np.datetime64(int(candles.open_ms[at]) // 1000, "s"))
+            or bar["t"][-1] not in "zZ"
+        )
+
+
+def written_bodies(name: str) -> Callable[[], tuple[bytes, ...]]:
+    def bodies() -> tuple[bytes, ...]:
+        written = sorted((Path(__file__).parent / "replies" / name).glob("*.body"))
+        answers = [path.read_bytes() for path in written if ".refused" not in path.name]
+        return (*answers, *answers, *(path.read_bytes() for path in written))
+
+    return cache(bodies)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    assert len({name for name, _ in pairs}) == len(pairs), "a name stands twice"
+    return dict(pairs)
+
+
+def _told(name: str, symbol: str, timeframe: str, body: bytes, *settings: tuple[str, str]) -> Candles | None:
+    """The candles of the body; None for a refusal, which must be one of ours."""
+    provider = find_provider(name)
+    refused(provider.refuse(Reply(200, {}, body, 0.1), symbol, NOW_MS))
+    series = Series(name, None, symbol, parse_timeframe(timeframe), "candles", settings)
+    try:
+        return check(provider.feed("candles").parse(body, series), Span(-(2**61), 2**61))
+    except (SourceError, InputError) as error:
+        refused(error)
+        return None
+
+
+def _same_rows(candles: Candles, rows: list[tuple[float, ...]]) -> None:
+    got = [candles.block[at].view(np.int64 if not at else np.float64).tolist() for at in range(6)]
+    # NaN is not itself: repr is.
+    assert list(map(repr, zip(*got, strict=True))) == list(map(repr, dict.fromkeys(rows)))
+
+
+def judge_alphavantage(body: bytes) -> None:
+    for timeframe in ("1d", "5m"):
+        candles = _told("alphavantage", "IBM", timeframe, body)
+        if candles is None:
+            continue
+        value = json.loads(body, object_pairs_hook=_once)
+        zone_name = {text for name, text in value["Meta Data"].items() if name.endswith("Time Zone")}
+        zone = ZoneInfo("UTC" if zone_name == {"UTC"} else "America/New_York")
+        rows = []
+        for stamp, fields in value["Time Series (Daily)" if timeframe == "1d" else "Time Series (5min)"].items():
+            opened = dt.datetime.fromisoformat(stamp).replace(tzinfo=zone)
+            named = {name.partition(". ")[2]: text for name, text in reversed(fields.items())}
+            numbers = [SLOW["d"](named[name]) for name in OHLCV[:4]]
+            rows.append((int(opened.timestamp()) * 1000, *numbers, SLOW["d"](named.get("volume", "")) or math.nan))
+            if named.get("volume") and not SLOW["d"](named["volume"]):
+                rows[-1] = (*rows[-1][:5], SLOW["d"](named["volume"]))
+        _same_rows(candles, sorted(rows))
+
+
+def judge_coingecko(body: bytes) -> None:
+    try:
+        find_provider("coingecko").listing.parse(body)
+    except (SourceError, InputError) as error:
+        refused(error)
+    candles = _told("coingecko", "bitcoin/usd", "4h", body)
+    if candles is None:
+        return
+    rows = json.loads(body)
+    assert all(type(row[0]) is int and len(row) == 5 for row in rows)
+    assert all(type(value) in (int, float) for row in rows for value in row)
+    assert b"NaN" not in body
+    _same_rows(candles, [(row[0] - 14_400_000, *map(float, row[1:]), math.nan) for row in rows[:-1]])
+
+
+def judge_tradestation(body: bytes) -> None:
+    with contextlib.suppress(SourceError):
+        values, seconds = find_provider("tradestation").token.parse(body)
+        assert values["access_token"].isprintable()
+        assert seconds > 0
+    candles = _told("tradestation", "MSFT", "30m", body, ("session", "Default"))
+    if candles is None:
+        return
+    rows = []
+    for bar in json.loads(body)["Bars"]:
+        assert bar["BarStatus"] in ("Open", "Closed")
+        if bar["BarStatus"] == "Closed":
+            ends = dt.datetime.fromisoformat(bar["TimeStamp"].upper().replace("Z", "+00:00")).timestamp()
+            numbers = [SLOW["d"](bar[name]) for name in ("Open", "High", "Low", "Close", "TotalVolume")]
+            rows.append((int(ends * 1000) - 1_800_000, *numbers))
+    _same_rows(candles, rows)
 
 
 def judge_funding(body: bytes) -> None:
@@ -916,7 +1156,7 @@ def judge_root(text: bytes) -> None:
 
 SETTINGS = (
     "memory_cache_size", "disk_cache_size", "cache_ttl", "compression", "use_cache", "network_threads", "max_retries",
-    "timeout_s", "source", "performance_mode", "base_urls", "cache_dir", "io_threads", "provider",
+    "timeout_s", "source", "performance_mode", "base_urls", "cache_dir", "io_threads", "provider", "provider_settings",
 )  # fmt: skip
 
 
@@ -928,7 +1168,7 @@ def judge_settings(case: bytes) -> None:
     given = {one: default(value) for one, value in USUAL.items()}
     text = case[1:].decode("utf-8", "replace").replace("\0", "")
     try:
-        _, settings = read_settings(given, {f"CANDLE_FETCHER_{name.upper()}": text}, check_root, list(all_providers()))
+        _, settings = read_settings(given, {f"CANDLE_FETCHER_{name.upper()}": text}, check_root, all_providers)
     except InputError as error:
         refused(error, most=2**20, secret="SENTINEL" if name == "base_urls" else "")
         return
@@ -942,6 +1182,7 @@ USUAL: dict[str, Any] = {
     "provider": "binance", "cache_dir": "/nowhere", "use_cache": True, "memory_cache_size": "256MB",
     "disk_cache_size": "10GB", "cache_ttl": None, "compression": False, "network_threads": None, "io_threads": None,
     "performance_mode": "standard", "source": "auto", "max_retries": 5, "timeout_s": 30, "base_urls": None,
+    "provider_settings": None,
 }  # fmt: skip
 
 
@@ -997,16 +1238,22 @@ def _base_urls() -> Sequence[bytes]:
 
 
 TARGETS = (
-    Target("rows", 160, kline_bodies, judge_rows),
+    Target("rows", 100, kline_bodies, judge_rows),
     Target(
         "numbers",
-        150,
+        110,
         lambda: [b'[[1,"1.5","0"],[22,"33.125","0"]]', b'[[1,"0.00000001","0"]]', b'[[-1,"-2.5","1"]]'],
         judge_plain_rows,
     ),
-    Target("csv", 120, csv_texts, judge_csv),
+    Target("csv", 100, csv_texts, judge_csv),
+    Target("files", 20, files_of_people, judge_files),
     Target("candles", 50, kline_bodies, judge_candles),
     Target("funding", 40, _funding, judge_funding),
+    Target("kraken", 20, kraken_bodies, judge_kraken),
+    Target("alpaca", 20, alpaca_bodies, judge_alpaca),
+    Target("alphavantage", 20, written_bodies("alphavantage"), judge_alphavantage),
+    Target("coingecko", 20, written_bodies("coingecko"), judge_coingecko),
+    Target("tradestation", 20, written_bodies("tradestation"), judge_tradestation),
     Target("clock", 20, _texts(f'{{"serverTime":{NOW_MS}}}', '{"serverTime": 1e12}'), judge_clock),
     Target("listing", 50, _listings, judge_listing),
     Target("refusals", 40, _refusals, judge_refusal),

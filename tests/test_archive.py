@@ -689,7 +689,7 @@ def test_two_threads_that_want_one_file_fetch_it_once(tmp_path: Path) -> None:
 def test_a_plan_of_the_archive_alone_ends_where_its_fetch_does(world: World) -> None:
     plan = world.fetcher().plan("BTC/USDT", "1h", "2024-06-01", source="archive")
     assert plan.span.end_ms == ms("2024-06-15")
-    assert plan.notes == ()
+    assert plan.notes == ("1 request for the archive's clock, unless it was asked in the last minutes",)
 
 
 def test_what_the_archive_has_not_published_is_named(world: World) -> None:

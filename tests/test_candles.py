@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from candle_fetcher.core.candles import (
     COLUMNS,
     INTEGERS,
+    MISSING,
     OHLCV,
     Candles,
     candles_from,
@@ -234,7 +235,7 @@ def test_parts_with_other_columns_join_with_what_they_lack_marked():
     joined = join([narrow, wide])
     assert joined.names == ALL
     assert np.isnan(joined.floats("quote_volume")[0])
-    assert joined.integers("trades")[0] == 0
+    assert joined.integers("trades")[0] == MISSING
     same(joined.trim(Span(HOUR, 2 * HOUR)), wide)
 
 

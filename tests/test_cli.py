@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import pytest
 
@@ -452,9 +452,82 @@ def test_a_reader_that_leaves_early_is_no_error(line: Line) -> None:
         process.stdout.readline()
         process.stdout.close()
         said = process.stderr.read()
-    assert process.returncode == 0
+    assert process.returncode == 0, said
     assert "Traceback" not in said
     assert "BrokenPipe" not in said
+
+
+@contextlib.contextmanager
+def broken() -> Iterator[TextIO]:
+    """A stream whose reader has gone."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    stream = open(theirs, "w", encoding="utf-8", buffering=1)  # noqa: PTH123, SIM115
+    yield stream
+    stream.close()
+
+
+@pytest.mark.fault("E10")
+@posix
+@pytest.mark.parametrize("stderr", ["none", "broken"])
+@pytest.mark.parametrize("more", [(), ("--json",), ("--export", "csv"), ("--debug",)])
+def test_where_the_talk_cannot_be_written_the_data_come_alone(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stderr: str, more: tuple[str, ...]
+) -> None:
+    words = ("fetch", "BTC/USDT", "1h", *DAY, *more, *(("--output", str(tmp_path / "out")) if "csv" in more else ()))
+    usual = line(*words)
+    with broken() as gone:
+        monkeypatch.setattr(sys, "stderr", gone if stderr == "broken" else None)
+        ran = line(*words)
+    assert (ran.code, ran.out) == (usual.code, usual.out) == (0, usual.out)
+    assert usual.out
+    assert list(tmp_path.glob("out/*.csv")) or "csv" not in more
+
+
+@posix
+def test_where_nobody_reads_the_paths_all_files_are_written(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("export", "--symbols", "BTC/USDT,ETH/USDT,BNB/USDT", "1h", *DAY, "--output", str(tmp_path / "out"))
+    with broken() as gone:
+        monkeypatch.setattr(sys, "stdout", gone)
+        assert line(*words).code == 0
+    assert len(list(tmp_path.glob("out/*.csv"))) == 3
+
+
+@pytest.mark.parametrize(
+    "words", [("fetch", "BTC/USDT", "1h", *DAY), ("symbols",), ("doctor",), ("gaps", "BTC/USDT", "1h", *DAY)]
+)
+def test_a_program_without_streams_works(line: Line, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    assert line(*words).code == 0
+    assert main(["cache", "clear", "--cache-dir", str(line.folder)]) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a file has a name that can be decoded")
+@pytest.mark.parametrize("command", ["fetch", "export", "symbols"])
+def test_a_path_that_is_no_text_is_printed_as_it_is(line: Line, tmp_path: Path, command: str) -> None:
+    path = os.fsencode(tmp_path) + b"/\xff\x1b.csv"
+    words = ("symbols",) if command == "symbols" else (command, "BTC/USDT", "1h", *DAY)
+    told = ("--base-url", f"binance={line.exchange.url}", "--cache-dir", str(line.folder), "--output", path)
+    ran = subprocess.run([*RUN, *words, *told], capture_output=True, env=environment(), check=False, timeout=30)
+    assert (ran.returncode, ran.stdout) == (0, path + b"\n")
+    assert Path(os.fsdecode(path)).exists()
+    assert b"\x1b" not in ran.stderr
+
+
+@pytest.mark.fault("G03")
+def test_what_was_typed_is_said_back_escaped(plain: Any) -> None:
+    for words in (
+        ("fetch", "X", "1h", "--\x1b[2J"),
+        ("\x1b[2J",),
+        ("fetch", "a\x1b[2J", "1h"),
+        ("export", "A", "B\x9b", "C\x07"),
+    ):
+        ran = plain(*words)
+        assert ran.code == 2
+        assert all(row.isprintable() for row in ran.err.split("\n"))
 
 
 @pytest.mark.fault("E01")

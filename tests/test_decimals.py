@@ -7,6 +7,8 @@ import json
 import random
 import re
 import struct
+import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -15,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from candle_fetcher.core import decimals
-from candle_fetcher.core.decimals import Row, format_rows, parse_csv, parse_rows
+from candle_fetcher.core.decimals import Row, format_rows, load_json, parse_csv, parse_rows
 from candle_fetcher.core.errors import InputError, ReplyError
 
 KLINE = Row(
@@ -445,3 +447,35 @@ def test_pandas_reads_back_the_same_frame():
     for name, column in enumerate(columns, 1):
         assert bits(np.array([float(value or "nan") for value in frame[name]])) == bits(column)
     assert (frame[6] == trades).all()
+
+
+# JSON of another shape
+
+
+def test_json_is_read_as_it_stands() -> None:
+    body = b'{"bars":[{"t":"2024-01-01T00:00:00Z","o":187.15,"n":-12,"x":null,"y":true}],"next":"\\u00fc"}'
+    assert load_json(body, "bars") == json.loads(body)
+    assert load_json(b"0.1000000000000000055511151231257827", "a number") == 0.1
+    assert load_json(b"123456789012345678901234567890", "a number") == 123456789012345678901234567890
+
+
+@pytest.mark.fault("A08", "A09", "A18")
+@pytest.mark.parametrize("digits", [640, 4_300, 0])
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"x", b"[1", b"NaN", b'{"a":Infinity}', b"[-Infinity]", b"[" * 100_000, b'{"a":' * 100_000, b"\xff\xff",
+     b"\xef\xbb\xbf[", b"9" * 41, b'{"a":[' + b"9" * 2_000_000 + b"]}", b"<html>\x1b[2J\r\n" * 99],
+    ids=lambda value: repr(value)[:20],
+)  # fmt: skip
+def test_what_is_no_json_is_refused_in_a_line_and_at_once(body: bytes, digits: int) -> None:
+    usual = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(digits)
+    try:
+        began = time.monotonic()
+        with pytest.raises(ReplyError, match="expected bars, got") as raised:
+            load_json(body, "bars")
+        assert time.monotonic() - began < 2
+    finally:
+        sys.set_int_max_str_digits(usual)
+    assert str(raised.value).isprintable()
+    assert len(str(raised.value)) < 400

@@ -20,7 +20,7 @@ import pytest
 from test_transport import EXPIRED_PEM, GOOD_PEM, KEY_PEM
 from world import World
 
-from candle_fetcher import CandleFetcher, InputError
+from candle_fetcher import CacheWarning, CandleFetcher, InputError
 from candle_fetcher.cli import main
 from candle_fetcher.core.call import Limit
 from candle_fetcher.core.defects import DEFECTS, find_defect
@@ -450,6 +450,16 @@ def test_a_folder_that_others_may_write_to_fails(world: World) -> None:
         fetcher.fetch(*SPAN)
     world.folder.chmod(0o777)
     assert row(world.fetcher().doctor(), "permissions")[::2] == (False, f"chmod 700 {world.folder}")
+
+
+@pytest.mark.fault("D31")
+def test_a_folder_that_cannot_be_reached_is_looked_at_and_done_without(world: World) -> None:
+    # As a folder below one that is closed to us, which nothing is to root.
+    folder = world.folder / ("x" * 300) / "cache"
+    fetcher = world.fetcher(cache_dir=folder)
+    assert str(world.folder.parent) in row(fetcher.doctor(), "permissions")[1]
+    with pytest.warns(CacheWarning, match="cannot be used"):
+        assert len(fetcher.fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-02")) == 24
 
 
 def test_a_file_in_the_place_of_the_folder_fails(world: World) -> None:

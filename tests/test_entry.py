@@ -27,7 +27,9 @@ def entries(draw):
         -(2**63), 2**63, (len(names), rows), dtype=np.int64
     )
     believed = draw(st.lists(st.builds(Believed, times, times, times), max_size=4))
-    return Entry(Span(draw(times), draw(times)), draw(times), tuple(believed), Candles(names, block))
+    unverified = draw(st.lists(st.builds(Span, times, times), max_size=3))
+    covered = Span(draw(times), draw(times))
+    return Entry(covered, draw(times), tuple(believed), Candles(names, block), tuple(unverified))
 
 
 def same(one, other):
@@ -35,6 +37,8 @@ def same(one, other):
     assert one[:3] == other[:3]
     assert isinstance(one.covered, Span)
     assert all(isinstance(gap, Believed) for gap in one.believed)
+    assert one.unverified == other.unverified
+    assert all(isinstance(span, Span) for span in one.unverified)
     assert one.candles.names == other.candles.names
     assert one.candles.block.dtype == np.int64
     assert one.candles.block.tolist() == other.candles.block.tolist()

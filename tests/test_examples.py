@@ -73,9 +73,17 @@ def test_spreadsheet_reads_back_what_it_wrote(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "historical_data").iterdir()] == ["ETH_USDT_1d_20230101_20240101.csv"]
 
 
+def test_own_provider_fetches_from_a_service_of_ours(tmp_path: Path) -> None:
+    said = run_example("own_provider.py", tmp_path)
+    assert "42 candles again, without a request" in said
+    assert said.count("+00:00") == 42
+
+
 def test_every_example_says_what_it_shows_and_how_to_ask_the_real_exchange() -> None:
     texts = {path.name: path.read_text(encoding="utf-8") for path in EXAMPLES.glob("*.py")}
-    assert set(texts) == {"quick_start.py", "many_symbols.py", "spreadsheet.py"}
+    own = {"own_provider.py", "price_service.py"}  # no exchange is asked there
+    assert set(texts) == {"quick_start.py", "many_symbols.py", "spreadsheet.py", *own}
+    texts = {name: text for name, text in texts.items() if name not in own}
     texts[NOTEBOOK.name] = "".join(cells()[0]["source"])
     for name, text in texts.items():
         said = ast.get_docstring(ast.parse(text)) if name.endswith(".py") else text

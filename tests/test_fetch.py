@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,18 @@ import pytest
 from world import World, ms, same
 
 import candle_fetcher
-from candle_fetcher import ClockSkew, FetchManyError, IncompleteData, InputError, NotOffered, UnknownSymbol
+from candle_fetcher import (
+    CandleFetcher,
+    ClockSkew,
+    FetchManyError,
+    IncompleteData,
+    InputError,
+    NotOffered,
+    UnknownSymbol,
+)
 from candle_fetcher.core.frame import COPIES_ON_WRITE, index_ms
 from candle_fetcher.fetcher.request import read_range
+from candle_fetcher.practice import faults
 
 MANIFEST = "candle_fetcher"
 # pandas 2 reads numbers of eight integer digits and more inexactly unless it is told not to; pandas 3 knows no other
@@ -112,6 +122,21 @@ def test_a_server_that_caps_its_pages_below_the_documented_limit_loses_nothing(t
         frame = world.fetcher().fetch("BTC/USDT", "1h", "2024-01-01", end)
         same(frame, world.truth("BTCUSDT", "1h", "2024-01-01", end))
         assert len(frame) == hours
+
+
+@pytest.mark.fault("A11")
+@pytest.mark.parametrize("seed", range(3))
+def test_pages_that_end_wherever_they_like_lose_nothing(tmp_path: Path, seed: int) -> None:
+    pick = random.Random(seed)
+
+    def some(body: bytes) -> bytes:
+        rows = json.loads(body)
+        return json.dumps(rows[: pick.randint(min(1, len(rows)), len(rows))]).encode()
+
+    with World(tmp_path, weight_limit=10**6) as world:
+        world.exchange.fail(faults.transform(some), times=None, match="klines")
+        span = ("2024-01-01", "2024-04-01")
+        same(world.fetcher(source="rest").fetch("BTC/USDT", "1h", *span), world.truth("BTCUSDT", "1h", *span))
 
 
 # -- ranges -----------------------------------------------------------------------------------------------------------
@@ -686,6 +711,63 @@ def test_an_export_that_fails_leaves_the_old_file_and_no_other(world: World, tmp
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(OSError, match="taken"):
         fetcher.export("BTC/USDT", "1h", "2024-06-01", "2024-06-02", path=tmp_path / "taken")
+
+
+def other_files(fetcher: CandleFetcher, folder: Path) -> dict[str, bytes]:
+    """What may lie under the name of an export of SPRING already."""
+    other = lambda *what, **how: fetcher.export(*what, path=folder / "other.csv", **how).read_bytes()  # noqa: E731
+    whole = other(*SPRING)
+    return {
+        "overlap": other("BTC/USDT", "1m", "2024-04-30", "2024-05-02"),
+        "another timeframe": other("BTC/USDT", "1h", *SPRING[2:]),
+        "other columns": other(*SPRING, columns="all"),
+        "no newline at the end": whole.rstrip(b"\n"),
+        "foreign": "Datum;Schlu\u00df\r\n1.6.2024;67.540,01\r\n".encode("utf-16"),
+        "cut": whole[: len(whole) * 2 // 3 + 7],
+    }
+
+
+SPRING = ("BTC/USDT", "1m", "2024-05-01", "2024-06-08")  # more than is written at once
+
+
+@pytest.mark.fault("F08")
+def test_an_export_takes_the_place_of_what_was_there_and_adds_to_nothing(
+    world: World, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("runs", 6)
+    fetcher = world.fetcher()
+    expected = fetcher.export(*SPRING, path=tmp_path).read_bytes()
+    target = tmp_path / "exported" / "mine.csv"
+    target.parent.mkdir()
+    for name, before in other_files(fetcher, tmp_path).items():
+        target.write_bytes(before)
+        assert fetcher.export(*SPRING, path=target) == target
+        assert target.read_bytes() == expected != before, name
+        assert list(target.parent.iterdir()) == [target], name
+    times = pd.read_csv(target, index_col="timestamp", parse_dates=True).index
+    assert times.is_unique
+    assert len(times) == 38 * 1440
+
+
+@pytest.mark.fault("F08")
+def test_an_export_that_fails_half_way_leaves_what_was_there(
+    world: World, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("runs", 6)
+    target = tmp_path / "exported" / "mine.csv"
+    target.parent.mkdir()
+    with world.fetcher() as other:
+        files = other_files(other, tmp_path)
+        other.cache.clear()
+    fetcher = world.fetcher(max_retries=0, source="rest")
+    fetcher.fetch("BTC/USDT", "1m", "2024-05-01", "2024-06-05")
+    world.exchange.fail(faults.status(500), times=None, match="klines")
+    for name, before in files.items():
+        target.write_bytes(before)
+        with pytest.raises(IncompleteData):
+            fetcher.export(*SPRING, path=target)
+        assert target.read_bytes() == before, name
+        assert list(target.parent.iterdir()) == [target], name
 
 
 def test_resampled_sums_are_the_ones_that_the_exchange_prints(world: World) -> None:

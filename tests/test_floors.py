@@ -46,9 +46,10 @@ CONFINED = {
     "psutil": "monitor",
     "tqdm": "console",
     "colorama": "console",
+    "dotenv": "cli.environment",
 }
 # Packages that are imported when they are used, not with the module.
-LAZY = {"psutil", "tqdm", "colorama"}
+LAZY = {"psutil", "tqdm", "colorama", "dotenv"}
 
 PURE = {"core"}
 IMPURE_MODULES = {

@@ -103,9 +103,9 @@ MEMORY = """
     file = find_file(day, 1_717_200_000_000, monthly=False)
     member = file.path.rpartition("/")[2].removesuffix(".zip") + ".csv"
 
-    def zipped(piece, times, lie):
+    def zipped(piece, times, lie, packing=zipfile.ZIP_DEFLATED):
         buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive, archive.open(member, "w") as out:
+        with zipfile.ZipFile(buffer, "w", packing) as archive, archive.open(member, "w") as out:
             for _ in range(times):
                 out.write(piece)
         data = buffer.getvalue()
@@ -138,6 +138,8 @@ MEMORY = """
         "blank lines": (lambda body: parse_csv(body, KLINE), lambda: b"1," + b"\\n" * 26 * MB + b"1"),
         "zip": (lambda body: read_file(body, file, day), lambda: zipped(b"1," * MB, 100, False)),
         "zip that lies": (lambda body: read_file(body, file, day), lambda: zipped(b"1," * MB, 100, True)),
+        "zip in bzip2": (lambda body: read_file(body, file, day), lambda: zipped(b"1," * MB, 200, True, 12)),
+        "zip in LZMA": (lambda body: read_file(body, file, day), lambda: zipped(b"1," * MB, 200, True, 14)),
         "zip of one line": (lambda body: read_file(body, file, day), lambda: zipped(b"1," * (MB // 2), 24, False)),
         "zip of lines": (lambda body: read_file(body, file, day), lambda: zipped(b"1\\n" * (MB // 2), 24, False)),
     }
@@ -164,7 +166,7 @@ BOMBS = [
     "rows of nothing", "values", "values in bounds", "nested", "nested objects", "integer", "integer in a clock",
     "integer in a listing", "lists in a listing", "values in a listing", "values in bounds of a listing",
     "lists in bounds of a listing", "elements", "elements in bounds", "entities", "a long line", "blank lines", "zip",
-    "zip that lies", "zip of one line", "zip of lines",
+    "zip that lies", "zip in bzip2", "zip in LZMA", "zip of one line", "zip of lines",
 ]  # fmt: skip
 CAP_KB = 64 * 1024
 

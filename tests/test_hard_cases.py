@@ -7,8 +7,10 @@ import datetime as dt
 import json
 import random
 import re
+import sqlite3
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import pandas as pd
 import pytest
 from world import World, ms, same
 
-from candle_fetcher import CandleFetcher, CandleFetcherError, FetchManyError, IncompleteData, InputError
+from candle_fetcher import CacheWarning, CandleFetcher, CandleFetcherError, FetchManyError, IncompleteData, InputError
 from candle_fetcher.core.frame import index_ms
 from candle_fetcher.core.plan import chunk_of, chunk_span
 from candle_fetcher.core.timeframe import parse_timeframe
@@ -517,6 +519,32 @@ def test_a_provider_of_ones_own_under_a_known_name_fills_no_cache_of_the_real_on
     assert manifest(frame)["origin"] == world.exchange.url
     with CandleFetcher(**settings, source="cache") as fetcher, pytest.raises(IncompleteData):
         fetcher.fetch("BTC/USDT", "1d", "2024-01-01", "2024-01-05")
+
+
+@pytest.mark.fault("D06")
+@pytest.mark.parametrize(
+    "number", ["999999999999", "9223372036854775807", "-999999999999", "9" * 5_000, "--5", "٣", ""]
+)
+def test_a_chunk_that_cannot_be_is_passed_over(world: World, number: str) -> None:
+    with world.fetcher(source="rest") as fetcher:
+        fetcher.fetch("BTC/USDT", "1h", "2024-05-01", "2024-05-03")
+    con = sqlite3.connect(world.folder / "cache.db")
+    copied = [name for _, name, *_ in con.execute("PRAGMA table_info(Cache)") if name not in ("rowid", "key")]
+    key = next(
+        key for (key,) in con.execute("SELECT key FROM Cache") if re.search(r"\|[0-9]+$", key) and "shelf" not in key
+    )
+    columns = ", ".join(copied)
+    values = f"?, {columns} FROM Cache WHERE key = ?"
+    con.execute(f"INSERT INTO Cache (key, {columns}) SELECT {values}", (f"{key.rpartition('|')[0]}|{number}", key))
+    con.commit()
+    con.close()
+    began = time.monotonic()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CacheWarning)  # an entry that is not its key's is damaged
+        frame = world.fetcher().fetch("BTC/USDT", "1h", "2024-05-01", source="cache")
+    assert time.monotonic() - began < 10
+    assert len(frame) == 744
+    assert world.fetcher().fetch("BTC/USDT", "1h", "2024-05-01", "2024-05-03", source="cache").equals(frame[:48])
 
 
 # Settings and arguments of the wrong kind

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pandas as pd
 import pytest
 from world import World, ms
 
-from candle_fetcher import IncompleteData
+from candle_fetcher import CacheWarning, IncompleteData
 from candle_fetcher.practice import damage, faults
 
 DAY = ("BTC/USDT", "1h", "2024-03-05", "2024-03-06")
@@ -89,6 +91,49 @@ def test_what_has_no_checksum_stays_told_until_it_is_asked_for_again(world: Worl
     again = later.fetch(*DAY, source="rest", refresh=True)
     assert again.attrs["candle_fetcher"]["unverified"] == []
     assert later.coverage(*DAY)["state"].tolist() == ["stored"]
+
+
+@pytest.mark.fault("C07", "D01", "D02")
+@pytest.mark.parametrize("loss", ["cut", "changed", "gone", "gone under a fetcher at work"])
+def test_what_has_no_checksum_is_told_though_the_facts_are_lost(world: World, loss: str) -> None:
+    world.exchange.archive.spoil(HOUR_ZIP, damage.missing_checksum())
+    before = world.fetcher()
+    truth = before.fetch(*DAY, source="archive")
+    (path,) = truth.attrs["candle_fetcher"]["unverified"]
+    with contextlib.closing(sqlite3.connect(world.folder / "cache.db", isolation_level=None)) as con:
+        ((value,),) = con.execute("SELECT value FROM Cache WHERE key GLOB '*|facts'").fetchall()
+        changed = {"cut": value[:-1], "changed": value[:-1] + bytes([value[-1] ^ 1])}
+        if loss in changed:
+            con.execute("UPDATE Cache SET value = ? WHERE key GLOB '*|facts'", (changed[loss],))
+        else:
+            con.execute("DELETE FROM Cache WHERE key GLOB '*|facts'")
+    if loss == "gone under a fetcher at work":
+        before.fetch("BTC/USDT", "1h", "2024-04-20", "2024-04-21", source="rest")  # and learns something
+        assert before.fetch(*DAY, columns="all").attrs["candle_fetcher"]["unverified"] == [path]
+        return
+    told = contextlib.nullcontext() if loss == "gone" else pytest.warns(CacheWarning, match="cut or changed")
+    with told:
+        again = world.fetcher().fetch(*DAY, source="cache")
+    pd.testing.assert_frame_equal(again, truth)
+    assert len(again.attrs["candle_fetcher"]["unverified"]) == 1
+    later = world.fetcher()
+    assert len(later.fetch(*DAY).attrs["candle_fetcher"]["unverified"]) == 1
+    assert later.coverage(*DAY)["state"].tolist() == ["unverified"]
+    assert later.fetch(*DAY, source="rest", refresh=True).attrs["candle_fetcher"]["unverified"] == []
+    assert world.fetcher().fetch(*DAY).attrs["candle_fetcher"]["unverified"] == []
+    assert world.fetcher().coverage(*DAY)["state"].tolist() == ["stored"]
+
+
+def test_an_imported_file_without_checksum_is_told_though_the_facts_are_lost(world: World, tmp_path: Path) -> None:
+    path = tmp_path / HOUR_ZIP
+    path.write_bytes(world.exchange.archive.read(f"data/spot/monthly/klines/BTCUSDT/1h/{HOUR_ZIP}"))
+    folder = tmp_path / "other"
+    with world.fetcher(cache_dir=folder) as fetcher:
+        assert fetcher.cache.import_file(path).verified is False
+    with contextlib.closing(sqlite3.connect(folder / "cache.db", isolation_level=None)) as con:
+        con.execute("DELETE FROM Cache WHERE key GLOB '*|facts'")
+    frame = world.fetcher(cache_dir=folder).fetch(*DAY, source="cache")
+    assert len(frame.attrs["candle_fetcher"]["unverified"]) == 1
 
 
 def test_a_cache_in_memory_alone_tells_too(world: World) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from candle_fetcher.core.candles import OHLCV, candles_from
-from candle_fetcher.core.entry import Believed, Entry
+from candle_fetcher.core.entry import BEYOND, DUE, UNASKED, Believed, Entry
 from candle_fetcher.core.plan import (
     CHUNK_SLOTS,
     Ask,
@@ -197,3 +197,14 @@ def test_a_plan_prints_as_an_explanation_and_shows_in_jupyter():
     assert "1 requests, weight 2, about 0.2 MB" in text
     assert text.splitlines()[-1] == "  clock: 1 request <more>"
     assert "clock: 1 request &lt;more&gt;" in plan._repr_html_()
+
+
+@pytest.mark.parametrize("now_ms", [NOW, 0])
+def test_what_nobody_was_asked_about_is_asked_for_as_if_it_were_not_covered(now_ms):
+    entry = entry_of((0, SLOTS), [(2, 4, UNASKED), (6, 8, BEYOND), (10, 12, DUE), (20, 22, UNASKED)])
+    asks = find_asks(entry, CHUNK, span_of((0, 15)), CHUNK, now_ms=now_ms)
+    due = [Ask(span_of((10, 12)), again=True)] if now_ms else []
+    assert asks == [Ask(span_of((2, 4))), *due]
+    # What lies outside the bounds cannot be asked for, and what is left of it can.
+    asks = find_asks(entry, CHUNK, span_of((0, SLOTS)), span_of((3, SLOTS)), now_ms=0)
+    assert asks == [Ask(span_of((3, 4))), Ask(span_of((20, 22)))]

@@ -144,14 +144,14 @@ def test_days_make_weeks_that_open_on_monday_and_calendar_months(first):
     ],
 )  # fmt: skip
 def test_the_base_is_the_largest_native_timeframe_that_divides(base, wanted):
-    assert base_for(parse_timeframe(wanted), SPOT_TIMEFRAMES, "binance").name == base
+    assert base_for(parse_timeframe(wanted), SPOT_TIMEFRAMES, "binance", ("3d",)).name == base
 
 
 @given(count=st.integers(1, 500), unit=st.sampled_from("smhdwM"))
 def test_no_larger_native_timeframe_divides_and_three_days_are_never_a_base(count, unit):
     wanted = parse_timeframe(f"{count}{unit}")
     offered = [parse_timeframe(name) for name in SPOT_TIMEFRAMES]
-    base = base_for(wanted, SPOT_TIMEFRAMES, "binance")
+    base = base_for(wanted, SPOT_TIMEFRAMES, "binance", ("3d",))
     if wanted in offered:
         assert base == wanted
         return
@@ -162,13 +162,13 @@ def test_no_larger_native_timeframe_divides_and_three_days_are_never_a_base(coun
 
 @pytest.mark.parametrize("name", SPOT_TIMEFRAMES)
 def test_a_native_timeframe_is_its_own_base(name):
-    assert base_for(parse_timeframe(name), SPOT_TIMEFRAMES, "binance").name == name
+    assert base_for(parse_timeframe(name), SPOT_TIMEFRAMES, "binance", ("3d",)).name == name
 
 
 @pytest.mark.parametrize("wanted", ["1s", "90s", "7s"])
 def test_what_nothing_native_makes_up_is_an_input_error_that_says_what_there_is(wanted):
     with pytest.raises(InputError, match=f"no candles that make up {wanted}; it offers 1m, 3m"):
-        base_for(parse_timeframe(wanted), TIMEFRAMES, "binance-um")
+        base_for(parse_timeframe(wanted), TIMEFRAMES, "binance-um", ("3d",))
 
 
 def read_days(shared: Path, name: str):

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
-from world import World, same
+from world import World, ms, same
 
 from candle_fetcher import IncompleteData
 from candle_fetcher.practice import PracticeExchange, damage, faults
@@ -180,6 +180,52 @@ def wait_until(is_so: Callable[[], Any]) -> None:
         time.sleep(0.01)
 
 
+def test_who_began_earlier_and_ends_later_takes_no_newer_candle_away(tmp_path: Path) -> None:
+    """Two fetchers with a memory each, as two processes have."""
+    reached, gate = threading.Event(), threading.Event()
+
+    def hold(wire: faults.Wire, reply: faults.Reply) -> bool:
+        reached.set()
+        gate.wait(20)
+        return False
+
+    def is_old(path: str, params: dict[str, str]) -> bool:
+        return "klines" in path and "startTime" in params and int(params["startTime"]) < ms("2024-06-13")
+
+    with World(tmp_path) as world, ThreadPoolExecutor(1) as pool:
+        quick, slow = world.fetcher(source="rest"), world.fetcher(source="rest", network_threads=1)
+        quick.fetch("BTC/USDT", "1m", "2024-06-15T09:00")
+        world.now_s += 600
+        world.exchange.fail(faults.Action("held", hold), match=is_old)
+        late = pool.submit(slow.fetch, "BTC/USDT", "1m", "2024-06-01")
+        assert reached.wait(10)
+        world.now_s += 1200
+        rows = len(quick.fetch("BTC/USDT", "1m", "2024-06-15T09:00"))
+        gate.set()
+        late.result()
+        stored = world.fetcher(source="cache").fetch("BTC/USDT", "1m", "2024-06-15T09:00")
+        assert len(stored) == rows == 210
+        same(stored, world.truth("BTCUSDT", "1m", "2024-06-15T09:00", "2024-06-15T12:30"))
+
+
+def test_a_refresh_leaves_no_frame_of_the_old_candles_behind(tmp_path: Path) -> None:
+    day = ("BTC/USDT", "1h", "2024-03-05", "2024-03-06")
+    with World(tmp_path) as world, ThreadPoolExecutor(1) as pool:
+        fetcher = world.fetcher(source="rest")
+        fetcher.fetch(*day)
+        world.exchange.restate("binance", "BTCUSDT", "1h", ms("2024-03-05"), volume="77.00000000")
+        save, between = fetcher.cache.save, []
+
+        def with_a_look_before(*arguments: Any, **named: Any) -> Any:
+            between.append(pool.submit(fetcher.fetch, *day).result()["volume"].iloc[0])
+            return save(*arguments, **named)
+
+        fetcher.cache.save = with_a_look_before  # type: ignore[method-assign]
+        assert fetcher.fetch(*day, refresh=True)["volume"].iloc[0] == 77
+        assert between
+        assert fetcher.fetch(*day)["volume"].iloc[0] == 77
+
+
 # -- threads of one process --------------------------------------------------------------------------------------------
 
 
@@ -206,3 +252,23 @@ def test_close_ends_every_call_that_is_under_way(tmp_path: Path) -> None:
         done, left = wait(calls, timeout=5)
         assert not left
         assert all(call.exception() is not None for call in done)
+
+
+def test_two_threads_may_close_while_candles_are_being_stored(tmp_path: Path) -> None:
+    day = ("BTC/USDT", "1h", "2024-03-05", "2024-03-06")
+    with World(tmp_path) as world, ThreadPoolExecutor(3) as pool:
+        fetcher = world.fetcher(source="rest")
+        save, is_at_it = fetcher.cache.save, threading.Event()
+
+        def slow(*arguments: Any, **named: Any) -> Any:
+            is_at_it.set()
+            time.sleep(0.3)
+            return save(*arguments, **named)
+
+        fetcher.cache.save = slow  # type: ignore[method-assign]
+        call = pool.submit(fetcher.fetch, *day)
+        assert is_at_it.wait(10)
+        for closing in [pool.submit(fetcher.close) for _ in range(2)]:
+            closing.result(10)
+        call.exception(10)
+        same(world.fetcher(source="cache").fetch(*day), world.truth("BTCUSDT", *day[1:]))

@@ -177,7 +177,11 @@ def test_what_was_said_to_be_missing_under_a_wrong_clock_is_asked_again_under_th
     world.exchange.load("binance", "NEWERUSDT", "1h", [*older, *rows])
     world.exchange.load("binance", "NEWESTUSDT", "1h", rows)
     right = world.fetcher()
+    planned = right.plan(*span)
+    assert planned.chunks["rest"] > 0
+    world.asked()
     same(right.fetch(*span), world.truth("BTCUSDT", *span[1:]))
+    assert len(world.asked()) == planned.requests
     assert len(right.fetch(*early)) == 27 * 24
     assert len(right.symbols()) == listed + 1
     world.asked()
@@ -198,12 +202,46 @@ def test_files_that_were_absent_under_a_wrong_clock_are_asked_for_under_the_righ
 
 
 @pytest.mark.fault("B03")
+@pytest.mark.parametrize("is_stored", [False, True])
+@pytest.mark.parametrize("skew_s", [3_600, 5 * 86_400, -5 * 86_400, YEAR_S, -YEAR_S])
+def test_the_archive_alone_ends_where_its_own_clock_says(world: World, skew_s: int, is_stored: bool) -> None:
+    if is_stored:
+        world.fetcher(source="archive").fetch("BTC/USDT", "1h", "2024-05-01")
+    wrong = world.fetcher(source="archive", clock=lambda: world.now_s + skew_s)
+    world.exchange.clear_log()
+    same(
+        wrong.fetch("BTC/USDT", "1h", "2024-05-01", "2024-06-12"),
+        world.truth("BTCUSDT", "1h", "2024-05-01", "2024-06-12"),
+    )
+    same(wrong.fetch("BTC/USDT", "1h", "2024-05-01"), world.truth("BTCUSDT", "1h", "2024-05-01", "2024-06-15"))
+    assert all(request.market == "archive" for request in world.exchange.requests), "nobody else is asked"
+    with pytest.raises(IncompleteData) as raised:
+        wrong.fetch("BTC/USDT", "1h", "2024-05-01", "2024-06-16")
+    assert [(gap.first, gap.count) for gap in raised.value.missing] == [("2024-06-15T00:00:00Z", 12)]
+
+
+@pytest.mark.fault("B03")
 def test_the_cache_alone_answers_with_all_that_it_holds_though_the_clock_be_behind(world: World) -> None:
     start, end = "2024-06-15T09:00", "2024-06-15T12:00"
     world.fetcher().fetch("BTC/USDT", "1m", start)
     behind = world.fetcher(clock=lambda: world.now_s - 2 * 3_600, source="cache")
     for until in (None, end):
         same(behind.fetch("BTC/USDT", "1m", start, until), settled(world, "1m", start, end))
+
+
+@pytest.mark.fault("B03", "C02")
+def test_what_nobody_could_be_asked_for_without_a_clock_is_not_taken_for_a_gap(world: World) -> None:
+    """The archive helps out with the older candles; that the newest could not be had is told all the same."""
+    span = ("2024-06-01", "2024-06-15")
+    world.fetcher().fetch("BTC/USDT", "5m", "2024-01-01", "2024-01-02")  # the listing is known
+    for what in ("api/v3/klines", "api/v3/time"):
+        world.exchange.fail(faults.status(500), times=None, match=what)
+    with pytest.raises(IncompleteData) as raised:
+        world.fetcher(max_retries=0).fetch("BTC/USDT", "5m", *span)
+    error, truth = raised.value, world.truth("BTCUSDT", "5m", *span)
+    assert len(error.frame) + sum(gap.count for gap in error.missing) == len(truth["open_time"])
+    assert error.frame.attrs["candle_fetcher"]["gap_count"] == 0
+    assert 1000 <= len(error.frame) < len(truth["open_time"])
 
 
 # -- clocks that step, and machines that sleep -------------------------------------------------------------------------

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import sys
 import traceback
 import warnings
@@ -15,7 +14,8 @@ from collections.abc import Iterator, Sequence
 
 from candle_fetcher.cli.arguments import read_arguments
 from candle_fetcher.cli.commands import COMMANDS
-from candle_fetcher.cli.show import Talk, show_gaps
+from candle_fetcher.cli.environment import dotenv
+from candle_fetcher.cli.show import Talk, show_gaps, silence
 from candle_fetcher.core.errors import (
     CandleFetcherError,
     CandleFetcherWarning,
@@ -33,10 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     debug = "--debug" in words
     try:
-        _set_up_stdout()
+        _set_up_streams()
         arguments = read_arguments(words)
         talk = Talk()
-        with _warnings_to(talk):
+        with _warnings_to(talk), dotenv(talk):
             return COMMANDS[arguments.command](arguments, talk)
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else OK
@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _explain(debug)
         Talk().say("\ninterrupted; what arrived is stored, and the same line asks for the rest")
         return INTERRUPTED
-    except BrokenPipeError:
-        _silence()
+    except BrokenPipeError:  # that of stdout: whoever read our data has seen enough
+        silence(sys.stdout)
         return OK
     except Exception as error:  # noqa: BLE001 - the last door: whatever comes here is told in a line
         _explain(debug)
@@ -99,7 +99,7 @@ def _is_unreached(error: BaseException) -> bool:
 
 def _explain(debug: bool) -> None:
     if debug:
-        traceback.print_exc()
+        Talk().say(traceback.format_exc().rstrip())
 
 
 @contextlib.contextmanager
@@ -111,16 +111,18 @@ def _warnings_to(talk: Talk) -> Iterator[None]:
         yield
 
 
-def _set_up_stdout() -> None:
-    """A CSV is the same on every system: UTF-8, and LF at the end of a line."""
+class _Nowhere(io.TextIOBase):
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+def _set_up_streams() -> None:
+    """What is closed leads nowhere: print() would write the talk to stdout where there is no stderr.
+
+    A CSV is the same on every system: UTF-8, and LF at the end of a line. A path is written as the system has it.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, _Nowhere())
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8", newline="\n")
-
-
-def _silence() -> None:
-    """Whoever read us has gone: what is still buffered goes nowhere, without a word at exit."""
-    with contextlib.suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="\n")

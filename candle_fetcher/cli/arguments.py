@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from candle_fetcher.console import printable
 from candle_fetcher.core.version import __version__
 
 PORT = 8700
@@ -73,7 +74,22 @@ like: fetch and export take the file as --symbols-file."""
 _CACHE_EXAMPLES = """\
 examples:
   candle-fetcher cache stats
-  candle-fetcher cache clear --yes"""
+  candle-fetcher cache clear --yes
+  candle-fetcher cache import XBTUSD_60.csv BTCUSDT-1m-2024-01.zip
+  candle-fetcher cache import prices.csv --symbol BTC/USDT --timeframe 1h
+
+import takes CSVs that export wrote, files of Binance's archive (zip or CSV) and
+Kraken's downloadable OHLCVT CSVs. What their names do not say is said by flags.
+What is stored already stays: a file fills in what is missing."""
+_PROVIDERS_EXAMPLES = """\
+examples:
+  candle-fetcher providers
+  candle-fetcher fetch BTC/USD 1h --days 7 --provider kraken
+  candle-fetcher fetch alpaca:AAPL 1d --days 30 --set alpaca.feed=iex
+
+Keys are read from the environment, or from a file .env in the folder where you
+are: ALPACA_API_KEY_ID=..."""
+
 _DOCTOR_EXAMPLES = """\
 examples:
   candle-fetcher doctor
@@ -110,6 +126,8 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
         chosen.error(f"unknown flags: {' '.join(word for word in left if word.startswith('-'))}")
     if hasattr(arguments, "word"):
         _name_series(arguments, left, chosen)
+    elif hasattr(arguments, "files"):
+        arguments.files += left  # argparse takes those before the first flag
     elif left:
         chosen.error(f"unexpected: {' '.join(left)}")
     return arguments
@@ -143,7 +161,7 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **facts)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n{self.prog} --help says what there is\n")
+        self.exit(2, f"{self.prog}: error: {printable(message)}\n{self.prog} --help says what there is\n")
 
 
 def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
@@ -188,13 +206,10 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     symbols.add_argument("--out", "--output", metavar="FILE", help="write the CSV there and print its path")
     for made in (commands["fetch"], export, plan, gaps, audit, symbols):
         _add_settings(made)
-    cache = command(
-        "cache", "look at the cache, empty it, check every entry in it, or list what was changed", _CACHE_EXAMPLES
+    command("providers", "say what each provider offers, and what it needs; asks nobody", _PROVIDERS_EXAMPLES)
+    _add_cache(
+        command("cache", "look at the cache, empty or check it, list what was changed, import files", _CACHE_EXAMPLES)
     )
-    cache.add_argument("action", choices=("stats", "clear", "verify", "revisions"), help="what to do")
-    cache.add_argument("--yes", action="store_true", help="clear without asking")
-    cache.add_argument("--cache-dir", metavar="DIR", help="the folder; the user's cache folder unless given")
-    cache.add_argument("--practice", action="store_true", help="the cache of --practice")
     _add_settings(command("doctor", "check network, provider, disk, cache, versions; say what to do", _DOCTOR_EXAMPLES))
     practice = command("practice", "serve a practice exchange on this machine until Ctrl-C", _PRACTICE_EXAMPLES)
     practice.add_argument("--port", type=int, default=PORT, metavar="N", help=f"{PORT} unless given; 0 is a free one")
@@ -233,6 +248,20 @@ def _add_fetch(fetch: argparse.ArgumentParser) -> None:
     _add_output(output)
 
 
+def _add_cache(cache: argparse.ArgumentParser) -> None:
+    cache.add_argument("action", choices=("stats", "clear", "verify", "revisions", "import"), help="what to do")
+    cache.add_argument("files", nargs="*", metavar="FILE", help="what to import")
+    cache.add_argument("--yes", action="store_true", help="clear without asking")
+    cache.add_argument("--cache-dir", metavar="DIR", help="the folder; the user's cache folder unless given")
+    cache.add_argument("--practice", action="store_true", help="the cache of --practice")
+    group = cache.add_argument_group("import", "of what the files are, where their names do not say so")
+    group.add_argument("-s", "--symbol", help="such as BTC/USDT")
+    group.add_argument("-i", "--timeframe", help="such as 1h")
+    group.add_argument("--kind", help="candles; mark, index, premium on Binance futures")
+    group.add_argument("--provider", metavar="ID", help="binance unless given")
+    group.add_argument("--base-url", action="append", metavar="ID=URL", help="of another host's candles; repeatable")
+
+
 def _add_series(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     parser.add_argument("word", nargs="?", metavar="SYMBOL", help="such as BTC/USDT")
     parser.add_argument("second", nargs="?", metavar="TIMEFRAME", help="such as 1m, 1h, 1d, 1w, 1M; also 45m or 10h")
@@ -266,11 +295,14 @@ def _add_output(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_settings(
-    parser: argparse.ArgumentParser, *, providers: str = "binance (default), binance-um, binance-cm, binance-us"
+    parser: argparse.ArgumentParser, *, providers: str = "binance unless given; candle-fetcher providers lists them"
 ) -> None:
     group = parser.add_argument_group("settings", "what is not given is read from CANDLE_FETCHER_*, see the README")
     group.add_argument("--provider", metavar="ID", help=providers)
     group.add_argument("--source", help="auto (default), rest, archive, or cache (asks nobody)")
+    group.add_argument(
+        "--set", action="append", metavar="ID.NAME=VALUE", help="a setting of a provider, see providers; repeatable"
+    )
     hosts = group.add_mutually_exclusive_group()
     hosts.add_argument("--base-url", action="append", metavar="ID=URL", help="another host for a provider; repeatable")
     hosts.add_argument("--practice", action="store_true", help="ask an exchange in this process: no network needed")

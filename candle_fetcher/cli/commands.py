@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from candle_fetcher.cache import Imported
 from candle_fetcher.cli import show
 from candle_fetcher.cli.arguments import PORT
 from candle_fetcher.cli.show import Talk
 from candle_fetcher.cli.symbols_file import Target, read_symbols_file
+from candle_fetcher.console import is_on_terminal
 from candle_fetcher.core.candles import iso
 from candle_fetcher.core.errors import CandleFetcherError, FetchManyError, InputError
 from candle_fetcher.core.frame import MANIFEST, index_ms
@@ -29,6 +31,7 @@ from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.export import csv_name, replacing
 from candle_fetcher.fetcher import CandleFetcher
 from candle_fetcher.fetcher.settings import user_cache_dir
+from candle_fetcher.providers import all_providers, find_provider
 
 if TYPE_CHECKING:
     from candle_fetcher.practice import PracticeExchange
@@ -44,9 +47,7 @@ def fetch(arguments: argparse.Namespace, talk: Talk) -> int:
     several = _names_several(arguments)
     mixed = len({target.provider for target in targets}) > 1
     if mixed and arguments.columns == "all" and not (saves or arguments.json):
-        raise InputError(
-            f"{arguments.symbols_file} has several markets, whose columns differ; --export csv keeps them apart"
-        )
+        raise InputError("these are of several providers, whose columns differ; --export csv keeps them apart")
     options = {
         "columns": arguments.columns,
         "include_open": arguments.include_open,
@@ -99,7 +100,7 @@ def _hand_out(
             written = save_csv(frame, path)
             talk.fact("written", f"{written.name}, {show.size(written.stat().st_size)}", "good")
             if not arguments.json:
-                print(written, flush=True)
+                show.print_path(written)
         elif not arguments.json:
             show.print_candles(frame, labels[place] if several else None, with_header=place == 0)
         show.show_statistics(talk, frame)
@@ -148,7 +149,7 @@ def export(arguments: argparse.Namespace, talk: Talk) -> int:
                 continue
             written[label] = path
             talk.fact("written", f"{path.name}, {show.size(path.stat().st_size)}", "good")
-            print(path, flush=True)
+            show.print_path(path)
         elapsed_s = time.perf_counter() - began
         figures = fetcher.monitor.snapshot()
     talk.fact("candles", f"{figures['candles']:,}")
@@ -240,7 +241,7 @@ def symbols(arguments: argparse.Namespace, talk: Talk) -> int:
         with replacing(path) as file:
             file.write(show.table_csv(frame).encode())
         talk.fact("written", f"{path.name}, {len(frame):,} symbols, {show.size(path.stat().st_size)}", "good")
-        print(path, flush=True)
+        show.print_path(path)
     elif arguments.json:
         show.print_json(show.records(frame))
     else:
@@ -248,9 +249,24 @@ def symbols(arguments: argparse.Namespace, talk: Talk) -> int:
     return 0
 
 
+def providers(arguments: argparse.Namespace, talk: Talk) -> int:
+    """`CandleFetcher.providers`."""
+    frame = CandleFetcher.providers()
+    if arguments.json:
+        show.print_json(show.records(frame))
+    else:
+        show.print_offers(frame)
+    return 0
+
+
 def cache(arguments: argparse.Namespace, talk: Talk) -> int:
-    """`CandleCache.stats`, `clear`, `verify`, `revisions`. A cache in which something was damaged is an error once."""
-    with CandleFetcher(cache_dir=_cache_dir(arguments), progress=False) as fetcher:
+    """`CandleCache.stats`, `clear`, `verify`, `revisions`, `import_file`. A cache in which something was damaged is an
+    error once."""
+    if arguments.action == "import":
+        return _import(arguments, talk)
+    if arguments.files:
+        raise InputError(f"cache {arguments.action} takes no files, and {arguments.files[0]!r} was given; leave it out")
+    with CandleFetcher(**_folder(arguments), progress=False) as fetcher:
         kept = fetcher.cache
         if arguments.action == "revisions":
             _show_rows(arguments, talk, kept.revisions(), "no revisions")
@@ -276,6 +292,52 @@ def cache(arguments: argparse.Namespace, talk: Talk) -> int:
     return 1 if document.get("damaged") else 0
 
 
+def _import(arguments: argparse.Namespace, talk: Talk) -> int:
+    """`CandleCache.import_file`, of one file after the other; one that fails never loses the others."""
+    if not arguments.files:
+        raise InputError("a file is missing; expected one or more, such as XBTUSD_60.csv")
+    done: list[Imported] = []
+    errors: dict[str, Exception] = {}
+    with _open_importer(arguments, talk) as fetcher:
+        for name in arguments.files:
+            try:
+                one = fetcher.cache.import_file(
+                    name,
+                    arguments.symbol,
+                    arguments.timeframe,
+                    provider=arguments.provider,
+                    kind=arguments.kind,
+                )
+            except (CandleFetcherError, OSError) as error:
+                errors[name] = error
+                continue
+            done.append(one)
+            if not arguments.json:
+                show.print_imported(one)
+    if arguments.json:
+        show.print_json([one._asdict() for one in done])
+    if len(arguments.files) == 1 and errors:
+        raise errors[arguments.files[0]]
+    for said in errors.values():
+        talk.fail(said)
+    if not errors:
+        return 0
+    if done:
+        return 3
+    return 2 if all(isinstance(one, InputError) for one in errors.values()) else 1
+
+
+@contextlib.contextmanager
+def _open_importer(arguments: argparse.Namespace, talk: Talk) -> Iterator[CandleFetcher]:
+    """A fetcher that keeps candles as a fetch with the same words would."""
+    with contextlib.ExitStack() as stack:
+        urls: Any = ",".join(arguments.base_url or ())
+        if arguments.practice:
+            urls = stack.enter_context(_start_practice(talk)).base_urls
+        settings = {"base_urls": urls} if urls else {}
+        yield stack.enter_context(CandleFetcher(**_folder(arguments), progress=False, **settings))
+
+
 def _show_rows(arguments: argparse.Namespace, talk: Talk, frame: pd.DataFrame, nothing: str) -> None:
     """The rows, or on a terminal the words for none."""
     if arguments.json:
@@ -288,7 +350,7 @@ def _show_rows(arguments: argparse.Namespace, talk: Talk, frame: pd.DataFrame, n
 
 def _agrees(talk: Talk, question: str) -> bool:
     """Whether the person at the terminal says yes; without a terminal nobody is asked."""
-    if not sys.stdin.isatty():
+    if not is_on_terminal(sys.stdin):
         return True
     talk.ask(f"{question} [y/N] ")
     return sys.stdin.readline().strip().lower() in ("y", "yes")
@@ -352,6 +414,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Talk], int]] = {
     "symbols": symbols,
     "cache": cache,
     "doctor": doctor,
+    "providers": providers,
     "practice": practice,
 }
 
@@ -371,15 +434,28 @@ def open_fetcher(arguments: argparse.Namespace, talk: Talk) -> Iterator[CandleFe
         "cache_ttl": arguments.cache_ttl,
         "use_cache": False if arguments.no_cache else None,
         "base_urls": ",".join(arguments.base_url) if arguments.base_url else None,
+        "provider_settings": ",".join(arguments.set) if arguments.set else None,
     }
     with contextlib.ExitStack() as stack:
         if arguments.practice:
-            given["base_urls"] = stack.enter_context(_start_practice(talk)).base_urls
+            exchange = stack.enter_context(_start_practice(talk))
+            given |= {"base_urls": exchange.base_urls, "api_keys": exchange.api_keys}
+            for name in _named_providers(arguments):
+                if find_provider(name).name not in exchange.base_urls:
+                    played = ", ".join(one for one in exchange.base_urls if one in all_providers())
+                    raise InputError(f"--practice does not play {name}; expected one of {played}")
         settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         fetcher = stack.enter_context(CandleFetcher(**settings))
         yield fetcher
         if arguments.debug:
             talk.say(fetcher.monitor.report())
+
+
+def _named_providers(arguments: argparse.Namespace) -> list[str]:
+    """The providers that were named, for all symbols or before one."""
+    symbols = getattr(arguments, "symbols", None) or [getattr(arguments, "symbol", None) or ""]
+    named = [symbol.partition(":")[0].strip().lower() for symbol in symbols if ":" in symbol]
+    return [*named, *([arguments.provider] if arguments.provider is not None else [])]
 
 
 def _start_practice(talk: Talk) -> PracticeExchange:
@@ -399,6 +475,12 @@ def _cache_dir(arguments: argparse.Namespace) -> Path | None:
     if not arguments.practice:
         return Path(given) if given is not None else None
     return Path(given or os.environ.get("CANDLE_FETCHER_CACHE_DIR") or user_cache_dir()) / "practice"
+
+
+def _folder(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The setting of the folder, where there is one: None would be one too, and pass over the environment's."""
+    folder = _cache_dir(arguments)
+    return {} if folder is None else {"cache_dir": folder}
 
 
 def _wanted(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -424,7 +506,18 @@ def _read_targets(arguments: argparse.Namespace) -> list[Target]:
     if arguments.symbols_file is not None:
         usual = _setting(arguments, "provider", "binance")
         return read_symbols_file(arguments.symbols_file, arguments.provider, usual)
-    return [Target(name) for name in dict.fromkeys(arguments.symbols or [arguments.symbol])]
+    return [_read_target(name, arguments.provider) for name in dict.fromkeys(arguments.symbols or [arguments.symbol])]
+
+
+def _read_target(name: str, asked: str | None) -> Target:
+    """The symbol that was typed, behind its provider or alone."""
+    before, colon, symbol = name.partition(":")
+    if not colon:
+        return Target(name)
+    provider = find_provider(before.strip().lower()).name
+    if asked not in (None, provider):
+        raise InputError(f"{name} names {provider}, and --provider is {asked}; leave one of them out")
+    return Target(symbol, provider)
 
 
 def _starts_by_file(arguments: argparse.Namespace, targets: Sequence[Target]) -> bool:

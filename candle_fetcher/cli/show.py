@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
 import json
+import os
 import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 import pandas as pd
 
-from candle_fetcher.console import Palette, Role, printable
+from candle_fetcher.cache import Imported
+from candle_fetcher.console import Palette, Role, is_on_terminal, printable
 from candle_fetcher.core.decimals import Column, Times, format_rows
 from candle_fetcher.core.frame import MANIFEST, index_ms
 from candle_fetcher.core.summary import summary
@@ -37,32 +41,48 @@ _PLACES = {"memory": "memory", "disk": "disk", "archive": "the archive", "rest":
 
 
 class Talk:
-    """Lines on stderr: titles, facts, warnings and errors."""
+    """Lines on stderr: titles, facts, warnings and errors. Where nobody can read them, they are not written: what is
+    asked for is done all the same."""
 
     def __init__(self) -> None:
         self._paint = Palette(sys.stderr).paint
 
     def title(self, text: object) -> None:
-        print(self._paint(printable(text), "title"), file=sys.stderr)
+        _say(self._paint(printable(text), "title"))
 
     def fact(self, name: str, text: object, role: Role | None = None) -> None:
         """A line `  name      text`."""
         shown = printable(text) if role is None else self._paint(printable(text), role)
-        print(f"  {self._paint(name.ljust(_MARGIN), 'dim')}{shown}", file=sys.stderr)
+        _say(f"  {self._paint(name.ljust(_MARGIN), 'dim')}{shown}")
 
     def warn(self, text: object) -> None:
-        print(f"{self._paint('warning:', 'warn')} {printable(text)}", file=sys.stderr)
+        _say(f"{self._paint('warning:', 'warn')} {printable(text)}")
 
     def fail(self, text: object) -> None:
-        print(f"{self._paint('error:', 'bad')} {printable(text)}", file=sys.stderr)
+        _say(f"{self._paint('error:', 'bad')} {printable(text)}")
 
     def ask(self, text: str) -> None:
         """A question, on a line that its answer goes on with."""
-        print(printable(text), end="", file=sys.stderr, flush=True)
+        _say(printable(text), end="")
 
     def say(self, text: str) -> None:
         """Text of ours, line ends and all."""
-        print(text, file=sys.stderr)
+        _say(text)
+
+
+def _say(text: str, end: str = "\n") -> None:
+    try:
+        print(text, end=end, file=sys.stderr, flush=True)
+    except (OSError, ValueError):
+        silence(sys.stderr)
+
+
+def silence(stream: TextIO | None) -> None:
+    """Whoever read the stream has gone: what is buffered and what follows goes nowhere, without a word at exit."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # type: ignore[union-attr]
+        os.close(nowhere)
 
 
 # -- what came --------------------------------------------------------------------------------
@@ -195,10 +215,18 @@ def _without_nat(column: Column | Times) -> Column | Times:
     return np.full(len(column), np.nan) if column.dtype.kind == "M" and np.isnat(column).all() else column
 
 
+def print_path(path: Path) -> None:
+    """The path of a file that was written. Where nobody reads it any more, what is to be written yet is written."""
+    try:
+        print(path, flush=True)
+    except BrokenPipeError:
+        silence(sys.stdout)
+
+
 def print_candles(frame: pd.DataFrame, symbol: str | None, *, with_header: bool) -> None:
     """Head and tail on a terminal; elsewhere CSV, with the symbol in front of every line where it is given."""
     if is_terminal():
-        if symbol is not None and not sys.stderr.isatty():
+        if symbol is not None and not is_on_terminal(sys.stderr):
             print(printable(symbol))
         _print_edges(frame)
         return
@@ -284,6 +312,22 @@ def print_checks(frame: pd.DataFrame) -> None:
     sys.stdout.flush()
 
 
+def print_offers(frame: pd.DataFrame) -> None:
+    """The rows of `CandleFetcher.providers`, a block for each; lines are broken where a terminal ends."""
+    paint = Palette().paint
+    margin = 2 + max(map(len, frame.columns)) + 2
+    room = shutil.get_terminal_size().columns if is_terminal() else 10**6
+    for row in frame.itertuples(index=False):
+        print(paint(printable(str(row[0])), "good"))
+        for name, text in zip(list(frame.columns)[1:], row[1:], strict=True):
+            first, *others = textwrap.wrap(printable(str(text)), max(20, room - margin)) or [""]
+            if first:
+                print(f"  {paint(name.ljust(margin - 2), 'dim')}{first}")
+                for line in others:
+                    print(f"{' ' * margin}{line}")
+    sys.stdout.flush()
+
+
 def print_facts(facts: dict[str, Any]) -> None:
     """A line for each fact, bytes for people; what is unknown or empty is left out."""
     margin = max(map(len, facts))
@@ -293,6 +337,25 @@ def print_facts(facts: dict[str, Any]) -> None:
         text = size(value) if name.endswith("_bytes") else f"{value:,}" if isinstance(value, int) else value
         for line in text if isinstance(text, list) else [text]:
             print(f"{name.removesuffix('_bytes'):<{margin}}  {printable(line)}")
+    sys.stdout.flush()
+
+
+def print_imported(done: Imported) -> None:
+    """A line on the file, and one for each thing that there is to say of its rows."""
+    kind = "" if done.kind == "candles" else f" ({done.kind})"
+    span = f", {done.first} to {done.last}" if done.rows else ""
+    print(printable(f"{done.path}: {done.provider} {done.symbol} {done.timeframe}{kind}, {done.rows:,} candles{span}"))
+    told = [f"{done.added:,} new, in {_number_of(done.chunks, 'chunk')}"]
+    if done.differing:
+        told.append(f"{done.differing:,} differ from what is stored, which stays; cache revisions lists them")
+    if done.ignored:
+        told.append(f"{done.ignored:,} left out: not settled, or known to be wrong")
+    if done.lacking:
+        told.append(f"without {', '.join(done.lacking)}, which fetch --refresh brings where the provider has them")
+    if done.verified is False:
+        told.append("there was no checksum beside it")
+    for line in told:
+        print(f"  {printable(line)}")
     sys.stdout.flush()
 
 
@@ -312,7 +375,7 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def is_terminal() -> bool:
     """Whether a person looks at stdout."""
-    return sys.stdout.isatty()
+    return is_on_terminal(sys.stdout)
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -41,6 +41,8 @@ COLUMNS = (
 )
 INTEGERS = frozenset({"open_time", "close_time", "trades"})
 OHLCV = COLUMNS[1:6]
+# In a column of integers: there is no such value. As a time it is NumPy's NaT. Of decimals that is NaN.
+MISSING = -(2**63)
 _BLOCK_ROWS = 1 << 16
 
 
@@ -101,13 +103,13 @@ def join(parts: Sequence[Candles]) -> Candles:
     """The parts in one block, by one allocation. They follow each other in time."""
     if len({part.names for part in parts}) > 1:
         names = tuple(name for name in COLUMNS if any(name in part.names for part in parts))
-        parts = [_widen(part, names) for part in parts]
+        parts = [widen(part, names) for part in parts]
     return Candles(parts[0].names, np.concatenate([part.block for part in parts], axis=1))
 
 
-def _widen(part: Candles, names: tuple[str, ...]) -> Candles:
-    """The same candles with the named columns; those that it lacks are NaN, or 0 in a column of integers."""
-    block = np.zeros((len(names), part.count), np.int64)
+def widen(part: Candles, names: tuple[str, ...]) -> Candles:
+    """The same candles with the named columns; those that it lacks are NaN, or MISSING in a column of integers."""
+    block = np.full((len(names), part.count), MISSING, np.int64)
     for row, name in zip(block, names, strict=True):
         if name in part.names:
             row[:] = part.integers(name)
@@ -154,6 +156,8 @@ def check(candles: Candles, span: Span) -> Candles:
 
 def _check_numbers(candles: Candles) -> None:
     open_, high, low, close, volume = (candles.floats(name) for name in OHLCV)
+    if np.isnan(volume).all():
+        volume = np.zeros(1)  # the provider has no volumes; a single one that is lacking is an error
     with np.errstate(invalid="ignore", over="ignore"):
         # A NaN makes every comparison false, an infinity makes the sum not finite.
         fine = (low <= open_) & (low <= close) & (open_ <= high) & (close <= high) & (volume >= 0)

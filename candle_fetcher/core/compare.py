@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from candle_fetcher.core.candles import INTEGERS, OHLCV, Candles, Float64s, Int64s, no_candles
+from candle_fetcher.core.candles import INTEGERS, MISSING, OHLCV, Candles, Float64s, Int64s, no_candles
 from candle_fetcher.core.resample import aggregate
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import Timeframe
@@ -50,9 +50,10 @@ def find_differences(ours: Candles, theirs: Candles, names: Sequence[str] | None
 def _spread(candles: Candles, name: str, opens: Int64s) -> Float64s:
     """The column with a place for each of the opens, NaN where there is no candle."""
     values = np.full(opens.size, np.nan)
-    values[np.searchsorted(opens, candles.open_ms)] = (
-        candles.integers(name) if name in INTEGERS else candles.floats(name)
-    )
+    at = np.searchsorted(opens, candles.open_ms)
+    values[at] = candles.integers(name) if name in INTEGERS else candles.floats(name)
+    if name in INTEGERS:
+        values[at[candles.integers(name) == MISSING]] = np.nan
     return values
 
 

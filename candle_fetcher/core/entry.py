@@ -2,8 +2,9 @@
 
 Layout, little-endian: magic `CNDL`, CRC-32 of everything else and of the key, version, packing (0 plain, 1 zlib), two
 bytes of padding, length of the head, head, body. Whatever does not check out is None: a miss, never an error.
-The head of an entry: covered start and end, stored at (ms), rows, bit mask of COLUMNS, number of believed gaps,
-padding; then each gap as start, end, asked at (ms). The body is the block of `Candles`.
+The head of an entry: covered start and end, stored at (ms), rows, bit mask of COLUMNS, number of believed gaps, number
+of unverified spans; then each gap as start, end, asked at (ms), and each of those spans as start, end. The body is the
+block of `Candles`.
 """
 
 from __future__ import annotations
@@ -22,14 +23,21 @@ _ENVELOPE = struct.Struct("<4sIBBHI")
 _MAGIC = b"CNDL"
 _HEAD = struct.Struct("<qqqIIII")
 _GAP = struct.Struct("<qqq")
+_SPAN = struct.Struct("<qq")
 # What a packed body may unpack to: more than any listing or chunk, less than a bomb.
 _MOST_BYTES = 64 * 2**20
 _MASK_OF: dict[tuple[str, ...], int] = {}
 _NAMES_OF: dict[int, tuple[str, ...]] = {}
 
 
+# In the place of the time of asking: a hole that is due at once, for its source's word is not enough; and one that lay
+# beyond the newest candles that the provider serves, which is no gap, and about which it cannot be asked any more.
+# And one that nobody has been asked about: it lies between two files that were imported, and is not covered after all.
+DUE, BEYOND, UNASKED = 0, -1, -2
+
+
 class Believed(NamedTuple):
-    """A hole that the provider confirmed: [start_ms, end_ms), and when it was last asked."""
+    """A hole that the provider confirmed: [start_ms, end_ms), and when it was last asked, or DUE, BEYOND or UNASKED."""
 
     start_ms: int
     end_ms: int
@@ -39,13 +47,15 @@ class Believed(NamedTuple):
 class Entry(NamedTuple):
     """A stored chunk: every settled candle of the covered span, and the holes in it that are believed.
 
-    `stored_ms` is when the end of the covered span was last asked for.
+    `stored_ms` is when the end of the covered span was last asked for. `unverified` are, once it is stored, the spans
+    whose candles have no checksum; the series' facts tell out of which file they are.
     """
 
     covered: Span
     stored_ms: int
     believed: tuple[Believed, ...]
     candles: Candles
+    unverified: tuple[Span, ...] = ()
 
 
 def seal(key: str, head: bytes, body: bytes, *, compress: bool = False) -> bytes:
@@ -96,8 +106,10 @@ def is_of_another_version(key: str, data: bytes) -> bool:
 def pack(key: str, entry: Entry, *, compress: bool = False) -> bytes:
     """The entry as bytes to store under the key."""
     candles = entry.candles
-    head = _HEAD.pack(*entry.covered, entry.stored_ms, candles.count, _mask(candles.names), len(entry.believed), 0)
+    counts = candles.count, _mask(candles.names), len(entry.believed), len(entry.unverified)
+    head = _HEAD.pack(*entry.covered, entry.stored_ms, *counts)
     head += b"".join(_GAP.pack(*gap) for gap in entry.believed)
+    head += b"".join(_SPAN.pack(*span) for span in entry.unverified)
     return seal(key, head, np.ascontiguousarray(candles.block, dtype="<i8").tobytes(), compress=compress)
 
 
@@ -107,13 +119,15 @@ def unpack(key: str, data: bytes, *, trusted: bool = False) -> Entry | None:
     if opened is None or len(opened[0]) < _HEAD.size:
         return None
     head, body = opened
-    start_ms, end_ms, stored_ms, rows, mask, gaps, _ = _HEAD.unpack_from(head)
+    start_ms, end_ms, stored_ms, rows, mask, gaps, unverified = _HEAD.unpack_from(head)
     names = _names(mask)
-    if len(head) != _HEAD.size + gaps * _GAP.size or len(body) != len(names) * rows * 8 or not names:
+    spans_at = _HEAD.size + gaps * _GAP.size
+    if len(head) != spans_at + unverified * _SPAN.size or len(body) != len(names) * rows * 8 or not names:
         return None
     block = np.frombuffer(body, "<i8").reshape(len(names), rows)
-    believed = tuple(Believed(*gap) for gap in _GAP.iter_unpack(head[_HEAD.size :])) if gaps else ()
-    return Entry(Span(start_ms, end_ms), stored_ms, believed, Candles(names, block))
+    believed = tuple(Believed(*gap) for gap in _GAP.iter_unpack(head[_HEAD.size : spans_at])) if gaps else ()
+    spans = tuple(Span(*span) for span in _SPAN.iter_unpack(head[spans_at:])) if unverified else ()
+    return Entry(Span(start_ms, end_ms), stored_ms, believed, Candles(names, block), spans)
 
 
 def _mask(names: tuple[str, ...]) -> int:

@@ -28,6 +28,9 @@ import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+# Characters of a value in a message.
+_MOST_SHOWN = 200
+
 
 class _Prescribes:
     """`.fix` is a sentence on what to do, and always part of the message: that of the class, else what stands behind
@@ -229,11 +232,24 @@ class ArchiveMismatch(CandleFetcherWarning):
     fix = "Nothing needs doing: REST is asked instead where it may be, and the manifest names the file in `rejected`"
 
 
+def shown(value: object) -> str:
+    """The value as a message shows it: on a line, and not the whole of what is long.
+
+    It never raises, as `repr` does of an integer with more digits than Python writes (sys.set_int_max_str_digits).
+    """
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - whatever it is, it is wrong, and that is what is to be said
+        return f"(of type {type(value).__name__}, which cannot be shown)"
+    text = text if text.isprintable() else " ".join(text.split())
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+
+
 def unknown(what: str, value: object, allowed: Iterable[str]) -> InputError:
     """The InputError for a name that is not among the allowed ones, with the closest match."""
     import difflib  # when something is wrong, and not at every import
 
     names = list(allowed)
-    close = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(value, names, n=1, cutoff=0.5) if isinstance(value, str) else ()
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    return InputError(f"unknown {what} {value!r}; expected one of {', '.join(names)}.{hint}")
+    return InputError(f"unknown {what} {shown(value)}; expected one of {', '.join(names)}.{hint}")

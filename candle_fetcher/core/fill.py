@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 
@@ -17,8 +19,15 @@ _COUNTS = [
 ]  # fmt: skip
 
 
-def fill_gaps(frame: pd.DataFrame, timeframe: Timeframe, span: Span, how: str) -> pd.DataFrame:
-    """The frame with a row in every slot from its first row to the end of the span, and a column `is_synthetic`.
+def fill_gaps(
+    frame: pd.DataFrame,
+    timeframe: Timeframe,
+    span: Span,
+    how: str,
+    open_parts: Callable[[Span], list[Span]] = lambda hole: [hole],
+) -> pd.DataFrame:
+    """The frame with a row in every slot from its first row to the end of the span, and a column `is_synthetic`; of a
+    hole, in those slots that `open_parts` leaves of it.
 
     `how="ffill"`: open, high, low and close of an invented row are the close before it. `"interpolate"`: each price
     lies on the line between its neighbours, a run at the end repeats the close before it. Volumes and trades of
@@ -30,7 +39,8 @@ def fill_gaps(frame: pd.DataFrame, timeframe: Timeframe, span: Span, how: str) -
     if frame.empty:
         return filled
     open_ms = index_ms(frame)
-    holes = find_holes(open_ms, timeframe, Span(int(open_ms[0]), span.end_ms))
+    found = find_holes(open_ms, timeframe, Span(int(open_ms[0]), span.end_ms))
+    holes = [part for hole in found for part in open_parts(hole)]
     if not holes:
         return filled
     slots = np.concatenate(

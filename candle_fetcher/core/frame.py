@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from candle_fetcher.core.candles import INTEGERS, OHLCV, Candles, find_holes, gap_of
+from candle_fetcher.core.candles import INTEGERS, MISSING, OHLCV, Candles, find_holes, gap_of
 from candle_fetcher.core.errors import InputError, unknown
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import parse_timeframe
@@ -145,9 +145,11 @@ def _column(candles: Candles, name: str) -> Any:
             return pd.DatetimeIndex([pd.NaT] * candles.count, tz="UTC").as_unit("ns")
         return np.full(candles.count, np.nan)
     if name == "close_time":
-        return utc_index(candles.integers(name))
+        times = candles.integers(name)
+        missing = times == MISSING
+        return utc_index(times) if not missing.any() else utc_index(np.where(missing, 0, times)).where(~missing)
     if name in INTEGERS:
-        return pd.arrays.IntegerArray(candles.integers(name), np.zeros(candles.count, np.bool_), copy=False)
+        return pd.arrays.IntegerArray(candles.integers(name), candles.integers(name) == MISSING, copy=False)
     return candles.floats(name)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from candle_fetcher.core.candles import iso
-from candle_fetcher.core.entry import Entry
+from candle_fetcher.core.entry import BEYOND, UNASKED, Entry
 from candle_fetcher.core.expiry import is_due
 from candle_fetcher.core.spans import Span, subtract
 from candle_fetcher.core.timeframe import Timeframe
@@ -35,6 +35,17 @@ def chunks_of(timeframe: Timeframe, span: Span) -> range:
     return range(chunk_of(timeframe, span.start_ms), chunk_of(timeframe, span.end_ms - 1) + 1)
 
 
+def group_chunks(chunks: Sequence[int], most: int) -> list[list[int]]:
+    """The chunks in runs that adjoin, of at most so many; a run begins at a multiple of that number."""
+    groups: list[list[int]] = []
+    for chunk in sorted(chunks):
+        if groups and chunk == groups[-1][-1] + 1 and most > 1 and chunk % most:
+            groups[-1].append(chunk)
+        else:
+            groups.append([chunk])
+    return groups
+
+
 class Ask(NamedTuple):
     """A span to ask a source for. `again` marks a hole that was believed once: one empty answer renews the belief."""
 
@@ -51,12 +62,14 @@ def find_asks(
     now_ms: int,
     ttl_ms: int | None = None,
     recheck: bool = False,
+    remembers: bool = True,
 ) -> list[Ask]:
     """What has to be asked for before the chunk can answer for the wanted span; empty where nothing.
 
     `bounds` is what is listed and settled. A chunk is asked whole, clipped to its bounds, or its uncovered part; a
-    believed hole is asked alone when its time has come, or at once to `recheck`. `ttl_ms` caps how long the last candle
-    before the live edge is believed: then the tail is asked for from that candle on.
+    believed hole is asked alone when its time has come, or at once to `recheck`; where none is remembered, all of the
+    wanted part is asked for to recheck it. `ttl_ms` caps how long the last candle before the live edge is believed:
+    then the tail is asked for from that candle on.
     """
     needed = wanted.clip(bounds).clip(chunk)
     if not needed:
@@ -68,13 +81,18 @@ def find_asks(
     at_edge = covered.end_ms < chunk.end_ms
     if ttl_ms is not None and at_edge and entry.candles.count and abs(now_ms - entry.stored_ms) >= ttl_ms:
         covered = Span(covered.start_ms, int(entry.candles.open_ms[-1]))
-    asks = [
+    unasked = [Span(hole.start_ms, hole.end_ms).clip(bounds) for hole in entry.believed if hole.asked_ms == UNASKED]
+    asks = [Ask(span) for span in unasked if span.clip(needed)]
+    asks += [
         Ask(Span(hole.start_ms, hole.end_ms), again=True)
         for hole in entry.believed
-        if Span(hole.start_ms, hole.end_ms).clip(needed)
+        if hole.asked_ms not in (BEYOND, UNASKED)
+        and Span(hole.start_ms, hole.end_ms).clip(needed)
         and hole.end_ms <= covered.end_ms  # else it is part of the tail
         and (recheck or is_due(hole.end_ms, hole.asked_ms, now_ms))
     ]
+    if recheck and not remembers and needed.clip(covered):
+        asks.append(Ask(needed.clip(covered)))
     if not covered.holds(needed):
         asks += [Ask(span) for span in subtract(whole, [covered])]
     return asks

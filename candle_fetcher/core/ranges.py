@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from candle_fetcher.core.errors import InputError
+from candle_fetcher.core.errors import InputError, shown
 
 # A date, an ISO text, Unix milliseconds, a datetime, a pandas or NumPy time.
 Instant: TypeAlias = "str | int | dt.date | dt.datetime | pd.Timestamp | np.datetime64 | None"
@@ -27,7 +27,7 @@ def instant_ms(value: Any, name: str) -> int:
     """The instant in Unix milliseconds. InputError names the argument, shows the value and what is understood."""
     ms = _text_ms(value.strip(), name) if isinstance(value, str) else _value_ms(value, name)
     if not _YEAR_1_MS <= ms < _YEAR_10000_MS:
-        raise InputError(f"{name} {value!r} lies outside the years 1 to 9999; integers are Unix milliseconds")
+        raise InputError(f"{name} {shown(value)} lies outside the years 1 to 9999; integers are Unix milliseconds")
     return ms
 
 
@@ -62,7 +62,7 @@ def _text_ms(text: str, name: str) -> int:
             int(year), int(month), int(day or 1), int(hour or 0), int(minute or 0), int(second or 0), tzinfo=_zone(zone)
         )
     except ValueError as error:
-        raise InputError(f"{name} {text!r} is no date or time: {error}") from None
+        raise InputError(f"{name} {shown(text)} is no date or time: {error}") from None
     milliseconds = int((fraction or "0").ljust(3, "0")[:3])
     return (moment - _EPOCH) // dt.timedelta(milliseconds=1) + milliseconds
 
@@ -77,6 +77,6 @@ def _zone(text: str | None) -> dt.timezone:
 
 def _not_understood(value: object, name: str) -> InputError:
     return InputError(
-        f"{name} {value!r} is not understood; expected a date such as 2024-01-31, an ISO time such as "
+        f"{name} {shown(value)} is not understood; expected a date such as 2024-01-31, an ISO time such as "
         "2024-01-31T12:00Z, Unix milliseconds, a datetime or a pandas Timestamp"
     )

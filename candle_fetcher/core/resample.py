@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from candle_fetcher.core.candles import Candles, Float64s, Int64s, candles_from, find_holes
-from candle_fetcher.core.errors import InputError
+from candle_fetcher.core.candles import MISSING, Candles, Float64s, Int64s, candles_from, find_holes
+from candle_fetcher.core.errors import NotOffered
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import Timeframe, parse_timeframe
 
@@ -15,17 +15,18 @@ _PLACES = 1e8
 _EXACT = 2.0**53  # below it every whole number is a float64, so that sums of whole numbers are exact
 
 
-def base_for(timeframe: Timeframe, native: Sequence[str], provider: str) -> Timeframe:
+def base_for(timeframe: Timeframe, native: Sequence[str], provider: str, off_grid: Collection[str] = ()) -> Timeframe:
     """The largest native timeframe that divides this one; itself where it is native.
 
-    3d is never a base: its candles are anchored per symbol. Raises InputError where nothing divides it.
+    One that is `off_grid` is never a base: where its candles open is not where its slots do. Raises NotOffered where
+    nothing divides it.
     """
     offered = [parse_timeframe(name) for name in native]
     if timeframe in offered:
         return timeframe
-    bases = [base for base in offered if base.divides(timeframe) and base.name != "3d"]
+    bases = [base for base in offered if base.divides(timeframe) and base.name not in off_grid]
     if not bases:
-        raise InputError(
+        raise NotOffered(
             f"{provider} has no candles that make up {timeframe.name}; it offers {', '.join(native)} "
             "and multiples of them"
         )
@@ -62,7 +63,7 @@ def aggregate(candles: Candles, firsts: Int64s, opens_ms: Int64s) -> Candles:
         elif name == "close_time":
             columns.append(candles.integers(name)[np.append(firsts[1:], candles.count) - 1])
         elif name == "trades":
-            columns.append(np.add.reduceat(candles.integers(name), firsts))
+            columns.append(_counts(candles.integers(name), firsts))
         elif name == "open":
             columns.append(candles.floats(name)[firsts])
         elif name == "close":
@@ -73,6 +74,15 @@ def aggregate(candles: Candles, firsts: Int64s, opens_ms: Int64s) -> Candles:
         else:
             columns.append(_sums(candles.floats(name), firsts))
     return candles_from(candles.names, columns)
+
+
+def _counts(values: Int64s, firsts: Int64s) -> Int64s:
+    """The sum of each run of counts; that of a run which lacks one is lacking too."""
+    sums: Int64s = np.add.reduceat(values, firsts)
+    missing = values == MISSING
+    if missing.any():
+        sums[np.logical_or.reduceat(missing, firsts)] = MISSING
+    return sums
 
 
 def _sums(values: Float64s, firsts: Int64s) -> Float64s:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from candle_fetcher.core.candles import INTEGERS
+from candle_fetcher.core.candles import INTEGERS, MISSING, Int64s
 from candle_fetcher.core.entry import Entry
 
 
@@ -23,13 +24,18 @@ class Revision(NamedTuple):
 
 def find_revisions(old: Entry, new: Entry) -> list[Revision]:
     """The values that differ, among the candles and columns that both entries have."""
+
+    def has(name: str, column: Int64s) -> npt.NDArray[np.bool_]:
+        return column != MISSING if name in INTEGERS else ~np.isnan(column.view(np.float64))
+
     _, ours, theirs = np.intersect1d(old.candles.open_ms, new.candles.open_ms, assume_unique=True, return_indices=True)
     found = []
     for name in old.candles.names[1:]:
         if name not in new.candles.names:
             continue
         before, after = old.candles.integers(name)[ours], new.candles.integers(name)[theirs]
-        for at in np.flatnonzero(before != after).tolist():
+        differ = np.flatnonzero(before != after)
+        for at in differ[has(name, before[differ]) & has(name, after[differ])].tolist():
             values = [
                 column[at : at + 1] if name in INTEGERS else column[at : at + 1].view(np.float64)
                 for column in (before, after)

@@ -19,6 +19,8 @@ def summary(frame: pd.DataFrame, symbol: str | None = None, timeframe: str | Non
     first and the last row; None without a timeframe. `avg_price` is the mean close. A figure that is not there is None.
     Raises InputError where a column is missing.
     """
+    if not isinstance(frame, pd.DataFrame):
+        raise InputError(f"expected a frame of candles, got {type(frame).__name__}")
     lacking = [name for name in ("high", "low", "close", "volume") if name not in frame]
     if lacking:
         raise InputError(f"expected a frame of candles; it lacks the columns {', '.join(lacking)}")

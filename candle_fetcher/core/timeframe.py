@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from candle_fetcher.core.errors import InputError
+from candle_fetcher.core.errors import InputError, shown
 
 SECOND_MS = 1_000
 MINUTE_MS = 60_000
@@ -119,8 +119,8 @@ def parse_timeframe(text: str) -> Timeframe:
     found = _parse(text) if isinstance(text, str) else None
     if found is None:
         raise InputError(
-            f"unknown timeframe {text!r}; expected a count and a unit s, m, h, d, w or M, "
-            f"such as 1m, 15m, 4h, 1d, 1w or 1M{_hint(str(text))}"
+            f"unknown timeframe {shown(text)}; expected a count and a unit s, m, h, d, w or M, "
+            f"such as 1m, 15m, 4h, 1d, 1w or 1M{_hint(text if isinstance(text, str) else '')}"
         )
     return found
 

@@ -22,10 +22,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from candle_fetcher.cache import CandleCache
+from candle_fetcher.cache import CandleCache, Imported
 from candle_fetcher.console import make_progress
 from candle_fetcher.core.candles import Candles, fingerprint, iso, join
 from candle_fetcher.core.errors import (
+    Banned,
     CandleFetcherError,
     CandleFetcherWarning,
     ClockSkew,
@@ -33,8 +34,12 @@ from candle_fetcher.core.errors import (
     IncompleteData,
     InputError,
     NotOffered,
+    RateLimited,
+    ReplyError,
     SourceError,
+    TransportError,
     UnknownSymbol,
+    shown,
     unknown,
 )
 from candle_fetcher.core.events import Event, Lookup, Operation, Progress
@@ -46,6 +51,7 @@ from candle_fetcher.core.plan import CHUNK_SLOTS, FetchPlan
 from candle_fetcher.core.ranges import Instant
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
+from candle_fetcher.core.timeframe import DAY_MS
 from candle_fetcher.core.version import __version__
 from candle_fetcher.fetcher.collect import Collected, Collector, How, cut
 from candle_fetcher.fetcher.coverage import coverage_frame, read_coverage
@@ -56,13 +62,13 @@ from candle_fetcher.fetcher.manifest import make_manifest, series_frame_key
 from candle_fetcher.fetcher.planning import make_plan
 from candle_fetcher.fetcher.pools import POLL_S, Pools
 from candle_fetcher.fetcher.request import Range, Request, check_on_gap, read_range, read_series, read_span
-from candle_fetcher.fetcher.settings import SOURCES, check_api_keys, default, one_of, read_settings
+from candle_fetcher.fetcher.settings import SOURCES, check_api_keys, choose, default, one_of, read_settings
 from candle_fetcher.monitor import PerformanceMonitor
 from candle_fetcher.net.pacing import Retry
 from candle_fetcher.net.transport import Transport, check_root
-from candle_fetcher.providers import Listing, Provider, all_providers, find_funding, find_provider
+from candle_fetcher.providers import Listing, Provider, all_providers, find_funding, find_known, find_provider
 from candle_fetcher.providers.binance_bucket import HOST, MARKETS, NAME, SPOT, find_trios
-from candle_fetcher.sources import ArchiveSource, BucketSource, Errand, FundingSource, Source
+from candle_fetcher.sources import ApiKeys, ArchiveSource, BucketSource, Errand, FundingSource, Source
 from candle_fetcher.store import DiskTier, MemoryTier, Store
 from candle_fetcher.store.shared import Desk
 
@@ -104,6 +110,26 @@ class _Options(NamedTuple):
     refresh: bool
 
 
+class _Family:
+    """The errands of threads that work for one call, and whether that call is over."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._errands: list[Errand] = []
+        self._is_over = False
+
+    def join(self, errand: Errand) -> bool:
+        """False where it comes too late."""
+        with self._lock:
+            self._errands.append(errand)
+            return not self._is_over
+
+    def end(self) -> list[Errand]:
+        with self._lock:
+            self._is_over = True
+            return list(self._errands)
+
+
 class CandleFetcher:
     """Fetches candles, complete or not at all, and keeps them. Use it in a `with` block, or `close()` it.
 
@@ -121,8 +147,11 @@ class CandleFetcher:
     source: "auto", "rest", "archive" (whole files alone), or "cache" (asks nobody).
     max_retries: how often a failed request is sent again, with growing pauses.
     timeout_s: seconds for one request, from connecting to the last byte.
-    api_keys: {provider: {name: value}}, for providers that need a key; none of those built in does.
+    api_keys: {provider: {name: value}}, for providers that need a key; else it is looked for in the environment, under
+    the name that the provider's users know, such as ALPACA_API_KEY_ID. Never shown, and never written anywhere.
     base_urls: {provider: URL}; a URL given here is the only host asked. http to loopback only.
+    provider_settings: {provider: {name: value}}: choices that a provider leaves to its user, such as
+    {"alpaca": {"feed": "iex", "adjustment": "split"}}. Those that change values are part of the series.
     progress: None shows a bar on a terminal or in Jupyter, True and False force it, a callable receives the events.
     clock: a callable like time.time, for the time of day.
 
@@ -147,6 +176,7 @@ class CandleFetcher:
         timeout_s: float = default(30),
         api_keys: Mapping[str, Mapping[str, str]] | None = None,
         base_urls: Mapping[str, str] | str | None = default(None),
+        provider_settings: Mapping[str, Mapping[str, str]] | str | None = default(None),
         progress: bool | Callable[[Progress], object] | None = None,
         clock: Callable[[], float] | None = None,
         **unheard_of: Any,
@@ -154,13 +184,20 @@ class CandleFetcher:
         given = locals()
         for name in unheard_of:
             raise unknown("setting", name, list(inspect.signature(CandleFetcher).parameters)[:-1])
-        own = {provider.name} if isinstance(provider, Provider) else set()
-        provider, settings = read_settings(given, os.environ, check_root, {*all_providers(), *own})
-        self._provider = find_provider(provider)
+
+        def names() -> list[str]:
+            known = [*all_providers().values(), *([provider] if isinstance(provider, Provider) else [])]
+            return [*dict.fromkeys(one.name for one in known), *sorted(_hosts_beside(known))]
+
+        named, settings = read_settings(given, os.environ, check_root, names)
         self._settings = settings
-        self._api_keys = check_api_keys(api_keys, all_providers())
+        for name in settings.provider_settings:
+            find_provider(name)
+        self._chosen: dict[str, Provider] = {}
+        self._provider = self._find(named)
+        self._api_keys = ApiKeys(check_api_keys(api_keys, names), os.environ)
         if clock is not None and not callable(clock):
-            raise InputError(f"clock {clock!r} cannot be called; expected a callable like time.time")
+            raise InputError(f"clock {shown(clock)} cannot be called; expected a callable like time.time")
         self._clock = clock or time.time
         set_up_logging(os.environ)
         self._progress = progress
@@ -179,10 +216,10 @@ class CandleFetcher:
         )
         # What processes share lies beside the cache on disk: without that there is nothing to share.
         self._desk = Desk(settings.cache_dir) if settings.use_cache and settings.disk_cache_size else None
-        self._sources: dict[str, Source] = {}
+        self._sources: dict[int, Source] = {}
         self._archives: dict[str, ArchiveSource] = {}
         self._bucket: BucketSource | None = None
-        self._fundings: dict[str, FundingSource] = {}
+        self._fundings: dict[int, FundingSource] = {}
         self._funding_gatherer: FundingGatherer | None = None
         self._errands: set[Errand] = set()
         self._of_thread = threading.local()
@@ -218,7 +255,7 @@ class CandleFetcher:
 
     @property
     def cache(self) -> CandleCache:
-        """The cache of this fetcher: `path`, `stats()`, `clear()`, `verify()`."""
+        """The cache of this fetcher: `path`, `stats()`, `clear()`, `verify()`, `revisions()`, `import_file()`."""
         with self._lock:
             if self._cache is None:
                 settings, store, path = self._settings, None, None
@@ -228,8 +265,38 @@ class CandleFetcher:
                         path = settings.cache_dir
                         disk = DiskTier(path, settings.disk_cache_size, observe=self._observe)
                     store = Store(MemoryTier(settings.memory_cache_size, self._clock), disk, observe=self._observe)
-                self._cache = CandleCache(store, path=path, compress=settings.compression, clock=self._clock)
+                self._cache = CandleCache(
+                    store, path=path, compress=settings.compression, clock=self._clock, importer=self._import_file
+                )
             return self._cache
+
+    def _import_file(
+        self,
+        cache: CandleCache,
+        path: Path,
+        symbol: str | None,
+        timeframe: str | None,
+        provider: str | Provider | None,
+        kind: str | None,
+    ) -> Imported:
+        from candle_fetcher.fetcher.importing import import_file  # when used: it is not often
+
+        began = time.perf_counter()
+        done = import_file(
+            cache,
+            path,
+            symbol,
+            timeframe,
+            kind,
+            provider=None if provider is None else self._find(provider),
+            usual=self._provider,
+            find=self._find,
+            series_of=lambda found, *what: read_series(found, self._origin(found), *what),
+            now_ms=int(self._clock() * 1000),
+        )
+        self._observe(Operation("import", time.perf_counter() - began, done.rows, path.stat().st_size))
+        LOG.info("imported %s candles of %s %s", done.rows, done.symbol, done.timeframe)
+        return done
 
     @property
     def monitor(self) -> PerformanceMonitor:
@@ -275,7 +342,7 @@ class CandleFetcher:
         began = time.perf_counter()
         for name, flag in (("include_open", include_open), ("refresh", refresh)):
             if not isinstance(flag, bool):
-                raise InputError(f"{name} {flag!r} is not understood; expected True or False")
+                raise InputError(f"{name} {shown(flag)} is not understood; expected True or False")
         options = _Options(check_columns(columns), include_open, check_on_gap(on_gap), refresh)
         request = self._request(symbol, timeframe, read_range(start, end, days, limit), provider, kind, source)
         with self._errand() as errand:
@@ -287,16 +354,19 @@ class CandleFetcher:
     def fetch_many(
         self, symbols: Iterable[str], timeframe: str, start: Instant = None, end: Instant = None, **options: Any
     ) -> dict[str, pd.DataFrame]:
-        """A frame for each symbol, fetched side by side; takes what `fetch` takes.
+        """A frame for each symbol, fetched side by side; takes what `fetch` takes. A symbol may name its provider:
+        `binance:BTC/USDT`, `kraken:BTC/USD`; see `combine`.
 
         Raises FetchManyError where some failed: `.frames` has the others, `.errors` says why, by symbol.
         """
-        if isinstance(symbols, str):
-            raise InputError(f"symbols {symbols!r} is one text; expected several, such as ['BTC/USDT', 'ETH/USDT']")
+        if isinstance(symbols, str) or not isinstance(symbols, Iterable):
+            raise InputError(
+                f"symbols {shown(symbols)} are not several; expected a list, such as ['BTC/USDT', 'ETH/USDT']"
+            )
         names = list(dict.fromkeys(symbols))
         frames: dict[str, pd.DataFrame] = {}
         errors: dict[str, Exception] = {}
-        family: set[Errand] = set()
+        family = _Family()
         # These threads only wait and join; requests and disk have pools of their own, so nothing here can deadlock.
         count = max(1, min(len(names), self._settings.network_threads))
         callers = ThreadPoolExecutor(count, "candle-caller", initializer=self._join_family, initargs=(family,))
@@ -312,7 +382,7 @@ class CandleFetcher:
                         errors[name] = error
         except BaseException:
             callers.shutdown(wait=False, cancel_futures=True)
-            for errand in list(family):
+            for errand in family.end():
                 self._stop(errand)
             raise
         callers.shutdown(wait=True)
@@ -340,7 +410,7 @@ class CandleFetcher:
         """
         check_columns(columns)
         if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
-            raise InputError(f"rows {rows!r} is not allowed; expected a whole number of at least 1")
+            raise InputError(f"rows {shown(rows)} is not allowed; expected a whole number of at least 1")
         request = self._request(symbol, timeframe, _bounded(read_range(start, end)), provider, kind, source)
         return self._iter_frames(request, self._how(columns, source, keep=False), rows)
 
@@ -377,6 +447,8 @@ class CandleFetcher:
 
         began = time.perf_counter()
         check_columns(columns)
+        if not isinstance(path, str | os.PathLike):
+            raise InputError(f"path {shown(path)} is no path; expected a folder, or a name that ends in .csv")
         if format != "csv":
             raise unknown("format", format, ("csv",))
         request = self._request(symbol, timeframe, read_range(start, end, days, limit), provider, kind, source)
@@ -434,10 +506,11 @@ class CandleFetcher:
     ) -> pd.DataFrame:
         """Every gap of the range: first and last missing open time (UTC), count, and cause. Fetches what is not stored.
 
-        Causes: `no_candle` (the provider was asked again and has none), `not_listed`, `after_delisting`.
+        Causes: `no_candle` (the provider was asked again and has none), `not_listed`, `after_delisting`. Of stocks, the
+        hours in which their exchange is closed are no gaps; knowing them needs the extra `calendars` (MissingExtra).
         """
         request = self._request(symbol, timeframe, _bounded(read_range(start, end, days)), provider, kind, source)
-        how = self._how("ohlcv", source)
+        how = self._how("ohlcv", source)._replace(needs_sessions=True)
         with self._errand() as errand:
             got = self._collector().collect(request, self._collector().span(request, how, errand), how, errand)
             self._refuse_incomplete(request, got, how.columns, errand)
@@ -550,7 +623,7 @@ class CandleFetcher:
         wanted = read_range(start, end, days)
         if source is not None:
             one_of("source", source, SOURCES)
-        found = find_provider(provider) if provider is not None else self._provider
+        found, symbol = self._told_apart(symbol, provider)
         funding = find_funding(found)
         archive = self._archive(found) if funding.in_archive else None
         way = source or self._settings.source
@@ -560,7 +633,7 @@ class CandleFetcher:
         series = Series(found.name, self._origin(found), provider_symbol, MONTH, "funding")
         request = Request(self._source(found), series, found.unified(provider_symbol), MONTH, wanted, archive)
         with self._lock:
-            rates = self._fundings.setdefault(found.name, FundingSource(request.source, funding))
+            rates = self._fundings.setdefault(id(found), FundingSource(request.source, funding))
         with self._errand() as errand, self._closest(request):
             frame = self._fetch_funding(request, rates, errand, refresh, way, began)
         self._observe(Operation("fetch_funding", time.perf_counter() - began, len(frame)))
@@ -572,7 +645,8 @@ class CandleFetcher:
     ) -> pd.DataFrame:
         wanted, series, archive = request.range, request.series, request.archive
         end_ms = FOREVER_MS if wanted.end_ms is None else wanted.end_ms
-        now_ms = self._gatherer().now_ms(request.source, end_ms, errand, ask=way in ("auto", "rest"))
+        clock = archive if way == "archive" and archive is not None else request.source
+        now_ms = self._gatherer().now_ms(clock, series, end_ms, errand, ask=way != "cache")
         span = read_span(wanted._replace(end_ms=now_ms if wanted.end_ms is None else end_ms), MONTH, now_ms)
         with self._lock:
             if self._funding_gatherer is None:
@@ -676,11 +750,24 @@ class CandleFetcher:
         Kept for a day; an older listing serves where the provider cannot be asked.
         """
         with self._errand() as errand:
-            listing = self._listing(self._source(find_provider(provider or self._provider)), errand)
+            listing = self._listing(self._source(self._find(provider)), errand)
         rows = [(one.symbol, one.provider_symbol, one.base, one.quote, one.status) for one in listing.symbols]
         return pd.DataFrame(rows, columns=["symbol", "provider_symbol", "base", "quote", "status"]).sort_values(
             "symbol", ignore_index=True
         )
+
+    @staticmethod
+    def providers() -> pd.DataFrame:
+        """What each provider offers, those of installed packages too; asks nobody. A row for each, all of it text.
+
+        Columns: provider, timeframes (its own; their multiples are resampled), kinds, history (how far back it goes),
+        more_columns (beyond OHLCV), quiet_interval (whether an interval without trades has a row), sessions (the
+        exchange whose hours it keeps), symbols (whether it lists them), key (where it is looked for in the
+        environment), limits, settings (for `provider_settings`, the default first).
+        """
+        from candle_fetcher.fetcher.offers import offers_frame  # when used: few do
+
+        return offers_frame(all_providers().values())
 
     def availability(self) -> pd.DataFrame:
         """Which bases are traded on Binance spot, USDⓈ-M and COIN-M alike, and since when the archive has candles.
@@ -698,7 +785,7 @@ class CandleFetcher:
         bucket = self._find_bucket()
         with self._errand() as errand:
             try:
-                sources = {market: self._source(find_provider(market.provider)) for market in MARKETS}
+                sources = {market: self._source(self._find(market.provider)) for market in MARKETS}
                 trios = find_trios({market: self._listing(source, errand) for market, source in sources.items()})
                 found = look_up(bucket, [trio.spot for trio in trios], self._pools, errand, self._observe)
             except BaseException:
@@ -716,11 +803,16 @@ class CandleFetcher:
     def first_available(
         self, symbol: str, *, provider: str | Provider | None = None, kind: str = "candles", source: str | None = None
     ) -> pd.Timestamp:
-        """When the first 1m candle of the symbol opens (UTC). Asked once, then remembered.
+        """When the first candle of the symbol opens (UTC), of 1m or the provider's finest. Asked once, then remembered.
 
-        Raises IncompleteData where there is none yet, or where only the cache may be asked and does not know.
+        Raises IncompleteData where there is none yet, or where only the cache may be asked and does not know;
+        NotOffered where the provider cannot be asked for it.
         """
-        request = self._request(symbol, "1m", Range(None, None), provider, kind, source)
+        finest = "1m"
+        if isinstance(kind, str):
+            names = self._told_apart(symbol, provider)[0].feed(kind).timeframes
+            finest = "1m" if "1m" in names else names[0]
+        request = self._request(symbol, finest, Range(None, None), provider, kind, source)
         first_ms = self.cache.facts(request.series).first_ms
         if first_ms is None and not self._is_offline(source):
             with self._errand() as errand, self._closest(request):
@@ -732,15 +824,15 @@ class CandleFetcher:
     def doctor(self, *, provider: str | Provider | None = None) -> pd.DataFrame:
         """What stands between a fetch and its candles: check, subject, passed, found, what_to_do; a row for each check.
 
-        Looks at proxy, name resolution, TLS, access (region block, firewall), clock skew, limits left, disk space,
-        permissions, cache entries (whole or damaged), cache orphans, and versions with known defects. `passed` is NA
-        where there was nothing to check or no way to. Changes nothing, works without a network, and ends within
-        `timeout_s` or 15 s on the network, whichever is shorter, and 5 s with the cache. With source="cache" asks
-        nobody. Raises InputError for an unknown provider.
+        Looks at proxy, name resolution, TLS, access (region block, firewall), clock skew, limits left, keys (whether
+        those that the provider wants are there), disk space, permissions, cache entries (whole or damaged), cache
+        orphans, and versions with known defects. `passed` is NA where there was nothing to check or no way to. Changes
+        nothing, works without a network, and ends within `timeout_s` or 15 s on the network, whichever is shorter, and
+        5 s with the cache. With source="cache" asks nobody. Raises InputError for an unknown provider.
         """
         from candle_fetcher.fetcher import doctor  # when used: few do
 
-        found = find_provider(provider) if provider is not None else self._provider
+        found = self._find(provider)
         source, url = self._source(found), self._settings.base_urls.get(found.name)
         archive_root = None
         if found.archive is not None and self._archive(found) is not None:
@@ -755,7 +847,8 @@ class CandleFetcher:
                 patience_s=0.0 if self._is_offline(None) else min(self._settings.timeout_s, 15.0) / 3,
                 now_s=self._clock(),
             )
-        return doctor.as_frame([*checks, *doctor.check_machine(self._settings, self._clock())])
+        keys = doctor.check_keys(source)
+        return doctor.as_frame([*checks, *keys, *doctor.check_machine(self._settings, self._clock())])
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -763,6 +856,7 @@ class CandleFetcher:
         self, request: Request, options: _Options, source: str | None, errand: Errand, began: float
     ) -> pd.DataFrame:
         how = self._how(options.columns, source, refresh=options.refresh, recheck=options.on_gap == "refetch")
+        how = how._replace(needs_sessions=options.on_gap == "raise")
         collector = self._collector()
         with self._closest(request):
             if request.range.limit is not None:
@@ -831,7 +925,17 @@ class CandleFetcher:
         self, request: Request, got: Collected, how: How, options: _Options, errand: Errand, began: float
     ) -> pd.DataFrame:
         limit = request.range.limit
-        forming = self._collector().forming(request, got, how, errand)
+        try:
+            forming = self._collector().forming(request, got, how, errand)
+        except Banned:
+            raise
+        except (TransportError, ReplyError, RateLimited) as error:
+            raise IncompleteData(
+                f"the candle of {request.label} that is forming could not be had; {type(error).__name__}: {error}",
+                frame=self._framed(request, got, options.columns, errand, began),
+                refusals=(error,),
+                fix=".frame holds the settled ones, and include_open=False asks for no other",
+            ) from error
         if limit is not None and request.range.oldest:
             forming = Candles(forming.names, forming.block[:, : max(0, limit - got.candles.count)])
         elif limit is not None:
@@ -853,7 +957,9 @@ class CandleFetcher:
         missing = (gap.last_ms for gap in got.gaps if gap.cause == "no_candle")
         newest = (int(ms) for ms in got.candles.open_ms[-1:])
         end_ms = max((*missing, *newest), default=got.span.start_ms) + 1
-        filled = fill_gaps(frame, request.timeframe, Span(got.span.start_ms, end_ms), options.on_gap)
+        span = Span(got.span.start_ms, end_ms)
+        open_parts = self._collector().open_parts(request, request.timeframe, span, How(needs_sessions=True))
+        filled = fill_gaps(frame, request.timeframe, span, options.on_gap, open_parts)
         filled.attrs[MANIFEST] = manifest
         return filled
 
@@ -865,7 +971,15 @@ class CandleFetcher:
             return
         count = sum(gap.count for gap in got.failed)
         last = got.refusals[-1] if got.refusals else None
-        if last is not None:
+        fix = "Call it again, or let more sources be asked; .frame holds what there is"
+        if all(gap.cause == "depth_limit" for gap in got.failed):
+            name = request.series.provider
+            why = f"{name} serves only the newest candles of a series, and these are older and not stored"
+            fix = (
+                ".frame holds the rest, and what was fetched stays stored, so that history grows; "
+                "cache.import_file takes files"
+            )
+        elif last is not None:
             why = f"{type(last).__name__}: {last}"
             if self._settings.use_cache and got.candles.count:
                 why += ". What arrived is stored: the same call asks for the rest only"
@@ -879,6 +993,7 @@ class CandleFetcher:
             frame=self._framed(request, got, columns, errand, time.perf_counter() if began is None else began),
             missing=got.failed,
             refusals=got.refusals,
+            fix=fix,
         ) from last
 
     def _refuse_gaps(self, request: Request, got: Collected, columns: str, errand: Errand, began: float) -> None:
@@ -903,12 +1018,15 @@ class CandleFetcher:
         if source is not None:
             one_of("source", source, SOURCES)
         if not isinstance(kind, str):
-            raise InputError(f"kind {kind!r} is not a text such as 'candles'")
-        found = find_provider(provider) if provider is not None else self._provider
+            raise InputError(f"kind {shown(kind)} is not a text such as 'candles'")
+        found, symbol = self._told_apart(symbol, provider)
         archive = self._archive(found)
         if archive is None and (source or self._settings.source) == "archive":
             raise NotOffered(f"{found.name} has no archive here; use source='auto' or 'rest'")
         series, name, target = read_series(found, self._origin(found), symbol, timeframe, kind)
+        if found.feed(kind).restates(series):
+            today = iso(self._source(found).estimated_ms() // DAY_MS * DAY_MS)[:10]
+            series = series._replace(settings=(*series.settings, ("as_of", today)))
         return Request(self._source(found), series, name, target, wanted, archive)
 
     def _how(
@@ -931,22 +1049,50 @@ class CandleFetcher:
 
     def _origin(self, provider: Provider) -> str | None:
         url = self._settings.base_urls.get(provider.name)
-        if url is None and provider != all_providers().get(provider.name):
+        known = self._chosen.get(provider.name) or find_known(provider.name)
+        if url is None and provider != known:
             url = provider.hosts[0]  # a value of the caller's own, whatever it is called
-        known = all_providers().get(provider.name)
         return None if known is not None and url in (None, *known.hosts) else url
+
+    def _told_apart(self, symbol: str, provider: str | Provider | None) -> tuple[Provider, str]:
+        """The provider and the symbol of `provider:symbol`, or of a symbol alone."""
+        name, colon, rest = symbol.partition(":") if isinstance(symbol, str) else ("", "", "")
+        if not colon:
+            return self._find(provider), symbol
+        found = self._find(name.strip().lower())
+        if provider is not None and self._find(provider) is not found:
+            raise InputError(
+                f"symbol {symbol!r} names {found.name}, and provider={provider!r} another; give one of them"
+            )
+        return found, rest
+
+    def _find(self, provider: str | Provider | None) -> Provider:
+        """The provider of that id, as its user chose its settings; the fetcher's own unless named."""
+        if provider is None:
+            return self._provider
+        found = find_provider(provider)
+        if found is not find_known(found.name):
+            return found
+        made = self._chosen.get(found.name)
+        if made is None:
+            made = choose(found, self._settings.provider_settings.get(found.name, {}))
+            made = self._chosen.setdefault(found.name, made)
+        return made
 
     def _source(self, provider: Provider) -> Source:
         with self._lock:
             if self._is_closed:
                 raise CandleFetcherError("this CandleFetcher is closed; make another one")
-            made = self._sources.get(provider.name)
+            made = self._sources.get(id(provider))
             if made is None:
-                url = self._settings.base_urls.get(provider.name)
-                made = self._sources[provider.name] = Source(
+                urls = self._settings.base_urls
+                url = urls.get(provider.name)
+                made = self._sources[id(provider)] = Source(
                     provider,
                     provider.hosts if url is None else (url,),
                     self._clock,
+                    keys=self._api_keys.of(provider),
+                    token_host=urls.get(provider.token.name) if provider.token is not None else None,
                     transport=self._transport,
                     retry=Retry(max_retries=self._settings.max_retries),
                     observe=self._observe,
@@ -1010,9 +1156,9 @@ class CandleFetcher:
             if self._is_closed:
                 raise CandleFetcherError("this CandleFetcher is closed; make another one")
             self._errands.add(errand)
-        family: set[Errand] | None = getattr(self._of_thread, "family", None)
-        if family is not None:
-            family.add(errand)
+        family: _Family | None = getattr(self._of_thread, "family", None)
+        if family is not None and not family.join(errand):
+            errand.set()
         try:
             yield errand
         except CancelledError:
@@ -1021,7 +1167,7 @@ class CandleFetcher:
             with self._lock:
                 self._errands.discard(errand)
 
-    def _join_family(self, family: set[Errand]) -> None:
+    def _join_family(self, family: _Family) -> None:
         """Every errand of the calling thread is from now on one of a family, which is stopped together."""
         self._of_thread.family = family
 
@@ -1072,13 +1218,23 @@ class CandleFetcher:
         try:
             yield
         except UnknownSymbol as error:
-            names: list[str] = []
+            listed: dict[str, str] = {}
+            same: list[str] = []
+            wanted = request.symbol.upper()
             with contextlib.suppress(CandleFetcherError), self._errand() as another:
-                names = [one.symbol for one in self._listing(request.source, another).symbols]
+                symbols = self._listing(request.source, another).symbols
+                listed = {one.symbol.upper(): one.symbol for one in symbols}
+                same = [one.symbol for one in symbols if f"{one.base}/{one.quote}".upper() == wanted]
             import difflib
 
-            close = difflib.get_close_matches(request.symbol, names, n=3, cutoff=0.6)
+            near = [listed[name] for name in difflib.get_close_matches(wanted, listed, n=3, cutoff=0.6)]
+            close = [*dict.fromkeys([*same, *near])][:3]
             raise UnknownSymbol(request.symbol, request.series.provider, close) from error
+
+
+def _hosts_beside(providers: Iterable[Provider]) -> set[str]:
+    """What `base_urls` may name beside the providers themselves."""
+    return {host.name for one in providers for host in (one.archive, one.token) if host is not None}
 
 
 def _bounded(wanted: Range) -> Range:

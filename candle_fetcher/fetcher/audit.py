@@ -17,7 +17,7 @@ from candle_fetcher.core.compare import (
     find_differences,
     find_differences_with_finer,
 )
-from candle_fetcher.core.errors import IncompleteData, InputError, NotOffered
+from candle_fetcher.core.errors import IncompleteData, InputError, NotOffered, shown
 from candle_fetcher.core.expiry import settled_end_ms
 from candle_fetcher.core.frame import MANIFEST, utc_index
 from candle_fetcher.core.resample import base_for
@@ -131,7 +131,9 @@ def find_sides(against: str | None, request: Request, how: How, *, is_cached: bo
         sides += [finer] if finer else []
         return sides + ([ARCHIVE] if asks and request.archive is not None and how.use_archive else [])
     if not isinstance(against, str):
-        raise InputError(f"against {against!r} is not a text; expected 'finer', 'archive', 'cache' or such as '1h'")
+        raise InputError(
+            f"against {shown(against)} is not a text; expected 'finer', 'archive', 'cache' or such as '1h'"
+        )
     if against in (ARCHIVE, CACHE) and how.only_cache:
         raise InputError(f"against={against!r} asks the provider, and source='cache' asks nobody; use another source")
     if against == ARCHIVE and request.archive is None:
@@ -151,11 +153,12 @@ def _named(against: str, request: Request) -> str:
         named = parse_timeframe(against)
     except InputError as error:
         raise InputError(
-            f"against {against!r} is not known; expected 'finer', 'archive', 'cache' or a timeframe such as '1h'"
+            f"against {shown(against)} is not known; expected 'finer', 'archive', 'cache' or a timeframe such as '1h'"
         ) from error
-    if named == request.timeframe or named.name == "3d" or not named.divides(request.timeframe):
+    feed = request.source.provider.feed(request.series.kind)
+    if named == request.timeframe or named.name in feed.off_grid or not named.divides(request.timeframe):
         raise InputError(f"candles of {named} do not make up {request.timeframe}; expected a finer one that divides it")
-    base_for(named, request.source.provider.feed(request.series.kind).timeframes, request.series.provider)
+    base_for(named, feed.timeframes, request.series.provider, feed.off_grid)
     return named.name
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
-from candle_fetcher.cache import ABSENT, CandleCache
-from candle_fetcher.core.candles import OHLCV, Candles, Gap, check, join, no_candles, overlay
-from candle_fetcher.core.errors import IncompleteData, SourceError
+from candle_fetcher.cache import CandleCache
+from candle_fetcher.core.candles import OHLCV, Candles, Gap, join, no_candles, overlay
+from candle_fetcher.core.errors import CandleFetcherWarning, IncompleteData, MissingExtra, SourceError
 from candle_fetcher.core.expiry import FOREVER_MS, drop_unsettled, settled_end_ms
 from candle_fetcher.core.plan import CHUNK_SLOTS, chunk_of, chunk_span
 from candle_fetcher.core.resample import resample
@@ -16,12 +18,14 @@ from candle_fetcher.core.timeframe import Timeframe
 from candle_fetcher.fetcher.gather import Gatherer
 from candle_fetcher.fetcher.manifest import failed_gaps, find_all_gaps
 from candle_fetcher.fetcher.request import Request, read_span
+from candle_fetcher.fetcher.sessions import OpenParts, find_open_parts
 from candle_fetcher.fetcher.trip import Gathered, Want
-from candle_fetcher.sources import Errand, page_rows
+from candle_fetcher.sources import Errand
 
 
 class How(NamedTuple):
-    """How to collect: the columns, and what `Want` says of the rest."""
+    """How to collect: the columns, and what `Want` says of the rest. `needs_sessions` says that hours in which an
+    exchange is closed must not be taken for gaps; else they are where its calendar is not installed."""
 
     columns: str = "ohlcv"
     refresh: bool = False
@@ -31,6 +35,7 @@ class How(NamedTuple):
     only_archive: bool = False
     keep: bool = True
     ttl_ms: int | None = None
+    needs_sessions: bool = False
 
 
 class Collected(NamedTuple):
@@ -53,9 +58,10 @@ class Collector:
         self._cache = cache
 
     def now_ms(self, request: Request, how: How, errand: Errand) -> int:
-        """The provider's clock where the request is near to it, else ours."""
+        """The provider's clock where the request is near to it, else ours; the archive's where that alone is asked."""
         end_ms = FOREVER_MS if request.range.end_ms is None else request.range.end_ms
-        return self._gatherer.now_ms(request.source, end_ms, errand, ask=not (how.only_cache or how.only_archive))
+        clock = request.archive if how.only_archive and request.archive is not None else request.source
+        return self._gatherer.now_ms(clock, request.series, end_ms, errand, ask=not how.only_cache)
 
     def span(self, request: Request, how: How, errand: Errand) -> Span:
         """The span of the request, up to what is settled; out of the cache alone, up to what is stored."""
@@ -65,7 +71,7 @@ class Collector:
         end_ms = min(span.end_ms, settled_end_ms(timeframe, now_ms))
         if how.only_cache and (request.range.end_ms is None or end_ms < span.end_ms):
             # What is stored has settled, though our clock be behind.
-            stored_ms = self._stored_end_ms(request, span, now_ms)
+            stored_ms = self._stored_end_ms(request, span)
             if request.range.end_ms is not None:
                 end_ms = max(end_ms, min(span.end_ms, timeframe.open_ms(timeframe.ordinal(stored_ms))))
             elif stored_ms <= span.start_ms:
@@ -79,23 +85,15 @@ class Collector:
             end_ms = min(end_ms, timeframe.open_ms(timeframe.ordinal(published_ms)))
         return Span(span.start_ms, max(end_ms, span.start_ms))
 
-    def _stored_end_ms(self, request: Request, span: Span, now_ms: int) -> int:
+    def _stored_end_ms(self, request: Request, span: Span) -> int:
         """Where the newest stored chunk ends; the start of the span where there is none."""
-        timeframe = request.series.timeframe
-        newest, oldest = chunk_of(timeframe, now_ms), chunk_of(timeframe, max(span.start_ms, 0))
-        newest = max(newest, *self._cache.stored_chunks(request.series)[-1:], oldest)
-        while newest >= oldest:
-            chunks = range(max(oldest, newest - newest % CHUNK_SLOTS), newest + 1)
-            stored = [
-                chunk
-                for chunk, word in (self._cache.believed_until(request.series, chunks) or {}).items()
-                if word != ABSENT
-            ]
-            for chunk in sorted(stored, reverse=True):
-                found = self._cache.load(request.series, [chunk])
-                if chunk in found:
-                    return found[chunk][1].covered.end_ms
-            newest = chunks.start - 1
+        oldest = chunk_of(request.series.timeframe, max(span.start_ms, 0))
+        for chunk in reversed(self._cache.stored_chunks(request.series)):
+            if chunk < oldest:
+                break
+            found = self._cache.load(request.series, [chunk])
+            if chunk in found:
+                return found[chunk][1].covered.end_ms
         return span.start_ms
 
     def collect(self, request: Request, span: Span, how: How, errand: Errand) -> Collected:
@@ -113,25 +111,37 @@ class Collector:
         for lost, _ in told.failed:
             # What was to be confirmed and could not be is not believed any longer: it is missing, not a row.
             candles = overlay(candles, no_candles(names), lost)
-        partial: list[int] = []
+        lacking: list[int] = []
         if base != timeframe:
-            candles, partial = resample(candles, base, timeframe, told.span)
+            candles, lacking = resample(candles, base, timeframe, told.span)
+            if not request.source.provider.feed(series.kind).quiet_rows:
+                lacking = []  # a slot without a row had no trade: nothing of the candle is lacking
         if errand.doubts_clock:  # the span was made by a clock that is ahead
             span = Span(span.start_ms, max(span.start_ms, min(span.end_ms, settled_end_ms(timeframe, told.now_ms))))
-            partial = [ms for ms in partial if ms < span.end_ms]
+            lacking = [ms for ms in lacking if ms < span.end_ms]
         failed = failed_gaps(told, timeframe, span, "not_published" if how.only_archive else "fetch_failed")
         if failed and candles.count and _ends_late(request, told, span, failed[-1], how):
             span, failed = Span(span.start_ms, max(span.start_ms, failed[-1].first_ms)), failed[:-1]
-            partial = [ms for ms in partial if ms < span.end_ms]
+            lacking = [ms for ms in lacking if ms < span.end_ms]
         return Collected(
             candles=candles.trim(span),
             span=span,
-            gaps=find_all_gaps(told, candles, timeframe, span),
+            gaps=find_all_gaps(told, candles, timeframe, span, self.open_parts(request, timeframe, span, how)),
             failed=failed,
-            partial=partial,
+            partial=lacking,
             refusals=tuple(error for _, error in told.failed if error is not None),
             told=told,
         )
+
+    def open_parts(self, request: Request, timeframe: Timeframe, span: Span, how: How) -> OpenParts:
+        """Which slots of a hole owe a candle; all of them where trading never ends, or nobody knows when it does."""
+        calendar = request.source.provider.calendar(request.series)
+        try:
+            return _all_of if calendar is None else find_open_parts(calendar, timeframe, span.start_ms)
+        except MissingExtra as error:
+            if how.needs_sessions:
+                raise
+            return partial(_all_unknown, request.label, error.fix)
 
     def _want(self, request: Request, span: Span, how: How) -> Want:
         return Want(
@@ -203,15 +213,24 @@ class Collector:
         span = Span(base.open_ms(base.ordinal(settled_ms) - 1), now_ms + 1)
         if how.only_cache or how.only_archive or wanted.end_ms <= span.start_ms:
             return no_candles(names)
-        feed = source.provider.feed(series.kind)
-        call = feed.call(series.symbol, base, span, page_rows(feed, base, span))
-        newest = source.ask(call, lambda body: check(feed.parse(body), span), symbol=series.symbol, stop=errand)
+        newest = source.page(series, span, errand)
         newest = newest.trim(Span(_unsettled_ms(newest, base, now_ms), span.end_ms)).pick(names)
         if base != timeframe:
             open_ms = settled_end_ms(timeframe, now_ms)
             settled = self.collect(request._replace(timeframe=base), Span(open_ms, settled_ms), how, errand).candles
             newest, _ = resample(join([settled, newest]), base, timeframe, Span(open_ms, span.end_ms))
         return newest.trim(wanted)
+
+
+def _all_of(hole: Span) -> list[Span]:
+    return [hole]
+
+
+def _all_unknown(label: str, fix: str, hole: Span) -> list[Span]:
+    warnings.warn(
+        CandleFetcherWarning(f"the gaps of {label} count hours in which its exchange is closed; {fix}"), stacklevel=2
+    )
+    return [hole]
 
 
 def _unsettled_ms(candles: Candles, timeframe: Timeframe, now_ms: int) -> int:

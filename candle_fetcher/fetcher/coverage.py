@@ -10,6 +10,7 @@ import pandas as pd
 
 from candle_fetcher.cache import CandleCache, Facts
 from candle_fetcher.core.candles import iso
+from candle_fetcher.core.entry import BEYOND, DUE, UNASKED
 from candle_fetcher.core.expiry import ask_again_ms
 from candle_fetcher.core.plan import chunks_of
 from candle_fetcher.core.series import Series
@@ -42,14 +43,18 @@ def read_coverage(cache: CandleCache, series: Series, span: Span | None) -> list
             holes = [Span(hole.start_ms, hole.end_ms) for hole in entry.believed]
             stored += subtract(entry.covered, holes)
             for hole in entry.believed:
-                again_ms = ask_again_ms(hole.end_ms, hole.asked_ms) if hole.asked_ms else 0
+                if hole.asked_ms == UNASKED:
+                    continue
+                again_ms = ask_again_ms(hole.end_ms, hole.asked_ms) if hole.asked_ms != DUE else 0
                 evidence = f"{series.provider} was asked for it alone and has none"
-                if not hole.asked_ms:
-                    evidence = "the archive's file has none; REST is asked before that is believed"
-                lines += [
-                    Line(part, "no_candle", hole.asked_ms or None, again_ms, evidence)
-                    for part in subtract(Span(hole.start_ms, hole.end_ms), quiet)
-                ]
+                if hole.asked_ms == DUE:
+                    evidence = "a file has none; REST is asked before that is believed"
+                known = Line(Span(0, 0), "no_candle", hole.asked_ms or None, again_ms, evidence)
+                if hole.asked_ms == BEYOND:
+                    evidence = f"it was older than what {series.provider} serves when it was last asked"
+                    known = Line(Span(0, 0), "depth_limit", None, None, evidence)
+                lines += [known._replace(span=part) for part in subtract(Span(hole.start_ms, hole.end_ms), quiet)]
+    facts = cache.facts(series)  # an entry may know more than they did
     unverified = [Span(one.start_ms, one.end_ms) for one in facts.unverified]
     lines += [Line(part, "stored", None, None, "") for one in merge(stored) for part in subtract(one, unverified)]
     lines += _of_facts(facts, series.provider, known=[*quiet, *stored, *(line.span for line in lines)])

@@ -10,11 +10,9 @@ record without its mark price never answers for one with it.
 
 from __future__ import annotations
 
-import contextlib
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass, field
 
@@ -41,6 +39,7 @@ from candle_fetcher.fetcher.pools import POLL_S, Pools
 from candle_fetcher.sources import ArchiveSource, Errand, FileRead, FundingSource
 
 MONTH = parse_timeframe("1M")
+_TURN_POLL_S = 0.02
 _OF_FILES = (("source", "archive"),)  # what tells the series of the files from that of REST
 
 
@@ -77,7 +76,7 @@ class FundingGatherer:
         self._clock = clock
         self._observe = observe
         self._abort = abort
-        self._locks: dict[Series, threading.Lock] = {}
+        self._turns: dict[Series, dict[Errand, None]] = {}  # who wants a series, in the order of their coming
 
     def gather(
         self,
@@ -98,7 +97,9 @@ class FundingGatherer:
         `until_stored` then ends the span where the stored records end. Two threads that want the same series take
         turns: the second finds what the first has stored.
         """
-        with self._turn(series, errand):
+        turn = self._turns.setdefault(series, {})
+        try:
+            _await_turn(turn, errand)
             trip = _Trip(self._cache, source, series, span, now_ms, errand)
             files = _Files(self._cache, series, now_ms, errand)
             if refresh:
@@ -123,6 +124,8 @@ class FundingGatherer:
                 lacking = {month for one in trip.lacking() for month in _months(one)}
                 self._gather_files(files, archive, sorted(lacking), refresh=refresh)
             return trip.told(files)
+        finally:
+            turn.pop(errand, None)
 
     def gather_files(
         self,
@@ -152,17 +155,6 @@ class FundingGatherer:
             span = Span(span.start_ms, min(span.end_ms, MONTH.open_ms(published[-1] + 1)))
         return files.told(span)
 
-    @contextlib.contextmanager
-    def _turn(self, series: Series, errand: Errand) -> Iterator[None]:
-        lock = self._locks.setdefault(series, threading.Lock())
-        while not lock.acquire(timeout=POLL_S):
-            if errand.is_set():
-                raise CancelledError
-        try:
-            yield
-        finally:
-            lock.release()
-
     def _gather_files(
         self, files: _Files, archive: ArchiveSource, months: Iterable[int], *, refresh: bool, alone: bool = False
     ) -> None:
@@ -180,25 +172,26 @@ class FundingGatherer:
                 self._observe(Busy("network", time.perf_counter() - began))
 
         waiting: dict[Future[FileRead], File] = {}
+        turn = self._turns.setdefault(series, {})
         try:
-            with self._turn(series, errand):
-                if refresh:
-                    self._cache.forget_facts(series)
-                else:
-                    files.look_up(months)
-                waiting = {self._pools.network().submit(read, file): file for file in files.choose(archive, months)}
-                left = set(waiting)
-                while left:
-                    done, left = wait(left, timeout=POLL_S, return_when=FIRST_COMPLETED)
-                    if errand.is_set():  # what was cancelled before it began is never done
-                        raise CancelledError
-                    for future in done:
-                        try:
-                            files.take(future.result())
-                        except SourceError as error:
-                            if alone and isinstance(error, AccessDenied):
-                                raise
-                            files.errors[_month_of(waiting[future])] = error
+            _await_turn(turn, errand)
+            if refresh:
+                self._cache.forget_facts(series)
+            else:
+                files.look_up(months)
+            waiting = {self._pools.network().submit(read, file): file for file in files.choose(archive, months)}
+            left = set(waiting)
+            while left:
+                done, left = wait(left, timeout=POLL_S, return_when=FIRST_COMPLETED)
+                if errand.is_set():  # what was cancelled before it began is never done
+                    raise CancelledError
+                for future in done:
+                    try:
+                        files.take(future.result())
+                    except SourceError as error:
+                        if alone and isinstance(error, AccessDenied):
+                            raise
+                        files.errors[_month_of(waiting[future])] = error
         except BaseException:
             errand.set()
             self._abort(errand)
@@ -206,9 +199,24 @@ class FundingGatherer:
                 future.cancel()
             raise
         finally:
+            turn.pop(errand, None)
             files.remember()
         for path, why in files.rejected.items():
             warnings.warn(f"{path} of the archive is not used: {why}", ArchiveMismatch, stacklevel=2)
+
+
+def _await_turn(turn: dict[Errand, None], errand: Errand) -> None:
+    """Waits until the errand is the first of those in `turn`, which it is to be taken out of afterwards.
+
+    No lock: Ctrl-C may come between its being taken and the `try` that would let it go.
+    """
+    turn[errand] = None
+    while True:
+        queue = list(turn)  # at once: others come and go
+        if queue[0] is errand:
+            return
+        if errand.wait(_TURN_POLL_S):
+            raise CancelledError
 
 
 def _clipped(span: Span, source: FundingSource) -> Span:
@@ -288,7 +296,7 @@ class _Files:
 
     def unverified_of(self, spans: Sequence[Span]) -> list[str]:
         """The files without a checksum that what was found of the spans is out of."""
-        known = self.cache.facts(self.series).unverified if spans else ()
+        known = self.cache.facts_about(self.series, self.entries()).unverified if spans else ()
         return sorted({one.path for one in known for span in spans if Span(one.start_ms, one.end_ms).clip(span)})
 
     def told(self, span: Span) -> FundingTold:
@@ -397,6 +405,9 @@ class _Trip:
             covered = Span(covered.start_ms, max(newest_ms, min(covered.end_ms, self.now_ms - LAG_MS)))
             entry = self.entries[month] = Entry(covered, self.now_ms, (), candles)
             before = self.before.get(month)
+            if before is None and covered and covered.end_ms < whole.end_ms:
+                # Since we looked, another process may have stored more of a month that is not over: that stays.
+                before = self.cache.peek(self.series, [month], past_memory=True).get(month, ("", None))[1]
             if before is not None and covered and before.covered.holds(Span(covered.end_ms, covered.end_ms + 1)):
                 entry = Entry(
                     Span(covered.start_ms, before.covered.end_ms),

@@ -14,10 +14,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from functools import partial
 
-from candle_fetcher.cache import LOOK, CandleCache, Failed, Quiet, Unverified, is_believed
+from candle_fetcher.cache import LOOK, CandleCache, Facts, Failed, Quiet, Unverified, is_believed
 from candle_fetcher.core.candles import Candles, find_holes, iso
-from candle_fetcher.core.coverage import absorb, extend
-from candle_fetcher.core.entry import Entry
+from candle_fetcher.core.coverage import absorb, bridge, extend
+from candle_fetcher.core.entry import BEYOND, DUE, UNASKED, Entry
 from candle_fetcher.core.errors import (
     AccessDenied,
     ArchiveMismatch,
@@ -31,7 +31,7 @@ from candle_fetcher.core.errors import (
 from candle_fetcher.core.events import Observe, Progress
 from candle_fetcher.core.expiry import FOREVER_MS, NEAR_MS, ask_again_ms, drop_unsettled, edge_until_ms, settled_end_ms
 from candle_fetcher.core.files import USUAL_LAGS, File, choose_files
-from candle_fetcher.core.plan import CHUNK_SLOTS, Ask, chunk_span, chunks_of, find_asks
+from candle_fetcher.core.plan import CHUNK_SLOTS, Ask, chunk_span, chunks_of, find_asks, group_chunks
 from candle_fetcher.core.revisions import find_revisions
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
@@ -68,8 +68,11 @@ class Gatherer:
         self._abort = abort
         self._listing_lock = threading.Lock()
 
-    def now_ms(self, source: Source, end_ms: int, errand: Errand, *, ask: bool = True) -> int:
-        """The provider's clock where the end of a range is near, which is where it matters; else our own.
+    def now_ms(
+        self, source: Source | ArchiveSource, series: Series, end_ms: int, errand: Errand, *, ask: bool = True
+    ) -> int:
+        """The provider's clock, or that of its archive, where the end of a range is near, which is where it matters;
+        else our own.
 
         Where the clock cannot be had, our own serves to look up what is stored; `gather` asks for nothing near to it
         then.
@@ -79,7 +82,7 @@ class Gatherer:
         if not ask or not is_near or errand.clock_error is not None:
             return own_ms
         try:
-            return source.now_ms(errand)
+            return source.now_ms(errand, series)
         except (TransportError, ReplyError, RateLimited) as error:
             if isinstance(error, Banned):
                 raise
@@ -96,7 +99,8 @@ class Gatherer:
     def _gather(self, want: Want, errand: Errand) -> Gathered:
         series, cache = want.series, self._cache
         timeframe = series.timeframe
-        now_ms = self.now_ms(want.source, want.span.end_ms, errand, ask=not (want.only_cache or want.only_archive))
+        clock = want.archive if want.only_archive and want.archive is not None else want.source
+        now_ms = self.now_ms(clock, series, want.span.end_ms, errand, ask=not want.only_cache)
         end_ms = want.span.end_ms  # what is stored has settled, whatever our clock says
         if not want.only_cache:
             end_ms = min(end_ms, settled_end_ms(timeframe, now_ms))
@@ -106,6 +110,8 @@ class Gatherer:
             cache.drop_frames(series)
         trip = Trip(want, span, now_ms, errand)
         trip.generation = cache.generation(series)
+        if not want.only_cache:
+            trip.reach_ms = want.source.reach_ms(series, now_ms)
         chunks = chunks_of(timeframe, cache.facts(series).bounds(span, 0 if want.only_cache else now_ms))
         if not want.refresh:
             trip.found = self._load(trip, chunks)
@@ -143,10 +149,14 @@ class Gatherer:
         """What must be asked for before the chunk can answer, given what is stored (or `entry`) and known by now."""
         span = chunk_span(trip.timeframe, chunk)
         settled_ms = settled_end_ms(trip.timeframe, trip.now_ms)
+        held_ms = trip.feed.held_back_ms(trip.want.series)
+        if held_ms:
+            settled_ms = min(settled_ms, max(trip.span.end_ms, settled_end_ms(trip.timeframe, trip.now_ms - held_ms)))
         # Where nobody may be asked, what is stored is believed however old the word is.
         asked_at_ms = 0 if trip.want.only_cache else trip.now_ms
+        start_ms = max(span.start_ms, min(trip.reach_ms, span.end_ms))
         bounds = self._cache.facts(trip.want.series).bounds(
-            Span(span.start_ms, min(span.end_ms, settled_ms)), asked_at_ms
+            Span(start_ms, max(start_ms, min(span.end_ms, settled_ms))), asked_at_ms
         )
         found = trip.found.get(chunk)
         if entry is None and found is not None:
@@ -158,7 +168,8 @@ class Gatherer:
             bounds,
             now_ms=asked_at_ms,
             ttl_ms=None if trip.want.only_cache else trip.want.ttl_ms,
-            recheck=trip.want.recheck,
+            recheck=trip.want.recheck and chunk not in trip.answered,
+            remembers=trip.feed.quiet_rows,
         )
 
     def _missing(self, trip: Trip, chunks: Sequence[int]) -> list[int]:
@@ -251,8 +262,16 @@ class Gatherer:
         """Brings out of files what REST failed to, though it be more costly."""
         if trip.want.archive is None or not any(isinstance(error, SourceError) for _, error in trip.failed):
             return
-        failed, trip.failed = trip.failed, []
-        chunks = [chunk for chunk in todo if any(chunk_span(trip.timeframe, chunk).clip(span) for span, _ in failed)]
+        chunks = [
+            chunk for chunk in todo if any(chunk_span(trip.timeframe, chunk).clip(span) for span, _ in trip.failed)
+        ]
+        failed = trip.failed
+        trip.failed = [
+            # What was not to be asked for at all, such as without a clock, has failed for good.
+            (span, error)
+            for span, error in failed
+            if not any(chunk_span(trip.timeframe, chunk).clip(span) for chunk in chunks)
+        ]
         more = self._choose_files(trip, chunks, {file.path for file in files}, forced=True)
         if more:
             trip.forced = True
@@ -365,8 +384,13 @@ class Gatherer:
                 else:
                     done.put((what, None))
 
-        def fill(chunk: int) -> None:
-            futures.append(pool.submit(work, chunk, lambda: self._fill(trip, chunk)))
+        def fill(some: Sequence[int]) -> None:
+            def fill_all() -> None:
+                within = self._span_of(trip, some)
+                for chunk in some:
+                    work(chunk, partial(self._fill, trip, chunk, within))
+
+            futures.append(pool.submit(fill_all))
 
         def read(file: File) -> None:
             ready, unfilled[file] = self._bring(trip, file, waiting)
@@ -375,8 +399,8 @@ class Gatherer:
 
         futures = [pool.submit(work, None, job) for job in jobs]
         futures += [pool.submit(work, file, partial(read, file)) for file in files]
-        for chunk in waiting.for_none:
-            fill(chunk)
+        for some in group_chunks(waiting.for_none, trip.feed.limit // CHUNK_SLOTS):
+            fill(some)
         try:
             for _ in range(len(jobs) + len(files) + len(chunks)):
                 what, error = _next(done, trip.errand)
@@ -388,12 +412,19 @@ class Gatherer:
                     self._observe(Progress("advance", trip.want.label, step, trip.slots))
                 if isinstance(what, File):
                     for chunk in unfilled[what]:
-                        fill(chunk)
+                        fill([chunk])
         except BaseException:
             trip.errand.set()
             for future in futures:
                 future.cancel()
             raise
+
+    def _span_of(self, trip: Trip, chunks: Sequence[int]) -> Span | None:
+        """What the chunks lack together, where one call may bring it."""
+        if len(chunks) < 2 or trip.feed.is_whole:
+            return None
+        spans = [ask.span for chunk in chunks for ask in self._asks(trip, chunk) if not ask.again]
+        return Span(min(span.start_ms for span in spans), max(span.end_ms for span in spans)) if spans else None
 
     def _note(self, trip: Trip, chunk: int | File | None, error: BaseException) -> None:
         """Keeps an error that other chunks may be spared; raises one that they are not."""
@@ -403,15 +434,16 @@ class Gatherer:
             raise error
         trip.failed += [(ask.span, error) for ask in self._asks(trip, chunk)]
 
-    def _fill(self, trip: Trip, chunk: int) -> None:
-        """Brings one chunk up to date; where another thread is at it already, waits for that one's entry."""
+    def _fill(self, trip: Trip, chunk: int, within: Span | None = None) -> None:
+        """Brings one chunk up to date; where another thread is at it already, waits for that one's entry. `within` is
+        what is to be asked for at once with it."""
         cache, series = self._cache, trip.want.series
         while True:
             if trip.errand.is_set():
                 raise CancelledError
             mine, flight = cache.take_off(series, chunk)
             if mine:
-                self._fly(trip, chunk, flight)
+                self._fly(trip, chunk, flight, within)
                 return
             try:
                 entry = _result(flight, trip.errand)
@@ -424,7 +456,14 @@ class Gatherer:
                     return
             trip.errand.wait(_LANDING_S)  # what that one brought may still be on its way to the store
 
-    def _fly(self, trip: Trip, chunk: int, flight: Future[Entry | None]) -> None:
+    def _bridged(self, trip: Trip, entry: Entry | None, span: Span) -> Entry | None:
+        """The entry, ready for an answer about the span; where the provider serves the newest candles alone, what was
+        stored before it is kept, though what lies between cannot be had any more."""
+        if trip.feed.depth(trip.want.series) is None:
+            return entry
+        return bridge(entry, span, timeframe=trip.timeframe, now_ms=trip.now_ms, asked_ms=BEYOND)
+
+    def _fly(self, trip: Trip, chunk: int, flight: Future[Entry | None], within: Span | None) -> None:
         want, cache = trip.want, self._cache
         before: Entry | None = None
         entry: Entry | None = None
@@ -437,14 +476,15 @@ class Gatherer:
                 for ask in self._asks(trip, chunk, entry):
                     if want.only_archive:
                         continue
-                    for answer in self._answers(trip, ask, entry):
+                    for answer in self._answers(trip, ask, entry, within):
                         entry = absorb(
-                            entry,
+                            self._bridged(trip, entry, answer.span),
                             answer.span,
                             answer.candles,
                             answer.believed,
                             timeframe=trip.timeframe,
                             now_ms=trip.now_ms,
+                            remember_ms=FOREVER_MS if trip.feed.quiet_rows else trip.feed.late_ms,
                         )
                         trip.fresh.setdefault(chunk, []).append(Fresh(answer.span, "rest"))
                 trip.answered.add(chunk)
@@ -494,7 +534,12 @@ class Gatherer:
             for chunk in flights.keys() - whole.keys():
                 cache.land(series, chunk)
                 flights[chunk].set_exception(CancelledError())  # whoever waits for it may have it
-        save = self._keep(trip, whole) if whole else None
+        try:
+            save = self._keep(trip, whole) if whole else None
+        except BaseException:
+            for chunk in whole:
+                flights[chunk].set_exception(CancelledError())
+            raise
         for chunk, (entry, _) in whole.items():
             flights[chunk].set_result(entry)
         return [chunk for chunk in chunks if chunk not in whole], save
@@ -518,10 +563,11 @@ class Gatherer:
         pieces = sorted(trip.pieces.get(chunk, ()), key=lambda piece: piece[0])
         inner = [(inside, candles) for span, candles in pieces if (inside := facts.bounds(span, trip.now_ms))]
         fresh: list[Fresh] = []
-        for hole in [] if entry is None else [hole for hole in entry.believed if not hole.asked_ms]:
+        for hole in [] if entry is None else [hole for hole in entry.believed if hole.asked_ms in (DUE, UNASKED)]:
             for span, candles in inner:
                 part = span.clip(Span(hole.start_ms, hole.end_ms))
-                if part and candles.trim(part).count:  # a day's file has what the month's had not
+                # A day's file may have what the month's had not.
+                if part and (hole.asked_ms == UNASKED or candles.trim(part).count):
                     entry = self._laid_in(trip, entry, part, candles)
                     fresh.append(Fresh(part, "archive"))
         if entry is None and inner:
@@ -545,10 +591,10 @@ class Gatherer:
         holes = find_holes(found.open_ms, trip.timeframe, span)
         return absorb(entry, span, found, holes, timeframe=trip.timeframe, now_ms=trip.now_ms, asked_ms=0)
 
-    def _answers(self, trip: Trip, ask: Ask, entry: Entry | None) -> Iterator[Answer]:
+    def _answers(self, trip: Trip, ask: Ask, entry: Entry | None, within: Span | None) -> Iterator[Answer]:
         """The source's answers to an ask, call by call, so that what has come is kept whichever call fails."""
         source, series = trip.want.source, trip.want.series
-        pieces = list(windows(source.provider.feed(series.kind), series.timeframe, ask.span))
+        pieces = list(windows(trip.feed, series, ask.span))
         # What a file has not before its first candle may lie before the listing: only a first look finds that out.
         is_first = (
             self._cache.facts(series).first_ms is None
@@ -568,7 +614,9 @@ class Gatherer:
                     again=ask.again and not is_first,
                     listed_ms=lambda hole, seen_ms: self._listed_ms(trip, hole, seen_ms),
                     stop=trip.errand,
+                    within=within if within is not None and within.holds(piece) and not ask.again else None,
                 )
+                trip.served_from(answer.served_ms)
                 if answer.span:
                     yield answer
 
@@ -591,33 +639,48 @@ class Gatherer:
         with Timed(self._observe, "io"):
             series, cache = trip.want.series, self._cache
             try:
-                stored = cache.peek(series, list(filled)) if trip.want.refresh else {}
+                edge = [
+                    chunk
+                    for chunk, (entry, _) in filled.items()
+                    if entry.covered.end_ms < chunk_span(trip.timeframe, chunk).end_ms
+                ]
+                # Since we looked, somebody may have stored more of a chunk that is not over: that stays.
+                refresh = trip.want.refresh
+                stored = cache.peek(series, list(filled) if refresh else edge, past_memory=not refresh)
                 until: dict[int, float | None] = {}
+                is_news = False
                 for chunk, (entry, before) in filled.items():
                     until[chunk] = None
-                    if entry.covered.end_ms < chunk_span(trip.timeframe, chunk).end_ms:
+                    if chunk in edge:
                         # Beyond this another process may have stored a newer one; the disk is looked at again.
                         edge_ms = edge_until_ms(trip.timeframe, entry.covered.end_ms, trip.now_ms, trip.want.ttl_ms)
                         until[chunk] = self._clock() + (edge_ms - trip.now_ms) / 1000
-                    old = stored[chunk][1] if chunk in stored else None if trip.want.refresh else before
+                    old = stored[chunk][1] if chunk in stored else None
+                    old = old if refresh else before
                     if old is not None:
                         cache.note(series, find_revisions(old, entry))
-                        if any(old.covered.clip(one.span) for one in trip.fresh.get(chunk, ())):
-                            cache.drop_frames(series)  # they may hold what has just been asked for again
+                        is_news |= any(old.covered.clip(one.span) for one in trip.fresh.get(chunk, ()))
                 entries = {chunk: entry for chunk, (entry, _) in filled.items()}
-                entries |= {chunk: extend(old, entries[chunk]) for chunk, (_, old) in stored.items()}
-                with self._flagged(trip, filled):
+                for chunk, (_, old) in stored.items():
+                    if entries[chunk].covered.holds(old.covered):
+                        continue
+                    reaching = self._bridged(trip, old, entries[chunk].covered)
+                    entries[chunk] = extend(reaching or old, entries[chunk])
+                olds = [before for _, before in filled.values() if before] + [old for _, old in stored.values()]
+                with self._flagged(trip, filled, olds):
                     saved = cache.save(series, entries, until, keep=trip.want.keep)
+                if is_news:
+                    cache.drop_frames(series)  # they may hold what has just been asked for again
                 for chunk, shared in saved.items():
-                    if chunk not in stored:
-                        trip.share(chunk, entries[chunk], shared)
+                    trip.share(chunk, entries[chunk], shared)
             finally:
                 for chunk in filled:
                     cache.land(series, chunk)
 
     @contextlib.contextmanager
-    def _flagged(self, trip: Trip, chunks: Collection[int]) -> Iterator[None]:
-        """Notes which candles of the chunks have no checksum; they are stored with the note or not at all."""
+    def _flagged(self, trip: Trip, chunks: Collection[int], olds: Sequence[Entry]) -> Iterator[None]:
+        """Notes which candles of the chunks have no checksum; they are stored with the note or not at all. `olds` are
+        the entries that were there before."""
         came = [one for chunk in chunks for one in trip.fresh.get(chunk, ())]
         parts = [
             Unverified(*part, file.path)
@@ -625,11 +688,13 @@ class Gatherer:
             for one in came
             if one.source == "archive" and (part := one.span.clip(file.span))
         ]
-        if not parts and not self._cache.facts(trip.want.series).unverified:
+        if not parts and not self._cache.facts_about(trip.want.series, olds).unverified:
             yield
             return
         with self._cache.together():
             had = [one.span for one in came]
+            self._cache.look_up_facts(trip.want.series)
+            self._cache.facts_about(trip.want.series, olds)
             self._cache.learn(trip.want.series, had=had, unverified=parts, now_ms=trip.now_ms)
             yield
 
@@ -638,7 +703,7 @@ class Gatherer:
     def first_ms(self, source: Source, series: Series, errand: Errand) -> int | None:
         """When the first candle of the series opens; remembered."""
         want = Want(source, series, Span(0, 0))
-        now_ms = self.now_ms(source, FOREVER_MS, errand)
+        now_ms = self.now_ms(source, series, FOREVER_MS, errand)
         return self._listed_ms(Trip(want, want.span, now_ms, errand), Span(0, 1), None)
 
     def _listed_ms(self, trip: Trip, hole: Span, seen_ms: int | None) -> int | None:
@@ -661,7 +726,7 @@ class Gatherer:
             if first_ms is None:
                 nothing = Quiet(-FOREVER_MS, FOREVER_MS, "not_listed", trip.now_ms)
                 cache.learn(series, quiet=nothing, now_ms=trip.now_ms)
-            elif first_ms >= hole.start_ms or (is_news and source.provider.feed(series.kind).first_call is not None):
+            elif first_ms >= hole.start_ms or (is_news and source.provider.feed(series.kind).window_ms is None):
                 # The empty look that brought us here renews what is known of the time before.
                 slot_ms = series.timeframe.open_ms(series.timeframe.ordinal(first_ms))
                 before = Quiet(-FOREVER_MS, slot_ms, "not_listed", trip.now_ms)
@@ -685,7 +750,7 @@ class Gatherer:
         """
         source, series, timeframe = trip.want.source, trip.want.series, trip.timeframe
         found = trip.found.get(newest)
-        if found is None or trip.failed:
+        if found is None or trip.failed or source.provider.describe is None:
             return
         candles, end_ms = found[1].candles, found[1].covered.end_ms
         seen_ms = int(candles.open_ms[-1]) if candles.count else None
@@ -711,10 +776,11 @@ class Gatherer:
         span = chunk_span(trip.timeframe, chunk)
         if not entry.covered.holds(self._cache.facts(trip.want.series).bounds(span, trip.now_ms)):
             return LOOK
-        return min((ask_again_ms(hole.end_ms, hole.asked_ms) for hole in entry.believed), default=FOREVER_MS)
+        again = (ask_again_ms(hole.end_ms, hole.asked_ms) for hole in entry.believed if hole.asked_ms != BEYOND)
+        return min(again, default=FOREVER_MS)
 
     def _told(self, trip: Trip) -> Gathered:
-        facts = self._cache.facts(trip.want.series)
+        facts = self._cache.facts_about(trip.want.series, [entry for _, entry in trip.found.values()])
         unverified = {one.path for one in facts.unverified if Span(one.start_ms, one.end_ms).clip(trip.span)}
         told = Gathered(
             trip.want.series,
@@ -726,6 +792,7 @@ class Gatherer:
             read_until_ms=max(trip.read_until_ms, default=0),
             unverified=sorted(unverified),
             rejected=sorted(trip.rejected),
+            beyond=_beyond(trip, facts),
         )
         for file, error in trip.unread:
             if file.path in trip.rejected:
@@ -738,7 +805,7 @@ class Gatherer:
             needed = chunk_span(trip.timeframe, chunk).clip(told.facts.bounds(trip.span, trip.now_ms))
             if not entry.covered.holds(needed):
                 told.until_ms = trip.now_ms  # the newest candles are still to settle, or to be written
-            empty = [(hole.start_ms, hole.end_ms, hole.asked_ms) for hole in entry.believed]
+            empty = [(hole.start_ms, hole.end_ms, hole.asked_ms) for hole in entry.believed if hole.asked_ms != BEYOND]
             empty += [(quiet.start_ms, quiet.end_ms, quiet.asked_ms) for quiet in told.facts.quiet]
             for start_ms, end_ms, asked_ms in empty:
                 if Span(start_ms, end_ms).clip(trip.span):
@@ -771,6 +838,22 @@ def find_files(
         lags=cache.lags(series),
         forced=forced,
     )
+
+
+def _beyond(trip: Trip, facts: Facts) -> list[Span]:
+    """What of the span is neither stored nor served: the provider has only the newest candles."""
+    older = Span(trip.span.start_ms, min(trip.span.end_ms, max(trip.reach_ms, trip.served_ms)))
+    lost = [
+        Span(hole.start_ms, hole.end_ms).clip(trip.span if hole.asked_ms == BEYOND else older)
+        for _, entry in trip.found.values()
+        for hole in entry.believed
+        if hole.asked_ms in (BEYOND, UNASKED)
+    ]
+    if older:
+        known = [entry.covered for _, entry in trip.found.values()]
+        known += [Span(quiet.start_ms, quiet.end_ms) for quiet in facts.quiet]
+        lost += subtract(older, [*known, *(span for span, _ in trip.failed)])
+    return merge(span for span in lost if span)
 
 
 def _touch(span: Span, other: Span) -> bool:

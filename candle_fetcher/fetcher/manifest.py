@@ -12,13 +12,17 @@ from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
 from candle_fetcher.core.timeframe import Timeframe
 from candle_fetcher.core.version import __version__
+from candle_fetcher.fetcher.sessions import OpenParts
 from candle_fetcher.fetcher.trip import Gathered
 
 _SHOWN = 10
 
 
-def find_all_gaps(told: Gathered, candles: Candles, timeframe: Timeframe, span: Span) -> list[Gap]:
-    """Every gap of the span, with its cause, in order; `candles` may reach beyond the span. What failed is no gap."""
+def find_all_gaps(
+    told: Gathered, candles: Candles, timeframe: Timeframe, span: Span, open_parts: OpenParts
+) -> list[Gap]:
+    """Every gap of the span, with its cause, in order; `candles` may reach beyond the span. What failed is no gap, nor
+    what `open_parts` leaves out of a hole."""
     holes = find_holes(candles.open_ms, timeframe, span)
     if holes and candles.count:
         holes = _without_forming(holes, candles, timeframe, told.now_ms)
@@ -27,10 +31,12 @@ def find_all_gaps(told: Gathered, candles: Candles, timeframe: Timeframe, span: 
     quiet = [(one, cause) for one, cause in spans if not any(part.entry.candles.trim(one).count for part in told.parts)]
     gaps = []
     for hole in holes:
-        for piece in subtract(hole, [_outwards(span, timeframe) for span, _ in told.failed]):
+        lost = [*(span for span, _ in told.failed), *told.beyond]
+        for piece in subtract(hole, [_outwards(span, timeframe) for span in lost]):
             told_apart = [(_inwards(piece.clip(span), timeframe), cause) for span, cause in quiet]
             gaps += [gap_of(part, timeframe, cause) for part, cause in told_apart if part]
-            gaps += [gap_of(part, timeframe, "no_candle") for part in subtract(piece, [part for part, _ in told_apart])]
+            lacking = [part for left in subtract(piece, [part for part, _ in told_apart]) for part in open_parts(left)]
+            gaps += [gap_of(part, timeframe, "no_candle") for part in lacking]
     return sorted(gaps, key=lambda gap: gap.first_ms)
 
 
@@ -72,6 +78,7 @@ def failed_gaps(told: Gathered, timeframe: Timeframe, span: Span, cause: str) ->
     for why, failed in (
         (cause, [span for span, error in told.failed if error is None]),
         ("fetch_failed", [span for span, error in told.failed if error is not None]),
+        ("depth_limit", told.beyond),
     ):
         slots = [_outwards(span.clip(told.span), timeframe).clip(wanted) for span in failed]
         gaps += [gap_of(one, timeframe, why) for one in merge(slots)]

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from candle_fetcher.cache import ABSENT, LOOK, CandleCache
-from candle_fetcher.core.expiry import NEAR_MS, settled_end_ms
-from candle_fetcher.core.plan import CHUNK_SLOTS, Ask, FetchPlan, Step, chunk_span, chunks_of, find_asks, merge_steps
+from candle_fetcher.core.call import Call
+from candle_fetcher.core.expiry import FOREVER_MS, NEAR_MS, settled_end_ms
+from candle_fetcher.core.plan import (
+    CHUNK_SLOTS,
+    Ask,
+    FetchPlan,
+    Step,
+    chunk_of,
+    chunk_span,
+    chunks_of,
+    find_asks,
+    group_chunks,
+    merge_steps,
+)
+from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
 from candle_fetcher.core.timeframe import Timeframe
 from candle_fetcher.fetcher.collect import How
 from candle_fetcher.fetcher.gather import find_files
 from candle_fetcher.fetcher.request import Request, read_span
+from candle_fetcher.providers import Feed
 from candle_fetcher.sources import requests_for
 
 # A candle of Binance as text, and how fast things go on an ordinary line; for estimates only.
@@ -22,14 +38,16 @@ _CHUNK_S = 0.0005
 def make_plan(request: Request, cache: CandleCache, threads: int, how: How) -> FetchPlan:
     """What a fetch of the request would do: chunks by source, requests, weight, bytes, seconds."""
     source, series = request.source, request.series
-    now_ms = source.estimated_ms()
+    clock = request.archive if how.only_archive and request.archive is not None else source
+    now_ms = clock.estimated_ms()
     span = _span(request, now_ms, how)
     steps = merge_steps(_steps(request, cache, span, now_ms, how))
     requests = sum(step.requests for step in steps)
     notes = []
     asks_rest = not (how.only_cache or how.only_archive)
-    if span.end_ms > now_ms - NEAR_MS and asks_rest:
-        notes.append("1 request for the provider's clock, unless it was asked in the last minutes")
+    if span.end_ms > now_ms - NEAR_MS and not how.only_cache:
+        whose = "provider" if asks_rest else "archive"
+        notes.append(f"1 request for the {whose}'s clock, unless it was asked in the last minutes")
     if requests and not source.limits_known and asks_rest:
         notes.append("1 request for the provider's request limits")
     if requests and cache.facts(series).first_ms is None and asks_rest:
@@ -39,8 +57,12 @@ def make_plan(request: Request, cache: CandleCache, threads: int, how: How) -> F
     if requests and source.provider.feed(series.kind).quiet_rows and asks_rest:
         notes.append("1 request for every hole, which is asked again, alone, before it is believed")
     weight = sum(step.weight for step in steps)
-    per_minute = min((limit.cost * 60 / limit.interval_s for limit in source.provider.default_limits), default=6000)
-    seconds = max(requests / threads * _REPLY_S, max(0.0, weight / per_minute - 1) * 60)
+    # What fits into the present interval of a limit waits for none.
+    waits = [
+        max(0.0, (weight if limit.kind == "weight" else requests) / limit.cost - 1) * limit.interval_s
+        for limit in source.provider.default_limits
+    ]
+    seconds = max(requests / threads * _REPLY_S, *waits, 0.0)
     seconds += sum(step.chunks for step in steps) * _CHUNK_S
     return FetchPlan(
         provider=series.provider,
@@ -95,7 +117,7 @@ def _look_up(
             lacking.append((CHUNK_SLOTS, [Ask(borders)]))  # by far the most, where nothing is stored
             continue
         asks = []
-        if word <= now_ms:
+        if word < FOREVER_MS:  # how long holes are believed the entry says best: our clock may have been ahead then
             entry = cache.load(series, [chunk]).get(chunk) if word >= LOOK else None
             bounds = facts.bounds(Span(borders.start_ms, min(borders.end_ms, settled_ms)), now_ms)
             asks = find_asks(entry[1] if entry else None, borders, wanted, bounds, now_ms=now_ms)
@@ -123,10 +145,15 @@ def _steps(request: Request, cache: CandleCache, span: Span, now_ms: int, how: H
     archive = request.archive if how.use_archive else None
     files = find_files(request.source, archive, series, cache, every, now_ms, forced=how.only_archive)
     steps += [Step("archive", 0, 0, 2, 0, _slots(base, file.span) * _ZIPPED_BYTES) for file in files]
+    feed, reach_ms = request.source.provider.feed(series.kind), request.source.reach_ms(series, now_ms)
+    shared: list[Ask] = []  # asks that one call may answer together
     costs: dict[int, tuple[int, int]] = {}
     spans = merge([part for file in files for part in file.parts])  # few, where months adjoin
     whole = whole_slots = 0
     for slots, asks in lacking:
+        if all(ask.span.end_ms <= reach_ms for ask in asks):
+            steps.append(Step("missing", 1, slots))
+            continue
         if any(part.holds(asks[0].span) for part in spans) and len(asks) == 1:
             whole, whole_slots = whole + 1, whole_slots + slots
             continue
@@ -138,12 +165,35 @@ def _steps(request: Request, cache: CandleCache, span: Span, now_ms: int, how: H
             steps.append(Step("archive", 1, slots))
         elif how.only_archive:
             steps.append(Step("missing", 1, slots))
+        elif feed.is_whole or feed.limit >= 2 * CHUNK_SLOTS:
+            shared += rest
+            steps.append(Step("rest", 1, slots, 0, 0, slots * _ROW_BYTES))
         else:
             requests, weight = sum(one[0] for one in found), sum(one[1] for one in found)
             steps.append(Step("rest", 1, slots, requests, weight, slots * _ROW_BYTES))
     if whole:
         steps.append(Step("archive", whole, whole_slots))
+    if shared:
+        calls = _shared_calls(feed, series, shared)
+        steps.append(Step("rest", 0, 0, len(calls), sum(call.cost for call in calls)))
     return steps
+
+
+def _shared_calls(feed: Feed, series: Series, asks: Sequence[Ask]) -> list[Call]:
+    """The calls for these asks, where one call may answer several."""
+    if feed.is_whole:
+        return list({call for ask in asks for call in requests_for(feed, series, ask.span)})
+    calls = [call for ask in asks if ask.again for call in requests_for(feed, series, ask.span)]
+    spans: dict[int, list[Span]] = {}
+    for ask in asks:
+        if not ask.again:
+            spans.setdefault(chunk_of(series.timeframe, ask.span.start_ms), []).append(ask.span)
+    for chunks in group_chunks(list(spans), feed.limit // CHUNK_SLOTS):
+        every = [span for chunk in chunks for span in spans[chunk]]
+        together = Span(min(span.start_ms for span in every), max(span.end_ms for span in every))
+        for span in every if len(chunks) == 1 else [together]:
+            calls += requests_for(feed, series, span)
+    return calls
 
 
 def _slots(timeframe: Timeframe, span: Span) -> int:
@@ -156,6 +206,6 @@ def _cost(request: Request, ask: Ask, known: dict[int, tuple[int, int]]) -> tupl
     length_ms = ask.span.end_ms - ask.span.start_ms
     if series.timeframe.unit != "M" and length_ms in known:
         return known[length_ms]
-    calls = requests_for(request.source.provider.feed(series.kind), series.symbol, series.timeframe, ask.span)
+    calls = requests_for(request.source.provider.feed(series.kind), series, ask.span)
     known[length_ms] = len(calls), sum(call.cost for call in calls)
     return known[length_ms]

@@ -66,10 +66,11 @@ class Pools:
             return pool
 
     def close(self) -> None:
-        """Ends the threads: of the network first, whose last work may still have something to store."""
+        """Ends the threads: of the network first, whose last work may still have something to store. Whoever closes
+        them meanwhile waits too."""
         for name in self.sizes:
             with self._lock:
-                pool = self._pools.pop(name, None)
+                pool = self._pools.get(name)
                 self._closed.add(name)
             if pool is not None:
                 pool.shutdown(wait=True, cancel_futures=name == "network")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from candle_fetcher.core.candles import iso
-from candle_fetcher.core.errors import InputError
+from candle_fetcher.core.errors import InputError, NotOffered, shown
 from candle_fetcher.core.expiry import settled_end_ms
 from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.core.resample import base_for
@@ -17,7 +19,7 @@ from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe, parse_timeframe
 from candle_fetcher.fetcher.settings import one_of
-from candle_fetcher.providers import Provider
+from candle_fetcher.providers import Provider, all_providers
 from candle_fetcher.sources import ArchiveSource, Source
 
 ON_GAP = ("leave", "raise", "refetch", "ffill", "interpolate")
@@ -63,15 +65,17 @@ def read_range(start: Any, end: Any, days: Any = None, limit: Any = None) -> Ran
         days = days.item()
     if days is not None:
         if start is not None:
-            raise InputError(f"days={days!r} counts back from end and start={start!r} is given too; give one of them")
+            raise InputError(
+                f"days={shown(days)} counts back from end and start={shown(start)} is given too; give one of them"
+            )
         if isinstance(days, bool) or not isinstance(days, int | float) or not 0 < days < 1e6:
-            raise InputError(f"days {days!r} is not allowed; expected a number above 0")
+            raise InputError(f"days {shown(days)} is not allowed; expected a number above 0")
     if limit is not None:
         limit = _whole("limit", limit, _MOST)
     if end_ms is not None and end_ms <= 0:
-        raise InputError(f"end {end!r} lies before 1970; there are no candles that old")
+        raise InputError(f"end {shown(end)} lies before 1970; there are no candles that old")
     if start_ms is not None and end_ms is not None and start_ms >= end_ms:
-        raise InputError(f"start {start!r} is not before end {end!r}; the range is [start, end)")
+        raise InputError(f"start {shown(start)} is not before end {shown(end)}; the range is [start, end)")
     if start_ms is None and days is None and limit is None:
         limit = NEWEST
     return Range(start_ms, end_ms, None if days is None else max(1, int(days * DAY_MS)), limit)
@@ -84,7 +88,7 @@ def _whole(name: str, value: Any, most: int) -> int:
     except TypeError:
         number = 0
     if isinstance(value, bool | np.bool_) or not 1 <= number <= most:
-        raise InputError(f"{name} {value!r} is not allowed; expected a whole number from 1 to {most:,}")
+        raise InputError(f"{name} {shown(value)} is not allowed; expected a whole number from 1 to {most:,}")
     return number
 
 
@@ -112,17 +116,37 @@ def check_on_gap(on_gap: object) -> str:
     return one_of("on_gap", on_gap, ON_GAP)
 
 
+def _with_others(error: NotOffered, offered: Callable[[Provider], object]) -> NotOffered:
+    """The error, naming the providers that do offer it."""
+    having = []
+    for other in all_providers().values():
+        with contextlib.suppress(InputError):
+            offered(other)
+            having.append(other.name)
+    return NotOffered(f"{error.args[0]}; these do: {', '.join(having)}") if having else error
+
+
 def read_series(
     provider: Provider, origin: str | None, symbol: str, timeframe: str, kind: str
 ) -> tuple[Series, str, Timeframe]:
     """The series to ask for, the symbol as BASE/QUOTE, and the timeframe that comes out."""
-    feed = provider.feed(kind)
+    try:
+        feed = provider.feed(kind)
+    except NotOffered as error:
+        raise _with_others(error, lambda other: other.feed(kind)) from None
     if not isinstance(timeframe, str):
-        raise InputError(f"timeframe {timeframe!r} is not a text such as '1h'")
+        raise InputError(f"timeframe {shown(timeframe)} is not a text such as '1h'")
     wanted = parse_timeframe(timeframe)
-    base = base_for(wanted, feed.timeframes, provider.name)
+    try:
+        base = base_for(wanted, feed.timeframes, provider.name, feed.off_grid)
+    except NotOffered as error:
+        raise _with_others(error, lambda other: base_for(wanted, other.feed(kind).timeframes, other.name)) from None
     provider_symbol = provider.provider_symbol(symbol, kind)
+    name = provider.unified(provider_symbol)
     # Who writes BASE/QUOTE knows where the one ends and the other begins; an id alone has to be taken apart.
     pair = _PAIR.fullmatch(symbol)
-    name = "/".join(pair.groups()).upper() if pair else provider.unified(provider_symbol)
-    return Series(provider.name, origin, provider_symbol, base, kind), name, wanted
+    typed = "/".join(pair.groups()).upper() if pair else name
+    if typed.replace("/", "") == name.replace("/", "").upper() and typed != name.upper():
+        name = typed
+    settings = tuple((one.name, one.allowed[0]) for one in provider.settings if one.is_of_series)
+    return Series(provider.name, origin, provider_symbol, base, kind, settings), name, wanted

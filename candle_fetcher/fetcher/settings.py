@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from candle_fetcher.core.errors import InputError, unknown
+from candle_fetcher.core.errors import InputError, shown, unknown
+from candle_fetcher.providers import Provider
 
 ENVIRONMENT = "CANDLE_FETCHER_"
 # network and I/O threads by performance_mode
@@ -49,13 +51,14 @@ class Settings(NamedTuple):
     max_retries: int
     timeout_s: float
     base_urls: Mapping[str, str]
+    provider_settings: Mapping[str, Mapping[str, str]]
 
 
 def read_settings(
     given: Mapping[str, Any],
     environment: Mapping[str, str],
     check_root: Callable[[str], str],
-    providers: Collection[str],
+    providers: Callable[[], Collection[str]],
 ) -> tuple[Any, Settings]:
     """The provider as it was given, and the settings, out of arguments and environment. InputError names the setting,
     the value and what is allowed."""
@@ -82,6 +85,7 @@ def read_settings(
         max_retries=_count("max_retries", value("max_retries"), 0, least=0),
         timeout_s=_number("timeout_s", value("timeout_s"), 0.001),
         base_urls=_base_urls(value("base_urls"), check_root, providers),
+        provider_settings=_provider_settings(value("provider_settings")),
     )
     return value("provider"), settings
 
@@ -98,47 +102,58 @@ def _folder(name: str, value: object) -> Path:
         return user_cache_dir()
     if isinstance(value, str | os.PathLike) and "\0" not in str(value):
         try:
-            return Path(value).expanduser()
+            return Path(value).expanduser().absolute()  # the same one, though the program go elsewhere
         except (RuntimeError, TypeError):
             pass
-    raise InputError(f"{name} {value!r} is no folder; expected a path")
+    raise InputError(f"{name} {shown(value)} is no folder; expected a path")
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise InputError("the home folder of this user is not known; give cache_dir, or set HOME") from None
 
 
 def user_cache_dir() -> Path:
     """The folder for caches of the user on this system, `candle_fetcher` in it."""
     if sys.platform == "win32":
-        root = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        root = Path(os.environ.get("LOCALAPPDATA") or _home() / "AppData" / "Local")
     elif sys.platform == "darwin":
-        root = Path.home() / "Library" / "Caches"
+        root = _home() / "Library" / "Caches"
     else:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        root = Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache")
     return root / "candle_fetcher"
 
 
 def size_bytes(name: str, value: object) -> int:
     """Bytes out of a number of bytes or a text such as 256MB (1 MB is 10**6 bytes)."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise InputError(f"{name} {value!r} is no size; expected bytes or a text such as '256MB' or '10GB'")
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B?)\s*", str(value).upper())
+        raise InputError(f"{name} {shown(value)} is no size; expected bytes or a text such as '256MB' or '10GB'")
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B?)\s*", _text(value).upper())
     unit = match[2] if match else "?"
     unit = unit + "B" if unit in ("K", "M", "G", "T") else unit
     if match is None or unit not in _UNITS:
-        raise InputError(f"{name} {value!r} is no size; expected bytes or a text such as '256MB' or '10GB'")
+        raise InputError(f"{name} {shown(value)} is no size; expected bytes or a text such as '256MB' or '10GB'")
     size = float(match[1]) * _UNITS[unit]
     if size > 1e18:
-        raise InputError(f"{name} {str(value)[:40]!r} is larger than any disk; expected a size such as '10GB'")
+        raise InputError(f"{name} {shown(value)} is larger than any disk; expected a size such as '10GB'")
     return int(size)
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else shown(value)
 
 
 def _flag(name: str, value: object) -> bool:
     if isinstance(value, bool):
         return value
-    word = str(value).strip().lower()
+    word = _text(value).strip().lower()
     if word in ("1", "true", "yes", "on"):
         return True
     if word in ("0", "false", "no", "off"):
         return False
-    raise InputError(f"{name} {value!r} is not understood; expected True or False")
+    raise InputError(f"{name} {shown(value)} is not understood; expected True or False")
 
 
 def _number(name: str, value: object, least: float) -> float:
@@ -149,7 +164,7 @@ def _number(name: str, value: object, least: float) -> float:
         if not least <= number < 1e12:
             raise ValueError
     except (TypeError, ValueError, OverflowError):
-        raise InputError(f"{name} {value!r} is not allowed; expected a number of at least {least:g}") from None
+        raise InputError(f"{name} {shown(value)} is not allowed; expected a number of at least {least:g}") from None
     return number
 
 
@@ -161,11 +176,13 @@ def _count(name: str, value: object, default_count: int, *, least: int = 1) -> i
     except InputError:
         number = -1
     if number != int(number) or not least <= number <= _MOST_COUNT:
-        raise InputError(f"{name} {value!r} is not allowed; expected a whole number from {least} to {_MOST_COUNT}")
+        raise InputError(f"{name} {shown(value)} is not allowed; expected a whole number from {least} to {_MOST_COUNT}")
     return int(number)
 
 
-def _base_urls(value: object, check_root: Callable[[str], str], providers: Collection[str]) -> dict[str, str]:
+def _base_urls(
+    value: object, check_root: Callable[[str], str], providers: Callable[[], Collection[str]]
+) -> dict[str, str]:
     if value is None:
         return {}
     if isinstance(value, str):
@@ -177,17 +194,63 @@ def _base_urls(value: object, check_root: Callable[[str], str], providers: Colle
     if not isinstance(value, Mapping):
         raise InputError("base_urls is not understood; expected a mapping of provider id to URL")
     for name in value:
-        if name not in providers and name != "binance-archive":
+        if name not in providers():
             shown = "(a URL)" if "/" in str(name) or "@" in str(name) else name
-            raise unknown("provider in base_urls", shown, [*providers, "binance-archive"])
+            raise unknown("provider in base_urls", shown, providers())
     return {str(name): check_root(str(url)) for name, url in value.items()}
 
 
-def check_api_keys(value: Any, providers: Iterable[str]) -> dict[str, dict[str, str]]:
+def _provider_settings(value: object) -> dict[str, dict[str, str]]:
+    """The choices by provider and name; whether there are such is for the provider to say."""
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        chosen: dict[str, dict[str, str]] = {}
+        for pair in filter(str.strip, value.split(",")):
+            name, _, choice = pair.partition("=")
+            provider, _, setting = name.strip().rpartition(".")
+            if not (provider and setting and choice.strip()):
+                raise InputError(
+                    f"provider_settings {shown(value)} is not understood; expected provider.setting=value, several "
+                    "separated by commas, such as alpaca.feed=iex"
+                )
+            chosen.setdefault(provider, {})[setting] = choice.strip()
+        return chosen
+    if isinstance(value, Mapping) and all(
+        isinstance(choices, Mapping) and all(isinstance(part, str) for pair in choices.items() for part in pair)
+        for choices in value.values()
+    ):
+        return {str(provider): dict(choices) for provider, choices in value.items()}
+    raise InputError(
+        f"provider_settings {shown(value)} is not understood; expected {{provider: {{setting: value}}}}, all of it text"
+    )
+
+
+def choose(provider: Provider, chosen: Mapping[str, str]) -> Provider:
+    """The provider as its user chose it. InputError for a setting or a value that it does not have."""
+    if not chosen:
+        return provider
+    allowed = {setting.name: setting.allowed for setting in provider.settings}
+    for name, value in chosen.items():
+        if name not in allowed:
+            raise unknown(f"setting of {provider.name}", name, allowed or ["(it has none)"])
+        if value not in allowed[name]:
+            raise unknown(f"{name} of {provider.name}", value, allowed[name])
+    made = provider.configure(chosen) if provider.configure is not None else provider
+    ordered = [
+        replace(one, allowed=(chosen[one.name], *(value for value in one.allowed if value != chosen[one.name])))
+        if one.name in chosen
+        else one
+        for one in made.settings
+    ]
+    return replace(made, settings=tuple(ordered))
+
+
+def check_api_keys(value: Any, providers: Callable[[], Collection[str]]) -> dict[str, dict[str, str]]:
     """The keys by provider and name. InputError for another shape or an unknown provider; it never shows a value."""
     if value is None:
         return {}
-    known = list(providers)
+    known = providers()
     if not isinstance(value, Mapping):
         raise InputError("api_keys is not understood; expected {provider: {name: value}}")
     for provider, keys in value.items():

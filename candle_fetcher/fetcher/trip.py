@@ -69,6 +69,7 @@ class Gathered:
     read_until_ms: int = 0  # where the newest file that was read ends
     unverified: list[str] = field(default_factory=list)
     rejected: list[str] = field(default_factory=list)
+    beyond: list[Span] = field(default_factory=list)  # older than what the provider serves, and not stored
 
 
 class Trip:
@@ -80,6 +81,10 @@ class Trip:
         self.now_ms = now_ms
         self.errand = errand
         self.timeframe = want.series.timeframe
+        self.feed = want.source.provider.feed(want.series.kind)
+        # Where the provider serves the newest candles alone: before the one it has none, before the other none was
+        # served just now.
+        self.reach_ms = self.served_ms = -FOREVER_MS
         self.found: dict[int, tuple[str, Entry]] = {}
         self._lock = threading.Lock()  # over `found`, which workers and the storing of what they brought write
         self.fresh: dict[int, list[Fresh]] = {}
@@ -104,6 +109,10 @@ class Trip:
     def put(self, chunk: int, tier: str, entry: Entry) -> None:
         with self._lock:
             self.found[chunk] = (tier, entry)
+
+    def served_from(self, ms: int) -> None:
+        with self._lock:
+            self.served_ms = max(self.served_ms, ms)
 
     def share(self, chunk: int, entry: Entry, shared: Entry) -> None:
         """Goes on with the bytes that the memory tier holds, so that what they were made of can be freed."""

@@ -19,9 +19,10 @@ from urllib.request import getproxies, proxy_bypass
 
 from candle_fetcher.core.call import Call
 from candle_fetcher.core.errors import InputError, RateLimited, SourceError, TransportError
+from candle_fetcher.core.keys import NO_KEYS, Keys
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.timeframe import parse_timeframe
-from candle_fetcher.fetcher.doctor.check import SKIPPED, Check
+from candle_fetcher.fetcher.doctor.check import FAIL, PASS, SKIPPED, Check
 from candle_fetcher.fetcher.doctor.verdicts import (
     Certificate,
     Place,
@@ -93,18 +94,26 @@ def check_network(
     return [*checks, judge_clock(name, told.skew_s), judge_limits(name, told.limit, used, held, told.has_paused)]
 
 
-def list_places(provider: Provider, hosts: Sequence[str], archive_root: str | None) -> list[Place]:
-    """Every host that a fetch from the provider may ask."""
+def check_keys(source: Source) -> list[Check]:
+    """Whether the keys are there that the provider wants; whether they are good, only a fetch can tell."""
+    provider = source.provider
+    if not provider.keys:
+        return []
+    missing = source.missing_key()
+    if missing is not None:
+        return [Check("keys", provider.name, FAIL, str(missing.args[0]).partition(". ")[0], missing.fix)]
+    names = ", ".join(source.key_names) or "none is given, and none is needed"
+    return [Check("keys", provider.name, PASS, names)]
+
+
+def list_places(
+    provider: Provider, hosts: Sequence[str], archive_root: str | None, keys: Keys = NO_KEYS
+) -> list[Place]:
+    """Every host that a fetch from the provider may ask; `keys` are for the provider's own."""
+    # Where there is no clock to ask, any reply shows that the host is there.
+    call, parse = (Call("/"), len) if provider.clock is None else (provider.clock.call, provider.clock.parse)
     places = [
-        Place(
-            provider.name,
-            root,
-            find_proxy(root),
-            provider.clock.call,
-            provider.clock.parse,
-            provider.refusal,
-            provider.used,
-        )
+        Place(provider.name, root, find_proxy(root), call, parse, provider.refuse, provider.used, keys)
         for root in hosts
     ]
     if provider.archive is not None and archive_root is not None:
@@ -165,14 +174,16 @@ def _ask_provider(source: Source, transport: Transport, patience_s: float, monit
     errand, before = Errand(), _count_pauses(monitor)
 
     def ask() -> Told:
-        source.now_ms(errand)
+        if source.provider.clock is not None:
+            source.now_ms(errand, None)
         try:
             symbol = source.provider.provider_symbol(_ANY_SYMBOL, "candles")
             limits = source.describe(symbol, errand).limits
         except InputError:  # it has no such symbol, and its limits are those that its documentation names
             limits = ()
         limit = next((one for one in limits or source.provider.default_limits if one.kind == "weight"), None)
-        return Told(source.skew_s, limit)
+        # Where there is no clock to ask, what a reply to candles said of it is not at hand.
+        return Told(source.skew_s if source.provider.clock is not None else None, limit)
 
     got = side_by_side({"ask": ask}, patience_s).get("ask")
     if got is None:
@@ -213,7 +224,9 @@ def _visit_all(
 def _visit(place: Place, transport: Transport, errand: Errand, patience_s: float, now_s: float) -> Callable[[], Visit]:
     def visit() -> Visit:
         try:
-            reply = transport.send(place.root, place.call, provider=place.service, stop=errand, timeout_s=patience_s)
+            reply = transport.send(
+                place.root, place.call, provider=place.service, stop=errand, timeout_s=patience_s, keys=place.keys
+            )
             if reply.status == 200:
                 place.read(reply.body)
         except (SourceError, InputError) as error:

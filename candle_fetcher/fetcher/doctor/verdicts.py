@@ -18,6 +18,7 @@ from candle_fetcher.core.errors import (
     ReplyError,
     TransportError,
 )
+from candle_fetcher.core.keys import NO_KEYS, Keys
 from candle_fetcher.fetcher.doctor.check import FAIL, PASS, SKIPPED, Check
 
 _SKEW_S = 5.0
@@ -36,6 +37,7 @@ class Place(NamedTuple):
     read: Callable[[bytes], object]
     refusal: Callable[[Reply, str, int], Exception]
     used: Callable[[Mapping[str, str]], int | None]
+    keys: Keys = NO_KEYS
 
     @property
     def host(self) -> str:

@@ -1,0 +1,106 @@
+"""Frames of several series as one, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from candle_fetcher.core.errors import InputError, shown
+from candle_fetcher.core.frame import MANIFEST
+
+
+def combine(frames: Mapping[str, pd.DataFrame] | Iterable[pd.DataFrame], column: str | None = None) -> pd.DataFrame:
+    """The frames side by side, a row for each time at which any of them has a candle, oldest first.
+
+    frames: by name, as `fetch_many` returns them; or several, which are then named by the symbol in their manifest,
+    `provider:symbol` where the providers differ.
+    column: a column of candles, such as "close": the result has one column a series. Without it, the columns are pairs
+    (series, column).
+
+    Where a series has no candle its values are NaN (NA, NaT): nothing is filled in, and types stay; what is true or
+    false, or an integer, becomes pandas' type of it that can be missing. A candle off the grid stays at its own time,
+    in a row of its own. Times are UTC. `attrs["candle_fetcher"]` has the manifest of each by its name.
+
+    >>> frames = fetcher.fetch_many(["BTC/USDT", "ETH/USDT"], "1d", "2024-03-01", "2024-03-03")
+    >>> combine(frames, "close").shape
+    (2, 2)
+    >>> combine(frames)["ETH/USDT"].columns.tolist()
+    ['open', 'high', 'low', 'close', 'volume']
+
+    Raises InputError where there is nothing to combine, names are lacking or alike, timeframes differ, a frame has no
+    such column, or its index is not of times of which each is there once.
+    """
+    named = dict(frames) if isinstance(frames, Mapping) else _named(frames)
+    if not named:
+        raise InputError("there is nothing to combine; expected one frame or more")
+    parts = {name: _part(name, frame, column) for name, frame in named.items()}
+    _check_timeframes(named)
+    times = np.unique(np.concatenate([pd.DatetimeIndex(part.index).asi8 for part in parts.values()]))
+    index = pd.DatetimeIndex(times.view("M8[ns]"), name="timestamp").tz_localize("UTC")
+    spread = {name: _spread(part, index) for name, part in parts.items()}
+    made = pd.concat(spread, axis=1, names=["series", "column"])
+    if column is not None:
+        made.columns = pd.Index(list(spread), name="series")
+    made.attrs = {MANIFEST: {name: frame.attrs[MANIFEST] for name, frame in named.items() if MANIFEST in frame.attrs}}
+    return made
+
+
+def _named(frames: Iterable[pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The frames by the names that their manifests give them."""
+    if isinstance(frames, pd.DataFrame):
+        raise InputError("frames is one frame; expected several, such as [one, other] or {name: frame}")
+    several = list(frames)
+    for place, frame in enumerate(several, 1):
+        if not isinstance(frame, pd.DataFrame) or not isinstance(_facts(frame).get("symbol"), str):
+            raise InputError(f"frame {place} does not say of what it is; expected {{name: frame}} for such frames")
+    is_mixed = len({_facts(frame)["provider"] for frame in several}) > 1
+    named: dict[str, pd.DataFrame] = {}
+    for frame in several:
+        facts = _facts(frame)
+        name = f"{facts['provider']}:{facts['symbol']}" if is_mixed else str(facts["symbol"])
+        if name in named:
+            raise InputError(f"two frames are of {name}; expected {{name: frame}}, which tells them apart")
+        named[name] = frame
+    return named
+
+
+def _facts(frame: pd.DataFrame) -> Mapping[str, Any]:
+    facts = frame.attrs.get(MANIFEST)
+    return facts if isinstance(facts, Mapping) else {}
+
+
+def _check_timeframes(named: Mapping[str, pd.DataFrame]) -> None:
+    """Raises InputError where the manifests tell of several timeframes."""
+    found = {name: _facts(frame).get("timeframe") for name, frame in named.items()}
+    told = {name: timeframe for name, timeframe in found.items() if timeframe is not None}
+    if len(set(told.values())) > 1:
+        firsts = {timeframe: name for name, timeframe in reversed(told.items())}
+        shows = ", ".join(f"{name} is of {timeframe}" for timeframe, name in reversed(firsts.items()))
+        raise InputError(f"the timeframes differ: {shows}; expected one of all")
+
+
+def _part(name: object, frame: object, column: str | None) -> pd.DataFrame:
+    """What is wanted of a frame, its index in UTC nanoseconds."""
+    if not isinstance(name, str):
+        raise InputError(f"a frame is named {shown(name)}; expected a text")
+    if not isinstance(frame, pd.DataFrame) or not isinstance(frame.index, pd.DatetimeIndex):
+        raise InputError(f"{name} is no frame with times as its index, but a {type(frame).__name__}")
+    if not frame.index.is_unique or frame.index.hasnans:
+        raise InputError(f"the index of {name} has a time twice, or none; expected each time once")
+    if column is not None and column not in frame.columns:
+        raise InputError(f"{name} has no column {shown(column)}; it has {', '.join(map(str, frame.columns))}")
+    part = frame if column is None else frame[[column]]
+    index = frame.index.tz_localize("UTC") if frame.index.tz is None else frame.index.tz_convert("UTC")
+    return part.set_axis(index.as_unit("ns"))
+
+
+def _spread(part: pd.DataFrame, index: pd.DatetimeIndex) -> pd.DataFrame:
+    """The frame with the rows of the index."""
+    if len(part) < len(index):
+        plain = {"b": "boolean", "i": "Int64", "u": "UInt64"}
+        kinds = {name: getattr(kind, "kind", "") for name, kind in part.dtypes.items() if isinstance(kind, np.dtype)}
+        part = part.astype({name: plain[kind] for name, kind in kinds.items() if kind in plain})
+    return part.reindex(index)

@@ -1,0 +1,180 @@
+"""CSV files of ours, read back: what `export` writes, as candles, whole columns at a time.
+
+The first line names the columns, `timestamp,open,high,low,close,volume` and what `columns="all"` adds; times are UTC,
+`2024-01-01 00:00:00`, with `.789` where there are milliseconds; an empty field is a value that is lacking. Every line
+ends in LF or CRLF, the last one too: so a file that was cut within a line is told from a whole one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from candle_fetcher.core.candles import COLUMNS, INTEGERS, MISSING, OHLCV, Candles, candles_from
+from candle_fetcher.core.decimals import Column, Row, parse_csv
+from candle_fetcher.core.errors import InputError, ReplyError, shown
+
+Bytes = npt.NDArray[np.uint8]
+Int64s = npt.NDArray[np.int64]
+
+HEADER = b"timestamp,"
+_TIMES = frozenset({"open_time", "close_time"})
+_LINE_BYTES = 1 << 16  # beyond any row: what has no line end is not gathered for ever
+_DAY_MS = 86_400_000
+_ZERO, _COMMA, _LF = np.frombuffer(b"0,\n", np.uint8)
+# A time as it is written; a 0 stands for a digit.
+_FORMS = tuple(np.frombuffer(text, np.uint8) for text in (b"0000-00-00 00:00:00", b"0000-00-00 00:00:00.000"))
+_MOST_PARTS = (12, 31, 23, 59, 59, 999)
+
+
+def read_rows(pieces: Iterable[bytes]) -> Iterator[Candles]:
+    """The candles of a file that comes in pieces, block by block in the order of its lines, with the columns that its
+    header names.
+
+    Raises InputError for a header that is none of ours, ReplyError for a line that is not whole or not of numbers.
+    """
+    names: tuple[str, ...] = ()
+    rows = 0
+    for lines in whole_lines(pieces):
+        block = lines
+        if not names:
+            header, _, block = lines.partition(b"\n")
+            names = _read_header(header)
+        if not block:
+            continue
+        for candles in _read_block(block, names, rows):
+            rows += candles.count
+            yield candles
+
+
+def whole_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of the text, as many at a time as a piece brings, each ended by LF, without byte order mark and blank
+    lines. Raises ReplyError where the last line has no end: it was cut."""
+    rest, begun = b"", False
+    for piece in pieces:
+        rest += piece
+        cut = rest.rfind(b"\n") + 1
+        if cut:
+            lines, rest = rest[:cut], rest[cut:]
+            lines = lines if begun else lines.removeprefix(b"\xef\xbb\xbf")
+            begun = True
+            lines = lines.replace(b"\r\n", b"\n")
+            if lines.startswith(b"\n") or b"\n\n" in lines:
+                lines = b"".join(line + b"\n" for line in lines.split(b"\n") if line)
+            if lines:
+                yield lines
+        if len(rest) > _LINE_BYTES:
+            raise ReplyError(f"a line of more than {_LINE_BYTES:,} bytes: {rest[:80]!r}")
+    if rest:
+        raise ReplyError(f"its last line was cut: {rest[:80]!r}")
+
+
+def _read_header(line: bytes) -> tuple[str, ...]:
+    """The names of the columns as `Candles` has them, in the order of the line."""
+    fields = line.decode("ascii", "backslashreplace").split(",")
+    if tuple(fields[:6]) != ("timestamp", *OHLCV):
+        wanted = ",".join(("timestamp", *OHLCV))
+        raise InputError(f"its header is {shown(','.join(fields))}; expected one that begins with {wanted}")
+    strange = [name for name in fields[6:] if name not in COLUMNS[6:] or fields.count(name) > 1]
+    if strange:
+        raise InputError(f"its column {shown(strange[0])} is none of the provider's; export the candles without it")
+    return ("open_time", *fields[1:])
+
+
+def _read_block(text: bytes, names: Sequence[str], before: int) -> Iterator[Candles]:
+    """The candles of whole lines; `before` is how many rows came before them."""
+    if b"\r" in text:
+        line = text.count(b"\n", 0, text.index(b"\r"))
+        raise ReplyError(f"row {before + line + 1:,}: a CR that ends no line: {text.splitlines()[line][:80]!r}")
+    data = np.frombuffer(text, np.uint8)
+    ends = np.flatnonzero((data == _COMMA) | (data == _LF))
+    is_line = data[ends] == _LF
+    width = len(names)
+    if len(ends) % width or not is_line[width - 1 :: width].all() or is_line.sum() * width != len(ends):
+        line = next(at for at, line in enumerate(text.split(b"\n")) if line.count(b",") != width - 1)
+        raise ReplyError(f"row {before + line + 1:,}: expected {width} fields, got {text.splitlines()[line][:80]!r}")
+    last = ends.reshape(-1, width)
+    first = np.concatenate(([0], ends[:-1] + 1)).reshape(-1, width)
+    # Rows that lack the same values are read together.
+    is_blank = first == last
+    cuts = np.flatnonzero((is_blank[1:] != is_blank[:-1]).any(axis=1)) + 1
+    for start, stop in itertools.pairwise((0, *cuts.tolist(), len(last))):
+        rows = slice(start, stop)
+        try:
+            yield _read_alike(data, first[rows], last[rows], names)
+        except ReplyError as error:
+            raise ReplyError(f"after row {before + start:,}: {error.args[0]}") from error
+
+
+def _read_alike(data: Bytes, first: Int64s, last: Int64s, names: Sequence[str]) -> Candles:
+    """The candles whose fields stand at [first, last) each (rows x columns), where a column is blank in every row or in
+    none."""
+    has = [name for at, name in enumerate(names) if last[0, at] > first[0, at]]
+    lacking = [name for name in names if name not in has]
+    if not set(has) >= {"open_time", *OHLCV[:4]}:
+        raise ReplyError(f"row 1: {lacking[0]} is empty")
+    columns: dict[str, Column] = {}
+    for name in lacking:
+        columns[name] = np.full(len(first), MISSING) if name in INTEGERS else np.full(len(first), np.nan)
+    for at, name in enumerate(names):
+        if name in has and name in _TIMES:
+            columns[name] = read_times(data, first[:, at], last[:, at])
+    numbers = [name for name in has if name not in _TIMES]
+    row = Row(" ".join(f"{name}:{'i' if name in INTEGERS else 'd'}" for name in numbers))
+    # Times and blank fields are cut out, each with the comma in front of it or the one behind it.
+    keep = np.zeros(int(last[-1, -1]) + 2 - int(first[0, 0]), np.int8)
+    base = int(first[0, 0])
+    for at in [names.index(name) for name in numbers]:
+        keep[first[:, at] - base] += 1
+        keep[last[:, at] + 1 - base] -= 1
+    text = data[base : base + len(keep) - 1][np.cumsum(keep[:-1], dtype=np.int8).view(np.bool_)]
+    if names[-1] != numbers[-1]:  # the comma behind the last number ends its line now
+        text = text.copy()
+        commas = np.flatnonzero((text == _COMMA) | (text == _LF))
+        text[commas[len(numbers) - 1 :: len(numbers)]] = _LF
+    # Behind a header, since a first line that begins with a letter would be taken for one.
+    columns.update(zip(numbers, parse_csv(b"h\n" + text.tobytes(), row), strict=True))
+    order = [name for name in COLUMNS if name in columns]
+    return candles_from(order, [columns[name] for name in order])
+
+
+def read_times(data: Bytes, first: Int64s, last: Int64s) -> Int64s:
+    """Unix ms of the times that stand at [first, last) each. Raises ReplyError naming the first that is none."""
+    found = np.empty(len(first), np.int64)
+    is_time = np.zeros(len(first), np.bool_)
+    for form in _FORMS:
+        rows = np.flatnonzero(last - first == len(form))
+        if not rows.size:
+            continue
+        chars = data[first[rows][:, None] + np.arange(len(form))]
+        digits = chars - _ZERO  # below 0 it wraps around
+        is_digit = form == _ZERO
+        fine = (chars[:, ~is_digit] == form[~is_digit]).all(axis=1) & (digits[:, is_digit] <= 9).all(axis=1)
+        year = _number(digits[:, :4])
+        parts = [_number(digits[:, at : at + 2]) for at in range(5, 19, 3)]
+        parts += [_number(digits[:, 20:23])] if len(form) > 19 else []
+        fine &= year > 0
+        for part, most in zip(parts, _MOST_PARTS, strict=False):
+            fine &= part <= most
+        month = np.clip((year - 1970) * 12 + parts[0] - 1, -(12 * 1970), 12 * 8030).astype("M8[M]")
+        date = month.astype("M8[D]") + (parts[1] - 1).astype("m8[D]")
+        fine &= (parts[0] >= 1) & (parts[1] >= 1) & (date.astype("M8[M]") == month)
+        seconds = (parts[2] * 60 + parts[3]) * 60 + parts[4]
+        found[rows] = date.astype(np.int64) * _DAY_MS + seconds * 1000 + (parts[5] if len(parts) > 5 else 0)
+        is_time[rows] = fine
+    if not is_time.all():
+        row = int(np.argmin(is_time))
+        text = data[int(first[row]) : int(last[row])].tobytes().decode("ascii", "backslashreplace")
+        raise ReplyError(f"row {row + 1}: {shown(text)} is no time; expected one such as 2024-01-31 12:00:00")
+    return found
+
+
+def _number(digits: Bytes) -> Int64s:
+    """The integers that rows of digits make."""
+    found = np.zeros(len(digits), np.int64)
+    for column in digits.T:
+        found = found * 10 + column
+    return found
