@@ -16,31 +16,38 @@ VALUES = ((23, 27), (33, 34))
 STAMP = (6, 16)
 
 
-def found(text, border=0, head=b"[" * 8, tail=b"]" * 8):
+def found(text, border=0, mark=b",", head=b"[" * 8, tail=b"]" * 8):
     body = head + text + tail
-    return find_alike(body, (len(head), len(head) + len(text)), text[: text.find(b"},") + 2] if b"}," in text else ROW,
-                      border, VALUES, STAMP)  # fmt: skip
+    row = text[: text.find(b"},") + 2] if b"}," in text else ROW
+    return find_alike(body, (len(head), len(head) + len(text)), row, border, VALUES, STAMP, mark)
 
 
 def test_the_places_of_the_row_are_those_meant():
     assert [ROW[slice(*place)] for place in (*VALUES, STAMP)] == [b"1.25", b"7", b"2024-03-08"]
 
 
-prices = st.decimals(min_value=0, max_value=10**6, places=2, allow_nan=False).map(str)
+prices = st.decimals(min_value=0, max_value=10**6, places=2, allow_nan=False).map(
+    lambda price: str(price).removesuffix(".00")
+)
 
 
-@given(rows=st.lists(st.tuples(prices, st.integers(0, 10**9), st.dates()), max_size=9), border=st.sampled_from([0, 2]))
-def test_every_row_is_found_with_its_numbers(rows, border):
+@given(
+    rows=st.lists(st.tuples(prices, st.integers(0, 10**9), st.dates()), max_size=9),
+    border=st.sampled_from([0, 2]),
+    mark=st.sampled_from([b",", b'"']),
+)
+def test_every_row_is_found_with_its_numbers(rows, border, mark):
     texts = [b'{"t":"%04d-%02d-%02d","a":"%s","b":%d,"s":"x"},' % (day.year, day.month, day.day, price.encode(), number)
              for price, number, day in rows]  # fmt: skip
     text = b"".join([ROW, *texts])
-    alike = found(text[: len(text) - border], border)
+    alike = found(text[: len(text) - border], border, mark)
     assert alike is not None
     assert alike.count == len(rows) + 1
     assert alike.floats([0]).tolist() == [[1.25, *(float(price) for price, _, _ in rows)]]
     assert alike.floats([1, 0]).tolist()[0] == [7.0, *(float(number) for _, number, _ in rows)]
-    assert alike.are_integers([1])
-    assert not alike.are_integers([0])
+    assert alike.integers([1]).tolist() == [[7, *(number for _, number, _ in rows)]]
+    assert alike.integers([0]) is None
+    assert alike.are_json([0, 1])
     digits = ["".join(map(str, row)) for row in alike.stamps.tolist()]
     assert digits == ["20240308", *(day.strftime("%Y%m%d").rjust(8, "0") for _, _, day in rows)]
 
@@ -54,7 +61,7 @@ def test_what_is_not_alike_is_not_found(data):
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(len(ROW), len(text)))
         text[at : at + data.draw(st.integers(0, 2))] = data.draw(st.sampled_from(SCRAPS))
-    alike = found(bytes(text))
+    alike = found(bytes(text), mark=data.draw(st.sampled_from([b",", b'"'])))
     if alike is None:
         return
     rows = SLOW.findall(bytes(text))
@@ -70,3 +77,15 @@ def test_what_is_not_alike_is_not_found(data):
 )
 def test_what_is_no_row_is_not_found(text):
     assert found(text) is None
+
+
+@pytest.mark.parametrize("number", [b"07", b"7.", b".7", b"00", b"0.", b".", b"7.0.1"])
+def test_what_json_does_not_write_is_told(number):
+    alike = found(ROW + ROW.replace(b":7,", b":" + number + b","))
+    assert alike is None or not alike.are_json([1])
+
+
+@pytest.mark.parametrize("number", [b"9007199254740992", b"1" * 400])
+def test_an_integer_that_is_no_float_is_not_told(number):
+    alike = found(ROW + ROW.replace(b":7,", b":" + number + b","))
+    assert alike.integers([1]) is None

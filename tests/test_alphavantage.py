@@ -6,7 +6,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import random
-import time
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -27,7 +26,6 @@ from candle_fetcher.core.timeframe import HOUR_MS, parse_timeframe
 from candle_fetcher.core.zones import NEW_YORK, zone
 from candle_fetcher.providers import find_provider
 from candle_fetcher.providers.alphavantage import parse_candles
-from candle_fetcher.providers.binance import parse_candles as parse_binance
 
 # Where exchange_calendars is not installed, gaps count nights too, and a warning says so.
 pytestmark = pytest.mark.filterwarnings("ignore:the gaps of")
@@ -344,27 +342,3 @@ def test_the_clock_of_new_york_is_read_as_the_tz_database_has_it():
     back = eastern.to_utc(local)
     assert set(np.unique(back - hours).tolist()) <= {0, -HOUR_MS}  # an hour that comes twice is the first one
     assert (back == hours).mean() > 0.999
-
-
-def test_parsing_costs_at_most_three_times_what_it_does_for_binance():
-    """Twice is what is meant, and measured where nothing else runs; the third is for a machine that is busy."""
-    chance = random.Random(1)
-    first = dt.datetime(2023, 5, 31, 19, 59)  # noqa: DTZ001 - the clock of New York
-    stamps = [str(first - at * dt.timedelta(minutes=1)) for at in range(1000)]
-    ours = reply("Time Series (1min)", stamps)
-    theirs = [
-        [number * 60_000, *(f"{chance.uniform(4e4, 5e4):.8f}" for _ in range(5)), number, "1.12345678", number,
-         "1.12345678", "1.12345678", "0"]
-        for number in range(1000)
-    ]  # fmt: skip
-    binance = json.dumps(theirs, separators=(",", ":")).encode()
-
-    def cost(parse):
-        spent = []
-        for _ in range(30):
-            began = time.process_time()
-            parse()
-            spent.append(time.process_time() - began)
-        return min(spent)
-
-    assert cost(lambda: parse_candles(ours, series("1m"))) < 3 * cost(lambda: parse_binance(binance))

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import random
-import time
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from candle_fetcher.core.errors import ReplyError
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.timeframe import DAY_MS, HOUR_MS, MINUTE_MS, parse_timeframe
 from candle_fetcher.providers import find_provider
-from candle_fetcher.providers.binance import parse_candles as parse_binance
 from candle_fetcher.providers.coingecko import parse_candles
 
 SENTINEL = "CG-7Qk2pWvXz9LrTnB4"
@@ -206,27 +204,3 @@ def test_a_number_that_is_none_is_an_error(text):
     body = f"[[1620504000000,1,2,1,{text}],[1620518400000,1,2,1,2]]".encode()
     with pytest.raises(Exception, match=r"(row 1|JSON)"):
         parse_candles(body, series())
-
-
-def test_parsing_costs_at_most_three_times_what_it_does_for_binance():
-    """Twice is what is meant; the third is for a machine that is busy. A reply has 180 rows, not a thousand."""
-    chance = random.Random(1)
-    rows = [[(number + 50_000) * 30 * MINUTE_MS, *price(number)] for number in range(1000)]
-    ours = json.dumps(rows, separators=(",", ":")).encode()
-    theirs = [
-        [number * 60_000, *(f"{chance.uniform(4e4, 5e4):.8f}" for _ in range(5)), number, "1.12345678", number,
-         "1.12345678", "1.12345678", "0"]
-        for number in range(1000)
-    ]  # fmt: skip
-    binance = json.dumps(theirs, separators=(",", ":")).encode()
-
-    def cost(parse):
-        spent = []
-        for _ in range(30):
-            began = time.process_time()
-            parse()
-            spent.append(time.process_time() - began)
-        return min(spent)
-
-    wanted = series("30m")
-    assert cost(lambda: parse_candles(ours, wanted)) < 3 * cost(lambda: parse_binance(binance))

@@ -138,8 +138,8 @@ MEMORY = """
         "blank lines": (lambda body: parse_csv(body, KLINE), lambda: b"1," + b"\\n" * 26 * MB + b"1"),
         "zip": (lambda body: read_file(body, file, day), lambda: zipped(b"1," * MB, 100, False)),
         "zip that lies": (lambda body: read_file(body, file, day), lambda: zipped(b"1," * MB, 100, True)),
-        "zip in bzip2": (lambda body: read_file(body, file, day), lambda: zipped(b"1," * MB, 200, True, 12)),
-        "zip in LZMA": (lambda body: read_file(body, file, day), lambda: zipped(b"1," * MB, 200, True, 14)),
+        "zip in bzip2": (lambda body: read_file(body, file, day), lambda: zipped(b"1," * MB, 20, True, 12)),
+        "zip in LZMA": (lambda body: read_file(body, file, day), lambda: zipped(b"1," * MB, 20, True, 14)),
         "zip of one line": (lambda body: read_file(body, file, day), lambda: zipped(b"1," * (MB // 2), 24, False)),
         "zip of lines": (lambda body: read_file(body, file, day), lambda: zipped(b"1\\n" * (MB // 2), 24, False)),
     }

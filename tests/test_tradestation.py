@@ -6,7 +6,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import random
-import time
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -20,7 +19,6 @@ from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import MINUTE_MS, parse_timeframe
 from candle_fetcher.providers import find_provider
-from candle_fetcher.providers.binance import parse_candles as parse_binance
 from candle_fetcher.providers.tradestation import parse_candles, parse_token
 
 # Where exchange_calendars is not installed, gaps count nights too, and a warning says so.
@@ -327,27 +325,3 @@ def test_the_fast_and_the_careful_reader_agree_to_the_last_bit(ends, is_open):
     assert fast.count == len(ends) - is_open
     assert fast.floats("low").tolist() == [float(one["Low"]) for one in bars[: fast.count]]
     assert fast.open_ms.tolist() == [int(one.timestamp() * 1000) - MINUTE_MS for one in ends[: fast.count]]
-
-
-def test_parsing_costs_at_most_five_times_what_it_does_for_binance():
-    """A bar has 18 fields in 345 bytes, of which six are wanted: it costs three times a row of Binance."""
-    chance = random.Random(1)
-    first = dt.datetime(2023, 5, 31, 13, 31, tzinfo=dt.timezone.utc)
-    bars = [bar(first + at * MINUTE, is_last=at == 999) for at in range(1000)]
-    ours = json.dumps({"Bars": bars}, separators=(",", ":")).encode()
-    theirs = [
-        [number * 60_000, *(f"{chance.uniform(4e4, 5e4):.8f}" for _ in range(5)), number, "1.12345678", number,
-         "1.12345678", "1.12345678", "0"]
-        for number in range(1000)
-    ]  # fmt: skip
-    binance = json.dumps(theirs, separators=(",", ":")).encode()
-
-    def cost(parse):
-        spent = []
-        for _ in range(30):
-            began = time.process_time()
-            parse()
-            spent.append(time.process_time() - began)
-        return min(spent)
-
-    assert cost(lambda: parse_candles(ours, series("1m"))) < 5 * cost(lambda: parse_binance(binance))

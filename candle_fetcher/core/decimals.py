@@ -3,8 +3,8 @@
 Reading: `parse_rows` (a JSON list of rows) and `parse_csv` give the float64 that `float(text)` gives, or raise.
 The kernel finds every byte that is not a digit, demands that these marks repeat the declared row, reads eight
 digits per step as one 64-bit word, and divides once. What it does not recognise goes to a careful reader, which
-returns the same columns or names the row and the field. `parse_pattern` reads numbers between any other text that
-repeats, `load_json` is for replies of another shape.
+returns the same columns or names the row and the field. `parse_tokens` reads numbers of which others know where they
+stand, `load_json` is for replies of another shape.
 
 Writing: `format_rows` gives CSV lines in which each number is the shortest text that reads back the same float64,
 never an exponent.
@@ -149,25 +149,6 @@ def parse_rows(body: bytes, row: Row) -> tuple[Column, ...]:
     """
     found = _read(_MARGIN + body + _MARGIN, row.kinds, row._json)
     return _read_json(body, row) if found is None else found
-
-
-class Pattern:
-    """Rows of any other text: `row` is one of them with a 0 in place of each number, and no other digit, point or
-    minus. Its last character stands between two rows, `end` in its place after the last one, `lead` before the first.
-
-    `kinds` are those of `Row`; d and x are bare, and may begin with zeros.
-    """
-
-    __slots__ = ("kinds", "layout")
-
-    def __init__(self, kinds: str, lead: str, row: str, end: str) -> None:
-        self.kinds = kinds
-        self.layout = _Layout(kinds, lead, row, end)
-
-
-def parse_pattern(text: bytes, pattern: Pattern) -> tuple[Column, ...] | None:
-    """The columns of the text, in the order of the fields, as `parse_rows`; None wherever in doubt."""
-    return _read(_MARGIN + text + _MARGIN, pattern.kinds, pattern.layout)
 
 
 def parse_csv(text: bytes, row: Row) -> tuple[Column, ...]:

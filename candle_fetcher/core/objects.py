@@ -1,28 +1,26 @@
 """JSON objects that are alike, `{"t":"2024-01-02T05:00:00Z","o":1.5},{…}`, as columns, whole columns at a time.
 
-`parse_alike` reads text in which every object is written as the first one is. Whatever it does not recognise is None,
-and for `read_objects`, which goes through what `load_json` made of it value by value, and gives the same columns or
-says what is wrong.
+`parse_alike` reads text in which every object is written as the first one is: it finds the fields, `alike` where they
+stand in all rows. Whatever it does not recognise is None, and for `read_objects`, which goes through what `load_json`
+made of it value by value, and gives the same columns or says what is wrong.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import functools
 import math
 import re
 import reprlib
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 
+from candle_fetcher.core.alike import Alike, Place, find_alike
 from candle_fetcher.core.candles import MISSING
-from candle_fetcher.core.decimals import Column, Pattern, parse_pattern
+from candle_fetcher.core.decimals import Column, load_json
 from candle_fetcher.core.errors import ReplyError
-from candle_fetcher.core.timeframe import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
-
-Int64s = npt.NDArray[np.int64]
+from candle_fetcher.core.timeframe import HOUR_MS, MINUTE_MS
+from candle_fetcher.core.zones import clock_ms
 
 # The kinds of fields: i an integer, d a decimal, both bare; q a decimal in quotes; t a time in quotes, RFC 3339, read
 # as Unix ms; what is finer is dropped.
@@ -33,118 +31,81 @@ _MOST_INTEGER = 10**18
 _VALUE = rb'(?:"[^"\\]*"|[^\s,"{}\[\]]+)'
 _FIRST = re.compile(rb'\{"[^"\\]+":_(?:,"[^"\\]+":_)*\}'.replace(b"_", _VALUE))
 _FIELD = re.compile(rb'(?P<before>[{,]"(?P<name>[^"\\]+)":)(?P<value>_)'.replace(b"_", _VALUE))
-_BARE = re.compile(rb"(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
+_NUMBER = re.compile(rb"[0-9]+(?:\.[0-9]+)?")
+_NO_ZERO = re.compile(rb"(?!0\Z)[0-9]+(?:\.[0-9]+)?")
+# What a value of each kind is in an object that the others are like.
+_ALIKE = {
+    "i": re.compile(rb"[0-9]+"),
+    "d": _NUMBER,
+    "q": re.compile(rb'"[0-9]+(?:\.[0-9]+)?"'),
+    "t": re.compile(rb'"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z"'),
+}
+_QUOTE = ord('"')
+# What the digits of a time count, read as one integer.
+_POWERS = 10 ** np.arange(13, -1, -1, dtype=np.int64)
 _DECIMAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _TIME = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{1,9}))?"
     r"(?:[Zz]|([+-])([0-9]{2}):([0-9]{2}))"
 )
-_PLAIN_TIME = re.compile(rb'"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z"')
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
-
-# A pattern takes a minus for the sign of a number, so another character stands for it.
-_STAND_IN = b"~"
-_NO_MINUS = bytes.maketrans(b"-", _STAND_IN)
-# A time is six numbers to a pattern, which reads none of them.
-_TIME_ROW, _TIME_KINDS = '"0~0~0T0:0:0Z"', "xxxxxx"
-_TIME_TEXT = np.frombuffer(b"0000-00-00T00:00:00Z", np.uint8)
-_ZERO, _QUOTE, _COLON, _Z = np.frombuffer(b'0":Z', np.uint8)
-_SIGNS = np.flatnonzero(_TIME_TEXT != _ZERO)
-# Where each part of a time stands in it.
-_PARTS = ((0, 4), (5, 7), (8, 10), (11, 13), (14, 16), (17, 19))
 
 
 def parse_alike(text: bytes, fields: Mapping[str, str]) -> dict[str, Column] | None:
     """The columns of those fields (name to kind) that the objects have, by name; None wherever in doubt.
 
-    `text` is objects with a comma between them, without blanks. Fields that are not asked for are bare numbers, or
-    alike in every object. A field that the objects lack has no column.
+    `text` is objects with a comma between them, without blanks. Fields that are not asked for are numbers without a
+    sign, bare or in quotes, or alike in every object. A field that the objects lack has no column.
     """
     first = _FIRST.match(text)
-    if first is None or _STAND_IN in text:
+    if first is None:
         return None
-    row, pattern_kinds, names, time = "", "", [], None
-    kinds = dict(fields)
-    seen = set()
+    try:
+        load_json(first[0], "an object")
+    except ReplyError:
+        return None
+    places: dict[str, Place] = {}
     for match in _FIELD.finditer(first[0]):
-        before, name, value = (part.decode("latin-1") for part in match.groups())
-        kind = kinds.get(name, "x" if _BARE.fullmatch(match["value"]) else "")
-        if name in seen or not _is_of(kind, match["value"]) or (kind == "t" and time is not None):
+        name, value = match["name"].decode("latin-1"), match["value"]
+        if name in places or (name in fields and not _ALIKE[fields[name]].fullmatch(value)):
             return None
-        seen.add(name)
-        time = name if kind == "t" else time
-        names += [name] if kind in "dqi" and kind else []
-        row += before + {"": value, "t": _TIME_ROW, "q": '"0"'}.get(kind, "0")
-        pattern_kinds += {"t": _TIME_KINDS, "q": "d"}.get(kind, kind)
-    # Between two objects stands `},{`: the pattern begins behind the first brace and ends with one.
-    row = row[1:] + "},{"
-    if not names or row.count("0") != len(pattern_kinds) or (time and row.count("Z") != 1):
+        is_quoted = value.startswith(b'"')
+        places[name] = (match.start("value") + is_quoted, match.end("value") - is_quoted)
+    found = [name for name in places if name in fields]
+    times = [name for name in found if fields[name] == "t"]
+    if not found or len(times) > 1:
         return None
-    pattern = _pattern(pattern_kinds, row)
-    found = None if pattern is None else parse_pattern(text.translate(_NO_MINUS) + b",}", pattern)
-    if found is None or _has_leading_zero(text):
+    stamp = places[times[0]] if times else None
+    # What nobody reads and is 0 is often so in every object, and costs less as a text.
+    for unread in (_NO_ZERO, _NUMBER):
+        read = {name: fields.get(name, "") for name in places if name not in times}
+        kinds = {name: kind for name, kind in read.items() if kind or unread.fullmatch(text, *places[name])}
+        alike = find_alike(text, (0, len(text)), first[0] + b",", 1, [places[name] for name in kinds], stamp, b",")
+        if alike is not None:
+            break
+    bare = [at for at, name in enumerate(kinds) if text[places[name][0] - 1] != _QUOTE]
+    if alike is None or not alike.are_json(bare):
         return None
-    columns = dict(zip(names, found, strict=True))
-    if time is not None:
-        times = _times_ms(text)
-        if times is None:
-            return None
-        columns[time] = times
+    columns = _columns(alike, kinds)
+    if times:
+        columns |= {times[0]: clock_ms(alike.stamps.astype(np.int64) @ _POWERS)}
+    told = {name: column for name, column in columns.items() if column is not None}
+    return told if len(told) == len(found) else None
+
+
+def _columns(alike: Alike, kinds: Mapping[str, str]) -> dict[str, Column | None]:
+    """The columns of those numbers that have a kind; None for one that is not of it."""
+    at = {name: number for number, name in enumerate(kinds)}
+    decimals = [name for name, kind in kinds.items() if kind in ("d", "q")]
+    floats = alike.floats([at[name] for name in decimals]) if decimals else None
+    columns: dict[str, Column | None] = dict.fromkeys(decimals)
+    if floats is not None:
+        columns |= zip(decimals, floats, strict=True)
+    for name, kind in kinds.items():
+        if kind == "i":
+            whole = alike.integers([at[name]])
+            columns[name] = None if whole is None else whole[0]
     return columns
-
-
-def _is_of(kind: str, value: bytes) -> bool:
-    """Whether the value, as it is written, may be of that kind."""
-    if kind == "t":
-        return _PLAIN_TIME.fullmatch(value) is not None
-    return not kind or value.startswith(b'"') == (kind == "q")
-
-
-@functools.lru_cache(maxsize=64)
-def _pattern(kinds: str, row: str) -> Pattern | None:
-    """None where the text between the numbers has what belongs to numbers, what JSON has escaped, or no ASCII."""
-    between = row.replace("0", "")
-    return None if re.search("[^!-~]|[0-9.-]", between) else Pattern(kinds, "{", row, "}")
-
-
-def _has_leading_zero(text: bytes) -> bool:
-    """Whether a bare number begins with a 0 that another digit follows, as JSON forbids."""
-    data = np.frombuffer(text, np.uint8)
-    leads = (data[:-3] == _QUOTE) & (data[1:-2] == _COLON) & (data[2:-1] == _ZERO)
-    leads &= (data[3:] - _ZERO) <= 9
-    return bool(leads.any())
-
-
-def _times_ms(text: bytes) -> Int64s | None:
-    """Unix ms of the times, of which there is one before each Z; None where one is none."""
-    data = np.frombuffer(text, np.uint8)
-    starts = np.flatnonzero(data == _Z) - (len(_TIME_TEXT) - 1)
-    if starts[0] < 1 or (data[starts - 1] != _QUOTE).any():
-        return None
-    chars = np.lib.stride_tricks.sliding_window_view(data, len(_TIME_TEXT))[starts]
-    digits = chars - _ZERO
-    if (chars[:, _SIGNS] != _TIME_TEXT[_SIGNS]).any():
-        return None
-    parts = []
-    for first, last in _PARTS:
-        part = digits[:, first].astype(np.int64)
-        for at in range(first + 1, last):
-            part = part * 10 + digits[:, at]
-        parts.append(part)
-    digits[:, _SIGNS] = 0
-    if (digits > 9).any():
-        return None
-    year, month, day, hour, minute, second = parts
-    months = (year - 1970) * 12 + month - 1
-    first_day, next_day = (
-        one.astype("datetime64[M]").astype("datetime64[D]").astype(np.int64) for one in (months, months + 1)
-    )
-    length = next_day - first_day
-    fine = (year > 0) & (month >= 1) & (month <= 12) & (day >= 1) & (day <= length)
-    if not (fine & (hour < 24) & (minute < 60) & (second < 60)).all():
-        return None
-    found: Int64s = (first_day + day - 1) * DAY_MS + hour * HOUR_MS + minute * MINUTE_MS + second * SECOND_MS
-    return found
 
 
 def read_objects(

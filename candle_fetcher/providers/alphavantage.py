@@ -234,7 +234,7 @@ def _read_alike(body: bytes, series: Series) -> _Told | None:
         return None
     border = len(layout.row) - layout.values[-1][1] - 1
     part = (head.end(), tail.start() + 1)
-    rows = find_alike(body, part, layout.row, border, layout.values, layout.stamp)
+    rows = find_alike(body, part, layout.row, border, layout.values, layout.stamp, b'"')
     found = None if rows is None else rows.floats(layout.wanted)
     if rows is None or found is None:
         return None
@@ -463,6 +463,7 @@ def _feed(size: str) -> Feed:
         limit=_MOST_ROWS,
         window=_window,
         since_ms=946_702_800_000,  # "any month in the last 20+ years since 2000-01"
+        zone=lambda series: None if _is_pair(series.symbol) else NEW_YORK,
         quiet_rows=False,
         late_ms=2 * DAY_MS,  # a free key is shown a day when it is over, and at weekends not at all
         is_whole=True,

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 
-from candle_fetcher.core.alike import find_alike
 from candle_fetcher.core.call import Call, Limit, Reply, parse_retry_after
 from candle_fetcher.core.candles import OHLCV, Candles, Int64s, candles_from, iso
 from candle_fetcher.core.decimals import load_json
@@ -34,11 +33,11 @@ from candle_fetcher.core.errors import (
     UnknownSymbol,
 )
 from candle_fetcher.core.keys import Keys
-from candle_fetcher.core.objects import read_objects
+from candle_fetcher.core.objects import parse_alike, read_objects
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe
-from candle_fetcher.core.zones import NEW_YORK, clock_ms, zone
+from candle_fetcher.core.zones import NEW_YORK, zone
 from candle_fetcher.providers.base import Feed, Key, Provider, Setting, Token, by_status
 
 TITLE = "TradeStation"
@@ -56,7 +55,6 @@ _MOST_ROWS = 57_600
 _MOST_BYTES = 32 * 2**20
 _MOST_ERROR_BYTES = 2**16
 _FIELDS = {"TimeStamp": "t", "Open": "q", "High": "q", "Low": "q", "Close": "q", "TotalVolume": "q"}
-_PRICES = ("Open", "High", "Low", "Close", "TotalVolume")
 # Futures (@ES), indices ($SPX.X), classes of shares (BRK.B), pairs (BTCUSD).
 _SYMBOL = re.compile(r"[@$]?[A-Z0-9][A-Z0-9]{0,19}(?:\.[A-Z0-9]{1,8}){0,2}")
 _PAIR = re.compile(r"([A-Z0-9]{2,10})[/-]([A-Z]{3,5})")
@@ -115,11 +113,6 @@ def _opens_ms(ends_ms: Int64s, timeframe: Timeframe) -> Int64s:
 
 
 _BARS = re.compile(rb'\{"Bars":\[(?=\{)')
-_BAR = re.compile(rb'\{(?:"[A-Za-z]+":(?:"[^"\\]{0,40}"|[0-9]{1,20}|true|false)[,}])+')
-_FIELD = re.compile(rb'"([A-Za-z]+)":(?:"([^"\\]{0,40})"|([0-9]{1,20})|true|false)')
-_STAMP = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
-_NUMBER = re.compile(rb"[0-9]+(?:\.[0-9]+)?")
-_POWERS = 10 ** np.arange(13, -1, -1, dtype=np.int64)
 
 
 def _read_alike(body: bytes) -> list[Any] | None:
@@ -132,31 +125,13 @@ def _read_alike(body: bytes) -> list[Any] | None:
     at = body.rfind(b",{")
     if head is None or at < 0 or not body.endswith(b"}]}"):
         return None
-    first = _BAR.match(body, head.end())
-    if first is None:
-        return None
-    fields = list(_FIELD.finditer(first[0]))
-    names = [field[1].decode() for field in fields]
-    stamp = fields[names.index("TimeStamp")] if "TimeStamp" in names else None
-    is_fine = len(set(names)) == len(names) and set(names) >= {*_FIELDS, "BarStatus"}
-    if stamp is None or not is_fine or not _STAMP.fullmatch(stamp[2] or b"") or b'"BarStatus":"Closed"' not in first[0]:
-        return None
-    # Numbers in quotes, and bare ones, which must be numbers though nobody asks for them.
-    quoted = [field for field in fields if field[2] is not None and _NUMBER.fullmatch(field[2])]
-    bare = [field for field in fields if field[3] is not None]
-    values = sorted([*(field.span(2) for field in quoted), *(field.span(3) for field in bare)])
-    rows = find_alike(body, (head.end(), at + 1), first[0] + b",", 0, values, stamp.span(2))
-    if rows is None or not rows.are_integers([values.index(field.span(3)) for field in bare]):
-        return None
-    spans = {field[1].decode(): values.index(field.span(2)) for field in quoted}
-    if not set(_PRICES) <= set(spans):
-        return None
-    ends = clock_ms(rows.stamps.astype(np.int64) @ _POWERS)
-    prices = rows.floats([spans[name] for name in _PRICES])
-    if ends is None or prices is None:
+    bars = body[head.end() : at]
+    # What is no number is the same in all of them.
+    columns = parse_alike(bars, _FIELDS) if b'"BarStatus":"Closed"' in bars.partition(b"}")[0] else None
+    if columns is None or len(columns) < len(_FIELDS):
         return None
     newest = _read_each(b'{"Bars":[' + body[at + 1 :])
-    return [np.concatenate(pair) for pair in zip((ends, *prices), newest, strict=True)]
+    return [np.concatenate(pair) for pair in zip((columns[name] for name in _FIELDS), newest, strict=True)]
 
 
 def _read_each(body: bytes) -> list[Any]:
@@ -175,7 +150,7 @@ def _read_each(body: bytes) -> list[Any]:
             raise ReplyError(f"bar {number}: expected one that is Open or Closed, got {reprlib.repr(bar)}")
         closed += [bar] if status == "Closed" else []
     columns = read_objects(closed, _FIELDS)
-    return [columns["TimeStamp"], *(columns[name] for name in _PRICES)]
+    return [columns[name] for name in _FIELDS]
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------------
