@@ -73,6 +73,12 @@ def test_spreadsheet_reads_back_what_it_wrote(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "historical_data").iterdir()] == ["ETH_USDT_1d_20230101_20240101.csv"]
 
 
+def test_side_by_side_asks_three_providers(tmp_path: Path) -> None:
+    said = run_example("side_by_side.py", tmp_path)
+    assert re.search(r"^series +binance:BTC/USDT +kraken:BTC/USD +alpaca:AAPL$", said, re.MULTILINE)
+    assert "720 candles, 720 lacking, depth_limit" in said
+
+
 def test_own_provider_fetches_from_a_service_of_ours(tmp_path: Path) -> None:
     said = run_example("own_provider.py", tmp_path)
     assert "42 candles again, without a request" in said
@@ -82,7 +88,7 @@ def test_own_provider_fetches_from_a_service_of_ours(tmp_path: Path) -> None:
 def test_every_example_says_what_it_shows_and_how_to_ask_the_real_exchange() -> None:
     texts = {path.name: path.read_text(encoding="utf-8") for path in EXAMPLES.glob("*.py")}
     own = {"own_provider.py", "price_service.py"}  # no exchange is asked there
-    assert set(texts) == {"quick_start.py", "many_symbols.py", "spreadsheet.py", *own}
+    assert set(texts) == {"quick_start.py", "many_symbols.py", "side_by_side.py", "spreadsheet.py", *own}
     texts = {name: text for name, text in texts.items() if name not in own}
     texts[NOTEBOOK.name] = "".join(cells()[0]["source"])
     for name, text in texts.items():
