@@ -166,9 +166,7 @@ NOT_INJECTED = {
 
 # What is injected less often than it should be, or only in part.
 FEWER = {
-    "A06": "the message is held below 500 characters, not 300",
     "A10": "640 requests of 16 threads, not 64,000 of 32",
-    "A17": "50 requests, not 200",
     "A21": "some hundred requests without a ban, not 10,000",
     "B08": "every seventh start and end, not all",
     "B09": "13 sizes of pages, not 1,000",
@@ -185,7 +183,7 @@ FEWER = {
     "E01": "4 interruptions, not 30",
     "E04": "16 calls with others inside, not 300",
     "E06": "100 calls and 100 fetchers, not 1,000",
-    "E11": "the same candles; D16 and D26 are not run so",
+    "E11": "the same candles; D26 is not run so",
     "F01": "7 kills, not 60",
 }
 

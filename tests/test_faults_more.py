@@ -220,6 +220,42 @@ def test_a_cell_that_was_interrupted_leaves_nothing_at_work_and_runs_again(tmp_p
 
 
 @POSIX
+@pytest.mark.long
+@pytest.mark.fault("E11", "D16", "D26")
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_threads_and_processes_race_as_well_when_started_another_way(tmp_path: Path, method: str) -> None:
+    script = """
+        import multiprocessing, pathlib, sys
+
+        def race(words):
+            sys.path[:0] = [words[2]]
+            from candle_fetcher.store import DiskTier
+            from test_store import test_threads_race_on_memory_without_an_exception_and_the_sum_is_right as memory
+            memory(10_000)
+            tier, wrong = DiskTier(pathlib.Path(words[0]), 10**8), 0
+            for at in range(300):
+                key = str(at * 7 % 40)
+                value = tier.load(key)
+                wrong += value is not None and bytes(value) != key.encode() * 500
+                tier.save(key, key.encode() * 500)
+            tier.close()
+            return wrong
+
+        if __name__ == "__main__":
+            with multiprocessing.get_context(sys.argv[2]).Pool(4) as pool:
+                print(*pool.map(race, [(sys.argv[1], "", sys.argv[3])] * 8))
+    """
+    path = tmp_path / "racing.py"
+    path.write_text(textwrap.dedent(script))
+    words = [str(tmp_path / "cache"), method, str(ROOT / "tests")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, str(path), *words], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.split() == ["0"] * 8, done.stderr
+
+
+@POSIX
 @pytest.mark.fault("E11")
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_a_process_started_another_way_brings_the_same(world: World, method: str) -> None:

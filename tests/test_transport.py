@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
@@ -23,10 +24,11 @@ from typing import Any
 
 import pytest
 
-from candle_fetcher.core.call import Call
+from candle_fetcher.core.call import Call, Limit
 from candle_fetcher.core.errors import InputError, ReplyError, SourceError, TransportError
 from candle_fetcher.core.events import Event, Sent
 from candle_fetcher.net import transport as transport_module
+from candle_fetcher.net.pacing import Limiter
 from candle_fetcher.net.transport import Transport, check_root
 
 BODY = b"[" + b",".join(b'[%d,"1.5"]' % (1_700_000_000_000 + n) for n in range(12)) + b"]"
@@ -67,6 +69,9 @@ N4cCIH2NBF8gaXQEZI3lyOnxj07pUbcE+SnIr3il01eUxuG/
 """
 
 Answer = Callable[[socket.socket, bytes], "socket.socket | None"]
+
+
+FAULT_RUNS = float(os.environ.get("FAULT_RUNS", "1"))
 
 
 class Server:
@@ -511,9 +516,9 @@ def test_connecting_is_part_of_the_deadline_and_can_be_aborted(full: int, transp
 @pytest.mark.fault("A17")
 def test_a_server_that_closes_after_each_reply_goes_unnoticed(serve: Serve, transport: Transport) -> None:
     server = serve(once(whole()))
-    for _ in range(50):
+    for _ in range(200):
         assert transport.send(server.root, CALL).body == BODY
-    assert len(server.requests) == 50
+    assert len(server.requests) == 200
 
 
 @pytest.mark.fault("A17")
@@ -534,10 +539,10 @@ def test_a_kept_alive_connection_found_closed_is_replaced_once(serve: Serve, mak
     events: list[Event] = []
     server = serve(answer)
     transport = make(observe=events.append)
-    for _ in range(50):
+    for _ in range(200):
         assert transport.send(server.root, CALL).body == BODY
-    assert len(server.requests) == 99
-    assert [event.status for event in events if isinstance(event, Sent)].count(None) == 49
+    assert len(server.requests) == 399
+    assert [event.status for event in events if isinstance(event, Sent)].count(None) == 199
 
 
 @pytest.mark.fault("A17")
@@ -583,20 +588,60 @@ def test_a_server_that_went_away_is_a_transport_error(serve: Serve, transport: T
 
 
 @pytest.mark.fault("A10")
-def test_threads_do_not_mix_their_replies(serve: Serve, transport: Transport) -> None:
+@pytest.mark.parametrize(
+    ("threads", "count"), [(16, 40), pytest.param(32, round(2_000 * FAULT_RUNS), marks=pytest.mark.long)]
+)
+def test_threads_do_not_mix_their_replies(
+    serve: Serve, transport: Transport, threads: int, count: int, record_property: Callable[[str, object], None]
+) -> None:
     def answer(connection: socket.socket, request: bytes) -> socket.socket:
         connection.sendall(whole(request.split(b" ")[1] * 50))
         return connection
 
     def work(number: int) -> None:
-        for n in range(40):
+        for n in range(count):
             body = transport.send(server.root, Call(f"/{number}/{n}")).body
             assert body == f"/{number}/{n}".encode() * 50
 
     server = serve(answer)
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(work, range(16)))
-    assert server.connections <= 16
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(threads)))
+    assert server.connections <= threads
+    record_property("runs", threads * count)
+
+
+@pytest.mark.long
+@pytest.mark.fault("A21")
+def test_ten_thousand_requests_of_thirty_two_threads_are_within_the_limit(
+    serve: Serve, transport: Transport, record_property: Callable[[str, object], None]
+) -> None:
+    """The server counts whole intervals of two seconds, as Binance counts minutes; one too many would be a ban."""
+    allowed, seconds, threads = 1_500, 2, 32
+    counts: Counter[int] = Counter()
+    lock, stop = threading.Lock(), threading.Event()
+
+    def answer(connection: socket.socket, request: bytes) -> socket.socket:
+        with lock:
+            counts[int(time.time() / seconds)] += 1
+        connection.sendall(whole())
+        return connection
+
+    server = serve(answer)
+    limiter = Limiter(provider="x", limits=(Limit(allowed, seconds),), now_ms=lambda: int(time.time() * 1000))
+
+    def work(_: int) -> None:
+        for _ in range(round(10_000 * FAULT_RUNS) // threads):
+            ticket = limiter.acquire(1, stop=stop)
+            try:
+                assert transport.send(server.root, CALL).body == BODY
+            finally:
+                limiter.release(ticket, used=None)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(threads)))
+    assert max(counts.values()) <= allowed
+    assert sum(counts.values()) == len(server.requests) == round(10_000 * FAULT_RUNS) // threads * threads
+    record_property("runs", len(server.requests))
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts descriptors in /proc")
