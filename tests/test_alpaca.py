@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import threading
 import time
 import traceback
 from dataclasses import replace
@@ -36,7 +37,7 @@ from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.practice import PracticeExchange, faults
-from candle_fetcher.providers import binance, find_provider
+from candle_fetcher.providers import find_provider
 from candle_fetcher.providers.alpaca import next_call, parse_candles, refusal, used
 
 # Without exchange_calendars nobody knows that an exchange is closed at night.
@@ -215,30 +216,6 @@ def test_days_keep_the_midnight_that_they_are_sent_with_over_both_changes_of_the
         assert of.timeframe.ordinals(candles.open_ms).tolist() == dates.tolist()
         runs += len(days)
     record_property("runs", runs)
-
-
-def test_a_candle_costs_no_more_than_twice_what_binance_s_does():
-    count = 1000
-    bars = [
-        BAR | {"t": f"2024-01-02T{at // 60:02}:{at % 60:02}:00Z", "o": 2.5 + at % 7 / 10, "v": 7 + at}
-        for at in range(count)
-    ]
-    ours = reply(bars)
-    theirs = json.dumps(
-        [[1_700_000_040_000 + 60_000 * at, *["36501.50000000"] * 4, "12.34567890", 1_700_000_099_999 + 60_000 * at,
-          "450618.01234567", 321, "6.17283945", "225309.00617283", "0"] for at in range(count)],
-        separators=(",", ":"),
-    ).encode()  # fmt: skip
-
-    def cost(parse):
-        began = time.process_time()
-        assert parse().count == count
-        return time.process_time() - began
-
-    of = series()
-    pairs = [(cost(lambda: parse_candles(ours, of)), cost(lambda: binance.parse_candles(theirs))) for _ in range(60)]
-    mine, other = (float(np.median(column)) for column in zip(*pairs, strict=True))
-    assert mine <= 2 * other, f"{mine * 1e6:.0f} us against {other * 1e6:.0f} us"
 
 
 # -- what Alpaca says instead -----------------------------------------------------------------------------------------
@@ -771,3 +748,79 @@ def test_a_free_plan_serves_what_is_older_than_15_minutes(world, end):
     sent(world)
     pd.testing.assert_frame_equal(fetcher.fetch("AAPL", "5m", "2025-06-10", end), frame)
     assert sent(world) == []
+
+
+# The days on which the clock of Chicago is put back, the weeks and months that end so, and a month like any other.
+@pytest.mark.fault("B16")
+@pytest.mark.parametrize(
+    ("timeframe", "start", "now", "newest", "next_open"),
+    [
+        ("1d", "2024-10-28", "2024-11-04T05:30:00", "2024-11-02T05:00", "2024-11-04T06:00:03"),
+        ("1w", "2024-10-01", "2024-11-04T05:30:00", "2024-10-21T05:00", "2024-11-04T06:00:03"),
+        ("1M", "2024-06-01", "2024-12-01T05:30:00", "2024-10-01T05:00", "2024-12-01T06:00:03"),
+        ("1M", "2024-01-01", "2024-07-01T00:30:00", "2024-05-01T05:00", "2024-07-01T05:00:03"),
+    ],
+)
+def test_a_candle_is_over_when_its_day_is_on_the_clock_of_its_zone(
+    tmp_path, timeframe, start, now, newest, next_open, record_property
+):
+    record_property("runs", 2)
+    with World(tmp_path, now=now) as world:
+        fetcher = world.fetcher(provider="alpaca-crypto")
+        frame = fetcher.fetch("BTC/USD", timeframe, start)
+        assert (str(frame.index[-1])[:16], frame.attrs["candle_fetcher"]["gaps"]) == (newest.replace("T", " "), [])
+        shown = fetcher.fetch("BTC/USD", timeframe, start, include_open=True)
+        assert shown["is_closed"].tolist() == [*[True] * len(frame), False]
+        world.now_s = ms(next_open) / 1000
+        found = fetcher.fetch("BTC/USD", timeframe, start)
+        same(found, truth(world, "BTC/USD", timeframe, start, next_open[:13], provider="alpaca-crypto"))
+        assert len(found) == len(frame) + 1
+
+
+@pytest.mark.parametrize(
+    ("timeframe", "slot", "now", "over"),
+    [
+        ("2d", "2024-06-14", "2024-06-16T02:00:00", "2024-06-16T05:00:03"),
+        ("3d", "2024-06-13", "2024-06-16T02:00:00", "2024-06-16T05:00:03"),
+        ("2w", "2024-06-03", "2024-06-17T02:00:00", "2024-06-17T05:00:03"),
+    ],
+)
+def test_what_is_made_of_days_settles_when_the_last_of_them_does(tmp_path, timeframe, slot, now, over):
+    with World(tmp_path, now=now) as world:
+        fetcher = world.fetcher(provider="alpaca-crypto")
+        forming = pd.Timestamp(slot, tz="UTC")
+        assert forming not in fetcher.fetch("BTC/USD", timeframe, "2024-05-01").index
+        shown = fetcher.fetch("BTC/USD", timeframe, "2024-05-01", include_open=True)
+        assert (shown.index[-1], shown["is_closed"].tolist()[-2:]) == (forming, [True, False])
+        world.now_s = ms(over) / 1000
+        frame = fetcher.fetch("BTC/USD", timeframe, "2024-05-01")
+        assert frame.index[-1] == forming
+        base = "1w" if timeframe == "2w" else "1d"
+        days = truth(world, "BTC/USD", base, slot, over[:13], provider="alpaca-crypto")
+        assert frame["close"].iloc[-1] == days["close"][-1]
+        assert frame["volume"].iloc[-1] == pytest.approx(days["volume"].sum())
+
+
+def test_threads_that_want_a_part_of_what_is_asked_for_together_ask_for_nothing_twice(world):
+    fetcher = fetcher_of(world)
+    fetcher.fetch("AAPL", "1h", "2015-12-30", "2016-01-06")
+    fetcher.fetch("AAPL", "1m", "2015-12-30", "2016-01-06")
+    sent(world)
+    world.exchange.fail(faults.hang(0.5), times=None, match="/bars")
+    spans = [("2024-03-02T17:20", "2024-03-09T15:00"), ("2024-03-06", "2024-03-09T15:00"), ("2024-03-04", "2024-03-09")]
+    frames = {}
+
+    def fetch(span):
+        frames[span] = fetcher.fetch("AAPL", "1m", *span)
+
+    threads = [threading.Thread(target=fetch, args=(span,)) for span in spans]
+    for thread in threads:
+        thread.start()
+        until_s = time.monotonic() + 5
+        while not world.exchange.requests and time.monotonic() < until_s:
+            time.sleep(0.01)
+    for thread in threads:
+        thread.join()
+    assert len(sent(world)) == 1
+    for (start, end), frame in frames.items():
+        same(frame, truth(world, "AAPL", "1m", start, end))

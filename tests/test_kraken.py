@@ -19,6 +19,7 @@ from world import World, ms, same
 
 from candle_fetcher import (
     CandleFetcher,
+    ClockSkew,
     IncompleteData,
     InputError,
     NotOffered,
@@ -677,3 +678,72 @@ def test_calls_go_out_one_a_second(tmp_path):
     # Its clock tells whole seconds: a second begins anew when it becomes known, by the second call.
     assert len(at) >= 3
     assert all(later - earlier > 0.85 for earlier, later in itertools.pairwise(at[1:]))
+
+
+def test_a_slow_reader_of_pieces_is_given_no_candle_that_was_forming_when_they_were_asked_for(world):
+    """The pieces of a stream share a reply. A candle that settled between two of them was forming in it."""
+    border_ms = int(world.now_s * 1000) // MINUTE_MS // 1000 * 1000 * MINUTE_MS
+    world.now_s = border_ms / 1000 + 300 * 60 + 30
+    start_ms, end_ms = border_ms - 200 * MINUTE_MS, border_ms + 305 * MINUTE_MS
+    stream = fetcher_of(world).iter_frames("BTC/USD", "1m", start_ms, rows=100)
+    next(stream)
+    world.now_s += 300
+    assert sum(map(len, stream))
+    frame = fetcher_of(world).fetch("BTC/USD", "1m", start_ms, end_ms)
+    same(frame, world.exchange.kraken.truth("XBTUSD", "1m", start_ms, end_ms))
+
+
+def test_to_ask_for_everything_again_loses_nothing_that_is_not_served_any_more(world):
+    fetcher = fetcher_of(world)
+    fetcher.fetch("BTC/USD", "1h", "2024-05-20")
+    world.now_s += 10 * 86_400
+    frame = fetcher.fetch("BTC/USD", "1h", "2024-05-20", "2024-06-25")
+    sent(world)
+    for span in (("2024-05-20", "2024-06-25"), ("2024-05-20", "2024-05-22")):
+        again = fetcher.fetch("BTC/USD", "1h", *span, refresh=True)
+        pd.testing.assert_frame_equal(again, frame.loc[: again.index[-1]], check_freq=False)
+        assert len(again) == (ms(span[1]) - ms(span[0])) // HOUR_MS
+    assert len(sent(world)) == 1  # there is nothing to ask for of what is older
+    assert sum(again.attrs["candle_fetcher"]["sources"].values()) == len(again)
+
+
+@pytest.mark.parametrize("days", [3, 40])
+def test_nothing_is_given_up_because_our_clock_is_ahead(world, days):
+    fetcher = fetcher_of(world, clock=lambda: world.now_s + days * 86_400)
+    with pytest.warns(ClockSkew):
+        frame = fetcher.fetch("BTC/USD", "1m", "2024-06-15T10:00", "2024-06-15T12:00")
+    same(frame, world.exchange.kraken.truth("XBTUSD", "1m", ms("2024-06-15T10:00"), ms("2024-06-15T12:00")))
+
+
+@pytest.mark.parametrize(("timeframe", "start"), [("1h", "2024-05-01"), ("1m", "2024-06-14"), ("1d", "2021-01-01")])
+def test_what_is_not_served_any_more_is_asked_for_once(world, timeframe, start):
+    found = []
+    for _ in range(2):
+        with pytest.raises(IncompleteData) as caught:
+            fetcher_of(world).fetch("BTC/USD", timeframe, start)
+        found.append((len(caught.value.frame), caught.value.missing))
+    assert found[0] == found[1]
+    assert found[0][0] == 720
+    assert len(sent(world)) == 1
+
+
+def test_what_was_not_served_once_is_asked_for_where_all_is_served_now(world):
+    """As by a plan that is paid for, of which the series are those of the free one."""
+    feed = UNHURRIED.feed("candles")
+
+    def parse(body, series):
+        newest = feed.parse(body, series)
+        return newest.trim(Span(int(newest.open_ms[-100]), int(newest.open_ms[-1]) + 1))
+
+    shallow = replace(UNHURRIED, feeds={"candles": replace(feed, parse=parse, depth=lambda series: 99)})
+    whole = replace(UNHURRIED, feeds={"candles": replace(feed, depth=lambda series: None)})
+    for provider in (shallow, shallow):
+        with pytest.raises(IncompleteData):
+            fetcher_of(world, provider=provider).fetch("BTC/USD", "1h", "2024-05-20")
+        world.now_s += 8 * 86_400
+    world.now_s -= 8 * 86_400
+    fetcher = fetcher_of(world, provider=whole)
+    sent(world)
+    frame = fetcher.fetch("BTC/USD", "1h", "2024-05-25")
+    same(frame, truth(world, "1h", "2024-05-25", "2024-06-23T12:00"))
+    assert len(sent(world)) == 1

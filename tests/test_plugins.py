@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from world import World
 
-from candle_fetcher import CandleFetcher, InputError, NotOffered
+from candle_fetcher import CandleFetcher, FetchManyError, IncompleteData, InputError, NotOffered
+from candle_fetcher.core.candles import Candles
+from candle_fetcher.core.series import Series
 from candle_fetcher.providers import find_provider
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -152,3 +156,20 @@ def test_the_example_answers_as_any_provider_does(tmp_path: Path, monkeypatch: p
 def test_the_part_that_makes_a_provider_is_forty_lines() -> None:
     text = (EXAMPLES / "own_provider.py").read_text(encoding="utf-8")
     assert text[: text.index("def main")].count("\n") <= 48  # a docstring and blank lines among them
+
+
+def test_a_parser_that_fails_is_named_and_takes_nothing_from_others(tmp_path: Path) -> None:
+    def parse(body: bytes, series: Series) -> Candles:
+        raise KeyError("field of no reply")
+
+    kraken = find_provider("kraken")
+    mine = replace(kraken, name="mine", feeds={"candles": replace(kraken.feed("candles"), parse=parse)})
+    with World(tmp_path) as world:
+        urls = {**world.exchange.base_urls, "mine": world.exchange.base_urls["kraken"]}
+        fetcher = world.fetcher(provider=mine, base_urls=urls, max_retries=0)
+        with pytest.raises(IncompleteData, match=r"parser of mine failed .*KeyError.*field of no reply"):
+            fetcher.fetch("BTC/USD", "1h", "2024-06-14")
+        with pytest.raises(FetchManyError) as caught:
+            fetcher.fetch_many(["BTC/USD", "binance:BTC/USDT"], "1h", "2024-06-14", "2024-06-15")
+        assert list(caught.value.frames) == ["binance:BTC/USDT"]
+        assert isinstance(caught.value.errors["BTC/USD"], IncompleteData)

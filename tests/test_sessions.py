@@ -14,7 +14,7 @@ from world import World, ms
 
 from candle_fetcher import CandleFetcher, CandleFetcherWarning, IncompleteData, MissingExtra
 from candle_fetcher.core.spans import Span
-from candle_fetcher.core.timeframe import parse_timeframe
+from candle_fetcher.core.timeframe import DAY_MS, parse_timeframe
 from candle_fetcher.fetcher import sessions
 
 MINUTES_OF_A_DAY = 390
@@ -160,3 +160,16 @@ def test_who_trades_always_needs_no_calendar(world: World, without_calendars: No
     fetcher = stocks(world)
     assert fetcher.gaps("binance:BTC/USDT", "1h", "2024-03-11", "2024-03-13").empty
     assert fetcher.gaps("alpaca-crypto:BTC/USD", "1h", "2024-03-11", "2024-03-13").empty
+
+
+@pytest.mark.parametrize(
+    ("calendar", "start", "end"),
+    [("XBOM", "1985-01-07", "1985-01-12"), ("XSHG", "1975-01-06", "1975-01-11"), ("XNYS", "2080-01-01", "2080-01-08")],
+)
+def test_of_years_that_a_calendar_does_not_know_the_whole_hole_counts(calendar: str, start: str, end: str) -> None:
+    hole = Span(ms(start), ms(end))
+    grid = parse_timeframe("1d")
+    assert sessions.find_open_parts(calendar, grid, hole.start_ms)(hole) == [hole]
+    if calendar != "XNYS":  # and of those that it knows the sessions
+        week = sessions.find_open_parts(calendar, grid, hole.start_ms)(Span(ms("2024-05-20"), ms("2024-05-27")))
+        assert sum(part.end_ms - part.start_ms for part in week) in (4 * DAY_MS, 5 * DAY_MS)

@@ -40,6 +40,7 @@ def absorb(
     now_ms: int,
     asked_ms: int | None = None,
     remember_ms: int = FOREVER_MS,
+    zone_name: str | None = None,
 ) -> Entry | None:
     """The entry with the answer in it: inside the span the answer's candles and holes, outside it what was there.
 
@@ -47,9 +48,9 @@ def absorb(
     rows may still be written; what is covered ends before them. An answer that does not touch what is covered replaces
     it: an entry covers one span. `asked_ms` is when the holes were asked about, now unless given: DUE for a source
     whose word is not enough. What is covered is a fact all the same where holes are not to be asked for again: those
-    that are older than `remember_ms`.
+    that are older than `remember_ms`. `zone_name` is the zone at whose midnight days open, where they do not in UTC.
     """
-    settled = drop_unsettled(candles, timeframe, now_ms)
+    settled = drop_unsettled(candles, timeframe, now_ms, zone_name)
     end_ms = span.end_ms
     if settled.count < candles.count:
         end_ms = min(end_ms, timeframe.open_ms(timeframe.ordinal(int(candles.open_ms[settled.count]))))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from candle_fetcher.core.candles import Candles
 from candle_fetcher.core.timeframe import DAY_MS, HOUR_MS, Timeframe
+from candle_fetcher.core.zones import zone
 
 # Binance restates a candle for a moment after its close; what closed this recently is not yet final.
 GRACE_MS = 2_000
@@ -20,11 +23,21 @@ def settled_end_ms(timeframe: Timeframe, now_ms: int) -> int:
     return timeframe.open_ms(timeframe.ordinal(now_ms - GRACE_MS))
 
 
-def drop_unsettled(candles: Candles, timeframe: Timeframe, now_ms: int) -> Candles:
-    """The settled candles. A candle off the grid settles by its own open time, later than its slot."""
+def close_ms(timeframe: Timeframe, open_ms: int, zone_name: str | None = None) -> int:
+    """When a candle that opens there is over. In a zone its days, weeks and months are those of the wall clock: a day
+    has 25 hours where the clock is put back, and a month ends at midnight there."""
+    if zone_name is None or timeframe.unit not in "dwM":
+        return timeframe.close_ms(open_ms)
+    local = zone(zone_name)
+    close = timeframe.close_ms(int(local.to_local(np.array([open_ms]))[0]))
+    return int(local.to_utc(np.array([close]))[0])
+
+
+def drop_unsettled(candles: Candles, timeframe: Timeframe, now_ms: int, zone_name: str | None = None) -> Candles:
+    """The settled candles. A candle off the grid settles by its own open time, later than its slot; see `close_ms`."""
     count = candles.count
     opens = candles.open_ms
-    while count and timeframe.close_ms(int(opens[count - 1])) > now_ms - GRACE_MS:
+    while count and close_ms(timeframe, int(opens[count - 1]), zone_name) > now_ms - GRACE_MS:
         count -= 1
     return candles if count == candles.count else Candles(candles.names, candles.block[:, :count])
 

@@ -63,12 +63,14 @@ def find_asks(
     ttl_ms: int | None = None,
     recheck: bool = False,
     remembers: bool = True,
+    serves_all: bool = False,
 ) -> list[Ask]:
     """What has to be asked for before the chunk can answer for the wanted span; empty where nothing.
 
     `bounds` is what is listed and settled. A chunk is asked whole, clipped to its bounds, or its uncovered part; a
     believed hole is asked alone when its time has come, or at once to `recheck`; where none is remembered, all of the
-    wanted part is asked for to recheck it. `ttl_ms` caps how long the last candle before the live edge is believed:
+    wanted part is asked for to recheck it. What lay beyond what the provider served is asked for where it `serves_all`
+    of its candles after all. `ttl_ms` caps how long the last candle before the live edge is believed:
     then the tail is asked for from that candle on.
     """
     needed = wanted.clip(bounds).clip(chunk)
@@ -81,7 +83,8 @@ def find_asks(
     at_edge = covered.end_ms < chunk.end_ms
     if ttl_ms is not None and at_edge and entry.candles.count and abs(now_ms - entry.stored_ms) >= ttl_ms:
         covered = Span(covered.start_ms, int(entry.candles.open_ms[-1]))
-    unasked = [Span(hole.start_ms, hole.end_ms).clip(bounds) for hole in entry.believed if hole.asked_ms == UNASKED]
+    open_ = (UNASKED, BEYOND) if serves_all else (UNASKED,)
+    unasked = [Span(hole.start_ms, hole.end_ms).clip(bounds) for hole in entry.believed if hole.asked_ms in open_]
     asks = [Ask(span) for span in unasked if span.clip(needed)]
     asks += [
         Ask(Span(hole.start_ms, hole.end_ms), again=True)

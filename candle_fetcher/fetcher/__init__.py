@@ -1024,7 +1024,7 @@ class CandleFetcher:
         if archive is None and (source or self._settings.source) == "archive":
             raise NotOffered(f"{found.name} has no archive here; use source='auto' or 'rest'")
         series, name, target = read_series(found, self._origin(found), symbol, timeframe, kind)
-        if found.feed(kind).restates(series):
+        if series.settings and found.feed(kind).restates(series):
             today = iso(self._source(found).estimated_ms() // DAY_MS * DAY_MS)[:10]
             series = series._replace(settings=(*series.settings, ("as_of", today)))
         return Request(self._source(found), series, name, target, wanted, archive)

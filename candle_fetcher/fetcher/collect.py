@@ -16,7 +16,7 @@ from candle_fetcher.core.resample import resample
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import Timeframe
 from candle_fetcher.fetcher.gather import Gatherer
-from candle_fetcher.fetcher.manifest import failed_gaps, find_all_gaps
+from candle_fetcher.fetcher.manifest import failed_gaps, find_all_gaps, forming_ms
 from candle_fetcher.fetcher.request import Request, read_span
 from candle_fetcher.fetcher.sessions import OpenParts, find_open_parts
 from candle_fetcher.fetcher.trip import Gathered, Want
@@ -113,9 +113,16 @@ class Collector:
             candles = overlay(candles, no_candles(names), lost)
         lacking: list[int] = []
         if base != timeframe:
+            if candles.count:
+                # A slot has settled once the last of its candles has, which may be hours later than the slot itself.
+                until_ms = forming_ms(candles, base, told.span.end_ms, told.now_ms, told.zone_name)
+                if until_ms < told.span.end_ms:
+                    until_ms = timeframe.open_ms(timeframe.ordinal(until_ms))
+                    span = Span(span.start_ms, max(span.start_ms, min(span.end_ms, until_ms)))
             candles, lacking = resample(candles, base, timeframe, told.span)
             if not request.source.provider.feed(series.kind).quiet_rows:
                 lacking = []  # a slot without a row had no trade: nothing of the candle is lacking
+            lacking = [ms for ms in lacking if ms < span.end_ms]
         if errand.doubts_clock:  # the span was made by a clock that is ahead
             span = Span(span.start_ms, max(span.start_ms, min(span.end_ms, settled_end_ms(timeframe, told.now_ms))))
             lacking = [ms for ms in lacking if ms < span.end_ms]
@@ -214,9 +221,12 @@ class Collector:
         if how.only_cache or how.only_archive or wanted.end_ms <= span.start_ms:
             return no_candles(names)
         newest = source.page(series, span, errand)
-        newest = newest.trim(Span(_unsettled_ms(newest, base, now_ms), span.end_ms)).pick(names)
+        unsettled_ms = _unsettled_ms(newest, base, now_ms, source.provider.feed(series.kind).zone(series))
+        newest = newest.trim(Span(unsettled_ms, span.end_ms)).pick(names)
         if base != timeframe:
             open_ms = settled_end_ms(timeframe, now_ms)
+            if newest.count:
+                open_ms = min(open_ms, timeframe.open_ms(timeframe.ordinal(unsettled_ms)))
             settled = self.collect(request._replace(timeframe=base), Span(open_ms, settled_ms), how, errand).candles
             newest, _ = resample(join([settled, newest]), base, timeframe, Span(open_ms, span.end_ms))
         return newest.trim(wanted)
@@ -233,9 +243,9 @@ def _all_unknown(label: str, fix: str, hole: Span) -> list[Span]:
     return [hole]
 
 
-def _unsettled_ms(candles: Candles, timeframe: Timeframe, now_ms: int) -> int:
+def _unsettled_ms(candles: Candles, timeframe: Timeframe, now_ms: int, zone_name: str | None) -> int:
     """The open time of the first candle that is not settled; the far future where all are."""
-    settled = drop_unsettled(candles, timeframe, now_ms).count
+    settled = drop_unsettled(candles, timeframe, now_ms, zone_name).count
     return int(candles.open_ms[settled]) if settled < candles.count else FOREVER_MS
 
 

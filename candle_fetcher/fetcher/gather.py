@@ -15,7 +15,7 @@ from concurrent.futures import CancelledError, Future, wait
 from functools import partial
 
 from candle_fetcher.cache import LOOK, CandleCache, Facts, Failed, Quiet, Unverified, is_believed
-from candle_fetcher.core.candles import Candles, find_holes, iso
+from candle_fetcher.core.candles import Candles, find_holes, iso, no_candles
 from candle_fetcher.core.coverage import absorb, bridge, extend
 from candle_fetcher.core.entry import BEYOND, DUE, UNASKED, Entry
 from candle_fetcher.core.errors import (
@@ -35,6 +35,7 @@ from candle_fetcher.core.plan import CHUNK_SLOTS, Ask, chunk_span, chunks_of, fi
 from candle_fetcher.core.revisions import find_revisions
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
+from candle_fetcher.core.timeframe import DAY_MS
 from candle_fetcher.fetcher.pools import POLL_S, Pools, Timed
 from candle_fetcher.fetcher.trip import Fresh, Gathered, Part, Trip, Waiting, Want
 from candle_fetcher.sources import Answer, ArchiveSource, Errand, Source, windows
@@ -44,6 +45,7 @@ _LOAD_AT_ONCE = 16
 # How often another process's work is looked after, and how long it is waited for: one that is halted holds its claims.
 _CLAIM_POLL_S = 0.05
 _CLAIM_S = 60.0
+_DOUBTED_MS = 60 * DAY_MS  # no clock is believed to be ahead by more
 _HALTED_S = 1.0  # once one was waited for in vain
 _LANDING_S = 0.005
 # How long a caller who was interrupted waits for what has come to be stored.
@@ -117,6 +119,9 @@ class Gatherer:
             trip.found = self._load(trip, chunks)
             if any(tier == "disk" for tier, _ in trip.found.values()):
                 cache.look_up_facts(series)  # another process may have brought them, and known more
+        if span.start_ms < trip.reach_ms < span.end_ms + _DOUBTED_MS and self._lacks_older(trip, chunks):
+            # Our clock may be ahead by days: before something is given up, the provider's is asked.
+            trip.reach_ms = want.source.reach_ms(series, self.now_ms(want.source, series, FOREVER_MS, errand))
         todo = self._without_clock(trip, self._missing(trip, chunks))
         slots = max(0, timeframe.first_slot(span.end_ms) - timeframe.first_slot(span.start_ms))
         if todo and want.only_cache:
@@ -130,6 +135,8 @@ class Gatherer:
                 left = 0 if trip.failed else slots - trip.done
             finally:
                 self._observe(Progress("end", want.label, left, slots))
+        if want.refresh and want.source.provider.feed(series.kind).depth(series) is not None:
+            self._take_older(trip, chunks)
         return self._told(trip)
 
     # -- looking up -----------------------------------------------------------------------------------------------
@@ -144,6 +151,13 @@ class Gatherer:
         for loaded in self._pools.io().map(lambda batch: self._cache.load(series, batch, keep=keep), batches):
             found.update(loaded)
         return found
+
+    def _take_older(self, trip: Trip, chunks: Sequence[int]) -> None:
+        """Adds what is stored of before the newest candles, which are all that could be asked for again."""
+        for chunk, (tier, entry) in self._load(trip, chunks).items():
+            found = trip.found.get(chunk)
+            if found is None or entry.covered.holds(found[1].covered):
+                trip.put(chunk, tier, entry)
 
     def _asks(self, trip: Trip, chunk: int, entry: Entry | None = None) -> list[Ask]:
         """What must be asked for before the chunk can answer, given what is stored (or `entry`) and known by now."""
@@ -170,10 +184,18 @@ class Gatherer:
             ttl_ms=None if trip.want.only_cache else trip.want.ttl_ms,
             recheck=trip.want.recheck and chunk not in trip.answered,
             remembers=trip.feed.quiet_rows,
+            serves_all=not trip.want.only_cache and trip.feed.depth(trip.want.series) is None,
         )
 
+    def _lacks_older(self, trip: Trip, chunks: Sequence[int]) -> bool:
+        """Whether something is missing that opens before what the provider serves."""
+        reach_ms, trip.reach_ms = trip.reach_ms, -FOREVER_MS
+        lacking = [ask.span for chunk in chunks for ask in self._asks(trip, chunk)]
+        trip.reach_ms = reach_ms
+        return any(span.clip(trip.span).start_ms < reach_ms for span in lacking if span.clip(trip.span))
+
     def _missing(self, trip: Trip, chunks: Sequence[int]) -> list[int]:
-        return [chunk for chunk in chunks if self._asks(trip, chunk)]
+        return [chunk for chunk in chunks if not _is_final(trip, chunk) and self._asks(trip, chunk)]
 
     def _without_clock(self, trip: Trip, todo: list[int]) -> list[int]:
         """The chunks that may be asked for: none near to now, where nobody could tell what is settled."""
@@ -334,7 +356,7 @@ class Gatherer:
         candles, whole = read.candles, file.span
         if read.published_ms is not None and read.published_ms >= file.span.end_ms:
             # The last candle of a month may end after it, and after the file was made.
-            candles = drop_unsettled(read.candles, trip.timeframe, read.published_ms)
+            candles = drop_unsettled(read.candles, trip.timeframe, read.published_ms, trip.zone_name)
             if candles.count < read.candles.count:
                 first_ms = int(read.candles.open_ms[candles.count])
                 whole = Span(whole.start_ms, trip.timeframe.open_ms(trip.timeframe.ordinal(first_ms)))
@@ -386,9 +408,8 @@ class Gatherer:
 
         def fill(some: Sequence[int]) -> None:
             def fill_all() -> None:
-                within = self._span_of(trip, some)
-                for chunk in some:
-                    work(chunk, partial(self._fill, trip, chunk, within))
+                for chunk, job in self._jobs(trip, some):
+                    work(chunk, job)
 
             futures.append(pool.submit(fill_all))
 
@@ -419,10 +440,34 @@ class Gatherer:
                 future.cancel()
             raise
 
+    def _jobs(self, trip: Trip, chunks: Sequence[int]) -> Iterator[tuple[int, Callable[[], None]]]:
+        """What fills the chunks, one by one. Of those that one call may bring nobody else asks for one meanwhile."""
+        cache, series = self._cache, trip.want.series
+        if len(chunks) < 2 or trip.feed.is_whole:
+            yield from ((chunk, partial(self._fill, trip, chunk)) for chunk in chunks)
+            return
+        flights: dict[int, Future[Entry | None]] = {}
+
+        def fly(chunk: int, within: Span | None) -> None:
+            self._fly(trip, chunk, flights.pop(chunk), within, is_claimed=True)
+
+        try:
+            for chunk in chunks:
+                is_mine, flight = cache.take_off(series, chunk)
+                if is_mine:
+                    flights[chunk] = flight
+            claimed = [chunk for chunk in flights if cache.claim(f"{series.key}|{chunk}")]
+            within = self._span_of(trip, claimed)
+            for chunk in claimed:
+                yield chunk, partial(fly, chunk, within)
+        finally:
+            for chunk, flight in flights.items():
+                cache.land(series, chunk)
+                flight.set_exception(CancelledError())  # whoever waits for it may have it
+        yield from ((chunk, partial(self._fill, trip, chunk)) for chunk in chunks if chunk not in claimed)
+
     def _span_of(self, trip: Trip, chunks: Sequence[int]) -> Span | None:
         """What the chunks lack together, where one call may bring it."""
-        if len(chunks) < 2 or trip.feed.is_whole:
-            return None
         spans = [ask.span for chunk in chunks for ask in self._asks(trip, chunk) if not ask.again]
         return Span(min(span.start_ms for span in spans), max(span.end_ms for span in spans)) if spans else None
 
@@ -434,16 +479,15 @@ class Gatherer:
             raise error
         trip.failed += [(ask.span, error) for ask in self._asks(trip, chunk)]
 
-    def _fill(self, trip: Trip, chunk: int, within: Span | None = None) -> None:
-        """Brings one chunk up to date; where another thread is at it already, waits for that one's entry. `within` is
-        what is to be asked for at once with it."""
+    def _fill(self, trip: Trip, chunk: int) -> None:
+        """Brings one chunk up to date; where another thread is at it already, waits for that one's entry."""
         cache, series = self._cache, trip.want.series
         while True:
             if trip.errand.is_set():
                 raise CancelledError
             mine, flight = cache.take_off(series, chunk)
             if mine:
-                self._fly(trip, chunk, flight, within)
+                self._fly(trip, chunk, flight)
                 return
             try:
                 entry = _result(flight, trip.errand)
@@ -463,13 +507,41 @@ class Gatherer:
             return entry
         return bridge(entry, span, timeframe=trip.timeframe, now_ms=trip.now_ms, asked_ms=BEYOND)
 
-    def _fly(self, trip: Trip, chunk: int, flight: Future[Entry | None], within: Span | None) -> None:
+    def _without_older(self, trip: Trip, entry: Entry | None, asked: Span) -> Entry | None:
+        """The entry, which knows what of the span the provider does not serve any more; it never will again."""
+        if trip.want.refresh:
+            return entry  # what is stored has not been looked at, and may hold it
+        older = Span(asked.start_ms, min(asked.end_ms, trip.served_ms))
+        if not older or (entry is not None and older.end_ms < entry.covered.start_ms):
+            return entry
+        for hole in subtract(older, [] if entry is None else [entry.covered]):
+            entry = absorb(
+                self._bridged(trip, entry, hole),
+                hole,
+                no_candles(trip.feed.columns),
+                [hole],
+                timeframe=trip.timeframe,
+                now_ms=trip.now_ms,
+                asked_ms=BEYOND,
+            )
+        return entry
+
+    def _fly(
+        self,
+        trip: Trip,
+        chunk: int,
+        flight: Future[Entry | None],
+        within: Span | None = None,
+        *,
+        is_claimed: bool = False,
+    ) -> None:
+        """Brings the chunk up to date, which is in flight; `within` is what is to be asked for at once with it."""
         want, cache = trip.want, self._cache
         before: Entry | None = None
         entry: Entry | None = None
         try:
             try:
-                waited, _ = self._claim(trip, f"{want.series.key}|{chunk}")
+                waited = not is_claimed and self._claim(trip, f"{want.series.key}|{chunk}")[0]
                 before = entry = self._look_again(trip, [chunk], anew=waited).get(chunk)
                 entry, fresh = self._laid_out(trip, chunk, entry)
                 trip.fresh.setdefault(chunk, []).extend(fresh)
@@ -485,8 +557,10 @@ class Gatherer:
                             timeframe=trip.timeframe,
                             now_ms=trip.now_ms,
                             remember_ms=FOREVER_MS if trip.feed.quiet_rows else trip.feed.late_ms,
+                            zone_name=trip.zone_name,
                         )
                         trip.fresh.setdefault(chunk, []).append(Fresh(answer.span, "rest"))
+                    entry = self._without_older(trip, entry, ask.span)
                 trip.answered.add(chunk)
             finally:
                 if entry is not None and entry is not before:
@@ -589,7 +663,16 @@ class Gatherer:
     def _laid_in(self, trip: Trip, entry: Entry | None, span: Span, candles: Candles) -> Entry | None:
         found = candles.trim(span)
         holes = find_holes(found.open_ms, trip.timeframe, span)
-        return absorb(entry, span, found, holes, timeframe=trip.timeframe, now_ms=trip.now_ms, asked_ms=0)
+        return absorb(
+            entry,
+            span,
+            found,
+            holes,
+            timeframe=trip.timeframe,
+            now_ms=trip.now_ms,
+            asked_ms=DUE,
+            zone_name=trip.zone_name,
+        )
 
     def _answers(self, trip: Trip, ask: Ask, entry: Entry | None, within: Span | None) -> Iterator[Answer]:
         """The source's answers to an ask, call by call, so that what has come is kept whichever call fails."""
@@ -787,6 +870,7 @@ class Gatherer:
             trip.span,
             trip.now_ms,
             facts,
+            trip.zone_name,
             failed=trip.failed,
             generation=trip.generation,
             read_until_ms=max(trip.read_until_ms, default=0),
@@ -799,17 +883,17 @@ class Gatherer:
                 warnings.warn(f"{file.path} of the archive is not used: {error}", ArchiveMismatch, stacklevel=2)
         if trip.want.ttl_ms is not None and trip.span.end_ms >= settled_end_ms(trip.timeframe, trip.now_ms):
             told.until_ms = trip.now_ms + trip.want.ttl_ms
+        needed = told.facts.bounds(trip.span, trip.now_ms)
+        empty = [(quiet.start_ms, quiet.end_ms, quiet.asked_ms) for quiet in told.facts.quiet if trip.found]
         for chunk in sorted(trip.found):
             tier, entry = trip.found[chunk]
             told.parts.append(Part(entry, tier, tuple(trip.fresh.get(chunk, ()))))
-            needed = chunk_span(trip.timeframe, chunk).clip(told.facts.bounds(trip.span, trip.now_ms))
-            if not entry.covered.holds(needed):
+            if not entry.covered.holds(chunk_span(trip.timeframe, chunk).clip(needed)):
                 told.until_ms = trip.now_ms  # the newest candles are still to settle, or to be written
-            empty = [(hole.start_ms, hole.end_ms, hole.asked_ms) for hole in entry.believed if hole.asked_ms != BEYOND]
-            empty += [(quiet.start_ms, quiet.end_ms, quiet.asked_ms) for quiet in told.facts.quiet]
-            for start_ms, end_ms, asked_ms in empty:
-                if Span(start_ms, end_ms).clip(trip.span):
-                    told.until_ms = min(told.until_ms, ask_again_ms(end_ms, asked_ms))
+            empty += [(hole.start_ms, hole.end_ms, hole.asked_ms) for hole in entry.believed if hole.asked_ms != BEYOND]
+        for start_ms, end_ms, asked_ms in empty:
+            if Span(start_ms, end_ms).clip(trip.span):
+                told.until_ms = min(told.until_ms, ask_again_ms(end_ms, asked_ms))
         return told
 
 
@@ -854,6 +938,14 @@ def _beyond(trip: Trip, facts: Facts) -> list[Span]:
         known += [Span(quiet.start_ms, quiet.end_ms) for quiet in facts.quiet]
         lost += subtract(older, [*known, *(span for span, _ in trip.failed)])
     return merge(span for span in lost if span)
+
+
+def _is_final(trip: Trip, chunk: int) -> bool:
+    """Whether all of the chunk is stored, with nothing in it that may have to be asked for again."""
+    found = trip.found.get(chunk)
+    if found is None or found[1].believed or trip.want.recheck:
+        return False
+    return found[1].covered.holds(chunk_span(trip.timeframe, chunk))
 
 
 def _touch(span: Span, other: Span) -> bool:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from candle_fetcher.core.candles import Candles, Gap, find_holes, gap_of, iso
-from candle_fetcher.core.expiry import GRACE_MS
+from candle_fetcher.core.expiry import GRACE_MS, close_ms
 from candle_fetcher.core.frame import Manifest
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
-from candle_fetcher.core.timeframe import Timeframe
+from candle_fetcher.core.timeframe import HOUR_MS, Timeframe
 from candle_fetcher.core.version import __version__
+from candle_fetcher.core.zones import zone
 from candle_fetcher.fetcher.sessions import OpenParts
 from candle_fetcher.fetcher.trip import Gathered
 
@@ -25,7 +28,9 @@ def find_all_gaps(
     what `open_parts` leaves out of a hole."""
     holes = find_holes(candles.open_ms, timeframe, span)
     if holes and candles.count:
-        holes = _without_forming(holes, candles, timeframe, told.now_ms)
+        until_ms = forming_ms(candles, timeframe, span.end_ms, told.now_ms, told.zone_name)
+        if until_ms < span.end_ms:
+            holes = [hole for one in holes if (hole := one.clip(Span(holes[0].start_ms, until_ms)))]
     # A span in which there are candles after all is no reason any more.
     spans = [(Span(one.start_ms, one.end_ms), one.cause) for one in told.facts.quiet]
     quiet = [(one, cause) for one, cause in spans if not any(part.entry.candles.trim(one).count for part in told.parts)]
@@ -40,17 +45,25 @@ def find_all_gaps(
     return sorted(gaps, key=lambda gap: gap.first_ms)
 
 
-def _without_forming(holes: list[Span], candles: Candles, timeframe: Timeframe, now_ms: int) -> list[Span]:
-    """The holes less the newest slots, where the series is off the grid and its next candle is still forming."""
+def forming_ms(candles: Candles, timeframe: Timeframe, end_ms: int, now_ms: int, zone_name: str | None) -> int:
+    """Where those slots before the end begin, after the newest candle, whose own is still forming: a series off the
+    grid closes later than its slots do. The end where there is none."""
     newest_ms = int(candles.open_ms[-1])
-    phase_ms = newest_ms - timeframe.open_ms(timeframe.ordinal(newest_ms))
-    last = holes[-1]
-    while phase_ms and last:
-        slot_ms = timeframe.open_ms(timeframe.ordinal(last.end_ms - 1))
-        if timeframe.close_ms(slot_ms + phase_ms) <= now_ms - GRACE_MS:
-            break
-        last = Span(last.start_ms, slot_ms)
-    return [*holes[:-1], last] if last else holes[:-1]
+    newest = timeframe.ordinal(newest_ms)
+    late_ms = newest_ms - timeframe.open_ms(newest)
+    slot = timeframe.first_slot(end_ms)
+    while late_ms and slot - 1 > newest and _close_ms(timeframe, slot - 1, late_ms, zone_name) > now_ms - GRACE_MS:
+        slot -= 1
+    return min(end_ms, timeframe.open_ms(slot))
+
+
+def _close_ms(timeframe: Timeframe, slot: int, late_ms: int, zone_name: str | None) -> int:
+    """When the candle is over that opens so long after its slot; in a zone, that opens at its midnight."""
+    open_ms = timeframe.open_ms(slot) + late_ms
+    if zone_name is not None:
+        # The clock may have changed since, by an hour.
+        open_ms = int(zone(zone_name).midnight_ms(np.array([open_ms + 2 * HOUR_MS]))[0])
+    return close_ms(timeframe, open_ms, zone_name)
 
 
 def _outwards(span: Span, timeframe: Timeframe) -> Span:

@@ -105,6 +105,7 @@ def _look_up(
     series, base = request.series, request.series.timeframe
     facts = cache.facts(series)
     settled_ms = settled_end_ms(base, now_ms)
+    serves_all = request.source.provider.feed(series.kind).depth(series) is None
     chunks = chunks_of(base, wanted)
     believed = cache.believed_until(series, chunks) or {}
     lacking: list[tuple[int, list[Ask]]] = []
@@ -120,7 +121,7 @@ def _look_up(
         if word < FOREVER_MS:  # how long holes are believed the entry says best: our clock may have been ahead then
             entry = cache.load(series, [chunk]).get(chunk) if word >= LOOK else None
             bounds = facts.bounds(Span(borders.start_ms, min(borders.end_ms, settled_ms)), now_ms)
-            asks = find_asks(entry[1] if entry else None, borders, wanted, bounds, now_ms=now_ms)
+            asks = find_asks(entry[1] if entry else None, borders, wanted, bounds, now_ms=now_ms, serves_all=serves_all)
         inside = borders.clip(wanted)
         slots = CHUNK_SLOTS
         if inside != borders:
@@ -151,7 +152,7 @@ def _steps(request: Request, cache: CandleCache, span: Span, now_ms: int, how: H
     spans = merge([part for file in files for part in file.parts])  # few, where months adjoin
     whole = whole_slots = 0
     for slots, asks in lacking:
-        if all(ask.span.end_ms <= reach_ms for ask in asks):
+        if all(ask.span.clip(wanted).end_ms <= reach_ms for ask in asks):
             steps.append(Step("missing", 1, slots))
             continue
         if any(part.holds(asks[0].span) for part in spans) and len(asks) == 1:

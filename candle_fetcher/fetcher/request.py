@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import operator
 import re
 from collections.abc import Callable
@@ -126,6 +127,11 @@ def _with_others(error: NotOffered, offered: Callable[[Provider], object]) -> No
     return NotOffered(f"{error.args[0]}; these do: {', '.join(having)}") if having else error
 
 
+@functools.lru_cache(maxsize=1024)
+def _unified(unified: Callable[[str], str], provider_symbol: str) -> str:
+    return unified(provider_symbol)
+
+
 def read_series(
     provider: Provider, origin: str | None, symbol: str, timeframe: str, kind: str
 ) -> tuple[Series, str, Timeframe]:
@@ -142,11 +148,13 @@ def read_series(
     except NotOffered as error:
         raise _with_others(error, lambda other: base_for(wanted, other.feed(kind).timeframes, other.name)) from None
     provider_symbol = provider.provider_symbol(symbol, kind)
-    name = provider.unified(provider_symbol)
+    name = _unified(provider.unified, provider_symbol)
     # Who writes BASE/QUOTE knows where the one ends and the other begins; an id alone has to be taken apart.
     pair = _PAIR.fullmatch(symbol)
     typed = "/".join(pair.groups()).upper() if pair else name
     if typed.replace("/", "") == name.replace("/", "").upper() and typed != name.upper():
         name = typed
-    settings = tuple((one.name, one.allowed[0]) for one in provider.settings if one.is_of_series)
+    settings: tuple[tuple[str, str], ...] = ()
+    if provider.settings:
+        settings = tuple((one.name, one.allowed[0]) for one in provider.settings if one.is_of_series)
     return Series(provider.name, origin, provider_symbol, base, kind, settings), name, wanted

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import functools
 import importlib
+import threading
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from candle_fetcher.core.candles import Int64s
 from candle_fetcher.core.errors import MissingExtra
-from candle_fetcher.core.spans import Span, merge
+from candle_fetcher.core.spans import Span, merge, subtract
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe
 
 # Sessions are read from the beginning of a decade on, so that few calendars are made.
 _DECADE_DAYS = 3_653
+
+# One thread at a time makes a calendar, which takes a while, and silences what is warned of meanwhile.
+_making = threading.Lock()
 
 OpenParts = Callable[[Span], list[Span]]
 
@@ -26,12 +31,13 @@ def find_open_parts(calendar: str, timeframe: Timeframe, since_ms: int) -> OpenP
     Regular sessions count, half days up to their early close; what trades before and after them owes no candle. Raises
     MissingExtra without exchange_calendars.
     """
-    opens, closes = _sessions(calendar, since_ms // DAY_MS // _DECADE_DAYS)
+    with _making:
+        known, opens, closes = _sessions(calendar, since_ms // DAY_MS // _DECADE_DAYS)
 
     def open_parts(hole: Span) -> list[Span]:
         first = int(np.searchsorted(closes, hole.start_ms, "right"))
         stop = int(np.searchsorted(opens, hole.end_ms, "left"))
-        parts = []
+        parts = subtract(hole, [known])  # nobody knows
         for start_ms, end_ms in zip(opens[first:stop].tolist(), closes[first:stop].tolist(), strict=True):
             slots = Span(
                 timeframe.open_ms(timeframe.ordinal(max(start_ms, hole.start_ms))),
@@ -44,20 +50,37 @@ def find_open_parts(calendar: str, timeframe: Timeframe, since_ms: int) -> OpenP
 
 
 @functools.lru_cache(maxsize=16)
-def _sessions(calendar: str, decade: int) -> tuple[Int64s, Int64s]:
-    """The opening and closing times of all sessions since the decade, in Unix ms."""
+def _sessions(calendar: str, decade: int) -> tuple[Span, Int64s, Int64s]:
+    """The time of which the sessions are known, from the decade on, and when they open and close, in Unix ms."""
     try:
         exchange_calendars = importlib.import_module("exchange_calendars")
     except ImportError as error:
         raise MissingExtra(
             "calendars", "Telling a stock's gaps from the hours in which its exchange is closed"
         ) from error
-    first = np.datetime64(decade * _DECADE_DAYS, "D")
+    first_ms = decade * _DECADE_DAYS * DAY_MS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # what it uses of pandas is its authors' affair
-        schedule = exchange_calendars.get_calendar(calendar, start=str(first)).schedule
+        try:
+            made = exchange_calendars.get_calendar(calendar, start=_date(first_ms))
+        except ValueError:  # not as far back as that, or not so far ahead: then its own years have to do
+            made = exchange_calendars.get_calendar(calendar)
+            bound = made.bound_min()
+            first_ms = max(first_ms, _ms_of(made.first_session if bound is None else bound))
+            if first_ms <= _ms_of(made.last_session):
+                made = exchange_calendars.get_calendar(calendar, start=_date(first_ms))
+        known, schedule = Span(first_ms, max(first_ms, _ms_of(made.last_session) + DAY_MS)), made.schedule
     opens, closes = (
         schedule[name].dt.tz_convert(None).to_numpy().astype("datetime64[ms]").astype(np.int64)
         for name in ("open", "close")
     )
-    return opens, closes
+    return known, opens, closes
+
+
+def _date(ms: int) -> str:
+    return str(np.datetime64(ms, "ms").astype("M8[D]"))
+
+
+def _ms_of(day: Any) -> int:
+    """A day of theirs in Unix ms."""
+    return int(day.to_datetime64().astype("M8[ms]").astype(np.int64))

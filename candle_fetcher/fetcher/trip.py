@@ -62,6 +62,7 @@ class Gathered:
     span: Span
     now_ms: int
     facts: Facts
+    zone_name: str | None = None  # at whose midnight days open
     parts: list[Part] = field(default_factory=list)
     failed: list[tuple[Span, SourceError | None]] = field(default_factory=list)
     until_ms: int = FOREVER_MS
@@ -82,6 +83,7 @@ class Trip:
         self.errand = errand
         self.timeframe = want.series.timeframe
         self.feed = want.source.provider.feed(want.series.kind)
+        self.zone_name = self.feed.zone(want.series) if self.timeframe.unit in "dwM" else None
         # Where the provider serves the newest candles alone: before the one it has none, before the other none was
         # served just now.
         self.reach_ms = self.served_ms = -FOREVER_MS

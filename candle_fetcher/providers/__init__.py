@@ -69,13 +69,19 @@ class _PlugIns(NamedTuple):
 
 
 @functools.cache
+def _modules() -> tuple[str, ...]:
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base"))
+
+
+@functools.cache
+def _of_module(module: str) -> dict[str, Provider]:
+    offered = getattr(importlib.import_module(f"{__name__}.{module}"), "PROVIDERS", ())
+    return {provider.name: provider for provider in offered}
+
+
+@functools.cache
 def _built_in() -> dict[str, Provider]:
-    found: dict[str, Provider] = {}
-    for module in sorted(module.name for module in pkgutil.iter_modules(__path__)):
-        if module != "base":
-            offered = getattr(importlib.import_module(f"{__name__}.{module}"), "PROVIDERS", ())
-            found.update((provider.name, provider) for provider in offered)
-    return found
+    return {name: provider for module in _modules() for name, provider in _of_module(module).items()}
 
 
 @functools.cache
@@ -113,9 +119,11 @@ def all_providers() -> dict[str, Provider]:
 
 
 def find_known(name: str) -> Provider | None:
-    """The provider with that id, None where there is none. Installed packages are looked through only for ids that are
-    not built in."""
-    return _built_in().get(name) or _plug_ins().providers.get(name)
+    """The provider with that id, None where there is none. Looks where its name says first, since every module takes a
+    moment to import, and through installed packages only for ids that are not built in."""
+    module = name.partition("-")[0]
+    found = _of_module(module).get(name) if module in _modules() else None
+    return found or _built_in().get(name) or _plug_ins().providers.get(name)
 
 
 def find_provider(name: object) -> Provider:

@@ -37,6 +37,7 @@ from candle_fetcher.core.objects import parse_alike, read_objects
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import MINUTE_MS
+from candle_fetcher.core.zones import NEW_YORK
 from candle_fetcher.providers.base import Feed, Key, Provider, Setting, by_status
 
 TITLE = "Alpaca"
@@ -61,6 +62,7 @@ _MOST_HEAD_BYTES = 2**12
 _MOST_CODE = 10**9
 # The value of a list whose text is read apart: one that no reply has.
 _STAND_IN = [-7e-301]
+_CHICAGO = "America/Chicago"
 _TOKEN = re.compile(r"[!-~]{1,1000}")
 
 _STOCK = re.compile(r"[A-Z0-9]{1,12}(?:\.[A-Z0-9]{1,6}){0,2}")
@@ -299,6 +301,7 @@ _FEED = Feed(
     quiet_rows=False,
     held_back_ms=held_back_ms,
     restates=restates,
+    zone=lambda series: NEW_YORK if series.provider == "alpaca" else _CHICAGO,
 )
 # A free key has sip but for the last 15 minutes, and iex, the prices of one exchange, to the last one.
 _SETTINGS = (

@@ -83,6 +83,7 @@ class Feed:
     holds the instant where calls are for fixed spans, such as months, None where they are for all of time. Nothing is
     older than `since_ms`. `probe` is the timeframe with which to look for the listing through such windows.
 
+    `zone(series)` is the zone at whose midnight its days, weeks and months open and close, where that is not UTC.
     No others are made of the timeframes that are `off_grid`: theirs open elsewhere than the slots do.
 
     `quiet_rows` says that an interval without trades has a row, so that a hole is suspect and asked for again. Where it
@@ -107,6 +108,7 @@ class Feed:
     window: Callable[[Series, int], Span | None] | None = None
     since_ms: int = 0
     probe: str = "1d"
+    zone: Callable[[Series], str | None] = lambda series: None
     off_grid: tuple[str, ...] = ()
     quiet_rows: bool = True
     late_ms: int = 0

@@ -270,6 +270,7 @@ PROVIDER = Provider(
             window=_window,
             quiet_rows=False,
             late_ms=3_600_000,  # nothing states how soon a bar is there
+            zone=lambda series: NEW_YORK,
             is_whole=True,
         )
     },

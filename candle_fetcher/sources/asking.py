@@ -48,20 +48,31 @@ class Replies:
     """Replies by call, so that what is asked for once in an errand is sent once; only the newest are kept."""
 
     def __init__(self) -> None:
-        self._futures: OrderedDict[Call, Future[Candles]] = OrderedDict()
+        self._asked: OrderedDict[Call, tuple[int, Future[Candles]]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def once(self, call: Call, ask: Callable[[], Candles], stop: threading.Event, *, anew: bool = False) -> Candles:
+    def once(
+        self,
+        call: Call,
+        ask: Callable[[], Candles],
+        stop: threading.Event,
+        *,
+        now_ms: int,
+        since_ms: int,
+        anew: bool = False,
+    ) -> Candles:
         """The reply to the call: `ask` gets it, or another thread that is at it; its error is that of all. `anew` gets
-        it once more."""
+        it once more, and so does who needs one that was asked for at `since_ms` or later."""
         with self._lock:
-            found = None if anew else self._futures.get(call)
+            asked_ms, found = self._asked.get(call, (0, None))
+            if anew or asked_ms < since_ms:
+                found = None
             if found is None:
                 mine: Future[Candles] = Future()
-                self._futures[call] = mine
-                self._futures.move_to_end(call)
-                while len(self._futures) > _KEPT_REPLIES:
-                    self._futures.popitem(last=False)
+                self._asked[call] = max(now_ms, since_ms), mine
+                self._asked.move_to_end(call)
+                while len(self._asked) > _KEPT_REPLIES:
+                    self._asked.popitem(last=False)
         if found is None:
             try:
                 mine.set_result(ask())
@@ -248,7 +259,7 @@ class Asker:
             # A parse holds the interpreter most of the time; taking turns spares the threads handing it to and fro.
             with self._parsing:
                 began = time.perf_counter()
-                answer = parse(reply.body)
+                answer = self._read(parse, reply.body)
         except Banned as error:
             # By a clock that is wrong the end may have passed already; then so many seconds count.
             self.limiter.ban(int(error.until.timestamp() * 1000), str(error), seconds=error.retry_after_s or 0.0)
@@ -266,6 +277,18 @@ class Asker:
         count = answer.count if isinstance(answer, Candles) else 0
         self._observe(Operation("parse", time.perf_counter() - began, count, len(reply.body)))
         return answer
+
+    def _read(self, parse: Callable[[bytes], Answer_], body: bytes) -> Answer_:
+        """What is made of the body. A parser that fails otherwise than by an error of ours could not read it: it may
+        be that of a provider from elsewhere."""
+        try:
+            return parse(body)
+        except CandleFetcherError:
+            raise
+        except Exception as error:
+            raise ReplyError(
+                f"the parser of {self._service.name} failed on a reply: {type(error).__name__}: {str(error)[:160]!r}"
+            ) from error
 
 
 def told_ms(headers: Mapping[str, str]) -> int | None:

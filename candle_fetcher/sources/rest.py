@@ -235,7 +235,8 @@ class Source:
         """
         feed = self.provider.feed(series.kind)
         timeframe = series.timeframe
-        candles = self._page(feed, series, span, stop, within)
+        # An errand may be long, and keeps its replies: in one of before then a candle may be forming.
+        candles = self._page(feed, series, span, stop, within, since_ms=span.end_ms + GRACE_MS)
         served_ms = self._served_ms(feed, series, span, stop)
         if served_ms > span.start_ms:
             span = Span(min(served_ms, span.end_ms), span.end_ms)
@@ -248,7 +249,7 @@ class Source:
             if settled_ms < span.end_ms:
                 stop.doubts_clock = True
                 span = Span(span.start_ms, max(span.start_ms, settled_ms))
-                candles = drop_unsettled(candles, timeframe, now_ms).trim(span)
+                candles = drop_unsettled(candles, timeframe, now_ms, feed.zone(series)).trim(span)
                 if not span:
                     return Answer(span, candles, (), served_ms)
         believed: list[Span] = []
@@ -284,17 +285,35 @@ class Source:
         stop: Errand,
         within: Span | None = None,
         *,
+        since_ms: int = -FOREVER_MS,
         anew: bool = False,
     ) -> Candles:
         """The reply about the span, checked; where it is part of one that serves other spans too, that one, cut."""
         if not feed.is_whole and within is None:
             return self._whole_page(feed, series, span, stop)
-        return self._reply(feed, series, within or span, stop, anew=anew).trim(span)
+        return self._reply(feed, series, within or span, stop, since_ms=since_ms, anew=anew).trim(span)
 
-    def _reply(self, feed: Feed, series: Series, span: Span, stop: Errand, *, anew: bool = False) -> Candles:
-        """A reply that serves more than this span: it is asked for once in an errand, but to be had `anew`."""
+    def _reply(
+        self,
+        feed: Feed,
+        series: Series,
+        span: Span,
+        stop: Errand,
+        *,
+        since_ms: int = -FOREVER_MS,
+        anew: bool = False,
+    ) -> Candles:
+        """A reply that serves more than this span: it is asked for once in an errand, but to be had `anew`, or where
+        it is older than `since_ms`."""
         call = feed.call(series, span, page_rows(feed, series.timeframe, span))
-        return stop.replies.once(call, lambda: self._whole_page(feed, series, span, stop), stop, anew=anew)
+        return stop.replies.once(
+            call,
+            lambda: self._whole_page(feed, series, span, stop),
+            stop,
+            now_ms=self.estimated_ms(),
+            since_ms=since_ms,
+            anew=anew,
+        )
 
     def _whole_page(self, feed: Feed, series: Series, span: Span, stop: Errand) -> Candles:
         """One reply, checked; and what it had no room for: further pages, or two candles off the grid in one slot."""
