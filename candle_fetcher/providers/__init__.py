@@ -69,19 +69,24 @@ class _PlugIns(NamedTuple):
 
 
 @functools.cache
-def _modules() -> tuple[str, ...]:
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base"))
-
-
-@functools.cache
 def _of_module(module: str) -> dict[str, Provider]:
-    offered = getattr(importlib.import_module(f"{__name__}.{module}"), "PROVIDERS", ())
+    """The providers of a module of ours; none where there is no such module."""
+    name = f"{__name__}.{module}"
+    if not module.isidentifier() or module.startswith("_"):
+        return {}
+    try:
+        offered = getattr(importlib.import_module(name), "PROVIDERS", ())
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        return {}
     return {provider.name: provider for provider in offered}
 
 
 @functools.cache
 def _built_in() -> dict[str, Provider]:
-    return {name: provider for module in _modules() for name, provider in _of_module(module).items()}
+    modules = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return {name: provider for module in modules for name, provider in _of_module(module).items()}
 
 
 @functools.cache
@@ -121,8 +126,7 @@ def all_providers() -> dict[str, Provider]:
 def find_known(name: str) -> Provider | None:
     """The provider with that id, None where there is none. Looks where its name says first, since every module takes a
     moment to import, and through installed packages only for ids that are not built in."""
-    module = name.partition("-")[0]
-    found = _of_module(module).get(name) if module in _modules() else None
+    found = _of_module(name.partition("-")[0]).get(name)
     return found or _built_in().get(name) or _plug_ins().providers.get(name)
 
 

@@ -33,6 +33,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+if __name__ == "__main__":
+    sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
+
 import candle_fetcher.store.database  # noqa: F401 (before the forks)
 from candle_fetcher import CacheWarning
 from candle_fetcher.store import DiskTier
