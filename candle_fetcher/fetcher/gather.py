@@ -452,11 +452,7 @@ class Gatherer:
             self._fly(trip, chunk, flights.pop(chunk), within, is_claimed=True)
 
         try:
-            for chunk in chunks:
-                is_mine, flight = cache.take_off(series, chunk)
-                if is_mine:
-                    flights[chunk] = flight
-            claimed = [chunk for chunk in flights if cache.claim(f"{series.key}|{chunk}")]
+            claimed = self._take_off(series, chunks, flights)
             within = self._span_of(trip, claimed)
             for chunk in claimed:
                 yield chunk, partial(fly, chunk, within)
@@ -465,6 +461,17 @@ class Gatherer:
                 cache.land(series, chunk)
                 flight.set_exception(CancelledError())  # whoever waits for it may have it
         yield from ((chunk, partial(self._fill, trip, chunk)) for chunk in chunks if chunk not in claimed)
+
+    def _take_off(self, series: Series, chunks: Sequence[int], flights: dict[int, Future[Entry | None]]) -> list[int]:
+        """Puts those of the chunks that no thread is at into `flights`, for the caller to land whatever happens.
+
+        Returns those of them that no other process is at either; they are claimed now.
+        """
+        for chunk in chunks:
+            is_mine, flight = self._cache.take_off(series, chunk)
+            if is_mine:
+                flights[chunk] = flight
+        return [chunk for chunk in flights if self._cache.claim(f"{series.key}|{chunk}")]
 
     def _span_of(self, trip: Trip, chunks: Sequence[int]) -> Span | None:
         """What the chunks lack together, where one call may bring it."""
@@ -592,11 +599,7 @@ class Gatherer:
         flights: dict[int, Future[Entry | None]] = {}
         whole: dict[int, tuple[Entry, Entry | None]] = {}
         try:
-            for chunk in chunks:
-                mine, flight = cache.take_off(series, chunk)
-                if mine:
-                    flights[chunk] = flight
-            claimed = [chunk for chunk in flights if cache.claim(f"{series.key}|{chunk}")]
+            claimed = self._take_off(series, chunks, flights)
             found = self._look_again(trip, claimed)
             for chunk in claimed:
                 before = found.get(chunk)

@@ -11,7 +11,7 @@ from candle_fetcher.core.funding import check_funding
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS
 from candle_fetcher.providers import Funding
-from candle_fetcher.sources.asking import Errand, date_ms
+from candle_fetcher.sources.asking import Errand, told_ms
 from candle_fetcher.sources.rest import Source
 
 
@@ -75,5 +75,5 @@ class FundingSource:
         )
 
     def _heard(self, headers: Mapping[str, str]) -> None:
-        told_ms = date_ms(headers.get("date"))
-        self.told_ms = FOREVER_MS if told_ms is None else told_ms
+        now_ms = told_ms(headers)
+        self.told_ms = FOREVER_MS if now_ms is None else now_ms
