@@ -40,11 +40,14 @@ def test_rows_are_named_once_in_order_and_what_is_said_of_them_is_about_rows() -
     assert not set(FEWER) & set(NOT_INJECTED)
 
 
-def test_the_rows_are_those_of_the_matrix_beside_the_repository(shared: Path) -> None:
-    page = shared / "faults.md"
-    if not page.is_file():
-        pytest.skip("there is no matrix of faults, `faults.md`, among the recorded data")
-    assert re.findall(r"^\| ([A-Z]\d\d) \|", page.read_text("utf-8"), re.M) == list(ROWS)
+def test_the_rows_are_those_of_the_pages_beside_the_repository(shared: Path) -> None:
+    matrix, findings = shared / "faults.md", shared / "findings.md"
+    if not matrix.is_file() or not findings.is_file():
+        pytest.skip("the recorded data has no matrix of faults: `faults.md` and `findings.md`")
+    rows = re.findall(r"^\| ([A-Z]\d\d) \|", matrix.read_text("utf-8"), re.M)
+    found = re.findall(r"^\| ([A-D])(\d+) \|", findings.read_text("utf-8"), re.M)
+    rows += [f"{chr(ord(letter) + 7)}{int(number):02}" for letter, number in found]
+    assert sorted(rows) == list(ROWS)
 
 
 def test_rows_are_found_by_name_and_by_letter() -> None:
