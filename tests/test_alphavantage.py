@@ -165,6 +165,19 @@ def test_a_free_key_brings_a_hundred_days_and_what_is_before_is_missing(world):
     assert world.asked()[-1].params["outputsize"] == "full"
 
 
+@pytest.mark.fault("J02")
+def test_the_newest_days_come_on_a_monday_too_although_a_hundred_are_all_that_is_served(world):
+    world.now_s = dt.datetime(2024, 6, 17, 13, 10, tzinfo=EASTERN).timestamp()
+    dates = days(dt.date(2024, 1, 1), dt.date(2024, 6, 14))
+    for limit in (1, 50, 99):
+        frame = world.fetcher(**KEYS).fetch("IBM", "1d", limit=limit)
+        assert [stamp.date() for stamp in frame.index] == dates[-limit:]
+    stored = world.fetcher(**KEYS, source="cache").fetch("IBM", "1d", limit=3)
+    assert [stamp.date() for stamp in stored.index] == dates[-3:]
+    with pytest.raises(IncompleteData):
+        world.fetcher(**KEYS).fetch("IBM", "1d", limit=120)
+
+
 def test_pairs_have_days_weeks_and_months_alone(world):
     with pytest.raises(NotOffered, match=r"1d, 1w, 1M of BTC/USD, and kraken"):
         world.fetcher(**KEYS).fetch("BTC/USD", "5m", "2024-03-01", "2024-03-02")

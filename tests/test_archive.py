@@ -756,6 +756,40 @@ def test_a_checksum_is_one_or_nothing() -> None:
             find_checksum(text, "a.zip")
 
 
+CHINESE = "币安人生USDT"
+
+
+def chinese_rows(first: str, count: int) -> list[list[Any]]:
+    starts = range(ms(first), ms(first) + count * 60_000, 60_000)
+    return [[at, "1.0", "1.2", "0.9", "1.1", "10.0", at + 59_999, "11.0", 5, "3.0", "3.3", "0"] for at in starts]
+
+
+@pytest.mark.fault("J03")
+@pytest.mark.parametrize("flag", [0x800, 0], ids=["flagged", "unflagged"])
+def test_files_of_a_symbol_in_chinese_are_used(world: World, tmp_path: Path, flag: int) -> None:
+    def with_flag(data: bytes) -> bytes:
+        """The zip, whose name is said to be UTF-8 or not."""
+        changed = bytearray(data)
+        for signature, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+            place = data.index(signature) + at
+            changed[place : place + 2] = flag.to_bytes(2, "little")
+        return bytes(changed)
+
+    world.exchange.load("binance", CHINESE, "1m", chinese_rows("2024-01-01", 2880))
+    world.exchange.archive.spoil(CHINESE, damage.Damage("flag", zip=with_flag).published())
+    frame = world.fetcher().fetch("币安人生/USDT", "1m", "2024-01-01", "2024-01-03", source="archive")
+    assert told(frame)["sources"]["archive"] == len(frame) == 2880
+    assert (told(frame)["unverified"], told(frame)["rejected"]) == ([], [])
+
+    path = tmp_path / f"{CHINESE}-1m-2024-01.zip"
+    key = f"data/spot/monthly/klines/{CHINESE}/1m/{path.name}"
+    path.write_bytes(with_flag(world.exchange.archive.read(key)))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_name(f"{path.name}.CHECKSUM").write_bytes(f"{digest}  {path.name}\n".encode())
+    done = world.fetcher(cache_dir=tmp_path / "other").cache.import_file(path)
+    assert (done.symbol, done.rows, done.verified) == ("币安人生/USDT", 2880, True)
+
+
 # -- real files --------------------------------------------------------------------------------------------------------
 
 

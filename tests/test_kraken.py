@@ -747,3 +747,15 @@ def test_what_was_not_served_once_is_asked_for_where_all_is_served_now(world):
     frame = fetcher.fetch("BTC/USD", "1h", "2024-05-25")
     same(frame, truth(world, "1h", "2024-05-25", "2024-06-23T12:00"))
     assert len(sent(world)) == 1
+
+
+@pytest.mark.fault("J02")
+@pytest.mark.filterwarnings("ignore:this machine's clock")
+def test_a_slot_without_a_row_among_the_newest_takes_nothing_from_them(tmp_path):
+    with World(tmp_path) as world:
+        world.exchange.hide("kraken", "XBTUSD", (ms("2024-06-15T07:00"), ms("2024-06-15T08:00")))
+        frame = fetcher_of(world).fetch("BTC/USD", "1h", limit=10)
+        assert len(frame) == 10
+        assert index_ms(frame)[0] == ms("2024-06-15T01:00")
+        stored = fetcher_of(world, source="cache").fetch("BTC/USD", "1h", end="2024-06-15T12:00", limit=100)
+        assert len(stored) == 100

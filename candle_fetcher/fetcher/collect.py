@@ -8,7 +8,7 @@ from functools import partial
 from typing import NamedTuple
 
 from candle_fetcher.cache import CandleCache
-from candle_fetcher.core.candles import OHLCV, Candles, Gap, join, no_candles, overlay
+from candle_fetcher.core.candles import OHLCV, Candles, Gap, gap_of, join, no_candles, overlay
 from candle_fetcher.core.errors import CandleFetcherWarning, IncompleteData, MissingExtra, SourceError
 from candle_fetcher.core.expiry import FOREVER_MS, drop_unsettled, settled_end_ms
 from candle_fetcher.core.plan import CHUNK_SLOTS, chunk_of, chunk_span
@@ -176,18 +176,22 @@ class Collector:
             # Where the series is known to begin and to end: nothing beyond has to be looked through.
             known = self._known(request, whole, now_ms)
             if request.range.oldest:
-                end_ms = timeframe.open_ms(timeframe.first_slot(known.start_ms) + slots)
+                edge = timeframe.first_slot(known.start_ms) + slots
+                end_ms = timeframe.open_ms(edge)
                 span = Span(whole.start_ms, min(whole.end_ms, end_ms))
                 is_all = end_ms >= known.end_ms
             else:
-                start_ms = timeframe.open_ms(max(timeframe.first_slot(known.end_ms) - slots, 0))
+                edge = max(timeframe.first_slot(known.end_ms) - slots, 0)
+                start_ms = timeframe.open_ms(edge)
                 span = Span(max(start_ms, whole.start_ms), whole.end_ms)
                 is_all = start_ms <= known.start_ms
             got = self.collect(request, span, how, errand)
             news = self._known(request, whole, now_ms) != known
             if got.candles.count >= limit or got.failed or (is_all and not news):
                 return cut(got, limit, request)
-            slots = 2 * slots + CHUNK_SLOTS
+            # The rest of the chunk costs nothing; the next one may fail, though the answer does not need it.
+            left = -edge % CHUNK_SLOTS if request.range.oldest else edge % CHUNK_SLOTS
+            slots = slots + left if left else 2 * slots + CHUNK_SLOTS
 
     def _known(self, request: Request, whole: Span, now_ms: int) -> Span:
         """The span without what is known to be empty at its ends; its end where all of it is."""
@@ -262,22 +266,35 @@ def _ends_late(request: Request, told: Gathered, span: Span, last: Gap, how: How
 
 
 def cut(got: Collected, limit: int, request: Request) -> Collected:
-    """At most so many of the candles, the oldest where the request has a start and the newest else, with the gaps
-    between."""
-    if got.candles.count <= limit:
+    """Return at most `limit` of the candles, with what is said of their span alone: the oldest candles where the
+    request has a start, the newest else. What failed before or after them is no part of the answer."""
+    if got.candles.count < limit:
         return got
-    first = 0 if request.range.oldest else got.candles.count - limit
+    timeframe, is_oldest = request.timeframe, request.range.oldest
+    first = 0 if is_oldest else got.candles.count - limit
     candles = Candles(got.candles.names, got.candles.block[:, first : first + limit])
     span = got.span
     if not limit:
         span = Span(span.end_ms, span.end_ms)
-    elif request.range.oldest:
-        span = Span(span.start_ms, request.timeframe.close_ms(int(candles.open_ms[-1])))
+        slots = range(0)
+    elif is_oldest:
+        newest_ms = int(candles.open_ms[-1])
+        span = Span(span.start_ms, timeframe.close_ms(newest_ms))
+        slots = range(timeframe.ordinal(span.start_ms), timeframe.ordinal(newest_ms))
     else:
         span = Span(int(candles.open_ms[0]), span.end_ms)
+        slots = range(timeframe.ordinal(span.start_ms) + 1, timeframe.first_slot(span.end_ms))
     return got._replace(
         candles=candles,
         span=span,
         gaps=[gap for gap in got.gaps if span.start_ms <= gap.first_ms < span.end_ms],
+        failed=[inner for gap in got.failed if (inner := _clipped(gap, slots, timeframe))],
         partial=[ms for ms in got.partial if span.start_ms <= ms < span.end_ms],
     )
+
+
+def _clipped(gap: Gap, slots: range, timeframe: Timeframe) -> Gap | None:
+    """Return what of the gap lies in those slots; None where nothing does."""
+    bounds = Span(timeframe.open_ms(slots.start), timeframe.open_ms(slots.stop))
+    inner = Span(gap.first_ms, timeframe.close_ms(gap.last_ms)).clip(bounds)
+    return gap_of(inner, timeframe, gap.cause) if inner else None

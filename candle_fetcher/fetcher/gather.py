@@ -846,7 +846,7 @@ class Gatherer:
             quiet.end_ms == FOREVER_MS and is_believed(quiet, trip.now_ms) for quiet in self._cache.facts(series).quiet
         ):
             return
-        with contextlib.suppress(TransportError, ReplyError):
+        with contextlib.suppress(SourceError):  # the answer is whole without this
             last_ms = source.last_ms(series, trip.now_ms, trip.errand)
             if last_ms is None or last_ms >= end_ms or (seen_ms is not None and last_ms != seen_ms):
                 return

@@ -46,6 +46,7 @@ _ROW_BYTES = 300
 _FUNDING_BYTES, _FUNDING_MS = 80, 60_000
 # What unpacks piece by piece, however much it holds. bzip2 and LZMA do not in zipfile: 2 kB of them become gigabytes.
 _PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_UTF8_FLAG = 0x800  # bit 11 of a member's general purpose flags (APPNOTE.TXT, 4.4.4)
 
 # Days of spot on which rows of the months' files differ from those of the days' files and of REST, which agree
 # (binance-public-data issues, open in July 2026): 2020-12-21 13:00 to 13:49, and two rows of 2021-09-29.
@@ -93,7 +94,7 @@ def find_checksum(text: bytes, name: str) -> str | None:
 
     Raises ReplyError where it is of another file or no checksum at all.
     """
-    words = text.decode("ascii", "replace").split()
+    words = text.decode("utf-8", "replace").split()  # names such as 币安人生USDT-1m-2025-10.zip are UTF-8
     if not words:
         return None
     if len(words) != 2 or not re.fullmatch(r"[0-9a-fA-F]{64}", words[0]) or words[1].lstrip("*") != name:
@@ -150,8 +151,9 @@ def _unzip(data: bytes, member: str, most_bytes: int) -> Iterator[bytes]:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             infos = archive.infolist()
-            if [info.filename for info in infos] != [member]:
-                raise ReplyError(f"expected one member {member}, found {[info.filename[:60] for info in infos[:3]]}")
+            names = [_member_name(info) for info in infos]
+            if names != [member]:
+                raise ReplyError(f"expected one member {member}, found {[name[:60] for name in names[:3]]}")
             if infos[0].file_size > most_bytes:
                 raise ReplyError(
                     f"{member} unpacks to {infos[0].file_size:,} bytes; its rows can be {most_bytes:,} at most"
@@ -167,6 +169,18 @@ def _unzip(data: bytes, member: str, most_bytes: int) -> Iterator[bytes]:
                     yield piece
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError, ValueError) as error:
         raise ReplyError(f"the zip of {member} is not whole ({type(error).__name__}: {str(error)[:120]})") from error
+
+
+def _member_name(info: zipfile.ZipInfo) -> str:
+    """Return the member's name, read as UTF-8 where its bytes are UTF-8, whether the zip flags that or not.
+
+    Without the flag, zipfile decodes the bytes as code page 437, which maps each byte to one character.
+    """
+    name = info.orig_filename
+    try:
+        return name if info.flag_bits & _UTF8_FLAG else name.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return name
 
 
 def _unit(times: Column) -> int:

@@ -41,7 +41,7 @@ _OURS = re.compile(
     r"_\d{8}(?:T\d{4})?_\d{8}(?:T\d{4})?\.csv"
 )
 _ARCHIVE = re.compile(
-    r"(?P<symbol>[A-Z0-9_]+)-(?P<timeframe>\d+(?:s|m|h|d|w|mo))-(?P<month>\d{4}-\d\d)(?P<day>-\d\d)?\.(?:zip|csv)"
+    r"(?P<symbol>[^\Wa-z]+)-(?P<timeframe>\d+(?:s|m|h|d|w|mo))-(?P<month>\d{4}-\d\d)(?P<day>-\d\d)?\.(?:zip|csv)"
 )
 _KRAKEN = re.compile(r"(?P<symbol>[A-Za-z0-9.]+)_(?P<minutes>\d{1,5})\.csv")
 _MARKETS = {
