@@ -121,7 +121,9 @@ class Collector:
                     span = Span(span.start_ms, max(span.start_ms, min(span.end_ms, until_ms)))
             candles, lacking = resample(candles, base, timeframe, told.span)
             if not request.source.provider.feed(series.kind).quiet_rows:
-                lacking = []  # a slot without a row had no trade: nothing of the candle is lacking
+                # A slot without a row had no trade: only what could not be had is lacking.
+                away = [*(one for one, _ in told.failed), *told.beyond]
+                lacking = [ms for ms in lacking if any(Span(ms, timeframe.close_ms(ms)).clip(one) for one in away)]
             lacking = [ms for ms in lacking if ms < span.end_ms]
         if errand.doubts_clock:  # the span was made by a clock that is ahead
             span = Span(span.start_ms, max(span.start_ms, min(span.end_ms, settled_end_ms(timeframe, told.now_ms))))
