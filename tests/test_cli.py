@@ -243,7 +243,7 @@ def test_several_symbols_come_with_a_column_that_tells_them_apart(line: Line, tm
         (("fetsh", "BTC/USDT", "1h"), "fetsh"),
         (("symbols", "BTC"), "unexpected: BTC"),
         (("fetch", "BTC/USDT", "1x"), "unknown timeframe '1x'"),
-        (("fetch", "BTC/USDT", "1h", "--start", "yesterday"), "start 'yesterday' is not understood"),
+        (("fetch", "BTC/USDT", "1h", "--start", "tomorrow"), "start 'tomorrow' is not understood"),
         (("fetch", "BTC/USDT", "1h", *DAY, "-d", "2"), "days=2.0"),
         (("fetch", "XXX/USDT", "1h", *DAY), "does not know the symbol 'XXX/USDT'"),
         (("fetch", "--symbols", "XXX/USDT,YYY/USDT", "1h", *DAY), "2 of 2 symbols failed"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import os
 import random
 import threading
 import warnings
@@ -24,8 +26,11 @@ from candle_fetcher import (
     NotOffered,
     UnknownSymbol,
 )
+from candle_fetcher.core.candles import iso
 from candle_fetcher.core.frame import COPIES_ON_WRITE, index_ms
+from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.fetcher.request import read_range
+from candle_fetcher.fetcher.settings import read_settings
 from candle_fetcher.practice import faults
 
 MANIFEST = "candle_fetcher"
@@ -191,7 +196,7 @@ def test_every_small_range_returns_each_candle_once(world: World) -> None:
         ({"symbol": "../../x"}, "not a symbol"),
         ({"timeframe": "1H"}, "Did you mean 1h"),
         ({"timeframe": "1min"}, "Did you mean 1m"),
-        ({"start": "yesterday"}, "start 'yesterday'"),
+        ({"start": "tomorrow"}, "start 'tomorrow'"),
         ({"start": "2024-06-02", "end": "2024-06-01"}, "not before end"),
         ({"start": "2024-06-01", "days": 3}, "days=3"),
         ({"start": "2030-01-01"}, "lies in the future"),
@@ -209,6 +214,80 @@ def test_wrong_input_is_told_with_its_value_and_asks_nobody(world: World, wrong:
     with pytest.raises(InputError, match=said.replace("(", r"\(")):
         world.fetcher().fetch(**arguments)
     assert world.asked() == []
+
+
+@pytest.mark.fault("H01")
+def test_a_start_in_seconds_is_refused_before_anything_is_asked(world: World) -> None:
+    fetcher = world.fetcher()
+    now_s = int(world.now_s)
+    for call in (
+        lambda: fetcher.fetch("BTC/USDT", "1h", now_s - 86_400),
+        lambda: fetcher.fetch("BTC/USDT", "1h", "2024-01-01", now_s),
+        lambda: fetcher.fetch("BTC/USDT", "1d", 100),
+        lambda: fetcher.export("BTC/USDT", "1d", float(now_s)),
+        lambda: fetcher.plan("BTC/USDT", "1d", np.int64(now_s)),
+        lambda: fetcher.gaps("BTC/USDT", "1d", str(now_s)),
+        lambda: fetcher.fetch_funding("BTC/USDT", now_s, provider="binance-um"),
+    ):
+        with pytest.raises(InputError, match="expected milliseconds"):
+            call()
+    assert world.asked("") == []
+
+
+def test_words_name_instants_of_the_fetchers_clock(world: World) -> None:
+    fetcher = world.fetcher()
+    yesterday = fetcher.fetch("BTC/USDT", "1h", "yesterday", "today")
+    same(yesterday, world.truth("BTCUSDT", "1h", "2024-06-14", "2024-06-15"))
+    assert (
+        told(fetcher.fetch("BTC/USDT", "1h", "7d"))["rows"]
+        == told(fetcher.fetch("BTC/USDT", "1h", days=7))["rows"]
+        == 168
+    )
+    assert told(fetcher.fetch("BTC/USDT", "1h", "2024", "20240102"))["rows"] == 24
+    assert fetcher.fetch("BTC/USDT", "1h", end="now", limit=1).index[-1] == pd.Timestamp("2024-06-15 11:00", tz="UTC")
+
+
+@pytest.mark.parametrize("timeframe", ["1d", "1w", "2d"])
+def test_the_first_start_is_the_listing(world: World, timeframe: str) -> None:
+    fetcher = world.fetcher()
+    frame = fetcher.fetch("SOL/USDT", timeframe, "first", "2020-09-20")
+    slot = parse_timeframe(timeframe)
+    assert index_ms(frame)[0] == slot.open_ms(slot.ordinal(ms("2020-08-11T06:00")))
+    assert told(frame)["gaps"] == []
+    assert told(frame)["expected"] == len(frame) == len(fetcher.fetch("SOL/USDT", timeframe, "2020", "2020-09-20"))
+    assert len(fetcher.fetch("SOL/USDT", timeframe, "first", limit=3)) == 3
+    whole = fetcher.plan("SOL/USDT", timeframe, "first", "2020-09-20").span
+    assert iso(whole.start_ms) == told(frame)["start"]
+    pieces = list(fetcher.iter_frames("SOL/USDT", timeframe, "first", "2020-09-20", rows=1000))
+    assert pieces[0].equals(frame)
+
+
+def test_a_listing_that_cannot_be_known_is_an_error(world: World) -> None:
+    with pytest.raises(IncompleteData, match="no first candle that is known"):
+        world.fetcher().fetch("SOL/USDT", "1d", "first", source="cache")
+    with pytest.raises(candle_fetcher.NotOffered, match="cannot be asked for the first"):
+        world.fetcher().fetch("BTC/USD", "1h", "first", provider="kraken")
+
+
+@pytest.mark.fault("J20")
+def test_a_number_may_be_text_in_the_environment_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {
+        "timeout_s": "5", "max_retries": "2", "network_threads": "3", "io_threads": "1", "cache_ttl": "60",
+        "use_cache": "no", "compression": "true",
+    }  # fmt: skip
+    for name, text in texts.items():
+        with pytest.raises(InputError, match=f"{name} '{text}'"):
+            candle_fetcher.CandleFetcher(**{name: text})
+        monkeypatch.setenv(f"CANDLE_FETCHER_{name.upper()}", text)
+    signature = inspect.signature(candle_fetcher.CandleFetcher).parameters
+    _, settings = read_settings({name: one.default for name, one in signature.items()}, os.environ, str, list)
+    assert (settings.timeout_s, settings.max_retries, settings.network_threads, settings.io_threads) == (5, 2, 3, 1)
+    assert (settings.cache_ttl, settings.use_cache, settings.compression) == (60, False, True)
+    for name in texts:
+        monkeypatch.setenv(f"CANDLE_FETCHER_{name.upper()}", "much")
+        with pytest.raises(InputError, match=f"{name} 'much'"):
+            candle_fetcher.CandleFetcher()
+        monkeypatch.delenv(f"CANDLE_FETCHER_{name.upper()}")
 
 
 @pytest.mark.parametrize(

@@ -523,6 +523,14 @@ def test_weeks_and_months_of_two_years_are_what_their_days_are(tmp_path: Path, s
 
 FAR_MS = ms("9999-12-31")
 instants = st.integers(0, FAR_MS) | st.sampled_from([0, 1, FAR_MS, ms("2024-06-15T12:00:30"), ms("2024-06-15")])
+YEAR_1973_MS = ms("1973-01-01")
+
+
+def written(instant_ms: int) -> object:
+    """The instant as a number, where one may be that old, or else as a time."""
+    return instant_ms if instant_ms >= YEAR_1973_MS else np.datetime64(instant_ms, "ms")
+
+
 names = st.sampled_from(["1s", "1m", "7m", "1h", "1d", "3d", "1w", "1M"])
 
 
@@ -539,9 +547,9 @@ def test_no_range_is_too_odd_and_an_empty_one_asks_nobody(tmp_path_factory: pyte
             end = start + length
             frame = parse_timeframe(timeframe)
             try:
-                got = fetcher.fetch("BTC/USDT", timeframe, start, min(end, start + 400 * MINUTE))
+                got = fetcher.fetch("BTC/USDT", timeframe, *map(written, (start, min(end, start + 400 * MINUTE))))
             except InputError:
-                assert start >= end or start > world.now_s * 1000 or end > FAR_MS
+                assert start >= end or start > world.now_s * 1000 or end > FAR_MS or start < YEAR_1973_MS
                 assert not world.exchange.requests
                 return
             opens = index_ms(got)

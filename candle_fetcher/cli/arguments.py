@@ -282,7 +282,7 @@ def _add_series(parser: argparse.ArgumentParser, *, several: bool = False) -> No
 def _add_range(parser: argparse.ArgumentParser, *, counts: bool = True, what: str = "opening times in UTC") -> None:
     newest = "; without any of these, the newest 500" if counts else ""
     group = parser.add_argument_group("range", f"[start, end) on {what}{newest}")
-    group.add_argument("--start", metavar="TIME", help="2024-03-01, 2024-03-01T12:00Z or Unix ms")
+    group.add_argument("--start", metavar="TIME", help="2024-03-01, 2024-03-01T12:00Z, Unix ms, 7d, yesterday, first")
     group.add_argument("--end", metavar="TIME", help="excluded; now unless given")
     group.add_argument("-d", "--days", type=float, metavar="N", help="so many days before the end")
     if counts:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import re
+from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from candle_fetcher.core.errors import InputError, shown
+from candle_fetcher.core.timeframe import DAY_MS, HOUR_MS, MINUTE_MS
 
-# A date, an ISO text, Unix milliseconds, a datetime, a pandas or NumPy time.
+# A date, an ISO text or a word, Unix milliseconds, a datetime, a pandas or NumPy time.
 Instant: TypeAlias = "str | int | dt.date | dt.datetime | pd.Timestamp | np.datetime64 | None"
 
 _ISO = re.compile(
@@ -19,23 +24,54 @@ _ISO = re.compile(
     re.IGNORECASE,
 )
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
+_YEAR = re.compile(r"(?:19|20|21)\d\d(?:\d{4})?", re.ASCII)  # 2024, 20240131
+_NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?(?:e[+-]?\d+)?", re.IGNORECASE)
+_AGO = re.compile(r"(\d{1,6})([hd])", re.IGNORECASE)
+_AGO_MS = {"h": HOUR_MS, "d": DAY_MS}
+FIRST = "first"  # the start of a range that begins with the listing
+NOW = "now"
+# No provider has candles by the minute this old, and Unix seconds of any later time are milliseconds before it.
+_YEAR_1973_MS = 94_694_400_000
+_MOST_LIMIT = 1_000_000  # a smaller number may be meant for a count
 _YEAR_1_MS = -62_135_596_800_000
 _YEAR_10000_MS = 253_402_300_800_000
 
 
-def instant_ms(value: Any, name: str) -> int:
-    """The instant in Unix milliseconds. InputError names the argument, shows the value and what is understood."""
-    ms = _text_ms(value.strip(), name) if isinstance(value, str) else _value_ms(value, name)
+def instant_ms(value: Any, name: str, now_ms: Callable[[], int] | None = None) -> int:
+    """Return the instant in Unix milliseconds.
+
+    Texts are ISO dates and times, `2024`, `20240101`, and with a clock the words `now`, `today`, `yesterday` (midnight
+    in UTC), `7d` and `12h` (so long ago). Integers are Unix milliseconds, in texts too, and never lie before 1973.
+    Raises InputError, which names the argument and shows the value and what is understood.
+    """
+    ms = _text_ms(value.strip(), name, now_ms) if isinstance(value, str) else _value_ms(value, name)
     if not _YEAR_1_MS <= ms < _YEAR_10000_MS:
         raise InputError(f"{name} {shown(value)} lies outside the years 1 to 9999; integers are Unix milliseconds")
+    if 0 < ms < _YEAR_1973_MS and ms % MINUTE_MS:
+        # What becomes of a number that was turned into a time by the wrong unit, as pd.Timestamp does with seconds.
+        raise InputError(
+            f"{name} {shown(value)} lies in the first years of Unix time; expected a later time: "
+            "was a number read in the wrong unit?"
+        )
     return ms
 
 
+def is_word(value: Any, word: str) -> bool:
+    """Return whether the value is this word, in whatever case."""
+    return isinstance(value, str) and value.strip().lower() == word
+
+
+def ago_ms(value: Any) -> int | None:
+    """Return how many milliseconds a text such as `7d` or `12h` goes back; None for any other value."""
+    match = _AGO.fullmatch(value.strip()) if isinstance(value, str) else None
+    return int(match[1]) * _AGO_MS[match[2].lower()] if match is not None else None
+
+
 def _value_ms(value: Any, name: str) -> int:
-    if isinstance(value, bool | np.timedelta64):  # NumPy counts durations among its integers
+    if isinstance(value, bool | np.bool_ | np.timedelta64):  # NumPy counts durations among its integers
         raise _not_understood(value, name)
-    if isinstance(value, int | np.integer):
-        return int(value)
+    if isinstance(value, int | float | np.integer | np.floating | Decimal | Fraction):
+        return _number_ms(value, value, name)
     if isinstance(value, np.datetime64) and not np.isnat(value):
         if abs(int(value.astype("M8[Y]").astype(np.int64))) > 9_999:  # milliseconds might overflow
             raise _not_understood(value, name)
@@ -44,15 +80,69 @@ def _value_ms(value: Any, name: str) -> int:
         aware = value if value.tzinfo is not None else value.replace(tzinfo=dt.timezone.utc)
         return (aware - _EPOCH) // dt.timedelta(milliseconds=1)
     if isinstance(value, dt.date) and value is not pd.NaT:
-        return (dt.datetime(value.year, value.month, value.day, tzinfo=dt.timezone.utc) - _EPOCH) // dt.timedelta(
-            milliseconds=1
-        )
+        return _date_ms(value)
     raise _not_understood(value, name)
 
 
-def _text_ms(text: str, name: str) -> int:
-    if re.fullmatch(r"\d{11,14}", text):  # Unix ms, as a command line has it
-        return int(text)
+def _date_ms(date: dt.date) -> int:
+    return (date - _EPOCH.date()).days * DAY_MS
+
+
+def _number_ms(number: Any, given: object, name: str) -> int:
+    """Return the number, `given` as it was written. InputError where it cannot be Unix milliseconds."""
+    is_whole = isinstance(number, int | np.integer)
+    size = int(number) if is_whole else _float(number)
+    if not is_whole and not math.isfinite(size):
+        raise _not_understood(given, name)
+    if size < _YEAR_1973_MS:
+        raise InputError(f"{name} {shown(given)} {_before_1973(size, name)}")
+    if not is_whole:
+        raise InputError(f"{name} {shown(given)} is a fraction; expected whole milliseconds: {int(size)}")
+    return int(size)
+
+
+def _float(number: Any) -> float:
+    try:
+        return float(number)
+    except (OverflowError, ValueError):
+        return math.nan
+
+
+def _before_1973(number: float, name: str) -> str:
+    """Say what a number that lies before 1973 as milliseconds may be instead."""
+    if number >= _YEAR_1973_MS // 1000:
+        return f"looks like Unix seconds; expected milliseconds: {int(number * 1000)}"
+    said = "lies before 1973 as Unix milliseconds; expected milliseconds such as 1704067200000"
+    if not 1 <= number < _YEAR_1973_MS or number != int(number) or name not in ("start", "end"):
+        return said
+    text = str(int(number))
+    if len(text) == 8 and _YEAR.fullmatch(text) and _compact_date(text) is not None:
+        return f"{said}, or did you mean the date, {name}='{text}'?"
+    if number <= _MOST_LIMIT:
+        year = f" or the year, {name}='{text}'" if len(text) == 4 and _YEAR.fullmatch(text) else ""
+        return f"{said}, or did you mean limit={text}{year}?"
+    return said
+
+
+def _compact_date(text: str) -> dt.date | None:
+    """Return the date that is written as 20240131; None where there is no such day."""
+    try:
+        return dt.date(int(text[:4]), int(text[4:6]), int(text[6:]))
+    except ValueError:
+        return None
+
+
+def _text_ms(text: str, name: str, now_ms: Callable[[], int] | None) -> int:
+    ms = None if now_ms is None else _word_ms(text, now_ms)
+    if ms is not None:
+        return ms
+    if _YEAR.fullmatch(text):
+        date = _compact_date(text if len(text) == 8 else f"{text}0101")
+        if date is None:
+            raise InputError(f"{name} {shown(text)} is no day of the calendar; expected one such as 20240131")
+        return _date_ms(date)
+    if _NUMBER.fullmatch(text) and text.isascii():
+        return _number_ms(int(text) if text.isdigit() and len(text) < 19 else _float(text), text, name)
     match = _ISO.fullmatch(text)
     if match is None:
         raise _not_understood(text, name)
@@ -67,6 +157,18 @@ def _text_ms(text: str, name: str) -> int:
     return (moment - _EPOCH) // dt.timedelta(milliseconds=1) + milliseconds
 
 
+def _word_ms(text: str, now_ms: Callable[[], int]) -> int | None:
+    """Return the instant of a word that is relative to now, None for any other text."""
+    word, back_ms = text.lower(), ago_ms(text)
+    if back_ms is not None:
+        return now_ms() - back_ms
+    if word == NOW:
+        return now_ms()
+    if word in ("today", "yesterday"):
+        return now_ms() // DAY_MS * DAY_MS - (DAY_MS if word == "yesterday" else 0)
+    return None
+
+
 def _zone(text: str | None) -> dt.timezone:
     if text is None or text in "Zz":
         return dt.timezone.utc
@@ -78,5 +180,6 @@ def _zone(text: str | None) -> dt.timezone:
 def _not_understood(value: object, name: str) -> InputError:
     return InputError(
         f"{name} {shown(value)} is not understood; expected a date such as 2024-01-31, an ISO time such as "
-        "2024-01-31T12:00Z, Unix milliseconds, a datetime or a pandas Timestamp"
+        "2024-01-31T12:00Z, Unix milliseconds, a datetime, a pandas Timestamp, or one of the words now, today, "
+        "yesterday, 7d, 12h, and for a start first"
     )

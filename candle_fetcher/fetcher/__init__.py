@@ -24,6 +24,7 @@ import pandas as pd
 
 from candle_fetcher.cache import CandleCache, Imported
 from candle_fetcher.console import make_progress
+from candle_fetcher.core.arguments import read_flag, read_whole
 from candle_fetcher.core.candles import Candles, fingerprint, iso, join
 from candle_fetcher.core.errors import (
     Banned,
@@ -324,8 +325,9 @@ class CandleFetcher:
     ) -> pd.DataFrame:
         """The settled candles that open in [start, end), oldest first, with a UTC DatetimeIndex named `timestamp`.
 
-        start, end: dates, ISO texts, Unix ms, datetimes; naive is UTC. `end=None` is now; `days` counts back from the
-        end, or where there is none from the end of the newest settled candle.
+        start, end: dates, ISO texts, Unix ms (never before 1973), datetimes; naive is UTC. Words: now, today, yesterday
+        (midnight in UTC), 7d, 12h (so long ago), 2024, 20240131, and for a start first (the listing). `end=None` is
+        now; `days` counts back from the end, or where there is none from the end of the newest settled candle.
         limit: that many candles: the oldest from `start` on, else the newest before `end`; 500 without any range.
         kind: "candles", and on Binance futures "mark", "index", "premium".
         source: overrides the fetcher's.
@@ -341,10 +343,9 @@ class CandleFetcher:
         """
         began = time.perf_counter()
         for name, flag in (("include_open", include_open), ("refresh", refresh)):
-            if not isinstance(flag, bool):
-                raise InputError(f"{name} {shown(flag)} is not understood; expected True or False")
+            read_flag(name, flag)
         options = _Options(check_columns(columns), include_open, check_on_gap(on_gap), refresh)
-        request = self._request(symbol, timeframe, read_range(start, end, days, limit), provider, kind, source)
+        request = self._request(symbol, timeframe, self._range(start, end, days, limit), provider, kind, source)
         with self._errand() as errand:
             frame = self._fetch(request, options, source, errand, began)
         self._observe(Operation("fetch", time.perf_counter() - began, len(frame)))
@@ -409,9 +410,8 @@ class CandleFetcher:
         Raises what `fetch` raises, when the frame concerned is due.
         """
         check_columns(columns)
-        if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
-            raise InputError(f"rows {shown(rows)} is not allowed; expected a whole number of at least 1")
-        request = self._request(symbol, timeframe, _bounded(read_range(start, end)), provider, kind, source)
+        rows = read_whole("rows", rows, 1, 10**9)
+        request = self._request(symbol, timeframe, _bounded(self._range(start, end)), provider, kind, source)
         return self._iter_frames(request, self._how(columns, source, keep=False), rows)
 
     def _iter_frames(self, request: Request, how: How, rows: int) -> Iterator[pd.DataFrame]:
@@ -451,7 +451,7 @@ class CandleFetcher:
             raise InputError(f"path {shown(path)} is no path; expected a folder, or a name that ends in .csv")
         if format != "csv":
             raise unknown("format", format, ("csv",))
-        request = self._request(symbol, timeframe, read_range(start, end, days, limit), provider, kind, source)
+        request = self._request(symbol, timeframe, self._range(start, end, days, limit), provider, kind, source)
         how = self._how(columns, source, keep=False)
         collector = self._collector()
         with self._errand() as errand:
@@ -487,7 +487,7 @@ class CandleFetcher:
     ) -> FetchPlan:
         """What `fetch` would do and what it would cost; touches no network. Print it."""
         began = time.perf_counter()
-        request = self._request(symbol, timeframe, read_range(start, end, days, limit), provider, kind, source)
+        request = self._request(symbol, timeframe, self._range(start, end, days, limit), provider, kind, source)
         made = make_plan(request, self.cache, self._settings.network_threads, self._how("ohlcv", source))
         self._observe(Operation("plan", time.perf_counter() - began))
         return made
@@ -509,7 +509,7 @@ class CandleFetcher:
         Causes: `no_candle` (the provider was asked again and has none), `not_listed`, `after_delisting`. Of stocks, the
         hours in which their exchange is closed are no gaps; knowing them needs the extra `calendars` (MissingExtra).
         """
-        request = self._request(symbol, timeframe, _bounded(read_range(start, end, days)), provider, kind, source)
+        request = self._request(symbol, timeframe, _bounded(self._range(start, end, days)), provider, kind, source)
         how = self._how("ohlcv", source)._replace(needs_sessions=True)
         with self._errand() as errand:
             got = self._collector().collect(request, self._collector().span(request, how, errand), how, errand)
@@ -534,7 +534,7 @@ class CandleFetcher:
         `after_delisting` (the provider has none); `failed` (it could not be had when last asked for, and why). What no
         row speaks of has never been asked for. A timeframe that is made of another tells of that one.
         """
-        wanted = read_range(start, end, days)
+        wanted = self._range(start, end, days)
         request = self._request(symbol, timeframe, wanted, provider, kind, "cache")
         span = None
         if (start, end, days) != (None, None, None):
@@ -572,7 +572,7 @@ class CandleFetcher:
         from candle_fetcher.fetcher.audit import Auditor  # when used: few do
 
         began = time.perf_counter()
-        request = self._request(symbol, timeframe, _bounded(read_range(start, end, days)), provider, kind, source)
+        request = self._request(symbol, timeframe, _bounded(self._range(start, end, days)), provider, kind, source)
 
         def unknowing() -> Collector:
             cache = CandleCache(None, path=None, clock=self._clock)
@@ -620,7 +620,10 @@ class CandleFetcher:
         counts 0, since nobody knows how many records a span holds that did not come.
         """
         began = time.perf_counter()
-        wanted = read_range(start, end, days)
+        read_flag("refresh", refresh)
+        wanted = self._range(start, end, days)
+        if wanted.from_first:
+            wanted = wanted._replace(start_ms=None)
         if source is not None:
             one_of("source", source, SOURCES)
         found, symbol = self._told_apart(symbol, provider)
@@ -813,12 +816,9 @@ class CandleFetcher:
             names = self._told_apart(symbol, provider)[0].feed(kind).timeframes
             finest = "1m" if "1m" in names else names[0]
         request = self._request(symbol, finest, Range(None, None), provider, kind, source)
-        first_ms = self.cache.facts(request.series).first_ms
-        if first_ms is None and not self._is_offline(source):
-            with self._errand() as errand, self._closest(request):
-                first_ms = self._gatherer().first_ms(request.source, request.series, errand)
-        if first_ms is None:
-            raise IncompleteData(f"{request.symbol} has no first candle that is known of")
+        how = How(only_cache=self._is_offline(source))
+        with self._errand() as errand, self._closest(request):
+            first_ms = self._collector().listed_ms(request, how, errand)
         return pd.Timestamp(first_ms, unit="ms", tz="UTC").as_unit("ns")
 
     def doctor(self, *, provider: str | Provider | None = None) -> pd.DataFrame:
@@ -1005,6 +1005,9 @@ class CandleFetcher:
             missing=got.gaps,
             fix="on_gap='leave' lists them instead",
         )
+
+    def _range(self, start: Any, end: Any, days: Any = None, limit: Any = None) -> Range:
+        return read_range(start, end, days, limit, now_ms=lambda: int(self._clock() * 1000))
 
     def _request(
         self,

@@ -66,8 +66,11 @@ class Collector:
     def span(self, request: Request, how: How, errand: Errand) -> Span:
         """The span of the request, up to what is settled; out of the cache alone, up to what is stored."""
         now_ms = self.now_ms(request, how, errand)
-        span = read_span(request.range, request.timeframe, now_ms)
         timeframe = request.timeframe
+        span = read_span(request.range, timeframe, now_ms)
+        if request.range.from_first:
+            listed_ms = timeframe.open_ms(timeframe.ordinal(self.listed_ms(request, how, errand)))
+            span = Span(min(listed_ms, span.end_ms), span.end_ms)
         end_ms = min(span.end_ms, settled_end_ms(timeframe, now_ms))
         if how.only_cache and (request.range.end_ms is None or end_ms < span.end_ms):
             # What is stored has settled, though our clock be behind.
@@ -84,6 +87,19 @@ class Collector:
             published_ms = request.archive.end_ms(request.series, now_ms)
             end_ms = min(end_ms, timeframe.open_ms(timeframe.ordinal(published_ms)))
         return Span(span.start_ms, max(end_ms, span.start_ms))
+
+    def listed_ms(self, request: Request, how: How, errand: Errand) -> int:
+        """Return when the first candle of the series opens; asked for once, where REST may be asked.
+
+        Raises IncompleteData where there is none yet, or where it is not stored and may not be asked for; NotOffered
+        where the provider cannot be asked for it.
+        """
+        first_ms = self._cache.facts(request.series).first_ms
+        if first_ms is None and not (how.only_cache or how.only_archive):
+            first_ms = self._gatherer.first_ms(request.source, request.series, errand)
+        if first_ms is None:
+            raise IncompleteData(f"{request.label} has no first candle that is known of")
+        return first_ms
 
     def _stored_end_ms(self, request: Request, span: Span) -> int:
         """Where the newest stored chunk ends; the start of the span where there is none."""

@@ -40,7 +40,8 @@ def make_plan(request: Request, cache: CandleCache, threads: int, how: How) -> F
     source, series = request.source, request.series
     clock = request.archive if how.only_archive and request.archive is not None else source
     now_ms = clock.estimated_ms()
-    span = _span(request, now_ms, how)
+    listed_ms = cache.facts(series).first_ms
+    span = _span(request, now_ms, how, listed_ms)
     steps = merge_steps(_steps(request, cache, span, now_ms, how))
     requests = sum(step.requests for step in steps)
     notes = []
@@ -50,7 +51,7 @@ def make_plan(request: Request, cache: CandleCache, threads: int, how: How) -> F
         notes.append(f"1 request for the {whose}'s clock, unless it was asked in the last minutes")
     if requests and not source.limits_known and asks_rest:
         notes.append("1 request for the provider's request limits")
-    if requests and cache.facts(series).first_ms is None and asks_rest:
+    if requests and listed_ms is None and asks_rest:
         uses_files = any(step.source == "archive" for step in steps)
         ends = "REST is asked for the chunks at both ends, and " if uses_files else ""
         notes.append(f"the listing is not known yet: {ends}a start before it costs 1 empty reply and 1 request more")
@@ -76,10 +77,12 @@ def make_plan(request: Request, cache: CandleCache, threads: int, how: How) -> F
     )
 
 
-def _span(request: Request, now_ms: int, how: How) -> Span:
+def _span(request: Request, now_ms: int, how: How, listed_ms: int | None) -> Span:
     """The span that a fetch would look at first; a limit counts slots here, for gaps are not known beforehand."""
     timeframe, limit = request.timeframe, request.range.limit
     span = read_span(request.range, timeframe, now_ms)
+    if request.range.from_first and listed_ms is not None:
+        span = Span(min(timeframe.open_ms(timeframe.ordinal(listed_ms)), span.end_ms), span.end_ms)
     end_ms = min(span.end_ms, settled_end_ms(timeframe, now_ms))
     if how.only_archive and request.range.end_ms is None and request.archive is not None:
         published_ms = request.archive.end_ms(request.series, now_ms)

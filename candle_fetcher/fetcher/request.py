@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import operator
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
-
+from candle_fetcher.core.arguments import read_number, read_whole
 from candle_fetcher.core.candles import iso
 from candle_fetcher.core.errors import InputError, NotOffered, shown
 from candle_fetcher.core.expiry import settled_end_ms
-from candle_fetcher.core.ranges import instant_ms
+from candle_fetcher.core.ranges import FIRST, NOW, ago_ms, instant_ms, is_word
 from candle_fetcher.core.resample import base_for
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
@@ -26,17 +24,19 @@ from candle_fetcher.sources import ArchiveSource, Source
 ON_GAP = ("leave", "raise", "refetch", "ffill", "interpolate")
 NEWEST = 500
 _MOST = 1_000_000_000
+_MOST_DAYS = 100_000  # a number of candles or of seconds is above it
 _PAIR = re.compile(r"\s*([^\W_]+)[/-]([^\W_]+)\s*")
 
 
 class Range(NamedTuple):
     """[start_ms, end_ms) as far as it was given, or back_ms before its end; and how many candles of it, the newest ones
-    unless there is a start."""
+    unless there is a start. `from_first` begins at the listing of the series, of which start_ms 0 is an early bound."""
 
     start_ms: int | None
     end_ms: int | None
     back_ms: int | None = None
     limit: int | None = None
+    from_first: bool = False
 
     @property
     def oldest(self) -> bool:
@@ -58,39 +58,34 @@ class Request(NamedTuple):
         return f"{self.symbol} {self.timeframe}"
 
 
-def read_range(start: Any, end: Any, days: Any = None, limit: Any = None) -> Range:
-    """The range out of what people write. InputError where it is contradictory or empty."""
-    start_ms = None if start is None else instant_ms(start, "start")
-    end_ms = None if end is None else instant_ms(end, "end")
-    if isinstance(days, np.integer | np.floating):
-        days = days.item()
-    if days is not None:
-        if start is not None:
-            raise InputError(
-                f"days={shown(days)} counts back from end and start={shown(start)} is given too; give one of them"
-            )
-        if isinstance(days, bool) or not isinstance(days, int | float) or not 0 < days < 1e6:
-            raise InputError(f"days {shown(days)} is not allowed; expected a number above 0")
+def read_range(
+    start: Any, end: Any, days: Any = None, limit: Any = None, *, now_ms: Callable[[], int] | None = None
+) -> Range:
+    """Return the range out of what people write; `now_ms` is the time that words such as `today` count from.
+
+    Raises InputError where the range is contradictory or empty.
+    """
+    if days is not None and start is not None:
+        raise InputError(
+            f"days={shown(days)} counts back from end and start={shown(start)} is given too; give one of them"
+        )
+    if is_word(end, NOW):
+        end = None
+    back_ms = None if days is None else max(1, int(read_number("days", days, 0, _MOST_DAYS, is_open=True) * DAY_MS))
+    if end is None and start is not None and ago_ms(start) is not None:
+        start, back_ms = None, ago_ms(start)  # by the provider's clock, as `days`
+    from_first = is_word(start, FIRST)
+    start_ms = 0 if from_first else None if start is None else instant_ms(start, "start", now_ms)
+    end_ms = None if end is None else instant_ms(end, "end", now_ms)
     if limit is not None:
-        limit = _whole("limit", limit, _MOST)
+        limit = read_whole("limit", limit, 1, _MOST)
     if end_ms is not None and end_ms <= 0:
         raise InputError(f"end {shown(end)} lies before 1970; there are no candles that old")
     if start_ms is not None and end_ms is not None and start_ms >= end_ms:
         raise InputError(f"start {shown(start)} is not before end {shown(end)}; the range is [start, end)")
-    if start_ms is None and days is None and limit is None:
+    if start_ms is None and back_ms is None and limit is None:
         limit = NEWEST
-    return Range(start_ms, end_ms, None if days is None else max(1, int(days * DAY_MS)), limit)
-
-
-def _whole(name: str, value: Any, most: int) -> int:
-    """The whole number, of Python or of NumPy, from 1 to the most."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = 0
-    if isinstance(value, bool | np.bool_) or not 1 <= number <= most:
-        raise InputError(f"{name} {shown(value)} is not allowed; expected a whole number from 1 to {most:,}")
-    return number
+    return Range(start_ms, end_ms, back_ms, limit, from_first)
 
 
 def read_span(wanted: Range, timeframe: Timeframe, now_ms: int) -> Span:

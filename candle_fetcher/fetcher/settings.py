@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import re
 import sys
@@ -10,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from candle_fetcher.core.arguments import float_of, read_flag, read_number, read_whole
 from candle_fetcher.core.errors import InputError, shown, unknown
 from candle_fetcher.providers import Provider
 
@@ -18,7 +21,12 @@ ENVIRONMENT = "CANDLE_FETCHER_"
 MODES = {"low": (2, 1), "standard": (8, 4), "high": (16, 8)}
 SOURCES = ("auto", "cache", "archive", "rest")
 _MOST_COUNT = 256
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_MOST_S = 1e9  # the system's waits take no more than some billion seconds
+_FLAGS = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True), **dict.fromkeys(("0", "false", "no", "off"), False),
+}  # fmt: skip
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)B?\s*", re.ASCII)
 
 
 class Default:
@@ -63,27 +71,31 @@ def read_settings(
     """The provider as it was given, and the settings, out of arguments and environment. InputError names the setting,
     the value and what is allowed."""
 
-    def value(name: str) -> Any:
+    def value(name: str, read_text: Callable[[str], object] = str) -> Any:
         argument = given[name]
         if not isinstance(argument, Default):
             return argument
         text = environment.get(ENVIRONMENT + name.upper())
-        return text if text else argument.value
+        return read_text(text) if text else argument.value
+
+    def count(name: str, usual: int, least: int = 1) -> int:
+        given_count = value(name, _number_in)
+        return usual if given_count is None else read_whole(name, given_count, least, _MOST_COUNT)
 
     network, io = MODES[one_of("performance_mode", value("performance_mode"), MODES)]
-    ttl = value("cache_ttl")
+    ttl = value("cache_ttl", _number_in)
     settings = Settings(
         cache_dir=_folder("cache_dir", value("cache_dir")),
-        use_cache=_flag("use_cache", value("use_cache")),
+        use_cache=read_flag("use_cache", value("use_cache", _flag_in)),
         memory_cache_size=size_bytes("memory_cache_size", value("memory_cache_size")),
         disk_cache_size=size_bytes("disk_cache_size", value("disk_cache_size")),
-        cache_ttl=None if ttl is None else _number("cache_ttl", ttl, 0),
-        compression=_flag("compression", value("compression")),
-        network_threads=_count("network_threads", value("network_threads"), network),
-        io_threads=_count("io_threads", value("io_threads"), io),
+        cache_ttl=None if ttl is None else read_number("cache_ttl", ttl, 0, _MOST_S),
+        compression=read_flag("compression", value("compression", _flag_in)),
+        network_threads=count("network_threads", network),
+        io_threads=count("io_threads", io),
         source=one_of("source", value("source"), SOURCES),
-        max_retries=_count("max_retries", value("max_retries"), 0, least=0),
-        timeout_s=_number("timeout_s", value("timeout_s"), 0.001),
+        max_retries=count("max_retries", 0, least=0),
+        timeout_s=read_number("timeout_s", value("timeout_s", _number_in), 0.001, _MOST_S),
         base_urls=_base_urls(value("base_urls"), check_root, providers),
         provider_settings=_provider_settings(value("provider_settings")),
     )
@@ -128,56 +140,29 @@ def user_cache_dir() -> Path:
 
 def size_bytes(name: str, value: object) -> int:
     """Bytes out of a number of bytes or a text such as 256MB (1 MB is 10**6 bytes)."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value.upper())
+        size = float(match[1]) * _UNITS[match[2]] if match else math.nan
+    else:
+        size = float_of(value)
+    if not size >= 0:
         raise InputError(f"{name} {shown(value)} is no size; expected bytes or a text such as '256MB' or '10GB'")
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B?)\s*", _text(value).upper())
-    unit = match[2] if match else "?"
-    unit = unit + "B" if unit in ("K", "M", "G", "T") else unit
-    if match is None or unit not in _UNITS:
-        raise InputError(f"{name} {shown(value)} is no size; expected bytes or a text such as '256MB' or '10GB'")
-    size = float(match[1]) * _UNITS[unit]
     if size > 1e18:
         raise InputError(f"{name} {shown(value)} is larger than any disk; expected a size such as '10GB'")
     return int(size)
 
 
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else shown(value)
+def _number_in(text: str) -> object:
+    """Return the number in the text of an environment variable; the text itself, which no reader takes, without one."""
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            return number(text)
+    return text
 
 
-def _flag(name: str, value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    word = _text(value).strip().lower()
-    if word in ("1", "true", "yes", "on"):
-        return True
-    if word in ("0", "false", "no", "off"):
-        return False
-    raise InputError(f"{name} {shown(value)} is not understood; expected True or False")
-
-
-def _number(name: str, value: object, least: float) -> float:
-    try:
-        if isinstance(value, bool):
-            raise ValueError
-        number = float(value)  # type: ignore[arg-type]
-        if not least <= number < 1e12:
-            raise ValueError
-    except (TypeError, ValueError, OverflowError):
-        raise InputError(f"{name} {shown(value)} is not allowed; expected a number of at least {least:g}") from None
-    return number
-
-
-def _count(name: str, value: object, default_count: int, *, least: int = 1) -> int:
-    if value is None:
-        return default_count
-    try:
-        number = _number(name, value, least)
-    except InputError:
-        number = -1
-    if number != int(number) or not least <= number <= _MOST_COUNT:
-        raise InputError(f"{name} {shown(value)} is not allowed; expected a whole number from {least} to {_MOST_COUNT}")
-    return int(number)
+def _flag_in(text: str) -> object:
+    """Return the flag in the text of an environment variable; the text itself, which no reader takes, without one."""
+    return _FLAGS.get(text.strip().lower(), text)
 
 
 def _base_urls(
