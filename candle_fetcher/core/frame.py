@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from candle_fetcher.core.candles import INTEGERS, MISSING, OHLCV, Candles, find_holes, gap_of
+from candle_fetcher.core.candles import INTEGERS, MISSING, OHLCV, Candles, find_holes, gap_of, widen
 from candle_fetcher.core.errors import InputError, unknown
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import parse_timeframe
@@ -18,7 +18,7 @@ MANIFEST = "candle_fetcher"
 ALL_COLUMNS = (
     *OHLCV, "close_time", "quote_volume", "trades", "taker_buy_volume", "taker_buy_quote_volume",
 )  # fmt: skip
-# pandas 3 copies on write, so a frame can be handed out again without copying it.
+# pandas 3 copies on write, so that a frame can be handed out again without copying it.
 COPIES_ON_WRITE = int(pd.__version__.partition(".")[0]) >= 3
 
 
@@ -29,6 +29,9 @@ class Manifest(dict[str, Any]):
     """
 
     _work_out: Callable[[], str] | None = None
+    # A frame that shares read-only arrays with the one that has this manifest. While it lives, pandas copies such an
+    # array before it writes; without it, pandas would write in place, which fails.
+    shared_with: pd.DataFrame | None = None
 
     def lazily(self, work_out: Callable[[], str], **rest: Any) -> Manifest:
         """The same manifest, with a fingerprint to be worked out and then the rest."""
@@ -92,6 +95,7 @@ class Manifest(dict[str, Any]):
     def __deepcopy__(self, memo: Any) -> Manifest:
         twin = Manifest((name, _copied(value)) for name, value in super().items())
         twin._work_out = self._work_out
+        twin.shared_with = self.shared_with
         return twin
 
     def __copy__(self) -> Manifest:
@@ -117,39 +121,75 @@ def check_columns(columns: object) -> str:
     return columns
 
 
-def to_frame(candles: Candles, columns: str, closed: npt.NDArray[np.bool_] | None = None) -> pd.DataFrame:
-    """The candles with a UTC DatetimeIndex named `timestamp`; the float columns share the memory of the candles.
+def to_frame(
+    candles: Candles, columns: str, closed: npt.NDArray[np.bool_] | None = None, *, is_shared: bool = False
+) -> pd.DataFrame:
+    """Make a frame of the candles, with a UTC DatetimeIndex named `timestamp`; the float columns share their memory.
 
     `columns="ohlcv"` gives float64 open, high, low, close, volume; `"all"` adds close_time (UTC), quote_volume, trades
     (Int64), taker_buy_volume, taker_buy_quote_volume, and what else the provider has. `closed` becomes `is_closed`.
+    `is_shared` makes every array read-only; see `hand_out`.
     """
+    opens_ns = candles.open_ms * 1_000_000
+    if is_shared:
+        candles = _frozen(candles)
+        _read_only(opens_ns)
     names = list(OHLCV)
     if columns == "all":
         names = [*ALL_COLUMNS, *(name for name in candles.names[1:] if name not in ALL_COLUMNS)]
     data: dict[str, Any] = {name: _column(candles, name) for name in names}
     if closed is not None:
         data["is_closed"] = closed
-    return pd.DataFrame(data, index=utc_index(candles.open_ms, "timestamp"), copy=False)
+    return pd.DataFrame(data, index=_index(opens_ns, "timestamp"), copy=False)
 
 
 def utc_index(ms: npt.NDArray[np.int64], name: str | None = None) -> pd.DatetimeIndex:
-    """Unix ms as a UTC index in nanoseconds, without a frequency."""
-    return pd.DatetimeIndex((ms * 1_000_000).view("M8[ns]"), name=name, copy=False).tz_localize("UTC")
+    """Unix ms as a UTC index in nanoseconds, without a frequency; MISSING is NaT."""
+    return _index(np.where(ms == MISSING, MISSING, ms * 1_000_000), name)
+
+
+def _index(ns: npt.NDArray[np.int64], name: str | None = None) -> pd.DatetimeIndex:
+    """Unix ns as a UTC index that shares their memory."""
+    return pd.DatetimeIndex(ns, name=name, tz="UTC", copy=False)
+
+
+def _read_only(array: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    array.flags.writeable = False
+    return array
+
+
+def hand_out(kept: pd.DataFrame) -> pd.DataFrame:
+    """Copy a frame that was made with `is_shared` and is kept, so that no edit of the copy reaches another one.
+
+    pandas 3 copies a column when it is written to; its arrays, which are shared and reached by `.array` too, are
+    read-only. Earlier versions of pandas get a deep copy, of the index and the names of columns too.
+    """
+    frame = kept.copy(deep=not COPIES_ON_WRITE)
+    if COPIES_ON_WRITE:
+        frame.attrs[MANIFEST].shared_with = kept
+    else:
+        frame.index, frame.columns = kept.index.copy(deep=True), kept.columns.copy(deep=True)
+    return frame
+
+
+def _frozen(candles: Candles) -> Candles:
+    """The same candles, in arrays that cannot be written to."""
+    return Candles(candles.names, _read_only(candles.block.view()))
 
 
 def _column(candles: Candles, name: str) -> Any:
     if name not in candles.names:
-        if name == "trades":
-            return pd.array([pd.NA] * candles.count, dtype="Int64")
-        if name == "close_time":
-            return pd.DatetimeIndex([pd.NaT] * candles.count, tz="UTC").as_unit("ns")
-        return np.full(candles.count, np.nan)
+        lacking = widen(candles.pick(("open_time",)), ("open_time", name))
+        return _column(lacking if candles.block.flags.writeable else _frozen(lacking), name)
     if name == "close_time":
         times = candles.integers(name)
-        missing = times == MISSING
-        return utc_index(times) if not missing.any() else utc_index(np.where(missing, 0, times)).where(~missing)
+        times_ns = np.where(times == MISSING, MISSING, times * 1_000_000)
+        return _index(times_ns if times.flags.writeable else _read_only(times_ns))
     if name in INTEGERS:
-        return pd.arrays.IntegerArray(candles.integers(name), candles.integers(name) == MISSING, copy=False)
+        values = candles.integers(name)
+        is_missing = values == MISSING
+        is_missing.flags.writeable = values.flags.writeable
+        return pd.arrays.IntegerArray(values, is_missing, copy=False)
     return candles.floats(name)
 
 

@@ -46,7 +46,7 @@ from candle_fetcher.core.errors import (
 from candle_fetcher.core.events import Event, Lookup, Operation, Progress
 from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.fill import fill_gaps
-from candle_fetcher.core.frame import COPIES_ON_WRITE, MANIFEST, Manifest, check_columns, gap_frame, to_frame
+from candle_fetcher.core.frame import MANIFEST, Manifest, check_columns, gap_frame, hand_out, to_frame
 from candle_fetcher.core.funding import funding_frame
 from candle_fetcher.core.plan import CHUNK_SLOTS, FetchPlan
 from candle_fetcher.core.ranges import Instant
@@ -347,7 +347,7 @@ class CandleFetcher:
         options = _Options(check_columns(columns), include_open, check_on_gap(on_gap), refresh)
         request = self._request(symbol, timeframe, self._range(start, end, days, limit), provider, kind, source)
         with self._errand() as errand:
-            frame = self._fetch(request, options, source, errand, began)
+            frame = self._fetch(request, options, source, errand)
         self._observe(Operation("fetch", time.perf_counter() - began, len(frame)))
         LOG.info("fetched %s candles of %s", len(frame), request.label)
         return frame
@@ -419,7 +419,7 @@ class CandleFetcher:
             for got in self._collector().stream(request, how, max(1, rows // CHUNK_SLOTS), errand):
                 self._refuse_incomplete(request, got, how.columns, errand)
                 for piece in _slices(got, rows):
-                    yield self._framed(request, piece, how.columns, errand, time.perf_counter())
+                    yield self._framed(request, piece, how.columns, errand)
 
     def export(
         self,
@@ -581,7 +581,7 @@ class CandleFetcher:
         with self._errand() as errand, self._closest(request):
 
             def refuse(asked: Request, got: Collected) -> None:
-                self._refuse_incomplete(asked, got, "ohlcv", errand, began)
+                self._refuse_incomplete(asked, got, "ohlcv", errand)
 
             auditor = Auditor(self._collector(), unknowing, refuse, errand, self._settings.use_cache)
             frame = auditor.audit(request, self._how("ohlcv", source), against)
@@ -638,13 +638,13 @@ class CandleFetcher:
         with self._lock:
             rates = self._fundings.setdefault(id(found), FundingSource(request.source, funding))
         with self._errand() as errand, self._closest(request):
-            frame = self._fetch_funding(request, rates, errand, refresh, way, began)
+            frame = self._fetch_funding(request, rates, errand, refresh, way)
         self._observe(Operation("fetch_funding", time.perf_counter() - began, len(frame)))
         LOG.info("fetched %s funding rates of %s", len(frame), request.symbol)
         return frame
 
     def _fetch_funding(
-        self, request: Request, rates: FundingSource, errand: Errand, refresh: bool, way: str, began: float
+        self, request: Request, rates: FundingSource, errand: Errand, refresh: bool, way: str
     ) -> pd.DataFrame:
         wanted, series, archive = request.range, request.series, request.archive
         end_ms = FOREVER_MS if wanted.end_ms is None else wanted.end_ms
@@ -704,7 +704,6 @@ class CandleFetcher:
             unverified=told.unverified,
             rejected=told.rejected,
             retries=errand.retries,
-            elapsed_s=round(time.perf_counter() - began, 6),
             version=__version__,
         )
         self._refuse_missing(request, told, frame)
@@ -852,9 +851,7 @@ class CandleFetcher:
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    def _fetch(
-        self, request: Request, options: _Options, source: str | None, errand: Errand, began: float
-    ) -> pd.DataFrame:
+    def _fetch(self, request: Request, options: _Options, source: str | None, errand: Errand) -> pd.DataFrame:
         how = self._how(options.columns, source, refresh=options.refresh, recheck=options.on_gap == "refetch")
         how = how._replace(needs_sessions=options.on_gap == "raise")
         collector = self._collector()
@@ -865,48 +862,51 @@ class CandleFetcher:
             else:
                 span = collector.span(request, how, errand)
                 key = series_frame_key(request.series, span, request.timeframe, options.columns)
-                ready = None if how.refresh or how.recheck else self._ready(key, options, began)
+                ready = None if how.refresh or how.recheck else self._ready(key, options)
                 if ready is not None:
                     return ready
                 got = collector.collect(request, span, how, errand)
             self._warn_of_skew(request.source)
-            self._refuse_incomplete(request, got, options.columns, errand, began)
+            self._refuse_incomplete(request, got, options.columns, errand)
             if options.on_gap == "raise" and got.gaps:
-                self._refuse_gaps(request, got, options.columns, errand, began)
+                self._refuse_gaps(request, got, options.columns, errand)
             if options.include_open:
-                return self._with_open(request, got, how, options, errand, began)
-        frame = self._framed(request, got, options.columns, errand, began)
+                return self._with_open(request, got, how, options, errand)
         if options.on_gap in ("ffill", "interpolate"):
-            return self._filled(frame, request, got, options)
-        return self._put_away(key, frame, got) if key and got.span == span else frame
+            return self._filled(self._framed(request, got, options.columns, errand), request, got, options)
+        if key and got.span == span and self._fits_memory(got):
+            return self._put_away(key, self._framed(request, got, options.columns, errand, is_shared=True), got)
+        return self._framed(request, got, options.columns, errand)
 
-    def _ready(self, key: str, options: _Options, began: float) -> pd.DataFrame | None:
+    def _ready(self, key: str, options: _Options) -> pd.DataFrame | None:
         """The frame as it was handed out before, where it still holds."""
         if options.include_open or options.on_gap in ("ffill", "interpolate"):
             return None
         kept: pd.DataFrame | None = self.cache.load_frame(key)
         if kept is None or (options.on_gap == "raise" and kept.attrs[MANIFEST]["gap_count"]):
             return None
-        frame = kept.copy(deep=not COPIES_ON_WRITE)
+        frame = hand_out(kept)
         self._observe(Lookup("memory", -(-len(frame) // CHUNK_SLOTS), 0))
         manifest = frame.attrs[MANIFEST]
         manifest["sources"] = {"memory": len(frame), "disk": 0, "archive": 0, "rest": 0}
         manifest["retries"] = 0
-        manifest["elapsed_s"] = round(time.perf_counter() - began, 6)
+        dict.pop(manifest, "rejected", None)  # a warm fetch rejects nothing; the method would work out the fingerprint
         return frame
 
     def _put_away(self, key: str, frame: pd.DataFrame, got: Collected) -> pd.DataFrame:
         """Keeps the frame for the next who asks, and returns one that the caller may change."""
-        size_bytes = got.candles.block.nbytes + 8 * got.candles.count
-        if not self._settings.use_cache or size_bytes > self._settings.memory_cache_size // 2:
-            return frame
         until_s = self._clock() + (got.told.until_ms - got.told.now_ms) / 1000
-        self.cache.save_frame(got.told.series, key, frame, size_bytes, until_s, got.told.generation)
-        return frame.copy(deep=not COPIES_ON_WRITE)
+        self.cache.save_frame(got.told.series, key, frame, _frame_bytes(got), until_s, got.told.generation)
+        return hand_out(frame)
 
-    def _framed(self, request: Request, got: Collected, columns: str, errand: Errand, began: float) -> pd.DataFrame:
+    def _fits_memory(self, got: Collected) -> bool:
+        return self._settings.use_cache and _frame_bytes(got) <= self._settings.memory_cache_size // 2
+
+    def _framed(
+        self, request: Request, got: Collected, columns: str, errand: Errand, *, is_shared: bool = False
+    ) -> pd.DataFrame:
         candles, timeframe = got.candles, request.timeframe
-        frame = to_frame(candles, columns)
+        frame = to_frame(candles, columns, is_shared=is_shared)
         frame.attrs[MANIFEST] = make_manifest(
             got.told,
             symbol=request.symbol,
@@ -916,14 +916,11 @@ class CandleFetcher:
             gaps=got.gaps,
             partial=got.partial,
             retries=errand.retries,
-            elapsed_s=time.perf_counter() - began,
             fingerprint=lambda: fingerprint(candles, timeframe, CHUNK_SLOTS),
         )
         return frame
 
-    def _with_open(
-        self, request: Request, got: Collected, how: How, options: _Options, errand: Errand, began: float
-    ) -> pd.DataFrame:
+    def _with_open(self, request: Request, got: Collected, how: How, options: _Options, errand: Errand) -> pd.DataFrame:
         limit = request.range.limit
         try:
             forming = self._collector().forming(request, got, how, errand)
@@ -932,7 +929,7 @@ class CandleFetcher:
         except (TransportError, ReplyError, RateLimited) as error:
             raise IncompleteData(
                 f"the candle of {request.label} that is forming could not be had; {type(error).__name__}: {error}",
-                frame=self._framed(request, got, options.columns, errand, began),
+                frame=self._framed(request, got, options.columns, errand),
                 refusals=(error,),
                 fix=".frame holds the settled ones, and include_open=False asks for no other",
             ) from error
@@ -940,7 +937,7 @@ class CandleFetcher:
             forming = Candles(forming.names, forming.block[:, : max(0, limit - got.candles.count)])
         elif limit is not None:
             got = cut(got, max(0, limit - forming.count), request)
-        frame = self._framed(request, got, options.columns, errand, began)
+        frame = self._framed(request, got, options.columns, errand)
         manifest = frame.attrs[MANIFEST]
         manifest["rows"] += forming.count
         manifest["expected"] += forming.count
@@ -963,9 +960,7 @@ class CandleFetcher:
         filled.attrs[MANIFEST] = manifest
         return filled
 
-    def _refuse_incomplete(
-        self, request: Request, got: Collected, columns: str, errand: Errand, began: float | None = None
-    ) -> None:
+    def _refuse_incomplete(self, request: Request, got: Collected, columns: str, errand: Errand) -> None:
         """Raises IncompleteData where part of the span could not be had; what there is goes with it."""
         if not got.failed:
             return
@@ -990,18 +985,18 @@ class CandleFetcher:
         raise IncompleteData(
             f"{count:,} candles of {request.label} between {got.failed[0].first} and {got.failed[-1].last} "
             f"could not be had; {why}",
-            frame=self._framed(request, got, columns, errand, time.perf_counter() if began is None else began),
+            frame=self._framed(request, got, columns, errand),
             missing=got.failed,
             refusals=got.refusals,
             fix=fix,
         ) from last
 
-    def _refuse_gaps(self, request: Request, got: Collected, columns: str, errand: Errand, began: float) -> None:
+    def _refuse_gaps(self, request: Request, got: Collected, columns: str, errand: Errand) -> None:
         count = sum(gap.count for gap in got.gaps)
         raise IncompleteData(
             f"{request.series.provider} has no candle in {count:,} slots of {request.label} "
             f"(first {got.gaps[0].first}, {got.gaps[0].cause})",
-            frame=self._framed(request, got, columns, errand, began),
+            frame=self._framed(request, got, columns, errand),
             missing=got.gaps,
             fix="on_gap='leave' lists them instead",
         )
@@ -1238,6 +1233,11 @@ class CandleFetcher:
 def _hosts_beside(providers: Iterable[Provider]) -> set[str]:
     """What `base_urls` may name beside the providers themselves."""
     return {host.name for one in providers for host in (one.archive, one.token) if host is not None}
+
+
+def _frame_bytes(got: Collected) -> int:
+    """How much memory the frame of those candles takes: they and the index."""
+    return got.candles.block.nbytes + 8 * got.candles.count
 
 
 def _bounded(wanted: Range) -> Range:

@@ -124,12 +124,12 @@ def make_manifest(
     gaps: Sequence[Gap],
     partial: Sequence[int],
     retries: int,
-    elapsed_s: float,
     fingerprint: Callable[[], str],
 ) -> Manifest:
-    """The manifest of a frame, JSON-able; `expected` counts its candles and the missing ones."""
+    """The manifest of a frame, JSON-able; `expected` counts its candles and the missing ones. `rejected` is there only
+    where this call rejected a file of the archive."""
     series = told.series
-    return Manifest(
+    made = Manifest(
         provider=series.provider,
         origin=series.origin,
         symbol=symbol,
@@ -143,11 +143,12 @@ def make_manifest(
         gap_count=len(gaps),
         sources=count_sources(told, span),
         unverified=list(told.unverified),
-        rejected=list(told.rejected),
         partial=[iso(ms) for ms in partial],
         retries=retries,
-        elapsed_s=round(elapsed_s, 6),
     ).lazily(fingerprint, version=__version__)
+    if told.rejected:
+        made["rejected"] = list(told.rejected)
+    return made
 
 
 def describe(gap: Gap) -> dict[str, Any]:
