@@ -25,7 +25,7 @@ import pandas as pd
 from candle_fetcher.cache import CandleCache, Imported
 from candle_fetcher.console import make_progress
 from candle_fetcher.core.arguments import read_flag, read_whole
-from candle_fetcher.core.candles import Candles, fingerprint, iso, join
+from candle_fetcher.core.candles import Candles, Gap, fingerprint, iso, join
 from candle_fetcher.core.errors import (
     Banned,
     CandleFetcherError,
@@ -69,7 +69,7 @@ from candle_fetcher.net.pacing import Retry
 from candle_fetcher.net.transport import Transport, check_root
 from candle_fetcher.providers import Listing, Provider, all_providers, find_funding, find_known, find_provider
 from candle_fetcher.providers.binance_bucket import HOST, MARKETS, NAME, SPOT, find_trios
-from candle_fetcher.sources import ApiKeys, ArchiveSource, BucketSource, Errand, FundingSource, Source
+from candle_fetcher.sources import ApiKeys, ArchiveSource, BucketSource, Errand, FundingSource, Source, check_clock
 from candle_fetcher.store import DiskTier, MemoryTier, Store
 from candle_fetcher.store.shared import Desk
 
@@ -199,7 +199,8 @@ class CandleFetcher:
         self._api_keys = ApiKeys(check_api_keys(api_keys, names), os.environ)
         if clock is not None and not callable(clock):
             raise InputError(f"clock {shown(clock)} cannot be called; expected a callable like time.time")
-        self._clock = clock or time.time
+        self._clock = check_clock(clock or time.time)
+        self._clock()
         set_up_logging(os.environ)
         self._progress = progress
         self._is_closed = False
@@ -683,6 +684,9 @@ class CandleFetcher:
                 only_cache=way == "cache",
                 until_stored=wanted.end_ms is None,
             )
+        if errand.clock_error is not None and not told.missing and end_ms > now_ms:
+            # Which records are the newest is not known by a clock that nothing has checked.
+            told.missing, told.refusal = [Gap(now_ms, now_ms, 0, "fetch_failed")], errand.clock_error
         self._warn_of_skew(request.source)
         if told.in_doubt:
             self._refuse_unknown(request, rates, now_ms, errand)
@@ -895,7 +899,7 @@ class CandleFetcher:
 
     def _put_away(self, key: str, frame: pd.DataFrame, got: Collected) -> pd.DataFrame:
         """Keeps the frame for the next who asks, and returns one that the caller may change."""
-        until_s = self._clock() + (got.told.until_ms - got.told.now_ms) / 1000
+        until_s = min(self._clock(), got.told.wall_s) + (got.told.until_ms - got.told.now_ms) / 1000
         self.cache.save_frame(got.told.series, key, frame, _frame_bytes(got), until_s, got.told.generation)
         return hand_out(frame)
 

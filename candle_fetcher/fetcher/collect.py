@@ -86,6 +86,10 @@ class Collector:
         if how.only_archive and request.range.end_ms is None and request.archive is not None:
             published_ms = request.archive.end_ms(request.series, now_ms)
             end_ms = min(end_ms, timeframe.open_ms(timeframe.ordinal(published_ms)))
+        elif errand.clock_error is not None:
+            # Whether the next candle has settled is not known either.
+            wanted_ms = now_ms if request.range.end_ms is None else span.end_ms
+            end_ms = max(end_ms, min(wanted_ms, timeframe.close_ms(end_ms)))
         return Span(span.start_ms, max(end_ms, span.start_ms))
 
     def listed_ms(self, request: Request, how: How, errand: Errand) -> int:

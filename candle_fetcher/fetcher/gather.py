@@ -38,7 +38,7 @@ from candle_fetcher.core.spans import Span, merge, subtract
 from candle_fetcher.core.timeframe import DAY_MS
 from candle_fetcher.fetcher.pools import POLL_S, Pools, Timed
 from candle_fetcher.fetcher.trip import Fresh, Gathered, Part, Trip, Waiting, Want
-from candle_fetcher.sources import Answer, ArchiveSource, Errand, Source, windows
+from candle_fetcher.sources import Answer, ArchiveSource, AsOf, Errand, Source, windows
 from candle_fetcher.store.memory import give_back
 
 _LOAD_AT_ONCE = 16
@@ -73,29 +73,31 @@ class Gatherer:
     def now_ms(
         self, source: Source | ArchiveSource, series: Series, end_ms: int, errand: Errand, *, ask: bool = True
     ) -> int:
-        """The provider's clock, or that of its archive, where the end of a range is near, which is where it matters;
-        else our own.
+        """The instant of the call: by the provider's clock, or that of its archive, where the end of a range is near,
+        which is where it matters; else by this machine's. It is read once.
 
-        Where the clock cannot be had, our own serves to look up what is stored; `gather` asks for nothing near to it
-        then.
+        Where the clock cannot be had, this machine's serves to look up what is stored; `gather` asks for nothing near
+        to it then.
         """
-        own_ms = source.estimated_ms()
-        is_near = end_ms > own_ms - NEAR_MS or errand.doubts_clock
-        if not ask or not is_near or errand.clock_error is not None:
-            return own_ms
+        if errand.as_of is None:
+            errand.as_of = AsOf(source.estimated_ms(), self._clock())
+        as_of = errand.as_of
+        is_near = end_ms > as_of.ms - NEAR_MS or errand.doubts_clock
+        if as_of.is_checked or not ask or not is_near or errand.clock_error is not None:
+            return as_of.ms
         try:
-            return source.now_ms(errand, series)
+            errand.as_of = AsOf(source.now_ms(errand, series), self._clock(), is_checked=True)
         except (TransportError, ReplyError, RateLimited) as error:
             if isinstance(error, Banned):
                 raise
             errand.clock_error = error
-            return own_ms
+        return errand.as_of.ms
 
     def gather(self, want: Want, errand: Errand) -> Gathered:
         """Every settled candle of the span, or the spans of it that could not be had and why."""
         doubted = errand.doubts_clock
         told = self._gather(want, errand)
-        # Our clock is ahead by days: what is settled is told once more, by the provider's.
+        # The instant of the call was too late: what is settled is told once more.
         return self._gather(want._replace(refresh=False), errand) if errand.doubts_clock and not doubted else told
 
     def _gather(self, want: Want, errand: Errand) -> Gathered:
@@ -137,6 +139,10 @@ class Gatherer:
                 self._observe(Progress("end", want.label, left, slots))
         if want.refresh and want.source.provider.feed(series.kind).depth(series) is not None:
             self._take_older(trip, chunks)
+        if errand.clock_error is not None and not trip.failed and want.span.end_ms > span.end_ms:
+            # By this machine's clock, which nothing has checked, the rest has not settled.
+            trip.failed.append((Span(span.end_ms, want.span.end_ms), errand.clock_error))
+            trip.span = want.span
         return self._told(trip)
 
     # -- looking up -----------------------------------------------------------------------------------------------
@@ -740,7 +746,7 @@ class Gatherer:
                     if chunk in edge:
                         # Beyond this another process may have stored a newer one; the disk is looked at again.
                         edge_ms = edge_until_ms(trip.timeframe, entry.covered.end_ms, trip.now_ms, trip.want.ttl_ms)
-                        until[chunk] = self._clock() + (edge_ms - trip.now_ms) / 1000
+                        until[chunk] = min(self._clock(), trip.wall_s) + (edge_ms - trip.now_ms) / 1000
                     old = stored[chunk][1] if chunk in stored else None
                     old = old if refresh else before
                     if old is not None:
@@ -875,6 +881,7 @@ class Gatherer:
             facts,
             trip.zone_name,
             failed=trip.failed,
+            wall_s=trip.wall_s,
             generation=trip.generation,
             read_until_ms=max(trip.read_until_ms, default=0),
             unverified=sorted(unverified),

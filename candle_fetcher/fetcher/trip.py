@@ -66,6 +66,7 @@ class Gathered:
     parts: list[Part] = field(default_factory=list)
     failed: list[tuple[Span, SourceError | None]] = field(default_factory=list)
     until_ms: int = FOREVER_MS
+    wall_s: float = 0.0  # by this machine's clock, at `now_ms`
     generation: int = 0  # of the series, when they were looked up
     read_until_ms: int = 0  # where the newest file that was read ends
     unverified: list[str] = field(default_factory=list)
@@ -81,6 +82,7 @@ class Trip:
         self.span = span
         self.now_ms = now_ms
         self.errand = errand
+        self.wall_s = errand.as_of.wall_s if errand.as_of is not None else 0.0
         self.timeframe = want.series.timeframe
         self.feed = want.source.provider.feed(want.series.kind)
         self.zone_name = self.feed.zone(want.series) if self.timeframe.unit in "dwM" else None

@@ -1,8 +1,9 @@
 """Floor 2: what a provider offers meets the transport."""
 
 from candle_fetcher.sources.archive import ArchiveSource, FileRead
-from candle_fetcher.sources.asking import Errand
+from candle_fetcher.sources.asking import AsOf, Errand
 from candle_fetcher.sources.bucket import BucketSource
+from candle_fetcher.sources.clock import check_clock
 from candle_fetcher.sources.funding import FundingSource
 from candle_fetcher.sources.keyring import ApiKeys
 from candle_fetcher.sources.rest import Answer, Source, page_rows, requests_for, windows
@@ -11,11 +12,13 @@ __all__ = [
     "Answer",
     "ApiKeys",
     "ArchiveSource",
+    "AsOf",
     "BucketSource",
     "Errand",
     "FileRead",
     "FundingSource",
     "Source",
+    "check_clock",
     "page_rows",
     "requests_for",
     "windows",

@@ -6,26 +6,22 @@ import contextlib
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Executor, Future, wait
 from typing import Any, NamedTuple
 
-from candle_fetcher.core.call import Call, Reply
+from candle_fetcher.core.call import Call
 from candle_fetcher.core.candles import Candles
 from candle_fetcher.core.errors import ProviderRefused, ReplyError, SourceError
 from candle_fetcher.core.events import Observe, Operation
 from candle_fetcher.core.files import File, published_end_ms
 from candle_fetcher.core.series import Series
 from candle_fetcher.providers import Archive
-from candle_fetcher.sources.asking import Asker, Errand, Service, date_ms, told_ms
+from candle_fetcher.sources.asking import Asker, Errand, Service
+from candle_fetcher.sources.clock import Heard, Reading, ServerClock, date_ms, measure_date
 
 # How long a wait for another thread's file lasts before it looks up again.
 _POLL_S = 0.2
-# How long a reading of the archive's clock serves, if our two clocks have kept step since; and how far the two may be
-# apart and be the same: a date tells the second that has begun, and a reply is some time on its way.
-_CLOCK_S = 600.0
-_STEP_S = 1.0
-_DATE_MS = 2_000
 
 
 class FileRead(NamedTuple):
@@ -50,51 +46,37 @@ class ArchiveSource:
         self, archive: Archive, host: str, *, clock: Callable[[], float], observe: Observe, **how: Any
     ) -> None:
         self.archive = archive
-        self._clock = clock
+        self._server_clock = ServerClock(clock)
+        self.estimated_ms = self._server_clock.estimated_ms
         self._observe = observe
         self._lock = threading.Lock()
         self._flights: dict[str, Future[FileRead]] = {}
-        # (offset of the archive's clock from ours in ms, our wall clock then, our monotonic clock then)
-        self._reading: tuple[int, float, float] | None = None
-
-        def refuse(reply: Reply, symbol: str, now_ms: int) -> Exception:
-            self._heard(reply.headers)  # that a file is absent, too, is said at some time
-            return archive.refusal(reply, symbol, now_ms)
-
         self._asker = Asker(
-            Service(archive.name, (host,), (), lambda headers: None, refuse),
-            now_ms=self.estimated_ms,
+            Service(archive.name, (host,), (), lambda headers: None, archive.refusal),
+            clock=self._server_clock,
             observe=observe,
             **how,
         )
 
-    def estimated_ms(self) -> int:
-        """The archive's clock as far as it is known, our own before it was heard of."""
-        return int(self._clock() * 1000) + (self._reading[0] if self._reading else 0)
-
     def now_ms(self, stop: Errand, series: Series) -> int:
-        """The archive's clock in Unix ms, to the second: the hour on the reply to a small request, which is sent where
-        the last reading is old or our clock has been set since. Our own where it does not tell."""
-        wall_s, monotonic_s = self._clock(), time.monotonic()
-        if self._reading is not None:
-            _, then_s, monotonic_then_s = self._reading
-            since_s = monotonic_s - monotonic_then_s
-            if since_s < _CLOCK_S and abs(wall_s - then_s - since_s) < _STEP_S:
-                return self.estimated_ms()
-        find, at_ms = self.archive.find_file, self.end_ms(series, int(wall_s * 1000)) - 1
+        """The archive's clock in Unix ms, to the second: the Date header of the reply to a small request, which is sent
+        where the last reading is old or this machine's clock has been set since. This machine's where there is none."""
+        known_ms = self._server_clock.known_ms()
+        if known_ms is not None:
+            return known_ms
+        find, at_ms = self.archive.find_file, self.end_ms(series, int(1000 * self._server_clock.moment().wall_s)) - 1
         file = find(series, at_ms, monthly=False) or find(series, at_ms, monthly=True)
-        if file is not None:
-            with contextlib.suppress(ProviderRefused):
-                self._asker.ask(Call(f"{file.path}.CHECKSUM"), bytes, stop=stop, hear=self._heard)
-        return self.estimated_ms()
+        if file is None:
+            return self.estimated_ms()
+        call = Call(f"{file.path}.CHECKSUM")
 
-    def _heard(self, headers: Mapping[str, str]) -> None:
-        """Keeps what a reply tells of the time."""
-        wall_s, now_ms = self._clock(), told_ms(headers)
-        if now_ms is None:
-            return
-        offset_ms = now_ms - int(wall_s * 1000)
-        self._reading = (0 if abs(offset_ms) < _DATE_MS else offset_ms, wall_s, time.monotonic())
+        def read_clock(*, anew: bool) -> Reading | None:
+            heard: list[Heard] = []
+            with contextlib.suppress(ProviderRefused):  # that a file is absent, too, is said at some time
+                self._asker.ask(call, bytes, stop=stop, hear=heard.append)
+            return measure_date(heard[-1])
+
+        return self._server_clock.read(self.archive.name, read_clock)
 
     def read(self, series: Series, file: File, errand: Errand, open_by: Executor) -> FileRead:
         """The file's candles. What does not fit its checksum, or is no sound file, is fetched once more and then
@@ -128,11 +110,12 @@ class ArchiveSource:
 
     def _read(self, series: Series, file: File, errand: Errand, open_by: Executor) -> FileRead:
         rejected = None
-        headers: dict[str, str] = {}
+        heard: list[Heard] = []
         for _ in range(2):
             try:
-                data = self._asker.ask(Call(file.path), bytes, stop=errand, hear=headers.update)
+                data = self._asker.ask(Call(file.path), bytes, stop=errand, hear=heard.append)
             except ProviderRefused:
+                self._server_clock.note(measure_date(heard[-1]))
                 return FileRead(file, None, trouble="absent")
             try:
                 expected = self._checksum(file, errand)
@@ -141,7 +124,7 @@ class ArchiveSource:
                 rejected = error
                 continue
             verified = expected is not None
-            return FileRead(file, candles, verified=verified, published_ms=date_ms(headers.get("last-modified")))
+            return FileRead(file, candles, verified=verified, published_ms=_published_ms(heard[-1]))
         return FileRead(file, None, trouble="rejected", error=rejected)
 
     def _open(self, data: bytes, expected: str | None, file: File, series: Series) -> Candles:
@@ -163,3 +146,10 @@ class ArchiveSource:
         except ProviderRefused:
             return None
         return self.archive.find_checksum(text, file.path.rpartition("/")[2])
+
+
+def _published_ms(heard: Heard) -> int | None:
+    """When the archive put the file there, by the reply: at the latest when the reply was made. None where it does not
+    say."""
+    published_ms, made_ms = date_ms(heard.headers.get("last-modified")), heard.made_ms
+    return published_ms if published_ms is None or made_ms is None else min(published_ms, made_ms)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import email.utils
 import random
-import re
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from candle_fetcher.core.call import Call, Limit, Reply
 from candle_fetcher.core.candles import Candles
@@ -19,6 +17,7 @@ from candle_fetcher.core.errors import (
     AccessDenied,
     Banned,
     CandleFetcherError,
+    ProviderRefused,
     RateLimited,
     ReplyError,
     SourceError,
@@ -28,14 +27,17 @@ from candle_fetcher.core.events import Observe, Operation, Retried
 from candle_fetcher.core.keys import Keys
 from candle_fetcher.net.pacing import HostGate, Limiter, Retry
 from candle_fetcher.net.transport import Transport
+from candle_fetcher.sources.clock import Heard, ServerClock
 from candle_fetcher.sources.keyring import Fixed, Keyholder
 from candle_fetcher.store.shared import Desk
 
 if TYPE_CHECKING:
     from candle_fetcher.core.files import File
     from candle_fetcher.sources.archive import FileRead
+    from candle_fetcher.sources.rest import Page
 
 Answer_ = TypeVar("Answer_")
+Kept = TypeVar("Kept")
 NO_KEYHOLDER = Fixed()
 
 # A host to which no connection can be made is tried again this often: who has no network should hear of it soon.
@@ -44,23 +46,23 @@ _KEPT_REPLIES = 32
 _LOOK_S = 0.05  # how often a thread that waits for another one's reply looks whether it is to stop
 
 
-class Replies:
+class Replies(Generic[Kept]):
     """Replies by call, so that what is asked for once in an errand is sent once; only the newest are kept."""
 
     def __init__(self) -> None:
-        self._asked: OrderedDict[Call, tuple[int, Future[Candles]]] = OrderedDict()
+        self._asked: OrderedDict[Call, tuple[int, Future[Kept]]] = OrderedDict()
         self._lock = threading.Lock()
 
     def once(
         self,
         call: Call,
-        ask: Callable[[], Candles],
+        ask: Callable[[], Kept],
         stop: threading.Event,
         *,
         now_ms: int,
         since_ms: int,
         anew: bool = False,
-    ) -> Candles:
+    ) -> Kept:
         """The reply to the call: `ask` gets it, or another thread that is at it; its error is that of all. `anew` gets
         it once more, and so does who needs one that was asked for at `since_ms` or later."""
         with self._lock:
@@ -68,7 +70,7 @@ class Replies:
             if anew or asked_ms < since_ms:
                 found = None
             if found is None:
-                mine: Future[Candles] = Future()
+                mine: Future[Kept] = Future()
                 self._asked[call] = max(now_ms, since_ms), mine
                 self._asked.move_to_end(call)
                 while len(self._asked) > _KEPT_REPLIES:
@@ -86,15 +88,26 @@ class Replies:
         raise CancelledError
 
 
+class AsOf(NamedTuple):
+    """The instant that a public call is about, in ms of the provider's clock, while this machine's clock showed
+    `wall_s`. `is_checked` says that the provider's clock was asked for it."""
+
+    ms: int
+    wall_s: float
+    is_checked: bool = False
+
+
 class Errand(threading.Event):
     """One public call on its way. Once set, nothing more is sent for it.
 
-    `retries` counts what was sent again. `clock_error` is why the provider's clock could not be had, once it was asked.
-    `doubts_clock` says that ours is ahead by days: a reply was sent before the span that it is about had settled.
+    `as_of` is the instant that decides what is settled; it is read once. `retries` counts what was sent again.
+    `clock_error` is why the provider's clock could not be had, once it was asked. `doubts_clock` says that the instant
+    was read again, and lies earlier: a reply was sent before the span that it is about had settled.
     `kept` are the archive's files that reach beyond the last span gathered: a stream goes on with them. `replies` are
     the newest replies that answer for more than one chunk, by call.
     """
 
+    as_of: AsOf | None = None
     retries = 0
     clock_error: SourceError | None = None
     doubts_clock = False
@@ -102,7 +115,7 @@ class Errand(threading.Event):
 
     def __init__(self) -> None:
         super().__init__()
-        self.replies = Replies()
+        self.replies: Replies[Page] = Replies()
 
 
 class Service(NamedTuple):
@@ -133,7 +146,7 @@ class Asker:
         *,
         transport: Transport,
         retry: Retry,
-        now_ms: Callable[[], int],
+        clock: ServerClock,
         observe: Observe,
         desk: Desk | None = None,
         wait: Callable[[threading.Event, float], bool] = threading.Event.wait,
@@ -142,7 +155,7 @@ class Asker:
         self._desk = desk
         self._transport = transport
         self._retry = retry
-        self._now_ms = now_ms
+        self._clock = clock
         self._observe = observe
         self._wait = wait
         self._gate = HostGate()
@@ -160,7 +173,7 @@ class Asker:
         return Limiter(
             provider=self._service.name,
             limits=limits,
-            now_ms=self._now_ms,
+            now_ms=self._clock.estimated_ms,
             steady_ms=lambda: int(time.monotonic() * 1000),
             machine_ms=lambda: int(time.time() * 1000),
             shared=shared,
@@ -176,11 +189,12 @@ class Asker:
         symbol: str = "",
         stop: Errand,
         budget: Limiter | None = None,
-        hear: Callable[[Mapping[str, str]], object] | None = None,
+        hear: Callable[[Heard], object] | None = None,
     ) -> Answer_:
         """The parsed reply, after as many retries as it takes and is allowed. Raises the last error.
 
-        Each try is counted in `budget` too, where there is one. `hear` gets the headers of the reply that is parsed.
+        Each try is counted in `budget` too, where there is one. `hear` gets the headers and times of the reply that
+        is parsed, or that refuses the request for good.
         """
         has_renewed = False
         spare = list(self._open_hosts())
@@ -241,15 +255,17 @@ class Asker:
         symbol: str,
         stop: Errand,
         budget: Limiter | None,
-        hear: Callable[[Mapping[str, str]], object] | None,
+        hear: Callable[[Heard], object] | None,
     ) -> Answer_:
         if budget is not None:
             # Spent at once: the few seconds of the reply do not matter to a budget of minutes.
             budget.release(budget.acquire(1, stop=stop))
         ticket = self.limiter.acquire(call.cost, stop=stop)
         used = None
+        sent = self._clock.moment()
         try:
             reply = self._transport.send(host, call, provider=self._service.name, stop=stop, keys=keys)
+            heard = Heard(reply.headers, sent, self._clock.moment())
             used = self._service.used(reply.headers)
         finally:
             self.limiter.release(ticket, used=used)
@@ -271,8 +287,12 @@ class Asker:
                 error = told if type(told) is RateLimited else error
             self.limiter.hold(1.0 if error.retry_after_s is None else error.retry_after_s)
             raise error from None
+        except ProviderRefused:
+            if hear is not None:
+                hear(heard)
+            raise
         if hear is not None:
-            hear(reply.headers)
+            hear(heard)
         self._gate.ok(host)
         count = answer.count if isinstance(answer, Candles) else 0
         self._observe(Operation("parse", time.perf_counter() - began, count, len(reply.body)))
@@ -289,19 +309,3 @@ class Asker:
             raise ReplyError(
                 f"the parser of {self._service.name} failed on a reply: {type(error).__name__}: {str(error)[:160]!r}"
             ) from error
-
-
-def told_ms(headers: Mapping[str, str]) -> int | None:
-    """The time by a reply: when it was made, and for how long it lay in a cache since; None where it tells none."""
-    made_ms, age = date_ms(headers.get("date")), headers.get("age", "")
-    if made_ms is None:
-        return None
-    return made_ms + (1000 * int(age) if re.fullmatch("[0-9]{1,9}", age) else 0)
-
-
-def date_ms(text: str | None) -> int | None:
-    """The instant of an HTTP date; None where it is none."""
-    try:
-        return None if text is None else int(email.utils.parsedate_to_datetime(text).timestamp() * 1000)
-    except (ValueError, TypeError, OverflowError):
-        return None

@@ -8,15 +8,14 @@ from typing import Any
 
 from candle_fetcher.providers.binance_bucket import NAME, Page, listing_call, parse_listing, refusal
 from candle_fetcher.sources.asking import Asker, Errand, Service
+from candle_fetcher.sources.clock import ServerClock
 
 
 class BucketSource:
     """Lists one bucket. Shared by all threads of a fetcher."""
 
     def __init__(self, host: str, *, clock: Callable[[], float], **how: Any) -> None:
-        self._asker = Asker(
-            Service(NAME, (host,), (), lambda headers: None, refusal), now_ms=lambda: int(clock() * 1000), **how
-        )
+        self._asker = Asker(Service(NAME, (host,), (), lambda headers: None, refusal), clock=ServerClock(clock), **how)
 
     def pages(self, prefix: str, stop: Errand, *, most: int | None = None) -> Iterator[Page]:
         """What lies right below the prefix, in order; each page is asked for when it is wanted.

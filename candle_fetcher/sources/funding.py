@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from candle_fetcher.core.candles import Candles
-from candle_fetcher.core.expiry import FOREVER_MS, LAG_MS
+from candle_fetcher.core.expiry import LAG_MS
 from candle_fetcher.core.funding import check_funding
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS
 from candle_fetcher.providers import Funding
-from candle_fetcher.sources.asking import Errand, told_ms
+from candle_fetcher.sources.asking import Errand
+from candle_fetcher.sources.clock import Heard
 from candle_fetcher.sources.rest import Source
 
 
@@ -32,21 +33,22 @@ class FundingSource:
     def __init__(self, source: Source, funding: Funding) -> None:
         self.source = source
         self.funding = funding
-        self.told_ms = FOREVER_MS  # the hour on the newest reply; the far future where it does not tell
         self._budget = source.budget(funding.limits, "funding") if funding.limits else None
 
     def pages(self, symbol: str, span: Span, stop: Errand) -> Iterator[Page]:
         """The records of the span, oldest first, up to the page that is empty; its span runs to the end.
 
         A short page is no end, whatever made it short. An empty first page is believed of a day; of more than that it
-        is asked for again. Nobody is believed about the time after the hour on the reply: our own clock is ahead then,
+        is asked for again. No reply is believed about the time after it was made: this machine's clock is ahead then,
         and the span ends there.
         """
         doubts = span.end_ms - span.start_ms > DAY_MS
         while span:
-            records = self._page(symbol, span, self.funding.limit, stop)
-            if span.end_ms > self.told_ms + LAG_MS:
-                span = Span(span.start_ms, max(span.start_ms, self.told_ms))
+            records, made_ms = self._page(symbol, span, self.funding.limit, stop)
+            if made_ms is None and (stop.as_of is None or not stop.as_of.is_checked):
+                made_ms = self.source.now_ms(stop, None)
+            if made_ms is not None and span.end_ms > made_ms + LAG_MS:
+                span = Span(span.start_ms, max(span.start_ms, made_ms))
                 stop.doubts_clock = True
             if records.count:
                 next_ms = int(records.open_ms[-1]) + 1
@@ -59,21 +61,21 @@ class FundingSource:
 
     def has_any(self, symbol: str, end_ms: int, stop: Errand) -> bool:
         """Whether the symbol has ever had a funding rate before the end."""
-        return self._page(symbol, Span(self.funding.since_ms, end_ms), 1, stop).count > 0
+        return self._page(symbol, Span(self.funding.since_ms, end_ms), 1, stop)[0].count > 0
 
-    def _page(self, symbol: str, span: Span, rows: int, stop: Errand) -> Candles:
+    def _page(self, symbol: str, span: Span, rows: int, stop: Errand) -> tuple[Candles, int | None]:
+        """The records of one reply, and when it was made; None where it does not say."""
+
         def parse(body: bytes) -> Candles:
             return check_funding(self.funding.parse(body, symbol), span)
 
-        return self.source.ask(
+        heard: list[Heard] = []
+        records = self.source.ask(
             self.funding.call(symbol, span, rows),
             parse,
             symbol=symbol,
             stop=stop,
             budget=self._budget,
-            hear=self._heard,
+            hear=heard.append,
         )
-
-    def _heard(self, headers: Mapping[str, str]) -> None:
-        now_ms = told_ms(headers)
-        self.told_ms = FOREVER_MS if now_ms is None else now_ms
+        return records, heard[-1].made_ms

@@ -7,15 +7,23 @@ brings rows starts the count anew, so short pages, page caps and rows that were 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from candle_fetcher.core.call import Call, Limit, Reply
-from candle_fetcher.core.candles import Candles, check, find_holes, join, overlay
-from candle_fetcher.core.errors import AccessDenied, Banned, CandleFetcherError, NotOffered, ReplyError
+from candle_fetcher.core.candles import Candles, check, find_holes, iso, join, overlay
+from candle_fetcher.core.errors import (
+    AccessDenied,
+    Banned,
+    CandleFetcherError,
+    NotOffered,
+    RateLimited,
+    ReplyError,
+    TransportError,
+)
 from candle_fetcher.core.expiry import FOREVER_MS, GRACE_MS, drop_unsettled, settled_end_ms
 from candle_fetcher.core.keys import Keys
 from candle_fetcher.core.series import Series
@@ -23,16 +31,15 @@ from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe, parse_timeframe
 from candle_fetcher.providers import Feed, Listing, Provider
 from candle_fetcher.providers.base import by_status
-from candle_fetcher.sources.asking import Asker, Errand, Service, told_ms
+from candle_fetcher.sources.asking import Asker, AsOf, Errand, Service
+from candle_fetcher.sources.clock import Heard, Reading, ServerClock, measure, measure_date
 from candle_fetcher.sources.keyring import Fixed, Keyring
 
 # When the series begins, given a hole at the start of a span and the candle after it; None where it has not begun.
 ListedMs = Callable[[Span, "int | None"], "int | None"]
 
-# How long a reading of the provider's clock serves, if our two clocks have kept step since.
-_CLOCK_S = 600.0
-_STEP_S = 1.0
-_DATE_MS = 1_500
+# How far two clocks of one provider may be apart: a Date header tells the second that has begun.
+_HOSTS_MS = 2_000
 _MOST_PAGES = 100_000
 _TOKEN_LIMITS = (Limit(30, 60),)
 ANY = Span(-FOREVER_MS, FOREVER_MS)
@@ -51,6 +58,15 @@ class Answer(NamedTuple):
     served_ms: int = -FOREVER_MS
 
 
+class Page(NamedTuple):
+    """The candles of a reply, and what it says of the time. `made_ms` is when it was made by its Date header: of
+    several replies the earliest, None where one does not say."""
+
+    candles: Candles
+    made_ms: int | None
+    heard: Heard
+
+
 class Source:
     """The REST side of one provider. Shared by all threads of a fetcher."""
 
@@ -65,7 +81,7 @@ class Source:
         **how: Any,
     ) -> None:
         self.provider = provider
-        self._clock = clock
+        self._server_clock = ServerClock(clock)
         self._how = how
         self._token_host = token_host
         self._keyring = Keyring(provider, keys, self._ask_for_token)
@@ -79,18 +95,16 @@ class Source:
                 self._keyring,
                 self._keyring.digest,
             ),
-            now_ms=self.estimated_ms,
+            clock=self._server_clock,
             **how,
         )
+        self.estimated_ms = self._server_clock.estimated_ms
         self.ask = self._asker.ask
         self.budget = self._asker.budget
         self._lock = threading.Lock()
         self._limits_asked = False
         self._warned = False
-        # (offset of the provider's clock from ours in ms, our wall clock then, our monotonic clock then)
-        self._reading: tuple[int, float, float] | None = None
-        self._told_ms = FOREVER_MS  # by the newest reply; the far future where it does not tell
-        self._came_ms = 0  # by our clock, when that reply had come
+        self._date_lag_ms = 0  # of the Date headers behind the provider's clock, by the last reply to its request
 
     def missing_key(self) -> AccessDenied | None:
         """What a request would fail for, where a key is missing; nobody is asked."""
@@ -118,57 +132,52 @@ class Source:
 
         host = self._token_host or token.host
         service = Service(token.name, (host,), _TOKEN_LIMITS, lambda headers: None, refuse, Fixed(keys))
-        return Asker(service, now_ms=self.estimated_ms, **self._how).ask(call, parse, stop=stop)
+        return Asker(service, clock=self._server_clock, **self._how).ask(call, parse, stop=stop)
 
     # -- the provider's clock and limits ------------------------------------------------------------------------
 
-    def estimated_ms(self) -> int:
-        """The provider's clock as far as it is known, our own before it was asked."""
-        offset_ms = self._reading[0] if self._reading else 0
-        return int(self._clock() * 1000) + offset_ms
+    def now_ms(self, stop: Errand, series: Series | None, *, is_doubted: bool = False) -> int:
+        """The provider's clock in Unix ms. It is asked where the last reading is old or `is_doubted`, or this machine's
+        clock has been set since.
 
-    def now_ms(self, stop: Errand, series: Series | None) -> int:
-        """The provider's clock in Unix ms; asked for where the last reading is old or our clock has been set since.
-
-        Where the provider has none to ask, the hour on a reply tells: that to a call for candles of the series.
+        Where the provider has none to ask, the Date header of a reply to a call for candles of the series tells.
         """
         with self._lock:
-            wall_s, monotonic_s = self._clock(), time.monotonic()  # read once: it may be set at any moment
-            if self._reading is not None:
-                offset_ms, then_s, monotonic_then_s = self._reading
-                since_s = monotonic_s - monotonic_then_s
-                if since_s < _CLOCK_S and abs(wall_s - then_s - since_s) < _STEP_S:
-                    return int(wall_s * 1000) + offset_ms
-            clock = self.provider.clock
-            if clock is None:
-                if series is not None:
-                    self._hear_clock(series, stop)
+            known_ms = None if is_doubted else self._server_clock.known_ms()
+            if known_ms is not None:
+                return known_ms
+            if self.provider.clock is None and series is None:
                 return self.estimated_ms()
-            server_ms = self.ask(clock.call, clock.parse, stop=stop)
-            # The reply is as old as half of its journey; counting it as new settles no candle too early. What our
-            # clock said before it was sent does not count: it may have been set meanwhile.
-            self._read_clock(server_ms - int(1000 * self._clock()))
-            return server_ms
+            try:
+                return self._server_clock.read(self.provider.name, partial(self._read_clock, series, stop))
+            except (TransportError, ReplyError, RateLimited) as error:
+                known_ms = None if is_doubted or isinstance(error, Banned) else self._server_clock.lasting_ms()
+                if known_ms is None:
+                    raise
+                return known_ms
 
-    def _read_clock(self, offset_ms: int) -> None:
-        self._reading = (offset_ms, self._clock(), time.monotonic())
-
-    def _hear_clock(self, series: Series, stop: Errand) -> None:
-        """Reads the provider's clock off the reply to a call for candles; ours serves where it is silent."""
+    def _read_clock(self, series: Series | None, stop: Errand, *, anew: bool) -> Reading | None:
+        """One reading of the provider's clock; None where its replies do not tell the time. A reply to a call for
+        candles that the public call has kept serves too, but for one to be had `anew`."""
+        clock = self.provider.clock
+        if clock is not None:
+            heard: list[Heard] = []
+            server_ms = self.ask(clock.call, clock.parse, stop=stop, hear=heard.append)
+            made_ms = heard[-1].made_ms
+            lag_ms = 0 if made_ms is None else server_ms - made_ms
+            self._date_lag_ms = lag_ms if lag_ms > _HOSTS_MS else 0
+            return measure(server_ms, heard[-1])
+        assert series is not None
         feed, timeframe, own_ms = self.provider.feed(series.kind), series.timeframe, self.estimated_ms()
-        if feed.first_call is not None:  # which everybody may ask for
-            self._asked(feed, series, feed.first_call(series), ANY, stop)
-        else:
-            self.page(series, Span(timeframe.open_ms(timeframe.ordinal(own_ms) - 1), own_ms + 1), stop)
-        heard_ms, came_ms = self._told_ms, self._came_ms
-        # A date tells the second that has begun, and a reply is some time on its way: within that our clock is right.
-        is_right = heard_ms == FOREVER_MS or 0 <= came_ms - heard_ms < _DATE_MS
-        self._read_clock(0 if is_right else heard_ms - came_ms)
+        if feed.first_call is not None:  # without a key
+            return measure_date(self._asked(feed, series, feed.first_call(series), ANY, stop).heard)
+        newest = Span(timeframe.open_ms(timeframe.ordinal(own_ms) - 1), own_ms + 1)
+        return measure_date(self._page(feed, series, newest, stop, anew=anew).heard)
 
     @property
     def skew_s(self) -> float:
-        """How far the provider's clock is ahead of ours, in seconds; 0 while it was not asked."""
-        return self._reading[0] / 1000 if self._reading else 0.0
+        """How far the provider's clock is ahead of this machine's, in seconds; 0 while it was not asked."""
+        return self._server_clock.skew_s
 
     def warn_once(self) -> bool:
         """True the first time it is called."""
@@ -235,23 +244,18 @@ class Source:
         """
         feed = self.provider.feed(series.kind)
         timeframe = series.timeframe
-        # An errand may be long, and keeps its replies: in one of before then a candle may be forming.
-        candles = self._page(feed, series, span, stop, within, since_ms=span.end_ms + GRACE_MS)
+        # A call may take long, and keeps its replies: in one of before then a candle may be forming.
+        page = self._page(feed, series, span, stop, within, since_ms=span.end_ms + GRACE_MS)
         served_ms = self._served_ms(feed, series, span, stop)
         if served_ms > span.start_ms:
             span = Span(min(served_ms, span.end_ms), span.end_ms)
             if not span:
-                return Answer(span, candles.trim(span), (), served_ms)
-        if span.end_ms + GRACE_MS > self._told_ms:
-            # By the hour on the reply the span has not settled: our own clock is ahead, and the provider's decides.
-            now_ms = self.now_ms(stop, series)
-            settled_ms = settled_end_ms(timeframe, now_ms)
-            if settled_ms < span.end_ms:
-                stop.doubts_clock = True
-                span = Span(span.start_ms, max(span.start_ms, settled_ms))
-                candles = drop_unsettled(candles, timeframe, now_ms, feed.zone(series)).trim(span)
-                if not span:
-                    return Answer(span, candles, (), served_ms)
+                return Answer(span, page.candles.trim(span), (), served_ms)
+        if not _is_late(page, span, stop):
+            page, span = self._settled_page(feed, series, page, span, stop)
+            if not span:
+                return Answer(span, page.candles.trim(span), (), served_ms)
+        candles = page.candles
         believed: list[Span] = []
         if again and not candles.count:
             return Answer(span, candles, (span,), served_ms)
@@ -265,7 +269,7 @@ class Source:
                 holes[0] = holes[0].clip(span)
         while holes:
             hole = holes.pop()
-            more = self._page(feed, series, hole, stop, anew=True) if feed.quiet_rows else None
+            more = self._page(feed, series, hole, stop, anew=True).candles if feed.quiet_rows else None
             if more is None or not more.count:
                 believed.append(hole)
                 continue
@@ -273,9 +277,44 @@ class Source:
             holes += find_holes(more.open_ms, timeframe, hole)
         return Answer(span, candles, tuple(sorted(believed)), served_ms)
 
+    def _settled_page(self, feed: Feed, series: Series, page: Page, span: Span, stop: Errand) -> tuple[Page, Span]:
+        """What of the page and its span has settled, where the reply was made too early for the whole.
+
+        Either the instant of the call was too late, or the reply is an old one: then it is asked for again.
+        """
+        now_ms = self._decide_again(series, span, stop, is_dated=page.made_ms is not None)
+        settled_ms = settled_end_ms(series.timeframe, now_ms)
+        if settled_ms < span.end_ms:
+            span = Span(span.start_ms, max(span.start_ms, settled_ms))
+            settled = drop_unsettled(page.candles, series.timeframe, now_ms, feed.zone(series))
+            page = page._replace(candles=settled.trim(span))
+        if span and not _is_late(page, span, stop):
+            page = self._page(feed, series, span, stop, anew=True)
+            if not _is_late(page, span, stop):
+                raise ReplyError(
+                    f"a reply of {self.provider.name} was made {iso(page.made_ms or 0)}, before the candles until "
+                    f"{iso(span.end_ms)} had settled; look for a proxy that stores replies"
+                )
+        return page, span
+
+    def _decide_again(self, series: Series, span: Span, stop: Errand, *, is_dated: bool) -> int:
+        """The provider's clock, read because of a reply that contradicts the call's instant by its date, or has none.
+
+        Where that instant is later, the call goes by this clock from now on.
+        """
+        as_of = stop.as_of
+        now_ms = self.now_ms(stop, series, is_doubted=is_dated and as_of is not None and as_of.is_checked)
+        if as_of is None or now_ms < as_of.ms:
+            stop.as_of = AsOf(now_ms, self._server_clock.moment().wall_s, is_checked=True)
+        else:
+            stop.as_of = as_of._replace(is_checked=True)
+        if settled_end_ms(series.timeframe, now_ms) < span.end_ms:
+            stop.doubts_clock = True
+        return now_ms
+
     def page(self, series: Series, span: Span, stop: Errand) -> Candles:
         """The candles of a span that one call can answer, as the provider has them: checked, and looked at once."""
-        return self._page(self.provider.feed(series.kind), series, span, stop)
+        return self._page(self.provider.feed(series.kind), series, span, stop).candles
 
     def _page(
         self,
@@ -287,11 +326,12 @@ class Source:
         *,
         since_ms: int = -FOREVER_MS,
         anew: bool = False,
-    ) -> Candles:
+    ) -> Page:
         """The reply about the span, checked; where it is part of one that serves other spans too, that one, cut."""
         if not feed.is_whole and within is None:
             return self._whole_page(feed, series, span, stop)
-        return self._reply(feed, series, within or span, stop, since_ms=since_ms, anew=anew).trim(span)
+        page = self._reply(feed, series, within or span, stop, since_ms=since_ms, anew=anew)
+        return page._replace(candles=page.candles.trim(span))
 
     def _reply(
         self,
@@ -302,7 +342,7 @@ class Source:
         *,
         since_ms: int = -FOREVER_MS,
         anew: bool = False,
-    ) -> Candles:
+    ) -> Page:
         """A reply that serves more than this span: it is asked for once in an errand, but to be had `anew`, or where
         it is older than `since_ms`."""
         call = feed.call(series, span, page_rows(feed, series.timeframe, span))
@@ -315,20 +355,21 @@ class Source:
             anew=anew,
         )
 
-    def _whole_page(self, feed: Feed, series: Series, span: Span, stop: Errand) -> Candles:
+    def _whole_page(self, feed: Feed, series: Series, span: Span, stop: Errand) -> Page:
         """One reply, checked; and what it had no room for: further pages, or two candles off the grid in one slot."""
         rows = page_rows(feed, series.timeframe, span)
         call = feed.call(series, span, rows)
         if feed.next_call is not None:
             return self._pages(feed, feed.next_call, series, call, span, stop)
-        candles = self._asked(feed, series, call, ANY if feed.is_whole else span, stop)
+        page = self._asked(feed, series, call, ANY if feed.is_whole else span, stop)
+        candles = page.candles
         if feed.is_whole:
-            return candles
+            return page
         if candles.count >= rows and candles.count > len(set(series.timeframe.ordinals(candles.open_ms).tolist())):
             rest = Span(int(candles.open_ms[-1]) + 1, span.end_ms)
             if rest:
-                return join([candles, self._whole_page(feed, series, rest, stop)])
-        return candles
+                return _join_pages([page, self._whole_page(feed, series, rest, stop)])
+        return page
 
     def _pages(
         self,
@@ -338,9 +379,9 @@ class Source:
         call: Call,
         span: Span,
         stop: Errand,
-    ) -> Candles:
+    ) -> Page:
         """Every page of an answer, from the one that the call asks for on."""
-        parts: list[Candles] = []
+        pages: list[Page] = []
         asked: set[Call] = set()
         more: Call | None = call
         while more is not None:
@@ -351,16 +392,20 @@ class Source:
             def parse(body: bytes, sent: Call = more) -> tuple[Candles, Call | None]:
                 return check(feed.parse(body, series), span), next_call(sent, body)
 
-            page, more = self.ask(more, parse, symbol=series.symbol, stop=stop, hear=self._heard)
-            parts.append(page)
-        return parts[0] if len(parts) == 1 else check(join(parts), span)
+            heard: list[Heard] = []
+            candles, more = self.ask(more, parse, symbol=series.symbol, stop=stop, hear=heard.append)
+            pages.append(self._page_of(candles, heard[-1]))
+        if len(pages) == 1:
+            return pages[0]
+        joined = _join_pages(pages)
+        return joined._replace(candles=check(joined.candles, span))
 
     def _served_ms(self, feed: Feed, series: Series, span: Span, stop: Errand) -> int:
         """The opening of the oldest candle that the provider serves; -FOREVER_MS where that is its first of all."""
         depth = feed.depth(series)
         if depth is None:
             return -FOREVER_MS
-        opens = self._reply(feed, series, span, stop).open_ms
+        opens = self._reply(feed, series, span, stop).candles.open_ms
         if len(opens) < depth - 1:  # the newest one may not be sent
             if not len(opens) or not feed.quiet_rows:
                 return -FOREVER_MS
@@ -397,17 +442,17 @@ class Source:
                     f"{self.provider.name} serves only the newest {feed.depth(series)} candles of {series.timeframe}, "
                     "which are not all; it cannot be asked for the first"
                 )
-            reply = self._reply(feed, series, newest, stop)
+            reply = self._reply(feed, series, newest, stop).candles
             return int(reply.open_ms[0]) if reply.count else None
         if feed.first_call is not None:
             call = feed.first_call(series)
-            first = self._asked(feed, series, call, Span(-(2**62), now_ms + DAY_MS), stop)
+            first = self._asked(feed, series, call, Span(-(2**62), now_ms + DAY_MS), stop).candles
             return int(first.open_ms[0]) if first.count else None
         probe = series._replace(timeframe=parse_timeframe(feed.probe))
         window_ms = feed.window_ms or 200 * DAY_MS
         since_ms = max(before.start_ms, feed.since_ms)
         if since_ms > feed.since_ms:
-            earlier = self._page(feed, probe, Span(since_ms - window_ms, since_ms), stop)
+            earlier = self._page(feed, probe, Span(since_ms - window_ms, since_ms), stop).candles
             if earlier.count:
                 return int(earlier.open_ms[0])
         for start_ms in range(since_ms, now_ms, window_ms):
@@ -428,24 +473,24 @@ class Source:
         was."""
         oldest_ms = None
         while span:
-            candles = self._page(feed, series, span, stop)
+            candles = self._page(feed, series, span, stop).candles
             if not candles.count:
                 break
             oldest_ms = int(candles.open_ms[0])
             span = Span(span.start_ms, oldest_ms)
         return oldest_ms
 
-    def _asked(self, feed: Feed, series: Series, call: Call, span: Span, stop: Errand) -> Candles:
+    def _asked(self, feed: Feed, series: Series, call: Call, span: Span, stop: Errand) -> Page:
         """The reply's candles, every one of them in the span."""
-        return self.ask(
-            call, lambda body: check(feed.parse(body, series), span), symbol=series.symbol, stop=stop, hear=self._heard
+        heard: list[Heard] = []
+        candles = self.ask(
+            call, lambda body: check(feed.parse(body, series), span), symbol=series.symbol, stop=stop, hear=heard.append
         )
+        return self._page_of(candles, heard[-1])
 
-    def _heard(self, headers: Mapping[str, str]) -> None:
-        """Keeps the hour that stands on a reply; it may be a second more."""
-        now_ms = told_ms(headers)
-        self._told_ms = FOREVER_MS if now_ms is None else now_ms
-        self._came_ms = int(1000 * self._clock())
+    def _page_of(self, candles: Candles, heard: Heard) -> Page:
+        made_ms = heard.made_ms
+        return Page(candles, None if made_ms is None else made_ms + self._date_lag_ms, heard)
 
     def last_ms(self, series: Series, end_ms: int, stop: Errand) -> int | None:
         """When the newest candle before the end opens; None where the provider has none there, or cannot be asked."""
@@ -453,8 +498,28 @@ class Source:
         if feed.last_call is None:
             return None
         call = feed.last_call(series, end_ms)
-        last = self._asked(feed, series, call, Span(-(2**62), end_ms), stop)
+        last = self._asked(feed, series, call, Span(-(2**62), end_ms), stop).candles
         return int(last.open_ms[-1]) if last.count else None
+
+
+def _is_late(page: Page, span: Span, stop: Errand) -> bool:
+    """Whether the reply was made after everything in the span had settled, as far as can be told.
+
+    Its Date header tells; where there is none, the instant of the call does if the provider's clock was asked for it.
+    """
+    as_of, needed_ms = stop.as_of, span.end_ms + GRACE_MS
+    is_due = as_of is not None and as_of.is_checked and needed_ms <= as_of.ms
+    if page.made_ms is None:
+        return is_due
+    return needed_ms <= page.made_ms + (_HOSTS_MS if is_due else 0)
+
+
+def _join_pages(pages: list[Page]) -> Page:
+    made = [page.made_ms for page in pages]
+    known = [made_ms for made_ms in made if made_ms is not None]
+    return Page(
+        join([page.candles for page in pages]), min(known) if len(known) == len(made) else None, pages[-1].heard
+    )
 
 
 def page_rows(feed: Feed, timeframe: Timeframe, span: Span) -> int:
