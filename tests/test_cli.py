@@ -16,11 +16,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+import pandas as pd
 import pytest
 
 from candle_fetcher import CandleFetcher, __version__, summary
 from candle_fetcher.cli import main
-from candle_fetcher.cli.show import Talk
+from candle_fetcher.cli.show import Talk, show_statistics
 from candle_fetcher.practice import PracticeExchange
 from candle_fetcher.practice.faults import status
 from candle_fetcher.store import DiskTier
@@ -603,3 +604,12 @@ def test_revisions_are_listed_and_none_is_no_error(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[0].startswith("provider,symbol,timeframe,kind,timestamp,column,old,new")
     assert main(["cache", "revisions", "--cache-dir", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == []
+
+
+@pytest.mark.fault("H09")
+def test_a_volume_that_is_not_known_is_shown_as_a_dash(capsys: pytest.CaptureFixture[str]) -> None:
+    index = pd.date_range("2024-01-01", periods=2, freq="D", tz="UTC", name="timestamp")
+    frame = pd.DataFrame({"high": 2.0, "low": 1.0, "close": 1.5, "volume": float("nan")}, index=index)
+    show_statistics(Talk(), frame)
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().err.splitlines())
+    assert (lines["volume"], lines["highest"]) == ("-", "2")

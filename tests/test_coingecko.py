@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loopback import Loopback, Said
 
-from candle_fetcher import AccessDenied, IncompleteData, InputError, RateLimited, UnknownSymbol
+from candle_fetcher import AccessDenied, IncompleteData, InputError, RateLimited, UnknownSymbol, summary
 from candle_fetcher.core.errors import ReplyError
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.timeframe import DAY_MS, HOUR_MS, MINUTE_MS, parse_timeframe
@@ -95,6 +95,13 @@ def test_days_are_made_of_four_hours(world):
     assert frame["open"].tolist() == firsts
     assert frame["volume"].isna().all()
     assert {one.params["days"] for one in world.asked()} == {"30"}
+
+
+@pytest.mark.fault("H09")
+def test_volumes_that_the_provider_does_not_have_add_up_to_nothing_known(world):
+    figures = summary(world.fetcher().fetch("bitcoin/usd", "4h", "2024-06-05", "2024-06-13"))["candles"]["statistics"]
+    assert figures["total_volume"] is None
+    assert figures["highest_price"] > figures["avg_price"] > 0
 
 
 def test_what_is_older_than_it_serves_is_missing_and_says_so(world):

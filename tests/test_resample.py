@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -195,3 +196,16 @@ def test_days_of_the_exchange_make_its_own_weeks_and_months(shared, name):
     for column in ("volume", "quote_volume", "taker_buy_volume", "taker_buy_quote_volume"):
         pairs = zip(made.floats(column).tolist(), expected.floats(column).tolist(), strict=True)
         assert all(math.isclose(one, other, rel_tol=1e-12) for one, other in pairs)
+
+
+@pytest.mark.fault("H09")
+@given(st.lists(st.floats(0.01, 1e6).map(lambda value: round(value, 8)) | st.just(math.nan), min_size=1, max_size=40))
+def test_a_sum_that_lacks_a_value_is_not_known_and_the_others_stay_exact(volumes):
+    minutes, target = map(parse_timeframe, ("1m", "5m"))
+    opens = np.arange(len(volumes), dtype=np.int64) * 60_000
+    prices = [np.full(len(volumes), 2.0)] * 4
+    candles = candles_from(NAMES[:6], [opens, *prices, np.array(volumes)])
+    made, _ = resample(candles, minutes, target, Span(0, len(volumes) * 60_000))
+    runs = [volumes[at : at + 5] for at in range(0, len(volumes), 5)]
+    sums = [math.nan if any(map(math.isnan, run)) else float(sum(Decimal(repr(one)) for one in run)) for run in runs]
+    assert np.array_equal(made.floats("volume"), sums, equal_nan=True)

@@ -65,7 +65,7 @@ def test_figures_that_are_not_there_are_null_in_json():
     frame["volume"] = np.nan
     frame["close"] = pd.array([pd.NA, pd.NA], dtype="Float64")
     statistics = summary(frame, timeframe="1h")["candles"]["statistics"]
-    assert statistics == {"highest_price": 21.0, "lowest_price": 1.0, "total_volume": 0.0, "avg_price": None}
+    assert statistics == {"highest_price": 21.0, "lowest_price": 1.0, "total_volume": None, "avg_price": None}
     json.dumps(statistics, allow_nan=False)
 
 
@@ -81,3 +81,23 @@ def test_a_frame_of_anything_else_is_an_input_error():
 def test_rows_in_another_order_are_summed_up_the_same():
     frame = frame_at([0, HOUR, 4 * HOUR])
     assert summary(frame[::-1], timeframe="1h") == summary(frame, timeframe="1h")
+
+
+@pytest.mark.fault("H09")
+@pytest.mark.parametrize(
+    ("column", "figure"),
+    [("high", "highest_price"), ("low", "lowest_price"), ("volume", "total_volume"), ("close", "avg_price")],
+)
+def test_a_figure_over_a_value_that_is_not_known_is_not_known(column, figure):
+    frame = frame_at([0, HOUR, 4 * HOUR])
+    frame.iloc[1, frame.columns.get_loc(column)] = np.nan
+    told = summary(frame, timeframe="1h")["candles"]
+    assert told["count"] == 3
+    assert [name for name, value in told["statistics"].items() if value is None] == [figure]
+
+
+def test_a_row_without_any_value_is_no_candle():
+    frame = frame_at([0, HOUR, 4 * HOUR])
+    hours = pd.date_range(frame.index[0], frame.index[-1], freq="h")
+    spread = frame.reindex(hours.rename("timestamp"))
+    assert summary(spread, timeframe="1h") == summary(frame, timeframe="1h")

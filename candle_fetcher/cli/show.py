@@ -94,7 +94,8 @@ def show_checks(talk: Talk, frame: pd.DataFrame, *, is_cached: bool) -> None:
     talk.title(f"{manifest['symbol']} {manifest['timeframe']}")
     talk.fact("cache", *_lookup(manifest["sources"], is_cached=is_cached))
     found = f"{manifest['rows']:,} of {manifest['expected']:,} candles"
-    talk.fact("checks", f"{found}; order, duplicates, prices, volume ok" if manifest["rows"] else found)
+    held = "prices ok, volume unknown" if frame["volume"].isna().all() else "prices, volume ok"
+    talk.fact("checks", f"{found}; order, duplicates, {held}" if manifest["rows"] else found)
     count = manifest["expected"] - manifest["rows"]
     if not manifest["gap_count"]:
         talk.fact("gaps", "none", "good")
@@ -167,9 +168,10 @@ def _number_of(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
-def _figure(value: float, digits: int | None = None) -> str:
-    """The number without exponent, its whole part in groups of three; as exact as it is unless `digits` are given."""
-    if not np.isfinite(value):
+def _figure(value: float | None, digits: int | None = None) -> str:
+    """The number without exponent, its whole part in groups of three; as exact as it is unless `digits` are given; "-"
+    where it is not known."""
+    if value is None or not np.isfinite(value):
         return "-"
     whole, dot, rest = np.format_float_positional(value, precision=digits, fractional=False, trim="-").partition(".")
     return f"{int(whole):,}{dot}{rest}" if whole != "-0" else f"-0{dot}{rest}"

@@ -86,11 +86,15 @@ def _counts(values: Int64s, firsts: Int64s) -> Int64s:
 
 
 def _sums(values: Float64s, firsts: Int64s) -> Float64s:
-    """The sum of each run of values. Decimals of at most eight places are added as integers, so that the sum is the one
-    that the provider prints and not the neighbour that adding floats ends at; other values are added as they are."""
+    """Return the sum of each run of values; NaN for a run which lacks one.
+
+    Decimals of at most eight places are added as integers, so that the sum is the one that the provider prints and not
+    the neighbour that adding floats ends at; other values are added as they are.
+    """
     with np.errstate(invalid="ignore", over="ignore"):
         scaled = np.rint(values * _PLACES)
         sums: Float64s = np.add.reduceat(values, firsts)
-        if not (scaled / _PLACES == values).all() or np.abs(sums).max(initial=0) >= _EXACT / _PLACES:
+        is_decimal = (scaled / _PLACES == values) | np.isnan(values)
+        if not is_decimal.all() or not np.nanmax(np.abs(sums), initial=0) < _EXACT / _PLACES:
             return sums
     return np.add.reduceat(scaled, firsts) / _PLACES

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from candle_fetcher.core.candles import iso
 from candle_fetcher.core.errors import InputError
 from candle_fetcher.core.frame import MANIFEST, find_gaps, index_ms
 
+_COLUMNS = ("high", "low", "close", "volume")
+
 
 def summary(frame: pd.DataFrame, symbol: str | None = None, timeframe: str | None = None) -> dict[str, Any]:
     """Count, first and last open time, missing candles, and the highest, lowest, total and mean figures; JSON-able.
 
     Symbol and timeframe are those of the frame's manifest unless given. `gaps` counts the missing candles between the
-    first and the last row; None without a timeframe. `avg_price` is the mean close. A figure that is not there is None.
-    Raises InputError where a column is missing.
+    first and the last row; None without a timeframe. `avg_price` is the mean close. A figure is None where there are no
+    rows, or where a value that it is made of is not known. Rows without any value, as `combine` makes them, are no
+    candles. Raises InputError where a column is missing.
     """
     if not isinstance(frame, pd.DataFrame):
         raise InputError(f"expected a frame of candles, got {type(frame).__name__}")
-    lacking = [name for name in ("high", "low", "close", "volume") if name not in frame]
+    lacking = [name for name in _COLUMNS if name not in frame]
     if lacking:
         raise InputError(f"expected a frame of candles; it lacks the columns {', '.join(lacking)}")
     manifest = frame.attrs.get(MANIFEST) or {}
+    frame = frame.dropna(how="all", subset=[*_COLUMNS])
     symbol = symbol or manifest.get("symbol")
     timeframe = timeframe or manifest.get("timeframe")
     gaps: int | None = None
@@ -41,15 +48,19 @@ def summary(frame: pd.DataFrame, symbol: str | None = None, timeframe: str | Non
             "end_time": None if empty else iso(int(open_ms.max())),
             "gaps": gaps,
             "statistics": {
-                "highest_price": None if empty else _figure(frame["high"].max()),
-                "lowest_price": None if empty else _figure(frame["low"].min()),
-                "total_volume": None if empty else _figure(frame["volume"].sum()),
-                "avg_price": None if empty else _figure(frame["close"].mean()),
+                "highest_price": _figure(frame["high"], np.max),
+                "lowest_price": _figure(frame["low"], np.min),
+                "total_volume": _figure(frame["volume"], np.sum),
+                "avg_price": _figure(frame["close"], np.mean),
             },
         },
     }
 
 
-def _figure(value: Any) -> float | None:
-    """None for what JSON has no number for."""
-    return None if pd.isna(value) or not math.isfinite(value) else float(value)
+def _figure(column: pd.Series, figure: Callable[[npt.NDArray[np.float64]], Any]) -> float | None:
+    """Return the figure of the column; None where there is no value, one is not known, or JSON has no number for it."""
+    values = column.to_numpy(np.float64, na_value=np.nan)
+    if not values.size or not np.isfinite(values).all():
+        return None
+    value = float(figure(values))
+    return value if math.isfinite(value) else None
