@@ -29,8 +29,10 @@ def close_ms(timeframe: Timeframe, open_ms: int, zone_name: str | None = None) -
     if zone_name is None or timeframe.unit not in "dwM":
         return timeframe.close_ms(open_ms)
     local = zone(zone_name)
-    close = timeframe.close_ms(int(local.to_local(np.array([open_ms]))[0]))
-    return int(local.to_utc(np.array([close]))[0])
+    opened = int(local.to_local(np.array([open_ms]))[0])
+    if local.midnight_ms(np.array([open_ms]))[0] == open_ms:
+        opened -= opened % DAY_MS  # a day whose midnight is skipped opens later by the clock
+    return int(local.begins_ms(np.array([timeframe.close_ms(opened)]))[0])
 
 
 def drop_unsettled(candles: Candles, timeframe: Timeframe, now_ms: int, zone_name: str | None = None) -> Candles:

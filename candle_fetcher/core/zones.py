@@ -5,19 +5,21 @@ from __future__ import annotations
 import datetime as dt
 import functools
 from dataclasses import dataclass
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 import numpy.typing as npt
 
+from candle_fetcher.core.errors import InputError, shown
 from candle_fetcher.core.timeframe import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 
 Int64s = npt.NDArray[np.int64]
 
 NEW_YORK = "America/New_York"
 _YEARS = (1970, 2100)
-# New York, whose clock is asked for here, has not changed twice within so many days since 1970.
-_STEP_S = 60 * 86_400
+# No zone of the tz database changes its offset twice within so many days from 1970 on; the least there is are seven,
+# on the West Bank in years to come and in Brazil in 2000.
+_STEP_S = 3 * 86_400
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +30,10 @@ class Zone:
     offsets_ms: Int64s
 
     def to_utc(self, local_ms: Int64s) -> Int64s:
-        """The instants of these wall clock times, counted like Unix ms. An hour that comes twice is the first one, one
-        that is left out counts as if the clock had been put forward before."""
+        """Return the instants of these wall clock times, counted like Unix ms.
+
+        A time that comes twice is the first one. A skipped time is read by the offset after the change.
+        """
         found: Int64s = local_ms - self.offsets_ms[np.searchsorted(self._borders_ms, local_ms, side="right")]
         return found
 
@@ -38,9 +42,19 @@ class Zone:
         found: Int64s = utc_ms + self.offsets_ms[np.searchsorted(self.changes_ms, utc_ms, side="right")]
         return found
 
+    def begins_ms(self, local_ms: Int64s) -> Int64s:
+        """Return the first instants at which the wall clock shows these times; of a skipped time the change over it."""
+        found = self.to_utc(local_ms)
+        is_skipped = self.to_local(found) < local_ms
+        if not is_skipped.any():
+            return found
+        changes: Int64s = self.changes_ms[np.searchsorted(self.changes_ms, found[is_skipped], side="right")]
+        found[is_skipped] = changes
+        return found
+
     def midnight_ms(self, utc_ms: Int64s) -> Int64s:
-        """The instants at which the local days began that hold these instants."""
-        return self.to_utc(self.to_local(utc_ms) // DAY_MS * DAY_MS)
+        """Return the instants at which the local days that hold these instants began."""
+        return self.begins_ms(self.to_local(utc_ms) // DAY_MS * DAY_MS)
 
     @functools.cached_property
     def _borders_ms(self) -> Int64s:
@@ -51,8 +65,14 @@ class Zone:
 
 @functools.cache
 def zone(name: str) -> Zone:
-    """The zone by its name in the tz database."""
-    info = ZoneInfo(name)
+    """Return the zone by its name in the tz database. Raises InputError for a name that is not there."""
+    try:
+        info = ZoneInfo(name)
+    except (ZoneInfoNotFoundError, OSError, ValueError, TypeError):
+        raise InputError(
+            f"zone {shown(name)} is not in this machine's tz database; expected a name such as {NEW_YORK}, and the "
+            "package tzdata where the system has no database"
+        ) from None
 
     def offset_s(at_s: int) -> int:
         offset = dt.datetime.fromtimestamp(at_s, info).utcoffset()
