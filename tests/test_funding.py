@@ -838,13 +838,16 @@ def test_on_coin_m_nothing_is_lost_with_a_file_and_nobody_is_warned(world):
 
 
 def test_rest_alone_takes_no_file_and_a_closed_door_is_told_at_once(world):
+    closed = pytest.warns(CandleFetcherWarning, match="firewall")
     world.exchange.fail(faults.status(500), times=1, match="/fapi/v1/fundingRate")
     with pytest.raises(IncompleteData):
         quick(world, max_retries=0, source="rest").fetch_funding(*MONTH)
     world.exchange.fail(faults.forbidden(), times=None, match="/fapi/v1/fundingRate")
-    with pytest.raises(AccessDenied):
-        quick(world, max_retries=0).fetch_funding(*MONTH)
+    with pytest.raises(AccessDenied, match="source='archive'"):
+        quick(world, max_retries=0, source="rest").fetch_funding(*MONTH)
     assert not files(world)
+    with closed:
+        assert len(quick(world, max_retries=0).fetch_funding(*MONTH)) == 93
 
 
 @pytest.mark.parametrize("action", [faults.status(503), faults.cut(0.5), faults.reset()])

@@ -22,6 +22,7 @@ from world import World, ms, same
 from candle_fetcher import (
     AccessDenied,
     Banned,
+    CandleFetcherWarning,
     IncompleteData,
     InputError,
     ProviderRefused,
@@ -386,8 +387,8 @@ def test_a_ban_is_told_at_once_and_nothing_goes_out_before_it_ends(world: World,
 def test_a_refusal_comes_at_once_and_as_it_is(world: World, action: Any, error: type[Exception], said: str) -> None:
     world.exchange.fail(action, times=None, match="klines")
     with pytest.raises(error, match=said):
-        world.fetcher().fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-02")
-    assert len(world.asked()) == 1
+        world.fetcher().fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-02")  # the archive refuses it too
+    assert len(world.asked("/api/v3/klines")) == 1
 
 
 def test_a_failing_exchange_info_keeps_nobody_from_the_candles(world: World) -> None:
@@ -452,7 +453,19 @@ def test_while_the_clock_cannot_be_had_nothing_near_to_now_is_asked_for(world: W
     wrong_by_a_day = quick(world, max_retries=0, clock=lambda: world.now_s + 86_400)
     with pytest.raises(IncompleteData) as raised:
         wrong_by_a_day.fetch("BTC/USDT", "1h", "2024-04-01", "2024-06-15T18:00")
-    same(raised.value.frame, world.truth("BTCUSDT", "1h", "2024-04-01", "2024-06-01"))
+    same(raised.value.frame, world.truth("BTCUSDT", "1h", "2024-04-01", "2024-06-14T12:00"))
+    world.asked()
+
+
+def test_without_the_clock_of_rest_that_of_the_archive_tells_what_is_near(world: World) -> None:
+    world.exchange.fail(faults.status(500), times=None, match="time")
+    wrong_by_a_day = quick(world, max_retries=0, source="auto", clock=lambda: world.now_s + 86_400)
+    with pytest.raises(IncompleteData, match="source='archive'") as raised:
+        wrong_by_a_day.fetch("BTC/USDT", "1h", "2024-04-01", "2024-06-15T18:00")
+    # Of the newest two days the archive has one.
+    same(raised.value.frame, world.truth("BTCUSDT", "1h", "2024-04-01", "2024-06-15"))
+    assert [(gap.first, gap.count) for gap in raised.value.missing] == [("2024-06-15T00:00:00Z", 12)]
+    assert max(int(one["endTime"]) for one in world.asked("/api/v3/klines")) < ms("2024-06-13T12:00")
 
 
 def on_hosts(world: World, *hosts: str, **settings: Any) -> Any:
@@ -462,7 +475,7 @@ def on_hosts(world: World, *hosts: str, **settings: Any) -> Any:
 
 
 @pytest.mark.fault("A23")
-@pytest.mark.parametrize("how", ["unreachable", "restricted"])
+@pytest.mark.parametrize("how", ["unreachable", "restricted", "forbidden"])
 def test_where_the_first_host_is_out_of_reach_the_other_host_of_the_provider_serves(
     world: World, tmp_path: Path, how: str
 ) -> None:
@@ -471,23 +484,14 @@ def test_where_the_first_host_is_out_of_reach_the_other_host_of_the_provider_ser
         if how == "unreachable":
             first.exchange.close()
         else:
-            first.exchange.fail(faults.restricted(), times=None)
+            first.exchange.fail(getattr(faults, how)(), times=None)
         fetcher = on_hosts(world, url, world.exchange.url)
         same(fetcher.fetch(*SPAN), world.truth("BTCUSDT", *SPAN[1:]))
         assert fetcher.fetch(*SPAN).attrs["candle_fetcher"]["origin"] == url  # not Binance's own, whatever its name
-        if how == "restricted":
+        if how != "unreachable":
             assert len(first.exchange.requests) <= 12
             fetcher.fetch("ETH/USDT", *SPAN[1:])
             assert len(first.exchange.requests) <= 12  # a host that keeps failing is left alone
-
-
-@pytest.mark.fault("A23")
-def test_a_firewall_is_not_gone_around_by_another_host(world: World, tmp_path: Path) -> None:
-    with World(tmp_path / "first") as first:
-        first.exchange.fail(faults.forbidden(), times=None)
-        with pytest.raises(AccessDenied, match="firewall"):
-            on_hosts(world, first.exchange.url, world.exchange.url).fetch(*SPAN)
-        assert world.exchange.requests == []
 
 
 @pytest.mark.fault("C02")
@@ -511,9 +515,9 @@ def test_of_a_chunk_of_many_calls_what_came_before_the_failure_is_kept(world: Wo
 def test_limits_that_could_not_be_read_for_a_refusal_are_read_by_the_next_fetch(world: World) -> None:
     fault = world.exchange.fail(faults.forbidden(), times=None, match="exchangeInfo")
     fetcher = world.fetcher()
-    with pytest.raises(AccessDenied):
+    with pytest.warns(CandleFetcherWarning, match="firewall"):
         fetcher.fetch(*SPAN)
     fault.stop()
     world.exchange.clear_log()
-    same(fetcher.fetch(*SPAN), world.truth("BTCUSDT", *SPAN[1:]))
+    same(fetcher.fetch("ETH/USDT", *SPAN[1:]), world.truth("ETHUSDT", *SPAN[1:]))
     assert len(world.asked("exchangeInfo")) == 1

@@ -232,7 +232,7 @@ def test_the_cache_alone_answers_with_all_that_it_holds_though_the_clock_be_behi
 @pytest.mark.fault("B03", "C02")
 def test_what_nobody_could_be_asked_for_without_a_clock_is_not_taken_for_a_gap(world: World) -> None:
     """The archive helps out with the older candles; that the newest could not be had is told all the same."""
-    span = ("2024-06-01", "2024-06-15")
+    span = ("2024-06-01", "2024-06-15T08:00")
     world.fetcher().fetch("BTC/USDT", "5m", "2024-01-01", "2024-01-02")  # the listing is known
     for what in ("api/v3/klines", "api/v3/time"):
         world.exchange.fail(faults.status(500), times=None, match=what)

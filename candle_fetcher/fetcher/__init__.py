@@ -27,6 +27,7 @@ from candle_fetcher.console import make_progress
 from candle_fetcher.core.arguments import read_flag, read_whole
 from candle_fetcher.core.candles import Candles, Gap, fingerprint, iso, join
 from candle_fetcher.core.errors import (
+    AccessDenied,
     Banned,
     CandleFetcherError,
     CandleFetcherWarning,
@@ -79,6 +80,12 @@ _SKEW_S = 5.0
 # Chunks that an export holds at once: memory stays bounded and the network pool stays busy.
 _STREAM_CHUNKS = 48
 
+
+_FIX = "Call it again, or let more sources be asked; .frame holds what there is"
+_FIX_BY_ARCHIVE = (
+    "Call it again; source='archive' takes the archive's files at their word, and without an end stops at the last of "
+    "them; .frame holds what there is"
+)
 
 # Who is not closed by its user is closed at exit, so that no file is left open.
 _open: weakref.WeakSet[CandleFetcher] = weakref.WeakSet()
@@ -650,7 +657,8 @@ class CandleFetcher:
         wanted, series, archive = request.range, request.series, request.archive
         end_ms = FOREVER_MS if wanted.end_ms is None else wanted.end_ms
         clock = archive if way == "archive" and archive is not None else request.source
-        now_ms = self._gatherer().now_ms(clock, series, end_ms, errand, ask=way != "cache")
+        spare = archive if way == "auto" else None
+        now_ms = self._gatherer().now_ms(clock, series, end_ms, errand, ask=way != "cache", archive=spare)
         span = read_span(wanted._replace(end_ms=now_ms if wanted.end_ms is None else end_ms), MONTH, now_ms)
         with self._lock:
             if self._funding_gatherer is None:
@@ -710,7 +718,7 @@ class CandleFetcher:
             retries=errand.retries,
             version=__version__,
         )
-        self._refuse_missing(request, told, frame)
+        self._refuse_missing(request, told, frame, asked_rest=way in ("auto", "rest"))
         if way != "archive" and told.from_files and rates.funding.has_marks:
             why = f"REST could not be had ({told.refusal})" if told.refusal else "only the cache may be asked"
             warnings.warn(
@@ -721,11 +729,13 @@ class CandleFetcher:
             )
         return frame
 
-    def _refuse_missing(self, request: Request, told: FundingTold, frame: pd.DataFrame) -> None:
-        """Raises IncompleteData where part of the funding rates could not be had."""
+    def _refuse_missing(self, request: Request, told: FundingTold, frame: pd.DataFrame, *, asked_rest: bool) -> None:
+        """Raise IncompleteData where part of the funding rates could not be had, AccessDenied where that is all."""
         if not told.missing:
             return
         error = told.refusal
+        if isinstance(error, AccessDenied) and frame.empty:
+            raise error
         why = "they are not stored, and only the cache may be asked"
         if error is not None:
             why = f"{type(error).__name__}: {error}"
@@ -737,6 +747,7 @@ class CandleFetcher:
             frame=frame,
             missing=told.missing,
             refusals=() if error is None else (error,),
+            fix=_FIX_BY_ARCHIVE if error is not None and asked_rest and request.archive is not None else _FIX,
         ) from error
 
     def _refuse_unknown(self, request: Request, rates: FundingSource, now_ms: int, errand: Errand) -> None:
@@ -930,7 +941,9 @@ class CandleFetcher:
             forming = self._collector().forming(request, got, how, errand)
         except Banned:
             raise
-        except (TransportError, ReplyError, RateLimited) as error:
+        except (TransportError, ReplyError, RateLimited, AccessDenied) as error:
+            if isinstance(error, AccessDenied) and error is not errand.denial:
+                raise
             raise IncompleteData(
                 f"the candle of {request.label} that is forming could not be had; {type(error).__name__}: {error}",
                 frame=self._framed(request, got, options.columns, errand),
@@ -970,7 +983,11 @@ class CandleFetcher:
             return
         count = sum(gap.count for gap in got.failed)
         last = got.refusals[-1] if got.refusals else None
-        fix = "Call it again, or let more sources be asked; .frame holds what there is"
+        if isinstance(last, AccessDenied) and not got.candles.count:
+            raise last
+        fix = _FIX
+        if last is not None and request.archive is not None and got.told.asked_rest:
+            fix = _FIX_BY_ARCHIVE
         if all(gap.cause == "depth_limit" for gap in got.failed):
             name = request.series.provider
             why = f"{name} serves only the newest candles of a series, and these are older and not stored"

@@ -61,7 +61,8 @@ class Collector:
         """The provider's clock where the request is near to it, else ours; the archive's where that alone is asked."""
         end_ms = FOREVER_MS if request.range.end_ms is None else request.range.end_ms
         clock = request.archive if how.only_archive and request.archive is not None else request.source
-        return self._gatherer.now_ms(clock, request.series, end_ms, errand, ask=not how.only_cache)
+        archive = request.archive if how.use_archive and not how.only_archive else None
+        return self._gatherer.now_ms(clock, request.series, end_ms, errand, ask=not how.only_cache, archive=archive)
 
     def span(self, request: Request, how: How, errand: Errand) -> Span:
         """The span of the request, up to what is settled; out of the cache alone, up to what is stored."""
@@ -246,6 +247,8 @@ class Collector:
         span = Span(base.open_ms(base.ordinal(settled_ms) - 1), now_ms + 1)
         if how.only_cache or how.only_archive or wanted.end_ms <= span.start_ms:
             return no_candles(names)
+        if errand.denial is not None:
+            raise errand.denial
         newest = source.page(series, span, errand)
         unsettled_ms = _unsettled_ms(newest, base, now_ms, source.provider.feed(series.kind).zone(series))
         newest = newest.trim(Span(unsettled_ms, span.end_ms)).pick(names)

@@ -36,7 +36,7 @@ from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
 from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.fetcher.pools import POLL_S, Pools
-from candle_fetcher.sources import ArchiveSource, Errand, FileRead, FundingSource
+from candle_fetcher.sources import ArchiveSource, Errand, FileRead, FundingSource, is_denial
 
 MONTH = parse_timeframe("1M")
 _TURN_POLL_S = 0.02
@@ -115,7 +115,7 @@ class FundingGatherer:
                     trip.span = Span(trip.span.start_ms, max(trip.span.start_ms, min(max(ends_ms), span.end_ms)))
                 return trip.told(files)
             for ask in trip.asks():
-                trip.ask(ask, self._clock())
+                trip.ask(ask, self._clock(), may_replace=archive is not None)
                 if errand.doubts_clock:  # the span was made by a clock that is ahead
                     trip.span = Span(trip.span.start_ms, max(trip.span.start_ms, min(trip.span.end_ms, trip.now_ms)))
                 if trip.refusal is not None or errand.doubts_clock:
@@ -374,12 +374,13 @@ class _Trip:
                 asks.append(Span(start_ms, min(whole.end_ms, until_ms)))
         return merge(asks)
 
-    def ask(self, span: Span, stored_s: float) -> None:
-        """Asks for the span and stores each page as it comes."""
-        error = self.errand.clock_error
-        if error is not None and span.end_ms > self.now_ms - NEAR_MS:
-            self.refusal = error
-            return
+    def ask(self, span: Span, stored_s: float, *, may_replace: bool) -> None:
+        """Ask for the span and store each page as it comes; `may_replace` says that files serve where REST does not."""
+        errand = self.errand
+        near_ms = self.now_ms - NEAR_MS
+        if errand.denial is not None or (errand.clock_error is not None and span.end_ms > near_ms):
+            self.refusal = errand.denial or errand.clock_error
+            span = Span(span.start_ms, span.start_ms if errand.denial is not None else min(span.end_ms, near_ms))
         try:
             for page in self.source.pages(self.series.symbol, span, self.errand):
                 if self.errand.doubts_clock:
@@ -388,7 +389,9 @@ class _Trip:
                 self._store(page.span, page.records, stored_s)
         except Banned:
             raise
-        except (TransportError, ReplyError, RateLimited) as refused:
+        except (TransportError, ReplyError, RateLimited, AccessDenied) as refused:
+            if isinstance(refused, AccessDenied) and not (may_replace and is_denial(refused)):
+                raise
             self.refusal = refused
 
     def _store(self, span: Span, records: Candles, stored_s: float) -> None:

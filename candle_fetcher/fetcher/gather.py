@@ -22,6 +22,7 @@ from candle_fetcher.core.errors import (
     AccessDenied,
     ArchiveMismatch,
     Banned,
+    CandleFetcherWarning,
     RateLimited,
     ReplyError,
     SourceError,
@@ -38,7 +39,7 @@ from candle_fetcher.core.spans import Span, merge, subtract
 from candle_fetcher.core.timeframe import DAY_MS
 from candle_fetcher.fetcher.pools import POLL_S, Pools, Timed
 from candle_fetcher.fetcher.trip import Fresh, Gathered, Part, Trip, Waiting, Want
-from candle_fetcher.sources import Answer, ArchiveSource, AsOf, Errand, Source, windows
+from candle_fetcher.sources import Answer, ArchiveSource, AsOf, Errand, Source, is_denial, windows
 from candle_fetcher.store.memory import give_back
 
 _LOAD_AT_ONCE = 16
@@ -71,13 +72,20 @@ class Gatherer:
         self._listing_lock = threading.Lock()
 
     def now_ms(
-        self, source: Source | ArchiveSource, series: Series, end_ms: int, errand: Errand, *, ask: bool = True
+        self,
+        source: Source | ArchiveSource,
+        series: Series,
+        end_ms: int,
+        errand: Errand,
+        *,
+        ask: bool = True,
+        archive: ArchiveSource | None = None,
     ) -> int:
         """The instant of the call: by the provider's clock, or that of its archive, where the end of a range is near,
         which is where it matters; else by this machine's. It is read once.
 
-        Where the clock cannot be had, this machine's serves to look up what is stored; `gather` asks for nothing near
-        to it then.
+        Where the clock cannot be had, that of the `archive` serves, else this machine's, to look up what is stored;
+        `gather` asks REST for nothing near to it then.
         """
         if errand.as_of is None:
             errand.as_of = AsOf(source.estimated_ms(), self._clock())
@@ -87,10 +95,15 @@ class Gatherer:
             return as_of.ms
         try:
             errand.as_of = AsOf(source.now_ms(errand, series), self._clock(), is_checked=True)
-        except (TransportError, ReplyError, RateLimited) as error:
-            if isinstance(error, Banned):
+        except (TransportError, ReplyError, RateLimited, AccessDenied) as error:
+            is_denied = archive is not None and is_denial(error)
+            if isinstance(error, Banned) or (isinstance(error, AccessDenied) and not is_denied):
                 raise
             errand.clock_error = error
+            errand.denial = error if is_denied else errand.denial
+            if archive is not None:
+                with contextlib.suppress(SourceError):
+                    errand.as_of = AsOf(archive.now_ms(errand, series), self._clock())
         return errand.as_of.ms
 
     def gather(self, want: Want, errand: Errand) -> Gathered:
@@ -104,7 +117,8 @@ class Gatherer:
         series, cache = want.series, self._cache
         timeframe = series.timeframe
         clock = want.archive if want.only_archive and want.archive is not None else want.source
-        now_ms = self.now_ms(clock, series, want.span.end_ms, errand, ask=not want.only_cache)
+        spare = None if want.only_archive else want.archive
+        now_ms = self.now_ms(clock, series, want.span.end_ms, errand, ask=not want.only_cache, archive=spare)
         end_ms = want.span.end_ms  # what is stored has settled, whatever our clock says
         if not want.only_cache:
             end_ms = min(end_ms, settled_end_ms(timeframe, now_ms))
@@ -124,7 +138,7 @@ class Gatherer:
         if span.start_ms < trip.reach_ms < span.end_ms + _DOUBTED_MS and self._lacks_older(trip, chunks):
             # Our clock may be ahead by days: before something is given up, the provider's is asked.
             trip.reach_ms = want.source.reach_ms(series, self.now_ms(want.source, series, FOREVER_MS, errand))
-        todo = self._without_clock(trip, self._missing(trip, chunks))
+        todo = self._missing(trip, chunks)
         slots = max(0, timeframe.first_slot(span.end_ms) - timeframe.first_slot(span.start_ms))
         if todo and want.only_cache:
             trip.failed = [(ask.span, None) for chunk in todo for ask in self._asks(trip, chunk)]
@@ -203,15 +217,11 @@ class Gatherer:
     def _missing(self, trip: Trip, chunks: Sequence[int]) -> list[int]:
         return [chunk for chunk in chunks if not _is_final(trip, chunk) and self._asks(trip, chunk)]
 
-    def _without_clock(self, trip: Trip, todo: list[int]) -> list[int]:
-        """The chunks that may be asked for: none near to now, where nobody could tell what is settled."""
-        error = trip.errand.clock_error
-        if error is None:
-            return todo
-        near_ms = trip.now_ms - NEAR_MS
-        for chunk in todo:
-            trip.failed += [(ask.span, error) for ask in self._asks(trip, chunk) if ask.span.end_ms > near_ms]
-        return [chunk for chunk in todo if all(ask.span.end_ms <= near_ms for ask in self._asks(trip, chunk))]
+    def _is_within_reach(self, trip: Trip, chunks: Sequence[int]) -> bool:
+        """Whether REST may be asked for anything that the chunks lack."""
+        if trip.want.only_archive or trip.errand.denial is not None:
+            return False
+        return any(ask.span.start_ms < trip.reach_end_ms for chunk in chunks for ask in self._asks(trip, chunk))
 
     # -- asking -----------------------------------------------------------------------------------------------------
 
@@ -221,12 +231,11 @@ class Gatherer:
         self._cache.open_shelves(series, todo)
         try:
             # The limits before the burst; and the two ends, which tell where the series begins and ends.
-            opening = {todo[0], todo[-1]} if self._ends_unknown(trip, todo) and not trip.want.only_archive else set()
-            jobs = (
-                []
-                if source.limits_known or trip.want.only_archive
-                else [lambda: source.learn_limits(series.symbol, trip.errand)]
-            )
+            asks_rest = self._is_within_reach(trip, todo)
+            opening = {todo[0], todo[-1]} if asks_rest and self._ends_unknown(trip, todo) else set()
+            jobs = [lambda: source.learn_limits(series.symbol, trip.errand)]
+            if source.limits_known or not asks_rest:
+                jobs = []
             if opening or jobs:
                 self._run(trip, sorted(opening), jobs)
             if opening:
@@ -287,25 +296,29 @@ class Gatherer:
         return len(todo) > 1 and facts.first_ms is None and not older
 
     def _turn_to_archive(self, trip: Trip, todo: Sequence[int], files: Sequence[File]) -> None:
-        """Brings out of files what REST failed to, though it be more costly."""
-        if trip.want.archive is None or not any(isinstance(error, SourceError) for _, error in trip.failed):
+        """Read from the archive's files what REST failed to give, at any cost: days too, where a month's file has
+        holes. REST is not asked again for those chunks."""
+        if trip.want.archive is None:
             return
-        chunks = [
-            chunk for chunk in todo if any(chunk_span(trip.timeframe, chunk).clip(span) for span, _ in trip.failed)
-        ]
-        failed = trip.failed
-        trip.failed = [
-            # What was not to be asked for at all, such as without a clock, has failed for good.
-            (span, error)
-            for span, error in failed
-            if not any(chunk_span(trip.timeframe, chunk).clip(span) for chunk in chunks)
-        ]
-        more = self._choose_files(trip, chunks, {file.path for file in files}, forced=True)
-        if more:
+        tried = {file.path for file in files}
+        for holes in (False, True):
+            trip.refused = {
+                chunk: error
+                for span, error in trip.failed
+                if error is not None
+                for chunk in chunks_of(trip.timeframe, span)
+            }
+            chunks = [chunk for chunk in todo if chunk in trip.refused]
+            more = self._choose_files(trip, chunks, tried, forced=True, holes=holes)
+            if not more:
+                continue
             trip.forced = True
+            trip.replaced = trip.replaced or trip.refused[chunks[0]]
+            tried |= {file.path for file in more}
+            trip.failed = [
+                one for one in trip.failed if trip.refused.keys().isdisjoint(chunks_of(trip.timeframe, one[0]))
+            ]
             self._run(trip, chunks, [], more)
-        else:
-            trip.failed = failed
 
     def _note_unanswered(self, trip: Trip, todo: Sequence[int]) -> None:
         """What nobody answered for, and nobody failed to, is no gap."""
@@ -482,15 +495,28 @@ class Gatherer:
     def _span_of(self, trip: Trip, chunks: Sequence[int]) -> Span | None:
         """What the chunks lack together, where one call may bring it."""
         spans = [ask.span for chunk in chunks for ask in self._asks(trip, chunk) if not ask.again]
-        return Span(min(span.start_ms for span in spans), max(span.end_ms for span in spans)) if spans else None
+        if not spans:
+            return None
+        start_ms, end_ms = min(span.start_ms for span in spans), max(span.end_ms for span in spans)
+        return Span(start_ms, min(end_ms, trip.reach_end_ms))
 
     def _note(self, trip: Trip, chunk: int | File | None, error: BaseException) -> None:
-        """Keeps an error that other chunks may be spared; raises one that they are not."""
-        if not isinstance(chunk, int) or (
-            not isinstance(error, TransportError | ReplyError) and type(error) is not RateLimited
-        ):
+        """Keep an error of one chunk; raise one that ends the call.
+
+        A denial ends the asking of REST where the archive may serve. Where the chunk has all that is wanted of it, its
+        error is that of a question beside the candles, such as when the series was listed.
+        """
+        if trip.may_replace and is_denial(error):
+            assert isinstance(error, SourceError)
+            trip.errand.denial = trip.errand.denial or error
+            lacking = self._asks(trip, chunk) if isinstance(chunk, int) else []
+        elif not isinstance(chunk, int) or not isinstance(error, SourceError) or isinstance(error, Banned):
             raise error
-        trip.failed += [(ask.span, error) for ask in self._asks(trip, chunk)]
+        else:
+            lacking = self._asks(trip, chunk)
+            if lacking and not isinstance(error, TransportError | ReplyError | RateLimited):
+                raise error
+        trip.failed += [(ask.span, error) for ask in lacking]
 
     def _fill(self, trip: Trip, chunk: int) -> None:
         """Brings one chunk up to date; where another thread is at it already, waits for that one's entry."""
@@ -552,16 +578,22 @@ class Gatherer:
         want, cache = trip.want, self._cache
         before: Entry | None = None
         entry: Entry | None = None
+        refusal: SourceError | None = None
         try:
             try:
                 waited = not is_claimed and self._claim(trip, f"{want.series.key}|{chunk}")[0]
                 before = entry = self._look_again(trip, [chunk], anew=waited).get(chunk)
                 entry, fresh = self._laid_out(trip, chunk, entry)
                 trip.fresh.setdefault(chunk, []).extend(fresh)
-                for ask in self._asks(trip, chunk, entry):
-                    if want.only_archive:
-                        continue
-                    for answer in self._answers(trip, ask, entry, within):
+                asks = [] if want.only_archive else self._asks(trip, chunk, entry)
+                refusal = trip.errand.denial or trip.refused.get(chunk)
+                if asks and refusal is not None:
+                    raise refusal
+                for ask in asks:
+                    near = ask._replace(span=Span(ask.span.start_ms, min(ask.span.end_ms, trip.reach_end_ms)))
+                    for answer in self._answers(trip, near, entry, within):
+                        if answer.error is not None and entry is not None and not _touch(answer.span, entry.covered):
+                            raise answer.error  # what is stored would be given up for this
                         entry = absorb(
                             self._bridged(trip, entry, answer.span),
                             answer.span,
@@ -573,7 +605,12 @@ class Gatherer:
                             zone_name=trip.zone_name,
                         )
                         trip.fresh.setdefault(chunk, []).append(Fresh(answer.span, "rest"))
-                    entry = self._without_older(trip, entry, ask.span)
+                        if answer.error is not None:
+                            raise answer.error
+                    entry = self._without_older(trip, entry, near.span)
+                refusal = trip.errand.clock_error
+                if refusal is not None and any(ask.span.end_ms > trip.reach_end_ms for ask in asks):
+                    raise refusal
                 trip.answered.add(chunk)
             finally:
                 if entry is not None and entry is not before:
@@ -582,7 +619,9 @@ class Gatherer:
                     cache.land(want.series, chunk)
             flight.set_result(entry)
         except BaseException as error:
-            flight.set_exception(error if isinstance(error, SourceError) else CancelledError())
+            # An error of another request than this call's own: another call may have better luck with its own.
+            is_own = isinstance(error, SourceError) and error is not refusal
+            flight.set_exception(error if is_own else CancelledError())
             raise
 
     def _claim(self, trip: Trip, key: str) -> tuple[bool, bool]:
@@ -686,7 +725,7 @@ class Gatherer:
     def _answers(self, trip: Trip, ask: Ask, entry: Entry | None, within: Span | None) -> Iterator[Answer]:
         """The source's answers to an ask, call by call, so that what has come is kept whichever call fails."""
         source, series = trip.want.source, trip.want.series
-        pieces = list(windows(trip.feed, series, ask.span))
+        pieces = list(windows(trip.feed, series, ask.span)) if ask.span else []
         # What a file has not before its first candle may lie before the listing: only a first look finds that out.
         is_first = (
             self._cache.facts(series).first_ms is None
@@ -871,6 +910,21 @@ class Gatherer:
         again = (ask_again_ms(hole.end_ms, hole.asked_ms) for hole in entry.believed if hole.asked_ms != BEYOND)
         return min(again, default=FOREVER_MS)
 
+    def _tell_of_archive(self, trip: Trip) -> None:
+        """Warn, once a call, that candles are out of the archive because REST does not serve this machine."""
+        error, errand = trip.replaced, trip.errand
+        is_out_of_reach = isinstance(error, TransportError) and not error.reached
+        if error is None or errand.has_warned or not trip.read_until_ms or not (is_out_of_reach or is_denial(error)):
+            return
+        errand.has_warned = True
+        warnings.warn(
+            CandleFetcherWarning(
+                f"{trip.want.label}: REST could not be had ({type(error).__name__}: {error}); the archive's files "
+                "serve in its place as far as they go"
+            ),
+            stacklevel=2,
+        )
+
     def _told(self, trip: Trip) -> Gathered:
         facts = self._cache.facts_about(trip.want.series, [entry for _, entry in trip.found.values()])
         unverified = {one.path for one in facts.unverified if Span(one.start_ms, one.end_ms).clip(trip.span)}
@@ -886,8 +940,10 @@ class Gatherer:
             read_until_ms=max(trip.read_until_ms, default=0),
             unverified=sorted(unverified),
             rejected=sorted(trip.rejected),
+            asked_rest=not (trip.want.only_archive or trip.want.only_cache),
             beyond=_beyond(trip, facts),
         )
+        self._tell_of_archive(trip)
         for file, error in trip.unread:
             if file.path in trip.rejected:
                 warnings.warn(f"{file.path} of the archive is not used: {error}", ArchiveMismatch, stacklevel=2)

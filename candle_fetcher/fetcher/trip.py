@@ -13,7 +13,7 @@ from candle_fetcher.cache import Facts
 from candle_fetcher.core.candles import Candles
 from candle_fetcher.core.entry import Entry
 from candle_fetcher.core.errors import SourceError
-from candle_fetcher.core.expiry import FOREVER_MS
+from candle_fetcher.core.expiry import FOREVER_MS, NEAR_MS
 from candle_fetcher.core.files import File
 from candle_fetcher.core.plan import chunks_of
 from candle_fetcher.core.series import Series
@@ -71,6 +71,7 @@ class Gathered:
     read_until_ms: int = 0  # where the newest file that was read ends
     unverified: list[str] = field(default_factory=list)
     rejected: list[str] = field(default_factory=list)
+    asked_rest: bool = False  # not the cache or the archive alone
     beyond: list[Span] = field(default_factory=list)  # older than what the provider serves, and not stored
 
 
@@ -109,6 +110,21 @@ class Trip:
         self.halted = False  # somebody who holds a claim does not move
         self.forced = want.only_archive  # files are taken at any cost
         self.answered: set[int] = set()  # chunks of which all was asked for
+        self.refused: dict[int, SourceError] = {}  # why REST is not asked for those chunks again
+        self.replaced: SourceError | None = None  # why files were read in place of REST
+
+    @property
+    def may_replace(self) -> bool:
+        """Whether the archive serves what REST cannot give."""
+        return self.want.archive is not None and not self.want.only_archive
+
+    @property
+    def reach_end_ms(self) -> int:
+        """Where what REST may be asked for ends: near to now, without the provider's clock, nothing is known to be
+        settled."""
+        if self.errand.clock_error is None:
+            return FOREVER_MS
+        return self.timeframe.open_ms(self.timeframe.ordinal(self.now_ms - NEAR_MS))
 
     def put(self, chunk: int, tier: str, entry: Entry) -> None:
         with self._lock:

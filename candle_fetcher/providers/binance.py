@@ -13,6 +13,7 @@ import re
 import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from candle_fetcher.core.call import Call, Limit, Reply, parse_retry_after
@@ -169,7 +170,7 @@ def used_weight(headers: Mapping[str, str]) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
-def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
+def refusal(reply: Reply, symbol: str, now_ms: int, *, has_archive: bool = True) -> Exception:
     """The error that a reply with a status other than 200, or an error object, stands for. Told by status and code,
     never by the text."""
     code, said = _code(reply.body)
@@ -186,16 +187,18 @@ def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
         )
     if reply.status == 429 or code == -1003:
         return RateLimited(f"Binance asks for a pause of {asked_s or '?'} s: {words}", retry_after_s=asked_s)
+    elsewhere = "; source='archive' has all but the newest days" if has_archive else ""
     if reply.status == 451:
         return AccessDenied(
             f"Binance does not serve this region (451): {words}",
-            fix="Use data from another provider, such as binance-us, or run where Binance is available",
+            fix=f"Use data from another provider, such as binance-us, or run where Binance is available{elsewhere}",
             status=451,
         )
     if reply.status == 403:
         return AccessDenied(
             "Binance's firewall refused the request (403)",
-            fix="Wait some minutes, and send less often from this address; a proxy or VPN in between can cause it too",
+            fix="Wait some minutes, and send less often from this address; a proxy or VPN in between can cause it "
+            f"too{elsewhere}",
             status=403,
         )
     if reply.status == 401 or code in _KEY_CODES:
@@ -379,7 +382,7 @@ def _provider(
         listing=Question(Call(info, (), info_cost), parse_listing),
         default_limits=(Limit(weight, 60),),
         used=used_weight,
-        refusal=refusal,
+        refusal=partial(refusal, has_archive=archive is not None),
         provider_symbol=symbol,
         unified=lambda provider_symbol: _unified(provider_symbol, quotes),
         archive=archive,

@@ -1,7 +1,7 @@
 """Floor 2: what a provider offers meets the transport."""
 
 from candle_fetcher.sources.archive import ArchiveSource, FileRead
-from candle_fetcher.sources.asking import AsOf, Errand
+from candle_fetcher.sources.asking import AsOf, Errand, is_denial
 from candle_fetcher.sources.bucket import BucketSource
 from candle_fetcher.sources.clock import check_clock
 from candle_fetcher.sources.funding import FundingSource
@@ -19,6 +19,7 @@ __all__ = [
     "FundingSource",
     "Source",
     "check_clock",
+    "is_denial",
     "page_rows",
     "requests_for",
     "windows",

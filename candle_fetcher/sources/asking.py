@@ -43,6 +43,7 @@ NO_KEYHOLDER = Fixed()
 # A host to which no connection can be made is tried again this often: who has no network should hear of it soon.
 _UNREACHED_RETRIES = 2
 _KEPT_REPLIES = 32
+_DENIALS = (403, 451)  # a firewall, a region; a 401 is about a key
 _LOOK_S = 0.05  # how often a thread that waits for another one's reply looks whether it is to stop
 
 
@@ -103,6 +104,8 @@ class Errand(threading.Event):
     `as_of` is the instant that decides what is settled; it is read once. `retries` counts what was sent again.
     `clock_error` is why the provider's clock could not be had, once it was asked. `doubts_clock` says that the instant
     was read again, and lies earlier: a reply was sent before the span that it is about had settled.
+    `denial` is why REST is not asked again: it does not serve this address, and the archive may. `has_warned` says that
+    the caller was told of that.
     `kept` are the archive's files that reach beyond the last span gathered: a stream goes on with them. `replies` are
     the newest replies that answer for more than one chunk, by call.
     """
@@ -110,6 +113,8 @@ class Errand(threading.Event):
     as_of: AsOf | None = None
     retries = 0
     clock_error: SourceError | None = None
+    denial: SourceError | None = None
+    has_warned = False
     doubts_clock = False
     kept: Mapping[File, FileRead] = MappingProxyType({})
 
@@ -159,6 +164,7 @@ class Asker:
         self._observe = observe
         self._wait = wait
         self._gate = HostGate()
+        self._reached = True  # False where no connection could be made when the service failed last
         self._parsing = threading.Lock()
         self.limiter = self.budget(service.limits)
 
@@ -211,7 +217,7 @@ class Asker:
                 if isinstance(error, AccessDenied) or (isinstance(error, TransportError) and error.status is None):
                     # Out of reach or not served here: the provider's other hosts have the same data, each is tried
                     # once.
-                    if spare and (not isinstance(error, AccessDenied) or error.status == 451):
+                    if spare and (not isinstance(error, AccessDenied) or is_denial(error)):
                         self._gate.failed(host, time.monotonic())
                         host = spare.pop(0)
                         continue
@@ -229,6 +235,7 @@ class Asker:
                 if wait_s is None:
                     if isinstance(error, TransportError):
                         self._gate.failed(host, time.monotonic())
+                        self._reached = error.reached
                         error.attempts = attempt
                     raise
                 stop.retries += 1
@@ -244,7 +251,9 @@ class Asker:
             return open_
         if len(self._service.hosts) > 1:
             return list(self._service.hosts[-1:])
-        raise TransportError(f"{self._service.hosts[0]} keeps failing and is left alone for a while")
+        raise TransportError(
+            f"{self._service.hosts[0]} keeps failing and is left alone for a while", reached=self._reached
+        )
 
     def _once(
         self,
@@ -309,3 +318,8 @@ class Asker:
             raise ReplyError(
                 f"the parser of {self._service.name} failed on a reply: {type(error).__name__}: {str(error)[:160]!r}"
             ) from error
+
+
+def is_denial(error: BaseException) -> bool:
+    """Whether a host refuses this address or its region, so that another host or source of the data may serve."""
+    return isinstance(error, AccessDenied) and error.status in _DENIALS

@@ -22,6 +22,7 @@ from candle_fetcher.core.errors import (
     NotOffered,
     RateLimited,
     ReplyError,
+    SourceError,
     TransportError,
 )
 from candle_fetcher.core.expiry import FOREVER_MS, GRACE_MS, drop_unsettled, settled_end_ms
@@ -49,13 +50,15 @@ class Answer(NamedTuple):
     """What a source says about a span: its candles, and the holes in it that it confirmed.
 
     The span may begin later than what was asked for: where the series does, or at `served_ms`, before which the
-    provider does not serve its candles.
+    provider does not serve its candles. It begins after a hole, too, of which nobody could say whether it lies before
+    the listing: `error` says why.
     """
 
     span: Span
     candles: Candles
     believed: tuple[Span, ...]
     served_ms: int = -FOREVER_MS
+    error: SourceError | None = None
 
 
 class Page(NamedTuple):
@@ -256,17 +259,20 @@ class Source:
             if not span:
                 return Answer(span, page.candles.trim(span), (), served_ms)
         candles = page.candles
-        believed: list[Span] = []
         if again and not candles.count:
             return Answer(span, candles, (span,), served_ms)
-        holes = find_holes(candles.open_ms, timeframe, span)
-        if holes and holes[0].start_ms <= span.start_ms and feed.tells_first(series) and served_ms == -FOREVER_MS:
-            first_ms = listed_ms(holes[0], int(candles.open_ms[0]) if candles.count else None)
-            if first_ms is None or first_ms >= holes[0].end_ms:
-                span = Span(holes.pop(0).end_ms, span.end_ms)
-            elif first_ms > span.start_ms:
-                span = Span(timeframe.open_ms(timeframe.ordinal(first_ms)), span.end_ms)
-                holes[0] = holes[0].clip(span)
+        unknown: SourceError | None = None
+        if feed.tells_first(series) and served_ms == -FOREVER_MS:
+            span, unknown = _listed_part(timeframe, span, candles, listed_ms)
+        candles, believed = self._confirm(feed, series, span, candles, stop)
+        return Answer(span, candles, believed, served_ms, unknown)
+
+    def _confirm(
+        self, feed: Feed, series: Series, span: Span, candles: Candles, stop: Errand
+    ) -> tuple[Candles, tuple[Span, ...]]:
+        """Ask for each hole of the span again, alone. Return the candles with what came, and the holes that stayed."""
+        believed: list[Span] = []
+        holes = find_holes(candles.open_ms, series.timeframe, span)
         while holes:
             hole = holes.pop()
             more = self._page(feed, series, hole, stop, anew=True).candles if feed.quiet_rows else None
@@ -274,8 +280,8 @@ class Source:
                 believed.append(hole)
                 continue
             candles = overlay(candles, more, hole)
-            holes += find_holes(more.open_ms, timeframe, hole)
-        return Answer(span, candles, tuple(sorted(believed)), served_ms)
+            holes += find_holes(more.open_ms, series.timeframe, hole)
+        return candles, tuple(sorted(believed))
 
     def _settled_page(self, feed: Feed, series: Series, page: Page, span: Span, stop: Errand) -> tuple[Page, Span]:
         """What of the page and its span has settled, where the reply was made too early for the whole.
@@ -520,6 +526,28 @@ def _join_pages(pages: list[Page]) -> Page:
     return Page(
         join([page.candles for page in pages]), min(known) if len(known) == len(made) else None, pages[-1].heard
     )
+
+
+def _listed_part(
+    timeframe: Timeframe, span: Span, candles: Candles, listed_ms: ListedMs
+) -> tuple[Span, SourceError | None]:
+    """Return the span from the listing on, where it begins with a hole that may lie before that; without the hole
+    where that cannot be found out, and why."""
+    holes = find_holes(candles.open_ms, timeframe, span)
+    if not holes or holes[0].start_ms > span.start_ms:
+        return span, None
+    after = Span(holes[0].end_ms, span.end_ms)
+    try:
+        first_ms = listed_ms(holes[0], int(candles.open_ms[0]) if candles.count else None)
+    except SourceError as error:
+        if not candles.count:
+            raise
+        return after, error
+    if first_ms is None or first_ms >= after.start_ms:
+        return after, None
+    if first_ms > span.start_ms:
+        return Span(timeframe.open_ms(timeframe.ordinal(first_ms)), span.end_ms), None
+    return span, None
 
 
 def page_rows(feed: Feed, timeframe: Timeframe, span: Span) -> int:

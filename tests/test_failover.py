@@ -1,0 +1,229 @@
+"""What one source of a provider cannot give, the other does: each kind of failure, at each moment of a call."""
+
+from __future__ import annotations
+
+import socket
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from world import World, ms, same
+
+from candle_fetcher import (
+    AccessDenied,
+    CandleFetcher,
+    CandleFetcherError,
+    CandleFetcherWarning,
+    FetchManyError,
+    IncompleteData,
+    TransportError,
+)
+from candle_fetcher.core.frame import index_ms
+from candle_fetcher.practice import damage, faults
+from candle_fetcher.providers import find_provider
+
+pytestmark = [pytest.mark.fault("J01"), pytest.mark.filterwarnings("ignore:.*REST could not be had")]
+# Two chunks and a part of a third, whose newest day has no file yet.
+SPAN = ("1h", "2024-03-20", "2024-06-14")
+TODAY = ("1h", "2024-06-10", "2024-06-15T10:00")
+CUT = ms("2024-04-20T08:00")
+SYMBOLS = {"binance": "BTC/USDT", "binance-um": "BTC/USDT", "binance-cm": "BTC/USD"}
+IDS = {"binance": "BTCUSDT", "binance-um": "BTCUSDT", "binance-cm": "BTCUSD_PERP"}
+FAILURES = {
+    "451": faults.restricted(),
+    "403": faults.forbidden(),
+    "500": faults.status(500),
+    "reset": faults.reset(),
+    "cut": faults.cut(0.5),
+    "html": faults.html_200(),
+    "429": faults.rate_limited(900),
+}
+
+
+def is_rest(path: str) -> bool:
+    return path.startswith(("/api/", "/fapi/", "/dapi/"))
+
+
+def is_page(params: Any, first: int, last: int) -> bool:
+    return first <= int(params.get("endTime", 0)) < last
+
+
+MOMENTS = {
+    "every": lambda path, params: is_rest(path),
+    "limits": lambda path, params: is_rest(path) and "exchangeInfo" in path,
+    "clock": lambda path, params: is_rest(path) and path.endswith("/time"),
+    "listing": lambda path, params: is_rest(path) and params.get("startTime") == "0",
+    "beginning": lambda path, params: is_rest(path) and "klines" in path and is_page(params, 0, CUT),
+    "middle": lambda path, params: is_rest(path) and "klines" in path and is_page(params, CUT, ms("2024-06-01")),
+    "end": lambda path, params: is_rest(path) and "klines" in path and is_page(params, ms("2024-06-01"), 2**60),
+}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with World(tmp_path / "cache") as world:
+        yield world
+
+
+def quick(world: World, **settings: Any) -> CandleFetcher:
+    """A fetcher whose pauses between tries take no time."""
+    return without_pauses(world.fetcher(**{"max_retries": 1, **settings}))
+
+
+def without_pauses(fetcher: CandleFetcher) -> CandleFetcher:
+    for name in SYMBOLS:
+        for source in (fetcher._source(find_provider(name)), fetcher._archive(find_provider(name))):
+            if source is not None:
+                source._asker._wait = lambda stop, seconds: bool(stop.is_set())
+    return fetcher
+
+
+def unreachable(world: World, **settings: Any) -> CandleFetcher:
+    """A fetcher to whose REST roots no connection can be made, but to the archive's."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    urls = dict.fromkeys(world.exchange.base_urls, url) | {"binance-archive": world.exchange.url}
+    return quick(world, base_urls=urls, max_retries=0, **settings)
+
+
+def refused(world: World, **settings: Any) -> CandleFetcher:
+    world.exchange.fail(faults.restricted(), times=None, match=MOMENTS["every"])
+    return quick(world, **settings)
+
+
+def cases() -> Iterator[Any]:
+    """Every failure at every moment of every provider; those that differ little from others are long."""
+    for provider in SYMBOLS:
+        for moment in MOMENTS:
+            for failure in FAILURES:
+                is_new = failure in ("451", "500") if provider == "binance" else (failure, moment) == ("403", "every")
+                yield pytest.param(failure, moment, provider, marks=() if is_new else pytest.mark.long)
+
+
+@pytest.mark.parametrize(("failure", "moment", "provider"), [*cases()])
+def test_whatever_fails_of_rest_and_when_the_archive_serves_what_it_has(
+    world: World, failure: str, moment: str, provider: str
+) -> None:
+    world.exchange.fail(FAILURES[failure], times=None, match=MOMENTS[moment])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        frame = quick(world).fetch(SYMBOLS[provider], *SPAN, provider=provider, columns="all")
+    same(frame, world.truth(IDS[provider], *SPAN, provider=provider))
+    assert len(said) <= 1
+    if moment == "every" and failure in ("451", "403"):
+        assert [one.category for one in said] == [CandleFetcherWarning]
+        assert failure in str(said[0].message)
+
+
+@pytest.mark.parametrize("make", [refused, unreachable])
+def test_what_neither_source_has_is_an_error_that_names_the_archive(world: World, make: Any) -> None:
+    fetcher = make(world)
+    with pytest.raises(IncompleteData, match="source='archive'") as raised:
+        fetcher.fetch("BTC/USDT", *TODAY)
+    same(raised.value.frame, world.truth("BTCUSDT", "1h", "2024-06-10", "2024-06-15"))
+    assert [(gap.first, gap.count, gap.cause) for gap in raised.value.missing] == [
+        ("2024-06-15T00:00:00Z", 10, "fetch_failed")
+    ]
+    expected = AccessDenied if make is refused else IncompleteData
+    with pytest.raises(expected, match="source='archive'"):
+        fetcher.fetch("BTC/USDT", "1h", "2024-06-15T02:00", "2024-06-15T10:00")
+
+
+def test_a_region_that_is_refused_is_asked_no_more_in_that_call(world: World) -> None:
+    fetcher = refused(world)
+    fetcher.fetch("BTC/USDT", "15m", "2024-01-01", "2024-04-01")
+    # The limits and both ends of the range, side by side.
+    assert len([one for one in world.exchange.requests if is_rest(one.path)]) <= 3
+    same(fetcher.fetch("BTC/USDT", *SPAN), world.truth("BTCUSDT", *SPAN))
+
+
+@pytest.mark.parametrize("make", [refused, unreachable])
+def test_every_call_that_gives_candles_turns_to_the_archive(world: World, make: Any, tmp_path: Path) -> None:
+    fetcher = make(world)
+    truth = world.truth("BTCUSDT", *SPAN)
+    with pytest.warns(CandleFetcherWarning) as said:
+        same(pd.concat(list(fetcher.iter_frames("BTC/USDT", *SPAN, rows=1000))), truth)
+    assert len(said) == 1
+    fetcher.cache.clear()
+    with pytest.warns(CandleFetcherWarning) as said:
+        path = fetcher.export("BTC/USDT", *SPAN, path=tmp_path)
+    assert len(said) == 1
+    same(pd.read_csv(path, index_col=0, parse_dates=True).tz_localize("UTC"), truth)
+    fetcher.cache.clear()
+    assert fetcher.gaps("BTC/USDT", *SPAN).empty
+    fetcher.cache.clear()
+    same(fetcher.fetch("BTC/USDT", "1h", end="2024-06-14", limit=1500), truth, slice(-1500, None))
+    fetcher.cache.clear()
+    same(fetcher.fetch("BTC/USDT", "1h", "2024-03-20", limit=1500), truth, slice(1500))
+    fetcher.cache.clear()
+    frames = fetcher.fetch_many(["BTC/USDT", "ETH/USDT"], *SPAN)
+    same(frames["BTC/USDT"], truth)
+    same(frames["ETH/USDT"], world.truth("ETHUSDT", *SPAN))
+    with pytest.raises(CandleFetcherError) as raised:
+        fetcher.fetch("BTC/USDT", "1h", days=5)
+    assert len(raised.value.frame) > 90
+    with pytest.raises(FetchManyError) as many:
+        fetcher.fetch_many(["BTC/USDT"], "1h", "2024-06-15T02:00", "2024-06-15T10:00")
+    assert type(many.value.errors["BTC/USDT"]) is (AccessDenied if make is refused else IncompleteData)
+
+
+@pytest.mark.parametrize("make", [refused, unreachable])
+def test_funding_rates_come_out_of_files_in_the_same_call(world: World, make: Any) -> None:
+    fetcher = make(world, provider="binance-um")
+    with pytest.warns(CandleFetcherWarning, match="mark prices"):
+        assert len(fetcher.fetch_funding("BTC/USDT", "2024-03-01", "2024-04-01")) == 93
+    with pytest.raises(IncompleteData, match="source='archive'") as raised:
+        fetcher.fetch_funding("BTC/USDT", "2024-05-01")
+    assert len(raised.value.frame) == 93
+
+
+@pytest.mark.parametrize("fault", [faults.status(500), faults.forbidden(), faults.restricted(), faults.reset()])
+def test_what_the_archive_cannot_give_rest_does(world: World, fault: Any) -> None:
+    world.exchange.fail(fault, times=None, match="/data/")
+    frame = quick(world).fetch("BTC/USDT", "5m", "2024-03-01", "2024-04-01")
+    same(frame, world.truth("BTCUSDT", "5m", "2024-03-01", "2024-04-01"))
+
+
+def test_a_month_with_holes_is_filled_from_its_days_where_rest_is_refused(world: World) -> None:
+    hole = ms("2024-04-10T05:00"), ms("2024-04-10T07:00")
+    world.exchange.archive.spoil("1h-2024-04.zip", damage.drop(*hole).published())
+    same(refused(world).fetch("BTC/USDT", *SPAN), world.truth("BTCUSDT", *SPAN))
+
+
+def test_a_hole_of_the_files_is_no_gap_while_rest_is_refused(world: World) -> None:
+    first = ms("2024-04-10T05:00")
+    world.exchange.hide("binance", "BTCUSDT", (first, first + 7_200_000))
+    fetcher = refused(world)
+    with pytest.raises(IncompleteData, match="source='archive'") as raised:
+        fetcher.fetch("BTC/USDT", *SPAN)
+    assert [(gap.first_ms, gap.count) for gap in raised.value.missing] == [(first, 2)]
+    frame = fetcher.fetch("BTC/USDT", *SPAN, source="archive")
+    assert frame.attrs["candle_fetcher"]["gap_count"] == 1
+    assert index_ms(frame).tolist() == index_ms(raised.value.frame).tolist()
+
+
+def test_rest_alone_says_at_once_that_it_is_refused_and_names_the_archive(world: World) -> None:
+    fetcher = refused(world, source="rest")
+    with pytest.raises(AccessDenied, match="source='archive'"):
+        fetcher.fetch("BTC/USDT", *SPAN)
+    assert len(world.exchange.requests) == 1
+
+
+def test_where_there_is_no_archive_a_refusal_comes_as_it_is(world: World) -> None:
+    world.exchange.fail(faults.restricted(), times=None)
+    with pytest.raises(AccessDenied, match="region") as raised:
+        quick(world, provider="binance-us").fetch("BTC/USDT", *SPAN)
+    assert "archive" not in str(raised.value)
+    with pytest.raises(TransportError):
+        raise unreachable_error(world)
+
+
+def unreachable_error(world: World) -> BaseException:
+    with pytest.raises(IncompleteData) as raised:
+        unreachable(world, provider="binance-us").fetch("BTC/USDT", *SPAN)
+    assert raised.value.__cause__ is not None
+    return raised.value.__cause__
