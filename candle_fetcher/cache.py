@@ -167,7 +167,7 @@ class Imported(NamedTuple):
     verified: bool | None
 
 
-Importer = Callable[["CandleCache", Path, "str | None", "str | None", Any, "str | None"], Imported]
+Importer = Callable[["CandleCache", Any, "str | None", "str | None", Any, "str | None"], Imported]
 
 
 class _Flights:
@@ -283,7 +283,8 @@ class CandleCache:
         path: a CSV that `export` wrote; a file of Binance's archive, the zip or the CSV inside (a CHECKSUM beside the
         zip is held against it); a CSV of Kraken's downloadable OHLCVT history.
         symbol, timeframe, provider, kind: what of it the file's name does not say. The provider is the fetcher's, and
-        the kind "candles", where nothing says so.
+        the kind "candles", where nothing says so. The manifest beside a CSV of `export`, a `.json` of the same name, is
+        obeyed: candles of another host are refused, those of other settings go to the series of these settings.
 
         It is read to its end before anything is stored. What is stored already stays: the file fills in what is
         missing. A file of the archive answers for its whole day or month, another one from its first row to its last. A
@@ -296,7 +297,7 @@ class CandleCache:
         """
         if self._importer is None or self._store is None:
             raise InputError("there is no cache to import into; use a CandleFetcher with use_cache=True")
-        return self._importer(self, Path(path), symbol, timeframe, provider, kind)
+        return self._importer(self, path, symbol, timeframe, provider, kind)
 
     def note(self, series: Series, revisions: Sequence[Revision], *, once: bool = False) -> None:
         """Keeps the newest revisions of a series beside those that were noted before; `once` leaves out those whose

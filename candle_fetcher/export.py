@@ -1,15 +1,20 @@
-"""Floor 2: candles as a file for a spreadsheet. Written beside its place and moved there when it is whole."""
+"""Floor 2: candles as a file for a spreadsheet. Written beside its place and moved there when it is whole.
+
+Where the name of a file says less than its series is, `NAME.json` with the manifest lies beside it. It is written
+first: a crash between the two leaves a file that is refused, and never one that is taken for another series'.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import re
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,62 +22,107 @@ import numpy as np
 
 from candle_fetcher.core.candles import INTEGERS, MISSING, OHLCV, Candles
 from candle_fetcher.core.decimals import Column, Times, format_rows
+from candle_fetcher.core.errors import InputError, shown
 from candle_fetcher.core.frame import ALL_COLUMNS
-from candle_fetcher.core.spans import Span
-from candle_fetcher.core.timeframe import DAY_MS, Timeframe
 
 fcntl: Any = None
 with contextlib.suppress(ImportError):  # Windows: there nobody can remove a file that another has open
     import fcntl
 
-# Names that Windows keeps for devices, whatever their ending.
-_DEVICES = re.compile(r"(?i)^(con|prn|aux|nul|com\d|lpt\d)$")
+_CSV = ".csv"
+# An ending such as .parquet, which no folder is meant to have; one of digits, as in `v1.2`, is part of a name.
+_ENDING = re.compile(r"\.[A-Za-z]\w{0,7}")
+_MOST_MANIFEST_BYTES = 1 << 24
+# What a file must say to be a manifest of ours.
+_IDENTITY = ("provider", "origin", "symbol", "timeframe", "kind", "start", "end")
 
 # A file while it is written, by the name that `replacing` gives it. Killed writers leave it behind.
-_PART = re.compile(r"\..+\.\w{8}\.part")
+_PART = re.compile(r"\..+\.(?:csv|json)\.\w{8}\.part", re.IGNORECASE)
 ORPHAN_S = 3600.0
 _PAUSES_S = (0.05, 0.1, 0.2, 0.4)  # for a virus scanner that looks at the file there
 
 
-def csv_name(provider: str, symbol: str, kind: str, timeframe: Timeframe, span: Span) -> str:
-    """`[PROVIDER_]BASE_QUOTE[_KIND]_TIMEFRAME_START_END.csv`; `1mo` for 1M, since some disks ignore case."""
-    base = re.sub(r"[^\w-]", "_", symbol)
-    length = f"{timeframe.count}mo" if timeframe.unit == "M" else timeframe.name
-    parts = [
-        *([] if provider == "binance" else [provider]),
-        f"{base}_" if _DEVICES.match(base) else base,
-        *([] if kind == "candles" else [kind]),
-        length,
-        _stamp(span.start_ms),
-        _stamp(span.end_ms),
-    ]
-    return "_".join(parts) + ".csv"
+def find_home(path: object, expected: str) -> Path:
+    """Return the path, in which a leading `~` is the home folder. Raises InputError where it is none."""
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise InputError(f"path {shown(path)} is not understood; expected {expected}")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"path {shown(path)} begins with ~, and {error}; expected {expected}") from None
 
 
-def _stamp(ms: int) -> str:
-    """The date as 20240101, or with a time of day as 20240101T0630."""
-    text = str(np.datetime64(ms, "ms"))
-    date = text[:10].replace("-", "")
-    return date if ms % DAY_MS == 0 else f"{date}T{text[11:16].replace(':', '')}"
+def find_target(path: object, name: str) -> Path:
+    """Return the file to write: the path where it ends in .csv, else `name` in the folder that it is.
 
-
-def write_csv(path: Path, name: str, parts: Iterable[Candles], columns: str) -> tuple[Path, int]:
-    """The file written and its number of candles. `path` is a folder, or the file where it ends in .csv.
-
-    Every part is written as it comes. Raises OSError naming the file; then the file that was there before is untouched.
+    Raises InputError for another ending, unless such a folder is there or the path ends with a slash.
     """
-    target = path if path.suffix.lower() == ".csv" else path / name
-    rows = 0
+    found = find_home(path, "a folder, or a name that ends in .csv")
+    if found.suffix.lower() == _CSV:
+        return found
+    if _ENDING.fullmatch(found.suffix) and not str(path).endswith(("/", os.sep)) and not found.is_dir():
+        raise InputError(
+            f"path {shown(str(path))} ends in {found.suffix}, and only CSV is written; expected a name that ends in "
+            ".csv, or a folder: end it with / where its name has a dot"
+        )
+    return found / name
+
+
+def manifest_path(target: Path) -> Path:
+    """Return where the manifest of that file lies: beside what a symbolic link points to."""
+    return Path(os.path.realpath(target)).with_suffix(".json")
+
+
+def read_manifest(target: Path) -> dict[str, Any] | None:
+    """Return the manifest beside the file; None where there is none, or what is there is not one of ours.
+
+    Raises InputError where it cannot be read.
+    """
+    path = manifest_path(target)
+    try:
+        with path.open("rb") as file:
+            found = json.loads(file.read(_MOST_MANIFEST_BYTES))
+    except (FileNotFoundError, IsADirectoryError):
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path.name} beside it cannot be read ({type(error).__name__}); move it away") from None
+    return found if isinstance(found, dict) and all(name in found for name in _IDENTITY) else None
+
+
+def check_manifest_place(target: Path) -> None:
+    """Raises InputError where the manifest of the file would replace what is not one."""
+    path = manifest_path(target)
+    if path.exists() and read_manifest(target) is None:
+        raise InputError(f"{path} is there and is not a manifest; expected another path, so that it is not replaced")
+
+
+def write_file(target: Path, pieces: Iterable[bytes], manifest: Callable[[], Mapping[str, Any]] | None) -> None:
+    """Write the pieces as they come, and then what `manifest` returns beside them; without it, an older one goes.
+
+    Raises OSError naming the file; then the file that was there before is untouched.
+    """
     with replacing(target) as file:
-        header: tuple[str, ...] | None = None
-        for part in parts:
-            if header is None:
-                header = _header(part, columns)
-                file.write(",".join(("timestamp", *header)).encode() + b"\n")
-            for piece in _alike(part):
-                file.write(format_rows(piece.open_ms, [_values(piece, column) for column in header]))
-            rows += part.count
-    return target, rows
+        for piece in pieces:
+            file.write(piece)
+        if manifest is not None:
+            with replacing(manifest_path(target)) as beside:
+                beside.write(json.dumps(dict(manifest()), indent=2, ensure_ascii=False, allow_nan=False).encode())
+                beside.write(b"\n")
+    if manifest is None:
+        with contextlib.suppress(OSError, InputError):
+            if read_manifest(target) is not None:
+                manifest_path(target).unlink()
+
+
+def csv_pieces(parts: Iterable[Candles], columns: str) -> Iterator[bytes]:
+    """Yield the file as bytes, part by part, its header first."""
+    header: tuple[str, ...] | None = None
+    for part in parts:
+        if header is None:
+            header = _header(part, columns)
+            yield ",".join(("timestamp", *header)).encode() + b"\n"
+        for piece in _alike(part):
+            yield format_rows(piece.open_ms, [_values(piece, column) for column in header])
 
 
 def _header(part: Candles, columns: str) -> tuple[str, ...]:
@@ -109,23 +159,34 @@ def replacing(target: Path) -> Iterator[IO[bytes]]:
         with contextlib.suppress(FileExistsError):  # a file in the folder's place: the next line says so more clearly
             target.parent.mkdir(parents=True, exist_ok=True)
         _tidy(target.parent)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        handle, name = _begin(target)
         with os.fdopen(handle, "wb") as file:
-            _lock(handle)
             yield file
             file.flush()
             os.fsync(file.fileno())
-            os.utime(name)  # young while it has no lock any more
-        with contextlib.suppress(OSError):
-            mask = os.umask(0)
-            os.umask(mask)
-            Path(name).chmod(0o666 & ~mask)  # mkstemp makes files that only their owner can read
-        _move(Path(name), target)
+            with contextlib.suppress(OSError):
+                mask = os.umask(0)
+                os.umask(mask)
+                Path(name).chmod(0o666 & ~mask)  # mkstemp makes files that only their owner can read
+            if fcntl is not None:  # while it is locked, so that no other export takes it for an orphan
+                _move(Path(name), target)
+        if fcntl is None:
+            _move(Path(name), target)
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror}; {target} was not written", str(target)) from error
     finally:
         if name is not None:
             Path(name).unlink(missing_ok=True)
+
+
+def _begin(target: Path) -> tuple[int, str]:
+    """Make the file that is to take the target's place, and lock it. Returns its descriptor and its name."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        # Before it was locked, another export may have taken it for an orphan.
+        if _lock(handle) is not False and (fcntl is None or os.fstat(handle).st_nlink):
+            return handle, name
+        os.close(handle)
 
 
 def _move(path: Path, target: Path) -> None:
@@ -139,37 +200,41 @@ def _move(path: Path, target: Path) -> None:
     path.replace(target)
 
 
-def _lock(handle: int) -> bool:
-    """Locks the open file until it is closed, by whatever ends its process too; False where another has it."""
+def _lock(handle: int) -> bool | None:
+    """Lock the open file until it is closed, by whatever ends its process too; False where another process has it, None
+    where the disk knows no locks."""
     if fcntl is None:
-        return True
+        return None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        return None
     return True
 
 
 def _tidy(folder: Path) -> None:
-    """Removes what killed writers left in the folder an hour ago or earlier.
+    """Remove what killed exports left in the folder.
 
-    Whoever is still at it holds the lock, however long ago it wrote last. On a disk without locks everything stays.
+    A process that is still writing holds the lock, however long ago it wrote last. Where there are no locks, a file
+    goes after an hour on Windows, which removes none that is open, and stays elsewhere.
     """
     with contextlib.suppress(OSError), os.scandir(folder) as found:
         for one in found:
             if _PART.fullmatch(one.name) and one.is_file(follow_symlinks=False):
                 with contextlib.suppress(OSError):
-                    if time.time() - one.stat().st_mtime > ORPHAN_S:
-                        _remove_orphan(one.path)
+                    _remove_orphan(one)
 
 
-def _remove_orphan(path: str) -> None:
+def _remove_orphan(found: os.DirEntry[str]) -> None:
     if fcntl is None:
-        os.unlink(path)  # noqa: PTH108
+        if time.time() - found.stat().st_mtime > ORPHAN_S:
+            os.unlink(found.path)  # noqa: PTH108
         return
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    handle = os.open(found.path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         if _lock(handle):
-            os.unlink(path)  # noqa: PTH108
+            os.unlink(found.path)  # noqa: PTH108
     finally:
         os.close(handle)

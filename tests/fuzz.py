@@ -51,11 +51,11 @@ from candle_fetcher.core.csv import read_rows as read_csv_rows
 from candle_fetcher.core.decimals import Row, iter_csv, parse_rows
 from candle_fetcher.core.entry import Believed, Entry, pack, seal, unpack, unseal
 from candle_fetcher.core.errors import InputError, ReplyError, SourceError
+from candle_fetcher.core.naming import csv_name
 from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import parse_timeframe
-from candle_fetcher.export import csv_name
 from candle_fetcher.fetcher.settings import read_settings
 from candle_fetcher.net.ledger import State, Window, pack_state, unpack_state
 from candle_fetcher.net.transport import check_root

@@ -70,7 +70,8 @@ def test_many_symbols_goes_on_without_the_unknown_one(tmp_path: Path) -> None:
 
 def test_spreadsheet_reads_back_what_it_wrote(tmp_path: Path) -> None:
     assert "365 candles, all equal" in run_example("spreadsheet.py", tmp_path)
-    assert [file.name for file in (tmp_path / "historical_data").iterdir()] == ["ETH_USDT_1d_20230101_20240101.csv"]
+    names = sorted(file.name for file in (tmp_path / "historical_data").iterdir())
+    assert names == ["ETH_USDT_1d_20230101_20240101.csv", "ETH_USDT_1d_20230101_20240101.json"]
 
 
 def test_side_by_side_asks_three_providers(tmp_path: Path) -> None:

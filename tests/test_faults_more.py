@@ -20,9 +20,9 @@ import pytest
 from world import World, same
 
 from candle_fetcher import AccessDenied, IncompleteData, ReplyError
+from candle_fetcher.core.naming import csv_name
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import parse_timeframe
-from candle_fetcher.export import csv_name
 from candle_fetcher.practice import faults
 from candle_fetcher.providers import all_providers, find_provider
 
@@ -120,7 +120,7 @@ def test_a_disk_that_fills_up_while_exporting_costs_neither_the_old_file_nor_spa
     assert out.startswith("OSError"), err
     assert f"{target} was not written" in out
     assert target.read_bytes() == before
-    assert [path.name for path in target.parent.iterdir()] == ["mine.csv"]
+    assert sorted(path.name for path in target.parent.iterdir()) == ["mine.csv", "mine.json"]
 
 
 HOSTILE = ["../../x", "/etc/passwd", "C:\\x", "C:x", "a\0b", "A" * 100, "CON", "con", "NUL", "LPT1", "x.", "x ", "..",

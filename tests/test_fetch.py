@@ -785,7 +785,7 @@ def test_an_export_that_fails_leaves_the_old_file_and_no_other(world: World, tmp
     world.exchange.close()
     with pytest.raises(IncompleteData):
         fetcher.export("BTC/USDT", "1h", "2020-06-01", "2024-06-02", path=tmp_path / "mine.csv")
-    assert [one.name for one in tmp_path.iterdir() if one.is_file()] == ["mine.csv"]
+    assert sorted(one.name for one in tmp_path.iterdir() if one.is_file()) == ["mine.csv", "mine.json"]
     assert path.read_bytes() == before
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(OSError, match="taken"):
@@ -822,7 +822,7 @@ def test_an_export_takes_the_place_of_what_was_there_and_adds_to_nothing(
         target.write_bytes(before)
         assert fetcher.export(*SPRING, path=target) == target
         assert target.read_bytes() == expected != before, name
-        assert list(target.parent.iterdir()) == [target], name
+        assert sorted(target.parent.iterdir()) == [target, target.with_suffix(".json")], name
     times = pd.read_csv(target, index_col="timestamp", parse_dates=True).index
     assert times.is_unique
     assert len(times) == 38 * 1440
@@ -846,7 +846,7 @@ def test_an_export_that_fails_half_way_leaves_what_was_there(
         with pytest.raises(IncompleteData):
             fetcher.export(*SPRING, path=target)
         assert target.read_bytes() == before, name
-        assert list(target.parent.iterdir()) == [target], name
+        assert sorted(target.parent.iterdir()) == [target, target.with_suffix(".json")], name
 
 
 def test_resampled_sums_are_the_ones_that_the_exchange_prints(world: World) -> None:

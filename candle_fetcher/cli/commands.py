@@ -24,12 +24,10 @@ from candle_fetcher.core.candles import iso
 from candle_fetcher.core.errors import CandleFetcherError, FetchManyError, InputError
 from candle_fetcher.core.frame import MANIFEST, index_ms
 from candle_fetcher.core.plan import FetchPlan
-from candle_fetcher.core.ranges import instant_ms
-from candle_fetcher.core.spans import Span
 from candle_fetcher.core.summary import summary
-from candle_fetcher.core.timeframe import parse_timeframe
-from candle_fetcher.export import csv_name, replacing
+from candle_fetcher.export import find_home, find_target, replacing
 from candle_fetcher.fetcher import CandleFetcher
+from candle_fetcher.fetcher.exporting import save_frame
 from candle_fetcher.fetcher.settings import user_cache_dir
 from candle_fetcher.providers import all_providers, find_provider
 
@@ -42,7 +40,7 @@ _FOLDER = "historical_data"
 def fetch(arguments: argparse.Namespace, talk: Talk) -> int:
     """`fetch` and `fetch_many`."""
     saves = arguments.export is not None or arguments.output is not None
-    path = Path(arguments.output or _FOLDER)
+    path = find_target(arguments.output or _FOLDER, "") if saves else Path()
     targets = _read_targets(arguments)
     several = _names_several(arguments)
     mixed = len({target.provider for target in targets}) > 1
@@ -110,15 +108,8 @@ def _hand_out(
 
 
 def save_csv(frame: pd.DataFrame, path: Path) -> Path:
-    """The file written: byte for byte what `export` would write, for a frame that is there already."""
-    facts = frame.attrs[MANIFEST]
-    span = Span(instant_ms(facts["start"], "start"), instant_ms(facts["end"], "end"))
-    name = csv_name(facts["provider"], facts["symbol"], facts["kind"], parse_timeframe(facts["timeframe"]), span)
-    target = path if path.suffix.lower() == ".csv" else path / name
-    with replacing(target) as file:
-        for text in show.csv_text(frame):
-            file.write(text.encode())
-    return target
+    """Write the file that `export` would write, byte for byte, of a frame that is there already. Returns it."""
+    return save_frame(frame, path, (text.encode() for text in show.csv_text(frame)))
 
 
 def export(arguments: argparse.Namespace, talk: Talk) -> int:
@@ -237,7 +228,7 @@ def symbols(arguments: argparse.Namespace, talk: Talk) -> int:
     with open_fetcher(arguments, talk) as fetcher:
         frame = fetcher.availability() if arguments.availability else fetcher.symbols()
     if arguments.out is not None:
-        path = Path(arguments.out)
+        path = find_home(arguments.out, "the name of a file")
         with replacing(path) as file:
             file.write(show.table_csv(frame).encode())
         talk.fact("written", f"{path.name}, {len(frame):,} symbols, {show.size(path.stat().st_size)}", "good")

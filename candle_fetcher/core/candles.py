@@ -229,19 +229,38 @@ def chunk_pieces(candles: Candles, timeframe: Timeframe, chunk_slots: int) -> It
         yield Candles(candles.names, candles.block[:, first:last])
 
 
-def fingerprint(candles: Candles, timeframe: Timeframe, chunk_slots: int) -> str:
+class Fingerprint:
     """SHA-256 over the SHA-256 digests of the pieces that chunk borders cut.
 
     A piece is its open times as little-endian int64 ms, then open, high, low, close, volume as little-endian float64,
-    column after column. The same candles give the same text however they came.
+    column after column. The same candles give the same text however they came. Candles may be added part by part,
+    where each part but the last ends where a chunk does.
     """
-    whole = hashlib.sha256()
-    for piece in chunk_pieces(candles, timeframe, chunk_slots):
-        digest = hashlib.sha256()
-        for name in ("open_time", *OHLCV):
-            digest.update(np.ascontiguousarray(piece.integers(name), dtype="<i8").data)
-        whole.update(digest.digest())
-    return whole.hexdigest()
+
+    def __init__(self, timeframe: Timeframe, chunk_slots: int) -> None:
+        self._timeframe = timeframe
+        self._chunk_slots = chunk_slots
+        self._whole = hashlib.sha256()
+
+    def add(self, candles: Candles) -> None:
+        """Add candles that follow those added before."""
+        for piece in chunk_pieces(candles, self._timeframe, self._chunk_slots):
+            digest = hashlib.sha256()
+            for name in ("open_time", *OHLCV):
+                digest.update(np.ascontiguousarray(piece.integers(name), dtype="<i8").data)
+            self._whole.update(digest.digest())
+
+    @property
+    def text(self) -> str:
+        """The fingerprint of all candles added so far."""
+        return self._whole.hexdigest()
+
+
+def fingerprint(candles: Candles, timeframe: Timeframe, chunk_slots: int) -> str:
+    """Return the fingerprint of the candles; see `Fingerprint`."""
+    made = Fingerprint(timeframe, chunk_slots)
+    made.add(candles)
+    return made.text
 
 
 def iso(ms: int) -> str:

@@ -282,15 +282,20 @@ class CandleFetcher:
     def _import_file(
         self,
         cache: CandleCache,
-        path: Path,
+        path: Any,
         symbol: str | None,
         timeframe: str | None,
         provider: str | Provider | None,
         kind: str | None,
     ) -> Imported:
-        from candle_fetcher.fetcher.importing import import_file  # when used: it is not often
+        from candle_fetcher.export import find_home  # when used: it is not often
+        from candle_fetcher.fetcher.importing import import_file
 
         began = time.perf_counter()
+        path = find_home(path, "the name of a file")
+        for name, text in (("symbol", symbol), ("timeframe", timeframe), ("kind", kind)):
+            if text is not None and not isinstance(text, str):
+                raise InputError(f"{name} {shown(text)} is not understood; expected a text")
         done = import_file(
             cache,
             path,
@@ -439,6 +444,7 @@ class CandleFetcher:
         path: str | os.PathLike[str] = "historical_data",
         format: str = "csv",  # noqa: A002 - the word that everybody looks for
         columns: str = "ohlcv",
+        manifest: bool = False,
         days: float | None = None,
         limit: int | None = None,
         provider: str | Provider | None = None,
@@ -447,16 +453,24 @@ class CandleFetcher:
     ) -> Path:
         """The path of the CSV file written: `timestamp,open,high,low,close,volume`; times in UTC, exact numbers.
 
-        path: a folder, in which the file gets a telling name, or a name that ends in .csv. The file appears whole or
-        not at all; an older one of that name is replaced. Memory stays the same whatever the range. Raises what `fetch`
-        raises, and OSError where the file cannot be written.
+        path: a folder, in which the file gets a telling name, or a name that ends in .csv; `~` is the home folder. The
+        file appears whole or not at all; an older one of that name is replaced. Memory stays the same whatever the
+        range.
+        manifest: writes the manifest beside the file, as a `.json` of the same name. It is written in any case where
+        the name does not say the whole series: candles of another host than the provider's own, and prices that are
+        adjusted as of a day.
+
+        Raises what `fetch` raises, InputError for another ending of the path or where the manifest would replace
+        another file, and OSError where the file cannot be written.
         """
-        from candle_fetcher.export import csv_name, write_csv  # when used: its tables of digits take 5 ms
+        from candle_fetcher.export import find_target  # when used: its tables of digits take 5 ms
+        from candle_fetcher.fetcher.exporting import Export
 
         began = time.perf_counter()
         check_columns(columns)
-        if not isinstance(path, str | os.PathLike):
-            raise InputError(f"path {shown(path)} is no path; expected a folder, or a name that ends in .csv")
+        find_target(path, "")
+        if not isinstance(manifest, bool):
+            raise InputError(f"manifest {shown(manifest)} is not understood; expected True or False")
         if format != "csv":
             raise unknown("format", format, ("csv",))
         request = self._request(symbol, timeframe, self._range(start, end, days, limit), provider, kind, source)
@@ -469,16 +483,16 @@ class CandleFetcher:
             else:
                 only = collector.collect_limited(request, how, errand)
                 pieces, span = iter([only]), only.span
-            name = csv_name(request.series.provider, request.symbol, kind, request.timeframe, span)
+            made = Export(request, path, span, with_manifest=manifest)
 
-            def whole(got: Collected) -> Candles:
+            def whole(got: Collected) -> Collected:
                 self._refuse_incomplete(request, got, columns, errand)
-                return got.candles
+                return got
 
-            written, rows = write_csv(Path(path), name, map(whole, pieces), columns)
-        self._observe(Operation("export", time.perf_counter() - began, rows, written.stat().st_size))
-        LOG.info("exported %s candles of %s", rows, request.label)
-        return written
+            made.write(map(whole, pieces), columns, lambda got: self._manifest(request, got, errand, str))
+        self._observe(Operation("export", time.perf_counter() - began, made.rows, made.target.stat().st_size))
+        LOG.info("exported %s candles of %s", made.rows, request.label)
+        return made.target
 
     def plan(
         self,
@@ -920,20 +934,26 @@ class CandleFetcher:
     def _framed(
         self, request: Request, got: Collected, columns: str, errand: Errand, *, is_shared: bool = False
     ) -> pd.DataFrame:
+        frame = to_frame(got.candles, columns, is_shared=is_shared)
         candles, timeframe = got.candles, request.timeframe
-        frame = to_frame(candles, columns, is_shared=is_shared)
-        frame.attrs[MANIFEST] = make_manifest(
+        frame.attrs[MANIFEST] = self._manifest(
+            request, got, errand, lambda: fingerprint(candles, timeframe, CHUNK_SLOTS)
+        )
+        return frame
+
+    @staticmethod
+    def _manifest(request: Request, got: Collected, errand: Errand, work_out: Callable[[], str]) -> Manifest:
+        return make_manifest(
             got.told,
             symbol=request.symbol,
-            timeframe=timeframe,
+            timeframe=request.timeframe,
             span=got.span,
-            rows=candles.count,
+            rows=got.candles.count,
             gaps=got.gaps,
             partial=got.partial,
             retries=errand.retries,
-            fingerprint=lambda: fingerprint(candles, timeframe, CHUNK_SLOTS),
+            fingerprint=work_out,
         )
-        return frame
 
     def _with_open(self, request: Request, got: Collected, how: How, options: _Options, errand: Errand) -> pd.DataFrame:
         limit = request.range.limit

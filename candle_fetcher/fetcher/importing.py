@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,11 +21,13 @@ from candle_fetcher.core.entry import DUE, Entry
 from candle_fetcher.core.errors import BadFile, CacheError, InputError, ReplyError, shown
 from candle_fetcher.core.expiry import drop_unsettled, settled_end_ms
 from candle_fetcher.core.files import File
+from candle_fetcher.core.naming import text_of
 from candle_fetcher.core.plan import chunk_of, chunk_span, chunks_of
 from candle_fetcher.core.revisions import find_revisions
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
 from candle_fetcher.core.timeframe import DAY_MS, SECOND_MS, Timeframe, parse_timeframe
+from candle_fetcher.export import manifest_path, read_manifest
 from candle_fetcher.providers import Provider, all_providers
 from candle_fetcher.providers import files as forms
 from candle_fetcher.providers.files import OF_ARCHIVE, OF_KRAKEN, OURS, Told
@@ -74,9 +76,17 @@ def import_file(
     try:
         head = _read_head(path)
         form = forms.find_form(head)
-        told = forms.read_name(form, path.absolute().parts, all_providers())
+        known = all_providers()
+        if provider is not None and provider.name not in known:
+            known[provider.name] = provider
+        told = forms.read_name(form, path.absolute().parts, known)
+        beside = read_manifest(path) if form == OURS else None
+        if beside is not None:
+            told = _obey(told, beside, known)
         found = _find_provider(form, told, provider, usual, find)
         chosen = _choose(path, form, told, head, found, (symbol, timeframe, kind), series_of)
+        if form == OURS:
+            chosen = chosen._replace(series=_series_of_file(chosen, told, known, beside))
         seen = _look(chosen, now_ms)
         _check_grid(chosen, seen)
         return _store(cache, chosen, seen, now_ms)
@@ -102,6 +112,59 @@ def _read_head(path: Path) -> bytes:
             if file.read(1) != b"\n":
                 raise BadFile("its last line has no end, so that it was cut")
     return head
+
+
+def _obey(told: Told, beside: Mapping[str, Any], known: Mapping[str, Provider]) -> Told:
+    """What the manifest beside the file says. Raises InputError where the file's name says something else."""
+    texts = [beside[name] for name in ("provider", "symbol", "timeframe", "kind")]
+    settings = beside.get("settings", {})
+    if not isinstance(settings, dict) or not all(isinstance(text, str) for text in (*texts, *settings.values())):
+        raise InputError("the manifest beside it does not say what it is of; move it away")
+    owner, symbol, timeframe, kind = texts
+    if owner not in known:
+        raise InputError(f"the manifest beside it says provider {shown(owner)}, which is not known here")
+    if told.symbol is not None:
+        named = {one.name for one in known[owner].settings}
+        chosen = {name: value for name, value in settings.items() if name in named}
+        names = told.provider, told.kind, told.timeframe, told.symbol.removesuffix("_"), dict(told.settings or ())
+        facts = owner, kind, timeframe, text_of(symbol).removesuffix("_"), chosen
+        for name, fact in zip(names, facts, strict=True):
+            if name != fact:
+                raise InputError(f"its name says {name}, and the manifest beside it {fact}; they must agree")
+    return Told(owner, symbol, timeframe, kind, settings=tuple(settings.items()))
+
+
+def _series_of_file(
+    chosen: Chosen, told: Told, known: Mapping[str, Provider], beside: Mapping[str, Any] | None
+) -> Series:
+    """The series that name and manifest say, whatever settings the fetcher has. Raises InputError where it is none."""
+    series = chosen.series
+    if beside is not None and beside["origin"] != series.origin:
+        hosts = [shown(url) if url else "the provider's own host" for url in (beside["origin"], series.origin)]
+        raise InputError(
+            f"its candles are of {hosts[0]}, by the manifest beside it, and this CandleFetcher asks {hosts[1]}; "
+            "expected a CandleFetcher with the same base_urls"
+        )
+    if told.settings is None:  # its name does not say what it is: it is what the arguments and the fetcher say
+        return series
+    provider = known[series.provider]
+    said = dict(told.settings)
+    settings = []
+    for setting in (one for one in provider.settings if one.is_of_series):
+        value = said.pop(setting.name, setting.allowed[0])
+        if value not in setting.allowed:
+            raise InputError(f"it says {setting.name}={shown(value)}; expected one of {', '.join(setting.allowed)}")
+        settings.append((setting.name, value))
+    series = series._replace(settings=(*settings, *said.items()))
+    restates = bool(settings) and provider.feed(series.kind).restates(series)
+    if said and not restates:
+        raise InputError(f"it says {next(iter(said))}, and {provider.name} has no such setting of a series")
+    if restates and not said:
+        raise InputError(
+            "its prices are adjusted as of some day, and change as a whole later; expected the manifest beside it "
+            f"({manifest_path(chosen.path).name}), which says the day"
+        )
+    return series
 
 
 def _find_provider(
@@ -160,7 +223,8 @@ def _is_named(form: str, told: str, symbol: str, provider: Provider, kind: str) 
     """Whether the name's symbol is the one that was given."""
     own = provider.provider_symbol(symbol, kind)
     if form == OURS:
-        return told.removesuffix("_") in {forms.name_of(one) for one in (symbol.upper(), own, provider.unified(own))}
+        named = text_of(told).removesuffix("_")
+        return named in {text_of(one) for one in (symbol.upper(), own, provider.unified(own))}
     return provider.provider_symbol(told, kind) == own
 
 

@@ -17,6 +17,7 @@ from candle_fetcher.core.version import __version__
 from candle_fetcher.core.zones import zone
 from candle_fetcher.fetcher.sessions import OpenParts
 from candle_fetcher.fetcher.trip import Gathered
+from candle_fetcher.providers import settings_beside_defaults
 
 _SHOWN = 10
 
@@ -126,8 +127,11 @@ def make_manifest(
     retries: int,
     fingerprint: Callable[[], str],
 ) -> Manifest:
-    """The manifest of a frame, JSON-able; `expected` counts its candles and the missing ones. `rejected` is there only
-    where this call rejected a file of the archive."""
+    """The manifest of a frame, JSON-able; `expected` counts its candles and the missing ones.
+
+    `settings` is there only where the series has some that are not the provider's default, `rejected` only where this
+    call rejected a file of the archive.
+    """
     series = told.series
     made = Manifest(
         provider=series.provider,
@@ -146,9 +150,47 @@ def make_manifest(
         partial=[iso(ms) for ms in partial],
         retries=retries,
     ).lazily(fingerprint, version=__version__)
+    settings = settings_beside_defaults(series)
+    if settings:
+        made["settings"] = settings
     if told.rejected:
         made["rejected"] = list(told.rejected)
     return made
+
+
+def join_manifests(parts: Sequence[Manifest], gaps: Sequence[Gap], timeframe: Timeframe, fingerprint: str) -> Manifest:
+    """The manifest of candles that came in parts, in order: theirs, the gaps of all of them, and the fingerprint."""
+    whole = _join_gaps(gaps, timeframe)
+    made = Manifest(parts[0])
+    made["end"] = parts[-1]["end"]
+    for name in ("expected", "rows"):
+        made[name] = sum(part[name] for part in parts)
+    made["gaps"] = [describe(gap) for gap in whole[:_SHOWN]]
+    made["gap_count"] = len(whole)
+    made["sources"] = {name: sum(part["sources"][name] for part in parts) for name in parts[0]["sources"]}
+    for name in ("unverified", "rejected"):
+        if any(name in part for part in parts):
+            made[name] = sorted({path for part in parts for path in part.get(name, ())})
+    made["partial"] = [time for part in parts for time in part["partial"]]
+    made["retries"] = parts[-1]["retries"]  # of the call so far
+    made["fingerprint"] = fingerprint
+    return made
+
+
+def _join_gaps(gaps: Sequence[Gap], timeframe: Timeframe) -> list[Gap]:
+    """The gaps, those that a border of parts cut in two as one."""
+    joined: list[Gap] = []
+    for gap in gaps:
+        last = joined[-1] if joined else None
+        if (
+            last is not None
+            and last.cause == gap.cause
+            and timeframe.ordinal(last.last_ms) + 1 == timeframe.ordinal(gap.first_ms)
+        ):
+            joined[-1] = Gap(last.first_ms, gap.last_ms, last.count + gap.count, gap.cause)
+        else:
+            joined.append(gap)
+    return joined
 
 
 def describe(gap: Gap) -> dict[str, Any]:

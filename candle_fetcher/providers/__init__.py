@@ -56,6 +56,7 @@ __all__ = [
     "find_funding",
     "find_known",
     "find_provider",
+    "settings_beside_defaults",
 ]
 
 GROUP = "candle_fetcher.providers"
@@ -141,6 +142,13 @@ def find_provider(name: object) -> Provider:
             raise InputError(broken)
         raise unknown("provider", name, all_providers())
     return provider
+
+
+def settings_beside_defaults(series: Series) -> dict[str, str]:
+    """The settings of the series that are not the default of its provider, by name."""
+    known = find_known(series.provider)
+    defaults = {} if known is None else {one.name: one.allowed[0] for one in known.settings}
+    return {name: value for name, value in series.settings if defaults.get(name) != value}
 
 
 def find_funding(provider: Provider) -> Funding:

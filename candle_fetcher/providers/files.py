@@ -1,6 +1,6 @@
 """Files of candles that people have: what their names tell, how they are told apart, how their rows are read.
 
-- Ours: what `export` writes, `[PROVIDER_]BASE_QUOTE[_KIND]_TIMEFRAME_START_END.csv`.
+- Ours: what `export` writes; its name is read by `core/naming.py`.
 - Binance's archive: `BTCUSDT-1h-2024-01.zip`, or the CSV inside. Its name tells neither market nor kind; the archive's
   own folders do (`data/futures/um/daily/klines/…`).
 - Kraken's downloadable OHLCVT: `XBTUSD_60.csv`, pair and minutes. Rows of time (Unix s), open, high, low, close,
@@ -16,7 +16,7 @@ import itertools
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -27,6 +27,7 @@ from candle_fetcher.core.csv import HEADER, whole_lines
 from candle_fetcher.core.decimals import CSV_PIECE_BYTES, Row, iter_csv
 from candle_fetcher.core.errors import InputError, ReplyError, shown
 from candle_fetcher.core.files import File
+from candle_fetcher.core.naming import USUAL_PROVIDER, read_csv_name, text_of
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe
@@ -36,10 +37,6 @@ from candle_fetcher.providers.binance_archive import ARCHIVE, read_csv
 OURS, OF_ARCHIVE, OF_KRAKEN = "a CSV of ours", "a file of Binance's archive", "a download of Kraken"
 KRAKEN = "kraken"
 
-_OURS = re.compile(
-    r"(?P<symbol>.+?)(?:_(?P<kind>mark|index|premium))?_(?P<timeframe>\d+(?:s|m|h|d|w|mo))"
-    r"_\d{8}(?:T\d{4})?_\d{8}(?:T\d{4})?\.csv"
-)
 _ARCHIVE = re.compile(
     r"(?P<symbol>[^\Wa-z]+)-(?P<timeframe>\d+(?:s|m|h|d|w|mo))-(?P<month>\d{4}-\d\d)(?P<day>-\d\d)?\.(?:zip|csv)"
 )
@@ -66,14 +63,15 @@ _MOST_S = 10**11  # seconds have ten digits until the year 2286; what has more c
 
 
 class Told(NamedTuple):
-    """What the name of a file tells; None where it does not. `symbol` is as it stands there; `span` the day or month
-    that it is of."""
+    """What the name of a file says; None where it does not. `symbol` is as it stands there; `span` the day or month
+    that it is of; `settings` those of the series that are not the provider's default."""
 
     provider: str | None = None
     symbol: str | None = None
     timeframe: str | None = None
     kind: str | None = None
     span: Span | None = None
+    settings: tuple[tuple[str, str], ...] | None = None
 
 
 def find_form(head: bytes) -> str:
@@ -94,15 +92,17 @@ def find_form(head: bytes) -> str:
     )
 
 
-def read_name(form: str, path: Sequence[str], providers: Iterable[str]) -> Told:
-    """What the file's name tells, given the parts of its path."""
+def read_name(form: str, path: Sequence[str], providers: Mapping[str, Provider]) -> Told:
+    """What the file's name says, given the parts of its path."""
     name = path[-1]
     if form == OURS:
-        owner = next((one for one in providers if name.startswith(f"{one}_")), "")
-        found = _OURS.fullmatch(name.removeprefix(f"{owner}_") if owner else name)
-        if found is None:
+        owner = next((one for one in providers if name.startswith(f"{one}_")), USUAL_PROVIDER)
+        provider = providers[owner]
+        choices = [(one.name, one.allowed[1:]) for one in provider.settings if one.is_of_series]
+        label = read_csv_name(name.removeprefix(f"{owner}_"), provider.feeds, choices)
+        if label is None:
             return Told()
-        return Told(owner or "binance", found["symbol"], _length(found["timeframe"]), found["kind"] or "candles")
+        return Told(owner, label.symbol, label.timeframe, label.kind, settings=label.settings)
     if form == OF_KRAKEN:
         found = _KRAKEN.fullmatch(name)
         return Told(KRAKEN, found["symbol"], f"{int(found['minutes'])}m") if found else Told(KRAKEN)
@@ -145,14 +145,9 @@ def find_symbol(form: str, told: str, provider: Provider, kind: str) -> str:
         raise InputError(f"its name says {told}, which may be {pair} or {stock}; give the symbol")
     for text in (pair, told, told.removesuffix("_")):
         with contextlib.suppress(InputError):
-            if name_of(provider.unified(provider.provider_symbol(text, kind))) == told:
+            if text_of(provider.unified(provider.provider_symbol(text, kind))) == told:
                 return text
     return pair  # whose quote the provider's facts do not know
-
-
-def name_of(symbol: str) -> str:
-    """The symbol as names of our files have it."""
-    return re.sub(r"[^\w-]", "_", symbol)
 
 
 def check_market(provider: Provider, symbol: str, kind: str, head: bytes, candles: Candles) -> None:

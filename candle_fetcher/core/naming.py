@@ -1,0 +1,90 @@
+"""Names of the CSV files that `export` writes: what they say of the series and the range, and how they are read.
+
+`[PROVIDER_]BASE_QUOTE[_KIND][_SETTING…]_TIMEFRAME_START_END.csv`: the provider unless it is `binance`, the kind unless
+it is `candles`, each setting of the series by its value unless that is the provider's default, `1mo` for 1M since some
+disks ignore case. The origin is never in the name; the manifest beside the file has it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from candle_fetcher.core.spans import Span
+from candle_fetcher.core.timeframe import Timeframe
+
+USUAL_PROVIDER, USUAL_KIND = "binance", "candles"
+
+# Names that Windows keeps for devices, whatever their ending.
+_DEVICES = re.compile(r"(?i)^(con|prn|aux|nul|com\d|lpt\d)$")
+_TIME = r"\d{8}(?:T\d{4}(?:\d{2}(?:\d{3})?)?)?"
+_LENGTH = r"\d+(?:s|m|h|d|w|mo)"
+
+
+class Label(NamedTuple):
+    """What the name of a file says. `symbol` is as it stands there; `settings` are those that are not the default."""
+
+    symbol: str
+    timeframe: str
+    kind: str = USUAL_KIND
+    settings: tuple[tuple[str, str], ...] = ()
+
+
+def csv_name(
+    provider: str, symbol: str, kind: str, timeframe: Timeframe, span: Span, settings: Iterable[str] = ()
+) -> str:
+    """Name the file of those candles. `settings` are the values of the series' settings that are not the default."""
+    base = text_of(symbol)
+    parts = [
+        *([] if provider == USUAL_PROVIDER else [provider]),
+        f"{base}_" if _DEVICES.match(base) else base,
+        *([] if kind == USUAL_KIND else [text_of(kind)]),
+        *map(text_of, settings),
+        f"{timeframe.count}mo" if timeframe.unit == "M" else timeframe.name,
+        stamp(span.start_ms),
+        stamp(span.end_ms),
+    ]
+    return "_".join(parts) + ".csv"
+
+
+def text_of(text: str) -> str:
+    """The text as names of files have it: letters, digits, `-` and `_`."""
+    return re.sub(r"[^\w-]", "_", text)
+
+
+def stamp(ms: int) -> str:
+    """The instant as 20240101, 20240101T0630, 20240101T063015 or 20240101T063015250, the shortest that is exact."""
+    text = re.sub(r"[-:.]", "", str(np.datetime64(ms, "ms")))
+    for zeros, end in (("T000000000", 8), ("00000", 13), ("000", 15)):
+        if text.endswith(zeros):
+            return text[:end]
+    return text
+
+
+def read_csv_name(name: str, kinds: Collection[str], settings: Sequence[tuple[str, Collection[str]]]) -> Label | None:
+    """Read a name that `csv_name` made, without its provider; None where it is no such name.
+
+    `kinds` are those that the provider has, `settings` its settings, in order, each with the values that are not the
+    default.
+    """
+    texts = {text_of(kind): kind for kind in kinds if kind != USUAL_KIND}
+    options = [(f"setting{at}", {text_of(value): value for value in values}) for at, (_, values) in enumerate(settings)]
+    middle = "".join(
+        rf"(?:_(?P<{group}>{'|'.join(map(re.escape, sorted(among, key=len, reverse=True)))}))?"
+        for group, among in [("kind", texts), *options]
+        if among
+    )
+    found = re.fullmatch(rf"(?P<symbol>.+?){middle}_(?P<length>{_LENGTH})_{_TIME}_{_TIME}\.csv", name)
+    if found is None:
+        return None
+    groups = found.groupdict()
+    chosen = [
+        (setting, among[groups[group]])
+        for (setting, _), (group, among) in zip(settings, options, strict=True)
+        if groups.get(group)
+    ]
+    kind = texts[groups["kind"]] if groups.get("kind") else USUAL_KIND
+    return Label(groups["symbol"], groups["length"].replace("mo", "M"), kind, tuple(chosen))
