@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from candle_fetcher.core.errors import InputError, shown
-from candle_fetcher.core.frame import MANIFEST
+from candle_fetcher.core.frame import MANIFEST, manifest_that_fits
 
 
 def combine(frames: Mapping[str, pd.DataFrame] | Iterable[pd.DataFrame], column: str | None = None) -> pd.DataFrame:
@@ -22,7 +22,8 @@ def combine(frames: Mapping[str, pd.DataFrame] | Iterable[pd.DataFrame], column:
 
     Where a series has no candle its values are NaN (NA, NaT): nothing is filled in, and types stay; what is true or
     false, or an integer, becomes pandas' type of it that can be missing. A candle off the grid stays at its own time,
-    in a row of its own. Times are UTC. `attrs["candle_fetcher"]` has the manifest of each by its name.
+    in a row of its own. Times are UTC. `attrs["candle_fetcher"]` has the manifest of each by its name; one that no
+    longer fits its frame, since pandas carries it along to what is made of a frame, is left out with a warning.
 
     >>> frames = fetcher.fetch_many(["BTC/USDT", "ETH/USDT"], "1d", "2024-03-01", "2024-03-03")
     >>> combine(frames, "close").shape
@@ -37,14 +38,15 @@ def combine(frames: Mapping[str, pd.DataFrame] | Iterable[pd.DataFrame], column:
     if not named:
         raise InputError("there is nothing to combine; expected one frame or more")
     parts = {name: _part(name, frame, column) for name, frame in named.items()}
-    _check_timeframes(named)
+    manifests = {name: found for name, frame in named.items() if (found := manifest_that_fits(frame)) is not None}
+    _check_timeframes(manifests)
     times = np.unique(np.concatenate([pd.DatetimeIndex(part.index).asi8 for part in parts.values()]))
     index = pd.DatetimeIndex(times.view("M8[ns]"), name="timestamp").tz_localize("UTC")
     spread = {name: _spread(part, index) for name, part in parts.items()}
     made = pd.concat(spread, axis=1, names=["series", "column"])
     if column is not None:
         made.columns = pd.Index(list(spread), name="series")
-    made.attrs = {MANIFEST: {name: frame.attrs[MANIFEST] for name, frame in named.items() if MANIFEST in frame.attrs}}
+    made.attrs = {MANIFEST: manifests}
     return made
 
 
@@ -52,14 +54,18 @@ def _named(frames: Iterable[pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """The frames by the names that their manifests give them."""
     if isinstance(frames, pd.DataFrame):
         raise InputError("frames is one frame; expected several, such as [one, other] or {name: frame}")
+    if isinstance(frames, str) or not isinstance(frames, Iterable):
+        raise InputError(f"frames is {shown(frames)}; expected several, such as [one, other] or {{name: frame}}")
     several = list(frames)
+    facts_of = []
     for place, frame in enumerate(several, 1):
-        if not isinstance(frame, pd.DataFrame) or not isinstance(_facts(frame).get("symbol"), str):
+        facts = manifest_that_fits(frame) if isinstance(frame, pd.DataFrame) else None
+        if facts is None or not all(isinstance(facts.get(name), str) for name in ("symbol", "provider")):
             raise InputError(f"frame {place} does not say of what it is; expected {{name: frame}} for such frames")
-    is_mixed = len({_facts(frame)["provider"] for frame in several}) > 1
+        facts_of.append(facts)
+    is_mixed = len({facts["provider"] for facts in facts_of}) > 1
     named: dict[str, pd.DataFrame] = {}
-    for frame in several:
-        facts = _facts(frame)
+    for frame, facts in zip(several, facts_of, strict=True):
         name = f"{facts['provider']}:{facts['symbol']}" if is_mixed else str(facts["symbol"])
         if name in named:
             raise InputError(f"two frames are of {name}; expected {{name: frame}}, which tells them apart")
@@ -67,14 +73,9 @@ def _named(frames: Iterable[pd.DataFrame]) -> dict[str, pd.DataFrame]:
     return named
 
 
-def _facts(frame: pd.DataFrame) -> Mapping[str, Any]:
-    facts = frame.attrs.get(MANIFEST)
-    return facts if isinstance(facts, Mapping) else {}
-
-
-def _check_timeframes(named: Mapping[str, pd.DataFrame]) -> None:
+def _check_timeframes(manifests: Mapping[str, Mapping[str, Any]]) -> None:
     """Raises InputError where the manifests tell of several timeframes."""
-    found = {name: _facts(frame).get("timeframe") for name, frame in named.items()}
+    found = {name: manifest.get("timeframe") for name, manifest in manifests.items()}
     told = {name: timeframe for name, timeframe in found.items() if timeframe is not None}
     if len(set(told.values())) > 1:
         firsts = {timeframe: name for name, timeframe in reversed(told.items())}
@@ -90,7 +91,7 @@ def _part(name: object, frame: object, column: str | None) -> pd.DataFrame:
         raise InputError(f"{name} is no frame with times as its index, but a {type(frame).__name__}")
     if not frame.index.is_unique or frame.index.hasnans:
         raise InputError(f"the index of {name} has a time twice, or none; expected each time once")
-    if column is not None and column not in frame.columns:
+    if column is not None and (not isinstance(column, str) or column not in frame.columns):
         raise InputError(f"{name} has no column {shown(column)}; it has {', '.join(map(str, frame.columns))}")
     part = frame if column is None else frame[[column]]
     index = frame.index.tz_localize("UTC") if frame.index.tz is None else frame.index.tz_convert("UTC")

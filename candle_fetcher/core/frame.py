@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from candle_fetcher.core.candles import INTEGERS, MISSING, OHLCV, Candles, find_holes, gap_of, widen
-from candle_fetcher.core.errors import InputError, unknown
+from candle_fetcher.core.errors import CandleFetcherWarning, InputError, shown, unknown
+from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.core.spans import Span
-from candle_fetcher.core.timeframe import parse_timeframe
+from candle_fetcher.core.timeframe import Timeframe, parse_timeframe
 
 MANIFEST = "candle_fetcher"
 ALL_COLUMNS = (
@@ -216,20 +218,86 @@ def _utc_ms(ms: list[int]) -> pd.DatetimeIndex:
 
 
 def index_ms(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
-    """The open times of a frame in Unix ms; InputError where its index has no times."""
+    """The open times of a frame in Unix ms; InputError where its index has no times, or lacks one."""
+    if not isinstance(frame, pd.DataFrame):
+        raise InputError(f"expected a frame of candles, got {shown(frame)}")
     index = frame.index
     if not isinstance(index, pd.DatetimeIndex):
         raise InputError(f"expected a frame with a DatetimeIndex, got {type(index).__name__}")
+    if index.hasnans:
+        raise InputError("the index of the frame has NaT; expected a time in each row")
     if index.tz is not None:
         index = index.tz_convert("UTC").tz_localize(None)
     return index.to_numpy().astype("M8[ms]").astype(np.int64)
 
 
+def manifest_that_fits(frame: pd.DataFrame) -> Mapping[str, Any] | None:
+    """Return the manifest of a frame as long as it describes the frame's index; None without one.
+
+    pandas carries a manifest along to what is made of a frame. It describes a part of the frame still, whose rows
+    follow each other; it does not describe candles of another timeframe, or a selection of rows. Warns where it does
+    not fit, and returns None.
+    """
+    manifest = frame.attrs.get(MANIFEST)
+    if not isinstance(manifest, Mapping):
+        return None
+    why = _misfit(frame, manifest)
+    if why is None:
+        return manifest
+    what = " ".join(str(manifest.get(name)) for name in ("symbol", "timeframe"))
+    warnings.warn(
+        f"the manifest of this frame, {what}, is ignored, since {why}; it is left over from another frame",
+        CandleFetcherWarning,
+        stacklevel=3,
+    )
+    return None
+
+
+def _misfit(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> str | None:
+    """What contradicts the manifest; None where nothing does. Rows that are invented or not closed are left out."""
+    open_ms = index_ms(frame)
+    for name, is_told in (("is_synthetic", False), ("is_closed", True)):
+        if name in frame:
+            open_ms = open_ms[(frame[name] == is_told).to_numpy(dtype=bool, na_value=False)]
+    if not open_ms.size:
+        return None
+    open_ms = np.sort(open_ms)
+    try:
+        if "start" in manifest and "end" in manifest:
+            span = Span(instant_ms(manifest["start"], "start"), instant_ms(manifest["end"], "end"))
+            if open_ms[0] < span.start_ms or open_ms[-1] >= span.end_ms:
+                return f"rows lie outside its range, {manifest['start']} to {manifest['end']}"
+            if "timeframe" in manifest and "rows" in manifest:
+                return _misstep(open_ms, manifest, parse_timeframe(manifest["timeframe"]), span)
+    except (InputError, TypeError, ValueError):
+        return "it cannot be read"
+    return None
+
+
+def _misstep(
+    open_ms: npt.NDArray[np.int64], manifest: Mapping[str, Any], timeframe: Timeframe, span: Span
+) -> str | None:
+    """What the distances of the open times, in order, contradict in the manifest; None where they fit."""
+    rows = int(manifest["rows"])
+    if len(open_ms) > rows or (np.diff(open_ms) <= 0).any():
+        return f"the frame has other rows than its {rows:,}"
+    if len(open_ms) == rows:
+        return None
+    # Rows that follow each other lack no more slots than the whole does, and mostly take one after the other.
+    slots = timeframe.ordinals(open_ms)
+    lacking = timeframe.first_slot(span.end_ms) - timeframe.first_slot(span.start_ms) - rows
+    lacking = max(lacking, int(manifest.get("expected", rows)) - rows)
+    steps = np.diff(slots)
+    if int(steps.sum()) - len(steps) > lacking or (steps.size > 1 and np.median(steps) > 1):
+        return f"the rows are not {timeframe} apart"
+    return None
+
+
 def find_gaps(frame: pd.DataFrame, timeframe: str) -> pd.DataFrame:
     """The runs of missing candles between the first and the last row of the frame; columns first, last, count.
 
-    Works on any frame with a DatetimeIndex of open times; naive times count as UTC. It knows only the frame, so it
-    names no cause: `CandleFetcher.gaps` does.
+    Works on any frame with a DatetimeIndex of open times; naive times count as UTC. It knows only the index, whatever a
+    manifest says, so it names no cause: `CandleFetcher.gaps` does. Raises InputError where the index has no times.
     """
     grid = parse_timeframe(timeframe)
     open_ms = np.sort(index_ms(frame))

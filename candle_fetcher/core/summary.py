@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import pandas as pd
 
 from candle_fetcher.core.candles import iso
 from candle_fetcher.core.errors import InputError
-from candle_fetcher.core.frame import MANIFEST, find_gaps, index_ms
+from candle_fetcher.core.frame import find_gaps, index_ms, manifest_that_fits
 
 _COLUMNS = ("high", "low", "close", "volume")
 
@@ -30,7 +30,9 @@ def summary(frame: pd.DataFrame, symbol: str | None = None, timeframe: str | Non
     lacking = [name for name in _COLUMNS if name not in frame]
     if lacking:
         raise InputError(f"expected a frame of candles; it lacks the columns {', '.join(lacking)}")
-    manifest = frame.attrs.get(MANIFEST) or {}
+    manifest: Mapping[str, Any] = {}
+    if symbol is None or timeframe is None:
+        manifest = manifest_that_fits(frame) or {}
     frame = frame.dropna(how="all", subset=[*_COLUMNS])
     symbol = symbol or manifest.get("symbol")
     timeframe = timeframe or manifest.get("timeframe")
