@@ -174,7 +174,7 @@ def make_fetcher(setup: Setup) -> CandleFetcher:
     clock = read_clock(setup.clock)
     fetcher = CandleFetcher(clock=lambda: clock() + setup.skew_s, progress=False, max_retries=2, **setup.settings)
     for name in {market.provider for market in MARKETS}:
-        fetcher._source(provider_of(name))._asker._wait = lambda stop, seconds: stop.is_set()
+        skip_waits(fetcher._source(provider_of(name))._asker)
     return fetcher
 
 

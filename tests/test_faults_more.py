@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import pytest
-from world import World, same
+from world import World, same, skip_waits
 
 from candle_fetcher import AccessDenied, IncompleteData, ReplyError
 from candle_fetcher.core.naming import csv_name
@@ -64,7 +64,7 @@ def test_a_page_that_comes_again_and_again_ends_and_is_never_taken_for_the_next(
         )
         span = ("BTC/USDT", "1m", "2024-06-01T08:00", "2024-06-01T16:00")
         fetcher = world.fetcher(max_retries=1)
-        fetcher._source(find_provider("binance"))._asker._wait = lambda stop, seconds: stop.is_set()
+        skip_waits(fetcher._source(find_provider("binance"))._asker)
         with pytest.raises(IncompleteData) as raised:
             fetcher.fetch(*span, source="rest")
         assert isinstance(raised.value.__cause__, ReplyError)

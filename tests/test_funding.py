@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from world import World, ms
+from world import World, ms, skip_waits
 
 from candle_fetcher import (
     AccessDenied,
@@ -66,7 +66,7 @@ def quick(world: World, **settings: Any) -> Any:
     """A fetcher of USDⓈ-M whose pauses between tries take no time."""
     fetcher = world.fetcher(**{"provider": "binance-um", **settings})
     for source in (fetcher._source(UM), fetcher._source(CM), fetcher._archive(UM)):
-        source._asker._wait = lambda stop, seconds: stop.is_set()
+        skip_waits(source._asker)
     return fetcher
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from world import World, ms, same
+from world import World, ms, same, skip_waits
 
 from candle_fetcher import (
     AccessDenied,
@@ -46,7 +46,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 def quick(world: World, **settings: Any) -> Any:
     """A fetcher that asks REST alone, whose pauses between tries take no time."""
     fetcher = world.fetcher(**{"source": "rest", **settings})
-    fetcher._source(find_provider("binance"))._asker._wait = lambda stop, seconds: stop.is_set()
+    skip_waits(fetcher._source(find_provider("binance"))._asker)
     return fetcher
 
 
@@ -162,7 +162,8 @@ def refusing(code: int) -> Any:
 @pytest.mark.parametrize(
     ("code", "error", "requests"),
     [(-1121, UnknownSymbol, 1), (-2015, AccessDenied, 1), (-2014, AccessDenied, 1), (-1127, ProviderRefused, 1),
-     (0, ProviderRefused, 1), (-1003, RateLimited, 3), (-1000, TransportError, 3)],
+     (0, ProviderRefused, 1), (-1003, RateLimited, 3), (-429, RateLimited, 3), (429, RateLimited, 3),
+     (-1000, TransportError, 3), (-503, TransportError, 3)],
 )  # fmt: skip
 def test_an_error_object_with_status_200_is_the_error_that_it_tells(
     world: World, code: int, error: type[Exception], requests: int

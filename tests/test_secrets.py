@@ -26,7 +26,7 @@ from urllib.parse import quote, quote_plus
 import pandas as pd
 import pytest
 from test_network_faults import PASSING
-from world import World
+from world import World, skip_waits
 
 from candle_fetcher import CandleFetcher, CandleFetcherError, InputError
 from candle_fetcher.cli import main
@@ -120,7 +120,7 @@ def attempt(world: World, left: Left, *, keys: Keys = KEYS, **settings: Any) -> 
     if isinstance(settings["provider"], Provider):
         asker = fetcher._source(settings["provider"])._asker
         asker._service = asker._service._replace(keys=Fixed(keys))
-        asker._wait = lambda stop, seconds: stop.is_set()
+        skip_waits(asker)
         left.say(asker._service)
     failed: BaseException | None = None
     for call in (
@@ -624,8 +624,13 @@ TALKING: dict[str, Action] = {
 @pytest.mark.fault("G03")
 @pytest.mark.parametrize("name", TALKING)
 def test_what_a_provider_says_is_shown_on_a_line_and_commands_nothing(
-    world: World, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], name: str
+    world: World,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
 ) -> None:
+    monkeypatch.setenv("CANDLE_FETCHER_MAX_RETRIES", "0")
     caplog.set_level(logging.DEBUG, logger="candle_fetcher")
     world.exchange.fail(TALKING[name], times=None, match="klines")
     fetcher = world.fetcher(max_retries=0, timeout_s=2, source="rest")

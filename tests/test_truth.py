@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from world import World, ms
+from world import World, ms, skip_waits
 
 from candle_fetcher import CandleFetcher, IncompleteData
 from candle_fetcher.core.frame import index_ms
@@ -40,7 +40,7 @@ def patient(world: World, provider: str, chance: random.Random) -> CandleFetcher
         [{}, {"cache_ttl": 60}, {"memory_cache_size": 100_000}, {"network_threads": 1}]
     )
     fetcher = world.fetcher(provider=provider, max_retries=2, **settings)
-    fetcher._source(find_provider(provider))._asker._wait = lambda stop, seconds: stop.is_set()
+    skip_waits(fetcher._source(find_provider(provider))._asker)
     return fetcher
 
 

@@ -43,6 +43,12 @@ class _Prescribes:
         super().__init__(*arguments)
         self.fix = self.fix or str(arguments[0] if arguments else "").partition("; ")[2] or self._otherwise
 
+    @property
+    def reason(self) -> str:
+        """The message without what to do: for another error that shows this one."""
+        said, fix = super().__str__(), self.fix
+        return said.removesuffix(fix).rstrip("; .") if fix and said.endswith(fix) else said
+
     def __str__(self) -> str:
         said = super().__str__()
         if self.fix in said:

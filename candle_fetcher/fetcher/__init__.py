@@ -734,7 +734,7 @@ class CandleFetcher:
         )
         self._refuse_missing(request, told, frame, asked_rest=way in ("auto", "rest"))
         if way != "archive" and told.from_files and rates.funding.has_marks:
-            why = f"REST could not be had ({told.refusal})" if told.refusal else "only the cache may be asked"
+            why = f"REST could not be had ({told.refusal.reason})" if told.refusal else "only the cache may be asked"
             warnings.warn(
                 f"funding rates of {request.symbol} between {iso(told.from_files[0].start_ms)} and "
                 f"{iso(told.from_files[-1].end_ms)} are out of the archive's files, which have no mark prices; {why}",
@@ -752,12 +752,12 @@ class CandleFetcher:
             raise error
         why = "they are not stored, and only the cache may be asked"
         if error is not None:
-            why = f"{type(error).__name__}: {error}"
+            why = f"{type(error).__name__}: {error.reason}"
         elif told.missing[0].cause == "not_published":
             why = "the archive has no file of them; source='auto' asks REST for them"
         raise IncompleteData(
             f"funding rates of {request.symbol} between {told.missing[0].first} and {told.missing[-1].last} could not "
-            f"be had; {why}. What arrived is stored: the same call asks for the rest only",
+            f"be had; {why}. What arrived is stored",
             frame=frame,
             missing=told.missing,
             refusals=() if error is None else (error,),
@@ -965,7 +965,8 @@ class CandleFetcher:
             if isinstance(error, AccessDenied) and error is not errand.denial:
                 raise
             raise IncompleteData(
-                f"the candle of {request.label} that is forming could not be had; {type(error).__name__}: {error}",
+                f"the candle of {request.label} that is forming could not be had; "
+                f"{type(error).__name__}: {error.reason}",
                 frame=self._framed(request, got, options.columns, errand),
                 refusals=(error,),
                 fix=".frame holds the settled ones, and include_open=False asks for no other",
@@ -1016,9 +1017,9 @@ class CandleFetcher:
                 "cache.import_file takes files"
             )
         elif last is not None:
-            why = f"{type(last).__name__}: {last}"
+            why = f"{type(last).__name__}: {last.reason}"
             if self._settings.use_cache and got.candles.count:
-                why += ". What arrived is stored: the same call asks for the rest only"
+                why += ". What arrived is stored"
         elif got.failed[0].cause == "not_published":
             why = "the archive has no file of them; source='auto' asks REST for them"
         else:
@@ -1220,6 +1221,13 @@ class CandleFetcher:
             self._show(event)
 
     def _warn_of_skew(self, source: Source) -> None:
+        for limit in source.refused_limits():
+            warnings.warn(
+                f"{source.provider.name} tells a limit of {limit.cost} ({limit.kind}) in {limit.interval_s} s, below "
+                "what one chunk takes: it is not obeyed; the documented limits stay in force",
+                CandleFetcherWarning,
+                stacklevel=4,
+            )
         skew_s = source.skew_s
         if abs(skew_s) > _SKEW_S and source.warn_once():
             warnings.warn(

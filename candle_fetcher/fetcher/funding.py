@@ -202,7 +202,7 @@ class FundingGatherer:
             turn.pop(errand, None)
             files.remember()
         for path, why in files.rejected.items():
-            warnings.warn(f"{path} of the archive is not used: {why}", ArchiveMismatch, stacklevel=2)
+            warnings.warn(f"{path} of the archive is not used: {why.reason}", ArchiveMismatch, stacklevel=2)
 
 
 def _await_turn(turn: dict[Errand, None], errand: Errand) -> None:

@@ -946,7 +946,7 @@ class Gatherer:
         self._tell_of_archive(trip)
         for file, error in trip.unread:
             if file.path in trip.rejected:
-                warnings.warn(f"{file.path} of the archive is not used: {error}", ArchiveMismatch, stacklevel=2)
+                warnings.warn(f"{file.path} of the archive is not used: {error.reason}", ArchiveMismatch, stacklevel=2)
         if trip.want.ttl_ms is not None and trip.span.end_ms >= settled_end_ms(trip.timeframe, trip.now_ms):
             told.until_ms = trip.now_ms + trip.want.ttl_ms
         needed = told.facts.bounds(trip.span, trip.now_ms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from candle_fetcher.cache import ABSENT, LOOK, CandleCache
@@ -25,8 +26,10 @@ from candle_fetcher.core.timeframe import Timeframe
 from candle_fetcher.fetcher.collect import How
 from candle_fetcher.fetcher.gather import find_files
 from candle_fetcher.fetcher.request import Request, read_span
+from candle_fetcher.net.ledger import usable
+from candle_fetcher.net.pacing import LONGEST_WAIT_S
 from candle_fetcher.providers import Feed
-from candle_fetcher.sources import requests_for
+from candle_fetcher.sources import Source, requests_for
 
 # A candle of Binance as text, and how fast things go on an ordinary line; for estimates only.
 _ROW_BYTES = 175
@@ -57,13 +60,9 @@ def make_plan(request: Request, cache: CandleCache, threads: int, how: How) -> F
         notes.append(f"the listing is not known yet: {ends}a start before it costs 1 empty reply and 1 request more")
     if requests and source.provider.feed(series.kind).quiet_rows and asks_rest:
         notes.append("1 request for every hole, which is asked again, alone, before it is believed")
-    weight = sum(step.weight for step in steps)
-    # What fits into the present interval of a limit waits for none.
-    waits = [
-        max(0.0, (weight if limit.kind == "weight" else requests) / limit.cost - 1) * limit.interval_s
-        for limit in source.provider.default_limits
-    ]
-    seconds = max(requests / threads * _REPLY_S, *waits, 0.0)
+    wait_s, warnings = _wait_for_budget(source, steps) if asks_rest else (0.0, [])
+    notes += warnings
+    seconds = max(requests / threads * _REPLY_S, wait_s)
     seconds += sum(step.chunks for step in steps) * _CHUNK_S
     return FetchPlan(
         provider=series.provider,
@@ -75,6 +74,37 @@ def make_plan(request: Request, cache: CandleCache, threads: int, how: How) -> F
         seconds=round(seconds, 2),
         notes=tuple(notes),
     )
+
+
+def _wait_for_budget(source: Source, steps: Sequence[Step]) -> tuple[float, list[str]]:
+    """How many seconds the steps wait for the provider's limits, and a note for each limit that ends the call before
+    its end: one that leaves less than they take, in an interval longer than is waited for."""
+    asked = [step for step in steps if step.source == "rest"]
+    counts = {"weight": sum(step.weight for step in asked), "requests": sum(step.requests for step in asked)}
+    waits_s, notes = [0.0], []
+    for limit, left in source.limits_left():
+        count = counts.get(limit.kind, counts["requests"])
+        if limit.interval_s <= LONGEST_WAIT_S:
+            # Half an interval is over, on the average; what fits into it waits for none.
+            waits_s.append((math.ceil(count / usable(limit)) - 1.5) * limit.interval_s)
+        elif count > left:
+            unit = "requests" if count == counts["requests"] else "units of weight"
+            waits_s.append(math.ceil((count - left) / usable(limit)) * limit.interval_s)
+            budget = f"{limit.cost:,} {unit} in {_length(limit.interval_s)}"
+            notes.append(
+                f"{source.provider.name} allows {budget}, {left:,} are left, and this takes {count:,}: "
+                f"{_length(int(waits_s[-1]))} and more. The call ends with RateLimited once they are used up; what "
+                "arrived is stored, and the same call goes on later"
+            )
+    return max(waits_s), notes
+
+
+def _length(seconds: int) -> str:
+    """As 1 day, 2 hours or 90 s."""
+    for unit_s, name in ((86_400, "day"), (3_600, "hour")):
+        if seconds % unit_s == 0:
+            return f"{seconds // unit_s} {name}{'s' if seconds > unit_s else ''}"
+    return f"{seconds:,} s"
 
 
 def _span(request: Request, now_ms: int, how: How, listed_ms: int | None) -> Span:

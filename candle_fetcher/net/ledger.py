@@ -137,11 +137,16 @@ def clocked(state: State, limits: Sequence[Limit], ahead_ms: int, machine_ms: in
     return state._replace(windows=windows, ahead_ms=ahead_ms, boot_ms=boot_ms)
 
 
+def usable(limit: Limit) -> int:
+    """What may be spent of the limit in one interval, by several requests."""
+    return limit.cost - limit.cost // _MARGIN
+
+
 def fits(window: Window, limit: Limit, price: int) -> bool:
     """Whether the request stays below the limit less the margin; one alone may use the margin."""
     if window.spent == 0:
         return price <= limit.cost
-    return window.spent + price <= limit.cost - limit.cost // _MARGIN
+    return window.spent + price <= usable(limit)
 
 
 def settle(window: Window, sent_in: int, price: int, header: int | None, is_late: bool) -> Window:

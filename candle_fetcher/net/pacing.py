@@ -19,6 +19,7 @@ from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import reduce
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from candle_fetcher.core.call import Limit
@@ -41,6 +42,7 @@ from candle_fetcher.net.ledger import (
     roll,
     settle,
     unpack_state,
+    usable,
 )
 
 # A longer wait is not waited for: the caller is told.
@@ -49,8 +51,16 @@ _FOREVER_S = 1e9
 # How far two clocks may seem to differ that are one, and within what time three are read at once.
 _SAME_MS = 20
 _AT_ONCE_MS = 5
-# For how long limits that somebody was told serve everybody.
+# For how long limits that one process was told serve all.
 _LIMITS_MS = 3_600_000
+# No pause and no ban is believed to be longer: 3 days is the longest ban that Binance documents.
+_LONGEST_HOLD_S = 86_400.0
+_LONGEST_BAN_MS = 3 * 86_400_000
+# From this refusal in a row on, a pause of unknown length lasts two intervals; the longest interval of such a pause.
+_STUBBORN = 3
+_LONGEST_INTERVAL_S = 300
+# How long such a pause lasts where there is no limit.
+_PAUSE_S = 1.0
 
 Wait = Callable[[threading.Event, float], bool]
 
@@ -111,9 +121,10 @@ class _Pause(NamedTuple):
 class Limiter:
     """The budget of one provider at one address, shared by all threads, and by all who have the same `shared`.
 
-    `limits` count until the provider has told its own. `now_ms` is the provider's clock as far as it is known here. It
-    may step: nothing then waits longer than an interval or a hold. `steady_ms` is a clock for holds that never steps,
-    the provider's if not given; it begins anew when the machine does, and a hold then lasts for its length at most.
+    `limits` count until the provider has told its own, of which none is obeyed that is below `least` (by kind): it
+    would let nothing through. `now_ms` is the provider's clock as far as it is known here. It may step: nothing then
+    waits longer than an interval or a hold. `steady_ms` is a clock for holds that never steps, the provider's if not
+    given; it begins anew when the machine does, and a hold then lasts for its length at most.
     `machine_ms` is the machine's own clock, the provider's if not given. Where processes share, these two are the same
     in all of them, as time.monotonic and time.time are on one machine. `wait(stop, seconds)` waits, and returns whether
     `stop` was set.
@@ -128,6 +139,7 @@ class Limiter:
         *,
         provider: str,
         limits: Sequence[Limit] = (),
+        least: Mapping[str, int] = MappingProxyType({}),
         now_ms: Callable[[], int],
         steady_ms: Callable[[], int] | None = None,
         machine_ms: Callable[[], int] | None = None,
@@ -136,7 +148,8 @@ class Limiter:
         wait: Wait = threading.Event.wait,
     ) -> None:
         self._provider = provider
-        self._limits = tuple(limits)
+        self._documented = self._limits = tuple(limits)
+        self._least = least
         self._now_ms = now_ms
         self._steady_ms = steady_ms or now_ms
         self._machine_ms = machine_ms or now_ms
@@ -149,12 +162,23 @@ class Limiter:
         self._lock = threading.Lock()  # over the state and the claims of a Limiter that shares with nobody
         self._state = State()
         self._asking = threading.Lock()
+        self._asking_thread: int | None = None  # which finds out the limits
+        self._refusals = 0  # in a row, each after the pause before it was over
 
-    def set_limits(self, limits: Sequence[Limit]) -> None:
-        """Replaces the limits, for all; what was spent of one with the same kind and interval stays spent."""
-        with self._locked():
-            self._limits = tuple(limits)
-            self._save(self._load()._replace(limits=self._limits, limits_ms=self._now_ms()))
+    def set_limits(self, limits: Sequence[Limit]) -> list[Limit]:
+        """Replaces the limits, for all; what was spent of one with the same kind and interval stays spent.
+
+        Returns those that are too low to be obeyed. The documented ones of their kind stay in force.
+        """
+        refused = [limit for limit in limits if not self._is_obeyed(limit)]
+        kinds = {limit.kind for limit in refused}
+        kept = [limit for limit in limits if limit not in refused]
+        kept += [limit for limit in self._documented if limit.kind in kinds - {limit.kind for limit in kept}]
+        if kept:
+            with self._locked():
+                self._limits = tuple(kept)
+                self._save(self._load()._replace(limits=self._limits, limits_ms=self._now_ms()))
+        return refused
 
     def knows_limits(self) -> bool:
         """Whether the provider told its limits in the last hour, to this Limiter or another one that shares."""
@@ -165,7 +189,9 @@ class Limiter:
     def asking_limits(self, stop: threading.Event, *, patience_s: float = 10.0) -> Iterator[bool]:
         """One at a time, of threads and of processes, finds out the limits: True for the one whose turn it is.
 
-        False for those whose patience ended before that. Raises CancelledError once `stop` is set.
+        False for those whose patience ended before that. What that thread sends meanwhile keeps to the documented
+        limits alone: no limit that was told keeps it from being asked for again. Raises CancelledError once `stop` is
+        set.
         """
         pause_s, waited_s, taken = 0.02, 0.0, self._take_asking()
         while not taken and waited_s < patience_s:
@@ -174,9 +200,12 @@ class Limiter:
             waited_s += pause_s
             taken = self._take_asking()
         try:
+            if taken:
+                self._asking_thread = threading.get_ident()
             yield taken
         finally:
             if taken:
+                self._asking_thread = None
                 self._free_asking()
 
     def acquire(self, cost: int, *, stop: threading.Event) -> Ticket:
@@ -210,8 +239,7 @@ class Limiter:
             state, now_ms, steady_ms = self._load_now()
             windows = dict(state.windows)
             limits = self._in_force(state)
-            for limit in limits:
-                key = key_of(limit)
+            for key, limit in _by_key(limits, self._documented).items():
                 if key not in ticket.slots:
                     continue
                 window = roll(windows.get(key), limit, now_ms, steady_ms)
@@ -221,20 +249,51 @@ class Limiter:
             self._save(state._replace(windows=windows))
 
     def hold(self, seconds: float) -> None:
-        """Nobody sends for so long (429). Holds that overlap do not add up: the latest end counts."""
-        held_ms = int(min(max(seconds, 0.0), _FOREVER_S) * 1000) + GUARD_MS
+        """Lets nothing out for so long, a day at most. Holds that overlap do not add up: the latest end counts."""
         with self._locked():
             state, _, steady_ms = self._load_now()
-            if steady_ms + held_ms > state.held_until_ms:
-                state = state._replace(held_until_ms=steady_ms + held_ms, held_ms=held_ms)
+            self._save(_held(state, seconds, steady_ms))
+
+    def pause(self, asked_s: float | None) -> None:
+        """Lets nothing out for as long as a 429 asks for.
+
+        Where it does not say (None or 0), until the present interval of the limits is over, and from the third such
+        reply in a row for two intervals. What was sent before a pause began and is refused in it adds nothing.
+        """
+        with self._locked():
+            state, now_ms, steady_ms = self._load_now()
+            if asked_s:
+                self._save(_held(state, asked_s, steady_ms))
+                return
+            if steady_ms >= state.held_until_ms:
+                self._refusals += 1
+                state = _held(state, self._unknown_pause_s(state, now_ms), steady_ms)
             self._save(state)
+
+    def answered(self) -> None:
+        """Notes that a request was answered: refusals before it are not in a row with those to come."""
+        self._refusals = 0
+
+    def _unknown_pause_s(self, state: State, now_ms: int) -> float:
+        """How long a pause of unknown length lasts: it goes by the limit by weight, else by the longest interval."""
+        limits = [limit for limit in self._in_force(state) if limit.interval_s <= _LONGEST_INTERVAL_S]
+        limit = next((limit for limit in limits if limit.kind == "weight"), None) or max(
+            limits, key=lambda limit: limit.interval_s, default=None
+        )
+        if limit is None:
+            return _PAUSE_S
+        if self._refusals >= _STUBBORN:
+            return 2.0 * limit.interval_s
+        interval_ms = limit.interval_s * 1000
+        return (interval_ms - now_ms % interval_ms) / 1000
 
     def ban(self, until_ms: int, message: str, *, seconds: float = 0.0) -> None:
         """Nobody sends before that time of the provider's clock (418), nor for so long, should our idea of that clock
-        be wrong; `message` becomes that of the error."""
+        be wrong; after three days at most one is sent to see. `message` becomes that of the error."""
         with self._locked():
             state, now_ms, _ = self._load_now()
             until_ms = max(until_ms, now_ms + int(1000 * min(seconds, _FOREVER_S)))
+            until_ms = min(until_ms, now_ms + _LONGEST_BAN_MS)
             if until_ms > state.banned_until_ms:
                 ban_ms = max(0, until_ms - now_ms)
                 state = state._replace(banned_until_ms=until_ms, ban_ms=ban_ms, ban_message=message)
@@ -243,6 +302,16 @@ class Limiter:
     def now_ms(self) -> int:
         """The provider's clock as all who share counted by it when last a request was sent or answered here."""
         return self._machine_ms() + self._counted_ms
+
+    def left(self) -> list[tuple[Limit, int]]:
+        """The limits in force, each with what it lets through before its present interval ends."""
+        with self._locked():
+            state, now_ms, steady_ms = self._load_now()
+        found = []
+        for limit in self._in_force(state):
+            spent = roll(state.windows.get(key_of(limit)), limit, now_ms, steady_ms).spent
+            found.append((limit, max(0, usable(limit) - spent)))
+        return found
 
     def load(self) -> State:
         """What is remembered now."""
@@ -305,28 +374,33 @@ class Limiter:
     # -- deciding -----------------------------------------------------------------------------------------------------
 
     def _in_force(self, state: State) -> tuple[Limit, ...]:
-        """The limits: as the provider told them, else those that are documented."""
-        return state.limits or self._limits
+        """The limits: as the provider told them, as far as they let anything through, else those that are
+        documented."""
+        return tuple(filter(self._is_obeyed, state.limits)) or self._limits
+
+    def _is_obeyed(self, limit: Limit) -> bool:
+        return limit.cost >= self._least.get(limit.kind, 1)
 
     def _decide(self, state: State, cost: int, now_ms: int, steady_ms: int) -> tuple[State, Ticket | _Pause]:
-        if now_ms < state.banned_until_ms:
-            raise _banned(state, now_ms)
+        if state.ban_ms > 0 and now_ms < state.banned_until_ms:
+            raise _banned(self._provider, state, now_ms)
         if steady_ms < state.held_until_ms:
             return state, self._pause("hold", state.held_until_ms - steady_ms)
         windows = dict(state.windows)
         limits = self._in_force(state)
-        wait_ms = 0
-        for limit in limits:
-            key = key_of(limit)
-            window = roll(windows.get(key), limit, now_ms, steady_ms)
-            windows[key] = window
-            if not fits(window, limit, price_of(limit, cost)):
-                wait_ms = max(wait_ms, self._until_next(limit, cost, now_ms))
-        if wait_ms:
-            return state._replace(windows=windows), self._pause("budget", wait_ms)
+        bounds = self._documented if self._asking_thread == threading.get_ident() else limits
+        counted = _by_key(limits, bounds)
+        for key, limit in counted.items():
+            windows[key] = roll(windows.get(key), limit, now_ms, steady_ms)
+        waits_ms = [
+            self._until_next(limit, cost, now_ms)
+            for limit in bounds
+            if not fits(windows[key_of(limit)], limit, price_of(limit, cost))
+        ]
+        if waits_ms:
+            return state._replace(windows=windows), self._pause("budget", max(waits_ms))
         slots: dict[str, int] = {}
-        for limit in limits:
-            key = key_of(limit)
+        for key, limit in counted.items():
             slots[key] = windows[key].slot
             windows[key] = windows[key]._replace(reserved=windows[key].reserved + price_of(limit, cost))
         return state._replace(windows=windows), Ticket(cost, slots)
@@ -349,11 +423,24 @@ class Limiter:
         return interval_ms - (now_ms - guard_ms(limit)) % interval_ms
 
 
-def _banned(state: State, now_ms: int) -> Banned:
+def _by_key(*limits: Sequence[Limit]) -> dict[str, Limit]:
+    """The limits that are counted apart from each other, by kind and interval."""
+    return {key_of(limit): limit for several in reversed(limits) for limit in several}
+
+
+def _held(state: State, seconds: float, steady_ms: int) -> State:
+    held_ms = int(min(max(seconds, 0.0), _LONGEST_HOLD_S) * 1000) + GUARD_MS
+    if steady_ms + held_ms <= state.held_until_ms:
+        return state
+    return state._replace(held_until_ms=steady_ms + held_ms, held_ms=held_ms)
+
+
+def _banned(provider: str, state: State, now_ms: int) -> Banned:
     until_ms = max(0, min(state.banned_until_ms, 253402300799000))  # years 1970 to 9999
     until = dt.datetime.fromtimestamp(until_ms / 1000, tz=dt.timezone.utc)
     seconds = math.ceil((state.banned_until_ms - now_ms) / 1000)
-    return Banned(state.ban_message, until=until, retry_after_s=float(seconds))
+    message = state.ban_message or f"{provider} has banned this address until {until:%Y-%m-%d %H:%M:%S} UTC"
+    return Banned(message, until=until, retry_after_s=float(seconds))
 
 
 class HostGate:

@@ -38,7 +38,7 @@ from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import MINUTE_MS
 from candle_fetcher.core.zones import NEW_YORK
-from candle_fetcher.providers.base import Feed, Key, Provider, Setting, by_status
+from candle_fetcher.providers.base import Feed, Key, Provider, Setting, by_status, of_seconds, status_of
 
 TITLE = "Alpaca"
 KEY_PAGE = "https://app.alpaca.markets"
@@ -180,7 +180,7 @@ def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
     """The error that a reply with a status other than 200, or an error object, stands for. A code begins with the
     status that it goes with: 40110000."""
     code, said = _said(reply.body)
-    status = code // 100_000 if reply.status == 200 and code is not None else reply.status
+    status = status_of(reply.status, code // 100_000 if code is not None and code >= 100_000 else code)
     reply = reply._replace(status=status)
     words = f"status {status}" + (f": {said[:160]!r}" if said else "")
     if status in (401, 403) and "subscription" in said.lower():
@@ -200,7 +200,7 @@ def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
         )
     if status == 429:
         asked_s = _pause_s(reply, now_ms)
-        return RateLimited(f"{TITLE} asks for a pause of {asked_s or '?'} s ({words[:200]})", retry_after_s=asked_s)
+        return RateLimited(f"{TITLE} asks for a pause{of_seconds(asked_s)} ({words[:200]})", retry_after_s=asked_s)
     if status in (400, 404, 422):
         if _NO_SYMBOL.match(said):
             return UnknownSymbol(symbol, TITLE)

@@ -197,6 +197,18 @@ def any_symbol(text: str, kind: str) -> str:
     return symbol
 
 
+def status_of(status: int, code: object) -> int:
+    """The status that an error stands for: its code where that is a status, of either sign, and the reply says 200."""
+    if status == 200 and type(code) is int and 400 <= abs(code) < 600:
+        return abs(code)
+    return status
+
+
+def of_seconds(asked_s: float | None) -> str:
+    """` of 30 s` for a pause of which the length is known."""
+    return f" of {asked_s:g} s" if asked_s else ""
+
+
 def by_status(name: str, reply: Reply, symbol: str, now_ms: int, said: str = "") -> Exception:
     """The error that a status other than 200 stands for where the provider means by it what HTTP does; `said` are its
     words."""
@@ -205,7 +217,7 @@ def by_status(name: str, reply: Reply, symbol: str, now_ms: int, said: str = "")
     words = f"status {status}" + (f": {said[:160]!r}" if said else "")
     asked_s = parse_retry_after(reply.headers.get("retry-after"), now_ms / 1000)
     if status == 429:
-        return RateLimited(f"{name} asks for a pause of {asked_s or '?'} s ({words})", retry_after_s=asked_s)
+        return RateLimited(f"{name} asks for a pause{of_seconds(asked_s)} ({words})", retry_after_s=asked_s)
     if status in (401, 403, 407):
         return AccessDenied(f"{name} refused access ({words})", fix=f"Check api_keys of {name}", status=status)
     if status == 451:

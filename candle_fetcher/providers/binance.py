@@ -33,7 +33,18 @@ from candle_fetcher.core.errors import (
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS
-from candle_fetcher.providers.base import Answer, Archive, Feed, Funding, Listed, Listing, Provider, Question
+from candle_fetcher.providers.base import (
+    Answer,
+    Archive,
+    Feed,
+    Funding,
+    Listed,
+    Listing,
+    Provider,
+    Question,
+    of_seconds,
+    status_of,
+)
 from candle_fetcher.providers.binance_archive import ARCHIVE
 from candle_fetcher.providers.binance_funding import CM_FUNDING, UM_FUNDING
 from candle_fetcher.providers.binance_klines import COIN_COLUMNS, KLINE, KLINE_COLUMNS, coin_candles, kline_candles
@@ -44,6 +55,8 @@ SPOT_TIMEFRAMES = ("1s", *TIMEFRAMES)
 _PLAUSIBLE_MS = (1_483_228_800_000, 4_102_444_800_000)  # a clock of the years 2017 to 2099
 # Codes of errors.md that say "again later" whatever the status; 5xx and 408 say so by themselves.
 _TRANSIENT = frozenset({-1000, -1001, -1006, -1007, -1008})
+# TOO_MANY_REQUESTS, TOO_MANY_CONNECTIONS.
+_PAUSE_CODES = frozenset({-1003, -1034})
 # UNAUTHORIZED, BAD_API_ID, BAD_API_KEY_FMT, REJECTED_MBX_KEY; with 401 or without.
 _KEY_CODES = frozenset({-1002, -2008, -2014, -2015})
 # 1500 rows are some 0.3 MB. Spot's exchangeInfo of 3,400 symbols has a million values in 16 MB. Beyond these bounds a
@@ -54,6 +67,7 @@ _MOST_CONTAINERS = 500_000
 _MOST_ERROR_BYTES = 2**16
 _MOST_LIMIT = 10**9
 _MOST_NAME = 60
+_LONGEST_BAN_S = 3 * 86_400
 _LIMIT_KINDS = {"REQUEST_WEIGHT": "weight", "RAW_REQUESTS": "requests"}
 _SECONDS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86400}
 # Longest first, for ids that are not in a listing at hand; a listing knows better.
@@ -102,7 +116,16 @@ def parse_clock(body: bytes) -> int:
 
 
 def parse_listing(body: bytes) -> Listing:
-    """Request limits and symbols from exchangeInfo. COIN-M calls the status contractStatus."""
+    """Request limits and symbols from exchangeInfo. COIN-M calls the status contractStatus. A limit that lets nothing
+    through is a ReplyError."""
+    listing = parse_info(body)
+    if any(not limit.cost for limit in listing.limits):
+        raise ReplyError(f"exchangeInfo has a limit that lets nothing through: {body[:80]!r}")
+    return listing
+
+
+def parse_info(body: bytes) -> Listing:
+    """As `parse_listing`; but a limit that is not a whole number above 0, or not one for a day at most, is one of 0."""
     info = _object(body)
     try:
         limits = tuple(_limit(entry) for entry in info["rateLimits"] if entry["rateLimitType"] in _LIMIT_KINDS)
@@ -113,10 +136,11 @@ def parse_listing(body: bytes) -> Listing:
 
 
 def _limit(entry: dict[str, Any]) -> Limit:
-    cost, count = entry["limit"], entry["intervalNum"]
-    if type(cost) is not int or type(count) is not int or not (0 < cost <= _MOST_LIMIT and 0 < count <= _MOST_LIMIT):
-        raise ValueError(f"a limit that lets something through, not {reprlib.repr([cost, count])},")
-    return Limit(cost, count * _SECONDS[entry["interval"]], _LIMIT_KINDS[entry["rateLimitType"]])
+    cost, count, unit = entry["limit"], entry["intervalNum"], entry["interval"]
+    kind = _LIMIT_KINDS[entry["rateLimitType"]]
+    unit_s = _SECONDS.get(unit, 0) if isinstance(unit, str) else 0
+    is_sound = type(cost) is int and type(count) is int and cost > 0 and 0 < count * unit_s <= _SECONDS["DAY"]
+    return Limit(min(cost, _MOST_LIMIT), count * unit_s, kind) if is_sound else Limit(0, 60, kind)
 
 
 def _listed(entry: dict[str, Any]) -> Listed:
@@ -174,10 +198,11 @@ def refusal(reply: Reply, symbol: str, now_ms: int, *, has_archive: bool = True)
     """The error that a reply with a status other than 200, or an error object, stands for. Told by status and code,
     never by the text."""
     code, said = _code(reply.body)
+    status = status_of(reply.status, code)
     # The provider's words are shown escaped: they may hold anything.
-    words = f"{said[:160]!r}"[:200] if said else f"status {reply.status}"
+    words = f": {said[:160]!r}"[:200] if said else ""
     asked_s = parse_retry_after(reply.headers.get("retry-after"), now_ms / 1000)
-    if reply.status == 418:
+    if status == 418:
         until_s = _ban_end_s(said, asked_s, now_ms)
         until = dt.datetime.fromtimestamp(until_s, dt.timezone.utc)
         return Banned(
@@ -185,35 +210,31 @@ def refusal(reply: Reply, symbol: str, now_ms: int, *, has_archive: bool = True)
             until=until,
             retry_after_s=asked_s,
         )
-    if reply.status == 429 or code == -1003:
-        return RateLimited(f"Binance asks for a pause of {asked_s or '?'} s: {words}", retry_after_s=asked_s)
+    if status == 429 or code in _PAUSE_CODES:
+        return RateLimited(f"Binance asks for a pause{of_seconds(asked_s)}{words}", retry_after_s=asked_s)
     elsewhere = "; source='archive' has all but the newest days" if has_archive else ""
-    if reply.status == 451:
+    if status == 451:
         return AccessDenied(
-            f"Binance does not serve this region (451): {words}",
+            f"Binance does not serve this region (451){words}",
             fix=f"Use data from another provider, such as binance-us, or run where Binance is available{elsewhere}",
             status=451,
         )
-    if reply.status == 403:
+    if status == 403:
         return AccessDenied(
             "Binance's firewall refused the request (403)",
             fix="Wait some minutes, and send less often from this address; a proxy or VPN in between can cause it "
             f"too{elsewhere}",
             status=403,
         )
-    if reply.status == 401 or code in _KEY_CODES:
-        return AccessDenied(
-            f"Binance refused the key ({reply.status}): {words}", fix="Check api_keys", status=reply.status
-        )
-    if reply.status >= 500 or reply.status == 408 or code in _TRANSIENT:
-        return TransportError(f"Binance could not answer (status {reply.status}): {words}", status=reply.status)
+    if status == 401 or code in _KEY_CODES:
+        return AccessDenied(f"Binance refused the key ({status}){words}", fix="Check api_keys", status=status)
+    if status >= 500 or status == 408 or code in _TRANSIENT:
+        return TransportError(f"Binance could not answer (status {status}){words}", status=status)
     if code in (-1121, -1122):
         return UnknownSymbol(symbol, "Binance")
+    shown_code = "" if code is None else f", code {code}"
     return ProviderRefused(
-        f"Binance refused the request (status {reply.status}, code {code}): {words}",
-        status=reply.status,
-        code=code,
-        said=said,
+        f"Binance refused the request (status {status}{shown_code}){words}", status=status, code=code, said=said
     )
 
 
@@ -235,12 +256,13 @@ def _code(body: bytes) -> tuple[int | None, str]:
 
 
 def _ban_end_s(said: str, asked_s: float | None, now_ms: int) -> float:
-    """Unix seconds; from the message, which gives it in ms, else from Retry-After."""
+    """Unix seconds; from the message, which gives it in ms, else from Retry-After. At most three days ahead: Binance
+    gives no longer ban."""
     ends = re.findall(r"\b1[0-9]{12}\b", said)
     if ends:
-        return int(ends[-1]) / 1000
+        return min(int(ends[-1]) / 1000, now_ms / 1000 + _LONGEST_BAN_S)
     # Two minutes is the shortest ban that Binance gives.
-    return now_ms / 1000 + (asked_s or 120)
+    return now_ms / 1000 + min(asked_s or 120, _LONGEST_BAN_S)
 
 
 def _spot_symbol(text: str, kind: str) -> str:
@@ -371,7 +393,7 @@ def _provider(
         # Spot's whole exchangeInfo is some 10 MB; that of one symbol carries the same limits. Futures take no
         # parameter.
         params = (("symbol", provider_symbol),) if by_symbol else ()
-        return Question(Call(info, params, info_cost), parse_listing)
+        return Question(Call(info, params, info_cost), parse_info)
 
     return Provider(
         name=name,

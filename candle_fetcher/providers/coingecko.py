@@ -25,7 +25,17 @@ from candle_fetcher.core.errors import AccessDenied, InputError, RateLimited, Re
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe
-from candle_fetcher.providers.base import Feed, Key, Listed, Listing, Provider, Question, Setting, by_status
+from candle_fetcher.providers.base import (
+    Feed,
+    Key,
+    Listed,
+    Listing,
+    Provider,
+    Question,
+    Setting,
+    by_status,
+    status_of,
+)
 
 TITLE = "CoinGecko"
 COLUMNS = ("open_time", *OHLCV)
@@ -177,10 +187,12 @@ _FIXES = {
 def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
     """The error that a reply stands for: by its code where it has one, else by its status and its words."""
     code, said = _said(reply.body)
-    words = f"status {reply.status}, code {code}: {said[:160]!r}"[:260]
-    if reply.status == 429 or code == 429:
+    reply = reply._replace(status=status_of(reply.status, code))
+    shown_code = "" if code in (None, reply.status) else f", code {code}"
+    words = f"status {reply.status}{shown_code}" + (f": {said[:160]!r}"[:220] if said else "")
+    if reply.status == 429:
         asked_s = parse_retry_after(reply.headers.get("retry-after"), now_ms / 1000)
-        pause_s = 60.0 if asked_s is None else asked_s  # requests are counted by the minute
+        pause_s = asked_s or 60.0  # requests are counted by the minute
         return RateLimited(f"{TITLE} asks for a pause of {pause_s:g} s ({words})", retry_after_s=pause_s)
     if code in _FIXES:
         return AccessDenied(f"{TITLE} refused access ({words})", fix=_FIXES[code], status=reply.status)

@@ -164,7 +164,7 @@ def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
     if reply.status == 429 or is_quota or kind == "TooManyRequests":
         asked_s = parse_retry_after(reply.headers.get("retry-after"), now_ms / 1000)
         # "Quotas are reset on a 5-minute interval based on when the user issued the first request."
-        pause_s = 300.0 if asked_s is None else asked_s
+        pause_s = asked_s or 300.0
         return RateLimited(f"{TITLE} asks for a pause of {pause_s:g} s ({words})", retry_after_s=pause_s)
     if reply.status == 401 or kind == "Unauthorized":
         return AccessDenied(

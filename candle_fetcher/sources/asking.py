@@ -27,7 +27,7 @@ from candle_fetcher.core.events import Observe, Operation, Retried
 from candle_fetcher.core.keys import Keys
 from candle_fetcher.net.pacing import HostGate, Limiter, Retry
 from candle_fetcher.net.transport import Transport
-from candle_fetcher.sources.clock import Heard, ServerClock
+from candle_fetcher.sources.clock import FARTHEST_MS, Heard, ServerClock
 from candle_fetcher.sources.keyring import Fixed, Keyholder
 from candle_fetcher.store.shared import Desk
 
@@ -127,7 +127,8 @@ class Service(NamedTuple):
     """Whom to ask: root URLs of the same data, the preferred one first, and the facts that are stated of them.
 
     What `keys` holds goes along with each request, to these hosts alone; nothing that comes back shows it. `account`
-    stands for whoever has these keys, where the service counts what each spends.
+    stands for whoever has these keys, where the service counts what each spends. A limit that the service tells is not
+    obeyed where it is below `least`, by kind.
     """
 
     name: str
@@ -137,6 +138,7 @@ class Service(NamedTuple):
     refusal: Callable[[Reply, str, int], Exception]
     keys: Keyholder = NO_KEYHOLDER
     account: str = ""
+    least: Mapping[str, int] = MappingProxyType({})
 
 
 class Asker:
@@ -179,6 +181,7 @@ class Asker:
         return Limiter(
             provider=self._service.name,
             limits=limits,
+            least=self._service.least,
             now_ms=self._clock.estimated_ms,
             steady_ms=lambda: int(time.monotonic() * 1000),
             machine_ms=lambda: int(time.time() * 1000),
@@ -280,32 +283,50 @@ class Asker:
             self.limiter.release(ticket, used=used)
         try:
             if reply.status != 200:
-                raise self._service.refusal(reply, symbol, self.limiter.now_ms())
+                raise self._refusal(reply, symbol, heard)
             # A parse holds the interpreter most of the time; taking turns spares the threads handing it to and fro.
             with self._parsing:
                 began = time.perf_counter()
                 answer = self._read(parse, reply.body)
-        except Banned as error:
-            # By a clock that is wrong the end may have passed already; then so many seconds count.
-            self.limiter.ban(int(error.until.timestamp() * 1000), str(error), seconds=error.retry_after_s or 0.0)
-            raise
         except RateLimited as error:
-            if reply.status == 200:
-                # A parser has no clock from which to count until the time that the provider names.
-                told = self._service.refusal(reply, symbol, self.limiter.now_ms())
-                error = told if type(told) is RateLimited else error
-            self.limiter.hold(1.0 if error.retry_after_s is None else error.retry_after_s)
-            raise error from None
+            raise self._paused(error, reply, symbol, heard) from None
         except ProviderRefused:
             if hear is not None:
                 hear(heard)
             raise
         if hear is not None:
             hear(heard)
+        self.limiter.answered()
         self._gate.ok(host)
         count = answer.count if isinstance(answer, Candles) else 0
         self._observe(Operation("parse", time.perf_counter() - began, count, len(reply.body)))
         return answer
+
+    def _refusal(self, reply: Reply, symbol: str, heard: Heard) -> Exception:
+        """The error that the reply stands for. Of the other 2xx none is a whole reply."""
+        if 200 < reply.status < 300:
+            return TransportError(
+                f"{self._service.name} sent no whole reply (status {reply.status})", status=reply.status
+            )
+        return self._service.refusal(reply, symbol, self._now_ms(heard))
+
+    def _now_ms(self, heard: Heard) -> int:
+        """The service's clock when it sent the reply, by which times in it count: by its date, if that can be."""
+        made_ms, now_ms = heard.made_ms, self.limiter.now_ms()
+        return made_ms if made_ms is not None and abs(made_ms - now_ms) < FARTHEST_MS else now_ms
+
+    def _paused(self, error: RateLimited, reply: Reply, symbol: str, heard: Heard) -> RateLimited:
+        """The error, after the pause or the ban that it tells was noted for all."""
+        if reply.status == 200:
+            # A parser has no clock from which to count until the time that the provider names.
+            told = self._service.refusal(reply, symbol, self._now_ms(heard))
+            error = told if isinstance(told, RateLimited) else error
+        if isinstance(error, Banned):
+            left_s = error.until.timestamp() - self._now_ms(heard) / 1000
+            self.limiter.ban(self.limiter.now_ms() + int(1000 * left_s), str(error), seconds=error.retry_after_s or 0.0)
+        else:
+            self.limiter.pause(error.retry_after_s)
+        return error
 
     def _read(self, parse: Callable[[bytes], Answer_], body: bytes) -> Answer_:
         """What is made of the body. A parser that fails otherwise than by an error of ours could not read it: it may

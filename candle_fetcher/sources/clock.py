@@ -31,7 +31,7 @@ _READINGS = 3
 _DATE_STEP_MS = 1_000
 _DATE_LATE_MS = 500
 # A Date header that differs by more is not believed.
-_FARTHEST_MS = 370 * DAY_MS
+FARTHEST_MS = 370 * DAY_MS
 # The years 1970 to 9999, in seconds.
 _LAST_S = 253_402_300_800.0
 
@@ -182,7 +182,7 @@ class ServerClock:
         if not readings:
             return self.estimated_ms()
         best = min(readings, key=lambda one: (not one.is_short, abs(one.offset_ms)))
-        if best.step_ms and abs(best.offset_ms) > _FARTHEST_MS:
+        if best.step_ms and abs(best.offset_ms) > FARTHEST_MS:
             own_ms = int(self._clock() * 1000)
             theirs = iso(own_ms + best.offset_ms)
             raise ReplyError(

@@ -6,7 +6,9 @@ brings rows starts the count anew, so short pages, page caps and rows that were 
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from functools import partial
@@ -27,6 +29,7 @@ from candle_fetcher.core.errors import (
 )
 from candle_fetcher.core.expiry import FOREVER_MS, GRACE_MS, drop_unsettled, settled_end_ms
 from candle_fetcher.core.keys import Keys
+from candle_fetcher.core.plan import chunk_span
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe, parse_timeframe
@@ -42,6 +45,8 @@ ListedMs = Callable[[Span, "int | None"], "int | None"]
 # How far two clocks of one provider may be apart: a Date header tells the second that has begun.
 _HOSTS_MS = 2_000
 _MOST_PAGES = 100_000
+# For how long the request limits are believed.
+_LIMITS_S = 3_600.0
 _TOKEN_LIMITS = (Limit(30, 60),)
 ANY = Span(-FOREVER_MS, FOREVER_MS)
 
@@ -97,6 +102,7 @@ class Source:
                 provider.refuse,
                 self._keyring,
                 self._keyring.digest,
+                _least_limits(provider),
             ),
             clock=self._server_clock,
             **how,
@@ -105,7 +111,9 @@ class Source:
         self.ask = self._asker.ask
         self.budget = self._asker.budget
         self._lock = threading.Lock()
-        self._limits_asked = False
+        self._asked_limits_s = -math.inf  # of the steady clock, when the limits were asked for
+        self._refused_limits: list[Limit] = []
+        self._has_refused = False
         self._warned = False
         self._date_lag_ms = 0  # of the Date headers behind the provider's clock, by the last reply to its request
 
@@ -190,10 +198,12 @@ class Source:
     @property
     def limits_known(self) -> bool:
         """Whether the request limits have been asked for, here or by another process in the last hour; or cannot be."""
-        return self.provider.describe is None or self._limits_asked or self._asker.limiter.knows_limits()
+        if self.provider.describe is None or self._asker.limiter.knows_limits():
+            return True
+        return time.monotonic() - self._asked_limits_s < _LIMITS_S
 
     def learn_limits(self, symbol: str, stop: Errand) -> None:
-        """Reads the request limits once. Where the provider does not tell, the documented ones stay in force.
+        """Reads the request limits, once an hour. Where the provider does not tell, the documented ones stay in force.
 
         Others who want to know them meanwhile, here and in other processes, wait a while for the answer.
         """
@@ -206,11 +216,23 @@ class Source:
                 raise  # the next call has to read them
             except CandleFetcherError:
                 pass  # an unknown symbol is for the candles to tell; a failing exchangeInfo is no reason to stop
-            self._limits_asked = True
+            self._asked_limits_s = time.monotonic()
 
     def set_limits(self, listing: Listing) -> None:
         if listing.limits:
-            self._asker.limiter.set_limits(listing.limits)
+            self._refused_limits += self._asker.limiter.set_limits(listing.limits)
+
+    def limits_left(self) -> list[tuple[Limit, int]]:
+        """The limits in force, each with what it lets through before its present interval ends."""
+        return self._asker.limiter.left()
+
+    def refused_limits(self) -> list[Limit]:
+        """The limits that the provider told and that are too low to be obeyed; returned the first time alone."""
+        refused, self._refused_limits = self._refused_limits, []
+        if not refused or self._has_refused:
+            return []
+        self._has_refused = True
+        return refused
 
     def describe(self, symbol: str, stop: Errand) -> Listing:
         """What the provider says of the symbol, and its limits; nothing where it says nothing of symbols. Raises
@@ -506,6 +528,20 @@ class Source:
         call = feed.last_call(series, end_ms)
         last = self._asked(feed, series, call, Span(-(2**62), end_ms), stop).candles
         return int(last.open_ms[-1]) if last.count else None
+
+
+def _least_limits(provider: Provider) -> Mapping[str, int]:
+    """What one question for the limits and the candles of one chunk take, by kind: no limit can be lower."""
+    if provider.describe is None or "candles" not in provider.feeds:
+        return {}
+    feed = provider.feeds["candles"]
+    try:
+        symbol = provider.provider_symbol("BTC/USDT", "candles")
+        series = Series(provider.name, None, symbol, parse_timeframe(feed.timeframes[0]), "candles")
+        calls = [provider.describe(symbol).call, *requests_for(feed, series, chunk_span(series.timeframe, 0))]
+    except Exception:  # noqa: BLE001 - a provider of another package may have no such symbol
+        return {}
+    return {"weight": sum(call.cost for call in calls), "requests": len(calls)}
 
 
 def _is_late(page: Page, span: Span, stop: Errand) -> bool:
