@@ -49,6 +49,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))  # this checkout, whatever is installed
 
 import pandas as pd
+from world import skip_waits
 
 from candle_fetcher import CandleFetcher, FetchManyError, IncompleteData
 from candle_fetcher.core.call import Limit

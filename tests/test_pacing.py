@@ -820,3 +820,122 @@ def test_a_host_that_fails_three_times_in_a_row_is_left_alone_for_a_while() -> N
     assert gate.wait_s("a", 0.0) == 30  # the clock was set back
     gate.ok("a")
     assert gate.is_open("a", 131.0)
+
+
+# Limiter: pauses of unknown length, and limits that are told
+
+
+@pytest.mark.fault("K14")
+@pytest.mark.parametrize("asked_s", [None, 0.0])
+def test_a_pause_of_unknown_length_lasts_until_the_interval_ends_and_from_the_third_on_for_two(
+    asked_s: float | None,
+) -> None:
+    world = World(START_MS + 30_000)
+    limiter = make(world, Limit(6000, 60), Limit(61_000, 300, "requests"))
+    for number in range(5):
+        limiter.release(limiter.acquire(1, stop=GO))
+        for _ in range(8):  # as many threads are refused at once
+            limiter.pause(asked_s)
+        began_ms = world.now_ms
+        limiter.release(limiter.acquire(1, stop=GO))
+        waited_ms = world.now_ms - began_ms
+        assert waited_ms == (MINUTE_MS - began_ms % MINUTE_MS if number < 2 else 2 * MINUTE_MS) + 100
+    limiter.answered()
+    limiter.pause(asked_s)
+    assert limiter.load().held_ms <= MINUTE_MS + 100
+
+
+@pytest.mark.fault("K14")
+def test_a_pause_of_known_length_is_as_long_as_that_however_often_it_is_asked_for() -> None:
+    world = World()
+    limiter = make(world, Limit(6000, 60))
+    for _ in range(4):
+        limiter.pause(7.0)
+        limiter.acquire(1, stop=GO)
+        assert world.waits[-1] == 7.1
+
+
+@pytest.mark.fault("K14")
+@pytest.mark.parametrize(
+    ("limits", "longest_s"),
+    [((), 1.0), ((Limit(1, 1, "requests"),), 1.0), ((Limit(1, 1), Limit(25, 86_400)), 1.0), ((Limit(500, 300),), 300)],
+)
+def test_a_pause_of_unknown_length_goes_by_the_intervals_that_can_be_waited_for(
+    limits: tuple[Limit, ...], longest_s: float
+) -> None:
+    world = World()
+    limiter = make(world, *limits)
+    limiter.pause(None)
+    assert 0 < limiter.load().held_ms <= longest_s * 1000 + 100
+
+
+@pytest.mark.fault("K14", "A22")
+def test_no_pause_and_no_ban_is_believed_for_ever() -> None:
+    world = World()
+    limiter = make(world, Limit(10, 60))
+    limiter.pause(1e9)
+    with pytest.raises(RateLimited):
+        limiter.acquire(1, stop=GO)
+    world.advance(86_400_000 + 100)
+    limiter.acquire(1, stop=GO)
+    limiter.ban(world.now_ms + 400 * 86_400_000, "banned for a year and more")
+    with pytest.raises(Banned):
+        limiter.acquire(1, stop=GO)
+    world.advance(3 * 86_400_000)
+    limiter.acquire(1, stop=GO)
+
+
+@pytest.mark.fault("K15")
+@pytest.mark.parametrize("cost", [0, 1, 21])
+@pytest.mark.parametrize("told_by", ["this", "another", "an older version"])
+def test_a_limit_below_what_a_chunk_takes_is_not_obeyed(cost: int, told_by: str) -> None:
+    world = World()
+    paper = Paper()
+    one, other = (
+        Limiter(
+            provider="fake",
+            limits=[Limit(6000, 60)],
+            least={"weight": 22, "requests": 2},
+            now_ms=lambda: world.now_ms,
+            shared=paper,
+            wait=world.wait,
+        )
+        for _ in range(2)
+    )
+    if told_by == "an older version":
+        paper.states = [pack_state(State(limits=(Limit(cost, 60),), limits_ms=world.now_ms))]
+    else:
+        told = (one if told_by == "this" else other).set_limits([Limit(cost, 60), Limit(5_000, 300, "requests")])
+        assert told == [Limit(cost, 60)]
+        assert one.load().limits == (Limit(5_000, 300, "requests"), Limit(6000, 60))
+    for _ in range(100):
+        one.release(one.acquire(22, stop=GO))
+    assert world.waits == []
+
+
+@pytest.mark.fault("K15")
+@given(st.integers(22, 10**9), st.sampled_from([1, 60, 300]))
+def test_a_limit_that_lets_a_chunk_through_is_obeyed(cost: int, interval_s: int) -> None:
+    world = World()
+    limiter = make(world, Limit(6000, 60))
+    limiter._least = {"weight": 22}
+    assert limiter.set_limits([Limit(cost, interval_s)]) == []
+    limiter.release(limiter.acquire(cost, stop=GO))
+    limiter.acquire(1, stop=GO)
+    assert 1 <= len(world.waits) <= 2  # two where the interval ends just then
+
+
+@pytest.mark.fault("K15")
+def test_limits_that_are_used_up_do_not_keep_anybody_from_asking_for_them() -> None:
+    world = World()
+    _, one, other = make_two(world, Limit(6000, 60))
+    one.set_limits([Limit(22, 86_400)])
+    one.release(one.acquire(22, stop=GO))
+    for limiter in (one, other):
+        with pytest.raises(RateLimited):
+            limiter.acquire(2, stop=GO)
+        with limiter.asking_limits(GO):
+            limiter.release(limiter.acquire(20, stop=GO))
+    other.set_limits([Limit(6000, 60)])
+    one.acquire(2, stop=GO)
+    assert world.waits == []

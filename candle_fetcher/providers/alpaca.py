@@ -182,6 +182,7 @@ def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
     code, said = _said(reply.body)
     status = status_of(reply.status, code // 100_000 if code is not None and code >= 100_000 else code)
     reply = reply._replace(status=status)
+    shown_code = "" if code in (None, status) else f", code {code}"
     words = f"status {status}" + (f": {said[:160]!r}" if said else "")
     if status in (401, 403) and "subscription" in said.lower():
         return AccessDenied(
@@ -205,7 +206,7 @@ def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
         if _NO_SYMBOL.match(said):
             return UnknownSymbol(symbol, TITLE)
         return ProviderRefused(
-            f"{TITLE} refused the request ({words[:200]}, code {code})", status=status, code=code, said=said
+            f"{TITLE} refused the request ({words[:200]}{shown_code})", status=status, code=code, said=said
         )
     return by_status(TITLE, reply, symbol, now_ms, said[:40])
 
