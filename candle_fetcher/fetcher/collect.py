@@ -149,7 +149,7 @@ class Collector:
         if errand.doubts_clock:  # the span was made by a clock that is ahead
             span = Span(span.start_ms, max(span.start_ms, min(span.end_ms, settled_end_ms(timeframe, told.now_ms))))
             lacking = [ms for ms in lacking if ms < span.end_ms]
-        failed = failed_gaps(told, timeframe, span, "not_published" if how.only_archive else "fetch_failed")
+        failed = failed_gaps(told, candles, timeframe, span, "not_published" if how.only_archive else "fetch_failed")
         if failed and candles.count and _ends_late(request, told, span, failed[-1], how):
             span, failed = Span(span.start_ms, max(span.start_ms, failed[-1].first_ms)), failed[:-1]
             lacking = [ms for ms in lacking if ms < span.end_ms]

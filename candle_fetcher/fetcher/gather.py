@@ -940,6 +940,7 @@ class Gatherer:
             read_until_ms=max(trip.read_until_ms, default=0),
             unverified=sorted(unverified),
             rejected=sorted(trip.rejected),
+            is_off_grid=trip.is_off_grid,
             asked_rest=not (trip.want.only_archive or trip.want.only_cache),
             beyond=_beyond(trip, facts),
         )

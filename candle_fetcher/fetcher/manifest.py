@@ -27,7 +27,7 @@ def find_all_gaps(
 ) -> list[Gap]:
     """Every gap of the span, with its cause, in order; `candles` may reach beyond the span. What failed is no gap, nor
     what `open_parts` leaves out of a hole."""
-    holes = find_holes(candles.open_ms, timeframe, span)
+    holes = find_holes(candles.open_ms, timeframe, _borders(told, candles, timeframe, span))
     if holes and candles.count:
         until_ms = forming_ms(candles, timeframe, span.end_ms, told.now_ms, told.zone_name)
         if until_ms < span.end_ms:
@@ -67,6 +67,36 @@ def _close_ms(timeframe: Timeframe, slot: int, late_ms: int, zone_name: str | No
     return close_ms(timeframe, open_ms, zone_name)
 
 
+def _borders(told: Gathered, candles: Candles, timeframe: Timeframe, span: Span) -> Span:
+    """Return the slots whose candles open in the span, from border to border.
+
+    On the grid these are the slots that open in it. In a zone, or where the candles have a phase of their own, they are
+    those whose candles do.
+    """
+    first, stop = timeframe.ordinal(span.start_ms), timeframe.first_slot(span.end_ms)
+    if not span or timeframe != told.series.timeframe:
+        first = timeframe.first_slot(span.start_ms)
+        return Span(timeframe.open_ms(first), timeframe.open_ms(max(first, stop)))
+    if _expected_ms(told, candles, timeframe, first) < span.start_ms:
+        first += 1
+    if _expected_ms(told, candles, timeframe, stop - 1) >= span.end_ms:
+        stop -= 1
+    return Span(timeframe.open_ms(first), timeframe.open_ms(max(first, stop)))
+
+
+def _expected_ms(told: Gathered, candles: Candles, timeframe: Timeframe, slot: int) -> int:
+    """Return when the candle of the slot is expected to open: with the slot, unless it is known to open later."""
+    open_ms = timeframe.open_ms(slot)
+    if told.zone_name is not None:
+        local = zone(told.zone_name)
+        expected_ms, next_ms = local.to_utc(np.array([open_ms, timeframe.open_ms(slot + 1)])).tolist()
+        return int(expected_ms if expected_ms >= open_ms else next_ms)
+    if not told.is_off_grid or not candles.count:
+        return open_ms
+    known_ms = int(candles.open_ms[-1])
+    return open_ms + known_ms - timeframe.open_ms(timeframe.ordinal(known_ms))
+
+
 def _outwards(span: Span, timeframe: Timeframe) -> Span:
     """The span up to the borders of the slots that it touches."""
     return Span(
@@ -83,19 +113,20 @@ def _inwards(span: Span, timeframe: Timeframe) -> Span:
     )
 
 
-def failed_gaps(told: Gathered, timeframe: Timeframe, span: Span, cause: str) -> list[Gap]:
-    """What of the span could not be had, as slots that open in it; `cause` is that of what nobody failed to bring."""
-    wanted = Span(
-        timeframe.open_ms(timeframe.first_slot(span.start_ms)), timeframe.open_ms(timeframe.first_slot(span.end_ms))
-    )
+def failed_gaps(told: Gathered, candles: Candles, timeframe: Timeframe, span: Span, cause: str) -> list[Gap]:
+    """What of the span could not be had, as slots whose candles open in it; `cause` is that of what nobody failed to
+    bring."""
+    wanted = _borders(told, candles, timeframe, span)
+    touched = _outwards(span, timeframe)
     gaps = []
     for why, failed in (
         (cause, [span for span, error in told.failed if error is None]),
         ("fetch_failed", [span for span, error in told.failed if error is not None]),
         ("depth_limit", told.beyond),
     ):
-        slots = [_outwards(span.clip(told.span), timeframe).clip(wanted) for span in failed]
-        gaps += [gap_of(one, timeframe, why) for one in merge(slots)]
+        slots = merge(_outwards(part, timeframe).clip(touched) for one in failed if (part := one.clip(told.span)))
+        # Where no candle is expected to open in the range, one off the grid may all the same.
+        gaps += [gap_of(one.clip(wanted) or one, timeframe, why) for one in slots]
     return sorted(gaps, key=lambda gap: gap.first_ms)
 
 

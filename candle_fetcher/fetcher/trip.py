@@ -63,6 +63,7 @@ class Gathered:
     now_ms: int
     facts: Facts
     zone_name: str | None = None  # at whose midnight days open
+    is_off_grid: bool = False  # candles open elsewhere than their slots do, at a phase of the symbol's
     parts: list[Part] = field(default_factory=list)
     failed: list[tuple[Span, SourceError | None]] = field(default_factory=list)
     until_ms: int = FOREVER_MS
@@ -86,6 +87,7 @@ class Trip:
         self.wall_s = errand.as_of.wall_s if errand.as_of is not None else 0.0
         self.timeframe = want.series.timeframe
         self.feed = want.source.provider.feed(want.series.kind)
+        self.is_off_grid = self.timeframe.name in self.feed.off_grid
         self.zone_name = self.feed.zone(want.series) if self.timeframe.unit in "dwM" else None
         # Where the provider serves the newest candles alone: before the one it has none, before the other none was
         # served just now.
