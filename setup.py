@@ -18,6 +18,7 @@ INSTALL_REQUIRES = [
     "tqdm>=4.66.3",
     "psutil>=5.9.8",
     "colorama>=0.4.6",
+    "tzdata>=2024.1",  # zones of exchanges, where the system has no tz database
 ]
 
 # Extras that add a feature for users; `all` is their union. An extra is declared when its feature is built.

@@ -465,7 +465,8 @@ def _cache_dir(arguments: argparse.Namespace) -> Path | None:
     given = arguments.cache_dir
     if not arguments.practice:
         return Path(given) if given is not None else None
-    return Path(given or os.environ.get("CANDLE_FETCHER_CACHE_DIR") or user_cache_dir()) / "practice"
+    folder = given or os.environ.get("CANDLE_FETCHER_CACHE_DIR") or user_cache_dir()
+    return None if folder is None else Path(folder) / "practice"
 
 
 def _folder(arguments: argparse.Namespace) -> dict[str, Any]:

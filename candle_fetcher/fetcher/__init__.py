@@ -29,6 +29,7 @@ from candle_fetcher.core.candles import Candles, Gap, fingerprint, iso, join
 from candle_fetcher.core.errors import (
     AccessDenied,
     Banned,
+    CacheWarning,
     CandleFetcherError,
     CandleFetcherWarning,
     ClockSkew,
@@ -199,6 +200,12 @@ class CandleFetcher:
 
         named, settings = read_settings(given, os.environ, check_root, names)
         self._settings = settings
+        if settings.cache_dir is None and settings.use_cache and settings.disk_cache_size:
+            warnings.warn(
+                "this user has no home folder that is known, so nothing is kept on disk; give cache_dir, or set HOME",
+                CacheWarning,
+                stacklevel=2,
+            )
         for name in settings.provider_settings:
             find_provider(name)
         self._chosen: dict[str, Provider] = {}
@@ -224,7 +231,7 @@ class CandleFetcher:
             timeout_s=settings.timeout_s, user_agent=f"candle-fetcher/{__version__}", observe=self._observe
         )
         # What processes share lies beside the cache on disk: without that there is nothing to share.
-        self._desk = Desk(settings.cache_dir) if settings.use_cache and settings.disk_cache_size else None
+        self._desk = None if settings.disk_folder is None else Desk(settings.disk_folder)
         self._sources: dict[int, Source] = {}
         self._archives: dict[str, ArchiveSource] = {}
         self._bucket: BucketSource | None = None
@@ -270,8 +277,8 @@ class CandleFetcher:
                 settings, store, path = self._settings, None, None
                 if settings.use_cache:
                     disk = None
-                    if settings.disk_cache_size:
-                        path = settings.cache_dir
+                    path = settings.disk_folder
+                    if path is not None:
                         disk = DiskTier(path, settings.disk_cache_size, observe=self._observe)
                     store = Store(MemoryTier(settings.memory_cache_size, self._clock), disk, observe=self._observe)
                 self._cache = CandleCache(

@@ -45,9 +45,10 @@ def default(value: object) -> Any:
 
 
 class Settings(NamedTuple):
-    """What a CandleFetcher was made with, checked."""
+    """What a CandleFetcher was made with, checked. `cache_dir` is None where none was given and the home folder of the
+    user is not known."""
 
-    cache_dir: Path
+    cache_dir: Path | None
     use_cache: bool
     memory_cache_size: int
     disk_cache_size: int
@@ -60,6 +61,11 @@ class Settings(NamedTuple):
     timeout_s: float
     base_urls: Mapping[str, str]
     provider_settings: Mapping[str, Mapping[str, str]]
+
+    @property
+    def disk_folder(self) -> Path | None:
+        """The folder of the disk tier; None where there is to be none."""
+        return self.cache_dir if self.use_cache and self.disk_cache_size else None
 
 
 def read_settings(
@@ -109,7 +115,7 @@ def one_of(name: str, value: object, allowed: Collection[str]) -> str:
     return value
 
 
-def _folder(name: str, value: object) -> Path:
+def _folder(name: str, value: object) -> Path | None:
     if value is None:
         return user_cache_dir()
     if isinstance(value, str | os.PathLike) and "\0" not in str(value):
@@ -120,21 +126,17 @@ def _folder(name: str, value: object) -> Path:
     raise InputError(f"{name} {shown(value)} is no folder; expected a path")
 
 
-def _home() -> Path:
+def user_cache_dir() -> Path | None:
+    """The folder for caches of the user on this system, `candle_fetcher` in it; None where the home folder that it lies
+    in is not known, as of a user without an entry in the system's list."""
+    variable, *below = {
+        "win32": ("LOCALAPPDATA", "AppData", "Local"),
+        "darwin": ("", "Library", "Caches"),
+    }.get(sys.platform, ("XDG_CACHE_HOME", ".cache"))
     try:
-        return Path.home()
+        root = Path(os.environ.get(variable) or Path.home().joinpath(*below))
     except RuntimeError:
-        raise InputError("the home folder of this user is not known; give cache_dir, or set HOME") from None
-
-
-def user_cache_dir() -> Path:
-    """The folder for caches of the user on this system, `candle_fetcher` in it."""
-    if sys.platform == "win32":
-        root = Path(os.environ.get("LOCALAPPDATA") or _home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        root = _home() / "Library" / "Caches"
-    else:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache")
+        return None
     return root / "candle_fetcher"
 
 

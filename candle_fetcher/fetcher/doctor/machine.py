@@ -25,9 +25,9 @@ _PACKAGES = ("pandas", "numpy", "requests", "urllib3", "diskcache", "cachetools"
 
 def check_machine(settings: Settings, now_s: float) -> list[Check]:
     """Disk space, permissions and health of the cache; leftovers of exports; versions. Asks nobody."""
-    folder = settings.cache_dir
+    folder = settings.disk_folder
     checks = []
-    if settings.use_cache and settings.disk_cache_size:
+    if folder is not None:
         manners = find_manners(folder)
         free = _free_bytes(manners.nearest)
         content = read_content(folder, lambda key, data: unseal(key, data) is not None)
@@ -38,8 +38,12 @@ def check_machine(settings: Settings, now_s: float) -> list[Check]:
         ]
     else:
         off = "use_cache is off" if not settings.use_cache else "disk_cache_size is 0"
+        if settings.cache_dir is None:
+            off = "the home folder of this user is not known, and no cache_dir was given"
         checks += [Check(name, "cache", SKIPPED, off) for name in ("disk space", "permissions", "cache entries")]
-    aside = find_orphans(folder, pattern=f"{DATABASE}.bad-*", older_s=-math.inf, now_s=now_s)
+    aside = []
+    if settings.cache_dir is not None:
+        aside = find_orphans(settings.cache_dir, pattern=f"{DATABASE}.bad-*", older_s=-math.inf, now_s=now_s)
     parts = find_orphans(_EXPORTS, pattern=".*.part", older_s=_ORPHAN_S, now_s=now_s)
     checks.append(judge_orphans(aside, parts))
     versions = {"python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
