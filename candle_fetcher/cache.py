@@ -16,7 +16,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -26,11 +26,12 @@ import numpy as np
 import pandas as pd
 
 from candle_fetcher.core.call import Limit
-from candle_fetcher.core.entry import Entry, is_of_another_version, pack, seal, unpack, unseal
+from candle_fetcher.core.entry import Entry, is_of_newer_version, pack, seal, unpack, unseal
 from candle_fetcher.core.errors import InputError
 from candle_fetcher.core.expiry import is_due
 from candle_fetcher.core.files import USUAL_LAGS, File, Lags
 from candle_fetcher.core.frame import utc_index
+from candle_fetcher.core.merging import Merged, merge_entries
 from candle_fetcher.core.revisions import Revision
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
@@ -135,10 +136,14 @@ class CacheStats(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """How many entries were read, and the keys of those that are not whole; these count as missing and were dropped."""
+    """How many entries were read, and the keys of those that are not whole; these count as missing and were dropped.
+
+    `newer` of the entries were written by a newer version of this package: they stay, and cannot be read here.
+    """
 
     entries: int
     damaged: tuple[str, ...]
+    newer: int = 0
 
 
 class Imported(NamedTuple):
@@ -201,7 +206,9 @@ class CandleCache:
         self._facts: dict[Series, Facts] = {}
         self._unsaved: set[Series] = set()  # those whose facts the disk did not take
         self._generations: Counter[Series] = Counter()
-        self._lock = threading.RLock()
+        self._ahead: dict[str, tuple[Span, ...]] = {}  # by key, what memory has and the disk did not take
+        self._lock = threading.RLock()  # over the fields of this object, for moments
+        self._writing = threading.RLock()  # of those who write, where the disk does not keep them apart
 
     # -- for the user -----------------------------------------------------------------------------------------------
 
@@ -238,16 +245,20 @@ class CandleCache:
         if self._store is None or self._store.disk is None:
             return Verified(0, ())
         disk = self._store.disk
-        entries, damaged = 0, []
+        entries, newer, damaged = 0, 0, []
         for key in list(disk.keys()):
             data = disk.load(key)
             if data is None:  # it has left since, or the disk cannot say now: nothing is known against it
                 continue
             entries += 1
-            if unseal(key, data) is None:
+            if unseal(key, data) is not None:
+                continue
+            if is_of_newer_version(key, data):
+                newer += 1
+            else:
                 damaged.append(key)
                 self._store.drop(key)
-        return Verified(entries, tuple(damaged))
+        return Verified(entries, tuple(damaged), newer)
 
     def revisions(self) -> pd.DataFrame:
         """Every value of a settled candle that a provider changed afterwards, as far as it was asked for again.
@@ -338,17 +349,18 @@ class CandleCache:
             if data is None or tier is None:
                 continue
             entry = unpack(key, data, trusted=tier == "memory")
-            if entry is None:
-                self._store.drop(key)
-                self._tell_of_damage(key, data)
-            else:
+            if entry is not None:
                 found[keys[key]] = (tier, entry)
+            elif is_of_newer_version(key, data):
+                self._store.memory.drop(key)
+            else:
+                self._store.drop(key)
+                self._warn_of_damage()
         self.facts_about(series, [entry for _, entry in found.values()])
         return found
 
-    def _tell_of_damage(self, key: str, data: bytes) -> None:
-        """Warns of what is not whole; what another version wrote may be."""
-        if self._store is not None and self._store.disk is not None and not is_of_another_version(key, data):
+    def _warn_of_damage(self) -> None:
+        if self._store is not None and self._store.disk is not None:
             self._store.disk.warn_of_damage()
 
     def stored_chunks(self, series: Series) -> list[int]:
@@ -359,43 +371,95 @@ class CandleCache:
         names = {key.removeprefix(prefix) for key in self._store.keys(prefix)}
         return sorted(int(name) for name in names if _CHUNK.fullmatch(name))
 
-    def peek(self, series: Series, chunks: Sequence[int], *, past_memory: bool = False) -> dict[int, tuple[str, Entry]]:
-        """The stored entries of chunks that were looked up in vain before; told to nobody, since they were counted
-        then. `past_memory` reads them from the disk, where there is one."""
+    def read_stored(self, series: Series, chunks: Sequence[int]) -> dict[int, tuple[str, Entry]]:
+        """The entries of chunks as they lie on disk now, where another process may have written them since they were
+        put into memory; those that the disk does not have, from memory. Emits no Lookup event."""
+        return self._entries_of(series, chunks, self._read_disk(series, chunks))
+
+    def _read_disk(self, series: Series, chunks: Sequence[int]) -> dict[str, bytes]:
+        """What the disk has of the chunks, by key."""
+        if self._store is None or self._store.disk is None:
+            return {}
+        return self._store.disk.load_many([f"{series.key}|{chunk}" for chunk in chunks])
+
+    def _entries_of(
+        self, series: Series, chunks: Sequence[int], read: Mapping[str, bytes]
+    ) -> dict[int, tuple[str, Entry]]:
+        """The entries in what was read from the disk, with what is in memory because the disk did not take it."""
         if self._store is None:
             return {}
-        keys = {f"{series.key}|{chunk}": chunk for chunk in chunks}
-        found: dict[str, tuple[str, bytes]] = {}
-        if self._store.disk is None or not past_memory:
-            found = {key: ("memory", data) for key in keys if (data := self._store.memory.load(key)) is not None}
-        wanted = [key for key in keys if key not in found]
-        if wanted and self._store.disk is not None:
-            found |= {key: ("disk", data) for key, data in self._store.disk.load_many(wanted).items()}
-        entries = {key: (tier, unpack(key, data)) for key, (tier, data) in found.items()}
-        whole = {keys[key]: (tier, entry) for key, (tier, entry) in entries.items() if entry is not None}
-        self.facts_about(series, [entry for _, entry in whole.values()])
-        return whole
+        found: dict[int, tuple[str, Entry]] = {}
+        for chunk in chunks:
+            key = f"{series.key}|{chunk}"
+            stored = unpack(key, read[key]) if key in read else None
+            ahead = self._ahead.get(key, ())
+            held = self._store.memory.load(key) if stored is None or ahead else None
+            ours = None if held is None else unpack(key, held, trusted=True)
+            if ours is not None:
+                found[chunk] = "memory", merge_entries(stored, ours, ahead, timeframe=series.timeframe).entry
+            elif stored is not None:
+                found[chunk] = "disk", stored
+        self.facts_about(series, [entry for _, entry in found.values()])
+        return found
 
-    def save(
-        self, series: Series, entries: Mapping[int, Entry], until_s: Mapping[int, float | None], *, keep: bool = True
-    ) -> dict[int, Entry]:
-        """Stores the entries of chunks in both tiers; in memory until `until_s`, after which the disk is looked at
-        again.
+    def reload(self, series: Series, chunks: Sequence[int]) -> dict[int, tuple[str, Entry]]:
+        """Like `read_stored`, and puts what another process has written since into memory in place of the old copy."""
+        read = self._read_disk(series, chunks)
+        found = self._entries_of(series, chunks, read)
+        for chunk, (tier, _) in found.items():
+            key = f"{series.key}|{chunk}"
+            if self._store is not None and tier == "disk" and self._store.memory.load(key) not in (None, read[key]):
+                self._store.memory.save(key, read[key], len(read[key]))
+                self.drop_frames(series)
+        return found
 
-        Returns the entries, which share the bytes in memory where these are their plain columns: they are then held
-        once.
+    def update(
+        self,
+        series: Series,
+        chunks: Sequence[int],
+        change: Callable[[dict[int, Entry]], Mapping[int, Merged]],
+        until_s: Mapping[int, float | None] | None = None,
+        *,
+        keep: bool = True,
+    ) -> tuple[dict[int, Entry], bool]:
+        """Stores what `change` makes of the entries of the chunks as they are stored now; no other thread or process
+        writes in between.
+
+        `keep` puts them into memory, until `until_s`, after which the disk is looked at again; without it memory
+        forgets them. Returns the entries, and whether the disk took them. They share the bytes in memory where these
+        are their plain columns: they are then held once.
         """
-        if self._store is None:
-            return dict(entries)
-        entries = self._flagged(series, entries)
-        keys = {chunk: f"{series.key}|{chunk}" for chunk in entries}
-        data = {keys[chunk]: pack(keys[chunk], entry, compress=self._compress) for chunk, entry in entries.items()}
-        self._store.save_many(data, {keys[chunk]: until for chunk, until in until_s.items()}, keep=keep)
+        with self.together():
+            read = self._read_disk(series, chunks)
+            stored = self._entries_of(series, chunks, read)
+            merged = change({chunk: entry for chunk, (_, entry) in stored.items()})
+            entries = self._flagged(series, {chunk: one.entry for chunk, one in merged.items()})
+            if self._store is None:
+                return entries, False
+            keys = {chunk: f"{series.key}|{chunk}" for chunk in entries}
+            data = {keys[chunk]: pack(keys[chunk], entry, compress=self._compress) for chunk, entry in entries.items()}
+            until = {keys[chunk]: one for chunk, one in (until_s or {}).items()}
+            newer = {key for key in data if key in read and is_of_newer_version(key, read[key])}
+            is_stored = self._put(data, until, newer, keep=keep)
+            for chunk, one in merged.items():
+                ahead = self._ahead.pop(keys[chunk], ())
+                if not is_stored and keep:
+                    self._ahead[keys[chunk]] = tuple(merge([*ahead, *one.replaced]))
         if self._compress or not keep:
-            return dict(entries)
-        return {
-            chunk: unpack(keys[chunk], data[keys[chunk]], trusted=True) or entry for chunk, entry in entries.items()
-        }
+            return entries, is_stored
+        shared = {chunk: unpack(key, data[key], trusted=True) or entries[chunk] for chunk, key in keys.items()}
+        return shared, is_stored
+
+    def _put(
+        self, data: Mapping[str, bytes], until_s: Mapping[str, float | None], newer: Collection[str], *, keep: bool
+    ) -> bool:
+        """Stores the values; those in the place of which a newer version of this package wrote, in memory alone."""
+        assert self._store is not None
+        for key in newer:
+            if keep:
+                self._store.memory.save(key, data[key], len(data[key]), until_s.get(key))
+        rest = {key: value for key, value in data.items() if key not in newer}
+        return self._store.save_many(rest, until_s, keep=keep) and not newer
 
     def _flagged(self, series: Series, entries: Mapping[int, Entry]) -> dict[int, Entry]:
         """The entries, each of which says by itself which of its candles have no checksum."""
@@ -405,22 +469,15 @@ class CandleCache:
         }
 
     def rewrite(
-        self, series: Series, chunks: Sequence[int], change: Callable[[dict[int, Entry]], Mapping[int, Entry]]
+        self, series: Series, chunks: Sequence[int], change: Callable[[dict[int, Entry]], Mapping[int, Merged]]
     ) -> bool:
-        """Stores what `change` makes of the entries that are stored of the chunks, after whoever is fetching one of
-        them; nobody else writes in between. Whether it could be stored."""
+        """Like `update`, once no fetch of the chunks is under way, and with nothing of it in memory where there is a
+        disk. Returns whether it could be stored."""
         flights: dict[int, Future[Entry | None]] = {}
         try:
             for chunk in chunks:
                 flights[chunk] = self._take(series, chunk)
-            with self.together():
-                found = self.peek(series, chunks, past_memory=True)
-                entries = self._flagged(series, change({chunk: entry for chunk, (_, entry) in found.items()}))
-                if self._store is None:
-                    return False
-                keys = {chunk: f"{series.key}|{chunk}" for chunk in entries}
-                data = {keys[chunk]: pack(keys[chunk], one, compress=self._compress) for chunk, one in entries.items()}
-                return self._store.save_many(data, {}, keep=self._store.disk is None)
+            return self.update(series, chunks, change, keep=self._store is not None and self._store.disk is None)[1]
         finally:
             for chunk, flight in flights.items():
                 self.land(series, chunk)
@@ -494,20 +551,20 @@ class CandleCache:
 
     def facts(self, series: Series) -> Facts:
         """What is known of the series beside its candles."""
-        with self._lock:
-            known = self._facts.get(series)
+        known = self._facts.get(series)
         return self.look_up_facts(series) if known is None else known
 
     def look_up_facts(self, series: Series) -> Facts:
         """The facts as they lie on disk, where another process may have written them since."""
+        known = self._facts.get(series)
+        if known is not None and (self._store is None or self._store.disk is None or series in self._unsaved):
+            return known
+        facts = _read_facts(self._load_document(f"{series.key}|facts"))
         with self._lock:
-            if series in self._facts and (self._store is None or self._store.disk is None or series in self._unsaved):
-                return self._facts[series]
-            facts = _read_facts(self._load_document(f"{series.key}|facts"))
-            if facts is None:  # lost, or never learned
-                facts = self._facts.get(series, Facts())
-            self._facts[series] = facts
-            return facts
+            newest = self._facts.get(series)
+            if newest is known:  # else another thread has learned more meanwhile
+                newest = self._facts[series] = facts or known or Facts()  # they may be lost, or never learned
+            return newest or Facts()
 
     def facts_about(self, series: Series, entries: Iterable[Entry]) -> Facts:
         """The facts, with those about entries without checksum restored where they are lost: damaged, or evicted."""
@@ -559,7 +616,8 @@ class CandleCache:
 
     def _save_facts(self, series: Series, facts: Facts) -> None:
         """Keeps the facts, in memory alone while the disk is in the way."""
-        self._facts[series] = facts
+        with self._lock:
+            self._facts[series] = facts
         if self._save_document(f"{series.key}|facts", facts._asdict()):
             self._unsaved.discard(series)
         else:
@@ -653,11 +711,12 @@ class CandleCache:
 
     def open_shelves(self, series: Series, chunks: Iterable[int]) -> None:
         """Marks the shelves of the chunks as being filled."""
-        if self._store is not None:
-            for shelf in _shelves(chunks):
-                opened, words = self._load_shelf(series, shelf)
-                if not opened:
-                    self._save_shelf(series, shelf, True, words)
+        if self._store is None:
+            return
+        shut = [shelf for shelf in _shelves(chunks) if not self._load_shelf(series, shelf)[0]]
+        with self._store.transaction() if shut else contextlib.nullcontext():
+            for shelf in shut:
+                self._save_shelf(series, shelf, True, self._load_shelf(series, shelf)[1])
 
     def close_shelves(self, series: Series, until: Mapping[int, int]) -> None:
         """Writes until when each of the chunks may be believed, and marks their shelves as up to date."""
@@ -687,9 +746,14 @@ class CandleCache:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Nobody else on this cache folder writes between what is read and what is written; all of it is kept, or
-        nothing where the body raises."""
-        with self._lock, contextlib.nullcontext() if self._store is None else self._store.transaction():
+        """No other thread or process on this cache folder writes between what is read and what is written; all of it
+        is kept, or nothing where the body raises."""
+        if self._store is None or self._store.disk is None:
+            with self._writing:
+                yield
+            return
+        # A thread that has the disk's turn to write waits for no lock that is held while another waits for that turn.
+        with self._store.transaction() as begun, contextlib.nullcontext() if begun else self._writing:
             yield
 
     def _open(self, key: str) -> tuple[bytes, memoryview] | None:
@@ -700,13 +764,17 @@ class CandleCache:
         if data is None:
             return None
         opened = unseal(key, data)
-        if opened is None:
-            self._tell_of_damage(key, data)
+        if opened is None and not is_of_newer_version(key, data):
+            self._warn_of_damage()
         return opened
 
     def _write(self, key: str, data: bytes) -> bool:
+        """Stores a document, unless a newer version of this package wrote the one that is there."""
         assert self._store is not None
-        return self._store.save(key, data, keep=self._store.disk is None)
+        disk = self._store.disk
+        if disk is not None and is_of_newer_version(key, disk.load(key) or b""):
+            return False
+        return self._store.save(key, data, keep=disk is None)
 
     # -- end ----------------------------------------------------------------------------------------------------------
 

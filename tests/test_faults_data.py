@@ -21,6 +21,7 @@ from candle_fetcher.cli import main
 from candle_fetcher.core.candles import OHLCV, Candles, candles_from
 from candle_fetcher.core.entry import Entry
 from candle_fetcher.core.frame import index_ms
+from candle_fetcher.core.merging import Merged
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import parse_timeframe
@@ -502,7 +503,8 @@ def test_two_settings_of_a_series_never_share_what_is_stored(world: World) -> No
     cache = world.fetcher().cache
     for series, price in held.items():
         assert cache.load(series, [0]) == {}
-        cache.save(series, {0: entry(price)}, {0: None})
+        merged = Merged(entry(price), (Span(0, 5 * DAY),))
+        cache.update(series, [0], lambda _, merged=merged: {0: merged})
         cache.learn(series, first_ms=int(price), now_ms=1)
     for made in (cache, world.fetcher().cache):  # out of memory, and off the disk
         for series, price in held.items():

@@ -214,13 +214,13 @@ def test_a_refresh_leaves_no_frame_of_the_old_candles_behind(tmp_path: Path) -> 
         fetcher = world.fetcher(source="rest")
         fetcher.fetch(*day)
         world.exchange.restate("binance", "BTCUSDT", "1h", ms("2024-03-05"), volume="77.00000000")
-        save, between = fetcher.cache.save, []
+        update, between = fetcher.cache.update, []
 
         def with_a_look_before(*arguments: Any, **named: Any) -> Any:
             between.append(pool.submit(fetcher.fetch, *day).result()["volume"].iloc[0])
-            return save(*arguments, **named)
+            return update(*arguments, **named)
 
-        fetcher.cache.save = with_a_look_before  # type: ignore[method-assign]
+        fetcher.cache.update = with_a_look_before  # type: ignore[method-assign]
         assert fetcher.fetch(*day, refresh=True)["volume"].iloc[0] == 77
         assert between
         assert fetcher.fetch(*day)["volume"].iloc[0] == 77
@@ -258,14 +258,14 @@ def test_two_threads_may_close_while_candles_are_being_stored(tmp_path: Path) ->
     day = ("BTC/USDT", "1h", "2024-03-05", "2024-03-06")
     with World(tmp_path) as world, ThreadPoolExecutor(3) as pool:
         fetcher = world.fetcher(source="rest")
-        save, is_at_it = fetcher.cache.save, threading.Event()
+        update, is_at_it = fetcher.cache.update, threading.Event()
 
         def slow(*arguments: Any, **named: Any) -> Any:
             is_at_it.set()
             time.sleep(0.3)
-            return save(*arguments, **named)
+            return update(*arguments, **named)
 
-        fetcher.cache.save = slow  # type: ignore[method-assign]
+        fetcher.cache.update = slow  # type: ignore[method-assign]
         call = pool.submit(fetcher.fetch, *day)
         assert is_at_it.wait(10)
         for closing in [pool.submit(fetcher.close) for _ in range(2)]:

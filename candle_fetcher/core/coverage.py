@@ -14,22 +14,6 @@ from candle_fetcher.core.spans import Span, subtract
 from candle_fetcher.core.timeframe import Timeframe
 
 
-def extend(old: Entry, new: Entry) -> Entry:
-    """The new entry, and of the old one what lies before and after it; the new one alone where they do not touch."""
-    if new.covered.start_ms > old.covered.end_ms or new.covered.end_ms < old.covered.start_ms:
-        return new
-    believed = [*new.believed]
-    for hole in old.believed:
-        parts = subtract(Span(hole.start_ms, hole.end_ms), [new.covered])
-        believed += [Believed(*part, hole.asked_ms) for part in parts]
-    return Entry(
-        Span(min(old.covered.start_ms, new.covered.start_ms), max(old.covered.end_ms, new.covered.end_ms)),
-        new.stored_ms if new.covered.end_ms >= old.covered.end_ms else old.stored_ms,
-        tuple(sorted(believed)),
-        overlay(old.candles, new.candles, new.covered),
-    )
-
-
 def absorb(
     entry: Entry | None,
     span: Span,

@@ -95,12 +95,12 @@ def unseal(key: str, data: bytes, *, trusted: bool = False) -> tuple[bytes, memo
     return bytes(view[_ENVELOPE.size : _ENVELOPE.size + head_length]), body
 
 
-def is_of_another_version(key: str, data: bytes) -> bool:
-    """Whether the bytes are whole and another version sealed them: the envelope is the same in every version."""
+def is_of_newer_version(key: str, data: bytes) -> bool:
+    """Whether the bytes are whole and a newer version sealed them: the envelope is the same in every version."""
     if len(data) < _ENVELOPE.size:
         return False
     magic, checksum, version, *_ = _ENVELOPE.unpack_from(data)
-    return bool(magic == _MAGIC and version != VERSION and zlib.crc32(data[8:], zlib.crc32(key.encode())) == checksum)
+    return bool(magic == _MAGIC and version > VERSION and zlib.crc32(data[8:], zlib.crc32(key.encode())) == checksum)
 
 
 def pack(key: str, entry: Entry, *, compress: bool = False) -> bytes:

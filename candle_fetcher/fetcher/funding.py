@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass, field
+from functools import partial
 
 from candle_fetcher.cache import CandleCache, Unverified
 from candle_fetcher.core.candles import Candles, Gap, join, no_candles, overlay
@@ -32,6 +33,7 @@ from candle_fetcher.core.events import Busy, Observe
 from candle_fetcher.core.expiry import LAG_MS, NEAR_MS
 from candle_fetcher.core.files import File, choose_files
 from candle_fetcher.core.funding import FUNDING_COLUMNS
+from candle_fetcher.core.merging import Merged, merge_entries
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
 from candle_fetcher.core.timeframe import parse_timeframe
@@ -102,10 +104,7 @@ class FundingGatherer:
             _await_turn(turn, errand)
             trip = _Trip(self._cache, source, series, span, now_ms, errand)
             files = _Files(self._cache, series, now_ms, errand)
-            if refresh:
-                stored = self._cache.peek(series, _months(trip.span))
-                trip.before = {month: entry for month, (_, entry) in stored.items()}
-            else:
+            if not refresh:
                 trip.look_up()
                 if only_cache:
                     files.look_up(_months(trip.span))
@@ -219,6 +218,18 @@ def _await_turn(turn: dict[Errand, None], errand: Errand) -> None:
             raise CancelledError
 
 
+def _merged(month: int, entry: Entry, answered: Span, stored: Mapping[int, Entry]) -> dict[int, Merged]:
+    """The month's entry merged into what is stored of it now."""
+    old = stored.get(month)
+    if old is not None and old.candles.names == FUNDING_COLUMNS and _touch(old.covered, entry.covered):
+        return {month: merge_entries(old, entry, [answered], timeframe=MONTH)}
+    return {month: Merged(entry, (entry.covered,))}
+
+
+def _touch(span: Span, other: Span) -> bool:
+    return span.start_ms <= other.end_ms and other.start_ms <= span.end_ms
+
+
 def _clipped(span: Span, source: FundingSource) -> Span:
     """The span without what is older than any record."""
     return Span(min(max(span.start_ms, source.funding.since_ms), span.end_ms), span.end_ms)
@@ -282,7 +293,7 @@ class _Files:
             unverified = [] if read.verified else [Unverified(*file.span, file.path)]
             with self.cache.together():
                 self.cache.learn(self.series, had=[entry.covered], unverified=unverified, now_ms=self.now_ms)
-                self.cache.save(self.series, {month: entry}, {month: None})
+                self.cache.update(self.series, [month], lambda _: {month: Merged(entry, (entry.covered,))})
             self.found[month] = "archive", entry
         elif read.error is not None:
             self.errors[month] = self.rejected[file.path] = read.error
@@ -352,24 +363,33 @@ class _Trip:
         self.errand = errand
         self.entries: dict[int, Entry] = {}
         self.kept: dict[str, list[Candles]] = {"memory": [], "disk": []}
-        self.before: dict[int, Entry] = {}  # what a refresh replaces, as far as it gets
         self.fresh: list[Span] = []
         self.refusal: SourceError | None = None
 
     def look_up(self) -> None:
-        for month, (tier, entry) in self.cache.load(self.series, _months(self.span)).items():
+        """Takes what is stored; a month in memory that lacks something is read from the disk again, where another
+        process may have stored more."""
+        found = self.cache.load(self.series, _months(self.span))
+        short = [month for month, (_, entry) in found.items() if not self._has_all(month, entry)]
+        for month, (tier, entry) in (found | self.cache.reload(self.series, short)).items():
             if entry.candles.names == FUNDING_COLUMNS:
                 self.entries[month] = entry
                 self.kept[tier].append(entry.candles)
+
+    def _has_all(self, month: int, entry: Entry | None) -> bool:
+        return entry is not None and entry.covered.holds(self._whole(month).clip(self.span))
+
+    def _whole(self, month: int) -> Span:
+        return Span(max(MONTH.open_ms(month), self.source.funding.since_ms), MONTH.open_ms(month + 1))
 
     def asks(self) -> list[Span]:
         """What to ask for: the rest of each month of which something is wanted that is not covered."""
         until_ms = max(self.span.end_ms, self.now_ms - NEAR_MS)
         asks = []
         for month in _months(self.span):
-            whole = Span(max(MONTH.open_ms(month), self.source.funding.since_ms), MONTH.open_ms(month + 1))
+            whole = self._whole(month)
             entry = self.entries.get(month)
-            if entry is None or not entry.covered.holds(whole.clip(self.span)):
+            if not self._has_all(month, entry):
                 start_ms = whole.start_ms if entry is None else entry.covered.end_ms
                 asks.append(Span(start_ms, min(whole.end_ms, until_ms)))
         return merge(asks)
@@ -407,22 +427,10 @@ class _Trip:
             newest_ms = int(candles.open_ms[-1]) + 1 if candles.count else covered.start_ms
             covered = Span(covered.start_ms, max(newest_ms, min(covered.end_ms, self.now_ms - LAG_MS)))
             entry = self.entries[month] = Entry(covered, self.now_ms, (), candles)
-            before = self.before.get(month)
-            if before is None and covered and covered.end_ms < whole.end_ms:
-                # Since we looked, another process may have stored more of a month that is not over: that stays.
-                before = self.cache.peek(self.series, [month], past_memory=True).get(month, ("", None))[1]
-            if before is not None and covered and before.covered.holds(Span(covered.end_ms, covered.end_ms + 1)):
-                entry = Entry(
-                    Span(covered.start_ms, before.covered.end_ms),
-                    self.now_ms,
-                    (),
-                    overlay(before.candles.trim(Span(covered.end_ms, before.covered.end_ms)), candles, covered),
-                )
-                covered = entry.covered
             if covered:
                 # Another process may have stored more of a month that is not over: the disk is looked at again.
                 until_s = None if covered.end_ms == whole.end_ms else stored_s + LAG_MS / 1000
-                self.cache.save(self.series, {month: entry}, {month: until_s})
+                self.cache.update(self.series, [month], partial(_merged, month, entry, piece), {month: until_s})
 
     def lacking(self) -> list[Span]:
         """What of the span REST has not answered for."""

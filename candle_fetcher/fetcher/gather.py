@@ -16,7 +16,7 @@ from functools import partial
 
 from candle_fetcher.cache import LOOK, CandleCache, Facts, Failed, Quiet, Unverified, is_believed
 from candle_fetcher.core.candles import Candles, find_holes, iso, no_candles
-from candle_fetcher.core.coverage import absorb, bridge, extend
+from candle_fetcher.core.coverage import absorb, bridge
 from candle_fetcher.core.entry import BEYOND, DUE, UNASKED, Entry
 from candle_fetcher.core.errors import (
     AccessDenied,
@@ -32,6 +32,7 @@ from candle_fetcher.core.errors import (
 from candle_fetcher.core.events import Observe, Progress
 from candle_fetcher.core.expiry import FOREVER_MS, NEAR_MS, ask_again_ms, drop_unsettled, edge_until_ms, settled_end_ms
 from candle_fetcher.core.files import USUAL_LAGS, File, choose_files
+from candle_fetcher.core.merging import Merged, merge_entries
 from candle_fetcher.core.plan import CHUNK_SLOTS, Ask, chunk_span, chunks_of, find_asks, group_chunks
 from candle_fetcher.core.revisions import find_revisions
 from candle_fetcher.core.series import Series
@@ -130,7 +131,7 @@ class Gatherer:
         trip.generation = cache.generation(series)
         if not want.only_cache:
             trip.reach_ms = want.source.reach_ms(series, now_ms)
-        chunks = chunks_of(timeframe, cache.facts(series).bounds(span, 0 if want.only_cache else now_ms))
+        chunks = chunks_of(timeframe, self._listed(series, span, 0 if want.only_cache else now_ms))
         if not want.refresh:
             trip.found = self._load(trip, chunks)
             if any(tier == "disk" for tier, _ in trip.found.values()):
@@ -161,16 +162,38 @@ class Gatherer:
 
     # -- looking up -----------------------------------------------------------------------------------------------
 
+    def _listed(self, series: Series, span: Span, now_ms: int) -> Span:
+        """The span without its ends that are known to be empty, by what lies on disk where there are such."""
+        bounds = self._cache.facts(series).bounds(span, now_ms)
+        return bounds if bounds == span else self._cache.look_up_facts(series).bounds(span, now_ms)
+
     def _load(self, trip: Trip, chunks: Sequence[int]) -> dict[int, tuple[str, Entry]]:
+        """What is stored of the chunks. A copy in memory that does not answer for all that is wanted of it is read from
+        the disk again: another process may have stored more."""
         series, keep = trip.want.series, trip.want.keep
-        if len(chunks) <= _LOAD_AT_ONCE:
-            return self._cache.load(series, chunks, keep=keep)
-        size = max(_LOAD_AT_ONCE, -(-len(chunks) // (4 * self._pools.sizes["io"])))
-        batches = [chunks[at : at + size] for at in range(0, len(chunks), size)]
         found: dict[int, tuple[str, Entry]] = {}
-        for loaded in self._pools.io().map(lambda batch: self._cache.load(series, batch, keep=keep), batches):
-            found.update(loaded)
-        return found
+        if len(chunks) <= _LOAD_AT_ONCE:
+            found = self._cache.load(series, chunks, keep=keep)
+        else:
+            size = max(_LOAD_AT_ONCE, -(-len(chunks) // (4 * self._pools.sizes["io"])))
+            batches = [chunks[at : at + size] for at in range(0, len(chunks), size)]
+            for loaded in self._pools.io().map(lambda batch: self._cache.load(series, batch, keep=keep), batches):
+                found.update(loaded)
+        held = [(chunk, entry) for chunk, (tier, entry) in found.items() if tier == "memory"]
+        short = [chunk for chunk, entry in held if self._lacks(trip, chunk, entry)]
+        return found | (self._cache.reload(series, short) if short else {})
+
+    def _lacks(self, trip: Trip, chunk: int, entry: Entry) -> bool:
+        """Whether something of what is wanted of the chunk is neither stored in the entry nor known to be empty, or is
+        to be asked for again."""
+        wanted = chunk_span(trip.timeframe, chunk).clip(trip.span)
+        if not entry.believed and entry.covered.holds(wanted) and not trip.want.recheck:
+            return False
+        known = self._cache.facts(trip.want.series).bounds(wanted, 0 if trip.want.only_cache else trip.now_ms)
+        if not entry.covered.holds(known.clip(wanted)):
+            return True
+        unknown = (hole for hole in entry.believed if hole.asked_ms in (BEYOND, UNASKED))
+        return any(Span(*hole[:2]).clip(wanted) for hole in unknown) or bool(self._asks(trip, chunk, entry))
 
     def _take_older(self, trip: Trip, chunks: Sequence[int]) -> None:
         """Adds what is stored of before the newest candles, which are all that could be asked for again."""
@@ -579,10 +602,12 @@ class Gatherer:
         before: Entry | None = None
         entry: Entry | None = None
         refusal: SourceError | None = None
+        seen: Entry | None = None
         try:
             try:
                 waited = not is_claimed and self._claim(trip, f"{want.series.key}|{chunk}")[0]
                 before = entry = self._look_again(trip, [chunk], anew=waited).get(chunk)
+                seen = self._seen(trip, [chunk]).get(chunk)
                 entry, fresh = self._laid_out(trip, chunk, entry)
                 trip.fresh.setdefault(chunk, []).extend(fresh)
                 asks = [] if want.only_archive else self._asks(trip, chunk, entry)
@@ -614,7 +639,7 @@ class Gatherer:
                 trip.answered.add(chunk)
             finally:
                 if entry is not None and entry is not before:
-                    self._keep(trip, {chunk: (entry, before)})
+                    self._keep(trip, {chunk: (entry, seen)})
                 else:
                     cache.land(want.series, chunk)
             flight.set_result(entry)
@@ -646,11 +671,11 @@ class Gatherer:
         try:
             claimed = self._take_off(series, chunks, flights)
             found = self._look_again(trip, claimed)
+            seen = self._seen(trip, claimed)
             for chunk in claimed:
-                before = found.get(chunk)
-                entry, fresh = self._laid_out(trip, chunk, before)
+                entry, fresh = self._laid_out(trip, chunk, found.get(chunk))
                 if entry is not None and fresh and not self._asks(trip, chunk, entry):
-                    whole[chunk] = entry, before
+                    whole[chunk] = entry, seen.get(chunk)
                     trip.fresh.setdefault(chunk, []).extend(fresh)
         finally:
             for chunk in flights.keys() - whole.keys():
@@ -671,12 +696,18 @@ class Gatherer:
         from the disk."""
         if not trip.want.refresh:
             missing = [chunk for chunk in chunks if anew or chunk not in trip.found]
-            found = self._cache.peek(trip.want.series, missing, past_memory=anew)
+            found = self._cache.reload(trip.want.series, missing)
             for chunk, (tier, entry) in found.items():
                 trip.put(chunk, tier, entry)
             if any(tier == "disk" for tier, _ in found.values()):
                 self._cache.look_up_facts(trip.want.series)
         return {chunk: trip.found[chunk][1] for chunk in chunks if chunk in trip.found}
+
+    def _seen(self, trip: Trip, chunks: Sequence[int]) -> dict[int, Entry]:
+        """What is stored of the chunks before a source is asked about them."""
+        if not trip.want.refresh:
+            return {chunk: trip.found[chunk][1] for chunk in chunks if chunk in trip.found}
+        return {chunk: entry for chunk, (_, entry) in self._cache.read_stored(trip.want.series, chunks).items()}
 
     def _laid_out(self, trip: Trip, chunk: int, entry: Entry | None) -> tuple[Entry | None, list[Fresh]]:
         """The entry with what the archive's files have of the rest of the chunk, and what that is. Their holes are due
@@ -752,7 +783,7 @@ class Gatherer:
                     yield answer
 
     def _keep(self, trip: Trip, filled: Mapping[int, tuple[Entry, Entry | None]]) -> Future[None]:
-        """Goes on with the filled entries, and has them stored; beside each the one that was there before."""
+        """Goes on with the filled entries, and has them stored; beside each what was stored before it was filled."""
         for chunk, (entry, _) in filled.items():
             trip.put(chunk, trip.found[chunk][0] if chunk in trip.found else "rest", entry)
             trip.pieces.pop(chunk, None)
@@ -767,67 +798,74 @@ class Gatherer:
         return save
 
     def _save(self, trip: Trip, filled: Mapping[int, tuple[Entry, Entry | None]]) -> None:
+        """Merges the filled entries into what is stored of the chunks by now, and goes on with what is stored then."""
         with Timed(self._observe, "io"):
             series, cache = trip.want.series, self._cache
+            until: dict[int, float | None] = {}
+            merged: dict[int, Merged] = {}
+
+            def change(stored: dict[int, Entry]) -> dict[int, Merged]:
+                for chunk, (entry, seen) in filled.items():
+                    merged[chunk] = self._merged(trip, chunk, stored.get(chunk), entry, seen)
+                    until[chunk] = self._stale_s(trip, chunk, merged[chunk].entry)
+                olds = [seen for _, seen in filled.values() if seen is not None]
+                self._learn_unverified(trip, merged, [*olds, *stored.values()])
+                for chunk, old in stored.items():
+                    new = merged[chunk].entry._replace(stored_ms=filled[chunk][0].stored_ms)
+                    cache.note(series, find_revisions(old, new))
+                    if any(old.covered.clip(one) for one in merged[chunk].replaced):
+                        stale.append(chunk)
+                return merged
+
+            stale: list[int] = []
             try:
-                edge = [
-                    chunk
-                    for chunk, (entry, _) in filled.items()
-                    if entry.covered.end_ms < chunk_span(trip.timeframe, chunk).end_ms
-                ]
-                # Since we looked, somebody may have stored more of a chunk that is not over: that stays.
-                refresh = trip.want.refresh
-                stored = cache.peek(series, list(filled) if refresh else edge, past_memory=not refresh)
-                until: dict[int, float | None] = {}
-                is_news = False
-                for chunk, (entry, before) in filled.items():
-                    until[chunk] = None
-                    if chunk in edge:
-                        # Beyond this another process may have stored a newer one; the disk is looked at again.
-                        edge_ms = edge_until_ms(trip.timeframe, entry.covered.end_ms, trip.now_ms, trip.want.ttl_ms)
-                        until[chunk] = min(self._clock(), trip.wall_s) + (edge_ms - trip.now_ms) / 1000
-                    old = stored[chunk][1] if chunk in stored else None
-                    old = old if refresh else before
-                    if old is not None:
-                        cache.note(series, find_revisions(old, entry))
-                        is_news |= any(old.covered.clip(one.span) for one in trip.fresh.get(chunk, ()))
-                entries = {chunk: entry for chunk, (entry, _) in filled.items()}
-                for chunk, (_, old) in stored.items():
-                    if entries[chunk].covered.holds(old.covered):
-                        continue
-                    reaching = self._bridged(trip, old, entries[chunk].covered)
-                    entries[chunk] = extend(reaching or old, entries[chunk])
-                olds = [before for _, before in filled.values() if before] + [old for _, old in stored.values()]
-                with self._flagged(trip, filled, olds):
-                    saved = cache.save(series, entries, until, keep=trip.want.keep)
-                if is_news:
-                    cache.drop_frames(series)  # they may hold what has just been asked for again
-                for chunk, shared in saved.items():
-                    trip.share(chunk, entries[chunk], shared)
+                saved, _ = cache.update(series, list(filled), change, until, keep=trip.want.keep)
+                if stale:
+                    cache.drop_frames(series)  # they may hold what is not stored any more
+                for chunk, (entry, _) in filled.items():
+                    # What a refresh has not asked for again is not a part of its answer.
+                    if not trip.want.refresh or merged[chunk].entry is entry:
+                        trip.share(chunk, entry, saved[chunk])
             finally:
                 for chunk in filled:
                     cache.land(series, chunk)
 
-    @contextlib.contextmanager
-    def _flagged(self, trip: Trip, chunks: Collection[int], olds: Sequence[Entry]) -> Iterator[None]:
-        """Notes which candles of the chunks have no checksum; they are stored with the note or not at all. `olds` are
-        the entries that were there before."""
-        came = [one for chunk in chunks for one in trip.fresh.get(chunk, ())]
+    def _merged(self, trip: Trip, chunk: int, stored: Entry | None, entry: Entry, seen: Entry | None) -> Merged:
+        """The entry merged into what is stored now. A file of the archive fills in what is missing; only a refresh
+        takes its candles in place of stored ones."""
+        fresh = trip.fresh.get(chunk, ())
+        answered = [one.span for one in fresh if one.source != "archive" or trip.want.refresh]
+        between = UNASKED if trip.feed.depth(trip.want.series) is None else BEYOND
+        return merge_entries(stored, entry, answered, timeframe=trip.timeframe, seen=seen, between=between)
+
+    def _stale_s(self, trip: Trip, chunk: int, entry: Entry) -> float | None:
+        """Until when the entry may stay in memory (s, by this machine's clock); None is for good."""
+        if entry.covered.end_ms >= chunk_span(trip.timeframe, chunk).end_ms:
+            return None
+        # Beyond this another process may have stored a newer one; the disk is looked at again.
+        edge_ms = edge_until_ms(trip.timeframe, entry.covered.end_ms, trip.now_ms, trip.want.ttl_ms)
+        return min(self._clock(), trip.wall_s) + (edge_ms - trip.now_ms) / 1000
+
+    def _learn_unverified(self, trip: Trip, merged: Mapping[int, Merged], olds: Sequence[Entry]) -> None:
+        """Notes which candles of the merged entries have no checksum; `olds` are the entries that were there before."""
+        came = [
+            one._replace(span=part)
+            for chunk, (_, replaced) in merged.items()
+            for one in trip.fresh.get(chunk, ())
+            for span in replaced
+            if (part := one.span.clip(span))
+        ]
         parts = [
             Unverified(*part, file.path)
             for file in trip.unverified
             for one in came
             if one.source == "archive" and (part := one.span.clip(file.span))
         ]
-        if not parts and not self._cache.facts_about(trip.want.series, olds).unverified:
-            yield
-            return
-        with self._cache.together():
+        if parts or self._cache.facts_about(trip.want.series, olds).unverified:
             had = [one.span for one in came]
             self._cache.look_up_facts(trip.want.series)
             self._cache.facts_about(trip.want.series, olds)
             self._cache.learn(trip.want.series, had=had, unverified=parts, now_ms=trip.now_ms)
-            yield
 
     # -- where the series begins and ends ---------------------------------------------------------------------------
 

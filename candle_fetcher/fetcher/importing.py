@@ -21,6 +21,7 @@ from candle_fetcher.core.entry import DUE, Entry
 from candle_fetcher.core.errors import BadFile, CacheError, InputError, ReplyError, shown
 from candle_fetcher.core.expiry import drop_unsettled, settled_end_ms
 from candle_fetcher.core.files import File
+from candle_fetcher.core.merging import Merged
 from candle_fetcher.core.naming import text_of
 from candle_fetcher.core.plan import chunk_of, chunk_span, chunks_of
 from candle_fetcher.core.revisions import find_revisions
@@ -490,12 +491,12 @@ def _lay_in(
     series = chosen.series
     feed = chosen.provider.feed(series.kind)
 
-    def change(stored: dict[int, Entry]) -> dict[int, Entry]:
-        entries: dict[int, Entry] = {}
+    def change(stored: dict[int, Entry]) -> dict[int, Merged]:
+        merged: dict[int, Merged] = {}
         revisions = []
-        filled: list[Span] = []
         for chunk, pieces in batch.items():
             entry = stored.get(chunk)
+            filled: list[Span] = []
             for span, candles in pieces:
                 if entry is not None:
                     found = find_revisions(entry, Entry(span, now_ms, (), candles))
@@ -519,12 +520,13 @@ def _lay_in(
                     tally.last_ms = max(tally.last_ms, int(candles.open_ms[-1]))
                 filled += made.spans
             if entry is not None:
-                entries[chunk] = entry
+                merged[chunk] = Merged(entry, tuple(merge(filled)))
         cache.note(series, revisions, once=True)
         if chosen.verified is False:  # they are stored with the note or not at all
-            unverified = [Unverified(*part, chosen.archive_path) for part in merge(filled)]
+            spans = merge(span for one in merged.values() for span in one.replaced)
+            unverified = [Unverified(*span, chosen.archive_path) for span in spans]
             cache.learn(series, unverified=unverified, now_ms=now_ms)
-        return entries
+        return merged
 
     chunks = sorted(batch)
     cache.open_shelves(series, chunks)

@@ -1,0 +1,196 @@
+"""Several writers of one cache: whatever one of them has stored, another one's older copy never replaces."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from world import World, ms, same
+
+from candle_fetcher import IncompleteData
+from candle_fetcher.core.candles import OHLCV, candles_from
+from candle_fetcher.core.entry import BEYOND, DUE, UNASKED, Believed, Entry
+from candle_fetcher.core.merging import merge_entries
+from candle_fetcher.core.spans import Span
+from candle_fetcher.core.timeframe import parse_timeframe
+
+HOUR = 3_600_000
+MINUTE = parse_timeframe("1m")
+STEP = 60_000
+DAY = ("BTC/USDT", "1h", "2024-03-05", "2024-03-06")
+
+
+def hour(number: int, day: str = "2024-03-05") -> tuple[int, int]:
+    return ms(day) + number * HOUR, ms(day) + (number + 1) * HOUR
+
+
+def without(truth: dict[str, Any], row: int) -> dict[str, Any]:
+    return {name: np.delete(column, row) for name, column in truth.items()}
+
+
+# -- a copy in memory, and newer candles on disk ----------------------------------------------------------------------
+
+
+@pytest.mark.fault("K02")
+@pytest.mark.parametrize("settings", [{"source": "rest"}, {}, {"compression": True}], ids=["rest", "auto", "packed"])
+def test_a_hole_that_is_asked_for_again_leaves_what_another_fetcher_has_stored_since(tmp_path, settings):
+    with World(tmp_path) as world:
+        for number in (10, 15):
+            world.exchange.hide("binance", "BTCUSDT", hour(number))
+        ours, theirs = world.fetcher(**settings), world.fetcher(**settings)
+        assert len(ours.fetch(*DAY)) == 22
+        world.exchange.unhide("binance", "BTCUSDT", hour(10))
+        world.exchange.restate("binance", "BTCUSDT", "1h", hour(5)[0], volume="77.00000000")
+        assert len(theirs.fetch(*DAY, refresh=True)) == 23
+        truth = without(world.truth("BTCUSDT", *DAY[1:]), 15)
+        same(ours.fetch(*DAY, on_gap="refetch"), truth)
+        same(world.fetcher(source="cache").fetch(*DAY), truth)
+
+
+@pytest.mark.fault("K02")
+def test_a_young_hole_that_is_due_leaves_what_another_fetcher_has_stored_since(tmp_path):
+    today = ("BTC/USDT", "1h", "2024-06-15", "2024-06-15T12:00")
+    with World(tmp_path) as world:
+        for number in (3, 6):
+            world.exchange.hide("binance", "BTCUSDT", hour(number, "2024-06-15"))
+        ours, theirs = world.fetcher(source="rest"), world.fetcher(source="rest")
+        assert len(ours.fetch(*today)) == 10
+        world.exchange.unhide("binance", "BTCUSDT", hour(3, "2024-06-15"))
+        world.exchange.restate("binance", "BTCUSDT", "1h", hour(1, "2024-06-15")[0], volume="77.00000000")
+        theirs.fetch(*today, refresh=True)
+        world.now_s += 3_700  # what is believed of the holes is over
+        truth = without(world.truth("BTCUSDT", *today[1:]), 6)
+        same(ours.fetch(*today), truth)
+        same(world.fetcher(source="cache").fetch(*today), truth)
+        theirs.fetch("BTC/USDT", "1h", "2024-06-15")  # as does the tail, which each of them asks for
+        ours.fetch("BTC/USDT", "1h", "2024-06-15")
+        same(world.fetcher(source="cache").fetch(*today), truth)
+
+
+@pytest.mark.fault("K02")
+def test_a_correction_is_kept_by_a_fetcher_that_asks_for_the_next_candles(tmp_path):
+    with World(tmp_path) as world:
+        ours, theirs = world.fetcher(source="rest"), world.fetcher(source="rest")
+        ours.fetch("BTC/USDT", "1h", "2024-06-15")
+        world.exchange.restate("binance", "BTCUSDT", "1h", hour(5, "2024-06-15")[0], volume="88.00000000")
+        theirs.fetch("BTC/USDT", "1h", "2024-06-15", refresh=True)
+        world.now_s += 3_600
+        frame = ours.fetch("BTC/USDT", "1h", "2024-06-15")
+        truth = world.truth("BTCUSDT", "1h", "2024-06-15", "2024-06-15T13:00")
+        same(frame, truth)
+        same(world.fetcher(source="cache").fetch("BTC/USDT", "1h", "2024-06-15", "2024-06-15T13:00"), truth)
+        assert len(ours.cache.revisions())
+
+
+# -- imported history -------------------------------------------------------------------------------------------------
+
+
+def kraken_file(world: World, folder: Path, start: str, end: str) -> Path:
+    truth = world.exchange.kraken.truth("XBTUSD", "1h", ms(start), ms(end))
+    path = folder / "XBTUSD_60.csv"
+    with path.open("w", newline="") as file:
+        columns = [truth[name] for name in OHLCV]
+        for at, open_ms in enumerate(truth["open_time"]):
+            csv.writer(file, lineterminator="\n").writerow([open_ms // 1000, *(repr(float(c[at])) for c in columns), 1])
+    return path
+
+
+@pytest.mark.fault("K03")
+@pytest.mark.parametrize("source", ["auto", "cache", "refresh"])
+def test_what_another_fetcher_has_imported_is_found_and_outlives_a_refresh(tmp_path, source):
+    with World(tmp_path / "cache") as world:
+        ours, theirs = (world.fetcher(provider="kraken") for _ in range(2))
+        recent = ("BTC/USD", "1h", "2024-05-20", "2024-06-15")
+        older = ("BTC/USD", "1h", "2024-05-01", "2024-06-15")
+        ours.fetch(*recent)
+        with pytest.raises(IncompleteData):
+            ours.fetch(*older)
+        (tmp_path / "files").mkdir()
+        path = kraken_file(world, tmp_path / "files", "2024-04-20", "2024-05-25")
+        assert theirs.cache.import_file(path, provider="kraken").added > 480
+        truth = world.exchange.kraken.truth("XBTUSD", "1h", ms("2024-05-01"), ms("2024-06-15"))
+        how = {"refresh": True} if source == "refresh" else {"source": source}
+        same(ours.fetch(*older, **how), truth)
+        same(ours.fetch(*older), truth)
+        same(world.fetcher(provider="kraken", source="cache").fetch(*older), truth)
+
+
+# -- one entry out of two ---------------------------------------------------------------------------------------------
+
+SLOTS = 24
+# What an entry says of a slot: a value, a hole and when it was asked for (or its state), or nothing.
+words = st.one_of(
+    st.integers(1, 9), st.sampled_from([("hole", 70), ("hole", DUE), ("hole", BEYOND), ("hole", UNASKED)])
+)
+
+
+@st.composite
+def entries(draw: st.DrawFn, stored_ms: int) -> tuple[Entry, dict[int, object]]:
+    first = draw(st.integers(0, SLOTS - 1))
+    said = dict(enumerate(draw(st.lists(words, min_size=1, max_size=SLOTS - first)), first))
+    rows = {slot: word for slot, word in said.items() if isinstance(word, int)}
+    opens = np.array(sorted(rows), np.int64)
+    values = np.array([rows[int(slot)] for slot in opens], float)
+    holes = [Believed(s * STEP, (s + 1) * STEP, w[1]) for s, w in said.items() if isinstance(w, tuple)]
+    covered = Span(first * STEP, (first + len(said)) * STEP)
+    candles = candles_from(("open_time", *OHLCV), [opens * STEP, *[values] * 5])
+    return Entry(covered, stored_ms, tuple(holes), candles), said
+
+
+def words_of(entry: Entry) -> dict[int, object]:
+    said: dict[int, object] = {}
+    for hole in entry.believed:
+        for slot in range(hole.start_ms // STEP, hole.end_ms // STEP):
+            assert slot not in said
+            said[slot] = "hole", hole.asked_ms
+    for open_ms, value in zip(entry.candles.open_ms.tolist(), entry.candles.floats("close").tolist(), strict=True):
+        assert open_ms // STEP not in said
+        said[open_ms // STEP] = int(value)
+    assert sorted(said) == list(range(entry.covered.start_ms // STEP, entry.covered.end_ms // STEP))
+    return said
+
+
+def expected(stored: object, ours: object, seen: object, *, is_answered: bool) -> object:
+    """The word about a slot, slot by slot."""
+    unknown = (None, ("hole", UNASKED), ("hole", BEYOND))
+    if ours in unknown:
+        return ours if stored is None else stored
+    if stored in unknown:
+        return ours
+    if not is_answered or ours == ("hole", DUE):
+        return stored
+    if not isinstance(ours, int) and isinstance(stored, int) and not isinstance(seen, int):
+        return stored  # it came since the question was asked
+    return ours
+
+
+@pytest.mark.fault("K02", "K03")
+@given(st.data())
+def test_each_slot_keeps_the_newer_word(data):
+    stored, theirs = data.draw(entries(1))
+    ours, mine = data.draw(entries(2))
+    seen, before = data.draw(st.one_of(st.just((None, {})), entries(0)))
+    answered = data.draw(st.sets(st.integers(0, SLOTS)))
+    spans = [Span(slot * STEP, (slot + 1) * STEP) for slot in sorted(answered)]
+    entry, replaced = merge_entries(stored, ours, spans, timeframe=MINUTE, seen=seen)
+    said = words_of(entry)
+    for slot, word in said.items():
+        told = theirs.get(slot), mine.get(slot)
+        if told == (None, None):
+            assert word == ("hole", UNASKED)
+        else:
+            assert word == expected(*told, before.get(slot), is_answered=slot in answered), slot
+    assert set(said) >= {*theirs, *mine}
+    end = Span(entry.covered.end_ms - STEP, entry.covered.end_ms)
+    assert entry.stored_ms == (2 if any(span.holds(end) for span in replaced) else 1)
+
+
+def test_an_entry_is_taken_as_it_is_where_nothing_is_stored():
+    opens = np.arange(3, dtype=np.int64) * STEP
+    ours = Entry(Span(0, 3 * STEP), 1, (), candles_from(("open_time", *OHLCV), [opens, *np.ones((5, 3))]))
+    assert merge_entries(None, ours, [], timeframe=MINUTE) == (ours, (ours.covered,))
