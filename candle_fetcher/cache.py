@@ -406,9 +406,14 @@ class CandleCache:
         """Like `read_stored`, and puts what another process has written since into memory in place of the old copy."""
         read = self._read_disk(series, chunks)
         found = self._entries_of(series, chunks, read)
-        for chunk, (tier, _) in found.items():
+        for chunk, (tier, entry) in found.items():
             key = f"{series.key}|{chunk}"
-            if self._store is not None and tier == "disk" and self._store.memory.load(key) not in (None, read[key]):
+            held = self._store.memory.load(key) if self._store is not None and tier == "disk" else None
+            if held is None or self._store is None:
+                continue
+            if held == read[key]:
+                found[chunk] = "memory", entry
+            else:
                 self._store.memory.save(key, read[key], len(read[key]))
                 self.drop_frames(series)
         return found

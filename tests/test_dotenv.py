@@ -50,6 +50,20 @@ def cache_of(run: Run) -> str:
     return Path(json.loads(out)["path"]).name
 
 
+def environment_of(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment that the fetchers are made in, the last one's."""
+    seen: dict[str, str] = {}
+    real = CandleFetcher.__init__
+
+    def init(self: CandleFetcher, **settings: object) -> None:
+        seen.clear()
+        seen.update(os.environ)
+        real(self, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(CandleFetcher, "__init__", init)
+    return seen
+
+
 def without_dotenv(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dotenv", None)
 
@@ -133,15 +147,112 @@ def test_what_is_in_it_is_never_shown(folder: Path, run: Run, name: str) -> None
             assert SECRET not in out + err
 
 
-def test_without_the_extra_it_is_said_in_one_line(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.fault("J05")
+def test_without_the_extra_what_the_command_needs_is_said_in_one_line(
+    folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     without_dotenv(monkeypatch)
-    (folder / ".env").write_text(f"{KEY}={SECRET}\n")
-    code, out, err = run("cache", "stats")
-    assert (code, out) == (1, "")
-    assert err.count("\n") == 1
-    assert f".env of this folder sets {KEY}" in err
-    assert 'pip install "candle-fetcher[dotenv]"' in err
+    (folder / ".env").write_text(f"ALPACA_API_KEY_ID={SECRET}\n")
+    for words in (("symbols", "--provider", "alpaca"), ("fetch", "alpaca:AAPL", "1d", "--days", "3")):
+        code, out, err = run(*words)
+        assert (code, out) == (1, "")
+        assert err.count("\n") == 1
+        assert ".env of this folder sets ALPACA_API_KEY_ID" in err
+        assert 'pip install "candle-fetcher[dotenv]"' in err
+        assert SECRET not in err
+    (folder / ".env").write_text("CANDLE_FETCHER_CACHE_DIR=here\n")
+    assert run("cache", "stats")[0] == 1
+
+
+@pytest.mark.fault("J05")
+@pytest.mark.parametrize("has_extra", [True, False])
+def test_the_keys_of_another_project_keep_no_command_from_its_work(
+    folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch, has_extra: bool
+) -> None:
+    if not has_extra:
+        without_dotenv(monkeypatch)
+    (folder / ".env").write_text(f"ALPACA_API_KEY_ID={SECRET}\nLOG_LEVEL=verbose\nDEBUG=1\n")
+    seen = environment_of(monkeypatch)
+    with PracticeExchange() as exchange:
+        hosts = ("--base-url", f"binance={exchange.base_urls['binance']}")
+        code, _, err = run("fetch", "BTC/USDT", "1h", "--start", "2024-03-01", "--end", "2024-03-02", *hosts)
+    assert code == 0
+    assert err.count("LOG_LEVEL") == 1
+    assert "ALPACA_API_KEY_ID" not in seen
+    assert "CANDLE_FETCHER_LOG_LEVEL" not in seen
     assert SECRET not in err
+
+
+@pytest.mark.fault("J05")
+def test_older_names_are_read_from_the_file_alone(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / ".env").write_text("CACHE_DIR=mine\nMAX_RETRIES=3\nTHREAD_POOL_SIZE=7\nLOG_LEVEL=error\n")
+    seen = environment_of(monkeypatch)
+    assert cache_of(run) == "mine"
+    assert {name: seen[f"CANDLE_FETCHER_{name}"] for name in ("MAX_RETRIES", "NETWORK_THREADS", "LOG_LEVEL")} == {
+        "MAX_RETRIES": "3",
+        "NETWORK_THREADS": "7",
+        "LOG_LEVEL": "error",
+    }
+    (folder / ".env").write_text("CACHE_DIR=mine\nCANDLE_FETCHER_CACHE_DIR=ours\n")
+    assert cache_of(run) == "ours"
+    (folder / ".env").unlink()
+    with monkeypatch.context() as patch:
+        patch.setenv("CACHE_DIR", "mine")
+        assert cache_of(run) != "mine"
+
+
+# -- a folder that is not trusted -------------------------------------------------------------------------------------
+
+
+@pytest.mark.fault("K13")
+@pytest.mark.parametrize(
+    ("root", "is_taken"), [("alpaca", False), ("alpaca-stream", False), ("alpaca-crypto", False), ("binance", True)]
+)
+def test_keys_of_the_environment_go_to_no_root_of_the_file(
+    folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch, root: str, is_taken: bool
+) -> None:
+    (folder / ".env").write_text(
+        f"CANDLE_FETCHER_BASE_URLS=kraken=http://127.0.0.1:9,{root}=http://127.0.0.1:9\nALPACA_API_KEY_ID=abcdef\n"
+    )
+    seen = environment_of(monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setenv("ALPACA_API_SECRET_KEY", SECRET)
+        _, _, err = run("cache", "stats")
+    assert ("CANDLE_FETCHER_BASE_URLS" in seen) == is_taken
+    assert ("does not hold the keys of alpaca" in err) != is_taken
+    run("cache", "stats")  # without one in the environment
+    assert "CANDLE_FETCHER_BASE_URLS" in seen
+
+
+@pytest.mark.fault("K13")
+def test_a_file_names_no_log_where_there_are_keys_that_it_does_not_hold(
+    folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / ".env").write_text("CANDLE_FETCHER_LOG_FILE=all.log\nALPACA_API_KEY_ID=abcdef\n")
+    with monkeypatch.context() as patch:
+        patch.setenv("ALPACA_API_SECRET_KEY", SECRET)
+        code, _, err = run("cache", "stats")
+    assert code == 0
+    assert "CANDLE_FETCHER_LOG_FILE, which is not taken from it" in err
+    assert not (folder / "all.log").exists()
+
+
+@pytest.mark.fault("K13")
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="files have no owner here")
+def test_a_file_of_another_owner_is_not_read(folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / ".env").write_text("CANDLE_FETCHER_PROVIDER=binanc\n")
+    own = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: own + 1)
+    code, _, err = run("providers")
+    assert code == 0
+    assert "belongs to another user, and is not read" in err
+
+
+@pytest.mark.fault("K12")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+def test_a_pipe_of_that_name_keeps_nothing_waiting(folder: Path, run: Run) -> None:
+    os.mkfifo(folder / ".env")
+    assert run("cache", "stats")[0] == 0
 
 
 @pytest.mark.parametrize("text", ["", "OTHER=1\n", "# CANDLE_FETCHER_PROVIDER=kraken\n", "no settings at all"])

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _set_up_streams()
         arguments = read_arguments(words)
         talk = Talk()
-        with _warnings_to(talk), dotenv(talk):
+        with _warnings_to(talk), dotenv(arguments, talk):
             return COMMANDS[arguments.command](arguments, talk)
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else OK

@@ -2,44 +2,55 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+import stat
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from candle_fetcher.cli.show import Talk
 from candle_fetcher.core.errors import MissingExtra
+from candle_fetcher.fetcher.log import LEVELS
 from candle_fetcher.fetcher.settings import ENVIRONMENT
-from candle_fetcher.providers import all_providers
+from candle_fetcher.providers import Provider, all_providers
 
 _NAME = re.compile(r"^[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)[ \t]*=", re.M)
 # No file of settings is as large; what is, is something else of that name.
 _MOST_BYTES = 1 << 20
-_ROOTS = f"{ENVIRONMENT}BASE_URLS"
+_ROOTS, _LOG_FILE, _PROVIDER = f"{ENVIRONMENT}BASE_URLS", f"{ENVIRONMENT}LOG_FILE", f"{ENVIRONMENT}PROVIDER"
+# The names that other programs of this kind use, by ours, and what a value must be like. From the file alone: in the
+# environment they are anybody's.
+_OLDER = {"CACHE_DIR": "CACHE_DIR", "MAX_RETRIES": "MAX_RETRIES", "THREAD_POOL_SIZE": "NETWORK_THREADS"} | {
+    "LOG_LEVEL": "LOG_LEVEL"
+}
+_OLDER_VALUES = {
+    "CACHE_DIR": re.compile(r".+"),
+    "MAX_RETRIES": re.compile(r"[0-9]{1,2}"),
+    "THREAD_POOL_SIZE": re.compile(r"[1-9][0-9]?"),
+    "LOG_LEVEL": re.compile("|".join(LEVELS), re.I),
+}
 
 
 @contextlib.contextmanager
-def dotenv(talk: Talk) -> Iterator[None]:
-    """What `.env` in the working folder (no folder above it) sets of ours, and the environment does not, is in the
-    environment for the while: `CANDLE_FETCHER_*`, and the keys of providers. Other names in it are left alone.
+def dotenv(arguments: argparse.Namespace, talk: Talk) -> Iterator[None]:
+    """Puts into the environment, for the duration of a command, what `.env` in the working folder (no folder above it)
+    sets and the environment lacks: `CANDLE_FETCHER_*`, the keys of the providers that the command names, and the older
+    names CACHE_DIR, MAX_RETRIES, THREAD_POOL_SIZE and LOG_LEVEL. Other names in it are left alone.
 
-    The folder may be somebody else's: what it says goes to no other host, since keys would too. So roots are taken for
-    this machine alone, and `${NAME}` is no word for what the environment has.
+    The folder is not trusted. A file of another owner is not read; `${NAME}` is not replaced from the environment; and
+    keys that the file does not hold itself go to no root, and into no log file, that it names.
 
-    Raises MissingExtra where there is such a name, and no python-dotenv to read it.
+    Raises MissingExtra where the command needs a name in it, and python-dotenv is not installed.
     """
-    path = Path(".env")
     values: dict[str, str] = {}
     try:
-        if path.is_file() and path.stat().st_size <= _MOST_BYTES:
-            text = path.read_text(encoding="utf-8-sig")
-            values = _read(path, [name for name in _NAME.findall(text) if name not in os.environ and is_ours(name)])
+        text = _read_text(Path(".env"), talk)
+        names = [name for name in _NAME.findall(text) if name not in os.environ]
+        values = _trusted(_renamed(_read(names, arguments, talk), talk), talk)
         if any("\0" in value for value in values.values()):
             raise UnicodeError
-        if "https:" in values.get(_ROOTS, "").lower():  # plain http leads to this machine, or is refused
-            talk.warn(f".env of this folder sets {_ROOTS}, which is not taken from a file; --base-url does it")
-            del values[_ROOTS]
     except (OSError, UnicodeError) as error:
         values = {}
         talk.warn(f".env of this folder is left alone: it cannot be read ({type(error).__name__})")
@@ -53,17 +64,108 @@ def dotenv(talk: Talk) -> Iterator[None]:
 
 def is_ours(name: str) -> bool:
     """Whether we read the variable."""
-    keys = (key.environment for provider in all_providers().values() for key in provider.keys)
-    return name.startswith(ENVIRONMENT) or name in keys
+    return name.startswith(ENVIRONMENT) or name in _keys_of(all_providers().values())
 
 
-def _read(path: Path, names: list[str]) -> dict[str, str]:
-    """The values of the names, as python-dotenv reads them, less what it would put in from the environment."""
-    if not names:
+def _keys_of(providers: Collection[Provider]) -> set[str]:
+    return {key.environment for provider in providers for key in provider.keys}
+
+
+def _read_text(path: Path, talk: Talk) -> str:
+    """The text of the file; "" where there is none, it is no plain file of this user, or too large."""
+    try:
+        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except (FileNotFoundError, IsADirectoryError):
+        return ""
+    except PermissionError:
+        if path.is_dir():  # as Windows says of a folder
+            return ""
+        raise
+    with os.fdopen(fd, encoding="utf-8-sig") as file:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_BYTES:
+            return ""
+        if os.name == "posix" and found.st_uid != os.geteuid():
+            talk.warn(".env of this folder belongs to another user, and is not read")
+            return ""
+        return file.read()
+
+
+def _read(names: Collection[str], arguments: argparse.Namespace, talk: Talk) -> dict[str, str]:
+    """The values of those of the names that the command reads, as python-dotenv reads them, less what that would put in
+    from the environment."""
+    settings = [name for name in names if name.startswith(ENVIRONMENT)]
+    older = [name for name in names if name in _OLDER]
+    is_practice = getattr(arguments, "practice", False) is True
+    keys = [] if is_practice else [name for name in names if name in _keys_of(all_providers().values())]
+    if not (settings or older or keys):
         return {}
     try:
         from dotenv import dotenv_values
     except ImportError as error:
-        raise MissingExtra("dotenv", f".env of this folder sets {names[0]}, and reading it") from error
-    found = dotenv_values(path, encoding="utf-8-sig", interpolate=False)
-    return {name: value for name in names if (value := found.get(name)) is not None}
+        used = _keys_of(_used(arguments, os.environ))
+        for name in [*settings, *(key for key in keys if key in used)]:
+            raise MissingExtra("dotenv", f".env of this folder sets {name}, and reading it") from error
+        if older:
+            missing = MissingExtra("dotenv", f".env of this folder sets {older[0]}, which is not read: that")
+            talk.warn(str(missing))
+        return {}
+    found = {
+        name: value
+        for name, value in dotenv_values(".env", encoding="utf-8-sig", interpolate=False).items()
+        if value is not None
+    }
+    used = _keys_of(_used(arguments, {**found, **os.environ}))
+    return {
+        name: found[name] for name in [*settings, *older, *keys] if name in found and (name not in keys or name in used)
+    }
+
+
+def _used(arguments: argparse.Namespace, environment: Mapping[str, str]) -> list[Provider]:
+    """The providers that the command may ask: those that it names, else the one of the settings."""
+    known = all_providers()
+    if getattr(arguments, "symbols_file", None) is not None or arguments.command in ("providers", "doctor"):
+        return list(known.values())
+    symbols = getattr(arguments, "symbols", None) or [getattr(arguments, "symbol", None) or ""]
+    named = {symbol.partition(":")[0].strip().lower() for symbol in symbols if ":" in symbol}
+    if arguments.command not in ("cache", "practice"):
+        given = getattr(arguments, "provider", None) or environment.get(_PROVIDER) or "binance"
+        named.add(str(given).strip().lower())
+    return [provider for name, provider in known.items() if name in named]
+
+
+def _renamed(found: Mapping[str, str], talk: Talk) -> dict[str, str]:
+    """The values under our names. Of an older name a value that is none of ours is left out: it may be meant for
+    another program."""
+    values = {name: value for name, value in found.items() if name not in _OLDER}
+    for older, name in _OLDER.items():
+        ours = f"{ENVIRONMENT}{name}"
+        if older not in found or ours in values or ours in os.environ:
+            continue
+        if _OLDER_VALUES[older].fullmatch(found[older]):
+            values[ours] = found[older]
+        else:
+            talk.warn(f".env of this folder sets {older} to what is not understood; it is left out")
+    return values
+
+
+def _trusted(values: dict[str, str], talk: Talk) -> dict[str, str]:
+    """The values without roots and a log file where keys are at hand that the file does not hold."""
+    left = dict(values)
+    foreign = {name for name in _keys_of(all_providers().values()) if os.environ.get(name)}
+    if "https:" in left.get(_ROOTS, "").lower():  # plain http leads to this machine, or is refused
+        talk.warn(f".env of this folder sets {_ROOTS}, which is not taken from a file; --base-url does it")
+        del left[_ROOTS]
+    for provider in all_providers().values():
+        roots = [pair.partition("=")[0].strip().lower() for pair in left.get(_ROOTS, "").split(",")]
+        is_named = any(root == provider.name or root.startswith(f"{provider.name}-") for root in roots)
+        if is_named and foreign & _keys_of([provider]):
+            talk.warn(
+                f".env of this folder sets {_ROOTS}, which is not taken from it: it does not hold the keys of"
+                f" {provider.name} itself. --base-url does it"
+            )
+            del left[_ROOTS]
+    if _LOG_FILE in left and foreign:
+        talk.warn(f".env of this folder sets {_LOG_FILE}, which is not taken from it: there are keys of other origin")
+        del left[_LOG_FILE]
+    return left

@@ -20,7 +20,7 @@ from typing import Any
 import diskcache  # type: ignore[import-untyped]
 
 from candle_fetcher.core.errors import CacheError
-from candle_fetcher.store.files import DATABASE, identify
+from candle_fetcher.store.files import DATABASE, check_names, identify
 from candle_fetcher.store.forks import gate
 
 PAGE_BYTES = 8192
@@ -223,6 +223,7 @@ class Database:
             self._free.append(con)
 
     def _connect(self) -> sqlite3.Connection:
+        check_names(self._path.parent)  # SQLite follows links, and waits for pipes
         name = f"{self._path.as_uri()}?mode=ro&immutable=1" if self.readonly else str(self._path)
         con = sqlite3.connect(
             name, uri=self.readonly, timeout=BUSY_S, isolation_level=None, check_same_thread=False

@@ -1,9 +1,15 @@
-"""The folder of a disk tier: whose it is, what its files are called, where a damaged one goes, what was warned of."""
+"""The folder of a disk tier: whose it is, what its files are called, where a damaged one goes, what was warned of.
+
+The folder is not trusted. What has one of our names and is not a plain file (a link, a pipe, a folder) is left alone:
+it is not opened, followed, changed or removed. What is removed for its age is what this package made.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import stat
 import time
 from pathlib import Path
@@ -16,6 +22,7 @@ SHARED_MEMORY = "cache.db-shm"
 MARKER = "candle_fetcher.cache"
 ASIDE = f"{DATABASE}.bad-"
 WARNED = "warned-"
+_ASIDE_NAME = re.compile(rf"{re.escape(ASIDE)}\d{{8}}T\d{{6}}(-wal)?")
 ASIDE_S = 30 * 86_400.0  # a damaged database that nobody looked into for so long is of no use to anybody
 WARN_AGAIN_S = 86_400.0
 
@@ -36,6 +43,7 @@ def prepare(folder: Path) -> str:
     marker = folder / MARKER
     if (folder / DATABASE).exists() and not marker.exists():  # in this order: the marker is written first
         raise CacheError(f"{folder / DATABASE} was not written by candle_fetcher. Choose another cache_dir")
+    check_names(folder)
     made = not folder.exists()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     warning = ""
@@ -47,8 +55,8 @@ def prepare(folder: Path) -> str:
             folder.chmod(0o700)
         elif found.st_mode & stat.S_IWOTH:
             warning = f"{folder} can be written by every user of this machine: chmod 700 it"
-    if not marker.exists():
-        marker.touch(mode=0o600)
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(marker, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     remote = find_remote(folder)
     if remote:
         raise CacheError(f"{folder} lies on a disk of another machine ({remote}). Choose a cache_dir on this one")
@@ -75,12 +83,67 @@ def find_remote(folder: Path) -> str:
     return ""
 
 
+def check_names(folder: Path) -> None:
+    """Raises CacheError where something else than a plain file has the name of one of the database's files."""
+    for name in (MARKER, DATABASE, LOG, SHARED_MEMORY):
+        found = look_at(folder / name)
+        if found is not None and not stat.S_ISREG(found.st_mode):
+            raise CacheError(f"{folder / name} is not a plain file, and is left alone. Choose another cache_dir")
+
+
+def look_at(path: Path) -> os.stat_result | None:
+    """What lies there under that very name, through no link; None where nothing does, or nothing can be seen."""
+    try:
+        return os.lstat(path)
+    except OSError:
+        return None
+
+
+def is_plain(path: Path) -> bool:
+    """Whether a plain file lies there, not a link to one."""
+    found = look_at(path)
+    return found is not None and stat.S_ISREG(found.st_mode)
+
+
+def open_plain(path: Path, flags: int) -> int:
+    """The descriptor of a plain file, opened with the flags through no link, and without waiting.
+
+    Raises OSError where anything else has the name.
+    """
+    found = look_at(path)  # for systems that lack the flags; elsewhere these decide
+    if found is not None and not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EPERM, "it is not a plain file", str(path))
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    fd = os.open(path, flags, 0o600)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EPERM, "it is not a plain file", str(path))
+    return fd
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder in that of the cache. Raises OSError where something else, or a link to one, has the name."""
+    path.mkdir(mode=0o700, exist_ok=True)
+    if not stat.S_ISDIR(os.lstat(path).st_mode):
+        raise OSError(errno.ENOTDIR, "it is a link", str(path))
+
+
 def tidy(folder: Path) -> None:
     """Remove what is left of damaged databases that nobody has looked into for a month."""
-    with contextlib.suppress(OSError):
-        for old in folder.glob(f"{ASIDE}*"):
-            if time.time() - old.stat().st_mtime > ASIDE_S:
-                old.unlink(missing_ok=True)
+    now_s = time.time()
+    for old in _find_aside(folder):
+        found = look_at(old)
+        if found is not None and now_s - found.st_mtime > ASIDE_S:
+            with contextlib.suppress(OSError):
+                old.unlink()
+
+
+def _find_aside(folder: Path) -> list[Path]:
+    """The damaged databases that `move_aside` put there."""
+    try:
+        return [one for one in folder.glob(f"{ASIDE}*") if _ASIDE_NAME.fullmatch(one.name) and is_plain(one)]
+    except OSError:
+        return []
 
 
 def exists(path: Path) -> bool:
@@ -98,7 +161,10 @@ def is_warned_of(folder: Path, kind: str) -> bool:
     note = folder / f"{WARNED}{kind}"
     now_s = time.time()
     try:
-        if 0 <= now_s - note.stat().st_mtime < WARN_AGAIN_S:
+        found = os.lstat(note)
+        if not stat.S_ISREG(found.st_mode):
+            return False
+        if 0 <= now_s - found.st_mtime < WARN_AGAIN_S:
             return True
         os.utime(note)
     except FileNotFoundError:
@@ -115,7 +181,7 @@ def is_warned_of(folder: Path, kind: str) -> bool:
 
 def move_aside(folder: Path) -> str:
     """Keep the damaged database under the name that is returned; of those before it none."""
-    for old in folder.glob(f"{ASIDE}*"):
+    for old in _find_aside(folder):
         old.unlink(missing_ok=True)
     bad = f"{ASIDE}{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
     with contextlib.suppress(FileNotFoundError):
@@ -131,7 +197,7 @@ def move_aside(folder: Path) -> str:
 def identify(folder: Path) -> tuple[int, int] | None:
     """What tells one database file from another of the same name; None where there is none."""
     try:
-        found = (folder / DATABASE).stat()
+        found = os.lstat(folder / DATABASE)
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
@@ -141,6 +207,6 @@ def size_bytes(folder: Path) -> int:
     """Bytes of the database and its log."""
     total = 0
     for name in (DATABASE, LOG):
-        with contextlib.suppress(OSError):
-            total += (folder / name).stat().st_size
+        found = look_at(folder / name)
+        total += found.st_size if found is not None else 0
     return total

@@ -88,9 +88,9 @@ class LockFile:
                 files.prepare(self.folder)
             except CacheError as error:
                 raise OSError(errno.EPERM, str(error)) from error
-            self.path.parent.mkdir(mode=0o700, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
-            self._fd = os.open(self.path, flags, 0o600)
+            if self.path.parent != self.folder:
+                files.make_folder(self.path.parent)
+            self._fd = files.open_plain(self.path, os.O_RDWR | os.O_CREAT)
         try:
             if fcntl is not None:
                 fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, length, offset)
@@ -110,7 +110,7 @@ class LockFile:
         if self._fd is None:
             return False
         try:
-            named, opened = os.stat(self.path), os.fstat(self._fd)  # noqa: PTH116 (half the time of Path.stat)
+            named, opened = os.lstat(self.path), os.fstat(self._fd)
         except FileNotFoundError:
             return False
         return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
@@ -140,12 +140,11 @@ def find_lock_file(path: Path, folder: Path | None = None) -> LockFile:
 
     It lies in the cache's folder, or in one right below; then `folder` is the cache's.
     """
-    key = (os.getpid(), os.path.realpath(path))
-    found = _files.get(key)
-    if found is None:
-        real = Path(key[1])
-        found = _files.setdefault(key, LockFile(real, real.parent if folder is None else folder.absolute()))
-    return found
+    # The cache's folder may be a link; what lies in it is not followed.
+    root = os.path.realpath(path.parent if folder is None else folder)
+    real = os.path.join(root, path.name if folder is None else path.relative_to(folder))  # noqa: PTH118
+    key = (os.getpid(), real)
+    return _files.get(key) or _files.setdefault(key, LockFile(Path(real), Path(root)))
 
 
 class Claims:

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from candle_fetcher.store.files import DATABASE, LOG, MARKER, exists
+from candle_fetcher.core.errors import CacheError
+from candle_fetcher.store.files import DATABASE, LOG, MARKER, check_names, exists, is_plain, look_at
 
 _ENTRIES = (
     "SELECT key, raw = 1 AND typeof(key) = 'text' AND mode = 1 AND filename IS NULL AND typeof(value) = 'blob', value"
@@ -53,8 +54,12 @@ def read_content(
     """What is in the database; None where there is none. Of more than `most` entries so many, spread evenly, are read,
     and none after `patience_s` seconds."""
     path = folder / DATABASE
-    if not exists(path):
+    if look_at(path) is None:
         return None
+    try:
+        check_names(folder)
+    except CacheError as error:
+        return Content(problem=str(error))
     is_still = not _waiting_bytes(path)
     content = _read(path, is_whole, most, patience_s, is_still=is_still)
     if is_still and (content.problem or content.damaged) and _waiting_bytes(path):
@@ -130,9 +135,9 @@ def find_orphans(folder: Path, *, pattern: str, older_s: float, now_s: float) ->
     """The files of that name in the folder which nobody has written to for `older_s` seconds, oldest first."""
     found: list[tuple[float, Path]] = []
     try:
-        for path in folder.glob(pattern):
-            changed_s = path.stat().st_mtime
-            if path.is_file() and now_s - changed_s > older_s:
+        for path in filter(is_plain, folder.glob(pattern)):
+            changed_s = os.lstat(path).st_mtime
+            if now_s - changed_s > older_s:
                 found.append((changed_s, path))
     except OSError:  # it is gone, or not ours to look into: find_manners says so
         pass

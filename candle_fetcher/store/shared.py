@@ -16,6 +16,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
+import stat
 import struct
 import threading
 import time
@@ -37,6 +39,7 @@ PLACE_BYTES = 4096
 _HEAD = struct.Struct("<4sI")
 _REST = struct.Struct("<HHQ")
 _MAGIC = b"CNDS"
+_NAME = re.compile(r"[0-9a-f]{32}")
 _NUMBERS = 2**62
 
 # The byte that is locked while the file is read and written; beyond all that is ever in it, for Windows' sake.
@@ -213,12 +216,26 @@ def _lock(
 
 
 def _tidy(folder: Path) -> None:
-    """Removes files that nobody has written to for a month, such as those of practice exchanges long gone.
+    """Removes states that nobody has written to for a month, such as those of practice exchanges long gone.
 
     Whoever still has one open notices: a lock counts only while its file has the name.
     """
     with contextlib.suppress(OSError):
+        if not stat.S_ISDIR(os.lstat(folder).st_mode):
+            return
         for path in folder.iterdir():
             with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime > IDLE_S:
+                if time.time() - os.lstat(path).st_mtime > IDLE_S and _is_state(path):
                     path.unlink()
+
+
+def _is_state(path: Path) -> bool:
+    """Whether the file is one that a SharedState wrote: by its name, its length, and what it begins with."""
+    if not _NAME.fullmatch(path.name):
+        return False
+    fd = files.open_plain(path, os.O_RDONLY)
+    try:
+        whole = os.read(fd, 2 * PLACE_BYTES + 1)
+    finally:
+        os.close(fd)
+    return len(whole) <= 2 * PLACE_BYTES and _MAGIC in (whole[:4], whole[PLACE_BYTES : PLACE_BYTES + 4])

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from candle_fetcher.core.defects import HARMLESS, find_defect
-from candle_fetcher.core.entry import unseal
+from candle_fetcher.core.entry import is_of_newer_version, unseal
 from candle_fetcher.fetcher.doctor.check import FAIL, PASS, SKIPPED, Check
 from candle_fetcher.fetcher.settings import Settings
 from candle_fetcher.store.files import DATABASE, size_bytes
@@ -30,7 +30,9 @@ def check_machine(settings: Settings, now_s: float) -> list[Check]:
     if folder is not None:
         manners = find_manners(folder)
         free = _free_bytes(manners.nearest)
-        content = read_content(folder, lambda key, data: unseal(key, data) is not None)
+        content = read_content(
+            folder, lambda key, data: unseal(key, data) is not None or is_of_newer_version(key, data)
+        )
         checks += [
             judge_space(folder, free, size_bytes(folder), settings.disk_cache_size),
             judge_manners(folder, manners),
@@ -48,6 +50,11 @@ def check_machine(settings: Settings, now_s: float) -> list[Check]:
     checks.append(judge_orphans(aside, parts))
     versions = {"python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
     return checks + [judge_version(name, version) for name, version in {**versions, **_installed()}.items()]
+
+
+def _is_sound(key: str, data: bytes) -> bool:
+    """Whether the entry is whole; one of a newer version is nothing to mend."""
+    return unseal(key, data) is not None or is_of_newer_version(key, data)
 
 
 def _free_bytes(folder: Path) -> int | None:
