@@ -164,7 +164,7 @@ def expected(stored: object, ours: object, seen: object, *, is_answered: bool) -
         return ours
     if not is_answered or ours == ("hole", DUE):
         return stored
-    if not isinstance(ours, int) and isinstance(stored, int) and not isinstance(seen, int):
+    if isinstance(stored, int) and stored != seen:
         return stored  # it came since the question was asked
     return ours
 

@@ -33,16 +33,16 @@ def merge_entries(
 
     `answered` are the spans for which a source answered in this call: there `ours` replaces what is stored. Everywhere
     else `ours` is a copy that may be old, and what is stored stays. `seen` is what was stored before the source was
-    asked: a candle that was stored since then is never deleted by an answer without it, and neither is any candle by a
-    hole that is DUE. What only one of the two knows is kept. Where they do not touch, the span between them is a hole
-    with `between` in the place of the time of asking.
+    asked: a candle that was stored since then comes from a later question, and stays too. A hole that is DUE deletes
+    no candle. What only one of the two knows is kept. Where they do not touch, the span between them is a hole with
+    `between` in the place of the time of asking.
     """
     if stored is None:
         return Merged(ours, (ours.covered,))
     if not ours.covered:
         return Merged(stored, ())
     replaced = _without(answered, [span.clip(stored.covered) for span in _spans(ours, DUE)])
-    replaced = _without(replaced, _stored_since(stored, ours, seen, timeframe))
+    replaced = _without(replaced, _stored_since(stored, seen, timeframe))
     # What is not stored, or stored as not known, may be known to our copy.
     replaced += [*subtract(ours.covered, [stored.covered]), *_spans(stored, UNASKED, BEYOND)]
     replaced = [span.clip(ours.covered) for span in replaced]
@@ -65,16 +65,19 @@ def merge_entries(
     return Merged(Entry(covered, stored_ms, tuple(sorted(believed)), candles), tuple(replaced))
 
 
-def _stored_since(stored: Entry, ours: Entry, seen: Entry | None, timeframe: Timeframe) -> list[Span]:
-    """The slots of candles that were stored since `seen`, and of which `ours` says that there is none."""
-    slots = []
-    for hole in ours.believed:
-        opens = stored.candles.trim(_span(hole)).open_ms
-        if seen is not None:
-            opens = np.setdiff1d(opens, seen.candles.open_ms, assume_unique=True)
-        numbers = [timeframe.ordinal(open_ms) for open_ms in opens.tolist()]
-        slots += [Span(timeframe.open_ms(number), timeframe.open_ms(number + 1)) for number in numbers]
-    return slots
+def _stored_since(stored: Entry, seen: Entry | None, timeframe: Timeframe) -> list[Span]:
+    """The slots of the candles that are stored, and were not, or with other values, in `seen`."""
+    opens = stored.candles.open_ms
+    if seen is not None:
+        old, new = seen.candles, stored.candles
+        if old.names == new.names and np.array_equal(old.block, new.block):
+            return []
+        names = [name for name in new.names if name in old.names]
+        _, at, was_at = np.intersect1d(new.open_ms, old.open_ms, assume_unique=True, return_indices=True)
+        same = (new.pick(names).block[:, at] == old.pick(names).block[:, was_at]).all(axis=0)
+        opens = np.delete(opens, at[same])
+    numbers = np.unique(timeframe.ordinals(opens)).tolist()
+    return [Span(timeframe.open_ms(number), timeframe.open_ms(number + 1)) for number in numbers]
 
 
 def _spans(entry: Entry, *states: int) -> list[Span]:
