@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,6 +49,23 @@ def slots(spans, timeframe):
 
 def wanted_in(spans, file):
     return [part for one in merge(spans) if (part := one.clip(file.span))]
+
+
+def by_walking(spans, timeframe, now_ms, absent, rows_per_call):
+    """The choice by its rule alone: every file of the spans is looked at."""
+    find, found = finder(timeframe), []
+    for monthly, lag_days in ((True, 1), (False, 2)):
+        left = [rest for one in merge(spans) for rest in subtract(one, [file.span for file in found])]
+        days = {at for one in left for at in (*range(one.start_ms, one.end_ms, DAY), one.end_ms - 1)}
+        files = {file for at in days if (file := find(at, monthly)) is not None}
+        found += [
+            file
+            for file in files
+            if file.span.end_ms + lag_days * DAY <= now_ms
+            and file.path not in absent
+            and slots(wanted_in(left, file), timeframe) > 3 * rows_per_call
+        ]
+    return sorted(found, key=lambda file: file.span)
 
 
 def is_month(file):
@@ -149,3 +167,29 @@ def test_nothing_is_found_where_a_provider_has_no_files():
     )
     assert published_end_ms(lambda ms, monthly: None, NOW) == 0
     assert published_end_ms(lambda ms, monthly: File("x", Span(7, 9)), NOW) == 7
+
+
+@pytest.mark.fault("J25")
+@given(missing, timeframes, lost, st.sampled_from([100, 720, 1000, 1500]))
+def test_the_choice_is_that_of_looking_at_every_file(spans, timeframe, days, rows_per_call):
+    find = finder(timeframe)
+    absent = {file.path for day in days if (file := find(START + day * DAY, day % 3 == 0)) is not None}
+    files = choose_files(spans, timeframe, find, now_ms=NOW, rows_per_call=rows_per_call, is_absent=absent.__contains__)
+    assert files == by_walking(spans, timeframe, NOW, absent, rows_per_call)
+
+
+@pytest.mark.fault("J25")
+@pytest.mark.parametrize(
+    ("timeframe", "days", "most"), [("4h", 200, 0), ("1M", 30_000, 0), ("1h", 3650, 0), ("1m", 120, 8), ("1d", 3650, 0)]
+)
+def test_no_file_is_looked_at_where_none_can_pay(timeframe, days, most):
+    find, looks = finder(parse_timeframe(timeframe)), []
+    choose_files(
+        [Span(NOW - days * DAY, NOW)],
+        parse_timeframe(timeframe),
+        lambda ms, monthly: looks.append(ms) or find(ms, monthly),
+        now_ms=NOW,
+        rows_per_call=1000,
+        is_absent=lambda path: False,
+    )
+    assert len(looks) <= most

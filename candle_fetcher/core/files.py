@@ -11,6 +11,7 @@ from candle_fetcher.core.timeframe import DAY_MS, Timeframe
 # A file costs two requests, for itself and for its checksum; it is worth them where REST would need more than this
 # many.
 _WORTH_CALLS = 4
+_MONTH_MS = 31 * DAY_MS
 # Files come out after their time is over: a day's within a day or two, a month's on the first of the next or days
 # later. Unless more is known, they are not asked for before that; that one may come later still is learned from its
 # absence.
@@ -80,24 +81,36 @@ def choose_files(
     """
     chosen: dict[str, File] = {}
 
+    def can_pay(longest_ms: int) -> bool:
+        """Whether any file of at most that length can; the files are not walked through where none can."""
+        most = _count_slots(timeframe, spans)
+        if timeframe.step_ms is not None:
+            most = min(most, -(-longest_ms // timeframe.step_ms))
+        return forced or -(-most // rows_per_call) >= _WORTH_CALLS
+
     def is_worth(file: File) -> bool:
         if file.span.end_ms + (0 if forced else lags.of(file)) > now_ms or is_absent(file.path):
             return False
         wanted = [span for one in spans if (span := one.clip(file.span))]
-        slots = sum(timeframe.first_slot(span.end_ms) - timeframe.first_slot(span.start_ms) for span in wanted)
+        slots = _count_slots(timeframe, wanted)
         return slots > 0 and (forced or -(-slots // rows_per_call) >= _WORTH_CALLS)
 
     spans = merge(missing)
-    for month in _files(spans, lambda ms: find_file(ms, True)):
+    for month in _files(spans, lambda ms: find_file(ms, True)) if can_pay(_MONTH_MS) else ():
         if is_worth(month):
             chosen[month.path] = month
     had = [part for file in chosen.values() for part in file.parts]
     rest = [span for one in spans for span in subtract(one, had)]
     spans = merge(rest)
-    for day in _files(spans, lambda ms: find_file(ms, False)):
+    for day in _files(spans, lambda ms: find_file(ms, False)) if can_pay(DAY_MS) else ():
         if is_worth(day):
             chosen[day.path] = day
     return sorted(chosen.values(), key=lambda file: file.span)
+
+
+def _count_slots(timeframe: Timeframe, spans: Sequence[Span]) -> int:
+    """Return how many slots open in the spans."""
+    return sum(timeframe.first_slot(span.end_ms) - timeframe.first_slot(span.start_ms) for span in spans)
 
 
 def published_end_ms(find_file: Callable[[int, bool], File | None], now_ms: int) -> int:
