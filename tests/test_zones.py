@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import datetime as dt
 import zoneinfo
 
@@ -17,6 +18,11 @@ UTC = dt.timezone.utc
 SECOND, HOUR, DAY = 1000, 3_600_000, 86_400_000
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=UTC)
 END_S = 2_145_916_800  # 2038-01-01
+AROUND = [
+    sign * distance
+    for sign in (-1, 1)
+    for distance in (0, 1, SECOND, HOUR // 2, HOUR - 1, HOUR, 2 * HOUR, 3 * HOUR, DAY - HOUR, DAY, DAY + HOUR)
+]
 # Changes in the month of fasting, at midnight, by a day, by half an hour, within a week, in the other half of the year.
 ODD = [
     "Africa/Casablanca", "Africa/Cairo", "America/Havana", "America/Noronha", "America/St_Johns", "America/Sao_Paulo",
@@ -31,21 +37,29 @@ def shown_ms(at_ms, info):
     return at_ms + moment.astimezone(info).utcoffset() // dt.timedelta(milliseconds=1)
 
 
-def instants_around_changes(info):
-    """Each change of the zone's offset from 1970 to 2037, found day by day, and instants around it."""
-    days = range(0, END_S, 86_400)
-    offsets = [dt.datetime.fromtimestamp(day, info).utcoffset() for day in days]
-    for day, before, after in zip(days, offsets, offsets[1:], strict=False):
-        if before != after:
-            hours = range(day - 86_400, day + 3 * 86_400, 1800)
-            yield from (second * 1000 + offset for second in hours for offset in (-SECOND, -1, 0, 1))
+def find_changes(info):
+    """The seconds at which the zone's offset changes from 1970 to 2037, found day by day."""
+
+    def offset(second):
+        return dt.datetime.fromtimestamp(second, info).utcoffset()
+
+    before = offset(0)
+    for day in range(86_400, END_S, 86_400):
+        after = offset(day)
+        if after != before:
+            yield (
+                bisect.bisect_left(range(day - 86_400, day), 1, key=lambda at, was=before: offset(at) != was)
+                + day
+                - 86_400
+            )
+        before = after
 
 
 def check(name):
     """Fails unless the zone agrees with zoneinfo about clocks, days and the instants of what clocks show."""
     info, ours = zoneinfo.ZoneInfo(name), zone(name)
-    instants = sorted({*instants_around_changes(info), *(second * 1000 for second in range(0, END_S, 40 * 86_400 + 1))})
-    instants = np.array(instants, np.int64)
+    around = [at * 1000 + offset for at in find_changes(info) for offset in AROUND]
+    instants = np.array(sorted({*around, *range(0, END_S * 1000, 40 * DAY + SECOND)}), np.int64)
     local = np.array([shown_ms(at, info) for at in instants.tolist()])
     assert np.array_equal(ours.to_local(instants), local)
     back = ours.to_utc(local)
