@@ -209,6 +209,8 @@ class CandleFetcher:
         for name in settings.provider_settings:
             find_provider(name)
         self._chosen: dict[str, Provider] = {}
+        if named is None:
+            raise unknown("provider", named, names())
         self._provider = self._find(named)
         self._api_keys = ApiKeys(check_api_keys(api_keys, names), os.environ)
         if clock is not None and not callable(clock):
@@ -380,11 +382,16 @@ class CandleFetcher:
 
         Raises FetchManyError where some failed: `.frames` has the others, `.errors` says why, by symbol.
         """
-        if isinstance(symbols, str) or not isinstance(symbols, Iterable):
+        if isinstance(symbols, str | bytes) or not _is_iterable(symbols):
             raise InputError(
                 f"symbols {shown(symbols)} are not several; expected a list, such as ['BTC/USDT', 'ETH/USDT']"
             )
-        names = list(dict.fromkeys(symbols))
+        several = list(symbols)
+        if not all(isinstance(name, str) for name in several):
+            raise InputError(
+                f"symbols {shown(several)} are not all text; expected a list such as ['BTC/USDT', 'ETH/USDT']"
+            )
+        names = list(dict.fromkeys(several))
         frames: dict[str, pd.DataFrame] = {}
         errors: dict[str, Exception] = {}
         family = _Family()
@@ -1294,6 +1301,14 @@ def _hosts_beside(providers: Iterable[Provider]) -> set[str]:
 def _frame_bytes(got: Collected) -> int:
     """How much memory the frame of those candles takes: they and the index."""
     return got.candles.block.nbytes + 8 * got.candles.count
+
+
+def _is_iterable(value: object) -> bool:
+    try:
+        iter(value)  # type: ignore[call-overload]
+    except TypeError:  # of an array without dimensions too, which is an Iterable
+        return False
+    return True
 
 
 def _bounded(wanted: Range) -> Range:
