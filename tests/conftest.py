@@ -104,6 +104,15 @@ def pytest_unconfigure() -> None:
     _session.undo()
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is marked
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Take the mark `slow` off the cases that its `keep` names, so that one of each kind is in every run."""
+    for item in items:
+        slow, case = item.get_closest_marker("slow"), getattr(item, "callspec", None)
+        if slow is not None and case is not None and case.id in slow.kwargs.get("keep", ()):
+            item.own_markers.remove(slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def clean_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder that holds the tests' homes. No setting of ours, and no proxy around the guard, is left."""

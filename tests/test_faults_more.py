@@ -255,6 +255,7 @@ def test_threads_and_processes_race_as_well_when_started_another_way(tmp_path: P
     assert done.stdout.split() == ["0"] * 8, done.stderr
 
 
+@pytest.mark.slow(keep=("spawn",))
 @POSIX
 @pytest.mark.fault("E11")
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])

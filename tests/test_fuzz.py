@@ -181,6 +181,7 @@ def exploded() -> dict[str, tuple[int, str]]:
     return {name: (grown_kb, said) for name, grown_kb, said in map(json.loads, ran.stdout.splitlines())}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak out of /proc")
 @pytest.mark.fault("A14", "A18", "C08")
 @pytest.mark.parametrize("bomb", BOMBS)

@@ -130,6 +130,7 @@ def test_thirty_interruptions_at_any_moment(tmp_path: Path) -> None:
 # -- wherever it waits -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow(keep=("klines",))
 @pytest.mark.fault("E02")
 @pytest.mark.parametrize("match", ["klines", "exchangeInfo", "api/v3/time"])
 def test_a_reply_that_never_comes_holds_nobody(tmp_path: Path, match: str) -> None:
@@ -145,6 +146,7 @@ def test_a_reply_that_never_comes_holds_nobody(tmp_path: Path, match: str) -> No
             assert interrupt(process, 0.5) < limit_s()
 
 
+@pytest.mark.slow(keep=("a pause before a retry",))
 @pytest.mark.fault("E02")
 @pytest.mark.parametrize(
     ("action", "limit"),
@@ -162,6 +164,7 @@ def test_a_wait_until_something_may_be_sent_holds_nobody(tmp_path: Path, action:
         assert len(exchange.requests) == sent
 
 
+@pytest.mark.slow
 @pytest.mark.fault("E02")
 def test_a_wait_for_what_another_process_is_at_holds_nobody(tmp_path: Path) -> None:
     with PracticeExchange(weight_limit=10**6) as exchange:
@@ -191,6 +194,7 @@ LOOKUP = """
 """
 
 
+@pytest.mark.slow(keep=("candles",))
 @pytest.mark.fault("E02", "A27")
 @pytest.mark.parametrize("what", ["candles", "clock"])
 def test_a_name_lookup_that_hangs_holds_neither_the_caller_nor_the_end_of_the_program(
@@ -219,6 +223,7 @@ SOCKS = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.fault("E02", "A27", "A28")
 @pytest.mark.parametrize("what", ["candles", "clock"])
 def test_a_socks_proxy_that_hangs_holds_neither_the_caller_nor_the_end_of_the_program(
@@ -297,6 +302,7 @@ FSYNC = (
 )
 
 
+@pytest.mark.slow(keep=("many",))
 @pytest.mark.fault("E02")
 @pytest.mark.parametrize("script", [MANY, FILES, EXPORT, FSYNC], ids=["many", "files", "export", "fsync"])
 def test_control_is_back_from_every_kind_of_call(tmp_path: Path, script: str) -> None:

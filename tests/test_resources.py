@@ -32,6 +32,7 @@ def open_files() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.fault("E06")
 def test_a_hundred_fetchers_leave_nothing_behind(world: World) -> None:
     def once() -> None:
@@ -132,6 +133,7 @@ def test_without_a_cache_nothing_is_read_or_written(world: World) -> None:
     assert fetcher.cache.stats().path is None
 
 
+@pytest.mark.slow
 @pytest.mark.fault("D11")
 @pytest.mark.skipif(sys.platform == "win32", reason="sets a limit that Windows does not know")
 def test_a_full_disk_is_one_warning_and_the_data_are_right(world: World) -> None:

@@ -190,6 +190,7 @@ def make_limiter(state: SharedState, limit: Limit) -> Limiter:
 # -- processes ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.fault("E07", "A21")
 def test_four_processes_with_eight_threads_each_keep_within_one_budget(workers: list[Worker], tmp_path: Path) -> None:
     days = [{"start": f"2024-03-{day:02}", "end": f"2024-03-{day + 2:02}"} for day in (1, 3, 5, 7)]

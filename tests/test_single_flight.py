@@ -160,6 +160,7 @@ def test_who_is_killed_has_its_place_taken_within_a_second(tmp_path: Path, start
     assert sum(asked.values()) == len(asked) + 1
 
 
+@pytest.mark.slow
 def test_a_file_of_the_archive_is_downloaded_once(tmp_path: Path, start: Any) -> None:
     with PracticeExchange(delay_s=0.2) as exchange:
         children = [start(exchange, tmp_path, [("2024-03-01", "2024-05-01")], "5m", "auto") for _ in range(3)]

@@ -632,6 +632,7 @@ def told_by_a_new_process(folder: Path) -> list[str]:
     return subprocess.run(line, check=True, capture_output=True, text=True).stdout.split()
 
 
+@pytest.mark.slow
 @pytest.mark.fault("D07")
 def test_a_trouble_is_told_once_a_day_by_whatever_process_finds_it(folder: Path) -> None:  # D07
     for hours, warned in ((0, "1"), (1, "0"), (23, "0"), (25, "1"), (0, "0"), (-30, "1")):
@@ -855,6 +856,7 @@ FULL = """
 """
 
 
+@pytest.mark.slow(keep=("1",))
 @pytest.mark.fault("D11", "D12")
 @POSIX
 @pytest.mark.parametrize("before", ["1", "0"])
@@ -1173,6 +1175,7 @@ def wait_in(line: Line) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.slow
 @pytest.mark.fault("D16")
 def test_processes_write_in_the_order_in_which_they_came(tmp_path: Path) -> None:  # D16
     line = Line(tmp_path / "line")

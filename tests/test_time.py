@@ -76,6 +76,7 @@ def stored_is_final(world: World, timeframe: str, start: str, end: str) -> None:
 # -- clocks that are wrong ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow(keep=("0", "-61"))
 @pytest.mark.fault("B02", "B03")
 @pytest.mark.usefixtures("any_clock")
 @pytest.mark.parametrize("skew_s", [0, 61, -61, 3_600, -3_600, 7 * 86_400])
@@ -368,6 +369,7 @@ SIX = """
 """  # noqa: E501
 
 
+@pytest.mark.slow
 @pytest.mark.fault("B06")
 @pytest.mark.skipif(not hasattr(time, "tzset"), reason="the zone of a process cannot be set here")
 def test_six_ways_to_write_a_range_in_four_zones_are_one_frame(world: World, tmp_path: Path) -> None:

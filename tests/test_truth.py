@@ -62,6 +62,7 @@ def check(frame: Any, gaps: Any, missing: Any, truth: dict[str, Any], timeframe:
     assert not unsaid, f"{len(unsaid)} candles are neither there nor told of"
 
 
+@pytest.mark.slow(keep=("0", "1", "2"))
 @pytest.mark.filterwarnings("ignore::candle_fetcher.ArchiveMismatch")
 @pytest.mark.fault("A01", "A02", "A03", "A06", "A08", "C02", "D24", "E05")
 @pytest.mark.parametrize("seed", range(18))

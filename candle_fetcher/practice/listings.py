@@ -1,7 +1,8 @@
 """What the practice exchange lists: symbols with real listing dates, and the real outages of Binance spot.
 
 Sources: listing days of data.binance.vision; outages of a REST scan of BTCUSDT (stops from 2018 on); tick sizes of
-exchangeInfo in 2025. Prices and volumes are of the right order and nothing more.
+exchangeInfo in 2025; the price of BTC on the first of each month (Binance, rounded). Other prices are about those of
+their days, and what lies between is made up; volumes are of the right order and nothing more.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from dataclasses import dataclass, replace
 FOREVER_MS = 7_258_118_400_000  # 2200-01-01, the end of the practice world
 NO_DELIVERY_MS = 4_133_404_800_000
 
+# Instants in ms and prices there, in order.
+Curve = tuple[tuple[int, float], ...]
+
 
 def utc_ms(text: str) -> int:
     """The Unix milliseconds of an ISO date or time, read as UTC."""
@@ -25,16 +29,18 @@ def utc_ms(text: str) -> int:
 class Listing:
     """One symbol of one market. Quantities are per day; a tick and a step count units of the last printed decimal.
 
-    `size` is None where the volume is in base asset and field 7 in quote asset; on COIN-M it is the contract's worth in
-    quote asset: the volume counts contracts and field 7 is in base asset. `path` names the price path: what shares it
-    moves as one. `offset` is taken off printed prices (the premium index is a path around zero).
+    `curve` is what the base asset is worth in US dollars, `against` what the quote asset is where that is no dollar: an
+    asset has one price, whatever the provider and the quote. `size` is None where the volume is in base asset and field
+    7 in quote asset; on COIN-M it is the contract's worth in quote asset: the volume counts contracts and field 7 is in
+    base asset. `path` names the amounts: what shares it trades as one. `offset` is taken off printed prices (premium is
+    around zero).
     """
 
     symbol: str
     base: str
     quote: str
     listed_ms: int
-    curve: tuple[tuple[int, float], ...]
+    curve: Curve
     path: str
     trades: int
     volume: float
@@ -51,69 +57,91 @@ class Listing:
     swing: float = 1.0
     gaps: bool = True
     offset: int = 0
+    against: Curve = ()
 
 
-Curve = tuple[tuple[int, float], ...]
-
-
-def _curve(*knots: tuple[str, float]) -> Curve:
-    return tuple((utc_ms(day), price) for day, price in knots)
+def _curve(*knots: tuple[str, float], since: str = "", prices: str = "", months: int = 3) -> Curve:
+    """Prices in US dollars: some knots, and one price every so many months since a day. What the days had, about."""
+    points = {utc_ms(day): price for day, price in knots}
+    for number, price in enumerate(map(float, prices.split())):
+        years, month = divmod(int(since[5:7]) - 1 + number * months, 12)
+        points[utc_ms(f"{int(since[:4]) + years}-{month + 1:02}-01")] = price
+    return tuple(sorted(points.items()))
 
 
 _BTC = _curve(
-    ("2017-08-17", 4300), ("2017-12-17", 19000), ("2018-12-15", 3300), ("2019-06-26", 12000), ("2020-03-16", 5200),
-    ("2021-04-14", 63000), ("2021-07-20", 30000), ("2021-11-10", 67000), ("2022-11-20", 16200), ("2024-03-14", 72000),
-    ("2025-01-20", 103000), ("2025-10-06", 122000), ("2026-06-01", 98000),
+    ("2017-07-14", 2230), ("2017-08-17", 4261), since="2017-09-01", months=1, prices="""
+    4690 4378 6463 9837 13716 10285 10326 6922 9246 7485 6391 7736 7011 6627 6370 4041 3701 3434 3814 4102 5322 8555
+    10854 10081 9589 8290 9141 7541 7195 9352 8524 6412 8620 9448 9138 11335 11650 10777 13791 19696 28924 33093 45134
+    58739 57697 37254 35045 41462 47101 43820 61300 56951 46217 38467 43160 45510 37631 31801 19942 23296 20048 19423
+    20491 17166 16542 23125 23142 28465 29233 27210 30472 29232 25941 26963 34640 37724 42283 42580 61131 71280 60672
+    67540 62772 64628 58974 63328 70292 96408 93576 102430 84350 82550 94172 104592 107147 115764 108246 114049 109608
+    90360 87648 78741 66973""",
 )  # fmt: skip
 _ETH = _curve(
-    ("2017-08-17", 300), ("2018-01-13", 1350), ("2018-12-15", 85), ("2020-03-16", 115), ("2021-11-10", 4700),
-    ("2022-06-18", 1000), ("2024-03-12", 4000), ("2025-04-09", 1500), ("2025-08-24", 4800), ("2026-06-01", 3300),
-)  # fmt: skip
-_ETHBTC = _curve(
-    ("2017-07-14", 0.085), ("2018-01-13", 0.095), ("2019-09-06", 0.0165), ("2021-12-09", 0.086), ("2025-04-20", 0.018),
-    ("2026-06-01", 0.034),
+    ("2017-07-14", 205), ("2017-08-17", 301), ("2018-01-13", 1385), ("2018-12-15", 85), ("2020-03-16", 120),
+    ("2021-05-12", 4175), ("2021-11-10", 4735), ("2022-06-18", 1050), ("2024-03-12", 4065), ("2025-08-24", 4780),
+    ("2026-03-01", 2000), since="2017-10-01", prices="""
+    301 733 394 453 231 131 141 294 180 129 133 225 360 737 1919 2275 3000 3677 3282 1071 1328 1196 1822 1934 1671 2282
+    3647 3438 2602 3337 1822 2486 4146 2970""",
 )  # fmt: skip
 _BNB = _curve(
-    ("2017-11-06", 1.5), ("2018-01-12", 22), ("2018-12-06", 4.6), ("2021-05-10", 680), ("2022-06-18", 190),
-    ("2025-10-13", 1300),
+    ("2017-11-06", 1.5), ("2018-01-12", 21), ("2018-12-06", 5), ("2021-05-10", 670), ("2025-10-13", 1300),
+    since="2018-01-01", prices="""
+    8.5 11 14.5 10 6.1 17.4 32.5 15.9 13.7 12.6 15.5 29.3 37.4 302 303 387 511 429 218 284 246 317 240 215 312 606 580
+    567 701 605 656 1010 860""",
 )  # fmt: skip
 _SOL = _curve(
-    ("2020-08-11", 3.2), ("2021-11-06", 255), ("2022-12-29", 8.5), ("2024-03-18", 200), ("2025-01-19", 270),
-    ("2026-06-01", 160),
+    ("2020-08-11", 3.2), ("2021-09-09", 190), ("2021-11-06", 258), ("2022-12-29", 8.6), ("2025-01-19", 262),
+    since="2020-10-01", prices="""
+    2.9 1.5 19.5 35 141 170 123 33.5 33 10 21 19 21.4 101.7 202 147 152 189 124.5 154.7 208 125""",
 )  # fmt: skip
 _ADA = _curve(
-    ("2018-04-17", 0.26), ("2018-12-15", 0.028), ("2021-09-02", 3.0), ("2022-12-30", 0.25), ("2024-12-03", 1.2),
-    ("2026-06-01", 0.6),
+    ("2017-11-30", 0.12), ("2018-01-04", 1.1), ("2018-04-17", 0.257), ("2018-12-15", 0.029), ("2020-03-13", 0.024),
+    ("2021-09-02", 2.97), ("2024-12-03", 1.2), since="2018-04-01", prices="""
+    0.155 0.139 0.084 0.041 0.07 0.084 0.039 0.0328 0.03 0.083 0.1 0.181 1.19 1.38 2.11 1.31 1.14 0.459 0.435 0.246 0.4
+    0.287 0.254 0.594 0.65 0.392 0.373 0.845 0.657 0.572 0.804 0.333""",
 )  # fmt: skip
 _DOGE = _curve(
-    ("2019-07-05", 0.0037), ("2020-12-01", 0.0033), ("2021-05-08", 0.68), ("2022-06-18", 0.055), ("2024-12-08", 0.46),
-    ("2026-06-01", 0.17),
+    ("2019-07-05", 0.0037), ("2020-12-01", 0.0033), ("2021-05-08", 0.68), ("2024-12-08", 0.46), since="2019-10-01",
+    prices="""
+    0.0025 0.002 0.0018 0.0023 0.0026 0.0047 0.0537 0.254 0.204 0.17 0.137 0.066 0.06 0.07 0.077 0.067 0.062 0.0895 0.22
+    0.124 0.114 0.316 0.166 0.165 0.234 0.117""",
 )  # fmt: skip
 _XRP = _curve(
-    ("2018-05-04", 0.88), ("2020-03-13", 0.14), ("2021-04-14", 1.8), ("2022-06-18", 0.32), ("2025-01-16", 3.3),
-    ("2026-06-01", 2.1),
+    ("2018-05-04", 0.88), ("2020-03-13", 0.14), ("2021-04-14", 1.84), ("2025-01-16", 3.2), since="2018-07-01",
+    prices="""
+    0.465 0.58 0.352 0.31 0.396 0.256 0.192 0.174 0.176 0.242 0.22 0.57 0.705 0.954 0.83 0.816 0.332 0.48 0.339 0.538
+    0.473 0.515 0.615 0.629 0.474 0.611 2.08 2.09 2.24 2.85 1.84""",
 )  # fmt: skip
-_EOSETH = _curve(("2017-07-27", 0.008), ("2018-04-29", 0.031), ("2021-01-01", 0.0036), ("2025-05-28", 0.0003))
-_ADABTC = _curve(
-    ("2017-11-30", 0.000012), ("2018-01-04", 0.000072), ("2020-03-13", 0.0000052), ("2021-09-02", 0.00006),
-    ("2025-06-01", 0.0000066),
+_EOS = _curve(
+    ("2017-07-27", 1.6), ("2017-11-01", 1.1), ("2018-01-13", 14.5), ("2018-04-29", 20.5), ("2018-12-15", 1.8),
+    ("2019-06-01", 8.2), ("2020-01-01", 2.6), ("2021-01-01", 2.6), ("2021-05-12", 13), ("2022-06-18", 0.9),
+    ("2024-01-01", 0.84), ("2025-05-28", 0.75),
 )  # fmt: skip
 _WLFI = _curve(("2025-09-01", 0.3), ("2025-10-10", 0.13), ("2026-06-01", 0.15))
 
 
 def _spot(
-    symbol: str, quote: str, listed: str, curve: Curve, *, daily: tuple[int, float], units: tuple[float, float]
+    symbol: str,
+    quote: str,
+    listed: str,
+    curve: Curve,
+    *,
+    daily: tuple[int, float],
+    units: tuple[float, float],
+    against: Curve = (),
 ) -> Listing:
     """`daily` are trades and volume of a day, `units` tick and step."""
     tick, step = (round(unit * 10**8) for unit in units)
     base = symbol.removesuffix(quote)
-    return Listing(symbol, base, quote, utc_ms(listed), curve, symbol, *daily, tick=tick, step=step)
+    return Listing(symbol, base, quote, utc_ms(listed), curve, symbol, *daily, tick=tick, step=step, against=against)
 
 
 _SPOT = (
-    _spot("ETHBTC", "BTC", "2017-07-14T04:00", _ETHBTC, daily=(120_000, 60_000), units=(0.00001, 0.0001)),
+    _spot("ETHBTC", "BTC", "2017-07-14T04:00", _ETH, daily=(120_000, 60_000), units=(0.00001, 0.0001), against=_BTC),
     replace(
-        _spot("EOSETH", "ETH", "2017-07-27T04:00", _EOSETH, daily=(20_000, 400_000), units=(0.0000001, 0.1)),
+        _spot("EOSETH", "ETH", "2017-07-27T04:00", _EOS, daily=(20_000, 400_000), units=(0.0000001, 0.1), against=_ETH),
         ended_ms=utc_ms("2025-05-28T03:00"),
         gaps=False,
     ),
@@ -121,7 +149,7 @@ _SPOT = (
     _spot("ETHUSDT", "USDT", "2017-08-17T04:00", _ETH, daily=(700_000, 200_000), units=(0.01, 0.0001)),
     _spot("BNBUSDT", "USDT", "2017-11-06T03:54", _BNB, daily=(300_000, 300_000), units=(0.01, 0.001)),
     replace(
-        _spot("ADABTC", "BTC", "2017-11-30T06:00", _ADABTC, daily=(1_500, 600_000), units=(0.00000001, 0.1)),
+        _spot("ADABTC", "BTC", "2017-11-30T06:00", _ADA, daily=(1_500, 600_000), units=(0.00000001, 0.1), against=_BTC),
         gaps=False,
     ),
     _spot("ADAUSDT", "USDT", "2018-04-17T04:00", _ADA, daily=(200_000, 90_000_000), units=(0.0001, 0.1)),

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from candle_fetcher.core.timeframe import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
-from candle_fetcher.practice.listings import FOREVER_MS, Listing, Stops
+from candle_fetcher.practice.listings import FOREVER_MS, Curve, Listing, Stops
 
 Int64s = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -70,6 +70,13 @@ class Grid(NamedTuple):
         return Grid(exists[first:last], *(column[first:last] for column in columns))
 
 
+class Draws(NamedTuple):
+    """Random 16-bit numbers, four for each child: those that prices are made of, and those that amounts are."""
+
+    price: npt.NDArray[np.uint16]
+    amount: npt.NDArray[np.uint16]
+
+
 class Hours:
     """When a symbol trades: from its listing to its end, without outages (no candles) and halts (flat candles)."""
 
@@ -117,11 +124,13 @@ class Path:
         self.hours = hours
         self._blocks = blocks
         self._name = f"{provider} {listing.path} {listing.symbol}"
-        digest = hashlib.blake2b(f"{seed} {provider} {listing.path}".encode(), digest_size=8).digest()
-        self._key = int.from_bytes(digest, "little")
-        # Markets of one asset move together: their days start at the same price. The premium moves by itself.
-        shared = listing.path if listing.offset else f"{listing.base} {listing.curve[0]}"
-        self._curve_key = int.from_bytes(hashlib.blake2b(f"{seed} {shared}".encode(), digest_size=8).digest(), "little")
+        self._key = _key_of(f"{seed} {provider} {listing.path}")
+        # An asset has one price on all markets of all providers; amounts are each market's own, and so is the premium.
+        asset = listing.path if listing.offset else listing.base
+        self._price_key = _key_of(f"{seed} {asset}/{listing.quote}" if listing.against else f"{seed} {asset}")
+        self._assets = [(_key_of(f"{seed} {asset}"), 1.0, listing.curve)]
+        if listing.against:
+            self._assets.append((_key_of(f"{seed} {listing.quote}"), -1.0, listing.against))
 
     def rows(self, level: int, start_ms: int, end_ms: int) -> tuple[int, Grid]:
         """The number of the first slot, and the slots that open in [start_ms, end_ms) and in the symbol's life."""
@@ -167,7 +176,7 @@ class Path:
         exists = self.hours.existing_ms(edges) > 0
         weights = self.hours.trading_ms(edges) / step
         shape = (_BLOCK_PARENTS, _CHILDREN[level])
-        draws = _noise(self._key, level, numbers).reshape(*shape, 4)
+        draws = Draws(*(_noise(key, level, numbers).reshape(*shape, 4) for key in (self._price_key, self._key)))
         return _refine(whole, exists, weights.reshape(shape), draws, self.listing)
 
     def _draw_days(self, index: int) -> Grid:
@@ -178,13 +187,14 @@ class Path:
         borders = np.maximum(np.rint(np.exp(self._log_price(numbers)) / price_unit), 2).astype(np.int64)
         opens, closes = borders[:-1], borders[1:]
         draws = _noise(self._key, DAY, numbers[:-1]) / 65536.0
+        reach = _noise(self._price_key, DAY, numbers[:-1]) / 65536.0
         edges = numbers * DAY_MS
         exists = self.hours.existing_ms(edges) > 0
         open_part = self.hours.trading_ms(edges) / DAY_MS
         traded = open_part > 0
         swing = 0.03 * listing.swing * np.where(traded, 1.0, 0.0)
-        highs = np.maximum(opens, closes) + np.rint(opens * swing * draws[:, 0]).astype(np.int64)
-        lows = np.minimum(opens, closes) - np.rint(opens * swing * 0.8 * draws[:, 1]).astype(np.int64)
+        highs = np.maximum(opens, closes) + np.rint(opens * swing * reach[:, 0]).astype(np.int64)
+        lows = np.minimum(opens, closes) - np.rint(opens * swing * 0.8 * reach[:, 1]).astype(np.int64)
         lows = np.maximum(lows, 1)
         trades = np.rint(listing.trades * (0.5 + draws[:, 2]) * open_part).astype(np.int64)
         trades = np.where(traded, np.maximum(trades, 1), 0)
@@ -202,17 +212,39 @@ class Path:
         return Grid(exists, opens, opens, highs, lows, closes, trades, volume, quote, taker, taker_quote)
 
     def _log_price(self, days: Int64s) -> Floats:
-        """The logarithm of the price at the start of each day: the curve, and noise of four lengths around it."""
-        at = np.array([ms for ms, _ in self.listing.curve], np.float64)
-        level = np.log([price for _, price in self.listing.curve])
-        total: Floats = np.interp(days * DAY_MS, at, level)
-        for stream, (length, size) in enumerate(((1, 0.012), (5, 0.03), (19, 0.05), (67, 0.08))):
-            slot = days // length
-            part = (days - slot * length) / length
-            left = _noise(self._curve_key, 16 + stream, slot)[:, 0] / 65536.0 - 0.5
-            right = _noise(self._curve_key, 16 + stream, slot + 1)[:, 0] / 65536.0 - 0.5
-            total += 2 * size * self.listing.swing * (left * (1 - part) + right * part)
+        """The logarithm of the price at the start of each day: of the base asset, less that of the quote asset."""
+        total: Floats = np.zeros(len(days))
+        for key, sign, curve in self._assets:
+            total += sign * _log_worth(key, curve, self.listing.swing, days)
         return total
+
+
+def _key_of(name: str) -> int:
+    """Return the key of the noise of that name."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+
+
+def _log_worth(key: int, curve: Curve, swing: float, days: Int64s) -> Floats:
+    """Return the logarithm of an asset's worth at the start of each day: the curve, and noise of four lengths between
+    its knots."""
+    at = np.array([ms for ms, _ in curve], np.float64) / DAY_MS
+    level = np.log([price for _, price in curve])
+    if len(curve) > 1:
+        level = level - _wander(key, swing, np.floor(at).astype(np.int64))
+    worth: Floats = np.interp(days, at, level) + _wander(key, swing, days)
+    return worth
+
+
+def _wander(key: int, swing: float, days: Int64s) -> Floats:
+    """Return the sum of noise of four lengths at the start of each day."""
+    total: Floats = np.zeros(len(days))
+    for stream, (length, size) in enumerate(((1, 0.012), (5, 0.03), (19, 0.05), (67, 0.08))):
+        slot = days // length
+        part = (days - slot * length) / length
+        left = _noise(key, 16 + stream, slot)[:, 0] / 65536.0 - 0.5
+        right = _noise(key, 16 + stream, slot + 1)[:, 0] / 65536.0 - 0.5
+        total += 2 * size * swing * (left * (1 - part) + right * part)
+    return total
 
 
 class Blocks:
@@ -332,12 +364,12 @@ def _worth(total: Int64s, volume: Int64s, lows: Int64s, highs: Int64s, listing: 
     return worth
 
 
-def _refine(parents: Grid, exists: Bools, weights: Floats, draws: npt.NDArray[np.uint16], listing: Listing) -> Grid:
+def _refine(parents: Grid, exists: Bools, weights: Floats, draws: Draws, listing: Listing) -> Grid:
     """The children of each parent, row after row: exact in open, high, low, close and in every sum."""
-    unit = draws / 65536.0
-    trades = _share_trades(parents, weights, unit[..., 0])
+    unit, amount = draws.price / 65536.0, draws.amount / 65536.0
+    trades = _share_trades(parents, weights, amount[..., 0])
     active = trades > 0
-    volume = trades + _share(parents.volume - parents.trades, trades * (0.5 + unit[..., 1]))
+    volume = trades + _share(parents.volume - parents.trades, trades * (0.5 + amount[..., 1]))
     high, low = parents.high[:, None], parents.low[:, None]
     worth = parents.quote / np.maximum(parents.volume, 1) / _quote_unit(listing)
     middle = worth if listing.size is None else 1.0 / np.where(worth > 0, worth, 1.0)
@@ -348,8 +380,9 @@ def _refine(parents: Grid, exists: Bools, weights: Floats, draws: npt.NDArray[np
         before > 0, np.concatenate((parents.previous[:, None], closes[:, :-1]), axis=1), parents.previous[:, None]
     )
     if listing.gaps:
-        step = np.where(active & (unit[..., 3] < 0.5), (draws[..., 3] & 7).astype(np.int64) - 3, 0)
-        step[:, 0] = 0
+        # The first child that trades opens where its parent does, though trading may begin in the middle of it.
+        jumps = active & (before > 0) & (unit[..., 3] < 0.5)
+        step = np.where(jumps, (draws.price[..., 3] & 7).astype(np.int64) - 3, 0)
         opens = np.clip(opens + step, low, high)
     reach = (high - low) * (0.3 / weights.shape[1] ** 0.5) * active
     highs = np.minimum(np.maximum(opens, closes) + np.rint(reach * unit[..., 0]).astype(np.int64), high)
@@ -358,7 +391,7 @@ def _refine(parents: Grid, exists: Bools, weights: Floats, draws: npt.NDArray[np
     highs[rows, np.argmax(np.where(active, highs, -1), axis=1)] = parents.high
     lows[rows, np.argmin(np.where(active, lows, np.iinfo(np.int64).max), axis=1)] = parents.low
     quote = _share(parents.quote, _worth(parents.quote, volume, lows, highs, listing))
-    taker = _share_taker(parents, volume, unit[..., 1])
+    taker = _share_taker(parents, volume, amount[..., 1])
     taker_quote = _share(parents.taker_quote, (quote + 1) * (taker / np.maximum(volume, 1)))
     columns = (previous, opens, highs, lows, closes, trades, volume, quote, taker, taker_quote)
     return Grid(exists, *(column.reshape(-1) for column in columns))
