@@ -960,3 +960,48 @@ def test_unknown_names_are_errors_that_say_so(exchange: PracticeExchange) -> Non
         exchange.restate("binance", "BTCUSDT", "1h", 0, colume=1)
     with pytest.raises(ValueError, match="unknown kind 'funding'"):
         exchange.truth("binance", "BTCUSDT", "1h", 0, 1, kind="funding")
+
+
+@pytest.mark.fault("J24")
+@pytest.mark.parametrize(
+    ("provider", "symbol"),
+    [
+        ("kraken", "XBTUSD"),
+        ("kraken", "XBTUSDT"),
+        ("binance-um", "BTCUSDT"),
+        ("binance-cm", "BTCUSD_PERP"),
+        ("binance-us", "BTCUSDT"),
+        ("alpaca-crypto", "BTC/USD"),
+    ],
+)
+def test_an_asset_has_one_price_on_all_markets(exchange: PracticeExchange, provider: str, symbol: str) -> None:
+    hours = utc_ms("2024-01-01"), utc_ms("2024-01-15")
+    one = exchange.truth("binance", "BTCUSDT", "1h", *hours)["close"]
+    other = exchange.truth(provider, symbol, "1h", *hours)["close"]
+    assert np.abs(other / one - 1).max() < 0.01
+    assert np.corrcoef(np.diff(np.log(one)), np.diff(np.log(other)))[0, 1] > 0.95
+
+
+@pytest.mark.fault("J24")
+def test_a_pair_of_two_assets_is_worth_what_they_are(exchange: PracticeExchange) -> None:
+    days = utc_ms("2023-12-01"), utc_ms("2024-03-01")
+    bitcoin, ether, pair = (
+        exchange.truth("binance", symbol, "1d", *days)["open"] for symbol in ("BTCUSDT", "ETHUSDT", "ETHBTC")
+    )
+    assert np.allclose(ether / bitcoin, pair, rtol=1e-3)
+
+
+@pytest.mark.fault("J24")
+@pytest.mark.parametrize(
+    ("symbol", "day", "price"),
+    [
+        ("BTCUSDT", "2020-03-01", 8524),
+        ("BTCUSDT", "2024-01-01", 42283),
+        ("BTCUSDT", "2024-04-01", 71280),
+        ("ETHUSDT", "2024-01-01", 2282),
+        ("SOLUSDT", "2024-01-01", 101.7),
+    ],
+)
+def test_a_price_is_about_what_the_day_had(exchange: PracticeExchange, symbol: str, day: str, price: float) -> None:
+    opened = exchange.truth("binance", symbol, "1d", utc_ms(day), utc_ms(day) + DAY)["open"][0]
+    assert opened == pytest.approx(price, rel=0.01)
