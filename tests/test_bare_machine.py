@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import modulefinder
+import os
+import pkgutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 from world import World, same
 
-from candle_fetcher import CacheWarning, CandleFetcher
+from candle_fetcher import CacheWarning, CandleFetcher, providers
 from candle_fetcher.cli import main
 
+ROOT = Path(__file__).resolve().parents[1]
 DAY = ("BTC/USDT", "1h", "2024-03-01", "2024-03-02")
 
 
@@ -69,3 +79,71 @@ def test_the_command_works_without_a_home_folder(world: World, capsys: pytest.Ca
         assert main([*words]) == 0
         assert main(["cache", "stats", *root]) == 0
         assert main(["doctor", *root]) in (0, 1)
+
+
+# -- frozen programs ---------------------------------------------------------------------------------------------------
+
+PROGRAM = """
+import sys
+from candle_fetcher import CandleFetcher
+from candle_fetcher.providers import all_providers
+print(*sorted(all_providers()))
+for provider in ("binance", "kraken"):
+    with CandleFetcher(provider, base_urls={provider: sys.argv[1]}, use_cache=False, progress=False) as fetcher:
+        print(len(fetcher.fetch("BTC/USD" if provider == "kraken" else "BTC/USDT", "1h", limit=5, kind="candles")))
+"""
+
+
+class Finder(modulefinder.ModuleFinder):
+    """Follows the imports of this package, as a tool that freezes a program does; those of others take minutes."""
+
+    def import_hook(self, name: str, caller: Any = None, fromlist: Any = None, level: int = -1) -> ModuleType | None:
+        if level <= 0 and name.partition(".")[0] not in ("candle_fetcher", "__main__"):
+            return None
+        return super().import_hook(name, caller, fromlist, level)
+
+
+@pytest.mark.fault("J04")
+def test_every_provider_is_imported_by_its_name(tmp_path: Path) -> None:
+    modules = [found.name for found in pkgutil.iter_modules(providers.__path__)]
+    with_providers = [
+        f"candle_fetcher.providers.{name}"
+        for name in modules
+        if hasattr(importlib.import_module(f"candle_fetcher.providers.{name}"), "PROVIDERS")
+    ]
+    assert len(with_providers) > 4
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM)
+    finder = Finder(path=[str(ROOT), *sys.path])
+    finder.run_script(str(script))
+    assert [name for name in with_providers if name not in finder.modules] == []
+    named = {name for module in with_providers for name in _names(module)}
+    assert named <= set(providers.all_providers())
+
+
+def _names(module: str) -> list[str]:
+    return [provider.name for provider in importlib.import_module(module).PROVIDERS]
+
+
+@pytest.mark.long
+@pytest.mark.fault("J04")
+def test_a_program_that_pyinstaller_made_fetches(world: World, tmp_path: Path) -> None:
+    if importlib.util.find_spec("PyInstaller") is None:
+        pytest.skip("PyInstaller is not installed")
+    (tmp_path / "program.py").write_text(PROGRAM)
+    build = ["-m", "PyInstaller", "--onedir", "--noconfirm", "--log-level", "ERROR", "program.py"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, *build], cwd=tmp_path, env=environment, check=True, timeout=580)
+    url = world.exchange.base_urls["binance"]
+    done = subprocess.run(
+        [tmp_path / "dist" / "program" / "program", url],
+        cwd=tmp_path,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found, *rows = done.stdout.splitlines()
+    assert set(providers.all_providers()) == set(found.split())
+    assert rows == ["5", "5"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import threading
 import warnings
 from collections.abc import Callable
@@ -53,7 +52,7 @@ def find_open_parts(calendar: str, timeframe: Timeframe, since_ms: int) -> OpenP
 def _sessions(calendar: str, decade: int) -> tuple[Span, Int64s, Int64s]:
     """The time of which the sessions are known, from the decade on, and when they open and close, in Unix ms."""
     try:
-        exchange_calendars = importlib.import_module("exchange_calendars")
+        import exchange_calendars
     except ImportError as error:
         raise MissingExtra(
             "calendars", "Telling a stock's gaps from the hours in which its exchange is closed"

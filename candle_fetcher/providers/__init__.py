@@ -1,4 +1,4 @@
-"""Floor 1: facts about providers and pure functions. One file a provider; its `PROVIDERS` are found by themselves.
+"""Floor 1: facts about providers and pure functions. One file a provider, whose `PROVIDERS` are listed here.
 
 An installed package offers more through the entry-point group `candle_fetcher.providers`: a Provider, several, or a
 module with `PROVIDERS`. One that cannot be loaded is named in a warning, and harms no other.
@@ -7,9 +7,8 @@ module with `PROVIDERS`. One that cannot be loaded is named in a warning, and ha
 from __future__ import annotations
 
 import functools
-import importlib
-import pkgutil
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from candle_fetcher.core.call import Call, Limit, Reply
@@ -69,25 +68,49 @@ class _PlugIns(NamedTuple):
     broken: dict[str, str]
 
 
+_MODULES = ("alpaca", "alphavantage", "binance", "coingecko", "kraken", "tradestation")
+
+
+def _import(module: str) -> Sequence[Provider]:
+    """The providers of a module of ours, imported when they are wanted; none of another one.
+
+    Each import is written out, since tools that freeze a program follow no others.
+    """
+    if module == "alpaca":
+        from candle_fetcher.providers import alpaca
+
+        return alpaca.PROVIDERS
+    if module == "alphavantage":
+        from candle_fetcher.providers import alphavantage
+
+        return alphavantage.PROVIDERS
+    if module == "binance":
+        from candle_fetcher.providers import binance
+
+        return binance.PROVIDERS
+    if module == "coingecko":
+        from candle_fetcher.providers import coingecko
+
+        return coingecko.PROVIDERS
+    if module == "kraken":
+        from candle_fetcher.providers import kraken
+
+        return kraken.PROVIDERS
+    if module == "tradestation":
+        from candle_fetcher.providers import tradestation
+
+        return tradestation.PROVIDERS
+    return ()
+
+
 @functools.cache
 def _of_module(module: str) -> dict[str, Provider]:
-    """The providers of a module of ours; none where there is no such module."""
-    name = f"{__name__}.{module}"
-    if not module.isidentifier() or module.startswith("_"):
-        return {}
-    try:
-        offered = getattr(importlib.import_module(name), "PROVIDERS", ())
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        return {}
-    return {provider.name: provider for provider in offered}
+    return {provider.name: provider for provider in _import(module)}
 
 
 @functools.cache
 def _built_in() -> dict[str, Provider]:
-    modules = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    return {name: provider for module in modules for name, provider in _of_module(module).items()}
+    return {name: provider for module in _MODULES for name, provider in _of_module(module).items()}
 
 
 @functools.cache
