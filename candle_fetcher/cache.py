@@ -195,9 +195,11 @@ class CandleCache:
         compress: bool = False,
         clock: Callable[[], float] = time.time,
         importer: Importer | None = None,
+        run: Callable[[Callable[[], Any]], Any] = lambda work: work(),
     ) -> None:
         self._store = store
         self._importer = importer
+        self._run = run  # what users call is done by a thread of the fetcher's, as its own calls are
         self._path = path
         self._compress = compress
         self._clock = clock
@@ -217,8 +219,17 @@ class CandleCache:
         """The folder of the disk tier; None without one."""
         return self._path
 
+    @property
+    def problem(self) -> str:
+        """What does not work on the disk now; "" while all is well."""
+        return self._store.problem if self._store is not None else ""
+
     def stats(self) -> CacheStats:
         """Entries and bytes of both tiers."""
+        stats: CacheStats = self._run(self._stats)
+        return stats
+
+    def _stats(self) -> CacheStats:
         if self._store is None:
             return CacheStats(None, 0, 0, 0, 0, 0, 0, "use_cache is off")
         memory, disk = self._store.memory.stats(), self._store.disk.stats() if self._store.disk else None
@@ -235,6 +246,9 @@ class CandleCache:
 
     def clear(self) -> None:
         """Forgets everything in both tiers."""
+        self._run(self._clear)
+
+    def _clear(self) -> None:
         with self._lock:
             self._facts.clear()
         if self._store is not None:
@@ -242,6 +256,10 @@ class CandleCache:
 
     def verify(self) -> Verified:
         """Reads every entry on disk against its checksum and drops those that are not whole."""
+        verified: Verified = self._run(self._verify)
+        return verified
+
+    def _verify(self) -> Verified:
         if self._store is None or self._store.disk is None:
             return Verified(0, ())
         disk = self._store.disk
@@ -265,6 +283,10 @@ class CandleCache:
 
         Columns: provider, symbol, timeframe, kind, timestamp, column, old, new, old_read, new_read (UTC).
         """
+        revised: pd.DataFrame = self._run(self._revisions)
+        return revised
+
+    def _revisions(self) -> pd.DataFrame:
         rows = []
         for key in self._revised():
             provider, _, symbol, timeframe, kind, *_ = [*key.split("|"), *[""] * 5]
@@ -308,7 +330,9 @@ class CandleCache:
         """
         if self._importer is None or self._store is None:
             raise InputError("there is no cache to import into; use a CandleFetcher with use_cache=True")
-        return self._importer(self, path, symbol, timeframe, provider, kind)
+        importer = self._importer
+        imported: Imported = self._run(lambda: importer(self, path, symbol, timeframe, provider, kind))
+        return imported
 
     def note(self, series: Series, revisions: Sequence[Revision], *, once: bool = False) -> None:
         """Keeps the newest revisions of a series beside those that were noted before; `once` leaves out those whose

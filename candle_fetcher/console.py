@@ -63,7 +63,7 @@ class ProgressBar:
     def __init__(self, *, delay_s: float = 0.0, file: TextIO | None = None) -> None:
         self._delay_s = delay_s
         self._file = file
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._bar: Any = None
         self._labels: list[str] = []
         self._running = self._done = self._total = 0

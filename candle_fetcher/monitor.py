@@ -44,7 +44,7 @@ class PerformanceMonitor:
         self._pools = dict(pools or {})
         self._clock = clock
         self._inbox: deque[Event] = deque()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._totals = _Totals()
         self._since_s: float | None = None
         self._last_s = 0.0

@@ -19,6 +19,7 @@ TOP = 6
 # A room is a module or folder of the package; everything in a folder is on the folder's floor.
 FLOORS = {
     "core": 0,
+    "concurrency": 0,
     "net": 1,
     "store": 1,
     "monitor": 1,

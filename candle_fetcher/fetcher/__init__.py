@@ -11,10 +11,9 @@ import inspect
 import os
 import threading
 import time
-import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, CancelledError, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from candle_fetcher.cache import CandleCache, Imported
+from candle_fetcher.concurrency import is_ours, start_thread, wait_for
 from candle_fetcher.console import make_progress
 from candle_fetcher.core.arguments import read_flag, read_whole
 from candle_fetcher.core.candles import Candles, Gap, fingerprint, iso, join
@@ -56,6 +56,7 @@ from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS
 from candle_fetcher.core.version import __version__
+from candle_fetcher.fetcher.calls import Call, Calls, current_call, public_call, tell_caller, warn
 from candle_fetcher.fetcher.collect import Collected, Collector, How, cut
 from candle_fetcher.fetcher.coverage import coverage_frame, read_coverage
 from candle_fetcher.fetcher.funding import MONTH, FundingGatherer, FundingTold
@@ -63,7 +64,7 @@ from candle_fetcher.fetcher.gather import Gatherer
 from candle_fetcher.fetcher.log import LOG, set_up_logging
 from candle_fetcher.fetcher.manifest import make_manifest, series_frame_key
 from candle_fetcher.fetcher.planning import make_plan
-from candle_fetcher.fetcher.pools import POLL_S, Pools
+from candle_fetcher.fetcher.pools import Pools, ThreadPool
 from candle_fetcher.fetcher.request import Range, Request, check_on_gap, read_range, read_series, read_span
 from candle_fetcher.fetcher.settings import SOURCES, check_api_keys, choose, default, one_of, read_settings
 from candle_fetcher.monitor import PerformanceMonitor
@@ -88,6 +89,9 @@ _FIX_BY_ARCHIVE = (
     "them; .frame holds what there is"
 )
 
+# How long the end of the program waits for each kind of thread: what arrived is being stored.
+_EXIT_S = 5.0
+
 # Who is not closed by its user is closed at exit, so that no file is left open.
 _open: weakref.WeakSet[CandleFetcher] = weakref.WeakSet()
 
@@ -95,13 +99,11 @@ _open: weakref.WeakSet[CandleFetcher] = weakref.WeakSet()
 @atexit.register
 def _close_all() -> None:
     for fetcher in list(_open):
-        fetcher.close()
+        fetcher._close(_EXIT_S)
 
 
 def _set_up_again() -> None:
     """Lets a forked child use the fetchers of its parent, whose threads it does not have: each begins anew."""
-    global _shared_lock  # noqa: PLW0603 (a thread of the parent may hold it for ever)
-    _shared_lock = threading.Lock()
     for fetcher in list(_open):
         fetcher._set_up()
 
@@ -117,26 +119,6 @@ class _Options(NamedTuple):
     include_open: bool
     on_gap: str
     refresh: bool
-
-
-class _Family:
-    """The errands of threads that work for one call, and whether that call is over."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._errands: list[Errand] = []
-        self._is_over = False
-
-    def join(self, errand: Errand) -> bool:
-        """False where it comes too late."""
-        with self._lock:
-            self._errands.append(errand)
-            return not self._is_over
-
-    def end(self) -> list[Errand]:
-        with self._lock:
-            self._is_over = True
-            return list(self._errands)
 
 
 class CandleFetcher:
@@ -201,11 +183,8 @@ class CandleFetcher:
         named, settings = read_settings(given, os.environ, check_root, names)
         self._settings = settings
         if settings.cache_dir is None and settings.use_cache and settings.disk_cache_size:
-            warnings.warn(
-                "this user has no home folder that is known, so nothing is kept on disk; give cache_dir, or set HOME",
-                CacheWarning,
-                stacklevel=2,
-            )
+            problem = "this user has no home folder that is known, so nothing is kept on disk"
+            warn(CacheWarning(f"{problem}; give cache_dir, or set HOME"))
         for name in settings.provider_settings:
             find_provider(name)
         self._chosen: dict[str, Provider] = {}
@@ -240,9 +219,10 @@ class CandleFetcher:
         self._fundings: dict[int, FundingSource] = {}
         self._funding_gatherer: FundingGatherer | None = None
         self._errands: set[Errand] = set()
-        self._of_thread = threading.local()
+        self._calls = Calls(self._stop)
         self._lock = threading.RLock()
-        self._cache: CandleCache | None = None
+        self._closing = threading.Lock()
+        self._made: dict[str, CandleCache] = {}
 
     # -- a resource -----------------------------------------------------------------------------------------------
 
@@ -258,35 +238,55 @@ class CandleFetcher:
         self.close()
 
     def close(self) -> None:
-        """Ends what is under way and lets go of threads, sockets and files. Calling it again does nothing."""
-        with self._lock:
-            self._is_closed = True
-            errands, cache = list(self._errands), self._cache
-        for errand in errands:
+        """Ends what is under way and lets go of threads, sockets and files. Calling it again does nothing.
+
+        A signal handler may call it, and so may a finalizer; in a thread of the fetcher's own it does not wait.
+        """
+        self._close(None)
+
+    def _close(self, patience_s: float | None) -> None:
+        self._is_closed = True
+        for errand in list(self._errands):
             self._stop(errand)
-        self._pools.close()
-        self._transport.close()
-        if cache is not None:
-            cache.close()
-        if self._desk is not None:
-            self._desk.close()
+        closing = start_thread("candle-close", lambda: self._let_go(patience_s))
+        if is_ours():
+            return
+        if closing is None:
+            self._let_go(patience_s)
+        else:
+            closing.join()
+
+    def _let_go(self, patience_s: float | None) -> None:
+        with self._closing:
+            self._pools.close(patience_s)
+            self._calls.close(patience_s)
+            self._transport.close()
+            for cache in self._made.values():
+                cache.close()
+            if self._desk is not None:
+                self._desk.close()
 
     @property
     def cache(self) -> CandleCache:
         """The cache of this fetcher: `path`, `stats()`, `clear()`, `verify()`, `revisions()`, `import_file()`."""
-        with self._lock:
-            if self._cache is None:
-                settings, store, path = self._settings, None, None
-                if settings.use_cache:
-                    disk = None
-                    path = settings.disk_folder
-                    if path is not None:
-                        disk = DiskTier(path, settings.disk_cache_size, observe=self._observe)
-                    store = Store(MemoryTier(settings.memory_cache_size, self._clock), disk, observe=self._observe)
-                self._cache = CandleCache(
-                    store, path=path, compress=settings.compression, clock=self._clock, importer=self._import_file
-                )
-            return self._cache
+        return self._made.get("cache") or self._made.setdefault("cache", self._make_cache())
+
+    def _make_cache(self) -> CandleCache:
+        settings, store, path = self._settings, None, None
+        if settings.use_cache:
+            disk = None
+            path = settings.disk_folder
+            if path is not None:
+                disk = DiskTier(path, settings.disk_cache_size, observe=self._observe)
+            store = Store(MemoryTier(settings.memory_cache_size, self._clock), disk, observe=self._observe)
+        return CandleCache(
+            store,
+            path=path,
+            compress=settings.compression,
+            clock=self._clock,
+            importer=self._import_file,
+            run=self._calls.run,
+        )
 
     def _import_file(
         self,
@@ -318,7 +318,7 @@ class CandleFetcher:
             now_ms=int(self._clock() * 1000),
         )
         self._observe(Operation("import", time.perf_counter() - began, done.rows, path.stat().st_size))
-        LOG.info("imported %s candles of %s %s", done.rows, done.symbol, done.timeframe)
+        tell_caller(LOG.info, "imported %s candles of %s %s", done.rows, done.symbol, done.timeframe)
         return done
 
     @property
@@ -328,6 +328,7 @@ class CandleFetcher:
 
     # -- candles ----------------------------------------------------------------------------------------------------
 
+    @public_call
     def fetch(
         self,
         symbol: str,
@@ -371,9 +372,10 @@ class CandleFetcher:
         with self._errand() as errand:
             frame = self._fetch(request, options, source, errand)
         self._observe(Operation("fetch", time.perf_counter() - began, len(frame)))
-        LOG.info("fetched %s candles of %s", len(frame), request.label)
+        tell_caller(LOG.info, "fetched %s candles of %s", len(frame), request.label)
         return frame
 
+    @public_call
     def fetch_many(
         self, symbols: Iterable[str], timeframe: str, start: Instant = None, end: Instant = None, **options: Any
     ) -> dict[str, pd.DataFrame]:
@@ -394,26 +396,32 @@ class CandleFetcher:
         names = list(dict.fromkeys(several))
         frames: dict[str, pd.DataFrame] = {}
         errors: dict[str, Exception] = {}
-        family = _Family()
         # These threads only wait and join; requests and disk have pools of their own, so nothing here can deadlock.
-        count = max(1, min(len(names), self._settings.network_threads))
-        callers = ThreadPoolExecutor(count, "candle-caller", initializer=self._join_family, initargs=(family,))
+        callers = ThreadPool("caller", max(1, min(len(names), self._settings.network_threads)))
+        call = current_call() or Call(lambda: None)
+
+        def fetch_one(name: str) -> pd.DataFrame:
+            with call.entered():
+                frame: pd.DataFrame = inspect.unwrap(CandleFetcher.fetch)(self, name, timeframe, start, end, **options)
+                return frame
+
         try:
-            waiting = {callers.submit(self.fetch, name, timeframe, start, end, **options): name for name in names}
-            while waiting:
-                done, _ = wait(waiting, timeout=POLL_S, return_when=FIRST_COMPLETED)
+            waiting = {callers.submit(fetch_one, name): name for name in names}
+            left = set(waiting)
+            while left:
+                done = wait_for(left, call.stop, return_when=FIRST_COMPLETED)
+                left -= done
                 for future in done:
-                    name = waiting.pop(future)
                     try:
-                        frames[name] = future.result()
+                        frames[waiting[future]] = future.result()
                     except CandleFetcherError as error:
-                        errors[name] = error
+                        errors[waiting[future]] = error
         except BaseException:
-            callers.shutdown(wait=False, cancel_futures=True)
-            for errand in family.end():
+            for errand in list(call.errands):
                 self._stop(errand)
             raise
-        callers.shutdown(wait=True)
+        finally:
+            callers.close(cancels=True)
         if errors:
             raise FetchManyError({name: frames[name] for name in names if name in frames}, errors)
         return {name: frames[name] for name in names}
@@ -438,12 +446,14 @@ class CandleFetcher:
         """
         check_columns(columns)
         rows = read_whole("rows", rows, 1, 10**9)
-        request = self._request(symbol, timeframe, _bounded(self._range(start, end)), provider, kind, source)
+        wanted = _bounded(self._range(start, end))
+        request = self._calls.run(lambda: self._request(symbol, timeframe, wanted, provider, kind, source))
         return self._iter_frames(request, self._how(columns, source, keep=False), rows)
 
     def _iter_frames(self, request: Request, how: How, rows: int) -> Iterator[pd.DataFrame]:
         with self._errand() as errand:
-            for got in self._collector().stream(request, how, max(1, rows // CHUNK_SLOTS), errand):
+            pieces = self._collector().stream(request, how, max(1, rows // CHUNK_SLOTS), errand)
+            for got in self._calls.each(pieces, errand):
                 self._refuse_incomplete(request, got, how.columns, errand)
                 for piece in _slices(got, rows):
                     yield self._framed(request, piece, how.columns, errand)
@@ -487,15 +497,17 @@ class CandleFetcher:
             raise InputError(f"manifest {shown(manifest)} is not understood; expected True or False")
         if format != "csv":
             raise unknown("format", format, ("csv",))
-        request = self._request(symbol, timeframe, self._range(start, end, days, limit), provider, kind, source)
+        wanted = self._range(start, end, days, limit)
+        request = self._calls.run(lambda: self._request(symbol, timeframe, wanted, provider, kind, source))
         how = self._how(columns, source, keep=False)
         collector = self._collector()
         with self._errand() as errand:
+            # The file is written by the caller's thread, which removes it where it is interrupted.
             if request.range.limit is None:
-                pieces = collector.stream(request, how, _STREAM_CHUNKS, errand)
-                span = collector.span(request, how, errand)
+                pieces = self._calls.each(collector.stream(request, how, _STREAM_CHUNKS, errand), errand)
+                span = self._calls.run(lambda: collector.span(request, how, errand), errand)
             else:
-                only = collector.collect_limited(request, how, errand)
+                only = self._calls.run(lambda: collector.collect_limited(request, how, errand), errand)
                 pieces, span = iter([only]), only.span
             made = Export(request, path, span, with_manifest=manifest)
 
@@ -505,9 +517,10 @@ class CandleFetcher:
 
             made.write(map(whole, pieces), columns, lambda got: self._manifest(request, got, errand, str))
         self._observe(Operation("export", time.perf_counter() - began, made.rows, made.target.stat().st_size))
-        LOG.info("exported %s candles of %s", made.rows, request.label)
+        tell_caller(LOG.info, "exported %s candles of %s", made.rows, request.label)
         return made.target
 
+    @public_call
     def plan(
         self,
         symbol: str,
@@ -528,6 +541,7 @@ class CandleFetcher:
         self._observe(Operation("plan", time.perf_counter() - began))
         return made
 
+    @public_call
     def gaps(
         self,
         symbol: str,
@@ -552,6 +566,7 @@ class CandleFetcher:
             self._refuse_incomplete(request, got, how.columns, errand)
         return gap_frame(got.gaps)
 
+    @public_call
     def coverage(
         self,
         symbol: str,
@@ -579,6 +594,7 @@ class CandleFetcher:
             span = Span(start_ms if wanted.start_ms is None else wanted.start_ms, end_ms)
         return coverage_frame(read_coverage(self.cache, request.series, span))
 
+    @public_call
     def audit(
         self,
         symbol: str,
@@ -623,11 +639,12 @@ class CandleFetcher:
             frame = auditor.audit(request, self._how("ohlcv", source), against)
         compared = sum(frame.attrs[MANIFEST]["compared"].values())
         self._observe(Operation("audit", time.perf_counter() - began, compared))
-        LOG.info("audited %s candles of %s", compared, request.label)
+        tell_caller(LOG.info, "audited %s candles of %s", compared, request.label)
         return frame
 
     # -- funding rates ------------------------------------------------------------------------------------------------
 
+    @public_call
     def fetch_funding(
         self,
         symbol: str,
@@ -676,7 +693,7 @@ class CandleFetcher:
         with self._errand() as errand, self._closest(request):
             frame = self._fetch_funding(request, rates, errand, refresh, way)
         self._observe(Operation("fetch_funding", time.perf_counter() - began, len(frame)))
-        LOG.info("fetched %s funding rates of %s", len(frame), request.symbol)
+        tell_caller(LOG.info, "fetched %s funding rates of %s", len(frame), request.symbol)
         return frame
 
     def _fetch_funding(
@@ -749,11 +766,12 @@ class CandleFetcher:
         self._refuse_missing(request, told, frame, asked_rest=way in ("auto", "rest"))
         if way != "archive" and told.from_files and rates.funding.has_marks:
             why = f"REST could not be had ({told.refusal.reason})" if told.refusal else "only the cache may be asked"
-            warnings.warn(
-                f"funding rates of {request.symbol} between {iso(told.from_files[0].start_ms)} and "
-                f"{iso(told.from_files[-1].end_ms)} are out of the archive's files, which have no mark prices; {why}",
-                CandleFetcherWarning,
-                stacklevel=3,
+            warn(
+                CandleFetcherWarning(
+                    f"funding rates of {request.symbol} between {iso(told.from_files[0].start_ms)} and "
+                    f"{iso(told.from_files[-1].end_ms)} are out of the archive's files, which have no mark prices; "
+                    f"{why}"
+                )
             )
         return frame
 
@@ -789,6 +807,7 @@ class CandleFetcher:
 
     # -- what there is ------------------------------------------------------------------------------------------------
 
+    @public_call
     def symbols(self, *, provider: str | Provider | None = None) -> pd.DataFrame:
         """What the provider lists: symbol, provider_symbol, base, quote, status.
 
@@ -814,6 +833,7 @@ class CandleFetcher:
 
         return offers_frame(all_providers().values())
 
+    @public_call
     def availability(self) -> pd.DataFrame:
         """Which bases are traded on Binance spot, USDⓈ-M and COIN-M alike, and since when the archive has candles.
 
@@ -838,13 +858,17 @@ class CandleFetcher:
                 raise
 
         def first_candle(symbol: str) -> pd.Timestamp:
-            return self.first_available(symbol, provider=SPOT.provider)
+            first: pd.Timestamp = inspect.unwrap(CandleFetcher.first_available)(self, symbol, provider=SPOT.provider)
+            return first
 
         frame = availability_frame(trios, found, first_candle)
         self._observe(Operation("availability", time.perf_counter() - began))
-        LOG.info("found %s bases that are traded on %s", len(frame), ", ".join(market.name for market in MARKETS))
+        tell_caller(
+            LOG.info, "found %s bases that are traded on %s", len(frame), ", ".join(market.name for market in MARKETS)
+        )
         return frame
 
+    @public_call
     def first_available(
         self, symbol: str, *, provider: str | Provider | None = None, kind: str = "candles", source: str | None = None
     ) -> pd.Timestamp:
@@ -863,6 +887,7 @@ class CandleFetcher:
             first_ms = self._collector().listed_ms(request, how, errand)
         return pd.Timestamp(first_ms, unit="ms", tz="UTC").as_unit("ns")
 
+    @public_call
     def doctor(self, *, provider: str | Provider | None = None) -> pd.DataFrame:
         """What stands between a fetch and its candles: check, subject, passed, found, what_to_do; a row for each check.
 
@@ -1206,24 +1231,19 @@ class CandleFetcher:
     @contextlib.contextmanager
     def _errand(self) -> Iterator[Errand]:
         errand = Errand()
-        with self._lock:
-            if self._is_closed:
-                raise CandleFetcherError("this CandleFetcher is closed; make another one")
-            self._errands.add(errand)
-        family: _Family | None = getattr(self._of_thread, "family", None)
-        if family is not None and not family.join(errand):
-            errand.set()
+        self._errands.add(errand)
+        if self._is_closed:
+            self._errands.discard(errand)
+            raise CandleFetcherError("this CandleFetcher is closed; make another one")
+        call = current_call()
+        if call is not None:
+            call.join(errand)
         try:
             yield errand
         except CancelledError:
             raise CandleFetcherError("this call was ended, because its CandleFetcher was closed") from None
         finally:
-            with self._lock:
-                self._errands.discard(errand)
-
-    def _join_family(self, family: _Family) -> None:
-        """Every errand of the calling thread is from now on one of a family, which is stopped together."""
-        self._of_thread.family = family
+            self._errands.discard(errand)
 
     def _stop(self, errand: Errand) -> None:
         errand.set()
@@ -1232,23 +1252,23 @@ class CandleFetcher:
     def _observe(self, event: Event) -> None:
         self._monitor.observe(event)
         if self._show is not None and type(event) is Progress:
-            self._show(event)
+            tell_caller(self._show, event)
 
     def _warn_of_skew(self, source: Source) -> None:
         for limit in source.refused_limits():
-            warnings.warn(
-                f"{source.provider.name} tells a limit of {limit.cost} ({limit.kind}) in {limit.interval_s} s, below "
-                "what one chunk takes: it is not obeyed; the documented limits stay in force",
-                CandleFetcherWarning,
-                stacklevel=4,
+            warn(
+                CandleFetcherWarning(
+                    f"{source.provider.name} tells a limit of {limit.cost} ({limit.kind}) in {limit.interval_s} s, "
+                    "below what one chunk takes: it is not obeyed; the documented limits stay in force"
+                )
             )
         skew_s = source.skew_s
         if abs(skew_s) > _SKEW_S and source.warn_once():
-            warnings.warn(
-                f"this machine's clock is {abs(skew_s):,.0f} s {'behind' if skew_s > 0 else 'ahead of'} that of "
-                f"{source.provider.name}, which decides what is settled; set this machine's clock",
-                ClockSkew,
-                stacklevel=4,
+            warn(
+                ClockSkew(
+                    f"this machine's clock is {abs(skew_s):,.0f} s {'behind' if skew_s > 0 else 'ahead of'} that of "
+                    f"{source.provider.name}, which decides what is settled; set this machine's clock"
+                )
             )
 
     # -- listings -----------------------------------------------------------------------------------------------------
@@ -1336,12 +1356,10 @@ def _slices(got: Collected, rows: int) -> Iterator[Collected]:
 
 
 _shared: list[CandleFetcher] = []
-_shared_lock = threading.Lock()
 
 
 def fetch(symbol: str, timeframe: str, start: Instant = None, end: Instant = None, **options: Any) -> pd.DataFrame:
     """`CandleFetcher().fetch(...)` with one fetcher that is made at the first call and closed at exit."""
-    with _shared_lock:
-        if not _shared:
-            _shared.append(CandleFetcher())
+    if not _shared:
+        _shared.append(CandleFetcher())  # without a lock, which a signal handler might wait for; two are no harm
     return _shared[0].fetch(symbol, timeframe, start, end, **options)

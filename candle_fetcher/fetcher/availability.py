@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, CancelledError, wait
+from concurrent.futures import FIRST_EXCEPTION
 from typing import NamedTuple
 
 import pandas as pd
 
+from candle_fetcher.concurrency import wait_for
 from candle_fetcher.core.events import Busy, Observe
-from candle_fetcher.fetcher.pools import POLL_S, Pools
+from candle_fetcher.fetcher.pools import Pools
 from candle_fetcher.providers.binance_bucket import SPOT, Trio, daily_folder, find_first_day, find_intervals
 from candle_fetcher.sources import BucketSource, Errand
 
@@ -41,13 +42,8 @@ def look_up(
     pool = pools.network()
     futures = [pool.submit(look, symbol) for symbol in symbols]
     try:
-        waiting = set(futures)
-        while waiting:
-            done, waiting = wait(waiting, timeout=POLL_S, return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
-            if errand.is_set():  # what was cancelled before it began is never done
-                raise CancelledError
+        for future in wait_for(futures, errand, return_when=FIRST_EXCEPTION):
+            future.result()
         return [future.result() for future in futures]
     except BaseException:
         for future in futures:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from candle_fetcher.core.plan import CHUNK_SLOTS, chunk_of, chunk_span
 from candle_fetcher.core.resample import resample
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import Timeframe
+from candle_fetcher.fetcher.calls import warn
 from candle_fetcher.fetcher.gather import Gatherer
 from candle_fetcher.fetcher.manifest import failed_gaps, find_all_gaps, forming_ms
 from candle_fetcher.fetcher.request import Request, read_span
@@ -266,9 +266,7 @@ def _all_of(hole: Span) -> list[Span]:
 
 
 def _all_unknown(label: str, fix: str, hole: Span) -> list[Span]:
-    warnings.warn(
-        CandleFetcherWarning(f"the gaps of {label} count hours in which its exchange is closed; {fix}"), stacklevel=2
-    )
+    warn(CandleFetcherWarning(f"the gaps of {label} count hours in which its exchange is closed; {fix}"))
     return [hole]
 
 

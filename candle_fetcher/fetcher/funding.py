@@ -11,13 +11,13 @@ record without its mark price never answers for one with it.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future
 from dataclasses import dataclass, field
 from functools import partial
 
 from candle_fetcher.cache import CandleCache, Unverified
+from candle_fetcher.concurrency import wait_for
 from candle_fetcher.core.candles import Candles, Gap, join, no_candles, overlay
 from candle_fetcher.core.entry import Entry
 from candle_fetcher.core.errors import (
@@ -37,7 +37,8 @@ from candle_fetcher.core.merging import Merged, merge_entries
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
 from candle_fetcher.core.timeframe import parse_timeframe
-from candle_fetcher.fetcher.pools import POLL_S, Pools
+from candle_fetcher.fetcher.calls import warn
+from candle_fetcher.fetcher.pools import Pools
 from candle_fetcher.sources import ArchiveSource, Errand, FileRead, FundingSource, is_denial
 
 MONTH = parse_timeframe("1M")
@@ -181,9 +182,8 @@ class FundingGatherer:
             waiting = {self._pools.network().submit(read, file): file for file in files.choose(archive, months)}
             left = set(waiting)
             while left:
-                done, left = wait(left, timeout=POLL_S, return_when=FIRST_COMPLETED)
-                if errand.is_set():  # what was cancelled before it began is never done
-                    raise CancelledError
+                done = wait_for(left, errand, return_when=FIRST_COMPLETED)
+                left -= done
                 for future in done:
                     try:
                         files.take(future.result())
@@ -201,7 +201,7 @@ class FundingGatherer:
             turn.pop(errand, None)
             files.remember()
         for path, why in files.rejected.items():
-            warnings.warn(f"{path} of the archive is not used: {why.reason}", ArchiveMismatch, stacklevel=2)
+            warn(ArchiveMismatch(f"{path} of the archive is not used: {why.reason}"))
 
 
 def _await_turn(turn: dict[Errand, None], errand: Errand) -> None:

@@ -9,12 +9,12 @@ import contextlib
 import queue
 import threading
 import time
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from functools import partial
 
 from candle_fetcher.cache import LOOK, CandleCache, Facts, Failed, Quiet, Unverified, is_believed
+from candle_fetcher.concurrency import POLL_S, wait_for
 from candle_fetcher.core.candles import Candles, find_holes, iso, no_candles
 from candle_fetcher.core.coverage import absorb, bridge
 from candle_fetcher.core.entry import BEYOND, DUE, UNASKED, Entry
@@ -38,7 +38,8 @@ from candle_fetcher.core.revisions import find_revisions
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
 from candle_fetcher.core.timeframe import DAY_MS
-from candle_fetcher.fetcher.pools import POLL_S, Pools, Timed
+from candle_fetcher.fetcher.calls import warn
+from candle_fetcher.fetcher.pools import Pools, Timed
 from candle_fetcher.fetcher.trip import Fresh, Gathered, Part, Trip, Waiting, Want
 from candle_fetcher.sources import Answer, ArchiveSource, AsOf, Errand, Source, is_denial, windows
 from candle_fetcher.store.memory import give_back
@@ -50,8 +51,6 @@ _CLAIM_S = 60.0
 _DOUBTED_MS = 60 * DAY_MS  # no clock is believed to be ahead by more
 _HALTED_S = 1.0  # once one was waited for in vain
 _LANDING_S = 0.005
-# How long a caller who was interrupted waits for what has come to be stored.
-_LEAVE_S = 0.4
 
 
 class Gatherer:
@@ -278,13 +277,9 @@ class Gatherer:
                 if not opening:
                     self._learn_end(trip, todo[-1])
             self._note_unanswered(trip, todo)
-        except BaseException as error:
+        except BaseException:
             trip.errand.set()
             self._abort(trip.errand)
-            if not isinstance(error, Exception) and wait(trip.saves, timeout=_LEAVE_S).not_done:
-                trip.saves.clear()  # the disk keeps whoever was interrupted waiting: it is left to its threads
-                trip.filled.clear()
-                trip.fresh.clear()
             raise
         finally:
             wait(trip.saves)
@@ -955,12 +950,11 @@ class Gatherer:
         if error is None or errand.has_warned or not trip.read_until_ms or not (is_out_of_reach or is_denial(error)):
             return
         errand.has_warned = True
-        warnings.warn(
+        warn(
             CandleFetcherWarning(
                 f"{trip.want.label}: REST could not be had ({type(error).__name__}: {error}); the archive's files "
                 "serve in its place as far as they go"
-            ),
-            stacklevel=2,
+            )
         )
 
     def _told(self, trip: Trip) -> Gathered:
@@ -985,7 +979,7 @@ class Gatherer:
         self._tell_of_archive(trip)
         for file, error in trip.unread:
             if file.path in trip.rejected:
-                warnings.warn(f"{file.path} of the archive is not used: {error.reason}", ArchiveMismatch, stacklevel=2)
+                warn(ArchiveMismatch(f"{file.path} of the archive is not used: {error.reason}"))
         if trip.want.ttl_ms is not None and trip.span.end_ms >= settled_end_ms(trip.timeframe, trip.now_ms):
             told.until_ms = trip.now_ms + trip.want.ttl_ms
         needed = told.facts.bounds(trip.span, trip.now_ms)
@@ -1069,8 +1063,5 @@ def _next(
 
 
 def _result(flight: Future[Entry | None], errand: Errand) -> Entry | None:
-    while not errand.is_set():
-        done, _ = wait([flight], timeout=POLL_S)
-        if done:
-            return flight.result()
-    raise CancelledError
+    wait_for([flight], errand)
+    return flight.result()

@@ -531,7 +531,7 @@ def _lay_in(
     chunks = sorted(batch)
     cache.open_shelves(series, chunks)
     if not cache.rewrite(series, chunks, change):
-        problem = cache.stats().problem or "the disk did not take what was to be stored"
+        problem = cache.problem or "the disk did not take what was to be stored"
         raise CacheError(f"{chosen.path.name} was not imported whole: {shown(problem)}")
     cache.close_shelves(series, dict.fromkeys(chunks, LOOK))
     tally.chunks += len(chunks)

@@ -1,36 +1,114 @@
-"""The thread pools of a fetcher: network, disk, and files of an archive."""
+"""The thread pools of a fetcher: network, disk, and files of an archive. No thread of them outlives the program."""
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from itertools import count
+from concurrent.futures import CancelledError, Executor, Future
+from contextlib import suppress
+from functools import partial
 from typing import ParamSpec, TypeVar
 
+from candle_fetcher.concurrency import start_thread
 from candle_fetcher.core.events import Busy, Observe
 
 # Files of an archive are unpacked and read by few threads: more are slower, since they wait for each other's Python,
 # and each of them keeps some 30 MB that it worked with.
 _FILE_THREADS = 2
-# How long a wait in the caller's thread lasts before it looks up again; a lock wait cannot be interrupted on Windows.
-POLL_S = 0.2
 
 P = ParamSpec("P")
 Done = TypeVar("Done")
 
 
-class _Pool(ThreadPoolExecutor):
-    """Raises CancelledError where nothing more can be handed to it: it is closed, or the interpreter is ending."""
+class ThreadPool(Executor):
+    """Runs jobs in at most `size` daemon threads, started as they are needed and named `candle-NAME-N`.
+
+    Where the system gives fewer threads, those that run do all of the work; where it gives none, `submit` does.
+    Unlike an executor of the standard library it neither ends with the main thread nor holds the end of the program.
+    """
+
+    def __init__(self, name: str, size: int) -> None:
+        self._name = name
+        self._size = size
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._idle: deque[None] = deque()  # an item for each thread that waits for a job
+        self._threads: list[threading.Thread] = []
+        self._running: set[Future[object]] = set()
+        self._is_closed = False
+        self._lock = threading.RLock()
 
     def submit(self, fn: Callable[P, Done], /, *args: P.args, **kwargs: P.kwargs) -> Future[Done]:
-        try:
-            return super().submit(fn, *args, **kwargs)
-        except RuntimeError as error:
-            if "new futures" not in str(error):
-                raise  # no more threads can be started
-            raise CancelledError from error
+        """Hand the job over. Raises CancelledError where the pool is closed."""
+        future: Future[Done] = Future()
+        job = partial(_run, future, partial(fn, *args, **kwargs))
+        with self._lock:
+            if self._is_closed:
+                raise CancelledError
+            self._jobs.put(job)
+            has_thread = self._has_thread()
+        if not has_thread:
+            with suppress(queue.Empty):
+                while (alone := self._jobs.get_nowait()) is not None:
+                    alone()
+        return future
+
+    def _has_thread(self) -> bool:
+        """Whether some thread will do what is queued; starts one more where none is idle."""
+        with suppress(IndexError):
+            self._idle.pop()
+            return True
+        if len(self._threads) < self._size:
+            thread = start_thread(f"candle-{self._name}-{len(self._threads)}", self._work)
+            if thread is not None:
+                self._threads.append(thread)
+        return bool(self._threads)
+
+    def _work(self) -> None:
+        while True:
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                self._idle.append(None)
+                job = self._jobs.get()
+            if job is None:
+                return
+            job()
+            del job  # what it holds may be large, and the next one may be long in coming
+
+    def close(self, *, cancels: bool, patience_s: float | None = None) -> None:
+        """Do what is queued, or cancel it, and end the threads; each is waited for, at most `patience_s` in all."""
+        with self._lock:
+            self._is_closed = True
+            threads = list(self._threads)
+            with suppress(queue.Empty):
+                while cancels:
+                    job = self._jobs.get_nowait()
+                    if job is not None:
+                        job.args[0].cancel()  # type: ignore[attr-defined]
+            for _ in threads:
+                self._jobs.put(None)
+        ends_s = None if patience_s is None else time.monotonic() + patience_s
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join(None if ends_s is None else max(0.0, ends_s - time.monotonic()))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self.close(cancels=cancel_futures, patience_s=None if wait else 0.0)
+
+
+def _run(future: Future[Done], work: Callable[[], Done]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        done = work()
+    except BaseException as error:  # noqa: BLE001 - it is raised again for whatever waits for the future
+        future.set_exception(error)
+        del future  # else the error's traceback leads to this frame, and this frame to the error
+    else:
+        future.set_result(done)
 
 
 class Pools:
@@ -38,42 +116,22 @@ class Pools:
 
     def __init__(self, network_threads: int, io_threads: int) -> None:
         self.sizes = {"network": network_threads, "io": io_threads, "files": _FILE_THREADS}
-        self._pools: dict[str, ThreadPoolExecutor] = {}
-        self._closed: set[str] = set()
-        self._lock = threading.Lock()
+        self._pools = {name: ThreadPool(name, size) for name, size in self.sizes.items()}
 
-    def network(self) -> ThreadPoolExecutor:
-        return self._pool("network")
+    def network(self) -> ThreadPool:
+        return self._pools["network"]
 
-    def io(self) -> ThreadPoolExecutor:
-        return self._pool("io")
+    def io(self) -> ThreadPool:
+        return self._pools["io"]
 
-    def files(self) -> ThreadPoolExecutor:
-        return self._pool("files")
+    def files(self) -> ThreadPool:
+        return self._pools["files"]
 
-    def _pool(self, name: str) -> ThreadPoolExecutor:
-        with self._lock:
-            if name in self._closed:
-                raise CancelledError
-            pool = self._pools.get(name)
-            if pool is None:
-                numbers = count()
-
-                def christen() -> None:
-                    threading.current_thread().name = f"candle-{name}-{next(numbers)}"
-
-                pool = self._pools[name] = _Pool(self.sizes[name], initializer=christen)
-            return pool
-
-    def close(self) -> None:
-        """Ends the threads: of the network first, whose last work may still have something to store. Whoever closes
-        them meanwhile waits too."""
-        for name in self.sizes:
-            with self._lock:
-                pool = self._pools.get(name)
-                self._closed.add(name)
-            if pool is not None:
-                pool.shutdown(wait=True, cancel_futures=name == "network")
+    def close(self, patience_s: float | None = None) -> None:
+        """End the threads: of the network first, whose last work may still have something to store. What is to be
+        stored is stored. A second call waits as well."""
+        for name, pool in self._pools.items():
+            pool.close(cancels=name == "network", patience_s=patience_s)
 
 
 class Timed:

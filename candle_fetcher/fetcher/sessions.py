@@ -19,7 +19,7 @@ from candle_fetcher.core.timeframe import DAY_MS, Timeframe
 _DECADE_DAYS = 3_653
 
 # One thread at a time makes a calendar, which takes a while, and silences what is warned of meanwhile.
-_making = threading.Lock()
+_making = threading.RLock()
 
 OpenParts = Callable[[Span], list[Span]]
 

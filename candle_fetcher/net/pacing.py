@@ -22,6 +22,7 @@ from functools import reduce
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
+from candle_fetcher.concurrency import pause
 from candle_fetcher.core.call import Limit
 from candle_fetcher.core.errors import Banned, RateLimited
 from candle_fetcher.core.events import Observe, Waited, ignore
@@ -145,7 +146,7 @@ class Limiter:
         machine_ms: Callable[[], int] | None = None,
         shared: Shared | None = None,
         observe: Observe = ignore,
-        wait: Wait = threading.Event.wait,
+        wait: Wait = pause,
     ) -> None:
         self._provider = provider
         self._documented = self._limits = tuple(limits)

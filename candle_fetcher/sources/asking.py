@@ -11,6 +11,7 @@ from concurrent.futures import CancelledError, Future, wait
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
+from candle_fetcher.concurrency import Stop, pause
 from candle_fetcher.core.call import Call, Limit, Reply
 from candle_fetcher.core.candles import Candles
 from candle_fetcher.core.errors import (
@@ -98,7 +99,7 @@ class AsOf(NamedTuple):
     is_checked: bool = False
 
 
-class Errand(threading.Event):
+class Errand(Stop):
     """One public call on its way. Once set, nothing more is sent for it.
 
     `as_of` is the instant that decides what is settled; it is read once. `retries` counts what was sent again.
@@ -156,7 +157,7 @@ class Asker:
         clock: ServerClock,
         observe: Observe,
         desk: Desk | None = None,
-        wait: Callable[[threading.Event, float], bool] = threading.Event.wait,
+        wait: Callable[[threading.Event, float], bool] = pause,
     ) -> None:
         self._service = service
         self._desk = desk
