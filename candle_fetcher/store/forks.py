@@ -14,7 +14,6 @@ import weakref
 from collections.abc import Iterator
 from typing import Protocol
 
-from candle_fetcher.store.interrupts import Uninterrupted
 
 FORK_S = 30.0  # how long a fork waits for what is under way
 
@@ -35,23 +34,22 @@ class _Gate:
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
-        """No fork meanwhile, but by the same thread; and no Ctrl-C."""
-        with Uninterrupted():
-            depth: int = getattr(self._depth, "value", 0)
+        """No fork meanwhile, but by the same thread."""
+        depth: int = getattr(self._depth, "value", 0)
+        if not depth:
+            with self._turn:
+                self._turn.wait_for(lambda: not self._forks)
+                self._inside += 1
+        self._depth.value = depth + 1
+        try:
+            yield
+        finally:
+            self._depth.value = depth
             if not depth:
                 with self._turn:
-                    self._turn.wait_for(lambda: not self._forks)
-                    self._inside += 1
-            self._depth.value = depth + 1
-            try:
-                yield
-            finally:
-                self._depth.value = depth
-                if not depth:
-                    with self._turn:
-                        self._inside -= 1
-                        if self._forks:
-                            self._turn.notify_all()
+                    self._inside -= 1
+                    if self._forks:
+                        self._turn.notify_all()
 
     def before_fork(self) -> None:
         """Holds the turn from here on, so that the child finds everything in order."""

@@ -28,7 +28,6 @@ from typing import NamedTuple
 
 from candle_fetcher.core.errors import CacheError
 from candle_fetcher.store import files
-from candle_fetcher.store.interrupts import Uninterrupted
 from candle_fetcher.store.locks import Claims, LockFile, find_lock_file
 
 FOLDER = "pacing"
@@ -81,7 +80,7 @@ class SharedState:
     def locked(self) -> Iterator[None]:
         """Nobody else loads or saves meanwhile. Waits for other processes a second at most."""
         file = self._file()
-        with Uninterrupted(), file.turn:
+        with file.turn:
             try:
                 self._is_shared = self._enter(file)
                 yield
