@@ -14,7 +14,6 @@ import weakref
 from collections.abc import Iterator
 from typing import Protocol
 
-
 FORK_S = 30.0  # how long a fork waits for what is under way
 
 
