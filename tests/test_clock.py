@@ -142,6 +142,20 @@ def test_dates_of_another_year_are_an_error_that_shows_both_clocks(lies_s: float
     assert line.clock.skew_s == 0
 
 
+@pytest.mark.fault("K09")
+@pytest.mark.parametrize(
+    ("age", "ahead_s"), [("90", 90), ("86400", 86_400), ("86401", 0), ("999999999", 0), ("-1", 0), ("soon", 0)]
+)
+def test_what_lay_in_a_cache_is_older_by_its_age_and_none_lies_there_for_years(age: str, ahead_s: int) -> None:
+    line = Line()
+    heard = Heard(
+        {"date": email.utils.formatdate(line.true_s, usegmt=True), "age": age}, line.clock.moment(), line.clock.moment()
+    )
+    assert heard.server_ms is not None
+    assert heard.made_ms is not None
+    assert heard.server_ms - heard.made_ms == 1000 * ahead_s
+
+
 def test_an_older_reading_serves_where_no_other_can_be_had_until_the_clock_is_set() -> None:
     line = Line(ahead_s=90)
     line.read(line.ask, line.ask)
@@ -305,7 +319,7 @@ def settled_minute(world: World) -> str:
 def test_what_is_near_to_a_clock_that_nothing_has_checked_is_not_known(world: World, behind_s: float) -> None:
     world.fetcher().fetch("BTC/USDT", "1h", "2024-06-10")
     world.exchange.fail(faults.status(500), times=None, match="/time")
-    fetcher = world.fetcher(max_retries=0, clock=lambda: world.now_s - behind_s)
+    fetcher = world.fetcher(source="rest", max_retries=0, clock=lambda: world.now_s - behind_s)
     now = pd.Timestamp(world.now_s - behind_s, unit="s", tz="UTC").floor("h")
     calls: list[Callable[[], Any]] = [
         lambda: fetcher.fetch("BTC/USDT", "1h", "2024-06-10"),
@@ -323,6 +337,8 @@ def test_what_is_near_to_a_clock_that_nothing_has_checked_is_not_known(world: Wo
         assert raised.value.missing[-1].cause == "fetch_failed"
         if number != 3:
             assert pd.Timestamp(raised.value.missing[-1].first) == now
+    with pytest.raises(IncompleteData):
+        fetcher.fetch("BTC/USDT", "1h", "2024-06-10", source="auto")
     # What is stored has settled: a range that ends before is whole.
     assert len(fetcher.fetch("BTC/USDT", "1h", "2024-06-10", "2024-06-14")) == 96
     assert len(fetcher.fetch("BTC/USDT", "1h", "2024-06-10", source="cache")) == 132

@@ -81,8 +81,8 @@ def test_a_limit_that_cannot_be_is_warned_of_once_and_keeps_nobody_from_the_cand
     same(world.fetcher(source="rest").fetch("BTC/USDT", "5m", *SPAN[2:]), truth(world, "5m"))
 
 
-def truth(world: World, timeframe: str = "1h", end: str = SPAN[3]) -> dict[str, Any]:
-    return dict(world.truth("BTCUSDT", timeframe, SPAN[2], end))
+def truth(world: World, timeframe: str = "1h", end: str = SPAN[3], *, start: str = SPAN[2]) -> dict[str, Any]:
+    return dict(world.truth("BTCUSDT", timeframe, start, end))
 
 
 @pytest.mark.fault("K15")
@@ -201,17 +201,27 @@ def test_a_ban_with_status_200_is_one(world: World) -> None:
 
 
 @pytest.mark.fault("K22")
-@pytest.mark.parametrize("status", [201, 202, 203, 204, 205, 206, 226])
-@pytest.mark.parametrize("match", ["klines", "exchangeInfo", "/time", "data/spot"])
+@pytest.mark.parametrize(
+    ("status", "match"),
+    [*((status, "klines") for status in (201, 202, 203, 204, 205, 206, 226)), (204, "exchangeInfo"), (203, "/time")],
+)
 def test_a_status_beside_200_is_tried_again(world: World, status: int, match: str) -> None:
     fault = world.exchange.fail(faults.status(status, b"[]"), times=2, match=match)
-    fetcher = world.fetcher()
-    waits = skip_waits(fetcher._source(find_provider("binance"))._asker)
-    skip_waits(fetcher._archive(find_provider("binance"))._asker)
-    start, end = ("2024-04-01", "2024-06-01") if match == "data/spot" else ("2024-06-14", "2024-06-15T12:00")
-    same(fetcher.fetch("BTC/USDT", "1m", start, end), world.truth("BTCUSDT", "1m", start, end))
-    assert fault.hits == 2
-    assert match == "data/spot" or len(waits) == 2
+    fetcher, waits = quick(world)
+    same(
+        fetcher.fetch("BTC/USDT", "1h", "2024-06-14", "2024-06-15T12:00"),
+        truth(world, start="2024-06-14", end="2024-06-15T12:00"),
+    )
+    assert fault.hits == len(waits) == 2
+
+
+@pytest.mark.fault("K22")
+def test_a_part_of_a_file_is_not_a_file(world: World) -> None:
+    fault = world.exchange.fail(faults.status(206, b"PK"), times=2, match="data/spot")
+    fetcher = world.fetcher(source="archive")
+    waits = skip_waits(fetcher._archive(find_provider("binance"))._asker)
+    same(fetcher.fetch(*SPAN), truth(world))
+    assert fault.hits == len(waits) == 2
 
 
 # -- messages ----------------------------------------------------------------------------------------------------------
@@ -286,6 +296,7 @@ def test_a_plan_for_a_budget_by_the_day_counts_days(tmp_path: Path, months: int)
     if days:
         assert f"this takes {plan.requests}: {days} day{'s' if days > 1 else ''} and more" in note[0]
         assert "RateLimited" in str(plan)
+        assert f"about {('24.0 h', '2.0 days')[days - 1]}" in str(plan)
 
 
 def start_of(months: int) -> str:

@@ -885,6 +885,17 @@ def test_no_pause_and_no_ban_is_believed_for_ever() -> None:
     limiter.acquire(1, stop=GO)
 
 
+@pytest.mark.fault("J20")
+def test_a_clock_before_1970_is_no_ban_and_a_ban_without_words_has_a_message() -> None:
+    world = World(-5_000_000)
+    limiter = make(world, Limit(10, 60))
+    limiter.release(limiter.acquire(1, stop=GO))
+    world.now_ms = NOW_MS
+    limiter.ban(NOW_MS + 120_000, "")
+    with pytest.raises(Banned, match="fake has banned this address until 2023-11-14 22:16:10 UTC"):
+        limiter.acquire(1, stop=GO)
+
+
 @pytest.mark.fault("K15")
 @pytest.mark.parametrize("cost", [0, 1, 21])
 @pytest.mark.parametrize("told_by", ["this", "another", "an older version"])

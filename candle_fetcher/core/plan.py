@@ -167,7 +167,7 @@ class FetchPlan(NamedTuple):
             if step.requests:
                 line += f", {step.requests:,} requests, weight {step.weight:,}, about {step.bytes / 1e6:,.1f} MB"
             lines.append(line)
-        lines.append(f"  about {self.seconds:,.1f} s")
+        lines.append(f"  about {_duration(self.seconds)}")
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
     def _repr_html_(self) -> str:
@@ -183,8 +183,16 @@ class FetchPlan(NamedTuple):
         head = "".join(f"<th>{name}</th>" for name in ("source", "chunks", "candles", "requests", "weight", "MB"))
         return (
             f"<div><b>{html.escape(title)}</b><div>{iso(self.span.start_ms)} to {iso(self.span.end_ms)}, "
-            f"about {self.seconds:,.1f} s</div><table><tr>{head}</tr>{rows}</table>{notes}</div>"
+            f"about {_duration(self.seconds)}</div><table><tr>{head}</tr>{rows}</table>{notes}</div>"
         )
+
+
+def _duration(seconds: float) -> str:
+    """As 37.5 s, 12.0 min, 24.0 h or 3.0 days."""
+    for unit_s, name in ((86_400, "days"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * unit_s:
+            return f"{seconds / unit_s:,.1f} {name}"
+    return f"{seconds:,.1f} s"
 
 
 def merge_steps(steps: Sequence[Step]) -> tuple[Step, ...]:

@@ -57,11 +57,12 @@ class Heard(NamedTuple):
 
     @property
     def server_ms(self) -> int | None:
-        """The time by the reply: when it was made, and for how long it lay in a cache since."""
+        """The time by the reply: when it was made, and for how long it lay in a cache since, a day at most."""
         made_ms, age = self.made_ms, self.headers.get("age", "")
         if made_ms is None:
             return None
-        return made_ms + (1000 * int(age) if re.fullmatch("[0-9]{1,9}", age) else 0)
+        age_ms = 1000 * int(age) if re.fullmatch("[0-9]{1,5}", age) else 0
+        return made_ms + (age_ms if age_ms <= DAY_MS else 0)
 
 
 class Reading(NamedTuple):

@@ -18,8 +18,10 @@ from candle_fetcher.core.errors import AccessDenied, InputError
 from candle_fetcher.core.keys import HIDDEN, NO_KEYS, Keys
 from candle_fetcher.providers.base import Key, Provider
 
-# A token is got anew this long before it ends: it must still serve when the request arrives.
+# A token is got anew this long before it ends, or once half of its time is over: it must still serve when the request
+# arrives. None is believed to last longer than a day.
 _SPARE_S = 60.0
+_LONGEST_S = 86_400.0
 _LOOK_S = 0.05  # how often whoever waits for another thread's token looks whether it is to stop
 
 # Sends a call with these keys, and gives what is made of the reply.
@@ -142,7 +144,8 @@ class Keyring:
         values, seconds = self._ask(*wanted, token.parse, stop)
         # What was sent comes back hidden: a refresh token that stays the same is the one that is there.
         self._values.update((name, value) for name, value in values.items() if HIDDEN not in value)
-        self._ends_s = time.monotonic() + max(0.0, seconds - _SPARE_S)
+        lasts_s = min(max(0.0, seconds), _LONGEST_S)
+        self._ends_s = time.monotonic() + lasts_s - min(_SPARE_S, lasts_s / 2)
         self._keys = self._made()
         return True
 

@@ -36,7 +36,7 @@ from candle_fetcher.core.timeframe import DAY_MS, Timeframe, parse_timeframe
 from candle_fetcher.providers import Feed, Listing, Provider
 from candle_fetcher.providers.base import by_status
 from candle_fetcher.sources.asking import Asker, AsOf, Errand, Service
-from candle_fetcher.sources.clock import Heard, Reading, ServerClock, measure, measure_date
+from candle_fetcher.sources.clock import FARTHEST_MS, Heard, Reading, ServerClock, measure, measure_date
 from candle_fetcher.sources.keyring import Fixed, Keyring
 
 # When the series begins, given a hole at the start of a span and the candle after it; None where it has not begun.
@@ -518,7 +518,9 @@ class Source:
 
     def _page_of(self, candles: Candles, heard: Heard) -> Page:
         made_ms = heard.made_ms
-        return Page(candles, None if made_ms is None else made_ms + self._date_lag_ms, heard)
+        if made_ms is None or abs(made_ms - self.estimated_ms()) > FARTHEST_MS:
+            return Page(candles, None, heard)  # a date of another year says nothing
+        return Page(candles, made_ms + self._date_lag_ms, heard)
 
     def last_ms(self, series: Series, end_ms: int, stop: Errand) -> int | None:
         """When the newest candle before the end opens; None where the provider has none there, or cannot be asked."""
