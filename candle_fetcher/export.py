@@ -20,10 +20,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from candle_fetcher.core.candles import INTEGERS, MISSING, OHLCV, Candles
+from candle_fetcher.core.candles import INTEGERS, MISSING, Candles
 from candle_fetcher.core.decimals import Column, Times, format_rows
 from candle_fetcher.core.errors import InputError, shown
-from candle_fetcher.core.frame import ALL_COLUMNS
+from candle_fetcher.core.frame import shown_columns
 
 fcntl: Any = None
 with contextlib.suppress(ImportError):  # Windows: there nobody can remove a file that another has open
@@ -119,16 +119,10 @@ def csv_pieces(parts: Iterable[Candles], columns: str) -> Iterator[bytes]:
     header: tuple[str, ...] | None = None
     for part in parts:
         if header is None:
-            header = _header(part, columns)
+            header = shown_columns(part.names, columns)
             yield ",".join(("timestamp", *header)).encode() + b"\n"
         for piece in _alike(part):
             yield format_rows(piece.open_ms, [_values(piece, column) for column in header])
-
-
-def _header(part: Candles, columns: str) -> tuple[str, ...]:
-    if columns == "ohlcv":
-        return OHLCV
-    return (*ALL_COLUMNS, *(name for name in part.names[1:] if name not in ALL_COLUMNS))
 
 
 def _alike(part: Candles) -> Iterator[Candles]:

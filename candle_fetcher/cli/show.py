@@ -127,7 +127,10 @@ def show_gaps(talk: Talk, gaps: Iterable[Mapping[str, Any]], count: int) -> None
 
 
 def show_statistics(talk: Talk, frame: pd.DataFrame) -> None:
-    """Candles, first and last; highest, lowest, volume, average."""
+    """Candles, first and last; highest, lowest, volume, average. Of rows without prices, how many there are."""
+    if "close" not in frame:
+        talk.fact("rows", f"{len(frame):,}")
+        return
     figures = summary(frame)["candles"]
     if not figures["count"]:
         talk.fact("candles", "0")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,8 +83,20 @@ class Candles:
         return Candles(tuple(names), self.block[[self.names.index(name) for name in names]])
 
 
+def have_prices(names: Sequence[str]) -> bool:
+    """Whether the columns are those of candles: open, high, low, close and volume after the time. Others are rows on
+    the grid with columns of their own, such as open interest."""
+    return tuple(names[1:6]) == OHLCV
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """The names, each once: those of COLUMNS in their order, then the others as they come."""
+    each = tuple(dict.fromkeys(names))
+    return (*(name for name in COLUMNS if name in each), *(name for name in each if name not in COLUMNS))
+
+
 def candles_from(names: Sequence[str], columns: Sequence[npt.NDArray[np.generic]]) -> Candles:
-    """Candles made of equally long columns, `names` in the order of COLUMNS."""
+    """Candles made of equally long columns, `open_time` first. Columns that are not in COLUMNS are float64."""
     block = np.empty((len(names), len(columns[0])), np.int64)
     for row, name, column in zip(block, names, columns, strict=True):
         if name in INTEGERS:
@@ -102,7 +114,7 @@ def no_candles(names: Sequence[str]) -> Candles:
 def join(parts: Sequence[Candles]) -> Candles:
     """The parts in one block, by one allocation. They follow each other in time."""
     if len({part.names for part in parts}) > 1:
-        names = tuple(name for name in COLUMNS if any(name in part.names for part in parts))
+        names = in_order(name for part in parts for name in part.names)
         parts = [widen(part, names) for part in parts]
     return Candles(parts[0].names, np.concatenate([part.block for part in parts], axis=1))
 
@@ -129,7 +141,8 @@ def check(candles: Candles, span: Span) -> Candles:
     """The candles, equal duplicates dropped, if they can be true.
 
     Raises ReplyError where they are out of order, contradict each other, lie outside the span, or hold a number that no
-    market prints: not finite, low above open or close, high below them, a negative volume.
+    market prints: not finite, low above open or close, high below them, a negative volume. A column that is not in
+    COLUMNS may lack values (NaN), and is never infinite.
     """
     opens = candles.open_ms
     if not candles.count:
@@ -155,23 +168,28 @@ def check(candles: Candles, span: Span) -> Candles:
 
 
 def _check_numbers(candles: Candles) -> None:
+    fine = _have_true_prices(candles) if have_prices(candles.names) else np.ones(candles.count, np.bool_)
+    for name in candles.names[1:]:
+        if name not in INTEGERS and name not in OHLCV:
+            values = candles.floats(name)
+            fine &= np.isfinite(values) if name in COLUMNS else ~np.isinf(values)
+    if not fine.all():
+        row = int(np.argmin(fine))
+        found = {name: float(candles.floats(name)[row]) for name in candles.names if name not in INTEGERS}
+        shown = ", ".join(
+            f"{name} {value!r}" for name, value in found.items() if name in OHLCV or not math.isfinite(value)
+        )
+        raise ReplyError(f"row {row + 1} ({iso(int(candles.open_ms[row]))}) cannot be a candle: {shown}")
+
+
+def _have_true_prices(candles: Candles) -> npt.NDArray[np.bool_]:
     open_, high, low, close, volume = (candles.floats(name) for name in OHLCV)
     if np.isnan(volume).all():
         volume = np.zeros(1)  # the provider has no volumes; a single one that is lacking is an error
     with np.errstate(invalid="ignore", over="ignore"):
         # A NaN makes every comparison false, an infinity makes the sum not finite.
         fine = (low <= open_) & (low <= close) & (open_ <= high) & (close <= high) & (volume >= 0)
-        fine &= np.isfinite(high - low + volume)
-        for name in candles.names[6:]:
-            if name not in INTEGERS:
-                fine &= np.isfinite(candles.floats(name))
-    if not fine.all():
-        row = int(np.argmin(fine))
-        values = {name: float(candles.floats(name)[row]) for name in candles.names if name not in INTEGERS}
-        shown = ", ".join(
-            f"{name} {value!r}" for name, value in values.items() if name in OHLCV or not math.isfinite(value)
-        )
-        raise ReplyError(f"row {row + 1} ({iso(int(candles.open_ms[row]))}) cannot be a candle: {shown}")
+        return np.asarray(fine & np.isfinite(high - low + volume))
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +251,8 @@ class Fingerprint:
     """SHA-256 over the SHA-256 digests of the pieces that chunk borders cut.
 
     A piece is its open times as little-endian int64 ms, then open, high, low, close, volume as little-endian float64,
-    column after column. The same candles give the same text however they came. Candles may be added part by part,
-    where each part but the last ends where a chunk does.
+    column after column; of rows without prices, their own columns. The same candles give the same text however they
+    came. Candles may be added part by part, where each part but the last ends where a chunk does.
     """
 
     def __init__(self, timeframe: Timeframe, chunk_slots: int) -> None:
@@ -246,7 +264,7 @@ class Fingerprint:
         """Add candles that follow those added before."""
         for piece in chunk_pieces(candles, self._timeframe, self._chunk_slots):
             digest = hashlib.sha256()
-            for name in ("open_time", *OHLCV):
+            for name in piece.names[: 1 + len(OHLCV)] if have_prices(piece.names) else piece.names:
                 digest.update(np.ascontiguousarray(piece.integers(name), dtype="<i8").data)
             self._whole.update(digest.digest())
 

@@ -4,7 +4,7 @@ Layout, little-endian: magic `CNDL`, CRC-32 of everything else and of the key, v
 bytes of padding, length of the head, head, body. Whatever does not check out is None: a miss, never an error.
 The head of an entry: covered start and end, stored at (ms), rows, bit mask of COLUMNS, number of believed gaps, number
 of unverified spans; then each gap as start, end, asked at (ms), and each of those spans as start, end. The body is the
-block of `Candles`.
+block of `Candles`. Columns that are not in COLUMNS are named at the end of the head; see NAMED.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from candle_fetcher.core.candles import COLUMNS, Candles
+from candle_fetcher.core.candles import COLUMNS, Candles, in_order
 from candle_fetcher.core.spans import Span
 
 VERSION = 1
+# The version of an entry whose columns are not those of COLUMNS in their order: its mask is 0, and their names end the
+# head. A program that does not know it takes it for one of a newer version.
+NAMED = VERSION | 0x80
 _ENVELOPE = struct.Struct("<4sIBBHI")
 _MAGIC = b"CNDL"
+_VERSION_AT = 8
 _HEAD = struct.Struct("<qqqIIII")
 _GAP = struct.Struct("<qqq")
 _SPAN = struct.Struct("<qq")
@@ -58,12 +62,12 @@ class Entry(NamedTuple):
     unverified: tuple[Span, ...] = ()
 
 
-def seal(key: str, head: bytes, body: bytes, *, compress: bool = False) -> bytes:
+def seal(key: str, head: bytes, body: bytes, *, compress: bool = False, version: int = VERSION) -> bytes:
     """The bytes to store under the key. Head and body come back from `unseal` under the same key only."""
     packing = 0
     if compress:
         body, packing = zlib.compress(body, 1), 1
-    start = _ENVELOPE.pack(_MAGIC, 0, VERSION, packing, 0, len(head))
+    start = _ENVELOPE.pack(_MAGIC, 0, version, packing, 0, len(head))
     checksum = zlib.crc32(body, zlib.crc32(head, zlib.crc32(start[8:], zlib.crc32(key.encode()))))
     return b"".join((_MAGIC, struct.pack("<I", checksum), start[8:], head, body))
 
@@ -76,7 +80,7 @@ def unseal(key: str, data: bytes, *, trusted: bool = False) -> tuple[bytes, memo
     if len(data) < _ENVELOPE.size:
         return None
     magic, checksum, version, packing, _, head_length = _ENVELOPE.unpack_from(data)
-    if magic != _MAGIC or version != VERSION or _ENVELOPE.size + head_length > len(data):
+    if magic != _MAGIC or version not in (VERSION, NAMED) or _ENVELOPE.size + head_length > len(data):
         return None
     view = memoryview(data)
     if not trusted and zlib.crc32(view[8:], zlib.crc32(key.encode())) != checksum:
@@ -100,7 +104,12 @@ def is_of_newer_version(key: str, data: bytes) -> bool:
     if len(data) < _ENVELOPE.size:
         return False
     magic, checksum, version, *_ = _ENVELOPE.unpack_from(data)
-    return bool(magic == _MAGIC and version > VERSION and zlib.crc32(data[8:], zlib.crc32(key.encode())) == checksum)
+    return bool(
+        magic == _MAGIC
+        and version > VERSION
+        and version != NAMED
+        and zlib.crc32(data[8:], zlib.crc32(key.encode())) == checksum
+    )
 
 
 def pack(key: str, entry: Entry, *, compress: bool = False) -> bytes:
@@ -110,7 +119,11 @@ def pack(key: str, entry: Entry, *, compress: bool = False) -> bytes:
     head = _HEAD.pack(*entry.covered, entry.stored_ms, *counts)
     head += b"".join(_GAP.pack(*gap) for gap in entry.believed)
     head += b"".join(_SPAN.pack(*span) for span in entry.unverified)
-    return seal(key, head, np.ascontiguousarray(candles.block, dtype="<i8").tobytes(), compress=compress)
+    version = VERSION if counts[1] else NAMED
+    if version == NAMED:
+        head += "\0".join(candles.names).encode()
+    body = np.ascontiguousarray(candles.block, dtype="<i8").tobytes()
+    return seal(key, head, body, compress=compress, version=version)
 
 
 def unpack(key: str, data: bytes, *, trusted: bool = False) -> Entry | None:
@@ -120,20 +133,30 @@ def unpack(key: str, data: bytes, *, trusted: bool = False) -> Entry | None:
         return None
     head, body = opened
     start_ms, end_ms, stored_ms, rows, mask, gaps, unverified = _HEAD.unpack_from(head)
-    names = _names(mask)
     spans_at = _HEAD.size + gaps * _GAP.size
-    if len(head) != spans_at + unverified * _SPAN.size or len(body) != len(names) * rows * 8 or not names:
+    end = spans_at + unverified * _SPAN.size
+    names = _names(mask) if mask else tuple(head[end:].decode("utf-8", "replace").split("\0"))
+    is_named = data[_VERSION_AT] == NAMED
+    if (
+        len(head) < end
+        or is_named is bool(mask)
+        or (mask and len(head) > end)
+        or len(body) != len(names) * rows * 8
+        or not names
+    ):
         return None
     block = np.frombuffer(body, "<i8").reshape(len(names), rows)
     believed = tuple(Believed(*gap) for gap in _GAP.iter_unpack(head[_HEAD.size : spans_at])) if gaps else ()
-    spans = tuple(Span(*span) for span in _SPAN.iter_unpack(head[spans_at:])) if unverified else ()
+    spans = tuple(Span(*span) for span in _SPAN.iter_unpack(head[spans_at:end])) if unverified else ()
     return Entry(Span(start_ms, end_ms), stored_ms, believed, Candles(names, block), spans)
 
 
 def _mask(names: tuple[str, ...]) -> int:
+    """The columns as bits; 0 where these are not the names in their order."""
     mask = _MASK_OF.get(names)
     if mask is None:
-        mask = _MASK_OF[names] = sum(1 << COLUMNS.index(name) for name in names)
+        is_usual = set(names) <= set(COLUMNS) and names == in_order(names)
+        mask = _MASK_OF[names] = sum(1 << COLUMNS.index(name) for name in names) if is_usual else 0
     return mask
 
 

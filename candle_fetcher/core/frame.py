@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from candle_fetcher.core.candles import INTEGERS, MISSING, OHLCV, Candles, find_holes, gap_of, widen
+from candle_fetcher.core.candles import INTEGERS, MISSING, OHLCV, Candles, find_holes, gap_of, have_prices, widen
 from candle_fetcher.core.errors import CandleFetcherWarning, InputError, shown, unknown
 from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.core.spans import Span
@@ -129,20 +129,26 @@ def to_frame(
     """Make a frame of the candles, with a UTC DatetimeIndex named `timestamp`; the float columns share their memory.
 
     `columns="ohlcv"` gives float64 open, high, low, close, volume; `"all"` adds close_time (UTC), quote_volume, trades
-    (Int64), taker_buy_volume, taker_buy_quote_volume, and what else the provider has. `closed` becomes `is_closed`.
-    `is_shared` makes every array read-only; see `hand_out`.
+    (Int64), taker_buy_volume, taker_buy_quote_volume, and what else the provider has. Rows without prices have their
+    own columns in either case. `closed` becomes `is_closed`. `is_shared` makes every array read-only; see `hand_out`.
     """
     opens_ns = candles.open_ms * 1_000_000
     if is_shared:
         candles = _frozen(candles)
         _read_only(opens_ns)
-    names = list(OHLCV)
-    if columns == "all":
-        names = [*ALL_COLUMNS, *(name for name in candles.names[1:] if name not in ALL_COLUMNS)]
-    data: dict[str, Any] = {name: _column(candles, name) for name in names}
+    data: dict[str, Any] = {name: _column(candles, name) for name in shown_columns(candles.names, columns)}
     if closed is not None:
         data["is_closed"] = closed
     return pd.DataFrame(data, index=_index(opens_ns, "timestamp"), copy=False)
+
+
+def shown_columns(names: Sequence[str], columns: str) -> tuple[str, ...]:
+    """The columns of a frame or a file of candles that have these names; see `to_frame`."""
+    if not have_prices(names):
+        return tuple(names[1:])
+    if columns == "ohlcv":
+        return OHLCV
+    return (*ALL_COLUMNS, *(name for name in names[1:] if name not in ALL_COLUMNS))
 
 
 def utc_index(ms: npt.NDArray[np.int64], name: str | None = None) -> pd.DatetimeIndex:

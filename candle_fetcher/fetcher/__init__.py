@@ -25,7 +25,7 @@ from candle_fetcher.cache import CandleCache, Imported
 from candle_fetcher.concurrency import is_ours, start_thread, wait_for
 from candle_fetcher.console import make_progress
 from candle_fetcher.core.arguments import read_flag, read_whole
-from candle_fetcher.core.candles import Candles, Gap, fingerprint, iso, join
+from candle_fetcher.core.candles import Candles, Gap, fingerprint, have_prices, iso, join
 from candle_fetcher.core.errors import (
     AccessDenied,
     Banned,
@@ -922,6 +922,9 @@ class CandleFetcher:
     def _fetch(self, request: Request, options: _Options, source: str | None, errand: Errand) -> pd.DataFrame:
         how = self._how(options.columns, source, refresh=options.refresh, recheck=options.on_gap == "refetch")
         how = how._replace(needs_sessions=options.on_gap == "raise")
+        provider, kind = request.source.provider, request.series.kind
+        if options.on_gap in ("ffill", "interpolate") and not have_prices(provider.feed(kind).columns):
+            raise NotOffered(f"on_gap={options.on_gap!r} invents prices, and {kind} of {provider.name} has none")
         collector = self._collector()
         with self._closest(request):
             if request.range.limit is not None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from candle_fetcher.core.candles import Candles, iso
+from candle_fetcher.core.candles import Candles, have_prices, iso
 from candle_fetcher.core.compare import (
     Differences,
     ends_ms,
@@ -48,7 +48,10 @@ class Auditor(NamedTuple):
     is_cached: bool
 
     def audit(self, request: Request, how: How, against: str | None) -> pd.DataFrame:
-        """Every value that differs, one comparison after the other."""
+        """Every value that differs, one comparison after the other. Raises NotOffered for rows without prices."""
+        provider, kind = request.source.provider, request.series.kind
+        if not have_prices(provider.feed(kind).columns):
+            raise NotOffered(f"{kind} of {provider.name} has no prices to compare; expected a kind of candles")
         sides = find_sides(against, request, how, is_cached=self.is_cached)
         span = self.stored.span(request, how, self.errand)
         found: dict[str, list[Differences]] = {}

@@ -7,7 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from candle_fetcher.cache import CandleCache
-from candle_fetcher.core.candles import OHLCV, Candles, Gap, gap_of, join, no_candles, overlay
+from candle_fetcher.core.candles import OHLCV, Candles, Gap, gap_of, have_prices, join, no_candles, overlay
 from candle_fetcher.core.errors import CandleFetcherWarning, IncompleteData, MissingExtra, SourceError
 from candle_fetcher.core.expiry import FOREVER_MS, drop_unsettled, settled_end_ms
 from candle_fetcher.core.plan import CHUNK_SLOTS, chunk_of, chunk_span
@@ -121,7 +121,7 @@ class Collector:
         """The settled candles of the span, its gaps, and what of it could not be had."""
         series, base, timeframe = request.series, request.series.timeframe, request.timeframe
         columns = request.source.provider.feed(series.kind).columns
-        names = columns[: 1 + len(OHLCV)] if how.columns == "ohlcv" else columns
+        names = columns[: 1 + len(OHLCV)] if how.columns == "ohlcv" and have_prices(columns) else columns
         wanted = span
         if base != timeframe:
             slots = timeframe.first_slot(span.start_ms), timeframe.first_slot(span.end_ms)

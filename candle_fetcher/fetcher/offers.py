@@ -25,7 +25,7 @@ def offers_frame(providers: Iterable[Provider]) -> pd.DataFrame:
 
 
 def _row(provider: Provider) -> tuple[str, ...]:
-    feed = provider.feed("candles")
+    feed = provider.feeds.get("candles") or next(iter(provider.feeds.values()))
     funding = ["funding"] if provider.funding is not None else []
     calendars = {provider.calendar(_series(provider, name)) for name in feed.timeframes} - {None}
     return (
@@ -33,7 +33,7 @@ def _row(provider: Provider) -> tuple[str, ...]:
         " ".join(feed.timeframes),
         " ".join([*provider.feeds, *funding]),
         _history(provider, feed),
-        " ".join(feed.columns[1 + len(OHLCV) :]),
+        " ".join(name for name in feed.columns[1:] if name not in OHLCV),
         "a row" if feed.quiet_rows else "no row",
         " ".join(sorted(filter(None, calendars))) or "always open",
         "listed" if provider.listing is not None else "not listed",

@@ -140,6 +140,11 @@ def read_series(
     wanted = parse_timeframe(timeframe)
     try:
         base = base_for(wanted, feed.timeframes, provider.name, feed.off_grid)
+        if base != wanted and not feed.is_resampled:
+            raise NotOffered(
+                f"{provider.name} has no {shown(kind)} of {wanted}, and none is made of columns of its own; it offers "
+                f"{', '.join(feed.timeframes)}"
+            )
     except NotOffered as error:
         raise _with_others(error, lambda other: base_for(wanted, other.feed(kind).timeframes, other.name)) from None
     provider_symbol = provider.provider_symbol(symbol, kind)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 from candle_fetcher.core.call import Call, Limit, Reply, parse_retry_after
-from candle_fetcher.core.candles import Candles
+from candle_fetcher.core.candles import COLUMNS, OHLCV, Candles, have_prices
 from candle_fetcher.core.errors import (
     AccessDenied,
     InputError,
@@ -25,6 +25,8 @@ from candle_fetcher.core.spans import Span
 
 Answer = TypeVar("Answer")
 
+# What frames and files call columns of theirs.
+_RESERVED = ("timestamp", "is_closed", "is_synthetic")
 _SYMBOL = re.compile(r"[^\W_][\w./-]{0,39}")
 
 
@@ -73,8 +75,10 @@ class Archive:
 
 @dataclass(frozen=True)
 class Feed:
-    """Candles of one kind.
+    """Candles of one kind, or rows of another sort on the same grid.
 
+    `columns` are open_time, the five of candles, and what else there is; a feed without prices, such as one of open
+    interest, has open_time and columns of its own, which are float64 and may lack values (NaN).
     `call(series, span, rows)` asks for the candles that open in the span, at most `rows` of them, `limit` being the
     provider's own bound; `parse(body, series)` reads its reply. `next_call(call, body)` asks for what a reply had no
     room for; it is None where the rows tell that, and returns None where there is no more. `first_call(series)` asks
@@ -116,6 +120,27 @@ class Feed:
     restates: Callable[[Series], bool] = lambda series: False
     is_whole: bool = False
     depth: Callable[[Series], int | None] = lambda series: None
+
+    def __post_init__(self) -> None:
+        """Raise InputError for columns that no frame, entry or file can have."""
+        names = self.columns
+        if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+            raise InputError(f"columns {shown(names)} of a feed must be a tuple of names")
+        strange = [name for name in names if not name.isidentifier() or name in _RESERVED or names.count(name) > 1]
+        if names[:1] != ("open_time",) or len(names) < 2 or strange:
+            raise InputError(
+                f"columns {shown(names)} of a feed must be open_time and then others, each once, of letters, digits "
+                f"and _, none of them {', '.join(_RESERVED)}"
+            )
+        if set(OHLCV).intersection(names) and not have_prices(names):
+            raise InputError(
+                f"columns {shown(names)} of a feed must be open_time, {', '.join(OHLCV)} and others; or none of these"
+            )
+
+    @property
+    def is_resampled(self) -> bool:
+        """Whether coarser candles can be made of its candles: how, is known of the columns of candles alone."""
+        return have_prices(self.columns) and set(self.columns) <= set(COLUMNS)
 
     def tells_first(self, series: Series) -> bool:
         """Whether the provider can be asked since when it has candles of the series."""
