@@ -26,17 +26,17 @@ import numpy as np
 import pandas as pd
 
 from candle_fetcher.core.call import Limit
-from candle_fetcher.core.entry import Entry, is_of_newer_version, pack, seal, unpack, unseal
+from candle_fetcher.core.entry import HEAD_BYTES, Entry, count_rows, is_of_newer_version, pack, seal, unpack, unseal
 from candle_fetcher.core.errors import InputError
 from candle_fetcher.core.expiry import is_due
 from candle_fetcher.core.files import USUAL_LAGS, File, Lags
 from candle_fetcher.core.frame import utc_index
 from candle_fetcher.core.merging import Merged, merge_entries
 from candle_fetcher.core.revisions import Revision
-from candle_fetcher.core.series import Series
+from candle_fetcher.core.series import Series, split_key
 from candle_fetcher.core.spans import Span, merge, subtract
-from candle_fetcher.core.timeframe import DAY_MS
-from candle_fetcher.providers import Listed, Listing
+from candle_fetcher.core.timeframe import DAY_MS, parse_timeframe
+from candle_fetcher.providers import Listed, Listing, all_providers
 from candle_fetcher.store import Store
 from candle_fetcher.store.locks import Claims
 
@@ -45,6 +45,8 @@ CLAIMS = "claims"  # the file of locks by which processes know what the others a
 # How long a file that the archive does not have is not asked for again. One that may just be late: an hour.
 _ABSENT_MS = DAY_MS
 _LATE_MS = DAY_MS // 24
+# Results of ranges that end now, of one series, timeframe and choice of columns.
+_NEWEST_FRAMES = 4
 _KEPT_REVISIONS = 10_000  # of a series
 # How often somebody else's work on a chunk is looked after by who is to change it, and how long another process is
 # waited for.
@@ -172,6 +174,18 @@ class Imported(NamedTuple):
     verified: bool | None
 
 
+class _Held:
+    """What is stored of a series: all its keys, the numbers of its chunks, candles and bytes."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+        self.chunks: list[int] = []
+        self.rows = 0
+        self.bytes = 0
+
+
+# Whether a series is the one that a symbol, as it was given, names.
+Matcher = Callable[[str], Callable[[Series], bool]]
 Importer = Callable[["CandleCache", Any, "str | None", "str | None", Any, "str | None"], Imported]
 
 
@@ -184,8 +198,8 @@ class _Flights:
 
 
 class CandleCache:
-    """The dual cache of a fetcher: memory over disk. For its user: `path`, `stats`, `clear`, `verify`, `revisions`,
-    `import_file`."""
+    """The dual cache of a fetcher: memory over disk. For its user: `path`, `stats`, `list`, `clear`, `verify`,
+    `revisions`, `import_file`."""
 
     def __init__(
         self,
@@ -196,9 +210,11 @@ class CandleCache:
         clock: Callable[[], float] = time.time,
         importer: Importer | None = None,
         run: Callable[[Callable[[], Any]], Any] = lambda work: work(),
+        matcher: Matcher | None = None,
     ) -> None:
         self._store = store
         self._importer = importer
+        self._matcher = matcher
         self._run = run  # what users call is done by a thread of the fetcher's, as its own calls are
         self._path = path
         self._compress = compress
@@ -209,6 +225,7 @@ class CandleCache:
         self._unsaved: set[Series] = set()  # those whose facts the disk did not take
         self._generations: Counter[Series] = Counter()
         self._ahead: dict[str, tuple[Span, ...]] = {}  # by key, what memory has and the disk did not take
+        self._newest: dict[str, dict[str, Span]] = {}  # keys of finished results that ended at their time, by group
         self._lock = threading.RLock()  # over the fields of this object, for moments
         self._writing = threading.RLock()  # of those who write, where the disk does not keep them apart
 
@@ -244,15 +261,107 @@ class CandleCache:
             problem=self._store.problem or None,
         )
 
-    def clear(self) -> None:
-        """Forgets everything in both tiers."""
-        self._run(self._clear)
+    def list(self) -> pd.DataFrame:
+        """Every series that has candles or funding rates stored, a row each.
 
-    def _clear(self) -> None:
-        with self._lock:
-            self._facts.clear()
-        if self._store is not None:
+        Columns: provider, symbol, timeframe, kind, settings (text, such as "feed=iex"), origin (the root, where it is
+        not the provider's own), chunks, rows, first, last (UTC, open times), bytes (of all that is stored of it).
+        """
+        frame: pd.DataFrame = self._run(self._list)
+        return frame
+
+    def _list(self) -> pd.DataFrame:
+        rows = []
+        for series, held in sorted(self._contents().items(), key=lambda item: item[0].key):
+            if held.chunks:
+                first, last = self._ends(series, held.chunks)
+                settings = ",".join(f"{name}={value}" for name, value in series.settings)
+                known = all_providers().get(series.provider)
+                symbol = series.symbol if known is None else known.unified(series.symbol)
+                names = series.provider, symbol, series.timeframe.name, series.kind, settings, series.origin
+                rows.append((*names, len(held.chunks), held.rows, first, last, held.bytes))
+        frame = pd.DataFrame(
+            rows,
+            columns=[
+                *("provider", "symbol", "timeframe", "kind", "settings", "origin"),
+                *("chunks", "rows", "first", "last", "bytes"),
+            ],
+        )
+        for name in ("first", "last"):
+            frame[name] = utc_index(frame[name].to_numpy(np.int64))
+        return frame
+
+    def _contents(self) -> dict[Series, _Held]:
+        """What is stored of each series, by the beginnings of the entries."""
+        found: dict[Series, _Held] = {}
+        for key, size, beginning in self._store.beginnings(HEAD_BYTES) if self._store is not None else ():
+            split = split_key(key)
+            if split is None:
+                continue
+            series, rest = split
+            held = found.setdefault(series, _Held())
+            held.keys.append(key)
+            held.bytes += size
+            if _CHUNK.fullmatch(rest):
+                held.chunks.append(int(rest))
+                held.rows += count_rows(beginning) or 0
+        return found
+
+    def _ends(self, series: Series, chunks: Sequence[int]) -> tuple[int, int]:
+        """The open times of the first and the last candle; where no entry has one, what they cover."""
+        first_ms, last_ms = 0, 0
+        for chunk in sorted(chunks, reverse=True):
+            entry = self.read_stored(series, [chunk]).get(chunk, ("", None))[1]
+            if entry is not None and entry.candles.count:
+                last_ms = int(entry.candles.open_ms[-1])
+                break
+        for chunk in sorted(chunks):
+            entry = self.read_stored(series, [chunk]).get(chunk, ("", None))[1]
+            if entry is not None and entry.candles.count:
+                first_ms = int(entry.candles.open_ms[0])
+                break
+        return first_ms, last_ms
+
+    def clear(self, symbol: str | None = None, timeframe: str | None = None) -> int:
+        """Forgets what is stored of a series, in both tiers: its candles of every kind, what is known of it, and its
+        revisions. Returns how many entries were removed.
+
+        symbol: as in a fetch, such as "BTC/USDT" or "kraken:BTC/USD"; of every symbol and provider unless given.
+        timeframe: as it is stored, such as "1m"; every one unless given.
+
+        Without arguments everything is forgotten, what is known of the providers too. Raises InputError for a symbol or
+        a timeframe that there cannot be.
+        """
+        count: int = self._run(lambda: self._clear(symbol, timeframe))
+        return count
+
+    def _clear(self, symbol: str | None, timeframe: str | None) -> int:
+        if self._store is None:
+            return 0
+        if symbol is None and timeframe is None:
+            stats = self._stats()
+            with self._lock:
+                self._facts.clear()
+                self._unsaved.clear()
+                self._ahead.clear()
             self._store.clear()
+            return stats.disk_entries if self._store.disk is not None else stats.memory_entries
+        grid = None if timeframe is None else parse_timeframe(timeframe)
+        is_named = self._matcher(symbol) if symbol is not None and self._matcher is not None else _any_series
+        with self.together():
+            contents = self._contents()
+            wanted = [one for one in {*contents, *self._facts} if grid in (None, one.timeframe) and is_named(one)]
+            keys = [key for series in wanted for key in contents.get(series, _Held()).keys]
+            self._store.drop_many(keys)
+        for series in wanted:
+            with self._lock:
+                self._facts.pop(series, None)
+                self._unsaved.discard(series)
+            self._store.memory.drop_prefix(f"{series.key}|")
+            self.drop_frames(series)
+        for key in keys:
+            self._ahead.pop(key, None)
+        return len(keys)
 
     def verify(self) -> Verified:
         """Reads every entry on disk against its checksum and drops those that are not whole."""
@@ -346,12 +455,12 @@ class CandleCache:
             kept = [*known, *(one for one in revisions if one[:4] not in told)][-_KEPT_REVISIONS:]
             self._save_document(key, kept)
 
-    def _revised(self) -> list[str]:
+    def _revised(self) -> Sequence[str]:
         if self._store is None or self._store.disk is None:
             return []
         return [key for key in list(self._store.disk.keys()) if key.endswith("|revisions")]
 
-    def _load_revisions(self, key: str) -> list[Revision]:
+    def _load_revisions(self, key: str) -> Sequence[Revision]:
         try:
             return [
                 Revision(_whole(at), _text(column), float(old), float(new), _whole(old_read), _whole(new_read))
@@ -387,7 +496,7 @@ class CandleCache:
         if self._store is not None and self._store.disk is not None:
             self._store.disk.warn_of_damage()
 
-    def stored_chunks(self, series: Series) -> list[int]:
+    def stored_chunks(self, series: Series) -> Sequence[int]:
         """The numbers of the chunks that have an entry, in order."""
         if self._store is None:
             return []
@@ -564,6 +673,25 @@ class CandleCache:
         with self._lock:
             if self._store is not None and generation == self._generations[series]:
                 self._store.memory.save(key, value, size_bytes, until_s)
+
+    def replace_frames(self, group: str, key: str, span: Span) -> None:
+        """Forgets the results of the group that the one under the key takes the place of: of ranges that end now, those
+        that began at the same time or are as long, and all but the newest few."""
+        with self._lock:
+            held = self._newest.setdefault(group, {})
+            held.pop(key, None)
+            old = [
+                one
+                for one, (start_ms, end_ms) in held.items()
+                if start_ms == span.start_ms or end_ms - start_ms == span.end_ms - span.start_ms
+            ]
+            rest = [one for one in held if one not in old]
+            old += rest[: max(0, len(rest) + 1 - _NEWEST_FRAMES)]
+            for one in old:
+                del held[one]
+                if self._store is not None:
+                    self._store.memory.drop(one)
+            held[key] = span
 
     def generation(self, series: Series) -> int:
         """How often the candles of the series have been asked for again; a result belongs to that which it began in."""
@@ -813,6 +941,10 @@ class CandleCache:
             self._claims.close()
         if self._store is not None:
             self._store.close()
+
+
+def _any_series(series: Series) -> bool:
+    return True
 
 
 def _read_facts(document: Any) -> Facts | None:

@@ -503,7 +503,8 @@ def test_a_program_without_streams_works(line: Line, monkeypatch: pytest.MonkeyP
     for name in ("stdin", "stdout", "stderr"):
         monkeypatch.setattr(sys, name, None)
     assert line(*words).code == 0
-    assert main(["cache", "clear", "--cache-dir", str(line.folder)]) == 0
+    assert main(["cache", "clear", "--cache-dir", str(line.folder)]) == 2  # nothing can confirm
+    assert main(["cache", "clear", "--cache-dir", str(line.folder), "--yes"]) == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a file has a name that can be decoded")

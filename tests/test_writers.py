@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import csv
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from world import World, ms, same
 
-from candle_fetcher import IncompleteData
+from candle_fetcher import CandleFetcher, IncompleteData, InputError
+from candle_fetcher.cli import main
 from candle_fetcher.core.candles import OHLCV, candles_from
 from candle_fetcher.core.entry import BEYOND, DUE, UNASKED, Believed, Entry
 from candle_fetcher.core.merging import merge_entries
@@ -194,3 +201,119 @@ def test_an_entry_is_taken_as_it_is_where_nothing_is_stored():
     opens = np.arange(3, dtype=np.int64) * STEP
     ours = Entry(Span(0, 3 * STEP), 1, (), candles_from(("open_time", *OHLCV), [opens, *np.ones((5, 3))]))
     assert merge_entries(None, ours, [], timeframe=MINUTE) == (ours, (ours.covered,))
+
+
+# -- what is stored, and one series less ------------------------------------------------------------------------------
+
+
+def stored_in(fetcher: CandleFetcher) -> set[tuple[str, str, str, str]]:
+    frame = fetcher.cache.list()
+    return set(zip(frame["provider"], frame["symbol"], frame["timeframe"], frame["kind"], strict=True))
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A world whose folder holds several series."""
+    with World(tmp_path_factory.mktemp("filled")) as world:
+        fetcher = world.fetcher(source="rest")
+        fetcher.fetch(*DAY)
+        fetcher.fetch("BTC/USDT", "1m", "2024-03-05", "2024-03-05T20:00")
+        fetcher.fetch("ETH/USDT", *DAY[1:])
+        fetcher.fetch("kraken:BTC/USD", "1h", "2024-06-10")
+        fetcher.fetch("BTC/USDT", *DAY[1:], provider="binance-um", kind="mark")
+        fetcher.fetch_funding("BTC/USDT", "2024-03-01", "2024-03-05", provider="binance-um")
+        fetcher.close()
+        yield world
+
+
+@pytest.fixture
+def several(filled: World, tmp_path: Path) -> tuple[World, CandleFetcher]:
+    """The world, on a copy of its folder, and a fetcher."""
+    filled.folder = Path(shutil.copytree(filled.fetchers[0].cache.path, tmp_path / "cache"))
+    return filled, filled.fetcher(source="rest")
+
+
+ALL = {
+    ("binance", "BTC/USDT", "1h", "candles"),
+    ("binance", "BTC/USDT", "1m", "candles"),
+    ("binance", "ETH/USDT", "1h", "candles"),
+    ("kraken", "BTC/USD", "1h", "candles"),
+    ("binance-um", "BTC/USDT", "1h", "mark"),
+    ("binance-um", "BTC/USDT", "1M", "funding"),
+}
+
+
+@pytest.mark.fault("J27")
+def test_the_stored_series_are_listed(several):
+    world, fetcher = several
+    for one in (fetcher, world.fetcher(compression=True), world.fetcher(source="cache")):
+        assert stored_in(one) == ALL
+    frame = fetcher.cache.list().set_index(["provider", "symbol", "timeframe"])
+    row = frame.loc[("binance", "BTC/USDT", "1m")]
+    assert row["chunks"] == 2
+    assert row["rows"] >= 1_200
+    assert row["first"] <= pd.Timestamp("2024-03-05", tz="UTC")
+    assert row["last"] >= pd.Timestamp("2024-03-05T19:59", tz="UTC")
+    assert row["bytes"] > row["rows"] * 80
+    assert row["origin"] == world.exchange.base_urls["binance"]
+    with CandleFetcher(use_cache=False, progress=False) as none:
+        assert none.cache.list().empty
+        assert none.cache.clear() == 0
+
+
+@pytest.mark.fault("J27")
+@pytest.mark.parametrize(
+    ("words", "gone"),
+    [
+        (("BTCUSDT", "1m"), {("binance", "BTC/USDT", "1m", "candles")}),
+        (("btc-usdt",), {one for one in ALL if one[:2] == ("binance", "BTC/USDT")}),
+        (("Kraken:XBT/USD", "60m"), {("kraken", "BTC/USD", "1h", "candles")}),
+        (("BINANCE-UM:BTC/USDT",), {one for one in ALL if one[0] == "binance-um"}),
+        ((None, "1h"), {one for one in ALL if one[2] == "1h"}),
+        (("SOL/USDT", "1h"), set()),
+        ((), ALL),
+    ],
+)
+def test_a_series_is_cleared_with_all_that_is_known_of_it(several, words, gone):
+    world, fetcher = several
+    fetcher.cache.clear(*words)
+    for one in (fetcher, world.fetcher()):
+        assert stored_in(one) == ALL - gone
+    store = fetcher.cache._store
+    assert store is not None
+    left = [key for key, _, _ in store.beginnings(0) if key.count("|") >= 6]
+    assert bool(left) == bool(ALL - gone)
+    world.asked("")
+    fetcher.fetch(*DAY)
+    assert bool(world.asked("")) == (("binance", "BTC/USDT", "1h", "candles") in gone)
+
+
+@pytest.mark.fault("J27")
+def test_what_cannot_be_cleared_is_wrong_input(several):
+    for words in (("binanc:BTC/USDT",), ("BTC/USDT", "1x"), ("kraken:", "1h")):
+        with pytest.raises(InputError):
+            several[1].cache.clear(*words)
+
+
+@pytest.mark.fault("I04", "J27")
+def test_the_command_line_lists_and_clears(several, capsys, monkeypatch):
+    world, fetcher = several
+    fetcher.close()
+    where = ("--cache-dir", str(world.folder))
+    assert main(["cache", "list", "--json", *where]) == 0
+    assert {(one["provider"], one["symbol"]) for one in json.loads(capsys.readouterr().out)} == {o[:2] for o in ALL}
+    with open(os.devnull) as nothing:  # noqa: PTH123
+        monkeypatch.setattr("sys.stdin", nothing)
+        for words in ((), ("BTC/USDT",), ("BTC/USDT", "1m")):
+            assert main(["cache", "clear", *words, *where]) == 2
+            assert "--yes" in capsys.readouterr().err
+        monkeypatch.setattr("sys.stdin", io.StringIO("y\ny\n"))
+        assert main(["cache", "clear", *where]) == 2  # a pipe is no one to ask either
+        assert stored_in(world.fetcher()) == ALL
+        assert main(["cache", "clear", "BTC/USDT", "1m", "--yes", *where]) == 0
+        assert stored_in(world.fetcher()) == ALL - {("binance", "BTC/USDT", "1m", "candles")}
+        assert main(["cache", "clear", "BTC/USD", "--provider", "kraken", "--yes", *where]) == 0
+        assert main(["cache", "clear", "BTC/USDT", "1m", "1h", "--yes", *where]) == 2
+        assert len(stored_in(world.fetcher())) == 4
+        assert main(["cache", "clear", "--yes", *where]) == 0
+    assert not stored_in(world.fetcher())

@@ -74,6 +74,8 @@ like: fetch and export take the file as --symbols-file."""
 _CACHE_EXAMPLES = """\
 examples:
   candle-fetcher cache stats
+  candle-fetcher cache list
+  candle-fetcher cache clear BTC/USDT 1m
   candle-fetcher cache clear --yes
   candle-fetcher cache import XBTUSD_60.csv BTCUSDT-1m-2024-01.zip
   candle-fetcher cache import prices.csv --symbol BTC/USDT --timeframe 1h
@@ -249,12 +251,12 @@ def _add_fetch(fetch: argparse.ArgumentParser) -> None:
 
 
 def _add_cache(cache: argparse.ArgumentParser) -> None:
-    cache.add_argument("action", choices=("stats", "clear", "verify", "revisions", "import"), help="what to do")
-    cache.add_argument("files", nargs="*", metavar="FILE", help="what to import")
+    cache.add_argument("action", choices=("stats", "list", "clear", "verify", "revisions", "import"), help="what to do")
+    cache.add_argument("files", nargs="*", metavar="WORD", help="files to import; clear: SYMBOL, TIMEFRAME")
     cache.add_argument("--yes", action="store_true", help="clear without asking")
     cache.add_argument("--cache-dir", metavar="DIR", help="the folder; the user's cache folder unless given")
     cache.add_argument("--practice", action="store_true", help="the cache of --practice")
-    group = cache.add_argument_group("import", "of what the files are, where their names do not say so")
+    group = cache.add_argument_group("import", "of what the files are, where their names do not say so; clear: of what")
     group.add_argument("-s", "--symbol", help="such as BTC/USDT")
     group.add_argument("-i", "--timeframe", help="such as 1h")
     group.add_argument("--kind", help="candles; mark, index, premium on Binance futures")

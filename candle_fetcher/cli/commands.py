@@ -251,28 +251,33 @@ def providers(arguments: argparse.Namespace, talk: Talk) -> int:
 
 
 def cache(arguments: argparse.Namespace, talk: Talk) -> int:
-    """`CandleCache.stats`, `clear`, `verify`, `revisions`, `import_file`. A cache in which something was damaged is an
-    error once."""
+    """`CandleCache.stats`, `list`, `clear`, `verify`, `revisions`, `import_file`. A cache in which something was
+    damaged is an error once."""
     if arguments.action == "import":
         return _import(arguments, talk)
-    if arguments.files:
-        raise InputError(f"cache {arguments.action} takes no files, and {arguments.files[0]!r} was given; leave it out")
+    if arguments.files and arguments.action != "clear":
+        raise InputError(f"cache {arguments.action} takes no more words; leave out {arguments.files[0]!r}")
     with CandleFetcher(**_folder(arguments), progress=False) as fetcher:
         kept = fetcher.cache
         if arguments.action == "revisions":
             _show_rows(arguments, talk, kept.revisions(), "no revisions")
+            return 0
+        if arguments.action == "list":
+            _show_rows(arguments, talk, kept.list(), "nothing is stored")
             return 0
         stats = kept.stats()
         if arguments.action == "verify":
             verified = kept.verify()
             document: dict[str, Any] = {"path": stats.path, **verified._asdict(), "damaged": list(verified.damaged)}
         elif arguments.action == "clear":
+            symbol, timeframe = _to_clear(arguments)
+            what = " ".join(filter(None, (symbol, timeframe)))
             held = f"{stats.disk_entries:,} entries, {show.size(stats.disk_bytes)}, in {stats.path}"
-            if not arguments.yes and not _agrees(talk, f"Clear the cache ({held})?"):
+            question = f"Clear {what} out of the cache in {stats.path}?" if what else f"Clear the cache ({held})?"
+            if not arguments.yes and not _agrees(talk, question):
                 talk.say("nothing was cleared")
                 return 0
-            kept.clear()
-            document = {"path": stats.path, "cleared": stats.disk_entries}
+            document = {"path": stats.path, "cleared": kept.clear(symbol, timeframe)}
         else:
             bounds = ("path", "disk_entries", "disk_bytes", "disk_max_bytes", "memory_max_bytes", "problem")
             document = {name: getattr(stats, name) for name in bounds}
@@ -281,6 +286,20 @@ def cache(arguments: argparse.Namespace, talk: Talk) -> int:
     else:
         show.print_facts(document)
     return 1 if document.get("damaged") else 0
+
+
+def _to_clear(arguments: argparse.Namespace) -> tuple[str | None, str | None]:
+    """Symbol and timeframe, as words or as flags."""
+    if len(arguments.files) > 2:
+        raise InputError(f"cache clear takes a symbol and a timeframe; leave out {arguments.files[2]!r}")
+    symbol, timeframe = (*arguments.files, None, None)[:2]
+    for word, flag in ((symbol, arguments.symbol), (timeframe, arguments.timeframe)):
+        if None not in (word, flag) and word != flag:
+            raise InputError(f"{word!r} and {flag!r} were given; give one of them")
+    symbol, timeframe = symbol or arguments.symbol, timeframe or arguments.timeframe
+    if arguments.provider is not None and symbol is not None and ":" not in symbol:
+        symbol = f"{arguments.provider}:{symbol}"
+    return symbol, timeframe
 
 
 def _import(arguments: argparse.Namespace, talk: Talk) -> int:
@@ -340,9 +359,9 @@ def _show_rows(arguments: argparse.Namespace, talk: Talk, frame: pd.DataFrame, n
 
 
 def _agrees(talk: Talk, question: str) -> bool:
-    """Whether the person at the terminal says yes; without a terminal nobody is asked."""
+    """Whether the user at the terminal says yes. Raises InputError where there is no terminal: nothing can confirm."""
     if not is_on_terminal(sys.stdin):
-        return True
+        raise InputError("nothing can confirm this, since stdin is no terminal; give --yes")
     talk.ask(f"{question} [y/N] ")
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 

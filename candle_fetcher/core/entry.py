@@ -151,6 +151,17 @@ def unpack(key: str, data: bytes, *, trusted: bool = False) -> Entry | None:
     return Entry(Span(start_ms, end_ms), stored_ms, believed, Candles(names, block), spans)
 
 
+HEAD_BYTES = _ENVELOPE.size + _HEAD.size
+
+
+def count_rows(beginning: bytes) -> int | None:
+    """The candles of a stored entry, by its first HEAD_BYTES bytes; None where they are none of this version."""
+    if len(beginning) < HEAD_BYTES:
+        return None
+    magic, _, version, *_ = _ENVELOPE.unpack_from(beginning)
+    return _HEAD.unpack_from(beginning, _ENVELOPE.size)[3] if magic == _MAGIC and version == VERSION else None
+
+
 def _mask(names: tuple[str, ...]) -> int:
     """The columns as bits; 0 where these are not the names in their order."""
     mask = _MASK_OF.get(names)

@@ -268,7 +268,8 @@ class CandleFetcher:
 
     @property
     def cache(self) -> CandleCache:
-        """The cache of this fetcher: `path`, `stats()`, `clear()`, `verify()`, `revisions()`, `import_file()`."""
+        """The cache of this fetcher: `path`, `stats()`, `list()`, `clear()`, `verify()`, `revisions()`,
+        `import_file()`."""
         return self._made.get("cache") or self._made.setdefault("cache", self._make_cache())
 
     def _make_cache(self) -> CandleCache:
@@ -286,7 +287,17 @@ class CandleFetcher:
             clock=self._clock,
             importer=self._import_file,
             run=self._calls.run,
+            matcher=self._series_named,
         )
+
+    def _series_named(self, symbol: str) -> Callable[[Series], bool]:
+        provider, name = self._told_apart(symbol, None)
+
+        def is_named(series: Series) -> bool:
+            return series.provider == provider.name and series.symbol == provider.provider_symbol(name, series.kind)
+
+        provider.provider_symbol(name, "candles")  # says what is wrong with it, whatever is stored
+        return is_named
 
     def _import_file(
         self,
@@ -967,6 +978,10 @@ class CandleFetcher:
     def _put_away(self, key: str, frame: pd.DataFrame, got: Collected) -> pd.DataFrame:
         """Keeps the frame for the next who asks, and returns one that the caller may change."""
         until_s = min(self._clock(), got.told.wall_s) + (got.told.until_ms - got.told.now_ms) / 1000
+        if got.told.ends_now:
+            # A series that is polled gives another range each time: of those only the newest is asked for again.
+            kind, _, _, columns = key.rsplit("|", 3)
+            self.cache.replace_frames(f"{kind}|{columns}", key, got.span)
         self.cache.save_frame(got.told.series, key, frame, _frame_bytes(got), until_s, got.told.generation)
         return hand_out(frame)
 

@@ -112,7 +112,7 @@ class Collector:
         for chunk in reversed(self._cache.stored_chunks(request.series)):
             if chunk < oldest:
                 break
-            found = self._cache.load(request.series, [chunk])
+            found = self._cache.read_stored(request.series, [chunk])
             if chunk in found:
                 return found[chunk][1].covered.end_ms
         return span.start_ms

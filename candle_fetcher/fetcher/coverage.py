@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,7 +39,7 @@ def read_coverage(cache: CandleCache, series: Series, span: Span | None) -> list
     lines: list[Line] = []
     stored: list[Span] = []
     for batch in _batches(cache, series, span):
-        for _, entry in cache.load(series, batch, keep=False).values():
+        for _, entry in cache.read_stored(series, batch).values():
             holes = [Span(hole.start_ms, hole.end_ms) for hole in entry.believed]
             stored += subtract(entry.covered, holes)
             for hole in entry.believed:
@@ -78,7 +78,7 @@ def _of_facts(facts: Facts, provider: str, known: list[Span]) -> Iterator[Line]:
         yield Line(Span(one.start_ms, one.end_ms), "unverified", None, None, evidence)
 
 
-def _batches(cache: CandleCache, series: Series, span: Span | None) -> Iterator[list[int]]:
+def _batches(cache: CandleCache, series: Series, span: Span | None) -> Iterator[Sequence[int]]:
     """The numbers of the stored chunks of the span, some at a time."""
     chunks = cache.stored_chunks(series)
     if span is not None:

@@ -980,7 +980,8 @@ class Gatherer:
         for file, error in trip.unread:
             if file.path in trip.rejected:
                 warn(ArchiveMismatch(f"{file.path} of the archive is not used: {error.reason}"))
-        if trip.want.ttl_ms is not None and trip.span.end_ms >= settled_end_ms(trip.timeframe, trip.now_ms):
+        told.ends_now = trip.span.end_ms >= settled_end_ms(trip.timeframe, trip.now_ms)
+        if trip.want.ttl_ms is not None and told.ends_now:
             told.until_ms = trip.now_ms + trip.want.ttl_ms
         needed = told.facts.bounds(trip.span, trip.now_ms)
         empty = [(quiet.start_ms, quiet.end_ms, quiet.asked_ms) for quiet in told.facts.quiet if trip.found]

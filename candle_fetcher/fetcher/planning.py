@@ -155,6 +155,9 @@ def _look_up(
             entry = cache.load(series, [chunk]).get(chunk) if word >= LOOK else None
             bounds = facts.bounds(Span(borders.start_ms, min(borders.end_ms, settled_ms)), now_ms)
             asks = find_asks(entry[1] if entry else None, borders, wanted, bounds, now_ms=now_ms, serves_all=serves_all)
+            if asks and entry is not None and entry[0] == "memory":  # another process may have stored more
+                entry = cache.reload(series, [chunk]).get(chunk, entry)
+                asks = find_asks(entry[1], borders, wanted, bounds, now_ms=now_ms, serves_all=serves_all)
         inside = borders.clip(wanted)
         slots = CHUNK_SLOTS
         if inside != borders:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from candle_fetcher.core.arguments import float_of, read_flag, read_number, read_whole
 from candle_fetcher.core.errors import InputError, shown, unknown
+from candle_fetcher.core.plan import CHUNK_SLOTS
 from candle_fetcher.providers import Provider
 
 ENVIRONMENT = "CANDLE_FETCHER_"
@@ -21,6 +22,8 @@ ENVIRONMENT = "CANDLE_FETCHER_"
 MODES = {"low": (2, 1), "standard": (8, 4), "high": (16, 8)}
 SOURCES = ("auto", "cache", "archive", "rest")
 _MOST_COUNT = 256
+# What the largest chunk takes: 1,000 candles of Binance with eleven columns, and what is said of it.
+CHUNK_BYTES = 8 * 11 * CHUNK_SLOTS + 1_000
 _MOST_S = 1e9  # the system's waits take no more than some billion seconds
 _FLAGS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True), **dict.fromkeys(("0", "false", "no", "off"), False),
@@ -93,7 +96,7 @@ def read_settings(
     settings = Settings(
         cache_dir=_folder("cache_dir", value("cache_dir")),
         use_cache=read_flag("use_cache", value("use_cache", _flag_in)),
-        memory_cache_size=size_bytes("memory_cache_size", value("memory_cache_size")),
+        memory_cache_size=_memory_bytes(value("memory_cache_size")),
         disk_cache_size=size_bytes("disk_cache_size", value("disk_cache_size")),
         cache_ttl=None if ttl is None else read_number("cache_ttl", ttl, 0, _MOST_S),
         compression=read_flag("compression", value("compression", _flag_in)),
@@ -152,6 +155,17 @@ def size_bytes(name: str, value: object) -> int:
     if size > 1e18:
         raise InputError(f"{name} {shown(value)} is larger than any disk; expected a size such as '10GB'")
     return int(size)
+
+
+def _memory_bytes(value: object) -> int:
+    """The bound of the memory tier, which holds a chunk of candles at least, or nothing by choice."""
+    size = size_bytes("memory_cache_size", value)
+    if 0 < size < CHUNK_BYTES:
+        raise InputError(
+            f"memory_cache_size {shown(value)} is less than a chunk of candles takes, {CHUNK_BYTES:,} bytes: nothing "
+            "would be kept; expected 0 for no memory tier, or more, such as '256MB'"
+        )
+    return size
 
 
 def _number_in(text: str) -> object:

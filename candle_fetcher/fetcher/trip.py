@@ -67,6 +67,7 @@ class Gathered:
     parts: list[Part] = field(default_factory=list)
     failed: list[tuple[Span, SourceError | None]] = field(default_factory=list)
     until_ms: int = FOREVER_MS
+    ends_now: bool = False  # at the newest candle that has settled
     wall_s: float = 0.0  # by this machine's clock, at `now_ms`
     generation: int = 0  # of the series, when they were looked up
     read_until_ms: int = 0  # where the newest file that was read ends

@@ -8,7 +8,7 @@ Keys are str, values are bytes (the memory tier alone holds any object, with the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from candle_fetcher.core.events import Lookup, Observe, ignore
@@ -92,6 +92,23 @@ class Store:
         self.memory.drop(key)
         if self.disk is not None:
             self.disk.drop(key)
+
+    def drop_many(self, keys: Collection[str]) -> None:
+        """Forget the keys in both tiers, on disk in one transaction."""
+        for key in keys:
+            self.memory.drop(key)
+        if self.disk is not None:
+            self.disk.drop_many(keys)
+
+    def beginnings(self, length: int) -> Iterator[tuple[str, int, bytes]]:
+        """Each key with the size of its value and the value's first bytes; without a disk, those in memory."""
+        if self.disk is not None:
+            yield from self.disk.beginnings(length)
+            return
+        for key in sorted(self.memory.keys()):
+            value = self.memory.load(key)
+            if isinstance(value, bytes):
+                yield key, len(value), value[:length]
 
     def clear(self) -> None:
         """Forget everything in both tiers."""

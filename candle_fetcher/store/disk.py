@@ -53,6 +53,10 @@ _LOAD = (
 _KEYS = (
     "SELECT rowid, key, raw = 1 AND typeof(key) = 'text' FROM Cache WHERE (key, raw) > (?, ?) ORDER BY key, raw LIMIT ?"
 )
+_BEGINNINGS = (
+    "SELECT key, length(value), substr(value, 1, ?) FROM Cache"
+    " WHERE raw = 1 AND typeof(key) = 'text' AND typeof(value) = 'blob' AND key > ? ORDER BY key LIMIT ?"
+)
 _EVICT = "DELETE FROM Cache WHERE rowid = (SELECT rowid FROM Cache ORDER BY store_time LIMIT 1)"
 
 
@@ -154,6 +158,10 @@ class DiskTier:
         """Forget the key."""
         self._write("DELETE FROM Cache WHERE key = ? AND raw = 1", [(key,)])
 
+    def drop_many(self, keys: Iterable[str]) -> None:
+        """Forget the keys, in one transaction."""
+        self._write("DELETE FROM Cache WHERE key = ? AND raw = 1", [(key,) for key in keys])
+
     def warn_of_damage(self) -> None:
         """Tell that a value was not whole, as whoever unpacks them finds out."""
         self._say(
@@ -188,6 +196,16 @@ class DiskTier:
                     before = after  # past the last one
                     break
         self._drop_foreign(foreign)
+
+    def beginnings(self, length: int) -> Iterator[tuple[str, int, bytes]]:
+        """Every key in order, with the size of its value and the first `length` bytes of it; no value is read whole."""
+        after, rows = b"", [(b"", 0, b"")]
+        while rows:
+            rows = self._rows(_BEGINNINGS, (length, after.decode("utf-8", "replace"), KEYS_PER_PAGE))
+            for after, size, beginning in rows:
+                key = _decode(after)
+                if key is not None:
+                    yield key, size, beginning
 
     def stats(self) -> DiskStats:
         """What is on the disk now."""
