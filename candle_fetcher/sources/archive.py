@@ -115,8 +115,10 @@ class ArchiveSource:
             try:
                 data = self._asker.ask(Call(file.path), bytes, stop=errand, hear=heard.append)
             except ProviderRefused:
-                self._server_clock.note(measure_date(heard[-1]))
                 return FileRead(file, None, trouble="absent")
+            finally:
+                if heard:
+                    self._server_clock.note(measure_date(heard[-1]))
             try:
                 expected = self._checksum(file, errand)
                 candles = open_by.submit(self._open, data, expected, file, series).result()
