@@ -20,6 +20,7 @@ from candle_fetcher import CandleFetcher, ClockSkew, IncompleteData, InputError
 from candle_fetcher.core.errors import ReplyError, TransportError
 from candle_fetcher.core.frame import index_ms
 from candle_fetcher.practice import faults
+from candle_fetcher.providers import find_provider
 from candle_fetcher.sources.clock import Heard, Reading, ServerClock, measure, measure_date
 
 DAY_S, YEAR_S = 86_400, 365 * 86_400
@@ -63,8 +64,8 @@ class Line:
     def read(self, *replies: Callable[[], Reading | None]) -> float:
         """How far the clock is then believed to be behind the service's, in seconds."""
         left = list(replies)
-        told_ms = self.clock.read("fake", lambda *, anew: left.pop(0)())
-        return self.true_s - told_ms / 1000
+        server_ms = self.clock.read("fake", lambda *, again: left.pop(0)())
+        return self.true_s - server_ms / 1000
 
 
 @pytest.mark.fault("K06")
@@ -213,6 +214,30 @@ def test_the_provider_is_asked_for_its_clock_once_though_the_call_takes_long(wor
     frames = list(fetcher.iter_frames("BTC/USDT", "1m", "2024-06-12", rows=1000))
     assert sum(map(len, frames)) == 3 * 1440 + 720
     assert [request.path for request in world.exchange.requests].count("/api/v3/time") == 1
+
+
+@pytest.mark.fault("K06")
+def test_after_a_slow_reply_to_the_clocks_request_no_fetch_is_short_and_nothing_is_warned_of(world: World) -> None:
+    steady_s = 0.0
+    fetcher = world.fetcher(source="rest")
+    fetcher._source(find_provider("binance"))._server_clock._steady = lambda: steady_s
+
+    def passes(seconds: float) -> None:
+        nonlocal steady_s
+        steady_s += seconds
+        world.now_s += seconds
+
+    def slow(wire: faults.Wire, reply: faults.Reply) -> bool:
+        passes(12)
+        wire.send(reply.whole())
+        return True
+
+    world.exchange.fail(faults.Action("slow", slow), match="/time")
+    for _ in range(4):
+        frame = fetcher.fetch("BTC/USDT", "1s", "2024-06-15T12:00")
+        assert index_ms(frame)[-1] == (int(world.now_s) - 3) * 1000
+        passes(100)
+    assert [request.path for request in world.exchange.requests].count("/api/v3/time") == 2
 
 
 # -- dates on replies --------------------------------------------------------------------------------------------------
@@ -381,12 +406,12 @@ def test_a_clock_that_does_not_tell_unix_seconds_is_an_input_error(tmp_path: Pat
 
 @pytest.mark.fault("J20")
 def test_a_clock_that_goes_wrong_later_is_an_input_error_too(world: World) -> None:
-    told: list[Any] = [world.now_s]
-    fetcher = world.fetcher(clock=lambda: told[-1])
+    times: list[Any] = [world.now_s]
+    fetcher = world.fetcher(clock=lambda: times[-1])
     fetcher.fetch("BTC/USDT", "1h", "2024-06-10")
-    told.append(-5.0)
+    times.append(-5.0)
     for _ in range(2):
         with pytest.raises(InputError, match=r"clock returned -5\.0"):
             fetcher.fetch("BTC/USDT", "1h", "2024-06-10")
-    told.append(Decimal(int(world.now_s)))
+    times.append(Decimal(int(world.now_s)))
     assert len(fetcher.fetch("BTC/USDT", "1h", "2024-06-10")) == 132

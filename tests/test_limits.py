@@ -1,5 +1,4 @@
-"""What a provider says of its limits, of pauses and of bans, in replies of whatever status, and what a plan makes of
-limits by the day."""
+"""What a provider says of its limits, of pauses and of bans, with any status, and plans for limits by the day."""
 
 from __future__ import annotations
 
@@ -44,7 +43,7 @@ def quick(world: World, **settings: Any) -> tuple[Any, list[float]]:
     return fetcher, skip_waits(fetcher._source(find_provider("binance"))._asker)
 
 
-# -- limits that are told ----------------------------------------------------------------------------------------------
+# -- limits ------------------------------------------------------------------------------------------------------------
 
 
 def telling(**changed: Any) -> faults.Action:
@@ -66,9 +65,7 @@ def telling(**changed: Any) -> faults.Action:
     [{"limit": 1}, {"limit": 0}, {"limit": -6000}, {"limit": 21}, {"limit": 6000.5}, {"limit": "6000"}, {"limit": None},
      {"limit": True}, {"intervalNum": 0}, {"interval": "FORTNIGHT"}, {"intervalNum": 2, "interval": "DAY"}],
 )  # fmt: skip
-def test_a_limit_that_cannot_be_is_warned_of_once_and_keeps_nobody_from_the_candles(
-    world: World, changed: dict[str, Any]
-) -> None:
+def test_a_limit_that_cannot_be_is_warned_of_once_and_the_candles_come(world: World, changed: dict[str, Any]) -> None:
     fault = world.exchange.fail(telling(**changed), times=None, match="exchangeInfo")
     fetcher, waits = quick(world)
     with pytest.warns(CandleFetcherWarning, match="binance tells a limit of .* not obeyed"):

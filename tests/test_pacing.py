@@ -822,7 +822,7 @@ def test_a_host_that_fails_three_times_in_a_row_is_left_alone_for_a_while() -> N
     assert gate.is_open("a", 131.0)
 
 
-# Limiter: pauses of unknown length, and limits that are told
+# Limiter: pauses of unknown length, and limits that a provider states
 
 
 @pytest.mark.fault("K14")
@@ -898,8 +898,8 @@ def test_a_clock_before_1970_is_no_ban_and_a_ban_without_words_has_a_message() -
 
 @pytest.mark.fault("K15")
 @pytest.mark.parametrize("cost", [0, 1, 21])
-@pytest.mark.parametrize("told_by", ["this", "another", "an older version"])
-def test_a_limit_below_what_a_chunk_takes_is_not_obeyed(cost: int, told_by: str) -> None:
+@pytest.mark.parametrize("stated_by", ["this", "another", "an older version"])
+def test_a_limit_below_what_a_chunk_takes_is_not_obeyed(cost: int, stated_by: str) -> None:
     world = World()
     paper = Paper()
     one, other = (
@@ -913,11 +913,11 @@ def test_a_limit_below_what_a_chunk_takes_is_not_obeyed(cost: int, told_by: str)
         )
         for _ in range(2)
     )
-    if told_by == "an older version":
+    if stated_by == "an older version":
         paper.states = [pack_state(State(limits=(Limit(cost, 60),), limits_ms=world.now_ms))]
     else:
-        told = (one if told_by == "this" else other).set_limits([Limit(cost, 60), Limit(5_000, 300, "requests")])
-        assert told == [Limit(cost, 60)]
+        refused = (one if stated_by == "this" else other).set_limits([Limit(cost, 60), Limit(5_000, 300, "requests")])
+        assert refused == [Limit(cost, 60)]
         assert one.load().limits == (Limit(5_000, 300, "requests"), Limit(6000, 60))
     for _ in range(100):
         one.release(one.acquire(22, stop=GO))
@@ -937,7 +937,7 @@ def test_a_limit_that_lets_a_chunk_through_is_obeyed(cost: int, interval_s: int)
 
 
 @pytest.mark.fault("K15")
-def test_limits_that_are_used_up_do_not_keep_anybody_from_asking_for_them() -> None:
+def test_limits_that_are_used_up_do_not_prevent_asking_for_them() -> None:
     world = World()
     _, one, other = make_two(world, Limit(6000, 60))
     one.set_limits([Limit(22, 86_400)])

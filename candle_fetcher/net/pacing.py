@@ -52,7 +52,7 @@ _FOREVER_S = 1e9
 # How far two clocks may seem to differ that are one, and within what time three are read at once.
 _SAME_MS = 20
 _AT_ONCE_MS = 5
-# For how long limits that one process was told serve all.
+# How long limits that one process has read serve all processes.
 _LIMITS_MS = 3_600_000
 # No pause and no ban is believed to be longer: 3 days is the longest ban that Binance documents.
 _LONGEST_HOLD_S = 86_400.0
@@ -122,8 +122,8 @@ class _Pause(NamedTuple):
 class Limiter:
     """The budget of one provider at one address, shared by all threads, and by all who have the same `shared`.
 
-    `limits` count until the provider has told its own, of which none is obeyed that is below `least` (by kind): it
-    would let nothing through. `now_ms` is the provider's clock as far as it is known here. It may step: nothing then
+    `limits` count until the provider's own are set. Of those, none below `least` (by kind) is obeyed: it would let
+    nothing through. `now_ms` is the provider's clock as far as it is known here. It may step: nothing then
     waits longer than an interval or a hold. `steady_ms` is a clock for holds that never steps, the provider's if not
     given; it begins anew when the machine does, and a hold then lasts for its length at most.
     `machine_ms` is the machine's own clock, the provider's if not given. Where processes share, these two are the same
@@ -190,9 +190,8 @@ class Limiter:
     def asking_limits(self, stop: threading.Event, *, patience_s: float = 10.0) -> Iterator[bool]:
         """One at a time, of threads and of processes, finds out the limits: True for the one whose turn it is.
 
-        False for those whose patience ended before that. What that thread sends meanwhile keeps to the documented
-        limits alone: no limit that was told keeps it from being asked for again. Raises CancelledError once `stop` is
-        set.
+        False where the patience ended first. Requests of the thread whose turn it is keep to the documented limits
+        alone, so that no other limit prevents asking for the limits again. Raises CancelledError once `stop` is set.
         """
         pause_s, waited_s, taken = 0.02, 0.0, self._take_asking()
         while not taken and waited_s < patience_s:
@@ -375,8 +374,7 @@ class Limiter:
     # -- deciding -----------------------------------------------------------------------------------------------------
 
     def _in_force(self, state: State) -> tuple[Limit, ...]:
-        """The limits: as the provider told them, as far as they let anything through, else those that are
-        documented."""
+        """The provider's own limits, without those that would let nothing through; else the documented ones."""
         return tuple(filter(self._is_obeyed, state.limits)) or self._limits
 
     def _is_obeyed(self, limit: Limit) -> bool:

@@ -70,7 +70,7 @@ class ArchiveSource:
             return self.estimated_ms()
         call = Call(f"{file.path}.CHECKSUM")
 
-        def read_clock(*, anew: bool) -> Reading | None:
+        def read_clock(*, again: bool) -> Reading | None:
             heard: list[Heard] = []
             with contextlib.suppress(ProviderRefused):  # that a file is absent, too, is said at some time
                 self._asker.ask(call, bytes, stop=stop, hear=heard.append)

@@ -317,11 +317,11 @@ class Asker:
         return made_ms if made_ms is not None and abs(made_ms - now_ms) < FARTHEST_MS else now_ms
 
     def _paused(self, error: RateLimited, reply: Reply, symbol: str, heard: Heard) -> RateLimited:
-        """The error, after the pause or the ban that it tells was noted for all."""
+        """Return the error, after the pause or ban that it stands for is set for all processes."""
         if reply.status == 200:
             # A parser has no clock from which to count until the time that the provider names.
-            told = self._service.refusal(reply, symbol, self._now_ms(heard))
-            error = told if isinstance(told, RateLimited) else error
+            dated = self._service.refusal(reply, symbol, self._now_ms(heard))
+            error = dated if isinstance(dated, RateLimited) else error
         if isinstance(error, Banned):
             left_s = error.until.timestamp() - self._now_ms(heard) / 1000
             self.limiter.ban(self.limiter.now_ms() + int(1000 * left_s), str(error), seconds=error.retry_after_s or 0.0)

@@ -68,7 +68,7 @@ class Heard(NamedTuple):
 class Reading(NamedTuple):
     """A service's clock, read once: between `least_ms` and `most_ms` ahead of this machine's, which showed `came`.
 
-    `step_ms` is the unit in which the service told the time. `is_steady` is False where this machine's clock was set
+    `step_ms` is the unit in which the service states the time. `is_steady` is False where this machine's clock was set
     on the way.
     """
 
@@ -99,7 +99,7 @@ class Reading(NamedTuple):
 
 
 def measure(server_ms: int, heard: Heard, step_ms: int = 0) -> Reading:
-    """The reading that a reply gives which tells `server_ms`, in units of `step_ms`."""
+    """Return the reading of a reply that states the time `server_ms`, in units of `step_ms`."""
     journey_s = max(0.0, heard.came.steady_s - heard.sent.steady_s)
     least_ms = server_ms - int(1000 * heard.came.wall_s)
     parted_s = heard.came.wall_s - heard.sent.wall_s - journey_s
@@ -115,9 +115,9 @@ def measure_date(heard: Heard) -> Reading | None:
 
 
 class Ask(Protocol):
-    """Gets one reading, `anew` by a request of its own."""
+    """Gets one reading, `again` by a request of its own."""
 
-    def __call__(self, *, anew: bool) -> Reading | None: ...
+    def __call__(self, *, again: bool) -> Reading | None: ...
 
 
 class ServerClock:
@@ -165,14 +165,14 @@ class ServerClock:
         return self._reading.skew_ms / 1000 if self._reading else 0.0
 
     def read(self, name: str, ask: Ask) -> int:
-        """The service's clock, by as many readings as it takes to believe one; `ask(anew=…)` gets each.
+        """The service's clock, by as many readings as it takes to believe one; `ask(again=…)` gets each.
 
         None of `ask` says that the service does not tell the time: this machine's clock stands then. Of readings that
         contradict it, the one that does so least counts. Raises ReplyError where all tell another year.
         """
         readings: list[Reading] = []
         for _ in range(_READINGS):
-            reading = ask(anew=bool(readings))
+            reading = ask(again=bool(readings))
             if reading is None:
                 break
             readings.append(reading)

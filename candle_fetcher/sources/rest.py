@@ -167,9 +167,9 @@ class Source:
                     raise
                 return known_ms
 
-    def _read_clock(self, series: Series | None, stop: Errand, *, anew: bool) -> Reading | None:
+    def _read_clock(self, series: Series | None, stop: Errand, *, again: bool) -> Reading | None:
         """One reading of the provider's clock; None where its replies do not tell the time. A reply to a call for
-        candles that the public call has kept serves too, but for one to be had `anew`."""
+        candles that the public call has kept serves too, unless it is asked `again`."""
         clock = self.provider.clock
         if clock is not None:
             heard: list[Heard] = []
@@ -183,7 +183,7 @@ class Source:
         if feed.first_call is not None:  # without a key
             return measure_date(self._asked(feed, series, feed.first_call(series), ANY, stop).heard)
         newest = Span(timeframe.open_ms(timeframe.ordinal(own_ms) - 1), own_ms + 1)
-        return measure_date(self._page(feed, series, newest, stop, anew=anew).heard)
+        return measure_date(self._page(feed, series, newest, stop, anew=again).heard)
 
     @property
     def skew_s(self) -> float:
@@ -227,7 +227,7 @@ class Source:
         return self._asker.limiter.left()
 
     def refused_limits(self) -> list[Limit]:
-        """The limits that the provider told and that are too low to be obeyed; returned the first time alone."""
+        """Return the provider's limits that are too low to be obeyed; the first time alone."""
         refused, self._refused_limits = self._refused_limits, []
         if not refused or self._has_refused:
             return []
