@@ -26,7 +26,7 @@ import numpy.typing as npt
 from candle_fetcher.practice.faults import Reply
 from candle_fetcher.practice.limits import Budget
 from candle_fetcher.practice.listings import FOREVER_MS, Listing, find_listing, utc_ms
-from candle_fetcher.practice.series import Tape
+from candle_fetcher.practice.series import Generated, Tape
 
 Int64s = npt.NDArray[np.int64]
 Columns = dict[str, npt.NDArray[Any]]
@@ -163,6 +163,11 @@ class _Asked(NamedTuple):
     newest_first: bool
 
 
+# The bars of months that are over, of all exchanges; only those that nothing was changed of.
+_months: OrderedDict[tuple[Any, ...], list[Bar]] = OrderedDict()
+_months_lock = threading.Lock()
+
+
 class Bars:
     """Answers as data.alpaca.markets does for bars of one kind.
 
@@ -181,8 +186,6 @@ class Bars:
         self._tape = tape
         self._now_ms = now_ms
         self._budget = Budget(10**9)
-        self._lock = threading.Lock()
-        self._months: OrderedDict[tuple[Any, ...], list[Bar]] = OrderedDict()
 
     @property
     def keys(self) -> dict[str, str]:
@@ -354,11 +357,13 @@ class Bars:
         split_ms, parts = asked.split or (0, 1)
         is_split = split_ms <= now_ms and any(one in ("split", "all") for one in asked.adjustment.split(","))
         first_ms, last_ms = self._month_ms(month), self._month_ms(month + 1)
-        name = (listing.path, month, asked.timeframe, asked.feed, is_split)
-        with self._lock:
-            if name in self._months:
-                self._months.move_to_end(name)
-                return self._months[name]
+        series = self._tape.series(self.name, listing, "1m", "candles")
+        market = series.market if isinstance(series, Generated) else None
+        name = (market, month, asked.timeframe, asked.feed, is_split)
+        with _months_lock:
+            if name in _months:
+                _months.move_to_end(name)
+                return _months[name]
         minutes = self._minutes(listing, first_ms, min(last_ms, now_ms + 1), asked.feed == "iex", now_ms)
         if parts > 1 and not is_split:
             early = minutes["open_time"] < split_ms
@@ -366,11 +371,11 @@ class Bars:
                 minutes[field] = np.where(early, np.round(minutes[field] * parts, 4), minutes[field])
             minutes["volume"] = np.where(early, minutes["volume"] // parts, minutes["volume"])
         bars = _bars_of(minutes, self._opens_ms(minutes["open_time"], asked.timeframe))
-        if last_ms <= now_ms:
-            with self._lock:
-                self._months[name] = bars
-                while len(self._months) > _KEPT_MONTHS:
-                    self._months.popitem(last=False)
+        if last_ms <= now_ms and market is not None:
+            with _months_lock:
+                _months[name] = bars
+                while len(_months) > _KEPT_MONTHS:
+                    _months.popitem(last=False)
         return bars
 
     def _minutes(self, listing: Listing, start_ms: int, end_ms: int, is_iex: bool, now_ms: int) -> Columns:

@@ -10,7 +10,9 @@ steps, quote amounts count units of the last printed decimal.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 import threading
 from collections import OrderedDict
 from typing import NamedTuple
@@ -30,7 +32,7 @@ STEP_MS = (DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS)
 _CHILDREN = (1, 24, 60, 60)
 _BLOCK_PARENTS = 64
 _BLOCK_DAYS = 512
-_KEPT_BLOCKS = 64
+_KEPT_BLOCKS = 96
 
 
 class Candles(NamedTuple):
@@ -119,11 +121,10 @@ class Hours:
 class Path:
     """The candles of one listing at the four levels. Blocks of slots are made when asked for and kept for a while."""
 
-    def __init__(self, seed: int, provider: str, listing: Listing, hours: Hours, blocks: Blocks) -> None:
+    def __init__(self, seed: int, provider: str, listing: Listing, hours: Hours) -> None:
         self.listing = listing
         self.hours = hours
-        self._blocks = blocks
-        self._name = f"{provider} {listing.path} {listing.symbol}"
+        self._number = next(_numbers)
         self._key = _key_of(f"{seed} {provider} {listing.path}")
         # An asset has one price on all markets of all providers; amounts are each market's own, and so is the premium.
         asset = listing.path if listing.offset else listing.base
@@ -150,11 +151,11 @@ class Path:
         return number, Grid(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
     def _block(self, level: int, index: int) -> Grid:
-        name = (self._name, level, index)
-        block = self._blocks.find(name)
+        name = (self._number, level, index)
+        block = _blocks.find(name)
         if block is None:
             block = self._draw_days(index) if level == DAY else self._refine_block(level, index)
-            self._blocks.keep(name, block)
+            _blocks.keep(name, block)
         return block
 
     def _refine_block(self, level: int, index: int) -> Grid:
@@ -248,14 +249,14 @@ def _wander(key: int, swing: float, days: Int64s) -> Floats:
 
 
 class Blocks:
-    """The blocks used last, shared by all paths and threads."""
+    """The blocks used last, of all paths, exchanges and threads."""
 
     def __init__(self, most: int = _KEPT_BLOCKS) -> None:
-        self._kept: OrderedDict[tuple[str, int, int], Grid] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, int, int], Grid] = OrderedDict()
         self._most = most
         self._lock = threading.Lock()
 
-    def find(self, name: tuple[str, int, int]) -> Grid | None:
+    def find(self, name: tuple[int, int, int]) -> Grid | None:
         """The block, None where it has to be made."""
         with self._lock:
             block = self._kept.get(name)
@@ -263,12 +264,22 @@ class Blocks:
                 self._kept.move_to_end(name)
             return block
 
-    def keep(self, name: tuple[str, int, int], block: Grid) -> None:
+    def keep(self, name: tuple[int, int, int], block: Grid) -> None:
         """Keeps the block, and drops the one that was not used for longest."""
         with self._lock:
             self._kept[name] = block
             while len(self._kept) > self._most:
                 self._kept.popitem(last=False)
+
+
+_blocks = Blocks()
+_numbers = itertools.count()
+
+
+@functools.lru_cache(maxsize=256)
+def find_path(seed: int, provider: str, listing: Listing, outages: Stops, halts: Stops) -> Path:
+    """Return the path of the listing in the market of the seed, one for all exchanges; the stops are tuples."""
+    return Path(seed, provider, listing, Hours(listing, outages, halts))
 
 
 def _noise(key: int, stream: int, numbers: Int64s) -> npt.NDArray[np.uint16]:

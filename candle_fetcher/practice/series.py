@@ -34,12 +34,11 @@ from candle_fetcher.practice.market import (
     MINUTE,
     SECOND,
     STEP_MS,
-    Blocks,
     Candles,
     Grid,
-    Hours,
     Int64s,
     Path,
+    find_path,
     gather,
 )
 
@@ -141,6 +140,11 @@ class Generated:
             if kind == "candles"
             else text.Style(8, None, None)
         )
+
+    @property
+    def market(self) -> Path | None:
+        """The path that all its rows come from; None once one was restated."""
+        return None if self._changes else self._path
 
     def restate(self, open_ms: int, changes: Mapping[str, Any]) -> None:
         """From now on the candle that opens then has these values."""
@@ -415,7 +419,6 @@ class Tape:
     def __init__(self, seed: int, outages: Stops | None = None) -> None:
         self._seed = seed
         self._outages = outages
-        self._blocks = Blocks()
         self._printed = Printed()
         self._lock = threading.Lock()
         self._series: dict[tuple[str, str, str, str], Series] = {}
@@ -445,8 +448,8 @@ class Tape:
         if kind == "premium":
             listing = premium_of(listing)
         stops = documented_outages(provider) if self._outages is None else self._outages
-        outages = stops if provider == "binance" else ()
-        path = Path(self._seed, provider, listing, Hours(listing, outages, documented_halts(provider)), self._blocks)
+        outages = tuple((stop, resume) for stop, resume in stops) if provider == "binance" else ()
+        path = find_path(self._seed, provider, listing, outages, tuple(documented_halts(provider)))
         return Generated(path, timeframe, kind, self._printed)
 
     def generated(self, provider: str, listing: Listing, timeframe: str = "1m", kind: str = "candles") -> Generated:
