@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -75,6 +75,9 @@ from candle_fetcher.providers.binance_bucket import HOST, MARKETS, NAME, SPOT, f
 from candle_fetcher.sources import ApiKeys, ArchiveSource, BucketSource, Errand, FundingSource, Source, check_clock
 from candle_fetcher.store import DiskTier, MemoryTier, Store
 from candle_fetcher.store.shared import Desk
+
+if TYPE_CHECKING:
+    from candle_fetcher.fetcher.exporting import Export
 
 _LISTING_S = 86_400.0
 # A smaller difference between two clocks is ordinary; the provider's decides in any case.
@@ -462,12 +465,14 @@ class CandleFetcher:
         return self._iter_frames(request, self._how(columns, source, keep=False), rows)
 
     def _iter_frames(self, request: Request, how: How, rows: int) -> Iterator[pd.DataFrame]:
-        with self._errand() as errand:
-            pieces = self._collector().stream(request, how, max(1, rows // CHUNK_SLOTS), errand)
-            for got in self._calls.each(pieces, errand):
+        def frames(errand: Errand) -> Iterator[pd.DataFrame]:
+            for got in self._collector().stream(request, how, max(1, rows // CHUNK_SLOTS), errand):
                 self._refuse_incomplete(request, got, how.columns, errand)
                 for piece in _slices(got, rows):
                     yield self._framed(request, piece, how.columns, errand)
+
+        with self._errand() as errand:
+            yield from self._calls.each(frames(errand), errand)
 
     def export(
         self,
@@ -498,9 +503,7 @@ class CandleFetcher:
         Raises what `fetch` raises, InputError for another ending of the path or where the manifest would replace
         another file, and OSError where the file cannot be written.
         """
-        from candle_fetcher.export import find_target  # when used: its tables of digits take 5 ms
-        from candle_fetcher.fetcher.exporting import Export
-
+        find_target, export_of = self._calls.run(_import_export)
         began = time.perf_counter()
         check_columns(columns)
         find_target(path, "")
@@ -513,20 +516,20 @@ class CandleFetcher:
         how = self._how(columns, source, keep=False)
         collector = self._collector()
         with self._errand() as errand:
-            # The file is written by the caller's thread, which removes it where it is interrupted.
-            if request.range.limit is None:
-                pieces = self._calls.each(collector.stream(request, how, _STREAM_CHUNKS, errand), errand)
-                span = self._calls.run(lambda: collector.span(request, how, errand), errand)
-            else:
-                only = self._calls.run(lambda: collector.collect_limited(request, how, errand), errand)
-                pieces, span = iter([only]), only.span
-            made = Export(request, path, span, with_manifest=manifest)
 
             def whole(got: Collected) -> Collected:
                 self._refuse_incomplete(request, got, columns, errand)
                 return got
 
-            made.write(map(whole, pieces), columns, lambda got: self._manifest(request, got, errand, str))
+            # The file is written by the caller's thread, which removes it where it is interrupted.
+            if request.range.limit is None:
+                pieces = self._calls.each(map(whole, collector.stream(request, how, _STREAM_CHUNKS, errand)), errand)
+                span = self._calls.run(lambda: collector.span(request, how, errand), errand)
+            else:
+                only = self._calls.run(lambda: whole(collector.collect_limited(request, how, errand)), errand)
+                pieces, span = iter([only]), only.span
+            made = export_of(request, path, span, with_manifest=manifest)
+            made.write(pieces, columns, lambda got: self._manifest(request, got, errand, str))
         self._observe(Operation("export", time.perf_counter() - began, made.rows, made.target.stat().st_size))
         tell_caller(LOG.info, "exported %s candles of %s", made.rows, request.label)
         return made.target
@@ -1354,6 +1357,14 @@ def _bounded(wanted: Range) -> Range:
     if wanted.start_ms is None and wanted.back_ms is None:
         raise InputError("start is missing; this call needs one, such as start='2024-01-01'")
     return wanted
+
+
+def _import_export() -> tuple[Callable[..., Any], type[Export]]:
+    """What export() needs beside: its tables of digits take 5 ms."""
+    from candle_fetcher.export import find_target
+    from candle_fetcher.fetcher.exporting import Export
+
+    return find_target, Export
 
 
 def _slices(got: Collected, rows: int) -> Iterator[Collected]:
