@@ -2,9 +2,9 @@
 
     python tests/faults.py [ROW ...] [--long] [--tests]
 
-ROW is a fault or a letter: `C06`, `A`. `--long` runs the long tests too, which inject a fault as often as one could
-wish, from fixed seeds; FAULT_RUNS=10 in the environment makes it ten times as often. `--tests` names the tests below
-each line.
+ROW is a fault or a letter: `C06`, `A`. `--long` runs the tests marked `slow` and `long` too: those that are slow by
+nature, and those that inject a fault as often as one could wish, from fixed seeds; FAULT_RUNS=10 in the environment
+makes it ten times as often. `--tests` names the tests below each line.
 
 A test is marked with the faults that it injects, `@pytest.mark.fault("C06", "C07")`; a mark says that what must be true
 under the fault is asserted, not that it is injected as often as one could wish. A run is a case, or what a test counts

@@ -144,3 +144,13 @@ def test_odd_arguments_of_cache_and_monitor_are_answered_or_refused(fetcher: Can
     for call in (fetcher.monitor.report, fetcher.monitor.snapshot, fetcher.monitor.to_frame):
         assert faults_of(call, {}) == [], call.__name__
     assert isinstance(fetcher.monitor, PerformanceMonitor)
+
+
+@pytest.mark.fault("K19")
+def test_an_odd_frame_is_answered_or_refused() -> None:
+    calls: dict[Callable[..., object], dict[str, Any]] = {
+        candle_fetcher.summary: {"frame": FRAME},
+        candle_fetcher.find_gaps: {"frame": FRAME, "timeframe": "1d"},
+        candle_fetcher.combine: {"frames": {"a": FRAME, "b": FRAME}},
+    }
+    assert {call.__name__: faults for call, usual in calls.items() if (faults := faults_of(call, usual))} == {}

@@ -106,7 +106,7 @@ class Forgetful(DiskTier):
 def test_what_cannot_be_read_just_now_is_not_called_damaged_and_stays(tmp_path: Path) -> None:
     disk = Forgetful(tmp_path / "cache", 10**7)
     disk.save("key", seal("key", b"", b"1"))
-    assert CandleCache(Store(MemoryTier(0), disk), path=disk.folder).verify() == (0, ())
+    assert CandleCache(Store(MemoryTier(0), disk), path=disk.folder).verify()[:2] == (0, ())
     assert disk.load_many(["key"])
     disk.close()
 

@@ -49,6 +49,17 @@ def read_whole(name: str, value: object, least: int, most: int) -> int:
     return int(value)  # type: ignore[call-overload,no-any-return]
 
 
+def is_several(value: object) -> bool:
+    """Return whether the value can be iterated over and is no text; an array without dimensions cannot."""
+    if isinstance(value, str | bytes):
+        return False
+    try:
+        iter(value)  # type: ignore[call-overload]
+    except TypeError:
+        return False
+    return True
+
+
 def read_flag(name: str, value: object) -> bool:
     """Return the flag. Raises InputError for anything but True and False, of Python or of NumPy."""
     if isinstance(value, bool | np.bool_):

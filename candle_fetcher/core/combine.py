@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from candle_fetcher.core.arguments import is_several
 from candle_fetcher.core.errors import InputError, shown
 from candle_fetcher.core.frame import MANIFEST, manifest_that_fits
 
@@ -54,7 +55,7 @@ def _named(frames: Iterable[pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """The frames by the names that their manifests give them."""
     if isinstance(frames, pd.DataFrame):
         raise InputError("frames is one frame; expected several, such as [one, other] or {name: frame}")
-    if isinstance(frames, str) or not isinstance(frames, Iterable):
+    if not is_several(frames):
         raise InputError(f"frames is {shown(frames)}; expected several, such as [one, other] or {{name: frame}}")
     several = list(frames)
     facts_of = []

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from candle_fetcher.core.candles import iso
-from candle_fetcher.core.errors import InputError
+from candle_fetcher.core.errors import InputError, shown
 from candle_fetcher.core.frame import find_gaps, index_ms, manifest_that_fits
 
 _COLUMNS = ("high", "low", "close", "volume")
@@ -27,6 +27,9 @@ def summary(frame: pd.DataFrame, symbol: str | None = None, timeframe: str | Non
     """
     if not isinstance(frame, pd.DataFrame):
         raise InputError(f"expected a frame of candles, got {type(frame).__name__}")
+    for name, value in (("symbol", symbol), ("timeframe", timeframe)):
+        if value is not None and not isinstance(value, str):
+            raise InputError(f"{name} {shown(value)} is not a text; expected one such as 'BTC/USDT' or '1h'")
     lacking = [name for name in _COLUMNS if name not in frame]
     if lacking:
         raise InputError(f"expected a frame of candles; it lacks the columns {', '.join(lacking)}")

@@ -24,7 +24,7 @@ import pandas as pd
 from candle_fetcher.cache import CandleCache, Imported
 from candle_fetcher.concurrency import is_ours, start_thread, wait_for
 from candle_fetcher.console import make_progress
-from candle_fetcher.core.arguments import read_flag, read_whole
+from candle_fetcher.core.arguments import is_several, read_flag, read_whole
 from candle_fetcher.core.candles import Candles, Gap, fingerprint, have_prices, iso, join
 from candle_fetcher.core.errors import (
     AccessDenied,
@@ -398,7 +398,7 @@ class CandleFetcher:
 
         Raises FetchManyError where some failed: `.frames` has the others, `.errors` says why, by symbol.
         """
-        if isinstance(symbols, str | bytes) or not _is_iterable(symbols):
+        if not is_several(symbols):
             raise InputError(
                 f"symbols {shown(symbols)} are not several; expected a list, such as ['BTC/USDT', 'ETH/USDT']"
             )
@@ -1342,14 +1342,6 @@ def _hosts_beside(providers: Iterable[Provider]) -> set[str]:
 def _frame_bytes(got: Collected) -> int:
     """How much memory the frame of those candles takes: they and the index."""
     return got.candles.block.nbytes + 8 * got.candles.count
-
-
-def _is_iterable(value: object) -> bool:
-    try:
-        iter(value)  # type: ignore[call-overload]
-    except TypeError:  # of an array without dimensions too, which is an Iterable
-        return False
-    return True
 
 
 def _bounded(wanted: Range) -> Range:
