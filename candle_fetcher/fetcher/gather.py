@@ -33,7 +33,7 @@ from candle_fetcher.core.events import Observe, Progress
 from candle_fetcher.core.expiry import FOREVER_MS, NEAR_MS, ask_again_ms, drop_unsettled, edge_until_ms, settled_end_ms
 from candle_fetcher.core.files import USUAL_LAGS, File, choose_files
 from candle_fetcher.core.merging import Merged, merge_entries
-from candle_fetcher.core.plan import CHUNK_SLOTS, Ask, chunk_span, chunks_of, find_asks, group_chunks
+from candle_fetcher.core.plan import CHUNK_SLOTS, Ask, chunk_of, chunk_span, chunks_of, find_asks, group_chunks
 from candle_fetcher.core.revisions import find_revisions
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
@@ -262,7 +262,7 @@ class Gatherer:
                 self._run(trip, sorted(opening), jobs)
             if opening:
                 self._learn_end(trip, todo[-1])
-            rest = [chunk for chunk in self._missing(trip, todo) if chunk not in opening]
+            rest = [chunk for chunk in self._missing(trip, todo) if chunk not in opening and self._is_due(trip, chunk)]
             files = self._choose_files(trip, rest)
             self._run(trip, rest, [], files)
             if trip.want.only_archive:
@@ -274,6 +274,7 @@ class Gatherer:
                 trip.failed += [(span, trip.trouble(span)) for span in lacking]
             else:
                 self._turn_to_archive(trip, todo, files)
+                self._check_claim(trip, todo)
                 if not opening:
                     self._learn_end(trip, todo[-1])
             self._note_unanswered(trip, todo)
@@ -337,6 +338,24 @@ class Gatherer:
                 one for one in trip.failed if trip.refused.keys().isdisjoint(chunks_of(trip.timeframe, one[0]))
             ]
             self._run(trip, chunks, [], more)
+
+    @staticmethod
+    def _is_due(trip: Trip, chunk: int) -> bool:
+        """Whether the chunk is to be asked for: one that ends before the series is said to begin is not for now."""
+        return trip.claimed_ms is None or chunk >= chunk_of(trip.timeframe, trip.claimed_ms)
+
+    def _check_claim(self, trip: Trip, todo: Sequence[int]) -> None:
+        """Make sure of when the series begins; else what was taken to lie before could not be had."""
+        try:
+            self._confirm_listing(trip)
+        except Banned:
+            raise
+        except SourceError as error:
+            trip.refuted = trip.claimed_ms or 0, error
+        if trip.refuted is not None:
+            first_ms, why = trip.refuted
+            lacking = [ask.span for chunk in todo for ask in self._asks(trip, chunk) if ask.span.start_ms < first_ms]
+            trip.failed += [(span, why) for span in lacking]
 
     def _note_unanswered(self, trip: Trip, todo: Sequence[int]) -> None:
         """What nobody answered for, and nobody failed to, is no gap."""
@@ -868,34 +887,96 @@ class Gatherer:
         """When the first candle of the series opens; remembered."""
         want = Want(source, series, Span(0, 0))
         now_ms = self.now_ms(source, series, FOREVER_MS, errand)
-        return self._listed_ms(Trip(want, want.span, now_ms, errand), Span(0, 1), None)
+        trip = Trip(want, want.span, now_ms, errand)
+        first_ms = self._listed_ms(trip, Span(0, 1), None)
+        self._confirm_listing(trip)
+        return first_ms
 
     def _listed_ms(self, trip: Trip, hole: Span, seen_ms: int | None) -> int | None:
         """When the first candle opens, asked once a series: a hole at the start of a chunk may lie before the listing.
 
-        `seen_ms` is a candle of the series at hand: what is said to begin later contradicts it, which is a ReplyError.
+        `seen_ms` is a candle of the series at hand. What is said to begin later than a candle that is at hand or stored
+        contradicts it, which is a ReplyError. What one reply alone says is noted in `trip.claimed_ms`, and remembered
+        once another one bears it out; see `_confirm_listing`.
         """
-        source, series, cache = trip.want.source, trip.want.series, self._cache
+        series, cache = trip.want.series, self._cache
+        feed = trip.feed
         with self._listing_lock:
-            first_ms = cache.facts(series).first_ms
-            is_news = first_ms is None or (seen_ms is not None and first_ms > seen_ms)
-            if is_news:
-                first_ms = source.first_ms(series, hole, trip.errand)
-                if first_ms is None and self._is_traded(trip):
-                    raise ReplyError(f"{series.symbol} is traded, and the provider says that it never had a candle")
-                if first_ms is not None and seen_ms is not None and first_ms > seen_ms:
-                    raise ReplyError(
-                        f"the first candle is said to open at {iso(first_ms)}, and one came of {iso(seen_ms)}"
-                    )
+            known_ms = cache.facts(series).first_ms
+            is_news = known_ms is None or (seen_ms is not None and known_ms > seen_ms)
+            first_ms = self._ask_listing(trip, hole, seen_ms) if is_news else known_ms
             if first_ms is None:
-                nothing = Quiet(-FOREVER_MS, FOREVER_MS, "not_listed", trip.now_ms)
+                # A symbol that is to be traded soon has its first candle at any moment.
+                end_ms = max(hole.end_ms, settled_end_ms(series.timeframe, trip.now_ms))
+                nothing = Quiet(-FOREVER_MS, end_ms, "not_listed", trip.now_ms)
                 cache.learn(series, quiet=nothing, now_ms=trip.now_ms)
-            elif first_ms >= hole.start_ms or (is_news and source.provider.feed(series.kind).window_ms is None):
+            elif is_news and feed.first_call is not None and first_ms != seen_ms:
+                trip.claimed_ms = first_ms
+            elif first_ms >= hole.start_ms or (is_news and feed.window_ms is None):
                 # The empty look that brought us here renews what is known of the time before.
-                slot_ms = series.timeframe.open_ms(series.timeframe.ordinal(first_ms))
-                before = Quiet(-FOREVER_MS, slot_ms, "not_listed", trip.now_ms)
-                cache.learn(series, first_ms=first_ms, quiet=before, now_ms=trip.now_ms)
+                self._learn_listing(trip, first_ms)
             return first_ms
+
+    def _learn_listing(self, trip: Trip, first_ms: int) -> None:
+        timeframe = trip.want.series.timeframe
+        slot_ms = timeframe.open_ms(timeframe.ordinal(first_ms))
+        before = Quiet(-FOREVER_MS, slot_ms, "not_listed", trip.now_ms)
+        trip.claimed_ms = None
+        self._cache.learn(trip.want.series, first_ms=first_ms, quiet=before, now_ms=trip.now_ms)
+
+    def _ask_listing(self, trip: Trip, hole: Span, seen_ms: int | None) -> int | None:
+        """Ask when the first candle opens, once a call. Raises ReplyError where that cannot be."""
+        source, series = trip.want.source, trip.want.series
+        first_ms = trip.claimed_ms
+        if first_ms is None:
+            first_ms = source.first_ms(series, hole, trip.errand)
+        if first_ms is None:
+            if self._is_traded(trip):
+                raise ReplyError(f"{series.symbol} is traded, and the provider says that it never had a candle")
+            return None
+        oldest_ms = self._oldest_ms(trip, first_ms) if seen_ms is None or seen_ms >= first_ms else seen_ms
+        if oldest_ms is not None:
+            source.renew()
+            trip.claimed_ms = None
+            error = ReplyError(f"the first candle is said to open at {iso(first_ms)}, and one came of {iso(oldest_ms)}")
+            trip.refuted = first_ms, error
+            raise error
+        return first_ms
+
+    def _oldest_ms(self, trip: Trip, before_ms: int) -> int | None:
+        """When the oldest candle at hand or stored opens, if it does before that time."""
+        series = trip.want.series
+        last = chunk_of(series.timeframe, before_ms)
+        for chunk in sorted({*trip.found, *self._cache.stored_chunks(series)}):
+            if chunk > last:
+                break
+            found = {chunk: trip.found[chunk]} if chunk in trip.found else self._cache.peek(series, [chunk])
+            for _, entry in found.values():
+                if entry.candles.count:
+                    oldest_ms = int(entry.candles.open_ms[0])
+                    return oldest_ms if oldest_ms < before_ms else None
+        return None
+
+    def _confirm_listing(self, trip: Trip) -> None:
+        """Remember what one reply said of the listing if it is borne out: by the chunk that holds it, which has nothing
+        before, else by a second reply, on another connection. Raises ReplyError where that one says otherwise."""
+        first_ms, series = trip.claimed_ms, trip.want.series
+        if first_ms is None:
+            return
+        found = trip.found.get(chunk_of(series.timeframe, first_ms))
+        is_seen = (
+            found is not None
+            and found[1].candles.count
+            and int(found[1].candles.open_ms[0]) == first_ms
+            and found[1].covered.start_ms < series.timeframe.open_ms(series.timeframe.ordinal(first_ms))
+        )
+        if not is_seen:
+            trip.want.source.renew()
+            again_ms = trip.want.source.first_ms(series, Span(0, 1), trip.errand)
+            if again_ms != first_ms:
+                said = "not to have opened" if again_ms is None else f"to open at {iso(again_ms)}"
+                raise ReplyError(f"the first candle is said to open at {iso(first_ms)}, and then {said}")
+        self._learn_listing(trip, first_ms)
 
     def _is_traded(self, trip: Trip) -> bool:
         """Whether the provider lists the symbol as one that is traded."""

@@ -113,6 +113,8 @@ class Trip:
         self.halted = False  # somebody who holds a claim does not move
         self.forced = want.only_archive  # files are taken at any cost
         self.answered: set[int] = set()  # chunks of which all was asked for
+        self.claimed_ms: int | None = None  # when the series is said to begin, by one reply alone
+        self.refuted: tuple[int, SourceError] | None = None  # a time that was claimed so, and what contradicts it
         self.refused: dict[int, SourceError] = {}  # why REST is not asked for those chunks again
         self.replaced: SourceError | None = None  # why files were read in place of REST
 

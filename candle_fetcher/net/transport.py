@@ -21,6 +21,7 @@ import http.client
 import io
 import ipaddress
 import os
+import queue
 import re
 import socket
 import ssl
@@ -191,6 +192,13 @@ class Transport:
         for flight in list(self._flights.values()):
             if flight.stop is stop:
                 flight.cut()
+
+    def renew(self, root: str) -> None:
+        """Close the idle connections to the root, so that the next calls open new ones: a reply that does not belong to
+        its request may be that of the request before, and all that follow on its connection are then shifted too."""
+        route = self._routes.get(root)
+        if route is not None:
+            route.renew()
 
     def close(self) -> None:
         """Closes every connection of every thread; calls under way get CancelledError. May be called again."""
@@ -665,6 +673,22 @@ class _Route:
             decode_content=False,
         )
         return cast(HTTPResponse, reply)
+
+    def renew(self) -> None:
+        """Close the idle connections; urllib3 opens another one where it finds None in its queue."""
+        idle = self.pool.pool
+        if idle is None:  # the pool is closed
+            return
+        taken = 0
+        with contextlib.suppress(queue.Empty):
+            while True:
+                connection = idle.get_nowait()
+                taken += 1
+                if connection is not None:
+                    connection.close()
+        with contextlib.suppress(queue.Full):
+            for _ in range(taken):
+                idle.put_nowait(None)
 
 
 def _make_pool(root: str, proxy: str, proxies: dict[str, str]) -> HTTPConnectionPool:

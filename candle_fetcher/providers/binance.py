@@ -154,7 +154,7 @@ def _listed(entry: dict[str, Any]) -> Listed:
         base=base,
         quote=quote,
         status=status,
-        trading=status in ("TRADING", "PENDING_TRADING", "TRADING_HALT", "HALT", "CANCEL_ONLY", "PRE_DELIVERING"),
+        trading=status in ("TRADING", "TRADING_HALT", "HALT", "CANCEL_ONLY", "PRE_DELIVERING"),
     )
 
 

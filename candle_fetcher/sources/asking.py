@@ -248,6 +248,11 @@ class Asker:
                 if self._wait(stop, wait_s):
                     raise CancelledError from None
 
+    def renew(self) -> None:
+        """Let the next requests go out on new connections: what a reply says is no proof of itself."""
+        for host in self._service.hosts:
+            self._transport.renew(host)
+
     def _open_hosts(self) -> list[str]:
         now = time.monotonic()
         open_ = [host for host in self._service.hosts if self._gate.is_open(host, now)]
@@ -289,6 +294,9 @@ class Asker:
             with self._parsing:
                 began = time.perf_counter()
                 answer = self._read(parse, reply.body)
+        except ReplyError:
+            self.renew()  # it may be the reply to another request
+            raise
         except RateLimited as error:
             raise self._paused(error, reply, symbol, heard) from None
         except ProviderRefused:

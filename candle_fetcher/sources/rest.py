@@ -45,6 +45,8 @@ ListedMs = Callable[[Span, "int | None"], "int | None"]
 # How far two clocks of one provider may be apart: a Date header tells the second that has begun.
 _HOSTS_MS = 2_000
 _MOST_PAGES = 100_000
+# A hole of so many slots is more likely a reply that was cut short than an outage.
+_LARGE_HOLE = 100
 # For how long the request limits are believed.
 _LIMITS_S = 3_600.0
 _TOKEN_LIMITS = (Limit(30, 60),)
@@ -110,6 +112,7 @@ class Source:
         self.estimated_ms = self._server_clock.estimated_ms
         self.ask = self._asker.ask
         self.budget = self._asker.budget
+        self.renew = self._asker.renew
         self._lock = threading.Lock()
         self._asked_limits_s = -math.inf  # of the steady clock, when the limits were asked for
         self._refused_limits: list[Limit] = []
@@ -292,12 +295,16 @@ class Source:
     def _confirm(
         self, feed: Feed, series: Series, span: Span, candles: Candles, stop: Errand
     ) -> tuple[Candles, tuple[Span, ...]]:
-        """Ask for each hole of the span again, alone. Return the candles with what came, and the holes that stayed."""
+        """Ask for each hole of the span again, alone, and for a large one twice. Return the candles with what came, and
+        the holes that stayed."""
         believed: list[Span] = []
         holes = find_holes(candles.open_ms, series.timeframe, span)
         while holes:
             hole = holes.pop()
             more = self._page(feed, series, hole, stop, anew=True).candles if feed.quiet_rows else None
+            if more is not None and not more.count and _is_large(hole, series.timeframe):
+                self.renew()
+                more = self._page(feed, series, hole, stop, anew=True).candles
             if more is None or not more.count:
                 believed.append(hole)
                 continue
@@ -389,10 +396,10 @@ class Source:
         call = feed.call(series, span, rows)
         if feed.next_call is not None:
             return self._pages(feed, feed.next_call, series, call, span, stop)
-        page = self._asked(feed, series, call, ANY if feed.is_whole else span, stop)
-        candles = page.candles
         if feed.is_whole:
-            return page
+            return self._asked(feed, series, call, ANY, stop)
+        page = self._asked(feed, series, call, span, stop, most=rows)
+        candles = page.candles
         if candles.count >= rows and candles.count > len(set(series.timeframe.ordinals(candles.open_ms).tolist())):
             rest = Span(int(candles.open_ms[-1]) + 1, span.end_ms)
             if rest:
@@ -474,7 +481,7 @@ class Source:
             return int(reply.open_ms[0]) if reply.count else None
         if feed.first_call is not None:
             call = feed.first_call(series)
-            first = self._asked(feed, series, call, Span(-(2**62), now_ms + DAY_MS), stop).candles
+            first = self._asked(feed, series, call, Span(-(2**62), now_ms + DAY_MS), stop, most=1).candles
             return int(first.open_ms[0]) if first.count else None
         probe = series._replace(timeframe=parse_timeframe(feed.probe))
         window_ms = feed.window_ms or 200 * DAY_MS
@@ -508,12 +515,19 @@ class Source:
             span = Span(span.start_ms, oldest_ms)
         return oldest_ms
 
-    def _asked(self, feed: Feed, series: Series, call: Call, span: Span, stop: Errand) -> Page:
-        """The reply's candles, every one of them in the span."""
+    def _asked(
+        self, feed: Feed, series: Series, call: Call, span: Span, stop: Errand, *, most: int | None = None
+    ) -> Page:
+        """The reply's candles, every one of them in the span. More than `most` are those of another request."""
         heard: list[Heard] = []
-        candles = self.ask(
-            call, lambda body: check(feed.parse(body, series), span), symbol=series.symbol, stop=stop, hear=heard.append
-        )
+
+        def parse(body: bytes) -> Candles:
+            candles = check(feed.parse(body, series), span)
+            if most is not None and candles.count > most:
+                raise ReplyError(f"{candles.count:,} candles came for a request of {most:,}")
+            return candles
+
+        candles = self.ask(call, parse, symbol=series.symbol, stop=stop, hear=heard.append)
         return self._page_of(candles, heard[-1])
 
     def _page_of(self, candles: Candles, heard: Heard) -> Page:
@@ -528,7 +542,7 @@ class Source:
         if feed.last_call is None:
             return None
         call = feed.last_call(series, end_ms)
-        last = self._asked(feed, series, call, Span(-(2**62), end_ms), stop).candles
+        last = self._asked(feed, series, call, Span(-(2**62), end_ms), stop, most=1).candles
         return int(last.open_ms[-1]) if last.count else None
 
 
@@ -564,6 +578,10 @@ def _join_pages(pages: list[Page]) -> Page:
     return Page(
         join([page.candles for page in pages]), min(known) if len(known) == len(made) else None, pages[-1].heard
     )
+
+
+def _is_large(hole: Span, timeframe: Timeframe) -> bool:
+    return timeframe.first_slot(hole.end_ms) - timeframe.ordinal(hole.start_ms) >= _LARGE_HOLE
 
 
 def _listed_part(

@@ -1,0 +1,144 @@
+"""Replies that belong to another request: no single one of them decides about the history of a series."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from world import World, ms, same
+
+from candle_fetcher import IncompleteData
+from candle_fetcher.practice import faults
+
+HOUR, DAY = 3_600_000, 86_400_000
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with World(tmp_path / "cache") as world:
+        yield world
+
+
+def quick(world: World, **settings: Any) -> Any:
+    fetcher = world.fetcher(**settings)
+    for source in (fetcher._source(fetcher._provider), fetcher._archive(fetcher._provider)):
+        source._asker._wait = lambda stop, seconds: bool(stop.is_set())
+    return fetcher
+
+
+def is_probe(path: str, params: Any) -> bool:
+    return params.get("startTime") == "0" and params.get("limit") == "1"
+
+
+def is_first(text: str) -> Any:
+    return lambda path, params: "klines" in path and params.get("startTime") == str(ms(text))
+
+
+def rows(world: World, start: str, end: str, timeframe: str = "1h") -> bytes:
+    truth = world.truth("BTCUSDT", timeframe, start, end)
+    columns = [truth[name].tolist() for name in ("open_time", "open", "high", "low", "close", "volume")]
+    kept = [
+        [row[0], *map(str, row[1:]), row[0] + HOUR - 1, "1", 1, "1", "1", "0"] for row in zip(*columns, strict=True)
+    ]
+    return json.dumps(kept).encode()
+
+
+@pytest.mark.fault("K04")
+@pytest.mark.parametrize("count", [1, 500])
+def test_an_empty_reply_and_then_the_one_of_before_hide_no_history(world: World, count: int) -> None:
+    """Replies that are shifted by one: nothing for a chunk, then its rows for the question when the series began."""
+    start, end = "2024-04-20T08:00", "2024-05-20"
+    late = f"2024-04-{20 + (count == 1)}T08:00"
+    world.exchange.fail(faults.body(b"[]"), match=is_first(start))
+    stray = rows(world, late, "2024-05-11T04:00")
+    if count == 1:
+        stray = json.dumps(json.loads(stray)[:1]).encode()
+    world.exchange.fail(faults.body(stray), match=is_probe)
+    fetcher = quick(world, source="rest")
+    try:
+        frame = fetcher.fetch("BTC/USDT", "1h", start, end)
+    except IncompleteData as error:
+        frame = error.frame
+        assert not frame.attrs["candle_fetcher"]["gap_count"]
+    else:
+        same(frame, world.truth("BTCUSDT", "1h", start, end))
+    again = quick(world, source="rest").fetch("BTC/USDT", "1h", "2024-01-01", end)
+    same(again, world.truth("BTCUSDT", "1h", "2024-01-01", end))
+    assert fetcher.first_available("BTC/USDT").isoformat() == "2017-08-17T04:00:00+00:00"
+
+
+@pytest.mark.fault("K04")
+def test_a_first_candle_that_one_reply_alone_tells_is_asked_for_again(world: World) -> None:
+    stray = json.dumps(json.loads(rows(world, "2023-05-01", "2023-05-02"))[:1]).encode()
+    world.exchange.fail(faults.body(stray), match=is_probe)
+    with pytest.raises(IncompleteData, match="first candle"):
+        quick(world, source="rest").fetch("BTC/USDT", "1h", "2016-01-01", "2018-06-01")
+    frame = quick(world, source="rest").fetch("BTC/USDT", "1h", "2016-01-01", "2018-06-01")
+    same(frame, world.truth("BTCUSDT", "1h", "2016-01-01", "2018-06-01"))
+
+
+@pytest.mark.fault("K04")
+def test_a_listing_later_than_a_stored_candle_is_not_believed(world: World) -> None:
+    fetcher = quick(world, source="rest")
+    fetcher.fetch("BTC/USDT", "1h", "2024-01-10", "2024-01-20")
+    world.exchange.hide("binance", "BTCUSDT", (ms("2024-04-20T08:00"), ms("2024-04-22")))
+    stray = json.dumps(json.loads(rows(world, "2024-04-23", "2024-04-24"))[:1]).encode()
+    world.exchange.fail(faults.body(stray), times=None, match=is_probe)
+    with pytest.raises(IncompleteData, match="first candle"):
+        quick(world, source="rest").fetch("BTC/USDT", "1h", "2024-04-20T08:00", "2024-04-25")
+    kept = world.fetcher(source="cache").fetch("BTC/USDT", "1h", "2024-01-10", "2024-01-20")
+    same(kept, world.truth("BTCUSDT", "1h", "2024-01-10", "2024-01-20"))
+
+
+@pytest.mark.fault("K04")
+def test_a_start_before_the_listing_costs_no_more_than_before(world: World) -> None:
+    world.fetcher(source="rest").fetch("BTC/USDT", "1d", "2010-01-01", "2024-01-01")
+    asked = world.asked("klines")
+    # Chunks of 2010 (empty), the listing, and three chunks with rows.
+    assert len(asked) == 5
+
+
+@pytest.mark.fault("K04")
+def test_after_a_reply_that_contradicts_its_request_a_new_connection_is_used(world: World) -> None:
+    opened = []
+    world.exchange.fail(faults.body(rows(world, "2023-05-01", "2023-05-02")), match=is_first("2024-04-20T08:00"))
+    fetcher = quick(world, source="rest", network_threads=1)
+    renew = fetcher._transport.renew
+    fetcher._transport.renew = lambda root: (opened.append(root), renew(root))
+    same(
+        fetcher.fetch("BTC/USDT", "1h", "2024-04-21", "2024-04-25"),
+        world.truth("BTCUSDT", "1h", "2024-04-21", "2024-04-25"),
+    )
+    assert opened == [world.exchange.base_urls["binance"]]
+
+
+@pytest.mark.fault("K20")
+def test_a_hole_of_hundreds_of_slots_is_looked_at_a_third_time(world: World) -> None:
+    start, end = "2024-04-20T08:00", "2024-06-01"
+    world.exchange.fail(
+        faults.transform(lambda body: json.dumps(json.loads(body)[:300]).encode()), match=is_first(start)
+    )
+    world.exchange.fail(faults.body(b"[]"), match=is_first("2024-05-02T20:00"))
+    frame = world.fetcher(source="rest").fetch("BTC/USDT", "1h", start, end)
+    same(frame, world.truth("BTCUSDT", "1h", start, end))
+
+
+@pytest.mark.fault("K18")
+def test_a_symbol_that_is_to_be_traded_soon_is_not_listed_yet(world: World) -> None:
+    pending = {"symbol": "NEWUSDT", "status": "PENDING_TRADING", "baseAsset": "NEW", "quoteAsset": "USDT"}
+    info = {"timezone": "UTC", "serverTime": 0, "rateLimits": [], "exchangeFilters": [], "symbols": [pending]}
+    world.exchange.fail(faults.body(json.dumps(info).encode()), times=None, match="exchangeInfo")
+    nothing = world.exchange.fail(faults.body(b"[]"), times=None, match="klines")
+    fetcher = world.fetcher(source="rest")
+    frame = fetcher.fetch("NEW/USDT", "1h", "2024-06-14", "2024-06-15T10:00")
+    assert frame.empty
+    assert [gap["cause"] for gap in frame.attrs["candle_fetcher"]["gaps"]] == ["not_listed"]
+    nothing.stop()
+    first = ms("2024-06-15T12:00")
+    row = [first, "1", "1", "1", "1", "1", first + HOUR - 1, "1", 1, "1", "1", "0"]
+    world.exchange.fail(faults.body(json.dumps([row]).encode()), times=None, match="klines")
+    world.now_s = first / 1000 + 3630
+    assert len(fetcher.fetch("NEW/USDT", "1h", "2024-06-14", "2024-06-15T13:00")) == 1
