@@ -21,6 +21,7 @@ from world import World, ms, same
 
 from candle_fetcher import (
     AccessDenied,
+    CandleFetcherWarning,
     IncompleteData,
     InputError,
     NotOffered,
@@ -37,8 +38,9 @@ from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.practice import PracticeExchange, faults
-from candle_fetcher.providers import find_provider
+from candle_fetcher.providers import Listed, Listing, find_provider
 from candle_fetcher.providers.alpaca import next_call, parse_candles, refusal, used
+from candle_fetcher.providers.base import Question
 
 # Without exchange_calendars nobody knows that an exchange is closed at night.
 pytestmark = pytest.mark.filterwarnings("ignore:the gaps of .* count hours:candle_fetcher.CandleFetcherWarning")
@@ -608,7 +610,8 @@ def test_four_hours_are_made_of_hours(world):
 
 
 def test_a_symbol_that_nobody_has_is_a_gap_that_says_so(world):
-    frame = fetcher_of(world).fetch("NOSUCH", "1d", "2024-06-03", "2024-06-08")
+    with pytest.warns(CandleFetcherWarning, match="never had one"):
+        frame = fetcher_of(world).fetch("NOSUCH", "1d", "2024-06-03", "2024-06-08")
     assert len(frame) == 0
     assert [gap["cause"] for gap in frame.attrs["candle_fetcher"]["gaps"]] == ["not_listed"]
 
@@ -824,3 +827,28 @@ def test_threads_that_want_a_part_of_what_is_asked_for_together_ask_for_nothing_
     assert len(sent(world)) == 1
     for (start, end), frame in frames.items():
         same(frame, truth(world, "AAPL", "1m", start, end))
+
+
+@pytest.mark.fault("H10")
+def test_a_symbol_that_never_had_a_candle_is_warned_of(world):
+    fetcher = fetcher_of(world)
+    empty = json.dumps({"bars": None, "next_page_token": None, "symbol": "APPL"}).encode()
+    world.exchange.fail(faults.body(empty), times=None, match="/APPL/")
+    for call in (fetcher.fetch, fetcher.export, lambda *what: list(fetcher.iter_frames(*what))):
+        options = {"path": world.folder} if call == fetcher.export else {}
+        with pytest.warns(CandleFetcherWarning, match="never had one") as said:
+            call("APPL", "1d", "2023-01-01", "2024-06-01", **options)
+        assert len([one for one in said if "never had one" in str(one.message)]) == 1
+
+
+@pytest.mark.fault("H10")
+def test_a_symbol_that_is_not_in_the_list_of_a_provider_is_unknown(world):
+    listed = Listed("MSFT", "MSFT", "MSFT", "", "active", True)
+    known = Question(Call("/v2/listed"), lambda body: Listing((), (listed,)))
+    provider = replace(STOCKS, listing=known)
+    empty = json.dumps({"bars": None, "next_page_token": None}).encode()
+    world.exchange.fail(faults.body(empty), times=None, match="/v2/")
+    fetcher = world.fetcher(provider=provider, api_keys=world.exchange.api_keys)
+    with pytest.raises(UnknownSymbol):
+        fetcher.fetch("MSTF", "1d", "2023-01-01", "2024-06-01")
+    assert fetcher.fetch("MSFT", "1d", "2023-01-01", "2024-06-01").empty

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
 from candle_fetcher.cache import CandleCache
 from candle_fetcher.core.candles import OHLCV, Candles, Gap, gap_of, have_prices, join, no_candles, overlay
-from candle_fetcher.core.errors import CandleFetcherWarning, IncompleteData, MissingExtra, SourceError
+from candle_fetcher.core.errors import (
+    CandleFetcherWarning,
+    IncompleteData,
+    MissingExtra,
+    SourceError,
+    UnknownSymbol,
+)
 from candle_fetcher.core.expiry import FOREVER_MS, drop_unsettled, settled_end_ms
 from candle_fetcher.core.plan import CHUNK_SLOTS, chunk_of, chunk_span
 from candle_fetcher.core.resample import resample
@@ -149,6 +156,8 @@ class Collector:
         if errand.doubts_clock:  # the span was made by a clock that is ahead
             span = Span(span.start_ms, max(span.start_ms, min(span.end_ms, settled_end_ms(timeframe, told.now_ms))))
             lacking = [ms for ms in lacking if ms < span.end_ms]
+        if not candles.count and not how.only_cache:
+            self._doubt_symbol(request, told, errand)
         failed = failed_gaps(told, candles, timeframe, span, "not_published" if how.only_archive else "fetch_failed")
         if failed and candles.count and _ends_late(request, told, span, failed[-1], how):
             span, failed = Span(span.start_ms, max(span.start_ms, failed[-1].first_ms)), failed[:-1]
@@ -161,6 +170,31 @@ class Collector:
             partial=lacking,
             refusals=tuple(error for _, error in told.failed if error is not None),
             told=told,
+        )
+
+    def _doubt_symbol(self, request: Request, told: Gathered, errand: Errand) -> None:
+        """Raise UnknownSymbol, or warn, where the provider has no candle of the symbol in all of time.
+
+        Some answer a request for a symbol that does not exist with no rows. Their list of symbols decides, if there is
+        one; a provider that describes a single symbol has refused an unknown one already.
+        """
+        provider = request.source.provider
+        is_never = told.facts.first_ms is None and any(
+            quiet.cause == "not_listed" and quiet.start_ms == -FOREVER_MS for quiet in told.facts.quiet
+        )
+        if not is_never or provider.describe is not None or "symbol" in errand.warned:
+            return
+        if provider.listing is not None:
+            with contextlib.suppress(SourceError):
+                listed = request.source.listing(errand).symbols
+                if all(one.provider_symbol != request.series.symbol for one in listed):
+                    raise UnknownSymbol(request.symbol, provider.name)
+                return
+        errand.warned.add("symbol")
+        warn(
+            CandleFetcherWarning(
+                f"{provider.name} has no candle of {request.symbol}, and never had one; see whether the symbol is right"
+            )
         )
 
     def open_parts(self, request: Request, timeframe: Timeframe, span: Span, how: How) -> OpenParts:

@@ -1027,10 +1027,11 @@ class Gatherer:
     def _tell_of_archive(self, trip: Trip) -> None:
         """Warn, once a call, that candles are out of the archive because REST does not serve this machine."""
         error, errand = trip.replaced, trip.errand
-        is_out_of_reach = isinstance(error, TransportError) and not error.reached
-        if error is None or errand.has_warned or not trip.read_until_ms or not (is_out_of_reach or is_denial(error)):
+        if error is None or "archive" in errand.warned or not trip.read_until_ms:
             return
-        errand.has_warned = True
+        if not is_denial(error) and (not isinstance(error, TransportError) or error.reached):
+            return
+        errand.warned.add("archive")
         warn(
             CandleFetcherWarning(
                 f"{trip.want.label}: REST could not be had ({type(error).__name__}: {error}); the archive's files "

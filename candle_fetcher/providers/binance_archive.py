@@ -27,7 +27,7 @@ from candle_fetcher.core.files import File
 from candle_fetcher.core.funding import check_funding
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
-from candle_fetcher.core.timeframe import DAY_MS
+from candle_fetcher.core.timeframe import DAY_MS, Timeframe
 from candle_fetcher.providers.base import Archive
 from candle_fetcher.providers.binance_funding import FUNDING_ROW, funding_rates
 from candle_fetcher.providers.binance_klines import KLINE, KLINE_OF_11, coin_candles, kline_candles
@@ -126,7 +126,20 @@ def read_csv(text: Iterator[bytes], file: File, series: Series) -> Candles:
     read = coin_candles if series.provider == "binance-cm" else kline_candles
     first = next(text, b"")
     row = KLINE_OF_11 if first.partition(b"\n")[0].count(b",") == 10 else KLINE
-    return check(_read_rows(chain([first], text), row, (0, 6), read), file.span)
+    candles = check(_read_rows(chain([first], text), row, (0, 6), read), file.span)
+    _check_grid(candles, series.timeframe)
+    return candles
+
+
+def _check_grid(candles: Candles, timeframe: Timeframe) -> None:
+    """Raise ReplyError where every candle opens equally late in its slot.
+
+    After an outage candles have been off the grid for two days; a whole file of such is more likely one whose times are
+    wrong, and REST tells the two apart. Those of 3d are anchored per symbol.
+    """
+    late_ms = candles.open_ms - timeframe.opens_ms(timeframe.ordinals(candles.open_ms))
+    if candles.count and timeframe.name != "3d" and late_ms[0] and (late_ms == late_ms[0]).all():
+        raise ReplyError(f"each of its candles opens {late_ms[0] / 1000:g} s after its slot does")
 
 
 def _read_rows(

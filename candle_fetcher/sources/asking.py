@@ -105,8 +105,8 @@ class Errand(Stop):
     `as_of` is the instant that decides what is settled; it is read once. `retries` counts what was sent again.
     `clock_error` is why the provider's clock could not be had, once it was asked. `doubts_clock` says that the instant
     was read again, and lies earlier: a reply was sent before the span that it is about had settled.
-    `denial` is why REST is not asked again: it does not serve this address, and the archive may. `has_warned` says that
-    the caller was told of that.
+    `denial` is why REST is not asked again: it does not serve this address, and the archive may. `warned` holds what
+    the caller was warned of.
     `kept` are the archive's files that reach beyond the last span gathered: a stream goes on with them. `replies` are
     the newest replies that answer for more than one chunk, by call.
     """
@@ -115,13 +115,13 @@ class Errand(Stop):
     retries = 0
     clock_error: SourceError | None = None
     denial: SourceError | None = None
-    has_warned = False
     doubts_clock = False
     kept: Mapping[File, FileRead] = MappingProxyType({})
 
     def __init__(self) -> None:
         super().__init__()
         self.replies: Replies[Page] = Replies()
+        self.warned: set[str] = set()
 
 
 class Service(NamedTuple):
