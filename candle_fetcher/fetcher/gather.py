@@ -849,6 +849,8 @@ class Gatherer:
         takes its candles in place of stored ones."""
         fresh = trip.fresh.get(chunk, ())
         answered = [one.span for one in fresh if one.source != "archive" or trip.want.refresh]
+        lacking = [] if stored is None else [Span(*hole[:2]) for hole in stored.believed if hole.asked_ms == DUE]
+        answered += [part for one in fresh for hole in lacking if (part := one.span.clip(hole))]
         between = UNASKED if trip.feed.depth(trip.want.series) is None else BEYOND
         return merge_entries(stored, entry, answered, timeframe=trip.timeframe, seen=seen, between=between)
 
@@ -950,7 +952,7 @@ class Gatherer:
         for chunk in sorted({*trip.found, *self._cache.stored_chunks(series)}):
             if chunk > last:
                 break
-            found = {chunk: trip.found[chunk]} if chunk in trip.found else self._cache.peek(series, [chunk])
+            found = {chunk: trip.found[chunk]} if chunk in trip.found else self._cache.read_stored(series, [chunk])
             for _, entry in found.values():
                 if entry.candles.count:
                     oldest_ms = int(entry.candles.open_ms[0])
