@@ -38,7 +38,7 @@ from candle_fetcher.core.frame import find_gaps
 from candle_fetcher.core.plan import FetchPlan
 from candle_fetcher.core.summary import summary
 from candle_fetcher.core.version import __version__
-from candle_fetcher.fetcher import CandleFetcher, fetch
+from candle_fetcher.fetcher import CandleFetcher, fetch, read_csv
 from candle_fetcher.monitor import PerformanceMonitor
 from candle_fetcher.providers import Provider
 
@@ -77,5 +77,6 @@ __all__ = [
     "combine",
     "fetch",
     "find_gaps",
+    "read_csv",
     "summary",
 ]

@@ -44,10 +44,11 @@ _PAUSES_S = (0.05, 0.1, 0.2, 0.4)  # for a virus scanner that looks at the file 
 
 def find_home(path: object, expected: str) -> Path:
     """Return the path, in which a leading `~` is the home folder. Raises InputError where it is none."""
-    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(text, str) or "\0" in text:
         raise InputError(f"path {shown(path)} is not understood; expected {expected}")
     try:
-        return Path(path).expanduser()
+        return Path(text).expanduser()
     except RuntimeError as error:
         raise InputError(f"path {shown(path)} begins with ~, and {error}; expected {expected}") from None
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from candle_fetcher import CandleFetcher, InputError, NotOffered, combine, find_gaps
+from candle_fetcher import CandleFetcher, InputError, NotOffered, combine, find_gaps, read_csv
 from candle_fetcher.core.candles import COLUMNS, OHLCV, Candles, candles_from, join
 from candle_fetcher.core.entry import Believed, Entry, is_of_newer_version, pack, unpack
 from candle_fetcher.core.spans import Span
@@ -77,6 +77,7 @@ def test_a_kind_with_own_columns_is_fetched_stored_and_exported(
         assert path.name == "price-service_GOLD_open_interest_1h_20240101_20240225.csv"
         lines = path.read_text().splitlines()
         assert lines[0] == "timestamp,open_interest,value"
+        pd.testing.assert_frame_equal(read_csv(path), frames[0], check_freq=False)
         first, second = frames[0]["open_interest"].iloc[:2].tolist()
         assert lines[1] == f"2024-01-01 00:00:00,{first!r},"
         assert lines[2].startswith(f"2024-01-01 01:00:00,{second!r},2")
@@ -85,6 +86,10 @@ def test_a_kind_with_own_columns_is_fetched_stored_and_exported(
         pd.testing.assert_frame_equal(pd.concat(list(pieces)), frames[0])
         assert len(fetcher.fetch("GOLD", "1h", end=SPAN[1], limit=3, kind="open_interest")) == 3
         assert fetcher.gaps("GOLD", "1h", *SPAN, kind="open_interest").empty
+    with CandleFetcher(provider, cache_dir=tmp_path / "other") as other:
+        assert other.cache.import_file(path, provider=provider).added == 55 * 24
+        again = other.fetch("GOLD", "1h", *SPAN, kind="open_interest", source="cache")
+        pd.testing.assert_frame_equal(again, frames[0])
     assert find_gaps(frames[0], "1h").empty
     assert combine({"a": frames[0]}, "value").shape == (55 * 24, 1)
 
@@ -103,7 +108,7 @@ def test_what_candles_alone_can_do_is_refused_of_own_columns(provider: Provider,
                 call()
         path = fetcher.export("GOLD", "1h", path=tmp_path, **what)
         with pytest.raises(InputError, match="its header"):
-            fetcher.cache.import_file(path, "GOLD", provider=provider)
+            fetcher.cache.import_file(path.rename(tmp_path / "x.csv"), "GOLD", "1h", provider=provider)
 
 
 @pytest.mark.fault("J08")

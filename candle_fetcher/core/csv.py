@@ -1,6 +1,7 @@
 """CSV files of ours, read back: what `export` writes, as candles, whole columns at a time.
 
-The first line names the columns, `timestamp,open,high,low,close,volume` and what `columns="all"` adds; times are UTC,
+The first line names the columns: `timestamp`, then open, high, low, close, volume and what `columns="all"` adds, or the
+columns of a kind that has no prices. Times are UTC,
 `2024-01-01 00:00:00`, with `.789` where there are milliseconds; an empty field is a value that is lacking. Every line
 ends in LF or CRLF, the last one too: so a file that was cut within a line is told from a whole one.
 """
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from candle_fetcher.core.candles import COLUMNS, INTEGERS, MISSING, OHLCV, Candles, candles_from
+from candle_fetcher.core.candles import COLUMNS, INTEGERS, MISSING, OHLCV, Candles, candles_from, have_prices, in_order
 from candle_fetcher.core.decimals import Column, Row, parse_csv
 from candle_fetcher.core.errors import InputError, ReplyError, shown
 
@@ -30,9 +31,9 @@ _FORMS = tuple(np.frombuffer(text, np.uint8) for text in (b"0000-00-00 00:00:00"
 _MOST_PARTS = (12, 31, 23, 59, 59, 999)
 
 
-def read_rows(pieces: Iterable[bytes]) -> Iterator[Candles]:
+def read_rows(pieces: Iterable[bytes], columns: Sequence[str] | None = COLUMNS) -> Iterator[Candles]:
     """The candles of a file that comes in pieces, block by block in the order of its lines, with the columns that its
-    header names.
+    header names. `columns` are those that it may have; None allows any.
 
     Raises InputError for a header that is none of ours, ReplyError for a line that is not whole or not of numbers.
     """
@@ -42,7 +43,7 @@ def read_rows(pieces: Iterable[bytes]) -> Iterator[Candles]:
         block = lines
         if not names:
             header, _, block = lines.partition(b"\n")
-            names = _read_header(header)
+            names = _read_header(header, columns)
         if not block:
             continue
         for candles in _read_block(block, names, rows):
@@ -72,13 +73,16 @@ def whole_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
         raise ReplyError(f"its last line was cut: {rest[:80]!r}")
 
 
-def _read_header(line: bytes) -> tuple[str, ...]:
+def _read_header(line: bytes, columns: Sequence[str] | None) -> tuple[str, ...]:
     """The names of the columns as `Candles` has them, in the order of the line."""
-    fields = line.decode("ascii", "backslashreplace").split(",")
-    if tuple(fields[:6]) != ("timestamp", *OHLCV):
-        wanted = ",".join(("timestamp", *OHLCV))
-        raise InputError(f"its header is {shown(','.join(fields))}; expected one that begins with {wanted}")
-    strange = [name for name in fields[6:] if name not in COLUMNS[6:] or fields.count(name) > 1]
+    fields = line.decode("utf-8", "backslashreplace").split(",")
+    begin = ("timestamp", *OHLCV) if columns is not None and have_prices(columns) else ("timestamp",)
+    if tuple(fields[: len(begin)]) != begin or len(fields) < 2:
+        raise InputError(f"its header is {shown(','.join(fields))}; expected one that begins with {','.join(begin)}")
+    others = fields[len(begin) :]
+    strange = [name for name in others if not name.isidentifier() or fields.count(name) > 1]
+    if columns is not None:
+        strange += [name for name in others if name not in columns]
     if strange:
         raise InputError(f"its column {shown(strange[0])} is none of the provider's; export the candles without it")
     return ("open_time", *fields[1:])
@@ -114,7 +118,7 @@ def _read_alike(data: Bytes, first: Int64s, last: Int64s, names: Sequence[str]) 
     none."""
     has = [name for at, name in enumerate(names) if last[0, at] > first[0, at]]
     lacking = [name for name in names if name not in has]
-    if not set(has) >= {"open_time", *OHLCV[:4]}:
+    if not set(has) >= ({"open_time", *OHLCV[:4]} if have_prices(names) else {"open_time"}):
         raise ReplyError(f"row 1: {lacking[0]} is empty")
     columns: dict[str, Column] = {}
     for name in lacking:
@@ -123,6 +127,16 @@ def _read_alike(data: Bytes, first: Int64s, last: Int64s, names: Sequence[str]) 
         if name in has and name in _TIMES:
             columns[name] = read_times(data, first[:, at], last[:, at])
     numbers = [name for name in has if name not in _TIMES]
+    if numbers:
+        columns.update(zip(numbers, _read_numbers(data, first, last, names, numbers), strict=True))
+    order = in_order(columns)
+    return candles_from(order, [columns[name] for name in order])
+
+
+def _read_numbers(
+    data: Bytes, first: Int64s, last: Int64s, names: Sequence[str], numbers: Sequence[str]
+) -> Sequence[Column]:
+    """The columns of those names, which are numbers, of rows that have them all."""
     row = Row(" ".join(f"{name}:{'i' if name in INTEGERS else 'd'}" for name in numbers))
     # Times and blank fields are cut out, each with the comma in front of it or the one behind it.
     keep = np.zeros(int(last[-1, -1]) + 2 - int(first[0, 0]), np.int8)
@@ -136,9 +150,7 @@ def _read_alike(data: Bytes, first: Int64s, last: Int64s, names: Sequence[str]) 
         commas = np.flatnonzero((text == _COMMA) | (text == _LF))
         text[commas[len(numbers) - 1 :: len(numbers)]] = _LF
     # Behind a header, since a first line that begins with a letter would be taken for one.
-    columns.update(zip(numbers, parse_csv(b"h\n" + text.tobytes(), row), strict=True))
-    order = [name for name in COLUMNS if name in columns]
-    return candles_from(order, [columns[name] for name in order])
+    return parse_csv(b"h\n" + text.tobytes(), row)
 
 
 def read_times(data: Bytes, first: Int64s, last: Int64s) -> Int64s:

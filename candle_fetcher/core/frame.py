@@ -132,13 +132,21 @@ def to_frame(
     (Int64), taker_buy_volume, taker_buy_quote_volume, and what else the provider has. Rows without prices have their
     own columns in either case. `closed` becomes `is_closed`. `is_shared` makes every array read-only; see `hand_out`.
     """
-    opens_ns = candles.open_ms * 1_000_000
     if is_shared:
         candles = _frozen(candles)
-        _read_only(opens_ns)
-    data: dict[str, Any] = {name: _column(candles, name) for name in shown_columns(candles.names, columns)}
+    frame = frame_of(candles, shown_columns(candles.names, columns))
     if closed is not None:
-        data["is_closed"] = closed
+        frame["is_closed"] = closed
+    return frame
+
+
+def frame_of(candles: Candles, names: Sequence[str]) -> pd.DataFrame:
+    """Make a frame of those columns of the candles, empty where they lack one. Its arrays can be written to where the
+    block can."""
+    opens_ns = candles.open_ms * 1_000_000
+    if not candles.block.flags.writeable:
+        _read_only(opens_ns)
+    data: dict[str, Any] = {name: _column(candles, name) for name in names}
     return pd.DataFrame(data, index=_index(opens_ns, "timestamp"), copy=False)
 
 

@@ -7,13 +7,28 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from candle_fetcher.cache import LOOK, CandleCache, Imported, Unverified
-from candle_fetcher.core.candles import COLUMNS, INTEGERS, MISSING, OHLCV, Candles, check, iso, join, widen
+from candle_fetcher.core.candles import (
+    COLUMNS,
+    INTEGERS,
+    MISSING,
+    OHLCV,
+    Candles,
+    check,
+    have_prices,
+    in_order,
+    iso,
+    join,
+    no_candles,
+    widen,
+)
 from candle_fetcher.core.coverage import fill
 from candle_fetcher.core.csv import read_rows
 from candle_fetcher.core.decimals import CSV_PIECE_BYTES
@@ -21,6 +36,7 @@ from candle_fetcher.core.entry import DUE, Entry
 from candle_fetcher.core.errors import BadFile, CacheError, InputError, ReplyError, shown
 from candle_fetcher.core.expiry import drop_unsettled, settled_end_ms
 from candle_fetcher.core.files import File
+from candle_fetcher.core.frame import MANIFEST, Manifest, frame_of
 from candle_fetcher.core.merging import Merged
 from candle_fetcher.core.naming import text_of
 from candle_fetcher.core.plan import chunk_of, chunk_span, chunks_of
@@ -28,13 +44,15 @@ from candle_fetcher.core.revisions import find_revisions
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
 from candle_fetcher.core.timeframe import DAY_MS, SECOND_MS, Timeframe, parse_timeframe
-from candle_fetcher.export import manifest_path, read_manifest
+from candle_fetcher.export import find_home, manifest_path, read_manifest
 from candle_fetcher.providers import Provider, all_providers
 from candle_fetcher.providers import files as forms
 from candle_fetcher.providers.files import OF_ARCHIVE, OF_KRAKEN, OURS, Told
 
 _ALL_TIME = Span(0, 253_402_300_800_000)
 _HEAD_BYTES = 4_096
+# Columns that say something of a row: 1 is true.
+_MARKS = ("is_closed", "is_synthetic")
 # Chunks that are stored at once.
 _BATCH = 32
 # More chunks than any file has rows in: what covers so many is most likely of another timeframe.
@@ -97,6 +115,30 @@ def import_file(
         if type(error) is not InputError:
             raise
         raise InputError(f"{path.name} cannot be imported: {error.args[0]}") from error
+
+
+def read_frame(path: object) -> pd.DataFrame:
+    """Read a CSV that `export` wrote; see `candle_fetcher.read_csv`."""
+    file = find_home(path, "the name of a CSV that export wrote")
+    try:
+        head = _read_head(file)
+        if forms.find_form(head) != OURS:
+            raise InputError(f"it is not {OURS}; expected one, which begins with timestamp,")
+        names = head.removeprefix(b"\xef\xbb\xbf").splitlines()[0].decode("utf-8", "replace").split(",")[1:]
+        blocks = list(_in_order(read_rows(_pieces(file), None)))
+        beside = read_manifest(file)
+    except (ReplyError, BadFile) as error:
+        raise BadFile(f"{file.name} is not whole: {error.args[0]}") from error
+    except InputError as error:
+        raise InputError(f"{file.name} cannot be read: {error.args[0]}") from error
+    candles = join(blocks) if blocks else no_candles(in_order(("open_time", *names)))
+    frame = frame_of(candles, names)
+    for name in _MARKS:
+        if name in frame:
+            frame[name] = frame[name] == 1
+    if beside is not None:
+        frame.attrs[MANIFEST] = Manifest(beside)
+    return frame
 
 
 # -- what it is ---------------------------------------------------------------------------------------------------
@@ -215,7 +257,10 @@ def _choose(
         )
     chosen = Chosen(path, provider, series, name, lambda: iter(()))
     if form != OF_ARCHIVE:
-        read = forms.read_kraken if form == OF_KRAKEN else read_rows
+        columns = provider.feed(kind).columns
+        if have_prices(columns):  # what others have of a candle is left out
+            columns = in_order((*columns, *COLUMNS))
+        read = forms.read_kraken if form == OF_KRAKEN else partial(read_rows, columns=columns)
         return chosen._replace(blocks=lambda: _in_order(read(_pieces(path))), are_holes_facts=form == OF_KRAKEN)
     return _open_archive(chosen, told, head)
 
@@ -295,7 +340,7 @@ def _in_order(blocks: Iterable[Candles]) -> Iterator[Candles]:
         if not block.count:
             continue
         whole = block if last is None else join([last, block])
-        checked = check(whole.pick(("open_time", *OHLCV)), _ALL_TIME)
+        checked = check(whole.pick(("open_time", *OHLCV)) if have_prices(whole.names) else whole, _ALL_TIME)
         if checked.count < whole.count:
             twins = np.flatnonzero(np.diff(whole.open_ms) == 0) + 1
             differing = (whole.block[:, twins] != whole.block[:, twins - 1]).any(axis=0)
@@ -401,7 +446,7 @@ def _store(cache: CandleCache, chosen: Chosen, seen: Seen, now_ms: int) -> Impor
     """Lays the rows into the stored chunks, some chunks at a time."""
     series, timeframe = chosen.series, chosen.series.timeframe
     columns = chosen.provider.feed(series.kind).columns
-    names = tuple(name for name in COLUMNS if name in columns and name in seen.columns)
+    names = tuple(name for name in columns if name in seen.columns)
     spans = _spans(chosen, seen, now_ms)
     tally = _Tally()
     if seen.count and spans:
