@@ -105,7 +105,11 @@ class FundingGatherer:
             _await_turn(turn, errand)
             trip = _Trip(self._cache, source, series, span, now_ms, errand)
             files = _Files(self._cache, series, now_ms, errand)
-            if not refresh:
+            if refresh:
+                trip.seen = {
+                    month: one for month, (_, one) in self._cache.read_stored(series, _months(trip.span)).items()
+                }
+            else:
                 trip.look_up()
                 if only_cache:
                     files.look_up(_months(trip.span))
@@ -218,11 +222,13 @@ def _await_turn(turn: dict[Errand, None], errand: Errand) -> None:
             raise CancelledError
 
 
-def _merged(month: int, entry: Entry, answered: Span, stored: Mapping[int, Entry]) -> dict[int, Merged]:
-    """The month's entry merged into what is stored of it now."""
+def _merged(
+    month: int, entry: Entry, answered: Span, seen: Entry | None, stored: Mapping[int, Entry]
+) -> dict[int, Merged]:
+    """Return the month's entry merged into what is stored of it now; `seen` was stored before the source was asked."""
     old = stored.get(month)
     if old is not None and old.candles.names == FUNDING_COLUMNS and _touch(old.covered, entry.covered):
-        return {month: merge_entries(old, entry, [answered], timeframe=MONTH)}
+        return {month: merge_entries(old, entry, [answered], seen=seen, timeframe=MONTH)}
     return {month: Merged(entry, (entry.covered,))}
 
 
@@ -363,6 +369,7 @@ class _Trip:
         self.errand = errand
         self.entries: dict[int, Entry] = {}
         self.kept: dict[str, list[Candles]] = {"memory": [], "disk": []}
+        self.seen: dict[int, Entry] = {}  # what was stored before the source was asked, and what was stored since here
         self.fresh: list[Span] = []
         self.refusal: SourceError | None = None
 
@@ -371,9 +378,12 @@ class _Trip:
         process may have stored more."""
         found = self.cache.load(self.series, _months(self.span))
         short = [month for month, (_, entry) in found.items() if not self._has_all(month, entry)]
-        for month, (tier, entry) in (found | self.cache.reload(self.series, short)).items():
+        again = self.cache.reload(self.series, short)
+        for month, (tier, entry) in found.items():
+            if again.get(month, ("", entry))[0] == "disk":  # else it is what has just been loaded
+                tier, entry = again[month]  # noqa: PLW2901
             if entry.candles.names == FUNDING_COLUMNS:
-                self.entries[month] = entry
+                self.entries[month] = self.seen[month] = entry
                 self.kept[tier].append(entry.candles)
 
     def _has_all(self, month: int, entry: Entry | None) -> bool:
@@ -430,7 +440,8 @@ class _Trip:
             if covered:
                 # Another process may have stored more of a month that is not over: the disk is looked at again.
                 until_s = None if covered.end_ms == whole.end_ms else stored_s + LAG_MS / 1000
-                self.cache.update(self.series, [month], partial(_merged, month, entry, piece), {month: until_s})
+                change = partial(_merged, month, entry, piece, self.seen.get(month))
+                self.seen |= self.cache.update(self.series, [month], change, {month: until_s})[0]
 
     def lacking(self) -> list[Span]:
         """What of the span REST has not answered for."""
