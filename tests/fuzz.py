@@ -612,7 +612,7 @@ def judge_coingecko(body: bytes) -> None:
     assert all(type(row[0]) is int and len(row) == 5 for row in rows)
     assert all(type(value) in (int, float) for row in rows for value in row)
     assert b"NaN" not in body
-    _same_rows(candles, [(row[0] - 14_400_000, *map(float, row[1:]), math.nan) for row in rows[:-1]])
+    _same_rows(candles, [(row[0] - 14_400_000, *map(float, row[1:]), math.nan) for row in rows])
 
 
 def judge_tradestation(body: bytes) -> None:
@@ -626,10 +626,9 @@ def judge_tradestation(body: bytes) -> None:
     rows = []
     for bar in json.loads(body)["Bars"]:
         assert bar["BarStatus"] in ("Open", "Closed")
-        if bar["BarStatus"] == "Closed":
-            ends = dt.datetime.fromisoformat(bar["TimeStamp"].upper().replace("Z", "+00:00")).timestamp()
-            numbers = [SLOW["d"](bar[name]) for name in ("Open", "High", "Low", "Close", "TotalVolume")]
-            rows.append((int(ends * 1000) - 1_800_000, *numbers))
+        ends = dt.datetime.fromisoformat(bar["TimeStamp"].upper().replace("Z", "+00:00")).timestamp()
+        numbers = [SLOW["d"](bar[name]) for name in ("Open", "High", "Low", "Close", "TotalVolume")]
+        rows.append((int(ends * 1000) - 1_800_000, *numbers))
     _same_rows(candles, rows)
 
 

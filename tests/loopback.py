@@ -94,7 +94,7 @@ class Loopback:
         """A new fetcher on the folder, as another run of the program would make it."""
         host, port = self._server.server_address[:2]
         made = CandleFetcher(
-            self._names[0],
+            settings.pop("provider", self._names[0]),
             **{
                 "base_urls": dict.fromkeys(self._names, f"http://{host!s}:{port}"),
                 "cache_dir": self.folder,

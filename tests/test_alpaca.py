@@ -437,7 +437,7 @@ def test_the_practice_exchange_counts_requests_by_the_minute():
 
 @pytest.fixture
 def world(tmp_path):
-    with World(tmp_path / "cache", now="2025-06-11T17:00:30") as made:
+    with World(tmp_path / "cache", now="2025-06-11T17:00:32") as made:
         made.exchange.alpaca.rate_limit = made.exchange.alpaca_crypto.rate_limit = 10**6
         yield made
 
@@ -758,10 +758,10 @@ def test_a_free_plan_serves_what_is_older_than_15_minutes(world, end):
 @pytest.mark.parametrize(
     ("timeframe", "start", "now", "newest", "next_open"),
     [
-        ("1d", "2024-10-28", "2024-11-04T05:30:00", "2024-11-02T05:00", "2024-11-04T06:00:03"),
-        ("1w", "2024-10-01", "2024-11-04T05:30:00", "2024-10-21T05:00", "2024-11-04T06:00:03"),
-        ("1M", "2024-06-01", "2024-12-01T05:30:00", "2024-10-01T05:00", "2024-12-01T06:00:03"),
-        ("1M", "2024-01-01", "2024-07-01T00:30:00", "2024-05-01T05:00", "2024-07-01T05:00:03"),
+        ("1d", "2024-10-28", "2024-11-04T05:30:00", "2024-11-02T05:00", "2024-11-04T06:00:32"),
+        ("1w", "2024-10-01", "2024-11-04T05:30:00", "2024-10-21T05:00", "2024-11-04T06:00:32"),
+        ("1M", "2024-06-01", "2024-12-01T05:30:00", "2024-10-01T05:00", "2024-12-01T06:00:32"),
+        ("1M", "2024-01-01", "2024-07-01T00:30:00", "2024-05-01T05:00", "2024-07-01T05:00:32"),
     ],
 )
 def test_a_candle_is_over_when_its_day_is_on_the_clock_of_its_zone(
@@ -783,9 +783,9 @@ def test_a_candle_is_over_when_its_day_is_on_the_clock_of_its_zone(
 @pytest.mark.parametrize(
     ("timeframe", "slot", "now", "over"),
     [
-        ("2d", "2024-06-14", "2024-06-16T02:00:00", "2024-06-16T05:00:03"),
-        ("3d", "2024-06-13", "2024-06-16T02:00:00", "2024-06-16T05:00:03"),
-        ("2w", "2024-06-03", "2024-06-17T02:00:00", "2024-06-17T05:00:03"),
+        ("2d", "2024-06-14", "2024-06-16T02:00:00", "2024-06-16T05:00:32"),
+        ("3d", "2024-06-13", "2024-06-16T02:00:00", "2024-06-16T05:00:32"),
+        ("2w", "2024-06-03", "2024-06-17T02:00:00", "2024-06-17T05:00:32"),
     ],
 )
 def test_what_is_made_of_days_settles_when_the_last_of_them_does(tmp_path, timeframe, slot, now, over):

@@ -191,14 +191,14 @@ def test_the_fast_and_the_careful_reader_agree_to_the_last_bit(rows, blank):
         parse_candles(compact.replace(b",", b"," + blank.encode()), series()),
     )
     assert fast.block.tolist() == careful.block.tolist()
-    assert fast.count == max(0, len(rows) - 1)
-    assert fast.floats("close").tolist() == [float(row[3]) for row in rows[:-1]]
+    assert fast.count == len(rows)
+    assert fast.floats("close").tolist() == [float(row[3]) for row in rows]
     assert (fast.open_ms == (np.arange(fast.count) + 400_000 - 1) * step).all()
 
 
 def test_candles_of_another_length_are_an_error():
     halves = f"[{','.join(f'[{at * 30 * MINUTE_MS},1,2,1,2]' for at in range(900_000, 900_048))}]".encode()
-    assert parse_candles(halves, series("30m")).count == 47
+    assert parse_candles(halves, series("30m")).count == 48
     for timeframe in ("4h", "4d"):
         with pytest.raises(ReplyError, match=f"candles of {timeframe}"):
             parse_candles(halves, series(timeframe))

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from candle_fetcher.core.candles import OHLCV, candles_from, find_holes
 from candle_fetcher.core.coverage import absorb
 from candle_fetcher.core.entry import Believed
+from candle_fetcher.core.finality import Finality, Settling
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import parse_timeframe
 
 MINUTE = parse_timeframe("1m")
+SETTLING = Settling(MINUTE, Finality(delay_ms=2_000, late_ms=60_000))
 STEP = 60_000
 SLOTS = 14
 
@@ -27,7 +29,7 @@ def answer_of(slots, version, late=None):
 
 def absorbed(entry, span, candles, now, holes=None):
     holes = find_holes(candles.open_ms, MINUTE, span) if holes is None else holes
-    return absorb(entry, span, candles, holes, timeframe=MINUTE, now_ms=now)
+    return absorb(entry, span, candles, holes, settling=SETTLING, now_ms=now)
 
 
 def sound(entry, now):
@@ -100,7 +102,8 @@ def test_an_entry_says_slot_by_slot_what_the_newest_answer_said(steps):
         if not covered or told[0] > max(covered) + 1 or told[-1] + 1 < min(covered):
             covered, said = set(), {}
         covered |= set(told)
-        said |= {slot: (came.get(slot), now) for slot in told}
+        # A candle that was settled does not cease to be: an answer without it leaves it as it is.
+        said |= {slot: (came.get(slot), now) for slot in told if slot in came or said.get(slot, (None,))[0] is None}
     if entry is None:
         assert not covered
         return
@@ -149,7 +152,7 @@ def test_an_hour_old_hole_at_the_end_is_believed_and_a_minute_old_one_is_not():
 def test_of_two_candles_in_one_slot_none_is_stored_before_both_are_settled():
     # As on 2018-02-11, where a short candle off the grid is followed by one on it.
     candles = candles_from(("open_time", *OHLCV), [np.array([0, STEP, STEP + 30_000]), *np.ones((5, 3))])
-    entry = absorb(None, Span(0, 3 * STEP), candles, [], timeframe=MINUTE, now_ms=2 * STEP + 2_000)
+    entry = absorb(None, Span(0, 3 * STEP), candles, [], settling=SETTLING, now_ms=2 * STEP + 2_000)
     assert entry.covered == Span(0, STEP)
     assert entry.candles.open_ms.tolist() == [0]
 
@@ -173,3 +176,20 @@ def test_a_hole_asked_for_again_does_not_renew_the_live_edge():
     assert (entry.stored_ms, later.stored_ms) == (60 * STEP, 60 * STEP)
     assert later.believed == (Believed(3 * STEP, 5 * STEP, 90 * STEP),)
     assert absorbed(later, Span(8 * STEP, 9 * STEP), answer_of([8], 3), 95 * STEP).stored_ms == 95 * STEP
+
+
+@pytest.mark.fault("K07")
+def test_a_stored_candle_outlives_an_answer_without_it_and_a_new_value_replaces_it():
+    whole = Span(0, 4 * STEP)
+    entry = absorbed(None, whole, answer_of([0, 1, 3], 1), 60 * STEP)
+    later = absorbed(entry, Span(0, 5 * STEP), answer_of([1, 4], 2), 90 * STEP)
+    assert later.covered == Span(0, 5 * STEP)
+    assert dict(
+        zip((later.candles.open_ms // STEP).tolist(), later.candles.floats("volume").tolist(), strict=True)
+    ) == {
+        0: 1.0,
+        1: 2.0,
+        3: 1.0,
+        4: 2.0,
+    }
+    assert later.believed == (Believed(2 * STEP, 3 * STEP, 90 * STEP),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from candle_fetcher.core.candles import OHLCV, candles_from
 from candle_fetcher.core.entry import BEYOND, DUE, UNASKED, Believed, Entry
+from candle_fetcher.core.finality import Finality, Settling
 from candle_fetcher.core.plan import (
     CHUNK_SLOTS,
     Ask,
@@ -30,6 +32,8 @@ DAY = 24 * HOUR
 SLOTS = 30
 CHUNK = Span(0, SLOTS * HOUR)
 NOW = 400 * DAY
+SETTLING = Settling(parse_timeframe("1h"), Finality(delay_ms=2_000, late_ms=60_000))
+asks_of = partial(find_asks, settling=SETTLING)
 
 frames = st.sampled_from(["1s", "1m", "7m", "1h", "1d", "3d", "1w", "1M"]).map(parse_timeframe)
 edges = st.integers(-3, SLOTS + 3)
@@ -92,7 +96,7 @@ def test_the_chunks_of_a_span_are_those_that_share_an_instant_with_it(frame, sta
 
 @given(wanted=bounds_of_slots, bounds=bounds_of_slots)
 def test_a_chunk_of_which_nothing_is_stored_is_asked_whole(wanted, bounds):
-    asks = find_asks(None, CHUNK, span_of(wanted), span_of(bounds), now_ms=NOW)
+    asks = asks_of(None, CHUNK, span_of(wanted), span_of(bounds), now_ms=NOW)
     needed = slots_of(CHUNK) & set(range(*wanted)) & set(range(*bounds))
     whole = slots_of(CHUNK) & set(range(*bounds))
     assert [slots_of(ask.span) for ask in asks] == ([whole] if needed else [])
@@ -110,7 +114,7 @@ def test_a_chunk_of_which_nothing_is_stored_is_asked_whole(wanted, bounds):
 def test_what_is_asked_is_what_is_missing_and_the_holes_whose_time_has_come(stored, wanted, bounds, recheck, ttl):
     covered, holes, entry = stored
     ttl_ms = None if ttl is None else ttl * HOUR
-    asks = find_asks(entry, CHUNK, span_of(wanted), span_of(bounds), now_ms=NOW, ttl_ms=ttl_ms, recheck=recheck)
+    asks = asks_of(entry, CHUNK, span_of(wanted), span_of(bounds), now_ms=NOW, ttl_ms=ttl_ms, recheck=recheck)
 
     needed = slots_of(CHUNK) & set(range(*wanted)) & set(range(*bounds))
     have = set(range(*covered))
@@ -137,42 +141,42 @@ def test_what_is_asked_is_what_is_missing_and_the_holes_whose_time_has_come(stor
 def test_nothing_is_asked_where_no_slot_is_wanted(stored, wanted, bounds):
     if not slots_of(CHUNK) & set(range(*wanted)) & set(range(*bounds)):
         for entry in (None, stored[2]):
-            assert find_asks(entry, CHUNK, span_of(wanted), span_of(bounds), now_ms=NOW, ttl_ms=0, recheck=True) == []
+            assert asks_of(entry, CHUNK, span_of(wanted), span_of(bounds), now_ms=NOW, ttl_ms=0, recheck=True) == []
 
 
 def test_a_covered_chunk_is_asked_for_nothing_ever():
     entry = entry_of((0, SLOTS), [], stored_ms=0)
     for ttl_ms in (None, 0, HOUR):
-        assert find_asks(entry, CHUNK, CHUNK, CHUNK, now_ms=2**61, ttl_ms=ttl_ms) == []
+        assert asks_of(entry, CHUNK, CHUNK, CHUNK, now_ms=2**61, ttl_ms=ttl_ms) == []
 
 
 def test_at_the_live_edge_only_the_tail_is_asked_for():
     entry = entry_of((0, 10), [])
     bounds = span_of((0, 12))
-    assert find_asks(entry, CHUNK, span_of((3, 10)), bounds, now_ms=NOW) == []
-    assert find_asks(entry, CHUNK, span_of((3, 11)), bounds, now_ms=NOW) == [Ask(span_of((10, 12)))]
+    assert asks_of(entry, CHUNK, span_of((3, 10)), bounds, now_ms=NOW) == []
+    assert asks_of(entry, CHUNK, span_of((3, 11)), bounds, now_ms=NOW) == [Ask(span_of((10, 12)))]
 
 
 def test_a_ttl_asks_again_from_the_last_candle_on_and_only_those_who_want_it():
     entry = entry_of((0, 10), [], stored_ms=NOW - HOUR)
     bounds = span_of((0, 10))
     tail = [Ask(span_of((9, 10)))]
-    assert find_asks(entry, CHUNK, bounds, bounds, now_ms=NOW, ttl_ms=HOUR) == tail
-    assert find_asks(entry, CHUNK, bounds, bounds, now_ms=NOW - 1, ttl_ms=HOUR) == []
-    assert find_asks(entry, CHUNK, span_of((0, 9)), bounds, now_ms=NOW, ttl_ms=HOUR) == []
-    assert find_asks(entry, CHUNK, Span(0, 9 * HOUR + 1), bounds, now_ms=NOW, ttl_ms=HOUR) == tail
+    assert asks_of(entry, CHUNK, bounds, bounds, now_ms=NOW, ttl_ms=HOUR) == tail
+    assert asks_of(entry, CHUNK, bounds, bounds, now_ms=NOW - 1, ttl_ms=HOUR) == []
+    assert asks_of(entry, CHUNK, span_of((0, 9)), bounds, now_ms=NOW, ttl_ms=HOUR) == []
+    assert asks_of(entry, CHUNK, Span(0, 9 * HOUR + 1), bounds, now_ms=NOW, ttl_ms=HOUR) == tail
 
 
 def test_a_hole_that_the_tail_holds_is_asked_for_once():
     entry = entry_of((0, 10), [(2, 4, NOW - 31 * DAY), (7, 10, NOW - 31 * DAY)], stored_ms=NOW - HOUR)
-    asks = find_asks(entry, CHUNK, CHUNK, span_of((0, 10)), now_ms=NOW, ttl_ms=HOUR)
+    asks = asks_of(entry, CHUNK, CHUNK, span_of((0, 10)), now_ms=NOW, ttl_ms=HOUR)
     assert asks == [Ask(span_of((2, 4)), again=True), Ask(span_of((6, 10)))]
 
 
 @pytest.mark.parametrize(("pause", "due"), [(HOUR - 1, False), (HOUR, True)])
 def test_a_young_hole_is_asked_for_again_alone_after_an_hour(pause, due):
     entry = entry_of((0, 30), [(10, 12, 13 * HOUR)])
-    asks = find_asks(entry, CHUNK, span_of((11, 20)), CHUNK, now_ms=13 * HOUR + pause)
+    asks = asks_of(entry, CHUNK, span_of((11, 20)), CHUNK, now_ms=13 * HOUR + pause)
     assert asks == ([Ask(span_of((10, 12)), again=True)] if due else [])
 
 
@@ -202,9 +206,9 @@ def test_a_plan_prints_as_an_explanation_and_shows_in_jupyter():
 @pytest.mark.parametrize("now_ms", [NOW, 0])
 def test_what_nobody_was_asked_about_is_asked_for_as_if_it_were_not_covered(now_ms):
     entry = entry_of((0, SLOTS), [(2, 4, UNASKED), (6, 8, BEYOND), (10, 12, DUE), (20, 22, UNASKED)])
-    asks = find_asks(entry, CHUNK, span_of((0, 15)), CHUNK, now_ms=now_ms)
+    asks = asks_of(entry, CHUNK, span_of((0, 15)), CHUNK, now_ms=now_ms)
     due = [Ask(span_of((10, 12)), again=True)] if now_ms else []
     assert asks == [Ask(span_of((2, 4))), *due]
     # What lies outside the bounds cannot be asked for, and what is left of it can.
-    asks = find_asks(entry, CHUNK, span_of((0, SLOTS)), span_of((3, SLOTS)), now_ms=0)
+    asks = asks_of(entry, CHUNK, span_of((0, SLOTS)), span_of((3, SLOTS)), now_ms=0)
     assert asks == [Ask(span_of((3, 4))), Ask(span_of((20, 22)))]

@@ -25,7 +25,6 @@ from hypothesis import strategies as st
 from world import World, ms, same
 
 from candle_fetcher import CandleFetcher, ClockSkew, IncompleteData, InputError
-from candle_fetcher.core.expiry import settled_end_ms
 from candle_fetcher.core.frame import index_ms
 from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.practice import faults
@@ -556,7 +555,7 @@ def test_no_range_is_too_odd_and_an_empty_one_asks_nobody(tmp_path_factory: pyte
                 return
             opens = index_ms(got)
             assert ((opens >= start) & (opens < end)).all()
-            if start >= settled_end_ms(frame, round(world.now_s * 1000)):
+            if start >= frame.open_ms(frame.ordinal(round(world.now_s * 1000) - 2_000)):
                 assert len(got) == 0
                 assert not world.exchange.requests
             truth = world.exchange.truth(

@@ -15,11 +15,12 @@ from loopback import Loopback, Said
 
 from candle_fetcher import AccessDenied, IncompleteData, RateLimited, UnknownSymbol
 from candle_fetcher.core.errors import CandleFetcherError, ReplyError
+from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import MINUTE_MS, parse_timeframe
 from candle_fetcher.providers import find_provider
-from candle_fetcher.providers.tradestation import parse_candles, parse_token
+from candle_fetcher.providers.tradestation import final_until, parse_candles, parse_token
 
 # Where exchange_calendars is not installed, gaps count nights too, and a warning says so.
 pytestmark = pytest.mark.filterwarnings("ignore:the gaps of")
@@ -322,6 +323,8 @@ def test_the_fast_and_the_careful_reader_agree_to_the_last_bit(ends, is_open):
     fast = parse_candles(json.dumps({"Bars": bars}, separators=(",", ":")).encode(), series("1m"))
     careful = parse_candles(json.dumps({"Bars": bars}).encode(), series("1m"))
     assert fast.block.tolist() == careful.block.tolist()
-    assert fast.count == len(ends) - is_open
-    assert fast.floats("low").tolist() == [float(one["Low"]) for one in bars[: fast.count]]
-    assert fast.open_ms.tolist() == [int(one.timestamp() * 1000) - MINUTE_MS for one in ends[: fast.count]]
+    assert fast.count == len(ends)
+    assert fast.floats("low").tolist() == [float(one["Low"]) for one in bars]
+    assert fast.open_ms.tolist() == [int(one.timestamp() * 1000) - MINUTE_MS for one in ends]
+    for body in (json.dumps({"Bars": bars}, separators=(",", ":")), json.dumps({"Bars": bars}, indent=1)):
+        assert final_until(body.encode(), fast) == (fast.open_ms[-1] if is_open else FOREVER_MS)

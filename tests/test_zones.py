@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from candle_fetcher import InputError
-from candle_fetcher.core.expiry import close_ms
+from candle_fetcher.core.finality import UNSTATED, Settling
 from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.core.zones import zone
 
@@ -94,8 +94,9 @@ def test_a_day_whose_midnight_is_skipped_begins_at_the_change():
         change,
         change,
     ]
-    assert close_ms(parse_timeframe("1d"), change - DAY, "Africa/Cairo") == change
-    assert close_ms(parse_timeframe("1d"), change, "Africa/Cairo") == change + 23 * HOUR
+    days = Settling(parse_timeframe("1d"), UNSTATED, "Africa/Cairo")
+    assert days.close_ms(change - DAY) == change
+    assert days.close_ms(change) == change + 23 * HOUR
 
 
 @pytest.mark.fault("H14", "K19")

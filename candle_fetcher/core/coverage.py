@@ -9,7 +9,8 @@ import numpy as np
 
 from candle_fetcher.core.candles import Candles, find_holes, join, no_candles, overlay
 from candle_fetcher.core.entry import UNASKED, Believed, Entry
-from candle_fetcher.core.expiry import FOREVER_MS, LAG_MS, drop_unsettled
+from candle_fetcher.core.expiry import FOREVER_MS
+from candle_fetcher.core.finality import Settling
 from candle_fetcher.core.spans import Span, subtract
 from candle_fetcher.core.timeframe import Timeframe
 
@@ -20,32 +21,44 @@ def absorb(
     candles: Candles,
     holes: Sequence[Span],
     *,
-    timeframe: Timeframe,
+    settling: Settling,
     now_ms: int,
     asked_ms: int | None = None,
     remember_ms: int = FOREVER_MS,
-    zone_name: str | None = None,
+    open_ms: int = FOREVER_MS,
 ) -> Entry | None:
     """The entry with the answer in it: inside the span the answer's candles and holes, outside it what was there.
 
+    A stored candle stays where the answer has none in its slot: an answer may lack rows, and a candle that was settled
+    does not cease to be. What the answer has of a slot replaces what was stored of it.
     Candles that are not settled are left out, and so is as much of a hole at the end as is so close to now that its
-    rows may still be written; what is covered ends before them. An answer that does not touch what is covered replaces
-    it: an entry covers one span. `asked_ms` is when the holes were asked about, now unless given: DUE for a source
-    whose word is not enough. What is covered is a fact all the same where holes are not to be asked for again: those
-    that are older than `remember_ms`. `zone_name` is the zone at whose midnight days open, where they do not in UTC.
+    rows may still be written, unless the provider is to be spared; what is covered ends before them. An answer that
+    does not touch what is covered replaces it: an entry covers one span. `asked_ms` is when the holes were asked about,
+    now unless given: DUE for a source whose word is not enough. What is covered is a fact all the same where holes are
+    not to be asked for again: those that are older than `remember_ms`. `open_ms` is where a candle opens of which the
+    reply says that it may still change, and which is not among `candles`: what is covered ends before its slot, unless
+    it has been over for long.
     """
-    settled = drop_unsettled(candles, timeframe, now_ms, zone_name)
+    timeframe = settling.timeframe
+    settled = settling.settled(candles, now_ms)
     end_ms = span.end_ms
     if settled.count < candles.count:
         end_ms = min(end_ms, timeframe.open_ms(timeframe.ordinal(int(candles.open_ms[settled.count]))))
-    if holes and holes[-1].end_ms >= end_ms and now_ms - holes[-1].end_ms < LAG_MS:
-        end_ms = min(end_ms, max(holes[-1].start_ms, timeframe.open_ms(timeframe.ordinal(now_ms - LAG_MS))))
+    if settling.changes(open_ms, now_ms):
+        end_ms = min(end_ms, timeframe.open_ms(timeframe.ordinal(open_ms)))
+    if holes and holes[-1].end_ms >= end_ms and not settling.finality.spares_edge:
+        end_ms = min(end_ms, max(holes[-1].start_ms, settling.known_ms(now_ms)))
     span = Span(span.start_ms, end_ms)
     asked_ms = now_ms if asked_ms is None else asked_ms
+    candles = settled.trim(span)
+    if entry is not None and entry.candles.count:
+        stored = entry.candles.trim(span)
+        candles = _with_stored(candles, stored, timeframe)
+        holes = [part for hole in holes for part in _without(hole, stored, timeframe)]
     told = [hole.clip(span) for hole in holes]
     believed = [Believed(*hole, asked_ms) for hole in told if hole and now_ms - hole.end_ms < remember_ms]
     if entry is None or span.start_ms > entry.covered.end_ms or span.end_ms < entry.covered.start_ms:
-        return Entry(span, now_ms, tuple(believed), settled.trim(span)) if span else entry
+        return Entry(span, now_ms, tuple(believed), candles) if span else entry
     if not span:
         return entry
     for old in entry.believed:
@@ -57,10 +70,25 @@ def absorb(
     covered = Span(min(span.start_ms, entry.covered.start_ms), max(span.end_ms, entry.covered.end_ms))
     # A look into the middle says nothing about the live edge.
     stored_ms = now_ms if span.end_ms >= entry.covered.end_ms else entry.stored_ms
-    return Entry(covered, stored_ms, tuple(sorted(believed)), overlay(entry.candles, settled.trim(span), span))
+    return Entry(covered, stored_ms, tuple(sorted(believed)), overlay(entry.candles, candles, span))
 
 
-def bridge(entry: Entry | None, span: Span, *, timeframe: Timeframe, now_ms: int, asked_ms: int) -> Entry | None:
+def _with_stored(candles: Candles, stored: Candles, timeframe: Timeframe) -> Candles:
+    """The candles, and those stored ones in whose slots there is none."""
+    stays = ~np.isin(timeframe.ordinals(stored.open_ms), timeframe.ordinals(candles.open_ms))
+    if not stays.any():
+        return candles
+    joined = join([candles, Candles(stored.names, stored.block[:, stays])])
+    return Candles(joined.names, joined.block[:, np.argsort(joined.open_ms, kind="stable")])
+
+
+def _without(hole: Span, stored: Candles, timeframe: Timeframe) -> list[Span]:
+    """The parts of the hole in whose slots no candle is stored."""
+    slots = timeframe.ordinals(stored.trim(hole).open_ms).tolist()
+    return subtract(hole, [Span(timeframe.open_ms(slot), timeframe.open_ms(slot + 1)) for slot in slots])
+
+
+def bridge(entry: Entry | None, span: Span, *, settling: Settling, now_ms: int, asked_ms: int) -> Entry | None:
     """The entry, covering up to the span that it does not touch: what lies between is a hole asked for at `asked_ms`.
 
     Without this an answer would replace it, and what was stored would be lost.
@@ -71,7 +99,7 @@ def bridge(entry: Entry | None, span: Span, *, timeframe: Timeframe, now_ms: int
     if span.end_ms < entry.covered.start_ms:
         between = Span(span.end_ms, entry.covered.start_ms)
     nothing = no_candles(entry.candles.names)
-    return absorb(entry, between, nothing, [between], timeframe=timeframe, now_ms=now_ms, asked_ms=asked_ms)
+    return absorb(entry, between, nothing, [between], settling=settling, now_ms=now_ms, asked_ms=asked_ms)
 
 
 class Filled(NamedTuple):

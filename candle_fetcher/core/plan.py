@@ -12,6 +12,7 @@ from typing import NamedTuple
 from candle_fetcher.core.candles import iso
 from candle_fetcher.core.entry import BEYOND, UNASKED, Entry
 from candle_fetcher.core.expiry import is_due
+from candle_fetcher.core.finality import Settling
 from candle_fetcher.core.spans import Span, subtract
 from candle_fetcher.core.timeframe import Timeframe
 
@@ -47,10 +48,23 @@ def group_chunks(chunks: Sequence[int], most: int) -> list[list[int]]:
 
 
 class Ask(NamedTuple):
-    """A span to ask a source for. `again` marks a hole that was believed once: one empty answer renews the belief."""
+    """A span to ask a source for. `again` marks a hole that was believed once: one empty answer renews the belief.
+
+    `from_ms` is where the request begins: before the span, where what is stored in front of it is to be read once more.
+    """
 
     span: Span
     again: bool = False
+    from_ms: int | None = None
+
+    @property
+    def reach(self) -> Span:
+        """What is asked for."""
+        return self.span if self.from_ms is None else Span(self.from_ms, self.span.end_ms)
+
+    def part(self, span: Span) -> Ask:
+        """The ask for a part of its span."""
+        return Ask(span, from_ms=self.from_ms if span.start_ms == self.span.start_ms else None)
 
 
 def find_asks(
@@ -59,6 +73,7 @@ def find_asks(
     wanted: Span,
     bounds: Span,
     *,
+    settling: Settling,
     now_ms: int,
     ttl_ms: int | None = None,
     recheck: bool = False,
@@ -70,8 +85,8 @@ def find_asks(
     `bounds` is what is listed and settled. A chunk is asked whole, clipped to its bounds, or its uncovered part; a
     believed hole is asked alone when its time has come, or at once to `recheck`; where none is remembered, all of the
     wanted part is asked for to recheck it. What lay beyond what the provider served is asked for where it `serves_all`
-    of its candles after all. `ttl_ms` caps how long the last candle before the live edge is believed:
-    then the tail is asked for from that candle on.
+    of its candles after all. `ttl_ms` caps how long the last candle before the live edge is believed: then the tail is
+    asked for from its slot on. Where the tail is asked for, the request begins with what is not confirmed yet.
     """
     needed = wanted.clip(bounds).clip(chunk)
     if not needed:
@@ -82,7 +97,8 @@ def find_asks(
     covered = entry.covered
     at_edge = covered.end_ms < chunk.end_ms
     if ttl_ms is not None and at_edge and entry.candles.count and abs(now_ms - entry.stored_ms) >= ttl_ms:
-        covered = Span(covered.start_ms, int(entry.candles.open_ms[-1]))
+        newest = settling.timeframe.ordinal(int(entry.candles.open_ms[-1]))
+        covered = Span(covered.start_ms, max(covered.start_ms, settling.timeframe.open_ms(newest)))
     open_ = (UNASKED, BEYOND) if serves_all else (UNASKED,)
     unasked = [Span(hole.start_ms, hole.end_ms).clip(bounds) for hole in entry.believed if hole.asked_ms in open_]
     asks = [Ask(span) for span in unasked if span.clip(needed)]
@@ -92,13 +108,25 @@ def find_asks(
         if hole.asked_ms not in (BEYOND, UNASKED)
         and Span(hole.start_ms, hole.end_ms).clip(needed)
         and hole.end_ms <= covered.end_ms  # else it is part of the tail
-        and (recheck or is_due(hole.end_ms, hole.asked_ms, now_ms))
+        and (recheck or is_due(hole.end_ms, hole.asked_ms, now_ms, settling.finality.late_ms))
     ]
     if recheck and not remembers and needed.clip(covered):
         asks.append(Ask(needed.clip(covered)))
     if not covered.holds(needed):
-        asks += [Ask(span) for span in subtract(whole, [covered])]
+        for span in subtract(whole, [covered]):
+            from_ms = find_unconfirmed(entry, settling) if span.start_ms == covered.end_ms else None
+            asks.append(Ask(span, from_ms=from_ms if from_ms is not None and from_ms < span.start_ms else None))
     return asks
+
+
+def find_unconfirmed(entry: Entry, settling: Settling) -> int | None:
+    """Where what is not confirmed yet of the entry begins: candles that were read soon after their close, and holes
+    that may have been rows that were late. None where everything is."""
+    covered, late_ms = entry.covered, settling.finality.late_ms
+    starts = [hole.start_ms for hole in entry.believed if hole.asked_ms > 0 and hole.asked_ms - hole.end_ms < late_ms]
+    first_ms = settling.unconfirmed_ms(entry.candles, entry.stored_ms)
+    starts += [] if first_ms is None else [first_ms]
+    return max(covered.start_ms, min(starts)) if starts else None
 
 
 class Step(NamedTuple):

@@ -25,7 +25,7 @@ from candle_fetcher.cache import CandleCache, Imported
 from candle_fetcher.concurrency import is_ours, start_thread, wait_for
 from candle_fetcher.console import make_progress
 from candle_fetcher.core.arguments import is_several, read_flag, read_whole
-from candle_fetcher.core.candles import Candles, Gap, fingerprint, have_prices, iso, join
+from candle_fetcher.core.candles import Candles, Gap, fingerprint, have_prices, iso, join, no_candles
 from candle_fetcher.core.errors import (
     AccessDenied,
     Banned,
@@ -369,7 +369,8 @@ class CandleFetcher:
         kind: "candles", and on Binance futures "mark", "index", "premium".
         source: overrides the fetcher's.
         columns: "ohlcv" (float64 open, high, low, close, volume) or "all".
-        include_open: adds the candle that is still forming, and a boolean column `is_closed`.
+        include_open: adds the candles that may still change, and a boolean column `is_closed`: false for the one that
+            forms, and for one that is over but not final yet by the provider's rule; true for settled ones.
         on_gap: "leave" lists what the provider itself lacks in the manifest, "raise" raises IncompleteData, "refetch"
         asks for it again, "ffill" and "interpolate" invent rows and mark them in `is_synthetic`.
         refresh: asks again for everything in the range.
@@ -606,7 +607,8 @@ class CandleFetcher:
             end_ms = request.source.estimated_ms() if wanted.end_ms is None else wanted.end_ms
             start_ms = 0 if wanted.back_ms is None else end_ms - wanted.back_ms
             span = Span(start_ms if wanted.start_ms is None else wanted.start_ms, end_ms)
-        return coverage_frame(read_coverage(self.cache, request.series, span))
+        late_ms = request.source.provider.feed(kind).finality.late_ms
+        return coverage_frame(read_coverage(self.cache, request.series, span, late_ms))
 
     @public_call
     def audit(
@@ -718,7 +720,7 @@ class CandleFetcher:
         clock = archive if way == "archive" and archive is not None else request.source
         spare = archive if way == "auto" else None
         now_ms = self._gatherer().now_ms(clock, series, end_ms, errand, ask=way != "cache", archive=spare)
-        span = read_span(wanted._replace(end_ms=now_ms if wanted.end_ms is None else end_ms), MONTH, now_ms)
+        span = read_span(wanted._replace(end_ms=now_ms if wanted.end_ms is None else end_ms), now_ms, now_ms)
         with self._lock:
             if self._funding_gatherer is None:
                 self._funding_gatherer = FundingGatherer(
@@ -1017,8 +1019,11 @@ class CandleFetcher:
 
     def _with_open(self, request: Request, got: Collected, how: How, options: _Options, errand: Errand) -> pd.DataFrame:
         limit = request.range.limit
+        is_enough = limit is not None and request.range.oldest and got.candles.count >= limit
         try:
-            forming = self._collector().forming(request, got, how, errand)
+            forming = (
+                no_candles(got.candles.names) if is_enough else self._collector().forming(request, got, how, errand)
+            )
         except Banned:
             raise
         except (TransportError, ReplyError, RateLimited, AccessDenied) as error:

@@ -18,7 +18,6 @@ from candle_fetcher.core.compare import (
     find_differences_with_finer,
 )
 from candle_fetcher.core.errors import IncompleteData, InputError, NotOffered, shown
-from candle_fetcher.core.expiry import settled_end_ms
 from candle_fetcher.core.frame import MANIFEST, utc_index
 from candle_fetcher.core.resample import base_for
 from candle_fetcher.core.spans import Span, subtract
@@ -78,16 +77,16 @@ class Auditor(NamedTuple):
             slots = timeframe.first_slot(span.start_ms) - 1, timeframe.first_slot(span.end_ms) + 1
             wide = Span(max(0, timeframe.open_ms(slots[0])), timeframe.open_ms(slots[1]))
             around = self.stored.collect(request, wide, how, self.errand).candles
-        now_ms = self.stored.now_ms(request, how, self.errand)
+        base = base_for(finer, request.source.provider.feed(request.series.kind).timeframes, request.series.provider)
+        fine = request._replace(series=request.series._replace(timeframe=base), timeframe=finer)
+        settled_ms = fine.settled_ms(self.stored.now_ms(request, how, self.errand))
         borders = find_borders(around, timeframe, span)
         ends = ends_ms(borders, timeframe)
-        wanted = (borders >= span.start_ms) & (borders < span.end_ms) & (ends <= settled_end_ms(finer, now_ms))
+        wanted = (borders >= span.start_ms) & (borders < span.end_ms) & (ends <= settled_ms)
         if not wanted.any():
             return
         first, stop = int(np.argmax(wanted)), len(wanted) - int(np.argmax(wanted[::-1]))
         borders = np.append(borders, max(int(ends[-1]), int(borders[-1]) + 1))
-        base = base_for(finer, request.source.provider.feed(request.series.kind).timeframes, request.series.provider)
-        fine = request._replace(series=request.series._replace(timeframe=base), timeframe=finer)
         step = max(1, _FINE_ROWS * finer.nominal_ms // timeframe.nominal_ms)
         for at in range(first, stop, step):
             cuts = borders[at : min(at + step, stop) + 1]

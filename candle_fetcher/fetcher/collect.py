@@ -16,7 +16,8 @@ from candle_fetcher.core.errors import (
     SourceError,
     UnknownSymbol,
 )
-from candle_fetcher.core.expiry import FOREVER_MS, drop_unsettled, settled_end_ms
+from candle_fetcher.core.expiry import FOREVER_MS
+from candle_fetcher.core.finality import Settling
 from candle_fetcher.core.plan import CHUNK_SLOTS, chunk_of, chunk_span
 from candle_fetcher.core.resample import resample
 from candle_fetcher.core.spans import Span
@@ -27,7 +28,7 @@ from candle_fetcher.fetcher.manifest import failed_gaps, find_all_gaps, forming_
 from candle_fetcher.fetcher.request import Request, read_span
 from candle_fetcher.fetcher.sessions import OpenParts, find_open_parts
 from candle_fetcher.fetcher.trip import Gathered, Want
-from candle_fetcher.sources import Errand
+from candle_fetcher.sources import Errand, Page
 
 
 class How(NamedTuple):
@@ -74,12 +75,12 @@ class Collector:
     def span(self, request: Request, how: How, errand: Errand) -> Span:
         """The span of the request, up to what is settled; out of the cache alone, up to what is stored."""
         now_ms = self.now_ms(request, how, errand)
-        timeframe = request.timeframe
-        span = read_span(request.range, timeframe, now_ms)
+        timeframe, settled_ms = request.timeframe, request.settled_ms(now_ms)
+        span = read_span(request.range, settled_ms, now_ms)
         if request.range.from_first:
             listed_ms = timeframe.open_ms(timeframe.ordinal(self.listed_ms(request, how, errand)))
             span = Span(min(listed_ms, span.end_ms), span.end_ms)
-        end_ms = min(span.end_ms, settled_end_ms(timeframe, now_ms))
+        end_ms = min(span.end_ms, settled_ms)
         if how.only_cache and (request.range.end_ms is None or end_ms < span.end_ms):
             # What is stored has settled, though our clock be behind.
             stored_ms = self._stored_end_ms(request, span)
@@ -134,6 +135,9 @@ class Collector:
             slots = timeframe.first_slot(span.start_ms), timeframe.first_slot(span.end_ms)
             wanted = Span(timeframe.open_ms(slots[0]), timeframe.open_ms(slots[1]))
         told = self._gatherer.gather(self._want(request, wanted, how), errand)
+        if told.span.end_ms < wanted.end_ms:  # what follows may still come, or change
+            end_ms = timeframe.open_ms(timeframe.ordinal(told.span.end_ms))
+            span = Span(span.start_ms, max(span.start_ms, min(span.end_ms, end_ms)))
         parts = [part.entry.candles.pick(names) for part in told.parts if part.entry.candles.count]
         candles = join(parts) if parts else no_candles(names)
         for lost, _ in told.failed:
@@ -143,7 +147,7 @@ class Collector:
         if base != timeframe:
             if candles.count:
                 # A slot has settled once the last of its candles has, which may be hours later than the slot itself.
-                until_ms = forming_ms(candles, base, told.span.end_ms, told.now_ms, told.zone_name)
+                until_ms = forming_ms(candles, told.settling, told.span.end_ms, told.now_ms)
                 if until_ms < told.span.end_ms:
                     until_ms = timeframe.open_ms(timeframe.ordinal(until_ms))
                     span = Span(span.start_ms, max(span.start_ms, min(span.end_ms, until_ms)))
@@ -152,9 +156,6 @@ class Collector:
                 # A slot without a row had no trade: only what could not be had is lacking.
                 away = [*(one for one, _ in told.failed), *told.beyond]
                 lacking = [ms for ms in lacking if any(Span(ms, timeframe.close_ms(ms)).clip(one) for one in away)]
-            lacking = [ms for ms in lacking if ms < span.end_ms]
-        if errand.doubts_clock:  # the span was made by a clock that is ahead
-            span = Span(span.start_ms, max(span.start_ms, min(span.end_ms, settled_end_ms(timeframe, told.now_ms))))
             lacking = [ms for ms in lacking if ms < span.end_ms]
         if not candles.count and not how.only_cache:
             self._doubt_symbol(request, told, errand)
@@ -243,6 +244,10 @@ class Collector:
                 span = Span(max(start_ms, whole.start_ms), whole.end_ms)
                 is_all = start_ms <= known.start_ms
             got = self.collect(request, span, how, errand)
+            if got.span.end_ms < span.end_ms and got.candles.count < limit and not request.range.oldest:
+                whole = Span(whole.start_ms, got.span.end_ms)  # the newest rows are late: count back from those before
+                if whole:
+                    continue
             news = self._known(request, whole, now_ms) != known
             if got.candles.count >= limit or got.failed or (is_all and not news):
                 return cut(got, limit, request)
@@ -269,29 +274,35 @@ class Collector:
                 return
 
     def forming(self, request: Request, got: Collected, how: How, errand: Errand) -> Candles:
-        """The candles that are not settled, the last of them still forming; none where the range ends before."""
+        """The candles after those of `got` that may still change, the last of them still forming; none where the range
+        ends before."""
         source, series, timeframe, names = request.source, request.series, request.timeframe, got.candles.names
-        base = series.timeframe
+        base, settling = series.timeframe, got.told.settling
         now_ms = self.now_ms(request, how, errand)
-        settled_ms = settled_end_ms(base, now_ms)
-        wanted = read_span(request.range, timeframe, now_ms)
+        wanted = read_span(request.range, request.settled_ms(now_ms), now_ms)
         if request.range.end_ms is None:
             wanted = Span(wanted.start_ms, now_ms + 1)
+        edge_ms = settling.end_ms(now_ms)
+        is_cut = got.told.span.end_ms < min(wanted.end_ms, edge_ms)
+        if is_cut:  # what follows may be final by now, and was not when it was asked for
+            edge_ms = got.told.span.end_ms
         # Off the grid, a candle that opened in the slot before may not have settled yet.
-        span = Span(base.open_ms(base.ordinal(settled_ms) - 1), now_ms + 1)
+        span = Span(base.open_ms(base.ordinal(edge_ms) - 1), now_ms + 1)
         if how.only_cache or how.only_archive or wanted.end_ms <= span.start_ms:
             return no_candles(names)
         if errand.denial is not None:
             raise errand.denial
-        newest = source.page(series, span, errand)
-        unsettled_ms = _unsettled_ms(newest, base, now_ms, source.provider.feed(series.kind).zone(series))
-        newest = newest.trim(Span(unsettled_ms, span.end_ms)).pick(names)
+        page = source.page(series, span, errand)
+        first_ms = min(_unsettled_ms(page, settling, now_ms), edge_ms if is_cut else FOREVER_MS)
+        newest = page.candles.trim(Span(max(first_ms, _last_ms(got.told) + 1), span.end_ms)).pick(names)
         if base != timeframe:
-            open_ms = settled_end_ms(timeframe, now_ms)
+            open_ms = timeframe.open_ms(timeframe.ordinal(edge_ms))
             if newest.count:
-                open_ms = min(open_ms, timeframe.open_ms(timeframe.ordinal(unsettled_ms)))
-            settled = self.collect(request._replace(timeframe=base), Span(open_ms, settled_ms), how, errand).candles
+                open_ms = min(open_ms, timeframe.open_ms(timeframe.ordinal(int(newest.open_ms[0]))))
+            settled = self.collect(request._replace(timeframe=base), Span(open_ms, edge_ms), how, errand).candles
             newest, _ = resample(join([settled, newest]), base, timeframe, Span(open_ms, span.end_ms))
+            if got.candles.count:
+                newest = newest.trim(Span(int(got.candles.open_ms[-1]) + 1, FOREVER_MS))
         return newest.trim(wanted)
 
 
@@ -304,9 +315,14 @@ def _all_unknown(label: str, fix: str, hole: Span) -> list[Span]:
     return [hole]
 
 
-def _unsettled_ms(candles: Candles, timeframe: Timeframe, now_ms: int, zone_name: str | None) -> int:
+def _last_ms(told: Gathered) -> int:
+    """When the newest candle opens; long ago where there is none."""
+    return max((int(part.entry.candles.open_ms[-1]) for part in told.parts if part.entry.candles.count), default=-1)
+
+
+def _unsettled_ms(page: Page, settling: Settling, now_ms: int) -> int:
     """The open time of the first candle that is not settled; the far future where all are."""
-    settled = drop_unsettled(candles, timeframe, now_ms, zone_name).count
+    candles, settled = page.candles, settling.settled(page.final, now_ms).count
     return int(candles.open_ms[settled]) if settled < candles.count else FOREVER_MS
 
 

@@ -32,8 +32,11 @@ class Line(NamedTuple):
     evidence: str
 
 
-def read_coverage(cache: CandleCache, series: Series, span: Span | None) -> list[Line]:
-    """What is known of the span, or of all time, in order. What no line speaks of has never been asked for."""
+def read_coverage(cache: CandleCache, series: Series, span: Span | None, late_ms: int) -> list[Line]:
+    """What is known of the span, or of all time, in order. What no line speaks of has never been asked for.
+
+    `late_ms` is how late a row may come.
+    """
     facts = cache.look_up_facts(series)
     quiet = [Span(one.start_ms, one.end_ms) for one in facts.quiet]
     lines: list[Line] = []
@@ -45,7 +48,7 @@ def read_coverage(cache: CandleCache, series: Series, span: Span | None) -> list
             for hole in entry.believed:
                 if hole.asked_ms == UNASKED:
                     continue
-                again_ms = ask_again_ms(hole.end_ms, hole.asked_ms) if hole.asked_ms != DUE else 0
+                again_ms = ask_again_ms(hole.end_ms, hole.asked_ms, late_ms) if hole.asked_ms != DUE else 0
                 evidence = f"{series.provider} was asked for it alone and has none"
                 if hole.asked_ms == DUE:
                     evidence = "a file has none; REST is asked before that is believed"

@@ -30,7 +30,7 @@ from candle_fetcher.core.errors import (
     TransportError,
 )
 from candle_fetcher.core.events import Busy, Observe
-from candle_fetcher.core.expiry import LAG_MS, NEAR_MS
+from candle_fetcher.core.expiry import NEAR_MS
 from candle_fetcher.core.files import File, choose_files
 from candle_fetcher.core.funding import FUNDING_COLUMNS
 from candle_fetcher.core.merging import Merged, merge_entries
@@ -425,6 +425,7 @@ class _Trip:
             self.refusal = refused
 
     def _store(self, span: Span, records: Candles, stored_s: float) -> None:
+        late_ms = self.source.funding.late_ms
         for month in _months(span):
             whole = _span_of(month)
             piece = whole.clip(span)
@@ -435,11 +436,11 @@ class _Trip:
                 covered = Span(old.covered.start_ms, max(old.covered.end_ms, piece.end_ms))
                 candles = overlay(old.candles, inside, piece)
             newest_ms = int(candles.open_ms[-1]) + 1 if candles.count else covered.start_ms
-            covered = Span(covered.start_ms, max(newest_ms, min(covered.end_ms, self.now_ms - LAG_MS)))
+            covered = Span(covered.start_ms, max(newest_ms, min(covered.end_ms, self.now_ms - late_ms)))
             entry = self.entries[month] = Entry(covered, self.now_ms, (), candles)
             if covered:
                 # Another process may have stored more of a month that is not over: the disk is looked at again.
-                until_s = None if covered.end_ms == whole.end_ms else stored_s + LAG_MS / 1000
+                until_s = None if covered.end_ms == whole.end_ms else stored_s + late_ms / 1000
                 change = partial(_merged, month, entry, piece, self.seen.get(month))
                 self.seen |= self.cache.update(self.series, [month], change, {month: until_s})[0]
 

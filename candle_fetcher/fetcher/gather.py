@@ -30,10 +30,19 @@ from candle_fetcher.core.errors import (
     UnknownSymbol,
 )
 from candle_fetcher.core.events import Observe, Progress
-from candle_fetcher.core.expiry import FOREVER_MS, NEAR_MS, ask_again_ms, drop_unsettled, edge_until_ms, settled_end_ms
+from candle_fetcher.core.expiry import FOREVER_MS, NEAR_MS, ask_again_ms
 from candle_fetcher.core.files import USUAL_LAGS, File, choose_files
 from candle_fetcher.core.merging import Merged, merge_entries
-from candle_fetcher.core.plan import CHUNK_SLOTS, Ask, chunk_of, chunk_span, chunks_of, find_asks, group_chunks
+from candle_fetcher.core.plan import (
+    CHUNK_SLOTS,
+    Ask,
+    chunk_of,
+    chunk_span,
+    chunks_of,
+    find_asks,
+    find_unconfirmed,
+    group_chunks,
+)
 from candle_fetcher.core.revisions import find_revisions
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
@@ -121,7 +130,7 @@ class Gatherer:
         now_ms = self.now_ms(clock, series, want.span.end_ms, errand, ask=not want.only_cache, archive=spare)
         end_ms = want.span.end_ms  # what is stored has settled, whatever our clock says
         if not want.only_cache:
-            end_ms = min(end_ms, settled_end_ms(timeframe, now_ms))
+            end_ms = min(end_ms, want.source.provider.feed(series.kind).settling(series).end_ms(now_ms))
         span = Span(want.span.start_ms, max(want.span.start_ms, end_ms))
         if (want.refresh or want.recheck) and not want.only_cache:
             cache.forget_facts(series)
@@ -204,10 +213,10 @@ class Gatherer:
     def _asks(self, trip: Trip, chunk: int, entry: Entry | None = None) -> list[Ask]:
         """What must be asked for before the chunk can answer, given what is stored (or `entry`) and known by now."""
         span = chunk_span(trip.timeframe, chunk)
-        settled_ms = settled_end_ms(trip.timeframe, trip.now_ms)
+        settled_ms = trip.settling.end_ms(trip.now_ms)
         held_ms = trip.feed.held_back_ms(trip.want.series)
         if held_ms:
-            settled_ms = min(settled_ms, max(trip.span.end_ms, settled_end_ms(trip.timeframe, trip.now_ms - held_ms)))
+            settled_ms = min(settled_ms, max(trip.span.end_ms, trip.settling.end_ms(trip.now_ms - held_ms)))
         # Where nobody may be asked, what is stored is believed however old the word is.
         asked_at_ms = 0 if trip.want.only_cache else trip.now_ms
         start_ms = max(span.start_ms, min(trip.reach_ms, span.end_ms))
@@ -217,17 +226,21 @@ class Gatherer:
         found = trip.found.get(chunk)
         if entry is None and found is not None:
             entry = found[1]
-        return find_asks(
+        asks = find_asks(
             entry,
             span,
             trip.span,
             bounds,
+            settling=trip.settling,
             now_ms=asked_at_ms,
             ttl_ms=None if trip.want.only_cache else trip.want.ttl_ms,
             recheck=trip.want.recheck and chunk not in trip.answered,
             remembers=trip.feed.quiet_rows,
             serves_all=not trip.want.only_cache and trip.feed.depth(trip.want.series) is None,
         )
+        if not asks and chunk in trip.confirm and chunk not in trip.answered:
+            asks.append(Ask(Span(span.end_ms, span.end_ms), from_ms=trip.confirm[chunk]))
+        return asks
 
     def _lacks_older(self, trip: Trip, chunks: Sequence[int]) -> bool:
         """Whether something is missing that opens before what the provider serves."""
@@ -250,7 +263,8 @@ class Gatherer:
     def _fetch(self, trip: Trip, todo: list[int]) -> None:
         """Fills the chunks. Sends nothing more once the caller is interrupted or an error is final."""
         source, series = trip.want.source, trip.want.series
-        self._cache.open_shelves(series, todo)
+        self._confirm_before(trip, todo)
+        self._cache.open_shelves(series, [*trip.confirm, *todo])
         try:
             # The limits before the burst; and the two ends, which tell where the series begins and ends.
             asks_rest = self._is_within_reach(trip, todo)
@@ -412,7 +426,7 @@ class Gatherer:
         candles, whole = read.candles, file.span
         if read.published_ms is not None and read.published_ms >= file.span.end_ms:
             # The last candle of a month may end after it, and after the file was made.
-            candles = drop_unsettled(read.candles, trip.timeframe, read.published_ms, trip.zone_name)
+            candles = trip.settling.settled(read.candles, read.published_ms)
             if candles.count < read.candles.count:
                 first_ms = int(read.candles.open_ms[candles.count])
                 whole = Span(whole.start_ms, trip.timeframe.open_ms(trip.timeframe.ordinal(first_ms)))
@@ -476,14 +490,17 @@ class Gatherer:
 
         futures = [pool.submit(work, None, job) for job in jobs]
         futures += [pool.submit(work, file, partial(read, file)) for file in files]
+        confirmed = 0
         for some in group_chunks(waiting.for_none, trip.feed.limit // CHUNK_SLOTS):
-            fill(some)
+            before = [chunk for chunk in trip.confirm if chunk + 1 == some[0] and chunk not in trip.answered]
+            confirmed += len(before)
+            fill([*before, *some])
         try:
-            for _ in range(len(jobs) + len(files) + len(chunks)):
+            for _ in range(len(jobs) + len(files) + len(chunks) + confirmed):
                 what, error = _next(done, trip.errand)
                 if error is not None:
                     self._note(trip, what, error)
-                elif isinstance(what, int):
+                elif isinstance(what, int) and what not in trip.confirm:
                     step = min(CHUNK_SLOTS, trip.slots - trip.done)
                     trip.done += step
                     self._observe(Progress("advance", trip.want.label, step, trip.slots))
@@ -495,6 +512,31 @@ class Gatherer:
             for future in futures:
                 future.cancel()
             raise
+
+    def _confirm_before(self, trip: Trip, todo: Sequence[int]) -> None:
+        """Notes what is to be read once more of the chunk before those to ask for, where the same call has room for it:
+        its newest candles were read soon after their close. No request is sent for it alone."""
+        feed, series, first = trip.feed, trip.want.series, todo[-1]
+        while first - 1 in todo:
+            first -= 1
+        asks = [ask for chunk in range(first, todo[-1] + 1) for ask in self._asks(trip, chunk) if not ask.again]
+        if trip.want.refresh or trip.want.only_archive or not asks:
+            return
+        before = chunk_span(trip.timeframe, first - 1)
+        if asks[0].span.start_ms != before.end_ms:
+            return
+        stored = trip.found.get(first - 1) or self._cache.reload(series, [first - 1]).get(first - 1)
+        from_ms = None if stored is None else find_unconfirmed(stored[1], trip.settling)
+        if stored is None or from_ms is None or stored[1].covered.end_ms != before.end_ms:
+            return
+        reach = Span(from_ms, asks[-1].span.end_ms)
+        if feed.is_whole:
+            fits = feed.call(series, reach, 1) == feed.call(series, asks[0].span, 1)
+        else:
+            fits = next(windows(feed, series, reach)) == reach
+        if fits:
+            trip.put(first - 1, *stored)
+            trip.confirm[first - 1] = from_ms
 
     def _jobs(self, trip: Trip, chunks: Sequence[int]) -> Iterator[tuple[int, Callable[[], None]]]:
         """What fills the chunks, one by one. Of those that one call may bring nobody else asks for one meanwhile."""
@@ -511,12 +553,15 @@ class Gatherer:
             claimed = self._take_off(series, chunks, flights)
             within = self._span_of(trip, claimed)
             for chunk in claimed:
-                yield chunk, partial(fly, chunk, within)
+                is_alone = chunk in trip.confirm and chunk + 1 not in claimed
+                yield chunk, _nothing if is_alone else partial(fly, chunk, within)
         finally:
             for chunk, flight in flights.items():
                 cache.land(series, chunk)
                 flight.set_exception(CancelledError())  # whoever waits for it may have it
-        yield from ((chunk, partial(self._fill, trip, chunk)) for chunk in chunks if chunk not in claimed)
+        for chunk in chunks:
+            if chunk not in claimed:
+                yield chunk, _nothing if chunk in trip.confirm else partial(self._fill, trip, chunk)
 
     def _take_off(self, series: Series, chunks: Sequence[int], flights: dict[int, Future[Entry | None]]) -> list[int]:
         """Puts those of the chunks that no thread is at into `flights`, for the caller to land whatever happens.
@@ -531,7 +576,7 @@ class Gatherer:
 
     def _span_of(self, trip: Trip, chunks: Sequence[int]) -> Span | None:
         """What the chunks lack together, where one call may bring it."""
-        spans = [ask.span for chunk in chunks for ask in self._asks(trip, chunk) if not ask.again]
+        spans = [ask.reach for chunk in chunks for ask in self._asks(trip, chunk) if not ask.again]
         if not spans:
             return None
         start_ms, end_ms = min(span.start_ms for span in spans), max(span.end_ms for span in spans)
@@ -553,7 +598,7 @@ class Gatherer:
             lacking = self._asks(trip, chunk)
             if lacking and not isinstance(error, TransportError | ReplyError | RateLimited):
                 raise error
-        trip.failed += [(ask.span, error) for ask in lacking]
+        trip.failed += [(ask.span, error) for ask in lacking if ask.span]
 
     def _fill(self, trip: Trip, chunk: int) -> None:
         """Brings one chunk up to date; where another thread is at it already, waits for that one's entry."""
@@ -581,7 +626,7 @@ class Gatherer:
         stored before it is kept, though what lies between cannot be had any more."""
         if trip.feed.depth(trip.want.series) is None:
             return entry
-        return bridge(entry, span, timeframe=trip.timeframe, now_ms=trip.now_ms, asked_ms=BEYOND)
+        return bridge(entry, span, settling=trip.settling, now_ms=trip.now_ms, asked_ms=BEYOND)
 
     def _without_older(self, trip: Trip, entry: Entry | None, asked: Span) -> Entry | None:
         """The entry, which knows what of the span the provider does not serve any more; it never will again."""
@@ -596,7 +641,7 @@ class Gatherer:
                 hole,
                 no_candles(trip.feed.columns),
                 [hole],
-                timeframe=trip.timeframe,
+                settling=trip.settling,
                 now_ms=trip.now_ms,
                 asked_ms=BEYOND,
             )
@@ -638,10 +683,10 @@ class Gatherer:
                             answer.span,
                             answer.candles,
                             answer.believed,
-                            timeframe=trip.timeframe,
+                            settling=trip.settling,
                             now_ms=trip.now_ms,
-                            remember_ms=FOREVER_MS if trip.feed.quiet_rows else trip.feed.late_ms,
-                            zone_name=trip.zone_name,
+                            remember_ms=FOREVER_MS if trip.feed.quiet_rows else trip.settling.finality.late_ms,
+                            open_ms=answer.open_ms,
                         )
                         trip.fresh.setdefault(chunk, []).append(Fresh(answer.span, "rest"))
                         if answer.error is not None:
@@ -742,6 +787,7 @@ class Gatherer:
             runs = merge(span for span, _ in inner)
             best = max(runs, key=lambda run: run.clip(trip.span).end_ms - run.clip(trip.span).start_ms)
             inner = [piece for piece in inner if best.holds(piece[0])]
+        from_ms = None if entry is None else find_unconfirmed(entry, trip.settling)
         while True:
             covered = None if entry is None else entry.covered
             # What does not touch it is left out.
@@ -749,6 +795,8 @@ class Gatherer:
             if at is None:
                 return entry, fresh
             span, candles = inner.pop(at)
+            if covered is not None and from_ms is not None and span.end_ms > covered.end_ms:
+                covered = Span(covered.start_ms, from_ms)  # what was read soon after its close is read once more
             for part in [span] if covered is None else subtract(span, [covered]):
                 entry = self._laid_in(trip, entry, part, candles)
                 fresh.append(Fresh(part, "archive"))
@@ -761,16 +809,15 @@ class Gatherer:
             span,
             found,
             holes,
-            timeframe=trip.timeframe,
+            settling=trip.settling,
             now_ms=trip.now_ms,
             asked_ms=DUE,
-            zone_name=trip.zone_name,
         )
 
     def _answers(self, trip: Trip, ask: Ask, entry: Entry | None, within: Span | None) -> Iterator[Answer]:
         """The source's answers to an ask, call by call, so that what has come is kept whichever call fails."""
         source, series = trip.want.source, trip.want.series
-        pieces = list(windows(trip.feed, series, ask.span)) if ask.span else []
+        pieces = list(windows(trip.feed, series, ask.reach)) if ask.reach else []
         # What a file has not before its first candle may lie before the listing: only a first look finds that out.
         is_first = (
             self._cache.facts(series).first_ms is None
@@ -827,7 +874,7 @@ class Gatherer:
                 for chunk, old in stored.items():
                     new = merged[chunk].entry._replace(stored_ms=filled[chunk][0].stored_ms)
                     cache.note(series, find_revisions(old, new))
-                    if any(old.covered.clip(one) for one in merged[chunk].replaced):
+                    if not new.candles.trim(old.covered).equals(old.candles):
                         stale.append(chunk)
                 return merged
 
@@ -859,7 +906,7 @@ class Gatherer:
         if entry.covered.end_ms >= chunk_span(trip.timeframe, chunk).end_ms:
             return None
         # Beyond this another process may have stored a newer one; the disk is looked at again.
-        edge_ms = edge_until_ms(trip.timeframe, entry.covered.end_ms, trip.now_ms, trip.want.ttl_ms)
+        edge_ms = trip.settling.edge_until_ms(entry.covered.end_ms, trip.now_ms, trip.want.ttl_ms)
         return min(self._clock(), trip.wall_s) + (edge_ms - trip.now_ms) / 1000
 
     def _learn_unverified(self, trip: Trip, merged: Mapping[int, Merged], olds: Sequence[Entry]) -> None:
@@ -909,7 +956,7 @@ class Gatherer:
             first_ms = self._ask_listing(trip, hole, seen_ms) if is_news else known_ms
             if first_ms is None:
                 # A symbol that is to be traded soon has its first candle at any moment.
-                end_ms = max(hole.end_ms, settled_end_ms(series.timeframe, trip.now_ms))
+                end_ms = max(hole.end_ms, trip.settling.end_ms(trip.now_ms))
                 nothing = Quiet(-FOREVER_MS, end_ms, "not_listed", trip.now_ms)
                 cache.learn(series, quiet=nothing, now_ms=trip.now_ms)
             elif is_news and feed.first_call is not None and first_ms != seen_ms:
@@ -1023,7 +1070,10 @@ class Gatherer:
         span = chunk_span(trip.timeframe, chunk)
         if not entry.covered.holds(self._cache.facts(trip.want.series).bounds(span, trip.now_ms)):
             return LOOK
-        again = (ask_again_ms(hole.end_ms, hole.asked_ms) for hole in entry.believed if hole.asked_ms != BEYOND)
+        late_ms = trip.settling.finality.late_ms
+        again = (
+            ask_again_ms(hole.end_ms, hole.asked_ms, late_ms) for hole in entry.believed if hole.asked_ms != BEYOND
+        )
         return min(again, default=FOREVER_MS)
 
     def _tell_of_archive(self, trip: Trip) -> None:
@@ -1044,12 +1094,13 @@ class Gatherer:
     def _told(self, trip: Trip) -> Gathered:
         facts = self._cache.facts_about(trip.want.series, [entry for _, entry in trip.found.values()])
         unverified = {one.path for one in facts.unverified if Span(one.start_ms, one.end_ms).clip(trip.span)}
+        beyond = _beyond(trip, facts)
         told = Gathered(
             trip.want.series,
-            trip.span,
+            Span(trip.span.start_ms, _known_end(trip, facts, beyond)),
             trip.now_ms,
             facts,
-            trip.zone_name,
+            trip.settling,
             failed=trip.failed,
             wall_s=trip.wall_s,
             generation=trip.generation,
@@ -1058,13 +1109,13 @@ class Gatherer:
             rejected=sorted(trip.rejected),
             is_off_grid=trip.is_off_grid,
             asked_rest=not (trip.want.only_archive or trip.want.only_cache),
-            beyond=_beyond(trip, facts),
+            beyond=beyond,
         )
         self._tell_of_archive(trip)
         for file, error in trip.unread:
             if file.path in trip.rejected:
                 warn(ArchiveMismatch(f"{file.path} of the archive is not used: {error.reason}"))
-        told.ends_now = trip.span.end_ms >= settled_end_ms(trip.timeframe, trip.now_ms)
+        told.ends_now = trip.span.end_ms >= trip.settling.end_ms(trip.now_ms)
         if trip.want.ttl_ms is not None and told.ends_now:
             told.until_ms = trip.now_ms + trip.want.ttl_ms
         needed = told.facts.bounds(trip.span, trip.now_ms)
@@ -1077,8 +1128,12 @@ class Gatherer:
             empty += [(hole.start_ms, hole.end_ms, hole.asked_ms) for hole in entry.believed if hole.asked_ms != BEYOND]
         for start_ms, end_ms, asked_ms in empty:
             if Span(start_ms, end_ms).clip(trip.span):
-                told.until_ms = min(told.until_ms, ask_again_ms(end_ms, asked_ms))
+                told.until_ms = min(told.until_ms, ask_again_ms(end_ms, asked_ms, trip.settling.finality.late_ms))
         return told
+
+
+def _nothing() -> None:
+    """Does nothing: a chunk that was only to be confirmed beside another one is left as it is."""
 
 
 def find_files(
@@ -1122,6 +1177,20 @@ def _beyond(trip: Trip, facts: Facts) -> list[Span]:
         known += [Span(quiet.start_ms, quiet.end_ms) for quiet in facts.quiet]
         lost += subtract(older, [*known, *(span for span, _ in trip.failed)])
     return merge(span for span in lost if span)
+
+
+def _known_end(trip: Trip, facts: Facts, beyond: Sequence[Span]) -> int:
+    """Where what is known of the span ends: the candles after it may still change, or their rows be late."""
+    known = [Span(quiet.start_ms, quiet.end_ms) for quiet in facts.quiet] + [span for span, _ in trip.failed]
+    for _, entry in trip.found.values():
+        start_ms, end_ms = entry.covered
+        if entry.believed and entry.believed[-1].end_ms == end_ms and entry.believed[-1].asked_ms > 0:
+            newest = entry.believed[-1]
+            end_ms = max(newest.start_ms, min(end_ms, trip.settling.known_ms(newest.asked_ms)))
+        known.append(Span(start_ms, end_ms))
+    unknown = subtract(trip.span, [*known, *beyond])
+    is_tail = bool(unknown) and unknown[-1].end_ms == trip.span.end_ms
+    return unknown[-1].start_ms if is_tail else trip.span.end_ms
 
 
 def _is_final(trip: Trip, chunk: int) -> bool:

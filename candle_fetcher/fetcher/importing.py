@@ -34,8 +34,8 @@ from candle_fetcher.core.csv import read_rows
 from candle_fetcher.core.decimals import CSV_PIECE_BYTES
 from candle_fetcher.core.entry import DUE, Entry
 from candle_fetcher.core.errors import BadFile, CacheError, InputError, ReplyError, shown
-from candle_fetcher.core.expiry import drop_unsettled, settled_end_ms
 from candle_fetcher.core.files import File
+from candle_fetcher.core.finality import Settling
 from candle_fetcher.core.frame import MANIFEST, Manifest, frame_of
 from candle_fetcher.core.merging import Merged
 from candle_fetcher.core.naming import text_of
@@ -75,6 +75,10 @@ class Chosen(NamedTuple):
     verified: bool | None = None
     archive_path: str = ""
     are_holes_facts: bool = False
+
+    @property
+    def settling(self) -> Settling:
+        return self.provider.feed(self.series.kind).settling(self.series)
 
 
 def import_file(
@@ -377,7 +381,7 @@ def _look(chosen: Chosen, now_ms: int) -> Seen:
         if len(seen.steps) > _MOST_STEPS:
             seen.steps = Counter(dict(seen.steps.most_common(_MOST_STEPS // 2)))
         seen.slots = math.gcd(seen.slots, int(np.gcd.reduce(np.diff(timeframe.ordinals(opens)), initial=0)))
-        settled = drop_unsettled(block, timeframe, now_ms)
+        settled = chosen.settling.settled(block, now_ms)
         seen.unsettled += block.count - settled.count
         if settled.count:
             seen.first_ms = seen.first_ms if seen.count else int(settled.open_ms[0])
@@ -475,14 +479,15 @@ def _store(cache: CandleCache, chosen: Chosen, seen: Seen, now_ms: int) -> Impor
 
 
 def _spans(chosen: Chosen, seen: Seen, now_ms: int) -> list[Span]:
-    """What the file answers for, as far as it has settled."""
-    timeframe = chosen.series.timeframe
+    """What the file answers for, as far as it has settled; of the time after its last row, as far as no row can be
+    late."""
     if not seen.count:
         return []
+    slots = _slots(seen, chosen.series.timeframe)
     if chosen.spans is None:
-        return [_slots(seen, timeframe)]
-    settled = Span(0, settled_end_ms(timeframe, now_ms))
-    return [part for span in chosen.spans if (part := span.clip(settled))]
+        return [slots]
+    known = Span(0, max(slots.end_ms, chosen.settling.known_ms(now_ms)))
+    return [part for span in chosen.spans if (part := span.clip(known))]
 
 
 def _slots(seen: Seen, timeframe: Timeframe) -> Span:
@@ -500,7 +505,7 @@ def _by_chunk(
     current = next(todo, None)
     rest: Candles | None = None
     for block in chosen.blocks():
-        settled = drop_unsettled(block, timeframe, now_ms).pick(names)
+        settled = chosen.settling.settled(block, now_ms).pick(names)
         rest = settled if rest is None else join([rest, settled])
         reached = chunk_of(timeframe, int(rest.open_ms[-1])) if rest.count else 0
         while current is not None and rest.count and current[0] < reached:

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from candle_fetcher.core.candles import Candles, Gap, find_holes, gap_of, iso
-from candle_fetcher.core.expiry import GRACE_MS, close_ms
+from candle_fetcher.core.finality import Settling
 from candle_fetcher.core.frame import Manifest
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
-from candle_fetcher.core.timeframe import HOUR_MS, Timeframe
+from candle_fetcher.core.timeframe import Timeframe
 from candle_fetcher.core.version import __version__
-from candle_fetcher.core.zones import zone
 from candle_fetcher.fetcher.sessions import OpenParts
 from candle_fetcher.fetcher.trip import Gathered
 from candle_fetcher.providers import settings_beside_defaults
@@ -29,7 +26,7 @@ def find_all_gaps(
     what `open_parts` leaves out of a hole."""
     holes = find_holes(candles.open_ms, timeframe, _borders(told, candles, timeframe, span))
     if holes and candles.count:
-        until_ms = forming_ms(candles, timeframe, span.end_ms, told.now_ms, told.zone_name)
+        until_ms = forming_ms(candles, told.settling.of(timeframe), span.end_ms, told.now_ms)
         if until_ms < span.end_ms:
             holes = [hole for one in holes if (hole := one.clip(Span(holes[0].start_ms, until_ms)))]
     # A span in which there are candles after all is no reason any more.
@@ -46,25 +43,25 @@ def find_all_gaps(
     return sorted(gaps, key=lambda gap: gap.first_ms)
 
 
-def forming_ms(candles: Candles, timeframe: Timeframe, end_ms: int, now_ms: int, zone_name: str | None) -> int:
+def forming_ms(candles: Candles, settling: Settling, end_ms: int, now_ms: int) -> int:
     """Where those slots before the end begin, after the newest candle, whose own is still forming: a series off the
     grid closes later than its slots do. The end where there is none."""
+    timeframe = settling.timeframe
     newest_ms = int(candles.open_ms[-1])
     newest = timeframe.ordinal(newest_ms)
     late_ms = newest_ms - timeframe.open_ms(newest)
     slot = timeframe.first_slot(end_ms)
-    while late_ms and slot - 1 > newest and _close_ms(timeframe, slot - 1, late_ms, zone_name) > now_ms - GRACE_MS:
+    last_ms = now_ms - settling.finality.delay_ms
+    while late_ms and slot - 1 > newest and _close_ms(settling, slot - 1, late_ms) > last_ms:
         slot -= 1
     return min(end_ms, timeframe.open_ms(slot))
 
 
-def _close_ms(timeframe: Timeframe, slot: int, late_ms: int, zone_name: str | None) -> int:
+def _close_ms(settling: Settling, slot: int, late_ms: int) -> int:
     """When the candle is over that opens so long after its slot; in a zone, that opens at its midnight."""
-    open_ms = timeframe.open_ms(slot) + late_ms
-    if zone_name is not None:
-        # The clock may have changed since, by an hour.
-        open_ms = int(zone(zone_name).midnight_ms(np.array([open_ms + 2 * HOUR_MS]))[0])
-    return close_ms(timeframe, open_ms, zone_name)
+    if settling.zone_name is not None:
+        return settling.slot_close_ms(slot)
+    return settling.close_ms(settling.timeframe.open_ms(slot) + late_ms)
 
 
 def _borders(told: Gathered, candles: Candles, timeframe: Timeframe, span: Span) -> Span:
@@ -87,10 +84,8 @@ def _borders(told: Gathered, candles: Candles, timeframe: Timeframe, span: Span)
 def _expected_ms(told: Gathered, candles: Candles, timeframe: Timeframe, slot: int) -> int:
     """Return when the candle of the slot is expected to open: with the slot, unless it is known to open later."""
     open_ms = timeframe.open_ms(slot)
-    if told.zone_name is not None:
-        local = zone(told.zone_name)
-        expected_ms, next_ms = local.to_utc(np.array([open_ms, timeframe.open_ms(slot + 1)])).tolist()
-        return int(expected_ms if expected_ms >= open_ms else next_ms)
+    if told.settling.zone_name is not None:
+        return told.settling.of(timeframe).slot_open_ms(slot)
     if not told.is_off_grid or not candles.count:
         return open_ms
     known_ms = int(candles.open_ms[-1])

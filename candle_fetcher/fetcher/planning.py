@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 from candle_fetcher.cache import ABSENT, LOOK, CandleCache
 from candle_fetcher.core.call import Call
-from candle_fetcher.core.expiry import FOREVER_MS, NEAR_MS, settled_end_ms
+from candle_fetcher.core.expiry import FOREVER_MS, NEAR_MS
 from candle_fetcher.core.plan import (
     CHUNK_SLOTS,
     Ask,
@@ -110,10 +111,11 @@ def _length(seconds: int) -> str:
 def _span(request: Request, now_ms: int, how: How, listed_ms: int | None) -> Span:
     """The span that a fetch would look at first; a limit counts slots here, for gaps are not known beforehand."""
     timeframe, limit = request.timeframe, request.range.limit
-    span = read_span(request.range, timeframe, now_ms)
+    settled_ms = request.settled_ms(now_ms)
+    span = read_span(request.range, settled_ms, now_ms)
     if request.range.from_first and listed_ms is not None:
         span = Span(min(timeframe.open_ms(timeframe.ordinal(listed_ms)), span.end_ms), span.end_ms)
-    end_ms = min(span.end_ms, settled_end_ms(timeframe, now_ms))
+    end_ms = min(span.end_ms, settled_ms)
     if how.only_archive and request.range.end_ms is None and request.archive is not None:
         published_ms = request.archive.end_ms(request.series, now_ms)
         end_ms = min(end_ms, timeframe.open_ms(timeframe.ordinal(published_ms)))
@@ -137,8 +139,10 @@ def _look_up(
     slots of the others, and what they lack."""
     series, base = request.series, request.series.timeframe
     facts = cache.facts(series)
-    settled_ms = settled_end_ms(base, now_ms)
-    serves_all = request.source.provider.feed(series.kind).depth(series) is None
+    feed = request.source.provider.feed(series.kind)
+    settling = feed.settling(series)
+    settled_ms = settling.end_ms(now_ms)
+    serves_all = feed.depth(series) is None
     chunks = chunks_of(base, wanted)
     believed = cache.believed_until(series, chunks) or {}
     lacking: list[tuple[int, list[Ask]]] = []
@@ -154,10 +158,19 @@ def _look_up(
         if word < FOREVER_MS:  # how long holes are believed the entry says best: our clock may have been ahead then
             entry = cache.load(series, [chunk]).get(chunk) if word >= LOOK else None
             bounds = facts.bounds(Span(borders.start_ms, min(borders.end_ms, settled_ms)), now_ms)
-            asks = find_asks(entry[1] if entry else None, borders, wanted, bounds, now_ms=now_ms, serves_all=serves_all)
+            find = partial(
+                find_asks,
+                chunk=borders,
+                wanted=wanted,
+                bounds=bounds,
+                settling=settling,
+                now_ms=now_ms,
+                serves_all=serves_all,
+            )
+            asks = find(entry[1] if entry else None)
             if asks and entry is not None and entry[0] == "memory":  # another process may have stored more
                 entry = cache.reload(series, [chunk]).get(chunk, entry)
-                asks = find_asks(entry[1], borders, wanted, bounds, now_ms=now_ms, serves_all=serves_all)
+                asks = find(entry[1])
         inside = borders.clip(wanted)
         slots = CHUNK_SLOTS
         if inside != borders:
@@ -196,7 +209,7 @@ def _steps(request: Request, cache: CandleCache, span: Span, now_ms: int, how: H
             continue
         # What the files bring of a chunk may do for this request; only else is the rest of the chunk asked for.
         left = [span for ask in asks for span in subtract(ask.span.clip(wanted), spans)]
-        rest = [Ask(span) for ask in asks for span in subtract(ask.span, spans)] if left else []
+        rest = [ask.part(span) for ask in asks for span in subtract(ask.span, spans)] if left else []
         found = [_cost(request, ask, costs) for ask in rest]
         if not found:
             steps.append(Step("archive", 1, slots))
@@ -219,12 +232,12 @@ def _steps(request: Request, cache: CandleCache, span: Span, now_ms: int, how: H
 def _shared_calls(feed: Feed, series: Series, asks: Sequence[Ask]) -> list[Call]:
     """The calls for these asks, where one call may answer several."""
     if feed.is_whole:
-        return list({call for ask in asks for call in requests_for(feed, series, ask.span)})
-    calls = [call for ask in asks if ask.again for call in requests_for(feed, series, ask.span)]
+        return list({call for ask in asks for call in requests_for(feed, series, ask.reach)})
+    calls = [call for ask in asks if ask.again for call in requests_for(feed, series, ask.reach)]
     spans: dict[int, list[Span]] = {}
     for ask in asks:
         if not ask.again:
-            spans.setdefault(chunk_of(series.timeframe, ask.span.start_ms), []).append(ask.span)
+            spans.setdefault(chunk_of(series.timeframe, ask.span.start_ms), []).append(ask.reach)
     for chunks in group_chunks(list(spans), feed.limit // CHUNK_SLOTS):
         every = [span for chunk in chunks for span in spans[chunk]]
         together = Span(min(span.start_ms for span in every), max(span.end_ms for span in every))
@@ -240,9 +253,9 @@ def _slots(timeframe: Timeframe, span: Span) -> int:
 def _cost(request: Request, ask: Ask, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
     """Requests and weight of an ask; spans of one length cost the same, but for months."""
     series = request.series
-    length_ms = ask.span.end_ms - ask.span.start_ms
+    length_ms = ask.reach.end_ms - ask.reach.start_ms
     if series.timeframe.unit != "M" and length_ms in known:
         return known[length_ms]
-    calls = requests_for(request.source.provider.feed(series.kind), series, ask.span)
+    calls = requests_for(request.source.provider.feed(series.kind), series, ask.reach)
     known[length_ms] = len(calls), sum(call.cost for call in calls)
     return known[length_ms]

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from candle_fetcher.core.arguments import read_number, read_whole
 from candle_fetcher.core.candles import iso
 from candle_fetcher.core.errors import InputError, NotOffered, shown
-from candle_fetcher.core.expiry import settled_end_ms
 from candle_fetcher.core.ranges import FIRST, NOW, ago_ms, instant_ms, is_word
 from candle_fetcher.core.resample import base_for
 from candle_fetcher.core.series import Series
@@ -57,6 +56,12 @@ class Request(NamedTuple):
     def label(self) -> str:
         return f"{self.symbol} {self.timeframe}"
 
+    def settled_ms(self, now_ms: int) -> int:
+        """The opening of the first slot that is not settled: of what is resampled, of the slot that holds that of the
+        series."""
+        end_ms = self.source.provider.feed(self.series.kind).settling(self.series).end_ms(now_ms)
+        return self.timeframe.open_ms(self.timeframe.ordinal(end_ms))
+
 
 def read_range(
     start: Any, end: Any, days: Any = None, limit: Any = None, *, now_ms: Callable[[], int] | None = None
@@ -88,14 +93,15 @@ def read_range(
     return Range(start_ms, end_ms, back_ms, limit, from_first)
 
 
-def read_span(wanted: Range, timeframe: Timeframe, now_ms: int) -> Span:
+def read_span(wanted: Range, settled_ms: int, now_ms: int) -> Span:
     """The span, given now, from 1970 on; without a start it begins there.
 
-    Days without an end count from the newest settled candle, so that two days of 1h are 48 candles at any minute.
+    Days without an end count from `settled_ms`, where the newest settled candle ends, so that two days of 1h are 48
+    candles at any minute.
     """
     end_ms = now_ms if wanted.end_ms is None else wanted.end_ms
     if wanted.end_ms is None and wanted.back_ms is not None:
-        end_ms = settled_end_ms(timeframe, now_ms)
+        end_ms = settled_ms
     start_ms = wanted.start_ms
     if wanted.back_ms is not None:
         start_ms = end_ms - wanted.back_ms

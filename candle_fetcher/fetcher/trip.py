@@ -15,6 +15,7 @@ from candle_fetcher.core.entry import Entry
 from candle_fetcher.core.errors import SourceError
 from candle_fetcher.core.expiry import FOREVER_MS, NEAR_MS
 from candle_fetcher.core.files import File
+from candle_fetcher.core.finality import Settling
 from candle_fetcher.core.plan import chunks_of
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
@@ -62,7 +63,7 @@ class Gathered:
     span: Span
     now_ms: int
     facts: Facts
-    zone_name: str | None = None  # at whose midnight days open
+    settling: Settling
     is_off_grid: bool = False  # candles open elsewhere than their slots do, at a phase of the symbol's
     parts: list[Part] = field(default_factory=list)
     failed: list[tuple[Span, SourceError | None]] = field(default_factory=list)
@@ -89,7 +90,7 @@ class Trip:
         self.timeframe = want.series.timeframe
         self.feed = want.source.provider.feed(want.series.kind)
         self.is_off_grid = self.timeframe.name in self.feed.off_grid
-        self.zone_name = self.feed.zone(want.series) if self.timeframe.unit in "dwM" else None
+        self.settling = self.feed.settling(want.series)
         # Where the provider serves the newest candles alone: before the one it has none, before the other none was
         # served just now.
         self.reach_ms = self.served_ms = -FOREVER_MS
@@ -115,6 +116,7 @@ class Trip:
         self.answered: set[int] = set()  # chunks of which all was asked for
         self.claimed_ms: int | None = None  # when the series is said to begin, by one reply alone
         self.refuted: tuple[int, SourceError] | None = None  # a time that was claimed so, and what contradicts it
+        self.confirm: dict[int, int] = {}  # from where on a stored chunk is to be read once more, beside the next one
         self.refused: dict[int, SourceError] = {}  # why REST is not asked for those chunks again
         self.replaced: SourceError | None = None  # why files were read in place of REST
 

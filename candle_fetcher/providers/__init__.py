@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from candle_fetcher.core.call import Call, Limit, Reply
 from candle_fetcher.core.candles import Candles, candles_from
 from candle_fetcher.core.errors import CandleFetcherWarning, InputError, NotOffered, unknown
+from candle_fetcher.core.finality import Finality
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.providers.base import (
@@ -36,6 +37,7 @@ __all__ = [
     "Call",
     "Candles",
     "Feed",
+    "Finality",
     "Funding",
     "Key",
     "Limit",

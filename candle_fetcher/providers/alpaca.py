@@ -33,6 +33,7 @@ from candle_fetcher.core.errors import (
     ReplyError,
     UnknownSymbol,
 )
+from candle_fetcher.core.finality import Finality
 from candle_fetcher.core.objects import parse_alike, read_objects
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
@@ -43,6 +44,12 @@ from candle_fetcher.providers.base import Feed, Key, Provider, Setting, by_statu
 TITLE = "Alpaca"
 KEY_PAGE = "https://app.alpaca.markets"
 COLUMNS = ("open_time", *OHLCV, "trades")
+
+# A minute's bar is sent with its end, and computed again half a minute later with trades that were late ("updatedBars",
+# real-time-stock-pricing-data; forum topic 8947); longer ones are made of those of minutes.
+FINALITY = Finality(
+    delay_ms=31_000, late_ms=MINUTE_MS, source="updatedBars: bars are computed again 30 s after their end"
+)
 
 # "[1-59]Min, [1-23]Hour, 1Day, 1Week, [1,2,3,4,6,12]Month"; how those of several hours are aligned is not said.
 _TIMEFRAMES = {
@@ -299,6 +306,7 @@ _FEED = Feed(
     next_call=next_call,
     first_call=first_call,
     last_call=last_call,
+    finality=FINALITY,
     quiet_rows=False,
     held_back_ms=held_back_ms,
     restates=restates,

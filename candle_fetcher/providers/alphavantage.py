@@ -37,15 +37,25 @@ from candle_fetcher.core.errors import (
     ReplyError,
     UnknownSymbol,
 )
+from candle_fetcher.core.finality import Finality
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
-from candle_fetcher.core.timeframe import DAY_MS, HOUR_MS, Timeframe
+from candle_fetcher.core.timeframe import DAY_MS, HOUR_MS, MINUTE_MS, Timeframe
 from candle_fetcher.core.zones import NEW_YORK, clock_ms, zone
 from candle_fetcher.providers.base import Feed, Key, Provider, Setting, by_status
 
 TITLE = "Alpha Vantage"
 COLUMNS = ("open_time", *OHLCV)
 KEY_PAGE = "https://www.alphavantage.co/support/#api-key"
+
+# "Updated at the end of each trading day for all users by default", and 15 minutes late where a plan has the day that
+# goes on; a free key was shown a day when it was over, and at weekends not at all.
+FINALITY = Finality(
+    delay_ms=16 * MINUTE_MS,
+    late_ms=2 * DAY_MS,
+    spares_edge=True,
+    source="updated at the end of each trading day, or 15 minutes delayed (documentation, TIME_SERIES_INTRADAY)",
+)
 
 _INTERVALS = {"1m": "1min", "5m": "5min", "15m": "15min", "30m": "30min", "1h": "60min"}
 _FUNCTIONS = {"1d": "DAILY", "1w": "WEEKLY", "1M": "MONTHLY"}
@@ -465,7 +475,7 @@ def _feed(size: str) -> Feed:
         since_ms=946_702_800_000,  # "any month in the last 20+ years since 2000-01"
         zone=lambda series: None if _is_pair(series.symbol) else NEW_YORK,
         quiet_rows=False,
-        late_ms=2 * DAY_MS,  # a free key is shown a day when it is over, and at weekends not at all
+        finality=FINALITY,
         is_whole=True,
         depth=depth,
     )

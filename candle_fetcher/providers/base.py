@@ -19,9 +19,11 @@ from candle_fetcher.core.errors import (
     shown,
 )
 from candle_fetcher.core.files import File
+from candle_fetcher.core.finality import UNSTATED, Finality, Settling
 from candle_fetcher.core.keys import Keys
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
+from candle_fetcher.core.timeframe import MINUTE_MS
 
 Answer = TypeVar("Answer")
 
@@ -90,8 +92,12 @@ class Feed:
     `zone(series)` is the zone at whose midnight its days, weeks and months open and close, where that is not UTC.
     No others are made of the timeframes that are `off_grid`: theirs open elsewhere than the slots do.
 
+    `finality` states when candles stop changing and how late rows may come, and which page says so. Where a reply tells
+    more, `final_until(body, candles)` gives the opening of the first candle that may still change: that one and those
+    after it are not settled, whatever the clock says; `FOREVER_MS` where the reply has none.
+
     `quiet_rows` says that an interval without trades has a row, so that a hole is suspect and asked for again. Where it
-    has none, `late_ms` is how late a row may come all the same: a hole that is younger is asked for again every hour.
+    has none, a hole that is older than `finality.late_ms` is a fact, and not asked for again.
     `held_back_ms(series)` is the age that candles must have before everybody may ask for them: younger ones are asked
     for only where they are wanted. `restates(series)` says that all of history changes now and then, as prices do that
     are adjusted for splits: what was fetched on different days is kept apart.
@@ -114,8 +120,9 @@ class Feed:
     probe: str = "1d"
     zone: Callable[[Series], str | None] = lambda series: None
     off_grid: tuple[str, ...] = ()
+    finality: Finality = UNSTATED
+    final_until: Callable[[bytes, Candles], int] | None = None
     quiet_rows: bool = True
-    late_ms: int = 0
     held_back_ms: Callable[[Series], int] = lambda series: 0
     restates: Callable[[Series], bool] = lambda series: False
     is_whole: bool = False
@@ -142,6 +149,11 @@ class Feed:
         """Whether coarser candles can be made of its candles: how, is known of the columns of candles alone."""
         return have_prices(self.columns) and set(self.columns) <= set(COLUMNS)
 
+    def settling(self, series: Series) -> Settling:
+        """When candles of the series settle."""
+        timeframe = series.timeframe
+        return Settling(timeframe, self.finality, self.zone(series) if timeframe.unit in "dwM" else None)
+
     def tells_first(self, series: Series) -> bool:
         """Whether the provider can be asked since when it has candles of the series."""
         if self.is_whole:
@@ -154,15 +166,17 @@ class Funding:
     """Funding rates, as columns of `core/funding.py`.
 
     `call(symbol, span, rows)` asks for the oldest records of the span, at most `rows` of them, `limit` being the
-    provider's own bound; `parse(body, symbol)` reads the reply. Nothing is older than `since_ms`. `limits` is the
-    budget that the provider sets for these requests alone, if any. `has_marks` says that newer records have a mark
-    price, `in_archive` that the provider's archive has files of them: calendar months, without mark prices.
+    provider's own bound; `parse(body, symbol)` reads the reply. Nothing is older than `since_ms`. A record may be
+    absent from replies for `late_ms` after its time. `limits` is the budget that the provider sets for these requests
+    alone, if any. `has_marks` says that newer records have a mark price, `in_archive` that the provider's archive has
+    files of them: calendar months, without mark prices.
     """
 
     call: Callable[[str, Span, int], Call]
     parse: Callable[[bytes, str], Candles]
     limit: int
     since_ms: int
+    late_ms: int = MINUTE_MS
     limits: tuple[Limit, ...] = ()
     has_marks: bool = True
     in_archive: bool = False

@@ -30,9 +30,10 @@ from candle_fetcher.core.errors import (
     UnknownSymbol,
     shown,
 )
+from candle_fetcher.core.finality import Finality
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
-from candle_fetcher.core.timeframe import DAY_MS
+from candle_fetcher.core.timeframe import DAY_MS, MINUTE_MS
 from candle_fetcher.providers.base import (
     Answer,
     Archive,
@@ -48,6 +49,12 @@ from candle_fetcher.providers.base import (
 from candle_fetcher.providers.binance_archive import ARCHIVE
 from candle_fetcher.providers.binance_funding import CM_FUNDING, UM_FUNDING
 from candle_fetcher.providers.binance_klines import COIN_COLUMNS, KLINE, KLINE_COLUMNS, coin_candles, kline_candles
+
+# No page states how long a candle may change after its close; it was seen to for less than two seconds as a rule, and
+# for some 40 s once. An outage has no rows, and one that is late by more than a minute was not seen.
+FINALITY = Finality(
+    delay_ms=2_000, late_ms=MINUTE_MS, source="observed: no page states it; later corrections are read once more"
+)
 
 TIMEFRAMES = ("1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w", "1M")
 SPOT_TIMEFRAMES = ("1s", *TIMEFRAMES)
@@ -353,6 +360,7 @@ def _feed(
         last_call=last_call,
         window_ms=window_ms,
         since_ms=since_ms,
+        finality=FINALITY,
         off_grid=("3d",),  # anchored per symbol
     )
 

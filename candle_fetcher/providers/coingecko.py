@@ -2,8 +2,8 @@
 
 A reply holds the newest candles, as many as `days` brings: of 30 minutes for one day, 4 hours for 30, 4 days for more.
 Nothing older is served, and there are no volumes. A stamp is the end of its candle. The newest row is the candle that
-is forming, and stays in a reply that is kept for 15 minutes after its end: nothing tells whether it is finished, so it
-is left out until a newer one follows.
+is forming, and stays in a reply that is kept for 15 minutes after its end: nothing tells whether it is finished, so
+that it counts as one that may change until a newer one follows.
 Sources: docs.coingecko.com reference/coins-id-ohlc, reference/coins-list and docs/errors-and-rate-limits (2026).
 """
 
@@ -22,9 +22,11 @@ from candle_fetcher.core.call import Call, Limit, Reply, parse_retry_after
 from candle_fetcher.core.candles import OHLCV, Candles, Int64s, candles_from
 from candle_fetcher.core.decimals import Column, Row, load_json, parse_csv
 from candle_fetcher.core.errors import AccessDenied, InputError, RateLimited, ReplyError, UnknownSymbol
+from candle_fetcher.core.expiry import FOREVER_MS
+from candle_fetcher.core.finality import Finality
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
-from candle_fetcher.core.timeframe import DAY_MS, Timeframe
+from candle_fetcher.core.timeframe import DAY_MS, MINUTE_MS, Timeframe
 from candle_fetcher.providers.base import (
     Feed,
     Key,
@@ -45,6 +47,13 @@ KEY_PAGE = "https://www.coingecko.com/en/developers/dashboard"
 # days"; more than 365 days are for paid plans.
 _DAYS = {"30m": 1, "4h": 30, "4d": 365}
 _DEPTHS = {"30m": 48, "4h": 180, "4d": 92}
+# "Every 15 minutes", every 30 until September 2024; "the last completed UTC day is available 35 minutes after
+# midnight".
+FINALITY = Finality(
+    delay_ms=0,
+    late_ms=35 * MINUTE_MS,
+    source="a newer row in the reply; replies are cached for 15 to 30 minutes (coins-id-ohlc)",
+)
 _ROW = Row("i d d d d")
 # A reply has 180 rows at most, in 20 KB. The list of 17,000 coins has 1 MB, and 3 with their platforms.
 _MOST_BYTES = 2**20
@@ -69,13 +78,18 @@ def _call(series: Series, span: Span, rows: int) -> Call:
 
 
 def parse_candles(body: bytes, series: Series) -> Candles:
-    """Candles in the order sent, without the newest and without volumes. Raises ReplyError, or what the body says of a
+    """Candles in the order sent, without volumes, the newest one last. Raises ReplyError, or what the body says of a
     refusal."""
     if len(body) > _MOST_BYTES or body.count(b"[") + body.count(b"{") > _MOST_ROWS:
         raise ReplyError(f"a reply of {len(body):,} bytes; candles can be {_MOST_BYTES:,} at most: {body[:80]!r}")
-    ends, *prices = (column[:-1] for column in _rows(body))
+    ends, *prices = _rows(body)
     opens = _opens_ms(ends.view(np.int64), series.timeframe)
     return candles_from(COLUMNS, [opens, *prices, np.full(len(opens), np.nan)])
+
+
+def final_until(body: bytes, candles: Candles) -> int:
+    """Where the candles begin that may still change: with the newest one, whether it is over or not."""
+    return int(candles.open_ms[-1]) if candles.count else FOREVER_MS
 
 
 def _opens_ms(ends: Int64s, timeframe: Timeframe) -> Int64s:
@@ -248,6 +262,8 @@ _FEED = Feed(
     limit=_MOST_ROWS,
     is_whole=True,
     probe="4h",
+    finality=FINALITY,
+    final_until=final_until,
     depth=lambda series: _DEPTHS[series.timeframe.name],
 )
 

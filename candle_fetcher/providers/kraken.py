@@ -33,8 +33,11 @@ from candle_fetcher.core.errors import (
     TransportError,
     UnknownSymbol,
 )
+from candle_fetcher.core.expiry import FOREVER_MS
+from candle_fetcher.core.finality import Finality
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
+from candle_fetcher.core.timeframe import MINUTE_MS
 from candle_fetcher.providers.base import Feed, Listed, Listing, Provider, Question, by_status
 
 NAME = "Kraken"
@@ -43,6 +46,12 @@ INTERVALS = {"1m": 1, "5m": 5, "15m": 15, "30m": 30, "1h": 60, "4h": 240, "1d": 
 COLUMNS = ("open_time", "open", "high", "low", "close", "volume", "trades")
 # "Returns up to 720 of the most recent entries", and the running one.
 DEPTH = 720
+
+FINALITY = Finality(
+    delay_ms=0,
+    late_ms=5 * MINUTE_MS,
+    source="the reply's own `last` (get-ohlc-data); one was seen 34 s behind",
+)
 
 # [int <time>, string <open>, <high>, <low>, <close>, <vwap>, <volume>, int <count>]
 _ROW = Row("open_time:i open:d high:d low:d close:d vwap:x volume:d trades:i")
@@ -64,7 +73,8 @@ _HEAD = re.compile(
     rb'[ \t\r\n]*\{[ \t\r\n]*"error"[ \t\r\n]*:[ \t\r\n]*\[[ \t\r\n]*\][ \t\r\n]*,[ \t\r\n]*"result"[ \t\r\n]*:'
     rb'[ \t\r\n]*\{[ \t\r\n]*"([A-Za-z0-9./]{1,60})"[ \t\r\n]*:[ \t\r\n]*(?=\[)'
 )
-_TAIL = re.compile(rb'"last"[ \t\r\n]*:[ \t\r\n]*(?:0|[1-9][0-9]{0,17})[ \t\r\n]*\}[ \t\r\n]*\}[ \t\r\n]*')
+_TAIL = re.compile(rb'"last"[ \t\r\n]*:[ \t\r\n]*(0|[1-9][0-9]{0,17})[ \t\r\n]*\}[ \t\r\n]*\}[ \t\r\n]*')
+_LAST = re.compile(rb'"last"[ \t\r\n]*:[ \t\r\n]*"?([0-9]{1,18})')
 _BLANKS = b" \t\r\n"
 
 # What the words of an error mean: the beginning of <severity><category>:<message>, without the blank that may follow
@@ -122,6 +132,16 @@ def parse_candles(body: bytes, series: Series) -> Candles:
     if not _is_named(pair, series.symbol):
         raise ReplyError(f"candles of {reprlib.repr(pair)} came for {series.symbol}")
     return _candles(parse_rows(rows, _ROW))
+
+
+def final_until(body: bytes, candles: Candles) -> int:
+    """Where the candles begin that are not committed: after the reply's own `last`, which is the opening of the newest
+    one that is; without it, with the newest one, which "is for the current, not-yet-committed timeframe"."""
+    at = body.rfind(b'"last"')
+    last = _LAST.match(body, at) if at >= 0 else None
+    if last is not None:
+        return int(last[1]) * 1000 + 1
+    return int(candles.open_ms[-1]) if candles.count else FOREVER_MS
 
 
 def _is_named(pair: str, symbol: str) -> bool:
@@ -322,6 +342,8 @@ PROVIDERS = (
                 call=call_candles,
                 parse=parse_candles,
                 limit=DEPTH,
+                finality=FINALITY,
+                final_until=final_until,
                 off_grid=("1w",),  # on which day its weeks open is nowhere said
                 is_whole=True,
                 depth=lambda series: DEPTH,

@@ -2,7 +2,8 @@
 
 A stamp is the end of its candle: a daily one has that of the close of its session. Daily candles open here at midnight
 of New York, weekly ones on the Monday and monthly ones on the first, so that the date of the open time is that of the
-session. A candle that is forming comes with the others, as `Open`. There is no row for an interval without trades.
+session. A candle that is forming comes with the others; its BarStatus is `Open`. There is no row for an interval
+without trades.
 
 Whether firstdate and lastdate are inclusive, and of the start of a candle or its end, is not documented. So a call asks
 for a fixed window and a day more on both sides. Candles of 60 minutes begin with the session, at half past nine, and
@@ -32,11 +33,13 @@ from candle_fetcher.core.errors import (
     ReplyError,
     UnknownSymbol,
 )
+from candle_fetcher.core.expiry import FOREVER_MS
+from candle_fetcher.core.finality import Finality
 from candle_fetcher.core.keys import Keys
 from candle_fetcher.core.objects import parse_alike, read_objects
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
-from candle_fetcher.core.timeframe import DAY_MS, Timeframe
+from candle_fetcher.core.timeframe import DAY_MS, HOUR_MS, Timeframe
 from candle_fetcher.core.zones import NEW_YORK, zone
 from candle_fetcher.providers.base import Feed, Key, Provider, Setting, Token, by_status
 
@@ -44,6 +47,9 @@ TITLE = "TradeStation"
 COLUMNS = ("open_time", *OHLCV)
 KEY_PAGE = "https://api.tradestation.com/docs/fundamentals/authentication/auth-overview"
 SESSIONS = ("Default", "USEQPre", "USEQPost", "USEQPreAndPost", "USEQ24Hour")
+
+# Nothing states how soon a bar is there.
+FINALITY = Finality(delay_ms=0, late_ms=HOUR_MS, source="the bar's own BarStatus (barcharts)")
 
 _MINUTES = {"1m": "1", "5m": "5", "15m": "15", "30m": "30"}
 _UNITS = {"1d": "Daily", "1w": "Weekly", "1M": "Monthly"}
@@ -90,12 +96,20 @@ def _call(series: Series, span: Span, rows: int) -> Call:
 
 
 def parse_candles(body: bytes, series: Series) -> Candles:
-    """Candles in the order sent, without one that is forming. Raises ReplyError, or what the body says of a refusal."""
+    """Candles in the order sent, with one that is forming. Raises ReplyError, or what the body says of a refusal."""
     if len(body) > _MOST_BYTES:
         raise _too_much(body)
     found = _read_alike(body)
     ends, *prices = _read_each(body) if found is None else found
     return candles_from(COLUMNS, [_opens_ms(ends, series.timeframe), *prices])
+
+
+def final_until(body: bytes, candles: Candles) -> int:
+    """Where the first bar opens that the reply says is Open; the far future where all are Closed."""
+    statuses = _STATUS.findall(body)
+    if len(statuses) != candles.count:
+        raise ReplyError(f"expected a BarStatus a bar, got {len(statuses):,} of {candles.count:,} bars")
+    return int(candles.open_ms[statuses.index(b"Open")]) if b"Open" in statuses else FOREVER_MS
 
 
 def _too_much(body: bytes) -> ReplyError:
@@ -112,6 +126,7 @@ def _opens_ms(ends_ms: Int64s, timeframe: Timeframe) -> Int64s:
     return eastern.to_utc(timeframe.opens_ms(timeframe.ordinals(local_ms)))
 
 
+_STATUS = re.compile(rb'"BarStatus"[ \t\r\n]*:[ \t\r\n]*"(Open|Closed)"')
 _BARS = re.compile(rb'\{"Bars":\[(?=\{)')
 
 
@@ -143,13 +158,11 @@ def _read_each(body: bytes) -> list[Any]:
     if not isinstance(bars, list):
         _raise_refusal(body)
         raise ReplyError(f"expected a JSON object with Bars, got {body[:80]!r}")
-    closed = []
     for number, bar in enumerate(bars, 1):
         status = bar.get("BarStatus") if isinstance(bar, dict) else None
         if status not in ("Open", "Closed"):
             raise ReplyError(f"bar {number}: expected one that is Open or Closed, got {reprlib.repr(bar)}")
-        closed += [bar] if status == "Closed" else []
-    columns = read_objects(closed, _FIELDS)
+    columns = read_objects(bars, _FIELDS)
     return [columns[name] for name in _FIELDS]
 
 
@@ -269,7 +282,8 @@ PROVIDER = Provider(
             limit=_WINDOW_SLOTS,
             window=_window,
             quiet_rows=False,
-            late_ms=3_600_000,  # nothing states how soon a bar is there
+            finality=FINALITY,
+            final_until=final_until,
             zone=lambda series: NEW_YORK,
             is_whole=True,
         )

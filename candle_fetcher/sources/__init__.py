@@ -6,7 +6,7 @@ from candle_fetcher.sources.bucket import BucketSource
 from candle_fetcher.sources.clock import check_clock
 from candle_fetcher.sources.funding import FundingSource
 from candle_fetcher.sources.keyring import ApiKeys
-from candle_fetcher.sources.rest import Answer, Source, page_rows, requests_for, windows
+from candle_fetcher.sources.rest import Answer, Page, Source, page_rows, requests_for, windows
 
 __all__ = [
     "Answer",
@@ -17,6 +17,7 @@ __all__ = [
     "Errand",
     "FileRead",
     "FundingSource",
+    "Page",
     "Source",
     "check_clock",
     "is_denial",

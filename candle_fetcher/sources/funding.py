@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from candle_fetcher.core.candles import Candles
-from candle_fetcher.core.expiry import LAG_MS
 from candle_fetcher.core.funding import check_funding
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS
@@ -47,7 +46,7 @@ class FundingSource:
             records, made_ms = self._page(symbol, span, self.funding.limit, stop)
             if made_ms is None and (stop.as_of is None or not stop.as_of.is_checked):
                 made_ms = self.source.now_ms(stop, None)
-            if made_ms is not None and span.end_ms > made_ms + LAG_MS:
+            if made_ms is not None and span.end_ms > made_ms + self.funding.late_ms:
                 span = Span(span.start_ms, max(span.start_ms, made_ms))
                 stop.doubts_clock = True
             if records.count:

@@ -27,7 +27,8 @@ from candle_fetcher.core.errors import (
     SourceError,
     TransportError,
 )
-from candle_fetcher.core.expiry import FOREVER_MS, GRACE_MS, drop_unsettled, settled_end_ms
+from candle_fetcher.core.expiry import FOREVER_MS
+from candle_fetcher.core.finality import Settling
 from candle_fetcher.core.keys import Keys
 from candle_fetcher.core.plan import chunk_span
 from candle_fetcher.core.series import Series
@@ -58,7 +59,8 @@ class Answer(NamedTuple):
 
     The span may begin later than what was asked for: where the series does, or at `served_ms`, before which the
     provider does not serve its candles. It begins after a hole, too, of which nobody could say whether it lies before
-    the listing: `error` says why.
+    the listing: `error` says why. `open_ms` is the opening of the first candle of which the reply says that it may
+    still change; such candles are left out.
     """
 
     span: Span
@@ -66,15 +68,29 @@ class Answer(NamedTuple):
     believed: tuple[Span, ...]
     served_ms: int = -FOREVER_MS
     error: SourceError | None = None
+    open_ms: int = FOREVER_MS
 
 
 class Page(NamedTuple):
     """The candles of a reply, and what it says of the time. `made_ms` is when it was made by its Date header: of
-    several replies the earliest, None where one does not say."""
+    several replies the earliest, None where one does not say. Candles that open at `final_ms` or later may still
+    change, by the reply's own word."""
 
     candles: Candles
     made_ms: int | None
     heard: Heard
+    final_ms: int = FOREVER_MS
+
+    @property
+    def final(self) -> Candles:
+        """The candles that are final by the reply's own word."""
+        return self.candles.trim(Span(-FOREVER_MS, self.final_ms))
+
+    @property
+    def open_ms(self) -> int:
+        """The opening of the first candle that may still change; FOREVER_MS where there is none."""
+        rest = self.candles.trim(Span(self.final_ms, FOREVER_MS))
+        return int(rest.open_ms[0]) if rest.count else FOREVER_MS
 
 
 class Source:
@@ -273,39 +289,46 @@ class Source:
         feed = self.provider.feed(series.kind)
         timeframe = series.timeframe
         # A call may take long, and keeps its replies: in one of before then a candle may be forming.
-        page = self._page(feed, series, span, stop, within, since_ms=span.end_ms + GRACE_MS)
+        settling = feed.settling(series)
+        page = self._page(feed, series, span, stop, within, since_ms=settling.settles_ms(span.end_ms))
         served_ms = self._served_ms(feed, series, span, stop)
         if served_ms > span.start_ms:
             span = Span(min(served_ms, span.end_ms), span.end_ms)
             if not span:
                 return Answer(span, page.candles.trim(span), (), served_ms)
-        if not _is_late(page, span, stop):
+        if not _is_late(page, settling, span, stop):
             page, span = self._settled_page(feed, series, page, span, stop)
             if not span:
                 return Answer(span, page.candles.trim(span), (), served_ms)
-        candles = page.candles
+        candles = page.final
         if again and not candles.count:
-            return Answer(span, candles, (span,), served_ms)
+            return Answer(span, candles, (span,), served_ms, open_ms=page.open_ms)
         unknown: SourceError | None = None
         if feed.tells_first(series) and served_ms == -FOREVER_MS:
             span, unknown = _listed_part(timeframe, span, candles, listed_ms)
-        candles, believed = self._confirm(feed, series, span, candles, stop)
-        return Answer(span, candles, believed, served_ms, unknown)
+        candles, believed = self._confirm(feed, series, span, page, stop)
+        return Answer(span, candles, believed, served_ms, unknown, page.open_ms)
 
     def _confirm(
-        self, feed: Feed, series: Series, span: Span, candles: Candles, stop: Errand
+        self, feed: Feed, series: Series, span: Span, page: Page, stop: Errand
     ) -> tuple[Candles, tuple[Span, ...]]:
         """Ask for each hole of the span again, alone, and for a large one twice. Return the candles with what came, and
         the holes that stayed."""
         believed: list[Span] = []
+        candles = page.final
         holes = find_holes(candles.open_ms, series.timeframe, span)
         while holes:
             hole = holes.pop()
-            more = self._page(feed, series, hole, stop, anew=True).candles if feed.quiet_rows else None
-            if more is not None and not more.count and _is_large(hole, series.timeframe):
+            # Where the reply itself says that what it has of the newest slots may still change, another one will, too.
+            is_open = hole.end_ms >= span.end_ms and page.final_ms < hole.end_ms
+            if not feed.quiet_rows or is_open:
+                believed.append(hole)
+                continue
+            more = self._page(feed, series, hole, stop, anew=True).final
+            if not more.count and _is_large(hole, series.timeframe):
                 self.renew()
-                more = self._page(feed, series, hole, stop, anew=True).candles
-            if more is None or not more.count:
+                more = self._page(feed, series, hole, stop, anew=True).final
+            if not more.count:
                 believed.append(hole)
                 continue
             candles = overlay(candles, more, hole)
@@ -318,14 +341,14 @@ class Source:
         Either the instant of the call was too late, or the reply is an old one: then it is asked for again.
         """
         now_ms = self._decide_again(series, span, stop, is_dated=page.made_ms is not None)
-        settled_ms = settled_end_ms(series.timeframe, now_ms)
+        settling = feed.settling(series)
+        settled_ms = settling.end_ms(now_ms)
         if settled_ms < span.end_ms:
             span = Span(span.start_ms, max(span.start_ms, settled_ms))
-            settled = drop_unsettled(page.candles, series.timeframe, now_ms, feed.zone(series))
-            page = page._replace(candles=settled.trim(span))
-        if span and not _is_late(page, span, stop):
+            page = page._replace(candles=settling.settled(page.candles, now_ms).trim(span))
+        if span and not _is_late(page, settling, span, stop):
             page = self._page(feed, series, span, stop, anew=True)
-            if not _is_late(page, span, stop):
+            if not _is_late(page, settling, span, stop):
                 raise ReplyError(
                     f"a reply of {self.provider.name} was made {iso(page.made_ms or 0)}, before the candles until "
                     f"{iso(span.end_ms)} had settled; look for a proxy that stores replies"
@@ -343,13 +366,15 @@ class Source:
             stop.as_of = AsOf(now_ms, self._server_clock.moment().wall_s, is_checked=True)
         else:
             stop.as_of = as_of._replace(is_checked=True)
-        if settled_end_ms(series.timeframe, now_ms) < span.end_ms:
+        if self.provider.feed(series.kind).settling(series).end_ms(now_ms) < span.end_ms:
             stop.doubts_clock = True
         return now_ms
 
-    def page(self, series: Series, span: Span, stop: Errand) -> Candles:
-        """The candles of a span that one call can answer, as the provider has them: checked, and looked at once."""
-        return self._page(self.provider.feed(series.kind), series, span, stop).candles
+    def page(self, series: Series, span: Span, stop: Errand) -> Page:
+        """The candles of a span as the provider has them: checked, and looked at once."""
+        feed = self.provider.feed(series.kind)
+        pages = [self._page(feed, series, window, stop) for window in windows(feed, series, span)]
+        return pages[0] if len(pages) == 1 else _join_pages(pages)
 
     def _page(
         self,
@@ -424,12 +449,13 @@ class Source:
                 raise ReplyError(f"page {len(asked) + 1} of {series.symbol} leads back to a page before")
             asked.add(more)
 
-            def parse(body: bytes, sent: Call = more) -> tuple[Candles, Call | None]:
-                return check(feed.parse(body, series), span), next_call(sent, body)
+            def parse(body: bytes, sent: Call = more) -> tuple[Candles, int, Call | None]:
+                candles = feed.parse(body, series)
+                return check(candles, span), _final_ms(feed, body, candles), next_call(sent, body)
 
             heard: list[Heard] = []
-            candles, more = self.ask(more, parse, symbol=series.symbol, stop=stop, hear=heard.append)
-            pages.append(self._page_of(candles, heard[-1]))
+            candles, final_ms, more = self.ask(more, parse, symbol=series.symbol, stop=stop, hear=heard.append)
+            pages.append(self._page_of(candles, heard[-1], final_ms))
         if len(pages) == 1:
             return pages[0]
         joined = _join_pages(pages)
@@ -520,21 +546,25 @@ class Source:
     ) -> Page:
         """The reply's candles, every one of them in the span. More than `most` are those of another request."""
         heard: list[Heard] = []
+        final_ms = FOREVER_MS
 
         def parse(body: bytes) -> Candles:
-            candles = check(feed.parse(body, series), span)
+            nonlocal final_ms
+            candles = feed.parse(body, series)
+            final_ms = _final_ms(feed, body, candles)
+            candles = check(candles, span)
             if most is not None and candles.count > most:
                 raise ReplyError(f"{candles.count:,} candles came for a request of {most:,}")
             return candles
 
         candles = self.ask(call, parse, symbol=series.symbol, stop=stop, hear=heard.append)
-        return self._page_of(candles, heard[-1])
+        return self._page_of(candles, heard[-1], final_ms)
 
-    def _page_of(self, candles: Candles, heard: Heard) -> Page:
+    def _page_of(self, candles: Candles, heard: Heard, final_ms: int) -> Page:
         made_ms = heard.made_ms
         if made_ms is None or abs(made_ms - self.estimated_ms()) > FARTHEST_MS:
-            return Page(candles, None, heard)  # a date of another year says nothing
-        return Page(candles, made_ms + self._date_lag_ms, heard)
+            return Page(candles, None, heard, final_ms)  # a date of another year says nothing
+        return Page(candles, made_ms + self._date_lag_ms, heard, final_ms)
 
     def last_ms(self, series: Series, end_ms: int, stop: Errand) -> int | None:
         """When the newest candle before the end opens; None where the provider has none there, or cannot be asked."""
@@ -560,12 +590,17 @@ def _least_limits(provider: Provider) -> Mapping[str, int]:
     return {"weight": sum(call.cost for call in calls), "requests": len(calls)}
 
 
-def _is_late(page: Page, span: Span, stop: Errand) -> bool:
+def _final_ms(feed: Feed, body: bytes, candles: Candles) -> int:
+    """From where on the candles may still change, by the reply's own word."""
+    return FOREVER_MS if feed.final_until is None else feed.final_until(body, candles)
+
+
+def _is_late(page: Page, settling: Settling, span: Span, stop: Errand) -> bool:
     """Whether the reply was made after everything in the span had settled, as far as can be told.
 
     Its Date header tells; where there is none, the instant of the call does if the provider's clock was asked for it.
     """
-    as_of, needed_ms = stop.as_of, span.end_ms + GRACE_MS
+    as_of, needed_ms = stop.as_of, settling.settles_ms(span.end_ms)
     is_due = as_of is not None and as_of.is_checked and needed_ms <= as_of.ms
     if page.made_ms is None:
         return is_due
@@ -576,7 +611,10 @@ def _join_pages(pages: list[Page]) -> Page:
     made = [page.made_ms for page in pages]
     known = [made_ms for made_ms in made if made_ms is not None]
     return Page(
-        join([page.candles for page in pages]), min(known) if len(known) == len(made) else None, pages[-1].heard
+        join([page.candles for page in pages]),
+        min(known) if len(known) == len(made) else None,
+        pages[-1].heard,
+        min(page.final_ms for page in pages),
     )
 
 
