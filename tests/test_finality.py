@@ -10,11 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from late_market import RULES, Dialect, Market, Rule, close_of
-from loopback import Loopback
+from late_market import RULES, Dialect, Life, Market, Rule, close_of
+from loopback import Loopback, Said
+from world import World, ms, same
 
-from candle_fetcher import CandleFetcher
+from candle_fetcher import CandleFetcher, IncompleteData
+from candle_fetcher.core.candles import iso
 from candle_fetcher.core.finality import Finality
 from candle_fetcher.core.frame import index_ms
 from candle_fetcher.providers import Limit, all_providers, find_provider
@@ -157,3 +160,161 @@ def test_each_provider_is_in_the_late_exchange_and_says_where_its_finality_stand
         for feed in provider.feeds.values():
             assert feed.finality != Finality(), name
             assert len(feed.finality.source) > 20
+
+
+# -- what is read once more -------------------------------------------------------------------------------------------
+
+
+def lives(world: Sea, **corrected: tuple[float, ...]) -> None:
+    """Lets the minutes of that name (m1600) be corrected so long after their close, and no other."""
+    for ago in range(-2_000, 40):
+        open_s = START_S - ago * 60
+        name = dt.datetime.fromtimestamp(open_s, dt.timezone.utc).strftime("m%H%M")
+        world.market.lives[open_s] = Life(0.0, corrected.get(name, ()))
+
+
+def sent(world: Sea) -> list[dict[str, str]]:
+    return [one.params for one in world.server.asked() if "klines" in one.path]
+
+
+@pytest.mark.fault("H12")
+def test_a_correction_soon_after_the_close_is_found_by_the_next_request_and_is_a_revision(tmp_path: Path) -> None:
+    with sea(tmp_path, "binance", 1) as world:
+        lives(world, m1559=(40.0,))
+        world.move(5)
+        start = "2024-03-05T15:50"
+        assert world.fetch(world.fetcher(), start)["close"].iloc[-1] == close_of(START_S - 60, 0)
+        world.move(40)
+        sent(world)
+        fetcher = world.fetcher()  # a new run of the program knows it from the disk
+        assert world.fetch(fetcher, start)["close"].iloc[-1] == close_of(START_S - 60, 0)
+        assert sent(world) == []  # nothing is sent for it alone
+        world.move(20)
+        frame = world.fetch(fetcher, start)
+        assert frame["close"].tolist()[-2:] == [close_of(START_S - 60, 1), close_of(START_S, 0)]
+        (asked,) = sent(world)
+        assert int(asked["startTime"]) == ms("2024-03-05T15:58")  # 15:58 closed 65 s before it was read
+        revised = fetcher.cache.revisions()
+        assert set(revised["timestamp"].astype(str)) == {"2024-03-05 15:59:00+00:00"}
+        assert "close" in set(revised["column"])
+        assert world.fetch(fetcher, start, "2024-03-05T16:00")["close"].iloc[-1] == close_of(START_S - 60, 1)
+
+
+@pytest.mark.fault("H12")
+def test_what_is_read_once_more_may_lie_in_the_chunk_before_and_costs_no_request(tmp_path: Path) -> None:
+    border_s = START_S // 60_000 * 60_000 + 60_000  # where the next chunk of 1,000 minutes begins
+    with sea(tmp_path, "binance", 1) as world:
+        for open_s in range(border_s - 3_600, border_s + 3_600, 60):
+            world.market.lives[open_s] = Life(0.0, (40.0,) if open_s == border_s - 60 else ())
+        world.market.first_s = border_s - 3_600
+        world.move(border_s + 5 - world.now_s)
+        fetcher = world.fetcher()
+        assert world.fetch(fetcher, limit=2)["close"].iloc[-1] == close_of(border_s - 60, 0)
+        world.move(61)
+        sent(world)
+        assert world.fetch(fetcher, limit=1)["close"].tolist() == [close_of(border_s, 0)]
+        (asked,) = sent(world)
+        assert border_s - 180 <= int(asked["startTime"]) // 1000 <= border_s - 60
+        held = world.fetch(world.fetcher(), limit=2, source="cache")
+        assert held["close"].tolist() == [close_of(border_s - 60, 1), close_of(border_s, 0)]
+
+
+@pytest.mark.fault("H12")
+def test_a_failing_request_takes_no_candle_that_was_to_be_read_once_more(tmp_path: Path) -> None:
+    with sea(tmp_path, "binance", 1) as world:
+        lives(world)
+        world.move(5)
+        fetcher = world.fetcher()
+        before = world.fetch(fetcher, "2024-03-05T15:50")
+        world.move(60)
+        answer = world.dialect._answer
+        world.dialect._answer = lambda path, params: Said(b"", 500) if "klines" in path else answer(path, params)
+        with pytest.raises(IncompleteData) as caught:
+            world.fetch(fetcher, "2024-03-05T15:50")
+        assert [gap.first for gap in caught.value.missing] == ["2024-03-05T16:00:00Z"]
+        assert closes(caught.value.frame) == closes(before)
+
+
+# -- what is late -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.fault("H04")
+def test_a_row_that_is_late_is_no_gap_and_the_newest_are_those_that_there_are(tmp_path: Path) -> None:
+    """CoinGecko makes a reply at :07, :22, :37 and :52; the candle of 15:30 is in that of 16:07 for the first time."""
+    with sea(tmp_path, "coingecko", 1) as world:
+        for _ in range(24):
+            fetcher = world.fetcher()
+            frame = world.fetch(fetcher, days=0.25)
+            assert frame.attrs["candle_fetcher"]["gaps"] == []
+            made_s = (int(world.now_s) - 420) // 900 * 900 + 420
+            newest_s = made_s // 1800 * 1800 - 1800  # the one before that which formed then
+            assert frame.index[-1].timestamp() == newest_s
+            assert frame.attrs["candle_fetcher"]["end"] == iso((newest_s + 1800) * 1000)
+            assert len(world.fetch(fetcher, limit=5)) == 5
+            world.move(300)
+
+
+@pytest.mark.fault("H04")
+def test_a_row_that_never_comes_is_a_gap_once_it_cannot_be_late_any_more(tmp_path: Path) -> None:
+    with sea(tmp_path, "binance", 1) as world:
+        lives(world)
+        world.market.lives[START_S - 60] = Life(None)
+        world.move(30)
+        for seconds, gaps in ((0, 0), (29, 0), (1, 1)):
+            world.move(seconds)
+            frame = world.fetch(world.fetcher(), "2024-03-05T15:50", "2024-03-05T16:00")
+            assert frame.attrs["candle_fetcher"]["gap_count"] == gaps, seconds
+            assert len(frame) == 9
+
+
+@pytest.mark.fault("H02")
+def test_a_minute_that_is_over_and_not_committed_is_open_and_each_candle_is_there_once(tmp_path: Path) -> None:
+    with sea(tmp_path, "kraken", 1) as world:
+        lives(world)
+        world.market.lives[START_S - 60] = Life(34.0)
+        for seconds, closed in ((3, [1, 1, 0]), (30, [1, 1, 0]), (2, [1, 1, 1, 0])):
+            world.move(seconds)
+            frame = world.fetch(world.fetcher(), "2024-03-05T15:57", include_open=True)
+            assert frame["is_closed"].astype(int).tolist() == closed
+            assert frame.index.is_unique
+            settled = world.fetch(world.fetcher(), "2024-03-05T15:57")
+            assert closes(settled) == closes(frame[frame["is_closed"]])
+
+
+@pytest.mark.fault("H03")
+@pytest.mark.parametrize("name", ["alpaca", "alpaca-crypto"])
+def test_a_bar_is_settled_31_seconds_after_its_end(tmp_path: Path, name: str) -> None:
+    with sea(tmp_path, name, 1) as world:
+        lives(world, m1559=(30.0,))
+        for seconds, newest in ((5, 15 * 60 + 58), (25.5, 15 * 60 + 58), (0.5, 15 * 60 + 59)):
+            world.move(seconds)
+            frame = world.fetch(world.fetcher(), limit=3)
+            last = frame.index[-1]
+            assert last.hour * 60 + last.minute == newest, seconds
+            assert frame["close"].iloc[-1] == world.market.final(world.now_s)[int(last.timestamp() * 1000)]
+
+
+# -- what is stored stays ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.fault("K07")
+@pytest.mark.parametrize("timeframe", ["3d", "1h", "1w"])
+def test_a_stored_candle_outlives_a_tail_that_comes_back_empty(tmp_path: Path, timeframe: str) -> None:
+    with World(tmp_path, now="2024-06-15T12:00:30") as world:
+        span = ("BTC/USDT", timeframe, "2024-01-01" if timeframe != "1h" else "2024-06-14")
+        before = world.fetcher().fetch(*span)
+        world.now_s += 120
+        world.exchange.hide("binance", "BTCUSDT", (ms("2024-01-01"), ms("2024-07-01")))
+        for _ in range(2):
+            after = world.fetcher(cache_ttl=60).fetch(*span)
+            assert index_ms(after).tolist() == index_ms(before).tolist()
+            world.now_s += 120
+        world.exchange.unhide("binance", "BTCUSDT")
+        same(world.fetcher().fetch(*span), truth_of(world, span))
+
+
+def truth_of(world: World, span: tuple[str, str, str]) -> dict[str, Any]:
+    """What of the exchange's candles has closed."""
+    truth = world.truth("BTCUSDT", span[1], span[2], "2024-07-01")
+    closed = truth["close_time"] + 2_000 < world.now_s * 1000
+    return {name: np.asarray(values)[closed] for name, values in truth.items()}
