@@ -23,6 +23,7 @@ from candle_fetcher import (
     AccessDenied,
     Banned,
     CandleFetcherWarning,
+    FetchManyError,
     IncompleteData,
     InputError,
     ProviderRefused,
@@ -522,3 +523,19 @@ def test_limits_that_could_not_be_read_for_a_refusal_are_read_by_the_next_fetch(
     world.exchange.clear_log()
     same(fetcher.fetch("ETH/USDT", *SPAN[1:]), world.truth("ETHUSDT", *SPAN[1:]))
     assert len(world.asked("exchangeInfo")) == 1
+
+
+@pytest.mark.fault("J22")
+def test_a_slow_reply_ends_with_its_time_and_loses_no_other_symbol(world: World) -> None:
+    is_slow = world.exchange.fail(
+        faults.drip(100), times=None, match=lambda path, params: params.get("symbol") == "ETHUSDT" and "lines" in path
+    )
+    fetcher = world.fetcher(source="rest", timeout_s=0.5, max_retries=0)
+    fetcher.fetch("BTC/USDT", "1h", "2024-05-01", "2024-05-02")
+    began = time.monotonic()
+    with pytest.raises(FetchManyError) as raised:
+        fetcher.fetch_many(["BTC/USDT", "ETH/USDT"], "1h", "2024-06-01", "2024-06-02")
+    assert 0.5 <= time.monotonic() - began < 3
+    assert "no whole reply within 0.5 s" in str(raised.value.errors["ETH/USDT"])
+    same(raised.value.frames["BTC/USDT"], world.truth("BTCUSDT", "1h", "2024-06-01", "2024-06-02"))
+    is_slow.stop()

@@ -140,7 +140,8 @@ class CandleFetcher:
     them.
     source: "auto", "rest", "archive" (whole files alone), or "cache" (asks nobody).
     max_retries: how often a failed request is sent again, with growing pauses.
-    timeout_s: seconds for one request, from connecting to the last byte.
+    timeout_s: seconds for one request, from connecting to the last byte. A call sends several, one after another where
+    each needs the answer of the last (the clock, the limits, the candles), and each again up to `max_retries` times.
     api_keys: {provider: {name: value}}, for providers that need a key; else it is looked for in the environment, under
     the name that the provider's users know, such as ALPACA_API_KEY_ID. Never shown, and never written anywhere.
     base_urls: {provider: URL}; a URL given here is the only host asked. http to loopback only.
@@ -395,7 +396,7 @@ class CandleFetcher:
         self, symbols: Iterable[str], timeframe: str, start: Instant = None, end: Instant = None, **options: Any
     ) -> dict[str, pd.DataFrame]:
         """A frame for each symbol, fetched side by side; takes what `fetch` takes. A symbol may name its provider:
-        `binance:BTC/USDT`, `kraken:BTC/USD`; see `combine`.
+        `binance:BTC/USDT`, `kraken:BTC/USD`; see `combine`. It returns once the slowest of them has come or failed.
 
         Raises FetchManyError where some failed: `.frames` has the others, `.errors` says why, by symbol.
         """
