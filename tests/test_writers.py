@@ -20,9 +20,9 @@ from world import World, ms, same
 
 from candle_fetcher import CandleFetcher, IncompleteData, InputError
 from candle_fetcher.cli import main
-from candle_fetcher.core.candles import OHLCV, candles_from
+from candle_fetcher.core.candles import OHLCV, Candles, candles_from
 from candle_fetcher.core.entry import BEYOND, DUE, UNASKED, Believed, Entry
-from candle_fetcher.core.merging import merge_entries
+from candle_fetcher.core.merging import Merged, merge_entries
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import parse_timeframe
 
@@ -317,3 +317,31 @@ def test_the_command_line_lists_and_clears(several, capsys, monkeypatch):
         assert len(stored_in(world.fetcher())) == 4
         assert main(["cache", "clear", "--yes", *where]) == 0
     assert not stored_in(world.fetcher())
+
+
+# -- funding rates ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.fault("K02")
+def test_the_tail_of_a_month_leaves_the_funding_rates_that_another_fetcher_has_corrected(tmp_path):
+    june = ("BTC/USDT", "2024-06-01")
+    with World(tmp_path) as world:
+        ours, theirs = (world.fetcher(provider="binance-um") for _ in range(2))
+        before = ours.fetch_funding(*june)["funding_rate"]
+        cache = theirs.cache
+        (series,) = [one for one in cache._contents() if one.kind == "funding"]
+        month = parse_timeframe("1M").ordinal(ms("2024-06-01"))
+
+        def correct(stored: dict[int, Entry]) -> dict[int, Merged]:
+            old = stored[month]
+            block = old.candles.block.copy()
+            block[1, 0] = np.float64(0.5).view(np.int64)
+            new = old._replace(candles=Candles(old.candles.names, block))
+            return {month: Merged(new, (new.covered,))}
+
+        cache.update(series, [month], correct)
+        world.now_s += 9 * 3_600
+        after = ours.fetch_funding(*june)["funding_rate"]
+        assert len(after) > len(before)
+        assert after.iloc[0] == 0.5
+        assert world.fetcher(provider="binance-um", source="cache").fetch_funding(*june)["funding_rate"].iloc[0] == 0.5

@@ -1,0 +1,259 @@
+"""Writers of one cache in any order, held against what they can have been told: no candle ever gets older.
+
+Every change of a candle at the exchange, hiding it too, is a version of its slot. Whatever fetchers refresh, ask for
+again and import at once, what is stored of a slot is never an earlier version than what was stored before, or than what
+a refresh that is over was told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from world import World
+
+from candle_fetcher import CandleFetcher, IncompleteData
+from candle_fetcher.core.frame import index_ms
+from candle_fetcher.practice import PracticeExchange
+
+HOUR = 3_600_000
+FIRST, SLOTS = 474_970, 60  # slots of the grid of 1h, around the border of two chunks
+SEEDS = [2, 3]
+
+
+class Slots:
+    """What the exchange has said of each slot: its versions, each a volume, or None while it is hidden."""
+
+    def __init__(self, exchange: PracticeExchange) -> None:
+        self.exchange = exchange
+        start_ms, end_ms = FIRST * HOUR, (FIRST + SLOTS) * HOUR
+        truth = exchange.truth("binance", "BTCUSDT", "1h", start_ms, end_ms)
+        self.versions: list[list[tuple[float, float | None]]] = [
+            [(0.0, float(volume))] for volume in truth["volume"].tolist()
+        ]
+
+    def change(self, dice: random.Random) -> None:
+        """A candle is corrected, hidden, or shown again."""
+        at = dice.randrange(SLOTS)
+        versions = self.versions[at]
+        if versions[-1][1] is None:
+            self.exchange.unhide("binance", "BTCUSDT", self._span(at))
+            self._add(at, next(volume for _, volume in reversed(versions) if volume is not None))
+        elif dice.random() < 0.15:
+            self.hide(at)
+        else:
+            volume = 1_000.0 + sum(map(len, self.versions))
+            self.exchange.restate("binance", "BTCUSDT", "1h", (FIRST + at) * HOUR, volume=f"{volume:.8f}")
+            self._add(at, volume)
+
+    def hide(self, slot: int) -> None:
+        if self.versions[slot][-1][1] is not None:
+            self.exchange.hide("binance", "BTCUSDT", self._span(slot))
+            self._add(slot, None)
+
+    def _span(self, slot: int) -> tuple[int, int]:
+        return (FIRST + slot) * HOUR, (FIRST + slot + 1) * HOUR
+
+    def _add(self, slot: int, volume: float | None) -> None:
+        self.versions[slot].append((time.monotonic(), volume))
+
+    def newest(self, slot: int, volume: float | None) -> int:
+        """The newest version of the slot that says so."""
+        found = [at for at, (_, said) in enumerate(self.versions[slot]) if said == volume]
+        assert found, (slot, volume, self.versions[slot])
+        return found[-1]
+
+    def at(self, slot: int, time_s: float) -> int:
+        """The version that the slot had then."""
+        return max(at for at, (since_s, _) in enumerate(self.versions[slot]) if since_s <= time_s)
+
+
+def stored(reader: CandleFetcher) -> dict[int, float | None]:
+    """What the cache says of each slot that it knows."""
+    span = ("BTC/USDT", "1h", FIRST * HOUR, (FIRST + SLOTS) * HOUR)
+    lost: set[int] = set()
+    try:
+        frame = reader.fetch(*span, source="cache")
+    except IncompleteData as error:
+        frame = error.frame
+        for gap in error.missing:
+            lost.update(range(slot_of(gap.first), slot_of(gap.last) + 1))
+    known: dict[int, float | None] = dict.fromkeys(set(range(SLOTS)) - lost)
+    for open_ms, volume in zip(index_ms(frame).tolist(), frame["volume"].tolist(), strict=True):
+        known[open_ms // HOUR - FIRST] = volume
+    return known
+
+
+def slot_of(text: str) -> int:
+    import pandas as pd
+
+    return int(pd.Timestamp(text).value // 10**6 // HOUR - FIRST)
+
+
+def span_of(dice: random.Random) -> tuple[int, int]:
+    if dice.random() < 0.5:
+        return FIRST * HOUR, (FIRST + SLOTS) * HOUR
+    start = dice.randrange(SLOTS)
+    return (FIRST + start) * HOUR, (FIRST + dice.randrange(start, SLOTS) + 1) * HOUR
+
+
+def write(fetcher: CandleFetcher, teller: CandleFetcher, dice: random.Random, folder: Path) -> tuple[int, int] | None:
+    """One deed of a writer; the span that was refreshed, if one was."""
+    deed, span = dice.choice(["fetch", "refresh", "refresh", "refetch", "import"]), span_of(dice)
+    if deed == "import":
+        path = teller.export("BTC/USDT", "1h", *span, path=folder / f"{dice.random()}")
+        if path.stat().st_size > 100:
+            fetcher.cache.import_file(path)
+        return None
+    options: dict[str, Any] = {"refresh": {"refresh": True}, "refetch": {"on_gap": "refetch"}, "fetch": {}}[deed]
+    fetcher.fetch("BTC/USDT", "1h", *span, **options)
+    return span if deed == "refresh" else None
+
+
+def check(known: dict[int, float | None], least: dict[int, int], slots: Slots) -> None:
+    """Fails where something stored is older than it was, or gone; keeps what it is now."""
+    assert set(known) >= set(least), "what was stored is not known any more"
+    for slot, volume in known.items():
+        version = slots.newest(slot, volume)
+        assert version >= least.get(slot, 0), (slot, volume, slots.versions[slot], least[slot])
+        # Of equal versions nothing tells which it is: the earliest is all that is known.
+        first = next(
+            at for at, (_, said) in enumerate(slots.versions[slot]) if said == volume and at >= least.get(slot, 0)
+        )
+        least[slot] = first
+
+
+def run(seed: int, folder: Path, *, steps: int, claims: bool = True) -> None:
+    dice = random.Random(seed)
+    if not claims:
+        (folder / "cache" / "claims").mkdir(parents=True)  # no lock can be had
+    with World(folder / "cache") as world:
+        slots = Slots(world.exchange)
+        for _ in range(8):
+            slots.hide(dice.randrange(SLOTS))
+        writers = [world.fetcher(source="rest", compression=seed % 3 == 0) for _ in range(2)]
+        for one in writers:
+            one.fetch("BTC/USDT", "1h", FIRST * HOUR, (FIRST + SLOTS) * HOUR)
+        reader, teller = world.fetcher(memory_cache_size=0), world.fetcher(use_cache=False, source="rest")
+        least: dict[int, int] = {}
+        for _ in range(steps):
+            for _ in range(dice.randrange(4)):
+                slots.change(dice)
+            if dice.random() < 0.1:
+                world.now_s += dice.choice([3_700, 31 * 86_400])
+            begun_s = time.monotonic()
+            span = write(dice.choice(writers), teller, dice, folder)
+            for open_ms in range(*span, HOUR) if span else ():
+                slot = open_ms // HOUR - FIRST
+                least[slot] = max(least.get(slot, 0), slots.at(slot, begun_s))
+            check(stored(reader), least, slots)
+
+
+@pytest.mark.fault("K02", "K03")
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_candle_gets_older_whatever_two_fetchers_do_in_turn(tmp_path: Path, seed: int) -> None:
+    run(seed, tmp_path, steps=20, claims=seed % 2 == 0)
+
+
+@pytest.mark.long
+@pytest.mark.fault("K02", "K03")
+@pytest.mark.parametrize("seed", range(100, 130))
+def test_no_candle_gets_older_whatever_fetchers_do_in_turn_for_long(tmp_path: Path, seed: int) -> None:
+    run(seed, tmp_path, steps=150, claims=seed % 2 == 0)
+
+
+# -- processes --------------------------------------------------------------------------------------------------------
+
+CHILD = """
+import json, random, sys, time, warnings
+from pathlib import Path
+sys.path.insert(0, sys.argv[4])
+from test_writers_random import write
+from candle_fetcher import CandleFetcher
+urls, folder, seed = json.loads(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+warnings.simplefilter("ignore")
+dice = random.Random(seed)
+settings = {"base_urls": urls, "source": "rest", "progress": False}
+with CandleFetcher(cache_dir=folder / "cache", **settings) as fetcher:
+    with CandleFetcher(use_cache=False, **settings) as teller:
+        print("ready", flush=True)
+        sys.stdin.readline()
+        for _ in range(int(sys.argv[5])):
+            begun_s = time.monotonic()
+            span = write(fetcher, teller, dice, folder / str(seed))
+            if span:
+                print(json.dumps([begun_s, *span]), flush=True)
+"""
+
+
+def race(folder: Path, seed: int, *, children: int, deeds: int, claims: bool) -> None:
+    dice = random.Random(seed)
+    if not claims:
+        (folder / "cache" / "claims").mkdir(parents=True)
+    with PracticeExchange() as exchange:
+        slots = Slots(exchange)
+        for _ in range(8):
+            slots.hide(dice.randrange(SLOTS))
+        urls = json.dumps(exchange.base_urls)
+        seeds = [str(seed * 10 + at) for at in range(children)]
+        lines = [
+            [sys.executable, "-c", CHILD, urls, str(folder), one, str(ROOT / "tests"), str(deeds)] for one in seeds
+        ]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        made = [
+            subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+            for line in lines
+        ]
+        try:
+            for one in made:
+                assert one.stdout is not None
+                assert one.stdout.readline() == "ready\n"
+            for one in made:
+                assert one.stdin is not None
+                one.stdin.write("go\n")
+                one.stdin.flush()
+            while any(one.poll() is None for one in made):
+                slots.change(dice)
+                time.sleep(dice.uniform(0.001, 0.03))
+            said = [one.communicate(timeout=60)[0] for one in made]
+            assert [one.returncode for one in made] == [0] * children
+        finally:
+            for one in made:
+                with contextlib.suppress(OSError):
+                    one.kill()
+                one.wait()
+                for pipe in (one.stdin, one.stdout):
+                    if pipe is not None:
+                        pipe.close()
+        least: dict[int, int] = {}
+        for line in "".join(said).splitlines():
+            begun_s, start_ms, end_ms = json.loads(line)
+            for open_ms in range(start_ms, end_ms, HOUR):
+                slot = open_ms // HOUR - FIRST
+                least[slot] = max(least.get(slot, 0), slots.at(slot, begun_s))
+        assert least
+        with CandleFetcher(base_urls=exchange.base_urls, cache_dir=folder / "cache", progress=False) as reader:
+            check(stored(reader), least, slots)
+
+
+@pytest.mark.long
+@pytest.mark.fault("K02", "K03")
+def test_no_candle_gets_older_whatever_two_processes_do_at_once(tmp_path: Path) -> None:
+    race(tmp_path, 1, children=2, deeds=8, claims=True)
+
+
+@pytest.mark.long
+@pytest.mark.fault("K02", "K03")
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("claims", [True, False])
+def test_no_candle_gets_older_whatever_processes_do_at_once_for_long(tmp_path: Path, seed: int, claims: bool) -> None:
+    race(tmp_path, seed, children=4, deeds=150, claims=claims)
