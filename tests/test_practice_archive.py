@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from candle_fetcher.practice import Damage, PracticeExchange, damage, faults
+from candle_fetcher.practice import Damage, PracticeExchange, archive, damage, faults
 from candle_fetcher.practice.damage import pack, unpack
 from candle_fetcher.practice.listings import utc_ms
 
@@ -679,10 +679,11 @@ def test_requests_are_noted_and_weigh_nothing(exchange: PracticeExchange) -> Non
     assert exchange.base_urls["binance-archive"] == exchange.url
 
 
-def test_files_are_the_same_from_any_thread_and_again_after_they_were_dropped() -> None:
+def test_files_are_the_same_from_any_thread_and_again_after_they_were_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = archive.Built(50_000)
+    monkeypatch.setattr(archive, "_built", built)
     keys = [SPOT_MONTH.replace("2024-03", f"2024-{month:02}") for month in range(1, 7)]
     with PracticeExchange(clock=Clock(), log=False) as first, PracticeExchange(clock=Clock(), log=False) as second:
-        second.archive._most_bytes = 50_000
         found: dict[str, set[bytes]] = {key: set() for key in keys}
 
         def work(exchange: PracticeExchange) -> None:
@@ -695,4 +696,4 @@ def test_files_are_the_same_from_any_thread_and_again_after_they_were_dropped() 
         for thread in threads:
             thread.join()
         assert [len(bodies) for bodies in found.values()] == [1] * 6
-        assert second.archive._bytes <= 50_000
+        assert built._bytes <= 50_000

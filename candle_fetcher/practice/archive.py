@@ -23,7 +23,7 @@ from candle_fetcher.practice.faults import Match, Reply, Turn
 from candle_fetcher.practice.funding import funding_csv
 from candle_fetcher.practice.listings import Listing, find_pair, list_all
 from candle_fetcher.practice.request import View
-from candle_fetcher.practice.series import Holes, Series, Tape
+from candle_fetcher.practice.series import Generated, Holes, Series, Tape
 from candle_fetcher.practice.vision import File
 
 _CHECKSUM = ".CHECKSUM"
@@ -50,24 +50,50 @@ class Spoil(Turn):
         self.since_ms = since_ms
 
 
-_State = tuple[Series | None, int, Holes]
+# What the bytes of a file depend on: its key, what its rows come from, and when it was published.
+_State = tuple[str, object, int, Holes, int]
+
+
+class Built:
+    """The files used last, of all exchanges of the process, bounded by bytes."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._kept: OrderedDict[_State, Stored] = OrderedDict()
+        self._bytes = 0
+        self._most_bytes = most_bytes
+        self._lock = threading.Lock()
+
+    def find(self, state: _State) -> Stored | None:
+        """The file, None where it has to be built."""
+        with self._lock:
+            found = self._kept.get(state)
+            if found is not None:
+                self._kept.move_to_end(state)
+            return found
+
+    def keep(self, state: _State, stored: Stored) -> None:
+        """Keeps the file, and drops those that were not used for longest."""
+        with self._lock:
+            old = self._kept.pop(state, None)
+            self._kept[state] = stored
+            self._bytes += len(stored.data) - (len(old.data) if old else 0)
+            while self._bytes > self._most_bytes and len(self._kept) > 1:
+                self._bytes -= len(self._kept.popitem(last=False)[1].data)
+
+
+_built = Built(_KEPT_BYTES)
+_building = [threading.Lock() for _ in range(_LOCKS)]
 
 
 class Archive:
     """Binance's public archive over the practice market. Files are made when asked for, and kept for a while."""
 
-    def __init__(
-        self, tape: Tape, clock_ms: Callable[[], int], lags: vision.Lags, most_bytes: int = _KEPT_BYTES
-    ) -> None:
+    def __init__(self, tape: Tape, clock_ms: Callable[[], int], lags: vision.Lags) -> None:
         self.next_marker = True
         self._tape = tape
         self._clock_ms = clock_ms
         self._lags = lags
-        self._most_bytes = most_bytes
         self._lock = threading.Lock()
-        self._building = [threading.Lock() for _ in range(_LOCKS)]
-        self._built: OrderedDict[str, tuple[_State, Stored]] = OrderedDict()
-        self._bytes = 0
         self._loaded: dict[str, Stored] = {}
         self._spoils: list[Spoil] = []
 
@@ -153,28 +179,12 @@ class Archive:
         if file is None or not self._exists(file):
             return None
         state = self._state(file)
-        stored = self._kept(key, state)
+        stored = _built.find(state)
         if stored is None:
-            with self._building[hash(key) % _LOCKS]:
-                stored = self._kept(key, state) or self._keep(key, state, self._build(file))
-        return stored
-
-    def _kept(self, key: str, state: _State) -> Stored | None:
-        with self._lock:
-            found = self._built.get(key)
-            if found is None or found[0] != state:
-                return None
-            self._built.move_to_end(key)
-            return found[1]
-
-    def _keep(self, key: str, state: _State, stored: Stored | None) -> Stored | None:
-        if stored is not None:
-            with self._lock:
-                old = self._built.pop(key, None)
-                self._built[key] = state, stored
-                self._bytes += len(stored.data) - (len(old[1].data) if old else 0)
-                while self._bytes > self._most_bytes and len(self._built) > 1:
-                    self._bytes -= len(self._built.popitem(last=False)[1][1].data)
+            with _building[hash(key) % _LOCKS]:
+                stored = _built.find(state) or self._build(file)
+                if stored is not None:
+                    _built.keep(state, stored)
         return stored
 
     def _build(self, file: File) -> Stored | None:
@@ -222,10 +232,13 @@ class Archive:
         return self._tape.series(file.provider, listing, file.timeframe, file.kind)
 
     def _state(self, file: File) -> _State:
-        """What the rows of the file depend on; equal for equal rows."""
+        """What the bytes of the file depend on; equal for equal bytes, in other exchanges too."""
         series, listing = self._series(file), self._listing(file)
         hidden = self._tape.hidden(file.provider, listing.symbol) if listing else ()
-        return series, series.version if series else 0, hidden
+        owner: object = series or self
+        if isinstance(series, Generated) and series.market is not None:
+            owner = series.market
+        return file.key, owner, series.version if series else 0, hidden, self._published_ms(file)
 
     def _life(self, file: File) -> tuple[int, int]:
         """From when to when the archive has rows of the file's series."""
