@@ -31,6 +31,7 @@ from candle_fetcher.core.errors import (
     ReplyError,
     SourceError,
     TransportError,
+    UnknownArgument,
     UnknownSymbol,
 )
 from candle_fetcher.core.events import Progress
@@ -38,7 +39,8 @@ from candle_fetcher.core.frame import find_gaps
 from candle_fetcher.core.plan import FetchPlan
 from candle_fetcher.core.summary import summary
 from candle_fetcher.core.version import __version__
-from candle_fetcher.fetcher import CandleFetcher, fetch, read_csv
+from candle_fetcher.fetcher import CandleFetcher, read_csv
+from candle_fetcher.fetcher.shared import export, fetch, fetch_many, gaps, plan, symbols
 from candle_fetcher.monitor import PerformanceMonitor
 from candle_fetcher.providers import Provider
 
@@ -71,12 +73,18 @@ __all__ = [
     "ReplyError",
     "SourceError",
     "TransportError",
+    "UnknownArgument",
     "UnknownSymbol",
     "Verified",
     "__version__",
     "combine",
+    "export",
     "fetch",
+    "fetch_many",
     "find_gaps",
+    "gaps",
+    "plan",
     "read_csv",
     "summary",
+    "symbols",
 ]

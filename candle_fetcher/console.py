@@ -5,11 +5,12 @@ The only tqdm and colorama, both imported when they are first needed. Nothing he
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, TextIO
 
 from candle_fetcher.core.errors import InputError, shown
@@ -50,6 +51,9 @@ def make_progress(progress: bool | Callable[[Progress], object] | None) -> Obser
             tell(event)
 
     return observe
+
+
+_open_bars: set[Any] = set()
 
 
 class ProgressBar:
@@ -96,6 +100,7 @@ class ProgressBar:
         label = printable(self._labels[0]) if len(self._labels) == 1 else f"{len(self._labels)} series"
         if self._bar is None:
             self._bar = _open_bar(self._file, self._delay_s, label, done, self._total)
+            _open_bars.add(self._bar)
         bar = self._bar
         bar.set_description_str(label, refresh=False)
         bar.grow(self._total)
@@ -106,6 +111,7 @@ class ProgressBar:
         self._labels = []
         self._running = self._done = self._total = 0
         if bar is not None:
+            _open_bars.discard(bar)
             bar.close()
 
 
@@ -144,6 +150,20 @@ def _open_bar(file: TextIO | None, delay_s: float, label: str, done: int, total:
         dynamic_ncols=not unsized,
         leave=None,  # stays, unless it is nested in a bar of the caller's
     )
+
+
+@contextlib.contextmanager
+def above_bars() -> Iterator[None]:
+    """Clear the bars that are drawn for as long as lines are written above them."""
+    with contextlib.ExitStack() as locked:
+        # A bar that is still within its delay has drawn nothing.
+        bars = [bar for bar in tuple(_open_bars) if not bar.disable and bar._time() - bar.start_t >= bar.delay]
+        for bar in bars:
+            locked.enter_context(bar.get_lock())
+            bar.clear(nolock=True)
+        yield
+        for bar in bars:
+            bar.refresh(nolock=True)
 
 
 class Palette:

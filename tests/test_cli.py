@@ -323,11 +323,12 @@ def test_a_file_that_cannot_be_written_is_an_error_in_a_line(line: Line, tmp_pat
 
 
 def test_a_file_that_cannot_be_opened_is_named(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = tmp_path / "nowhere" / "x.log"
+    log = tmp_path / "file" / "x.log"
+    (tmp_path / "file").touch()
     monkeypatch.setenv("CANDLE_FETCHER_LOG_FILE", str(log))
     ran = line("fetch", "BTC/USDT", "1h", *DAY)
     assert ran.code == 2
-    said = f"error: CANDLE_FETCHER_LOG_FILE {str(log)!r} cannot be written: {os.strerror(errno.ENOENT)}"
+    said = f"error: CANDLE_FETCHER_LOG_FILE {str(log)!r} cannot be written: {os.strerror(errno.ENOTDIR)}"
     assert ran.err == f"{said}. Correct it and call again\n"
 
 

@@ -35,7 +35,7 @@ from candle_fetcher import CacheWarning
 from candle_fetcher.core.entry import VERSION, unpack
 from candle_fetcher.core.plan import chunk_of, chunk_span
 from candle_fetcher.core.timeframe import parse_timeframe
-from candle_fetcher.export import replacing
+from candle_fetcher.exports import replacing
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork, and no kill at any moment")
 

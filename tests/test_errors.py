@@ -38,6 +38,7 @@ from candle_fetcher import (
     ReplyError,
     SourceError,
     TransportError,
+    UnknownArgument,
     UnknownSymbol,
 )
 from candle_fetcher.core import errors
@@ -56,6 +57,7 @@ UNTIL = dt.datetime(2024, 6, 15, 12, 30, tzinfo=dt.timezone.utc)
 # What the classes are made of that need more than a message.
 FACTS: dict[type, dict[str, Any]] = {
     UnknownSymbol: {"symbol": "BTC/UDST", "provider": "binance", "closest": ("BTC/USDT",)},
+    UnknownArgument: {"call": "fetch()", "name": "interval", "allowed": ("timeframe",), "meant": "timeframe"},
     Banned: {"message": "it happened", "until": UNTIL},
     AccessDenied: {"message": "it happened", "fix": "Check api_keys"},
     ProviderRefused: {"message": "it happened", "status": 400},

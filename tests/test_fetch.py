@@ -727,9 +727,9 @@ def test_the_module_level_fetch_uses_one_fetcher(world: World, monkeypatch: pyte
     again = candle_fetcher.fetch("BTC/USDT", "1h", "2023-06-01", "2023-06-02")
     same(frame, world.truth("BTCUSDT", "1h", "2023-06-01", "2023-06-02"))
     assert told(again)["sources"]["memory"] == 24
-    from candle_fetcher import fetcher
+    from candle_fetcher.fetcher import shared
 
-    fetcher._shared.pop().close()
+    shared._shared.pop().close()
 
 
 def test_warm_and_cold_frames_are_equal_to_the_last_attribute(world: World) -> None:

@@ -27,7 +27,7 @@ FLOORS = {
     "providers": 1,
     "cache": 2,
     "sources": 2,
-    "export": 2,  # the writer, which fetcher.export() feeds
+    "exports": 2,  # the writer, which fetcher.export() feeds
     "fetcher": 3,
     "live": 3,
     "service": 5,

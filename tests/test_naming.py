@@ -19,7 +19,7 @@ from candle_fetcher.cli import main
 from candle_fetcher.core.naming import csv_name, read_csv_name, stamp
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import parse_timeframe
-from candle_fetcher.export import replacing
+from candle_fetcher.exports import replacing
 
 MANIFEST = "candle_fetcher"
 DAY = ("BTC/USDT", "1h", "2024-03-01", "2024-03-02")

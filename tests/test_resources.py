@@ -242,4 +242,4 @@ def test_the_log_is_silent_unless_it_is_asked_for(
         LOG.removeHandler(handler)
         handler.close()
     assert len(added) == 1
-    assert log.read_text().count("fetched 10080 candles of BTC/USDT 1m") == 2
+    assert log.read_text().count("INFO fetch BTC/USDT 1m: 10,080 rows in ") == 2

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from candle_fetcher.cli.arguments import read_arguments
 from candle_fetcher.cli.commands import COMMANDS
 from candle_fetcher.cli.environment import dotenv
+from candle_fetcher.cli.notices import logging_to
 from candle_fetcher.cli.show import Talk, show_gaps, silence
 from candle_fetcher.core.errors import (
     CandleFetcherError,
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _set_up_streams()
         arguments = read_arguments(words)
         talk = Talk()
-        with _warnings_to(talk), dotenv(arguments, talk):
+        with _warnings_to(talk), dotenv(arguments, talk), logging_to(talk, arguments.log_level):
             return COMMANDS[arguments.command](arguments, talk)
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else OK

@@ -225,6 +225,7 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         if name not in ("export", "practice"):
             what = "a summary as JSON on stdout, and no candles" if name == "fetch" else "JSON on stdout"
             other.add_argument("--json", action="store_true", help=what)
+        other.add_argument("--log-level", metavar="LEVEL", help="log on stderr: debug, info, warning, error")
         other.add_argument("--debug", action="store_true", help="tracebacks, and where the time went")
         _add_version(other)
     return parser, commands

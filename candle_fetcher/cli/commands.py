@@ -25,7 +25,7 @@ from candle_fetcher.core.errors import CandleFetcherError, FetchManyError, Input
 from candle_fetcher.core.frame import MANIFEST, index_ms
 from candle_fetcher.core.plan import FetchPlan
 from candle_fetcher.core.summary import summary
-from candle_fetcher.export import find_home, find_target, replacing
+from candle_fetcher.exports import find_home, find_target, replacing
 from candle_fetcher.fetcher import CandleFetcher
 from candle_fetcher.fetcher.exporting import save_frame
 from candle_fetcher.fetcher.settings import user_cache_dir

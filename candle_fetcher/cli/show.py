@@ -61,6 +61,10 @@ class Talk:
     def fail(self, text: object) -> None:
         _say(f"{self._paint('error:', 'bad')} {printable(text)}")
 
+    def notice(self, text: object) -> None:
+        """What keeps the command waiting, and that it goes on."""
+        _say(self._paint(printable(text), "warn"))
+
     def ask(self, text: str) -> None:
         """A question, on a line that its answer goes on with."""
         _say(printable(text), end="")

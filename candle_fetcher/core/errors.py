@@ -3,6 +3,7 @@
     CandleFetcherError
       InputError (also ValueError)   the caller can fix it: setting, provider, timeframe, range
         UnknownSymbol                the provider refused the symbol; with the closest names
+        UnknownArgument (also TypeError)   a call has no such keyword; with the one that it has
         NotOffered                   this provider has no such feed
       SourceError                    a source was asked and could not answer
         TransportError               no whole reply in time         retried
@@ -18,18 +19,27 @@
       MissingExtra                   .extra; the install line is the message
     CandleFetcherWarning: CacheWarning, ClockSkew, ArchiveMismatch
 
+`.provider`, `.symbol`, `.timeframe` and `.span` say what an error is about, None where it is about none or several.
+
 A message says what happened, shows the value and what was expected, and ends with what to do, which is also `.fix`.
 The facts are attributes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 # Characters of a value in a message.
 _MOST_SHOWN = 200
+# A name is near to another where so much of both is alike: `biannce` to `binance`, but not `coinbase` to `coingecko`.
+NEAR = 0.7
+# Files whose lines are not the caller's: those of this package, and what stands between two of its functions.
+_INSIDE = (__file__.rpartition("core")[0], contextlib.__file__)
 
 
 class _Prescribes:
@@ -68,7 +78,16 @@ def _restore(kind: type[Any], arguments: tuple[object, ...], facts: dict[str, An
 
 
 class CandleFetcherError(_Prescribes, Exception):
-    """Anything this library raises on purpose. `.fix` says what to do."""
+    """Anything this library raises on purpose. `.fix` says what to do.
+
+    `.provider`, `.symbol`, `.timeframe` and `.span` (first time and end, as `2024-01-01T00:00:00Z`) say what it is
+    about; None where it is about none or several.
+    """
+
+    provider: str | None = None
+    symbol: str | None = None
+    timeframe: str | None = None
+    span: tuple[str, str] | None = None
 
 
 class InputError(CandleFetcherError, ValueError):
@@ -86,6 +105,19 @@ class UnknownSymbol(InputError):
         self.closest = tuple(closest)
         self.fix = f"did you mean {' or '.join(self.closest)}?" if closest else "symbols() lists those that it knows"
         super().__init__(f"{provider} does not know the symbol {symbol!r}; {self.fix}")
+
+
+class UnknownArgument(InputError, TypeError):
+    """A call has no argument of that name. `.name`, `.meant` (the one that it has for the
+    purpose, if any), `.fix`."""
+
+    def __init__(self, call: str, name: str, allowed: Iterable[str], meant: str | None = None) -> None:
+        names = list(allowed)
+        self.name = name
+        self.meant = meant or nearest(name, names)
+        known = f"expected some of {', '.join(names)}"
+        self.fix = f"use {self.meant!r}; {known}" if self.meant else known
+        super().__init__(f"{call} has no argument {name!r}; {self.fix}")
 
 
 class NotOffered(InputError):
@@ -112,7 +144,9 @@ class TransportError(SourceError):
 
 
 class RateLimited(SourceError):
-    """The provider asked for a pause. `.retry_after_s` seconds, None where it did not say."""
+    """The provider asked for a pause. `.retry_after_s` seconds, None where it did not say; `.status` of the reply."""
+
+    status: int | None = None
 
     fix = "Wait for that long, and see whether other programs use this address"
 
@@ -253,9 +287,44 @@ def shown(value: object) -> str:
 
 def unknown(what: str, value: object, allowed: Iterable[str]) -> InputError:
     """The InputError for a name that is not among the allowed ones, with the closest match."""
+    names = list(allowed)
+    close = nearest(value, names) if isinstance(value, str) else None
+    hint = f" Did you mean {close!r}?" if close else ""
+    return InputError(f"unknown {what} {shown(value)}; expected one of {', '.join(names)}.{hint}")
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """Return the name that is most like the given one, whatever its case; None where none is near."""
     import difflib  # when something is wrong, and not at every import
 
-    names = list(allowed)
-    close = difflib.get_close_matches(value, names, n=1, cutoff=0.5) if isinstance(value, str) else ()
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return InputError(f"unknown {what} {shown(value)}; expected one of {', '.join(names)}.{hint}")
+    lowered = {one.lower(): one for one in names}
+    close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=NEAR)
+    return lowered[close[0]] if close else None
+
+
+def warn(warning: CandleFetcherWarning) -> None:
+    """Issue the warning at the line outside of this package that made the call, in the thread that made it."""
+    _deliver(_issue, warning)
+
+
+def _issue(warning: CandleFetcherWarning) -> None:
+    if sys.version_info >= (3, 12):
+        warnings.warn(warning, skip_file_prefixes=_INSIDE)
+        return
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(warning, stacklevel=level)
+
+
+def deliver_warnings_by(deliver: Callable[[Callable[[Any], None], Any], object]) -> None:
+    """Have each warning handed to `deliver(issue, warning)`, which calls `issue` in the thread that made the call."""
+    global _deliver  # noqa: PLW0603 (the threads are those of a higher floor)
+    _deliver = deliver
+
+
+def _deliver_here(issue: Callable[[Any], None], warning: Any) -> None:
+    issue(warning)
+
+
+_deliver: Callable[[Callable[[Any], None], Any], object] = _deliver_here

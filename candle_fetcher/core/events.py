@@ -12,12 +12,25 @@ from typing import NamedTuple
 
 
 class Operation(NamedTuple):
-    """One piece of work ended: fetch, export, plan, audit, parse, disk_read, disk_write."""
+    """One piece of work ended: fetch, export, plan, audit, parse, disk_read, disk_write.
+
+    `label` says what a public call was about; the other pieces of work have none.
+    """
 
     name: str
     seconds: float
     candles: int = 0
     bytes: int = 0
+    label: str = ""
+
+
+class Failed(NamedTuple):
+    """A public call ended with an error; `reason` is its class and message."""
+
+    name: str
+    label: str
+    seconds: float
+    reason: str
 
 
 class Lookup(NamedTuple):
@@ -39,12 +52,31 @@ class Sent(NamedTuple):
 
 
 class Retried(NamedTuple):
-    """A request is going to be sent again after `wait_s` seconds."""
+    """A request is going to be sent again after `wait_s` seconds, for the `attempt`th time of `most`. `reason` is the
+    class of the error, `detail` what happened: `status 503`."""
 
     provider: str
     reason: str
     attempt: int
     wait_s: float
+    most: int = 0
+    detail: str = ""
+
+
+class Rerouted(NamedTuple):
+    """A request goes to another host of the provider, or its candles come from another source; `reason` says why."""
+
+    provider: str
+    to: str
+    reason: str
+
+
+class Gaps(NamedTuple):
+    """An answer lacks candles that the provider itself lacks: how many gaps, and how many candles."""
+
+    label: str
+    gaps: int
+    candles: int
 
 
 class Waited(NamedTuple):
@@ -72,7 +104,7 @@ class Progress(NamedTuple):
     total: int
 
 
-Event = Operation | Lookup | Sent | Retried | Waited | Busy | Progress
+Event = Operation | Failed | Lookup | Sent | Retried | Rerouted | Waited | Gaps | Busy | Progress
 Observe = Callable[[Event], None]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from candle_fetcher.core.candles import INTEGERS, MISSING, OHLCV, Candles, find_holes, gap_of, have_prices, widen
-from candle_fetcher.core.errors import CandleFetcherWarning, InputError, shown, unknown
+from candle_fetcher.core.errors import CandleFetcherWarning, InputError, shown, unknown, warn
 from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import Timeframe, parse_timeframe
@@ -259,10 +258,10 @@ def manifest_that_fits(frame: pd.DataFrame) -> Mapping[str, Any] | None:
     if why is None:
         return manifest
     what = " ".join(str(manifest.get(name)) for name in ("symbol", "timeframe"))
-    warnings.warn(
-        f"the manifest of this frame, {what}, is ignored, since {why}; it is left over from another frame",
-        CandleFetcherWarning,
-        stacklevel=3,
+    warn(
+        CandleFetcherWarning(
+            f"the manifest of this frame, {what}, is ignored, since {why}; it is left over from another frame"
+        )
     )
     return None
 

@@ -44,8 +44,9 @@ from candle_fetcher.core.errors import (
     UnknownSymbol,
     shown,
     unknown,
+    warn,
 )
-from candle_fetcher.core.events import Event, Lookup, Operation, Progress
+from candle_fetcher.core.events import Event, Gaps, Lookup, Operation, Progress
 from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.fill import fill_gaps
 from candle_fetcher.core.frame import MANIFEST, Manifest, check_columns, gap_frame, hand_out, to_frame
@@ -56,12 +57,13 @@ from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS
 from candle_fetcher.core.version import __version__
-from candle_fetcher.fetcher.calls import Call, Calls, current_call, public_call, tell_caller, warn
+from candle_fetcher.fetcher.arguments import check_arguments
+from candle_fetcher.fetcher.calls import Call, Calls, checked_call, current_call, passing_to, public_call, tell_caller
 from candle_fetcher.fetcher.collect import Collected, Collector, How, cut
 from candle_fetcher.fetcher.coverage import coverage_frame, read_coverage
 from candle_fetcher.fetcher.funding import MONTH, FundingGatherer, FundingTold
 from candle_fetcher.fetcher.gather import Gatherer
-from candle_fetcher.fetcher.log import LOG, set_up_logging
+from candle_fetcher.fetcher.log import EventLog, set_up_logging
 from candle_fetcher.fetcher.manifest import make_manifest, series_frame_key
 from candle_fetcher.fetcher.planning import make_plan
 from candle_fetcher.fetcher.pools import Pools, ThreadPool
@@ -177,8 +179,9 @@ class CandleFetcher:
         **unheard_of: Any,
     ) -> None:
         given = locals()
-        for name in unheard_of:
-            raise unknown("setting", name, list(inspect.signature(CandleFetcher).parameters)[:-1])
+        if unheard_of:
+            names_of_ours = list(inspect.signature(CandleFetcher).parameters)[:-1]
+            check_arguments("CandleFetcher()", unheard_of, names_of_ours)
 
         def names() -> list[str]:
             known = [*all_providers().values(), *([provider] if isinstance(provider, Provider) else [])]
@@ -211,6 +214,7 @@ class CandleFetcher:
         settings = self._settings
         self._monitor = PerformanceMonitor(pools={"network": settings.network_threads, "io": settings.io_threads})
         self._show = make_progress(self._progress)
+        self._log = EventLog()
         self._pools = Pools(settings.network_threads, settings.io_threads)
         self._transport = Transport(
             timeout_s=settings.timeout_s, user_agent=f"candle-fetcher/{__version__}", observe=self._observe
@@ -312,7 +316,7 @@ class CandleFetcher:
         provider: str | Provider | None,
         kind: str | None,
     ) -> Imported:
-        from candle_fetcher.export import find_home  # when used: it is not often
+        from candle_fetcher.exports import find_home  # when used: it is not often
         from candle_fetcher.fetcher.importing import import_file
 
         began = time.perf_counter()
@@ -332,8 +336,11 @@ class CandleFetcher:
             series_of=lambda found, *what: read_series(found, self._origin(found), *what),
             now_ms=int(self._clock() * 1000),
         )
-        self._observe(Operation("import", time.perf_counter() - began, done.rows, path.stat().st_size))
-        tell_caller(LOG.info, "imported %s candles of %s %s", done.rows, done.symbol, done.timeframe)
+        self._observe(
+            Operation(
+                "import", time.perf_counter() - began, done.rows, path.stat().st_size, f"{done.symbol} {done.timeframe}"
+            )
+        )
         return done
 
     @property
@@ -387,13 +394,13 @@ class CandleFetcher:
         request = self._request(symbol, timeframe, self._range(start, end, days, limit), provider, kind, source)
         with self._errand() as errand:
             frame = self._fetch(request, options, source, errand)
-        self._observe(Operation("fetch", time.perf_counter() - began, len(frame)))
-        tell_caller(LOG.info, "fetched %s candles of %s", len(frame), request.label)
+        self._observe_gaps(request.label, frame.attrs[MANIFEST])
+        self._observe(Operation("fetch", time.perf_counter() - began, len(frame), 0, request.label))
         return frame
 
-    @public_call
+    @passing_to(fetch)
     def fetch_many(
-        self, symbols: Iterable[str], timeframe: str, start: Instant = None, end: Instant = None, **options: Any
+        self, /, symbols: Iterable[str], timeframe: str, start: Instant = None, end: Instant = None, **options: Any
     ) -> dict[str, pd.DataFrame]:
         """A frame for each symbol, fetched side by side; takes what `fetch` takes. A symbol may name its provider:
         `binance:BTC/USDT`, `kraken:BTC/USD`; see `combine`. It returns once the slowest of them has come or failed.
@@ -442,6 +449,7 @@ class CandleFetcher:
             raise FetchManyError({name: frames[name] for name in names if name in frames}, errors)
         return {name: frames[name] for name in names}
 
+    @checked_call
     def iter_frames(
         self,
         symbol: str,
@@ -467,15 +475,21 @@ class CandleFetcher:
         return self._iter_frames(request, self._how(columns, source, keep=False), rows)
 
     def _iter_frames(self, request: Request, how: How, rows: int) -> Iterator[pd.DataFrame]:
+        began, count = time.perf_counter(), 0
+
         def frames(errand: Errand) -> Iterator[pd.DataFrame]:
+            nonlocal count
             for got in self._collector().stream(request, how, max(1, rows // CHUNK_SLOTS), errand):
                 self._refuse_incomplete(request, got, how.columns, errand)
+                count += got.candles.count
                 for piece in _slices(got, rows):
                     yield self._framed(request, piece, how.columns, errand)
 
         with self._errand() as errand:
             yield from self._calls.each(frames(errand), errand)
+        self._observe(Operation("iter_frames", time.perf_counter() - began, count, 0, request.label))
 
+    @checked_call
     def export(
         self,
         symbol: str,
@@ -532,8 +546,9 @@ class CandleFetcher:
                 pieces, span = iter([only]), only.span
             made = export_of(request, path, span, with_manifest=manifest)
             made.write(pieces, columns, lambda got: self._manifest(request, got, errand, str))
-        self._observe(Operation("export", time.perf_counter() - began, made.rows, made.target.stat().st_size))
-        tell_caller(LOG.info, "exported %s candles of %s", made.rows, request.label)
+        self._observe(
+            Operation("export", time.perf_counter() - began, made.rows, made.target.stat().st_size, request.label)
+        )
         return made.target
 
     @public_call
@@ -554,7 +569,7 @@ class CandleFetcher:
         began = time.perf_counter()
         request = self._request(symbol, timeframe, self._range(start, end, days, limit), provider, kind, source)
         made = make_plan(request, self.cache, self._settings.network_threads, self._how("ohlcv", source))
-        self._observe(Operation("plan", time.perf_counter() - began))
+        self._observe(Operation("plan", time.perf_counter() - began, label=request.label))
         return made
 
     @public_call
@@ -575,11 +590,13 @@ class CandleFetcher:
         Causes: `no_candle` (the provider was asked again and has none), `not_listed`, `after_delisting`. Of stocks, the
         hours in which their exchange is closed are no gaps; knowing them needs the extra `calendars` (MissingExtra).
         """
+        began = time.perf_counter()
         request = self._request(symbol, timeframe, _bounded(self._range(start, end, days)), provider, kind, source)
         how = self._how("ohlcv", source)._replace(needs_sessions=True)
         with self._errand() as errand:
             got = self._collector().collect(request, self._collector().span(request, how, errand), how, errand)
             self._refuse_incomplete(request, got, how.columns, errand)
+        self._observe(Operation("gaps", time.perf_counter() - began, got.candles.count, 0, request.label))
         return gap_frame(got.gaps)
 
     @public_call
@@ -601,6 +618,7 @@ class CandleFetcher:
         `after_delisting` (the provider has none); `failed` (it could not be had when last asked for, and why). What no
         row speaks of has never been asked for. A timeframe that is made of another tells of that one.
         """
+        began = time.perf_counter()
         wanted = self._range(start, end, days)
         request = self._request(symbol, timeframe, wanted, provider, kind, "cache")
         span = None
@@ -609,7 +627,9 @@ class CandleFetcher:
             start_ms = 0 if wanted.back_ms is None else end_ms - wanted.back_ms
             span = Span(start_ms if wanted.start_ms is None else wanted.start_ms, end_ms)
         late_ms = request.source.provider.feed(kind).finality.late_ms
-        return coverage_frame(read_coverage(self.cache, request.series, span, late_ms))
+        frame = coverage_frame(read_coverage(self.cache, request.series, span, late_ms))
+        self._observe(Operation("coverage", time.perf_counter() - began, label=request.label))
+        return frame
 
     @public_call
     def audit(
@@ -655,8 +675,7 @@ class CandleFetcher:
             auditor = Auditor(self._collector(), unknowing, refuse, errand, self._settings.use_cache)
             frame = auditor.audit(request, self._how("ohlcv", source), against)
         compared = sum(frame.attrs[MANIFEST]["compared"].values())
-        self._observe(Operation("audit", time.perf_counter() - began, compared))
-        tell_caller(LOG.info, "audited %s candles of %s", compared, request.label)
+        self._observe(Operation("audit", time.perf_counter() - began, compared, 0, request.label))
         return frame
 
     # -- funding rates ------------------------------------------------------------------------------------------------
@@ -709,8 +728,7 @@ class CandleFetcher:
             rates = self._fundings.setdefault(id(found), FundingSource(request.source, funding))
         with self._errand() as errand, self._closest(request):
             frame = self._fetch_funding(request, rates, errand, refresh, way)
-        self._observe(Operation("fetch_funding", time.perf_counter() - began, len(frame)))
-        tell_caller(LOG.info, "fetched %s funding rates of %s", len(frame), request.symbol)
+        self._observe(Operation("fetch_funding", time.perf_counter() - began, len(frame), 0, request.symbol))
         return frame
 
     def _fetch_funding(
@@ -830,8 +848,11 @@ class CandleFetcher:
 
         Kept for a day; an older listing serves where the provider cannot be asked.
         """
+        began = time.perf_counter()
         with self._errand() as errand:
-            listing = self._listing(self._source(self._find(provider)), errand)
+            found = self._find(provider)
+            listing = self._listing(self._source(found), errand)
+        self._observe(Operation("symbols", time.perf_counter() - began, len(listing.symbols), 0, found.name))
         rows = [(one.symbol, one.provider_symbol, one.base, one.quote, one.status) for one in listing.symbols]
         return pd.DataFrame(rows, columns=["symbol", "provider_symbol", "base", "quote", "status"]).sort_values(
             "symbol", ignore_index=True
@@ -879,10 +900,7 @@ class CandleFetcher:
             return first
 
         frame = availability_frame(trios, found, first_candle)
-        self._observe(Operation("availability", time.perf_counter() - began))
-        tell_caller(
-            LOG.info, "found %s bases that are traded on %s", len(frame), ", ".join(market.name for market in MARKETS)
-        )
+        self._observe(Operation("availability", time.perf_counter() - began, label=f"{len(frame):,} symbols"))
         return frame
 
     @public_call
@@ -1278,8 +1296,13 @@ class CandleFetcher:
 
     def _observe(self, event: Event) -> None:
         self._monitor.observe(event)
+        self._log(event)
         if self._show is not None and type(event) is Progress:
             tell_caller(self._show, event)
+
+    def _observe_gaps(self, label: str, manifest: Mapping[str, Any]) -> None:
+        if manifest["gap_count"]:
+            self._observe(Gaps(label, manifest["gap_count"], manifest["expected"] - manifest["rows"]))
 
     def _warn_of_skew(self, source: Source) -> None:
         for limit in source.refused_limits():
@@ -1359,7 +1382,7 @@ def _bounded(wanted: Range) -> Range:
 
 def _import_export() -> tuple[Callable[..., Any], type[Export]]:
     """What export() needs beside: its tables of digits take 5 ms."""
-    from candle_fetcher.export import find_target
+    from candle_fetcher.exports import find_target
     from candle_fetcher.fetcher.exporting import Export
 
     return find_target, Export
@@ -1394,13 +1417,3 @@ def read_csv(path: str | os.PathLike[str]) -> pd.DataFrame:
     from candle_fetcher.fetcher.importing import read_frame  # when used: few do
 
     return read_frame(path)
-
-
-_shared: list[CandleFetcher] = []
-
-
-def fetch(symbol: str, timeframe: str, start: Instant = None, end: Instant = None, **options: Any) -> pd.DataFrame:
-    """`CandleFetcher().fetch(...)` with one fetcher that is made at the first call and closed at exit."""
-    if not _shared:
-        _shared.append(CandleFetcher())  # without a lock, which a signal handler might wait for; two are no harm
-    return _shared[0].fetch(symbol, timeframe, start, end, **options)

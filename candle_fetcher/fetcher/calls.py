@@ -11,22 +11,20 @@ import contextvars
 import functools
 import os
 import queue
-import sys
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from candle_fetcher.concurrency import POLL_S, Stop, is_ours, mark_ours, start_thread
-from candle_fetcher.core.errors import CandleFetcherError
+from candle_fetcher.core.errors import CandleFetcherError, deliver_warnings_by, shown
+from candle_fetcher.core.events import Failed
+from candle_fetcher.fetcher.arguments import check_arguments, names_of
 from candle_fetcher.sources import Errand
 
 # How long a caller who was interrupted waits for the call to end, so that what has come is stored.
 _LEAVE_S = 0.4
-_PACKAGE = str(Path(__file__).resolve().parents[1])
 _END: Any = object()
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -52,6 +50,7 @@ class Call:
     def __init__(self, work: Callable[[], Any]) -> None:
         self.outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.stop = Stop()
+        self.is_over = False  # nothing that is put into the outbox is done any more
         self.errands: list[Errand] = []
         context: Any = contextvars.copy_context()
         self._work: list[Callable[[], Any]] = [functools.partial(context.run, work)]  # until a thread takes it
@@ -72,8 +71,10 @@ class Call:
             try:
                 value = work()
             except BaseException as error:  # noqa: BLE001 - it is raised again in the caller's thread
+                self.is_over = True
                 self.outbox.put(_Outcome(None, error))
             else:
+                self.is_over = True
                 self.outbox.put(_Outcome(value))
 
     @contextmanager
@@ -222,11 +223,49 @@ def _do_here(call: Call) -> None:
 
 
 def public_call(method: F) -> F:
-    """The method of a fetcher, done by another thread while the caller's waits."""
+    """Decorate a public call of a fetcher: another thread does it while the caller's waits.
 
+    A keyword that it does not have is an UnknownArgument. A call that fails is reported to the listeners.
+    """
+    return checked_call(_done_by_a_thread(method), names_of(method))
+
+
+def passing_to(other: Callable[..., Any]) -> Callable[[F], F]:
+    """Decorate a public call that passes keywords on to another one, for each symbol."""
+
+    def decorate(method: F) -> F:
+        own = names_of(method)
+        allowed = own + [name for name in names_of(other) if name not in ("symbol", *own)]
+        return checked_call(_done_by_a_thread(method), allowed)
+
+    return decorate
+
+
+def _done_by_a_thread(method: F) -> F:
     @functools.wraps(method)
     def called(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         return self._calls.run(functools.partial(method, self, *args, **kwargs))
+
+    return cast(F, called)
+
+
+def checked_call(method: F, allowed: Sequence[str] = ()) -> F:
+    """Decorate a public call that hands its own parts to threads; as `public_call` otherwise."""
+    names = list(allowed) or names_of(method)
+    known = frozenset(names)
+
+    @functools.wraps(method)
+    def called(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if not known.issuperset(kwargs):
+            check_arguments(f"{method.__name__}()", kwargs, names)
+        began = time.perf_counter()
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:
+            about = " ".join(shown(value).strip("'") for value in args[:2])
+            reason = f"{type(error).__name__}: {error}"
+            self._observe(Failed(method.__name__, about, time.perf_counter() - began, reason))
+            raise
 
     return cast(F, called)
 
@@ -239,19 +278,10 @@ def current_call() -> Call | None:
 def tell_caller(function: Callable[..., object], *arguments: object) -> None:
     """Have the function called in the thread that made the public call; here, where no thread waits for it."""
     call = current_call()
-    if call is None or call.stop.is_set():
+    if call is None or call.is_over or call.stop.is_set():
         function(*arguments)
     else:
         call.outbox.put((function, arguments))
 
 
-def warn(warning: Warning) -> None:
-    """Warn at the caller's line."""
-    tell_caller(_warn, warning)
-
-
-def _warn(warning: Warning) -> None:
-    frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(warning, stacklevel=level)
+deliver_warnings_by(tell_caller)

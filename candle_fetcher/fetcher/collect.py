@@ -15,6 +15,7 @@ from candle_fetcher.core.errors import (
     MissingExtra,
     SourceError,
     UnknownSymbol,
+    warn,
 )
 from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.finality import Settling
@@ -22,7 +23,6 @@ from candle_fetcher.core.plan import CHUNK_SLOTS, chunk_of, chunk_span
 from candle_fetcher.core.resample import resample
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import Timeframe
-from candle_fetcher.fetcher.calls import warn
 from candle_fetcher.fetcher.gather import Gatherer
 from candle_fetcher.fetcher.manifest import failed_gaps, find_all_gaps, forming_ms
 from candle_fetcher.fetcher.request import Request, read_span

@@ -14,7 +14,7 @@ from candle_fetcher.core.plan import CHUNK_SLOTS
 from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import parse_timeframe
-from candle_fetcher.export import check_manifest_place, csv_pieces, find_target, write_file
+from candle_fetcher.exports import check_manifest_place, csv_pieces, find_target, write_file
 from candle_fetcher.fetcher.collect import Collected
 from candle_fetcher.fetcher.manifest import join_manifests
 from candle_fetcher.fetcher.request import Request

@@ -28,6 +28,7 @@ from candle_fetcher.core.errors import (
     ReplyError,
     SourceError,
     TransportError,
+    warn,
 )
 from candle_fetcher.core.events import Busy, Observe
 from candle_fetcher.core.expiry import NEAR_MS
@@ -37,7 +38,6 @@ from candle_fetcher.core.merging import Merged, merge_entries
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
 from candle_fetcher.core.timeframe import parse_timeframe
-from candle_fetcher.fetcher.calls import warn
 from candle_fetcher.fetcher.pools import Pools
 from candle_fetcher.sources import ArchiveSource, Errand, FileRead, FundingSource, is_denial
 

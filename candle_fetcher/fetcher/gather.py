@@ -28,6 +28,7 @@ from candle_fetcher.core.errors import (
     SourceError,
     TransportError,
     UnknownSymbol,
+    warn,
 )
 from candle_fetcher.core.events import Observe, Progress
 from candle_fetcher.core.expiry import FOREVER_MS, NEAR_MS, ask_again_ms
@@ -47,7 +48,6 @@ from candle_fetcher.core.revisions import find_revisions
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
 from candle_fetcher.core.timeframe import DAY_MS
-from candle_fetcher.fetcher.calls import warn
 from candle_fetcher.fetcher.pools import Pools, Timed
 from candle_fetcher.fetcher.trip import Fresh, Gathered, Part, Trip, Waiting, Want
 from candle_fetcher.sources import Answer, ArchiveSource, AsOf, Errand, Source, is_denial, windows

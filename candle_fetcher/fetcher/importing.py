@@ -44,7 +44,7 @@ from candle_fetcher.core.revisions import find_revisions
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
 from candle_fetcher.core.timeframe import DAY_MS, SECOND_MS, Timeframe, parse_timeframe
-from candle_fetcher.export import find_home, manifest_path, read_manifest
+from candle_fetcher.exports import find_home, manifest_path, read_manifest
 from candle_fetcher.providers import Provider, all_providers
 from candle_fetcher.providers import files as forms
 from candle_fetcher.providers.files import OF_ARCHIVE, OF_KRAKEN, OURS, Told

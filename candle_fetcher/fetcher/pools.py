@@ -14,6 +14,7 @@ from typing import ParamSpec, TypeVar
 
 from candle_fetcher.concurrency import start_thread
 from candle_fetcher.core.events import Busy, Observe
+from candle_fetcher.fetcher.calls import Call, current_call
 
 # Files of an archive are unpacked and read by few threads: more are slower, since they wait for each other's Python,
 # and each of them keeps some 30 MB that it worked with.
@@ -43,7 +44,9 @@ class ThreadPool(Executor):
     def submit(self, fn: Callable[P, Done], /, *args: P.args, **kwargs: P.kwargs) -> Future[Done]:
         """Hand the job over. Raises CancelledError where the pool is closed."""
         future: Future[Done] = Future()
-        job = partial(_run, future, partial(fn, *args, **kwargs))
+        work = partial(fn, *args, **kwargs)
+        call = current_call()
+        job = partial(_run, future, work if call is None else partial(_work_for, call, work))
         with self._lock:
             if self._is_closed:
                 raise CancelledError
@@ -97,6 +100,12 @@ class ThreadPool(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         self.close(cancels=cancel_futures, patience_s=None if wait else 0.0)
+
+
+def _work_for(call: Call, work: Callable[[], Done]) -> Done:
+    """Do the work as a part of the call: its warnings are issued in the caller's thread."""
+    with call.entered():
+        return work()
 
 
 def _run(future: Future[Done], work: Callable[[], Done]) -> None:

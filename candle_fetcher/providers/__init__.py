@@ -7,13 +7,12 @@ module with `PROVIDERS`. One that cannot be loaded is named in a warning, and ha
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from candle_fetcher.core.call import Call, Limit, Reply
 from candle_fetcher.core.candles import Candles, candles_from
-from candle_fetcher.core.errors import CandleFetcherWarning, InputError, NotOffered, unknown
+from candle_fetcher.core.errors import CandleFetcherWarning, InputError, NotOffered, unknown, warn
 from candle_fetcher.core.finality import Finality
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
@@ -131,7 +130,7 @@ def _plug_ins() -> _PlugIns:
             why = f"{type(error).__name__}: {str(error)[:200]}"
             said = f"the plug-in {point.name!r} of {package} cannot be used ({why}); update or uninstall {package}"
             found.broken[point.name] = said
-            warnings.warn(CandleFetcherWarning(said), stacklevel=2)
+            warn(CandleFetcherWarning(said))
     return found
 
 

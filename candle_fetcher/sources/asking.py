@@ -24,7 +24,7 @@ from candle_fetcher.core.errors import (
     SourceError,
     TransportError,
 )
-from candle_fetcher.core.events import Observe, Operation, Retried
+from candle_fetcher.core.events import Observe, Operation, Rerouted, Retried
 from candle_fetcher.core.keys import Keys
 from candle_fetcher.net.pacing import HostGate, Limiter, Retry
 from candle_fetcher.net.transport import Transport
@@ -122,6 +122,12 @@ class Errand(Stop):
         super().__init__()
         self.replies: Replies[Page] = Replies()
         self.warned: set[str] = set()
+
+
+def detail_of(error: SourceError) -> str:
+    """What happened, in a few words: `status 503`, else the first words of the error, on one line."""
+    status = getattr(error, "status", None)
+    return f"status {status}" if status is not None else " ".join(str(error.args[0] if error.args else "").split())[:80]
 
 
 class Service(NamedTuple):
@@ -224,6 +230,7 @@ class Asker:
                     if spare and (not isinstance(error, AccessDenied) or is_denial(error)):
                         self._gate.failed(host, time.monotonic())
                         host = spare.pop(0)
+                        self._observe(Rerouted(self._service.name, host, detail_of(error)))
                         continue
                     if isinstance(error, AccessDenied):
                         # A key that lives for minutes may have ended on the way.
@@ -243,7 +250,8 @@ class Asker:
                         error.attempts = attempt
                     raise
                 stop.retries += 1
-                self._observe(Retried(self._service.name, type(error).__name__, attempt, wait_s))
+                kind, most = type(error).__name__, self._retry.max_retries
+                self._observe(Retried(self._service.name, kind, attempt, wait_s, most, detail_of(error)))
                 attempt += 1
                 if self._wait(stop, wait_s):
                     raise CancelledError from None
@@ -335,6 +343,7 @@ class Asker:
             self.limiter.ban(self.limiter.now_ms() + int(1000 * left_s), str(error), seconds=error.retry_after_s or 0.0)
         else:
             self.limiter.pause(error.retry_after_s)
+        error.status = reply.status
         return error
 
     def _read(self, parse: Callable[[bytes], Answer_], body: bytes) -> Answer_:

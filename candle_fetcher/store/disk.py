@@ -19,13 +19,12 @@ import os
 import sys
 import threading
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from candle_fetcher.core.errors import CacheError, CacheWarning
+from candle_fetcher.core.errors import CacheError, CacheWarning, warn
 from candle_fetcher.core.events import Observe, Operation, ignore
 from candle_fetcher.store import files
 from candle_fetcher.store.forks import gate
@@ -493,7 +492,7 @@ class DiskTier:
     def _tell(self) -> None:
         with contextlib.suppress(IndexError):
             while True:
-                warnings.warn(CacheWarning(self._unsaid.popleft()), stacklevel=2)
+                warn(CacheWarning(self._unsaid.popleft()))
 
 
 def _select(db: Database, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:

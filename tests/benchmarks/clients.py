@@ -275,7 +275,7 @@ def _joined(frames: Iterable[Any]) -> Any:
 def archive_export(url: str, start: str, end: str) -> Figures:
     """A whole listing to CSV out of the archive, nothing stored: by how much the peak of memory grew since the
     import."""
-    import candle_fetcher.export  # noqa: F401 - before the clock starts
+    import candle_fetcher.exports  # noqa: F401 - before the clock starts
 
     with tempfile.TemporaryDirectory() as folder, _fetcher(f"{folder}/cache", url, archive=True) as fetcher:
         before = peak_bytes()
@@ -385,7 +385,7 @@ def export(folder: str, start: str, end: str, url: str) -> Figures:
 
 def write_csv(folder: str, start: str, end: str, url: str, pairs: int) -> Figures:
     """Our writer and DataFrame.to_csv by turns, on the same candles, each to a file of its own."""
-    import candle_fetcher.export
+    import candle_fetcher.exports
     from candle_fetcher.core.candles import OHLCV, candles_from
 
     with _fetcher(folder, url) as fetcher:
@@ -397,7 +397,7 @@ def write_csv(folder: str, start: str, end: str, url: str, pairs: int) -> Figure
     with tempfile.TemporaryDirectory() as into:
         ours, peer = Path(into) / "ours.csv", Path(into) / "peer.csv"
         for _ in range(pairs):
-            found["ours_s"].append(_seconds(lambda: candle_fetcher.export.write_csv(ours, "", [candles], "ohlcv")))
+            found["ours_s"].append(_seconds(lambda: candle_fetcher.exports.write_csv(ours, "", [candles], "ohlcv")))
             found["peer_s"].append(_seconds(lambda: frame.to_csv(peer)))
     return found
 

@@ -1,0 +1,56 @@
+"""What the command line shows of the log while a command runs: waits and retries, and with --log-level all of it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+
+from candle_fetcher.cli.show import Talk
+from candle_fetcher.console import above_bars
+from candle_fetcher.fetcher.log import LEVELS, LOG
+from candle_fetcher.fetcher.settings import ENVIRONMENT, one_of
+
+_LEVEL = f"{ENVIRONMENT}LOG_LEVEL"
+_FILE = f"{ENVIRONMENT}LOG_FILE"
+
+
+class _Notices(logging.Handler):
+    """Shows a record that has a `notice` as a line of the talk, above a progress bar that is drawn."""
+
+    def __init__(self, talk: Talk) -> None:
+        super().__init__(logging.WARNING)
+        self._talk = talk
+
+    def emit(self, record: logging.LogRecord) -> None:
+        notice = getattr(record, "notice", None)
+        if notice is not None:
+            with above_bars():
+                self._talk.notice(notice)
+
+
+@contextlib.contextmanager
+def logging_to(talk: Talk, level: str | None) -> Iterator[None]:
+    """Show notices while the block runs, and obey --log-level, which wins over the environment.
+
+    Afterwards the logger and the environment are as they were. Raises InputError for an unknown level.
+    """
+    before, kept, named = list(LOG.handlers), LOG.level, os.environ.get(_LEVEL)
+    if level is not None:
+        os.environ[_LEVEL] = one_of("--log-level", level.upper(), LEVELS)
+    # A log on stderr shows the same.
+    shows_log = os.environ.get(_LEVEL) and not os.environ.get(_FILE)
+    if not (shows_log and os.environ[_LEVEL].upper() in ("DEBUG", "INFO", "WARNING")):
+        LOG.addHandler(_Notices(talk))
+    try:
+        yield
+    finally:
+        for handler in [one for one in LOG.handlers if one not in before]:
+            LOG.removeHandler(handler)
+            handler.close()
+        LOG.setLevel(kept)
+        if level is not None:
+            os.environ.pop(_LEVEL)
+            if named is not None:
+                os.environ[_LEVEL] = named
