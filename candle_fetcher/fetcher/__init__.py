@@ -852,7 +852,7 @@ class CandleFetcher:
         with self._errand() as errand:
             found = self._find(provider)
             listing = self._listing(self._source(found), errand)
-        self._observe(Operation("symbols", time.perf_counter() - began, len(listing.symbols), 0, found.name))
+        self._observe(Operation("symbols", time.perf_counter() - began, label=found.name))
         rows = [(one.symbol, one.provider_symbol, one.base, one.quote, one.status) for one in listing.symbols]
         return pd.DataFrame(rows, columns=["symbol", "provider_symbol", "base", "quote", "status"]).sort_values(
             "symbol", ignore_index=True

@@ -165,7 +165,8 @@ def _text(event: Event) -> str:
     if isinstance(event, Operation):
         label = f"{event.name} {event.label}".rstrip()
         size = f", {event.bytes:,} bytes" if event.bytes else ""
-        return f"{label}: {event.candles:,} rows in {event.seconds:.3f} s{size}"
+        rows = f"{event.candles:,} rows in " if event.candles or event.name == "fetch" else ""
+        return f"{label}: {rows}{event.seconds:.3f} s{size}"
     if isinstance(event, Failed):
         return f"{event.name} {event.label}: failed after {event.seconds:.3f} s: {event.reason}"
     if isinstance(event, Gaps):
