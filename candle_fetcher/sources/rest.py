@@ -47,7 +47,7 @@ ListedMs = Callable[[Span, "int | None"], "int | None"]
 _HOSTS_MS = 2_000
 _MOST_PAGES = 100_000
 # A hole of so many slots is more likely a reply that was cut short than an outage.
-_LARGE_HOLE = 100
+_LARGE_HOLE = 250
 # For how long the request limits are believed.
 _LIMITS_S = 3_600.0
 _TOKEN_LIMITS = (Limit(30, 60),)
