@@ -46,8 +46,8 @@ ListedMs = Callable[[Span, "int | None"], "int | None"]
 # How far two clocks of one provider may be apart: a Date header tells the second that has begun.
 _HOSTS_MS = 2_000
 _MOST_PAGES = 100_000
-# A hole of so many slots is more likely a reply that was cut short than an outage.
-_LARGE_HOLE = 250
+# A hole of so many slots at an end of what was asked for is more likely a reply that was cut short than an outage.
+_LARGE_HOLE = 100
 # For how long the request limits are believed.
 _LIMITS_S = 3_600.0
 _TOKEN_LIMITS = (Limit(30, 60),)
@@ -312,8 +312,8 @@ class Source:
     def _confirm(
         self, feed: Feed, series: Series, span: Span, page: Page, stop: Errand
     ) -> tuple[Candles, tuple[Span, ...]]:
-        """Ask for each hole of the span again, alone, and for a large one twice. Return the candles with what came, and
-        the holes that stayed."""
+        """Ask for each hole of the span again, alone, and twice for one that a short page may have left. Return the
+        candles with what came, and the holes that stayed."""
         believed: list[Span] = []
         candles = page.final
         holes = find_holes(candles.open_ms, series.timeframe, span)
@@ -325,7 +325,7 @@ class Source:
                 believed.append(hole)
                 continue
             more = self._page(feed, series, hole, stop, anew=True).final
-            if not more.count and _is_large(hole, series.timeframe):
+            if not more.count and _may_be_cut(hole, span, series.timeframe):
                 self.renew()
                 more = self._page(feed, series, hole, stop, anew=True).final
             if not more.count:
@@ -618,7 +618,10 @@ def _join_pages(pages: list[Page]) -> Page:
     )
 
 
-def _is_large(hole: Span, timeframe: Timeframe) -> bool:
+def _may_be_cut(hole: Span, span: Span, timeframe: Timeframe) -> bool:
+    """Whether the hole may be what a short page left out: rows on both sides of it would say that it is not."""
+    if hole.start_ms > span.start_ms and hole.end_ms < span.end_ms:
+        return False
     return timeframe.first_slot(hole.end_ms) - timeframe.ordinal(hole.start_ms) >= _LARGE_HOLE
 
 
