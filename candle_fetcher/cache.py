@@ -25,6 +25,7 @@ from urllib.parse import unquote
 import numpy as np
 import pandas as pd
 
+from candle_fetcher.concurrency import SingleFlight
 from candle_fetcher.core.call import Limit
 from candle_fetcher.core.entry import HEAD_BYTES, Entry, count_rows, is_of_newer_version, pack, seal, unpack, unseal
 from candle_fetcher.core.errors import InputError
@@ -220,6 +221,9 @@ class CandleCache:
         self._compress = compress
         self._clock = clock
         self._flights = _Flights()
+        # Single flights of the question when a series begins; what one reply said, until another one bears it out.
+        self.first_candles: SingleFlight[tuple[Series, Span | None], int | None] = SingleFlight()
+        self.first_claims: dict[tuple[Series, Span | None], int] = {}
         self._claims = Claims(path / CLAIMS) if path is not None and store is not None else None
         self._facts: dict[Series, Facts] = {}
         self._unsaved: set[Series] = set()  # those whose facts the disk did not take
@@ -789,8 +793,14 @@ class CandleCache:
             if facts != old:
                 self._save_facts(series, facts)
 
+    def forget_claims(self, series: Series) -> None:
+        """Forget what one reply said of the first candle: it was borne out or refuted."""
+        for key in [key for key in list(self.first_claims) if key[0] == series]:
+            self.first_claims.pop(key, None)
+
     def forget_facts(self, series: Series) -> None:
         """Forgets listing, empty spans and absent files, so that they are asked for again."""
+        self.forget_claims(series)
         with self.together():
             old = self.look_up_facts(series)
             facts = Facts(failed=old.failed, unverified=old.unverified)

@@ -273,3 +273,19 @@ def test_two_threads_may_close_while_candles_are_being_stored(tmp_path: Path) ->
             closing.result(10)
         call.exception(10)
         same(world.fetcher(source="cache").fetch(*day), world.truth("BTCUSDT", *day[1:]))
+
+
+@pytest.mark.fault("J07")
+@pytest.mark.parametrize("how", ["one range each", "the same range", "first_available"])
+def test_threads_that_look_before_the_listing_ask_for_the_first_candle_once(tmp_path: Path, how: str) -> None:
+    with World(tmp_path, delay_s=0.1) as world, ThreadPoolExecutor(4) as pool:
+        fetcher = world.fetcher(source="rest")
+
+        def call(number: int) -> object:
+            if how == "first_available":
+                return fetcher.first_available("BTC/USDT")
+            return len(fetcher.fetch("BTC/USDT", "1d", f"201{3 + number % (4 if 'each' in how else 1)}-01-01", "2019"))
+
+        list(pool.map(call, range(4)))
+        asked = [one.params for one in world.exchange.requests if one.path.endswith("/klines")]
+    assert len([one for one in asked if one.get("limit") == "1"]) == 1

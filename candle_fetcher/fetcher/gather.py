@@ -78,7 +78,7 @@ class Gatherer:
         self._clock = clock
         self._observe = observe
         self._abort = abort
-        self._listing_lock = threading.Lock()
+        self._listing_lock = threading.Lock()  # over the claims of one call
 
     def now_ms(
         self,
@@ -971,6 +971,7 @@ class Gatherer:
         slot_ms = timeframe.open_ms(timeframe.ordinal(first_ms))
         before = Quiet(-FOREVER_MS, slot_ms, "not_listed", trip.now_ms)
         trip.claimed_ms = None
+        self._cache.forget_claims(trip.want.series)
         self._cache.learn(trip.want.series, first_ms=first_ms, quiet=before, now_ms=trip.now_ms)
 
     def _ask_listing(self, trip: Trip, hole: Span, seen_ms: int | None) -> int | None:
@@ -978,7 +979,7 @@ class Gatherer:
         source, series = trip.want.source, trip.want.series
         first_ms = trip.claimed_ms
         if first_ms is None:
-            first_ms = source.first_ms(series, hole, trip.errand)
+            first_ms = self._ask_first(trip, hole)
         if first_ms is None:
             if self._is_traded(trip):
                 raise ReplyError(f"{series.symbol} is traded, and the provider says that it never had a candle")
@@ -987,10 +988,27 @@ class Gatherer:
         if oldest_ms is not None:
             source.renew()
             trip.claimed_ms = None
+            self._cache.forget_claims(series)
             error = ReplyError(f"the first candle is said to open at {iso(first_ms)}, and one came of {iso(oldest_ms)}")
             trip.refuted = first_ms, error
             raise error
         return first_ms
+
+    def _ask_first(self, trip: Trip, hole: Span) -> int | None:
+        """Ask when the first candle opens, once for all calls that want to know and until it is borne out."""
+        source, series, claims = trip.want.source, trip.want.series, self._cache.first_claims
+        # Where the provider is asked window by window, the answer is about the time from this hole on.
+        key = series, None if trip.feed.window_ms is None else hole
+
+        def ask() -> int | None:
+            first_ms = claims.get(key)
+            if first_ms is None:
+                first_ms = source.first_ms(series, hole, trip.errand)
+            if first_ms is not None:
+                claims[key] = first_ms
+            return first_ms
+
+        return self._cache.first_candles.run(key, ask, trip.errand)
 
     def _oldest_ms(self, trip: Trip, before_ms: int) -> int | None:
         """When the oldest candle at hand or stored opens, if it does before that time."""
@@ -1012,6 +1030,9 @@ class Gatherer:
         first_ms, series = trip.claimed_ms, trip.want.series
         if first_ms is None:
             return
+        if self._cache.facts(series).first_ms == first_ms and not trip.want.refresh:
+            trip.claimed_ms = None  # another call has had it borne out
+            return
         found = trip.found.get(chunk_of(series.timeframe, first_ms))
         is_seen = (
             found is not None
@@ -1024,6 +1045,7 @@ class Gatherer:
             again_ms = trip.want.source.first_ms(series, Span(0, 1), trip.errand)
             if again_ms != first_ms:
                 said = "not to have opened" if again_ms is None else f"to open at {iso(again_ms)}"
+                self._cache.forget_claims(series)
                 raise ReplyError(f"the first candle is said to open at {iso(first_ms)}, and then {said}")
         self._learn_listing(trip, first_ms)
 

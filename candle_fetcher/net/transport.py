@@ -29,7 +29,8 @@ import threading
 import time
 import urllib.parse
 import zlib
-from concurrent.futures import CancelledError, Future, wait
+from concurrent.futures import CancelledError, Future
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,6 +53,7 @@ from urllib3.util.connection import allowed_gai_family
 from urllib3.util.ssl_ import create_urllib3_context
 from urllib3.util.wait import wait_for_write
 
+from candle_fetcher.concurrency import start_thread, wait_for
 from candle_fetcher.core.call import Call, Reply
 from candle_fetcher.core.errors import InputError, ReplyError, SourceError, TransportError
 from candle_fetcher.core.events import Observe, Sent, ignore
@@ -359,6 +361,10 @@ class _Flight:
         if self.is_stopped:
             raise CancelledError(f"{self.where}: the call was cancelled")
 
+    def is_set(self) -> bool:
+        """Whether the call is not wanted any more: what a wait asks; see `wait_for`."""
+        return self.is_stopped
+
     def cut(self) -> None:
         """Wakes the thread that waits on this call's socket; called from other threads."""
         self.is_cancelled = True
@@ -509,16 +515,14 @@ class _Lookups:
             found = self._waiting.get(key)
             if found is None:
                 found = Future()
-                asking = threading.Thread(target=self._run, args=(key, found), name="candle-lookup", daemon=True)
-                try:
-                    asking.start()
-                except RuntimeError:  # the interpreter is ending, or there are too many threads
+                if start_thread("candle-lookup", partial(self._run, key, found)) is None:
                     return _look_up(host, port)
                 self._waiting[key] = found
-        while not wait([found], timeout=_LOOK_S).done:
+        try:
+            wait_for([found], flight, timeout_s=ends_s - time.monotonic())
+        except TimeoutError:
             flight.check()
-            if time.monotonic() >= ends_s:
-                raise socket.gaierror(socket.EAI_AGAIN, "the lookup took too long")
+            raise socket.gaierror(socket.EAI_AGAIN, "the lookup took too long") from None
         return found.result()
 
     def _run(self, key: tuple[str, int], found: Future[list[Any]]) -> None:
@@ -595,13 +599,15 @@ class _BySocks(_Connection):
                 dialled.set_exception(error)
 
         ends_s = time.monotonic() + min(flight.left_s(), _CONNECT_S)
-        threading.Thread(target=dial, name="candle-socks", daemon=True).start()
+        if start_thread("candle-socks", dial) is None:
+            return connect(flight)
         try:
-            while not wait([dialled], timeout=_LOOK_S).done:
-                flight.check()
-                if time.monotonic() >= ends_s:
-                    raise ConnectTimeoutError(self, "the SOCKS proxy took too long")
+            wait_for([dialled], flight, timeout_s=ends_s - time.monotonic())
             return dialled.result()
+        except TimeoutError:
+            dialled.add_done_callback(_hang_up)
+            flight.check()
+            raise ConnectTimeoutError(self, "the SOCKS proxy took too long") from None
         except BaseException:
             dialled.add_done_callback(_hang_up)
             raise

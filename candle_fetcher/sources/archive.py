@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Executor, Future, wait
+from concurrent.futures import Executor
 from typing import Any, NamedTuple
 
+from candle_fetcher.concurrency import SingleFlight
 from candle_fetcher.core.call import Call
 from candle_fetcher.core.candles import Candles
-from candle_fetcher.core.errors import ProviderRefused, ReplyError, SourceError
+from candle_fetcher.core.errors import ProviderRefused, ReplyError
 from candle_fetcher.core.events import Observe, Operation
 from candle_fetcher.core.files import File, published_end_ms
 from candle_fetcher.core.series import Series
 from candle_fetcher.providers import Archive
 from candle_fetcher.sources.asking import Asker, Errand, Service
 from candle_fetcher.sources.clock import Heard, Reading, ServerClock, date_ms, measure_date
-
-# How long a wait for another thread's file lasts before it looks up again.
-_POLL_S = 0.2
 
 
 class FileRead(NamedTuple):
@@ -49,8 +46,7 @@ class ArchiveSource:
         self._server_clock = ServerClock(clock)
         self.estimated_ms = self._server_clock.estimated_ms
         self._observe = observe
-        self._lock = threading.Lock()
-        self._flights: dict[str, Future[FileRead]] = {}
+        self._flights: SingleFlight[str, FileRead] = SingleFlight()
         self._asker = Asker(
             Service(archive.name, (host,), (), lambda headers: None, archive.refusal),
             clock=self._server_clock,
@@ -84,29 +80,7 @@ class ArchiveSource:
 
         Raises TransportError where the archive cannot answer.
         """
-        while not errand.is_set():
-            with self._lock:
-                flight = self._flights.get(file.path)
-                mine: Future[FileRead] = Future()
-                if flight is None:
-                    self._flights[file.path] = mine
-            if flight is None:
-                return self._fly(mine, series, file, errand, open_by)
-            if wait([flight], timeout=_POLL_S).done and not isinstance(flight.exception(), CancelledError):
-                return flight.result()
-        raise CancelledError
-
-    def _fly(self, flight: Future[FileRead], series: Series, file: File, errand: Errand, open_by: Executor) -> FileRead:
-        """Reads the file for all who wait for it; should this one be interrupted, the next of them does."""
-        try:
-            read = self._read(series, file, errand, open_by)
-        except BaseException as error:
-            self._flights.pop(file.path)
-            flight.set_exception(error if isinstance(error, SourceError) else CancelledError())
-            raise
-        self._flights.pop(file.path)
-        flight.set_result(read)
-        return read
+        return self._flights.run(file.path, lambda: self._read(series, file, errand, open_by), errand)
 
     def _read(self, series: Series, file: File, errand: Errand, open_by: Executor) -> FileRead:
         rejected = None

@@ -7,11 +7,11 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, wait
+from concurrent.futures import CancelledError, Future
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
-from candle_fetcher.concurrency import Stop, pause
+from candle_fetcher.concurrency import Stop, pause, wait_for
 from candle_fetcher.core.call import Call, Limit, Reply
 from candle_fetcher.core.candles import Candles
 from candle_fetcher.core.errors import (
@@ -45,7 +45,6 @@ NO_KEYHOLDER = Fixed()
 _UNREACHED_RETRIES = 2
 _KEPT_REPLIES = 32
 _DENIALS = (403, 451)  # a firewall, a region; a 401 is about a key
-_LOOK_S = 0.05  # how often a thread that waits for another one's reply looks whether it is to stop
 
 
 class Replies(Generic[Kept]):
@@ -84,10 +83,8 @@ class Replies(Generic[Kept]):
                 mine.set_exception(error if isinstance(error, CandleFetcherError) else CancelledError())
                 raise
             return mine.result()
-        while not stop.is_set():
-            if wait([found], timeout=_LOOK_S).done:
-                return found.result()
-        raise CancelledError
+        wait_for([found], stop)
+        return found.result()
 
 
 class AsOf(NamedTuple):

@@ -5,14 +5,13 @@ No value leaves but as `Keys`, which shows none; what holds them shows names alo
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import CancelledError
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, Protocol
 
+from candle_fetcher.concurrency import SingleFlight
 from candle_fetcher.core.call import Call
 from candle_fetcher.core.errors import AccessDenied, InputError
 from candle_fetcher.core.keys import HIDDEN, NO_KEYS, Keys
@@ -22,7 +21,6 @@ from candle_fetcher.providers.base import Key, Provider
 # arrives. None is believed to last longer than a day.
 _SPARE_S = 60.0
 _LONGEST_S = 86_400.0
-_LOOK_S = 0.05  # how often whoever waits for another thread's token looks whether it is to stop
 
 # Sends a call with these keys, and gives what is made of the reply.
 Ask = Callable[[Call, Keys, Callable[[bytes], Any], threading.Event], Any]
@@ -84,7 +82,7 @@ class Keyring:
         self._provider = provider
         self._values = dict(values)
         self._ask = ask
-        self._lock = threading.Lock()
+        self._token: SingleFlight[str, bool] = SingleFlight()
         self._ends_s = float("inf")  # when the token has to be got anew, by the monotonic clock
         self._keys = self._made()
 
@@ -100,12 +98,14 @@ class Keyring:
         return hashlib.sha256("\n".join(lasting).encode()).hexdigest()[:24]
 
     def keys(self, stop: threading.Event) -> Keys:
-        with self._held(stop):
-            if not self._is_ready() or time.monotonic() >= self._ends_s:
-                self._get_token(stop)
-            if not self._is_ready():
-                raise self._missing()
-            return self._keys
+        if self._needs_token():
+            self._token.run("token", lambda: self._needs_token() and self._get_token(stop), stop)
+        if not self._is_ready():
+            raise self._missing()
+        return self._keys
+
+    def _needs_token(self) -> bool:
+        return not self._is_ready() or time.monotonic() >= self._ends_s
 
     @property
     def names(self) -> list[str]:
@@ -120,21 +120,7 @@ class Keyring:
         return self._missing()
 
     def renew(self, used: Keys, stop: threading.Event) -> bool:
-        with self._held(stop):
-            if self._keys is not used:
-                return True  # another thread has renewed them
-            return self._get_token(stop)
-
-    @contextlib.contextmanager
-    def _held(self, stop: threading.Event) -> Iterator[None]:
-        """Holds the lock, which another thread may have while it asks for a token."""
-        while not self._lock.acquire(timeout=_LOOK_S):
-            if stop.is_set():
-                raise CancelledError
-        try:
-            yield
-        finally:
-            self._lock.release()
+        return self._token.run("token", lambda: self._keys is not used or self._get_token(stop), stop)
 
     def _get_token(self, stop: threading.Event) -> bool:
         token = self._provider.token

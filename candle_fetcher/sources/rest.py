@@ -15,6 +15,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from candle_fetcher.concurrency import SingleFlight
 from candle_fetcher.core.call import Call, Limit, Reply
 from candle_fetcher.core.candles import Candles, check, find_holes, iso, join, overlay
 from candle_fetcher.core.errors import (
@@ -129,7 +130,7 @@ class Source:
         self.ask = self._asker.ask
         self.budget = self._asker.budget
         self.renew = self._asker.renew
-        self._lock = threading.Lock()
+        self._clock_flight: SingleFlight[tuple[Series | None, bool], int] = SingleFlight()
         self._asked_limits_s = -math.inf  # of the steady clock, when the limits were asked for
         self._refused_limits: list[Limit] = []
         self._has_refused = False
@@ -172,19 +173,19 @@ class Source:
 
         Where the provider has none to ask, the Date header of a reply to a call for candles of the series tells.
         """
-        with self._lock:
-            known_ms = None if is_doubted else self._server_clock.known_ms()
-            if known_ms is not None:
-                return known_ms
-            if self.provider.clock is None and series is None:
-                return self.estimated_ms()
-            try:
-                return self._server_clock.read(self.provider.name, partial(self._read_clock, series, stop))
-            except (TransportError, ReplyError, RateLimited) as error:
-                known_ms = None if is_doubted or isinstance(error, Banned) else self._server_clock.lasting_ms()
-                if known_ms is None:
-                    raise
-                return known_ms
+        known_ms = None if is_doubted else self._server_clock.known_ms()
+        if known_ms is not None:
+            return known_ms
+        if self.provider.clock is None and series is None:
+            return self.estimated_ms()
+        read = partial(self._server_clock.read, self.provider.name, partial(self._read_clock, series, stop))
+        try:
+            return self._clock_flight.run((series, is_doubted), read, stop)
+        except (TransportError, ReplyError, RateLimited) as error:
+            known_ms = None if is_doubted or isinstance(error, Banned) else self._server_clock.lasting_ms()
+            if known_ms is None:
+                raise
+            return known_ms
 
     def _read_clock(self, series: Series | None, stop: Errand, *, again: bool) -> Reading | None:
         """One reading of the provider's clock; None where its replies do not tell the time. A reply to a call for
