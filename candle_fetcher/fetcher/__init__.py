@@ -230,6 +230,7 @@ class CandleFetcher:
         self._calls = Calls(self._stop)
         self._lock = threading.RLock()
         self._closing = threading.Lock()
+        self._closers: list[threading.Thread] = []
         self._made: dict[str, CandleCache] = {}
 
     # -- a resource -----------------------------------------------------------------------------------------------
@@ -257,12 +258,14 @@ class CandleFetcher:
         for errand in list(self._errands):
             self._stop(errand)
         closing = start_thread("candle-close", lambda: self._let_go(patience_s))
+        if closing is not None:
+            self._closers.append(closing)
         if is_ours():
             return
         if closing is None:
             self._let_go(patience_s)
-        else:
-            closing.join()
+        for one in list(self._closers):
+            one.join()
 
     def _let_go(self, patience_s: float | None) -> None:
         with self._closing:

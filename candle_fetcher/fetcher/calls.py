@@ -96,7 +96,7 @@ class _Worker:
 
     @property
     def has_ended(self) -> bool:
-        return self.thread is None or not self.thread.is_alive()
+        return self.thread is not None and not self.thread.is_alive()
 
 
 class Calls:
@@ -163,14 +163,15 @@ class Calls:
         worker = _Worker()
         worker.inbox.put(call)
         if not self._is_closed:
-            worker.thread = start_thread("candle-call", functools.partial(self._work, worker))
-            if worker.thread is not None:
-                self._workers.append(worker)
+            if start_thread("candle-call", functools.partial(self._work, worker)) is not None:
                 return worker
         _do_here(call)
         return worker
 
     def _work(self, worker: _Worker) -> None:
+        # Noted here, where no signal comes in between.
+        worker.thread = threading.current_thread()
+        self._workers.append(worker)
         while (call := worker.inbox.get()) is not None:
             call.do()
             del call
