@@ -162,10 +162,9 @@ class Calls:
             return worker
         worker = _Worker()
         worker.inbox.put(call)
-        if not self._is_closed:
-            if start_thread("candle-call", functools.partial(self._work, worker)) is not None:
-                return worker
-        _do_here(call)
+        work = functools.partial(self._work, worker)
+        if self._is_closed or start_thread("candle-call", work) is None:
+            _do_here(call)
         return worker
 
     def _work(self, worker: _Worker) -> None:
