@@ -318,25 +318,23 @@ def test_control_is_back_from_every_kind_of_call(tmp_path: Path, script: str) ->
 
 # -- at any step -------------------------------------------------------------------------------------------------------
 
-# Interrupts calls just where Python may do so: after a call of a function, where one begins, and where a loop goes on.
+# Interrupts calls at any step of the caller's thread that a trace can see; Pythons differ in which these are.
 # As in a notebook, the last error is kept, and with it whatever its frames hold.
 STEPS = """
-    import contextlib, dis, faulthandler, os, random, signal, sys
+    import contextlib, faulthandler, os, random, signal, sys
     import cachetools, candle_fetcher
     from candle_fetcher.store.forks import gate
     faulthandler.dump_traceback_later(50, exit=True)
     url, folder, seed, times = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     places = (*(os.path.dirname(one.__file__) for one in (candle_fetcher, cachetools)), contextlib.__file__)
-    left, before, kept = 0, {}, None
+    left, kept = 0, None
 
     def trace(frame, event, argument):
         global left
         if not frame.f_code.co_filename.startswith(places):
             return None
         frame.f_trace_opcodes = True
-        last = before.get(frame) if event == "opcode" else None
-        before[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
-        if last in ("CALL", "CALL_KW", "CALL_FUNCTION", "CALL_METHOD", "CALL_FUNCTION_EX", "RESUME", "JUMP_BACKWARD"):
+        if event in ("call", "line", "opcode"):
             left -= 1
             if not left:
                 sys.settrace(None)
@@ -346,7 +344,6 @@ STEPS = """
     def interrupted(work, after):
         global left, kept
         left = after
-        before.clear()
         sys.settrace(trace)
         try:
             work()
@@ -377,7 +374,7 @@ STEPS = """
             hits += interrupted(work, pick.randrange(1, steps))
             assert len(work()) == rows
             assert len(works["stored"]()) == 24
-        assert hits > times / 2
+        assert hits
     assert not gate._inside, "a fork would wait"
     fetcher.close()
 """
