@@ -175,7 +175,10 @@ def test_settings_reach_the_fetcher(line: Line) -> None:
 
 def test_json_is_the_summary_and_nothing_else(line: Line, tmp_path: Path) -> None:
     with line.fetcher() as fetcher:
-        expected = summary(fetcher.fetch("BTC/USDT", "1h", "2024-03-01", "2024-03-02"))
+        frame = fetcher.fetch("BTC/USDT", "1h", "2024-03-01", "2024-03-02")
+        expected = summary(frame)
+    times = [f"{time:%Y-%m-%dT%H:%M:%SZ}" for time in frame.index]
+    expected["rows"] = [{"timestamp": time, **row} for time, row in zip(times, frame.to_dict("records"), strict=True)]
     assert json.loads(line("fetch", "BTC/USDT", "1h", *DAY, "--json").out) == expected
     saved = line("fetch", "BTC/USDT", "1h", *DAY, "--json", "--export", "csv", "--output", str(tmp_path / "x.csv"))
     assert json.loads(saved.out) == expected
@@ -233,7 +236,6 @@ def test_several_symbols_come_with_a_column_that_tells_them_apart(line: Line, tm
     ("words", "said"),
     [
         (("fetch",), "a symbol is missing"),
-        (("fetch", "BTC/USDT"), "a timeframe is missing"),
         (("fetch", "BTC/USDT", "ETH/USDT", "1h"), "--symbols A,B"),
         (("fetch", "--symbols", ",", "1h"), "--symbols names none"),
         (("fetch", "--symbols", "A/B,C/D", "1h", "--output", "x.csv"), "give a folder"),
@@ -245,7 +247,7 @@ def test_several_symbols_come_with_a_column_that_tells_them_apart(line: Line, tm
         (("symbols", "BTC"), "unexpected: BTC"),
         (("fetch", "BTC/USDT", "1x"), "unknown timeframe '1x'"),
         (("fetch", "BTC/USDT", "1h", "--start", "tomorrow"), "start 'tomorrow' is not understood"),
-        (("fetch", "BTC/USDT", "1h", *DAY, "-d", "2"), "days=2.0"),
+        (("fetch", "BTC/USDT", "1h", *DAY, "-d", "2"), "--days 2.0"),
         (("fetch", "XXX/USDT", "1h", *DAY), "does not know the symbol 'XXX/USDT'"),
         (("fetch", "--symbols", "XXX/USDT,YYY/USDT", "1h", *DAY), "2 of 2 symbols failed"),
         (("fetch", "BTC/USDT", "1h", "--provider", "binanse"), "Did you mean 'binance'?"),
@@ -260,6 +262,23 @@ def test_wrong_input_exits_with_2_and_a_reason(line: Line, words: Sequence[str],
     assert said in ran.err
     assert ran.out == ""
     assert "Traceback" not in ran.err
+
+
+@pytest.mark.fault("J15")
+@pytest.mark.parametrize(
+    ("provider", "words", "said", "unsaid"),
+    [
+        ("kraken", ("BTC/USD", "1h", "-d", "60"), "candle-fetcher cache import takes files", ".frame"),
+        ("binance", ("BTC/USDT", "1h", *OUTAGE, "--on-gap", "raise"), "--on-gap leave lists them instead", "on_gap="),
+        ("binance-um", ("BTC/USDT", "1h", *DAY, "--kind", "funding"), "candle-fetcher funding gets them", "fetch_"),
+    ],
+)
+def test_a_remedy_is_in_the_words_of_the_command_line(
+    line: Line, provider: str, words: Sequence[str], said: str, unsaid: str
+) -> None:
+    ran = line("fetch", *words, "--provider", provider)
+    assert said in ran.err
+    assert unsaid not in ran.err
 
 
 def test_one_failure_of_several_exits_with_3_and_keeps_the_others(line: Line, tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ def test_a_frame_is_summed_up_as_the_contract_says():
             "count": 3,
             "start_time": "1970-01-01T00:00:00Z",
             "end_time": "1970-01-01T04:00:00Z",
-            "gaps": 2,
+            "gaps": [{"first": "1970-01-01T02:00:00Z", "last": "1970-01-01T03:00:00Z", "count": 2, "cause": None}],
+            "gap_count": 1,
             "statistics": {"highest_price": 22.0, "lowest_price": 1.0, "total_volume": 3.0, "avg_price": 16.0},
         },
     }
@@ -41,9 +42,9 @@ def test_symbol_and_timeframe_come_from_the_manifest_unless_given():
     frame = frame_at([0, 2 * HOUR])
     frame.attrs[MANIFEST] = Manifest(symbol="ETH/USDT", timeframe="1h").lazily(pytest.fail)
     told = summary(frame)
-    assert (told["symbol"], told["timeframe"], told["candles"]["gaps"]) == ("ETH/USDT", "1h", 1)
+    assert (told["symbol"], told["timeframe"], told["candles"]["gap_count"]) == ("ETH/USDT", "1h", 1)
     told = summary(frame, "X/Y", "2h")
-    assert (told["symbol"], told["timeframe"], told["candles"]["gaps"]) == ("X/Y", "2h", 0)
+    assert (told["symbol"], told["timeframe"], told["candles"]["gap_count"]) == ("X/Y", "2h", 0)
 
 
 def test_without_a_timeframe_no_gaps_are_claimed():
@@ -54,7 +55,7 @@ def test_without_a_timeframe_no_gaps_are_claimed():
 @pytest.mark.parametrize("columns", ["ohlcv", "all"])
 def test_an_empty_frame_has_no_figures_and_is_json_all_the_same(columns):
     told = summary(to_frame(no_candles(NAMES), columns), "BTC/USDT", "1h")["candles"]
-    assert told["count"] == told["gaps"] == 0
+    assert told["count"] == told["gap_count"] == 0
     assert told["start_time"] is told["end_time"] is None
     assert set(told["statistics"].values()) == {None}
     json.dumps(told, allow_nan=False)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from candle_fetcher.console import printable
+from candle_fetcher.core.errors import nearest
 from candle_fetcher.core.version import __version__
 
 PORT = 8700
@@ -120,12 +121,16 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
         parser.print_help(sys.stderr)
         parser.exit(2)
     is_implied = words[0].startswith("-") and words[0] not in ("-h", "--help", "--version")
+    if not is_implied and words[0] not in commands and not words[0].startswith("-"):
+        parser.error(f"unknown command {words[0]!r}{_hint(words[0], commands)}; expected one of {', '.join(commands)}")
     arguments, left = parser.parse_known_args(["fetch", *words] if is_implied else words)
     chosen = commands[arguments.command]
     if is_implied and arguments.word in commands:
         chosen.error(f"the command comes before the flags: candle-fetcher {arguments.word} ...")
     if any(word.startswith("-") for word in left):
-        chosen.error(f"unknown flags: {' '.join(word for word in left if word.startswith('-'))}")
+        wrong = [word for word in left if word.startswith("-")]
+        known = [flag for action in chosen._actions for flag in action.option_strings]
+        chosen.error(f"unknown flags: {' '.join(wrong)}{_hint(wrong[0].partition('=')[0], known)}")
     if hasattr(arguments, "word"):
         _name_series(arguments, left, chosen)
     elif hasattr(arguments, "files"):
@@ -133,6 +138,11 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
     elif left:
         chosen.error(f"unexpected: {' '.join(left)}")
     return arguments
+
+
+def _hint(word: str, known: Iterable[str]) -> str:
+    meant = nearest(word, known)
+    return f"; did you mean {meant}?" if meant else ""
 
 
 def _name_series(arguments: argparse.Namespace, left: Sequence[str], parser: argparse.ArgumentParser) -> None:
@@ -148,9 +158,7 @@ def _name_series(arguments: argparse.Namespace, left: Sequence[str], parser: arg
             parser.error("a symbol is missing, such as BTC/USDT")
         arguments.symbol = words.pop(0)
     if arguments.timeframe is None:
-        if not words:
-            parser.error("a timeframe is missing, such as 1h")
-        arguments.timeframe = words.pop(0)
+        arguments.timeframe = words.pop(0) if words else "1h"
     if words:
         hint = "; several symbols go into one flag: --symbols A,B" if hasattr(arguments, "symbols") else ""
         parser.error(f"unexpected: {' '.join(words)}{hint}")
@@ -223,7 +231,7 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     for name, made in commands.items():
         other = made.add_argument_group("other")
         if name not in ("export", "practice"):
-            what = "a summary as JSON on stdout, and no candles" if name == "fetch" else "JSON on stdout"
+            what = "a summary as JSON on stdout, the candles under `rows`" if name == "fetch" else "JSON on stdout"
             other.add_argument("--json", action="store_true", help=what)
         other.add_argument("--log-level", metavar="LEVEL", help="log on stderr: debug, info, warning, error")
         other.add_argument("--debug", action="store_true", help="tracebacks, and where the time went")
@@ -267,7 +275,9 @@ def _add_cache(cache: argparse.ArgumentParser) -> None:
 
 def _add_series(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     parser.add_argument("word", nargs="?", metavar="SYMBOL", help="such as BTC/USDT")
-    parser.add_argument("second", nargs="?", metavar="TIMEFRAME", help="such as 1m, 1h, 1d, 1w, 1M; also 45m or 10h")
+    parser.add_argument(
+        "second", nargs="?", metavar="TIMEFRAME", help="1h (default), 1m, 1d, 1w, 1M ...; also 45m or 10h"
+    )
     group = parser.add_argument_group("what")
     names = group.add_mutually_exclusive_group()
     names.add_argument("-s", "--symbol", help="the symbol, as a flag")

@@ -22,14 +22,14 @@ from candle_fetcher.cli.symbols_file import Target, read_symbols_file
 from candle_fetcher.console import is_on_terminal
 from candle_fetcher.core.candles import iso
 from candle_fetcher.core.errors import CandleFetcherError, FetchManyError, InputError
-from candle_fetcher.core.frame import MANIFEST, index_ms
+from candle_fetcher.core.frame import MANIFEST
 from candle_fetcher.core.plan import FetchPlan
 from candle_fetcher.core.summary import summary
 from candle_fetcher.exports import find_home, find_target, replacing
 from candle_fetcher.fetcher import CandleFetcher
 from candle_fetcher.fetcher.exporting import save_frame
 from candle_fetcher.fetcher.settings import user_cache_dir
-from candle_fetcher.providers import all_providers, find_provider
+from candle_fetcher.providers import all_providers, find_provider, split_symbol
 
 if TYPE_CHECKING:
     from candle_fetcher.practice import PracticeExchange
@@ -103,7 +103,10 @@ def _hand_out(
             show.print_candles(frame, labels[place] if several else None, with_header=place == 0)
         show.show_statistics(talk, frame)
     if arguments.json and frames:
-        documents = [summary(frame, symbol=label) for frame, label in zip(frames.values(), labels, strict=True)]
+        documents = [
+            {**summary(frame, symbol=label), "rows": show.candle_records(frame)}
+            for frame, label in zip(frames.values(), labels, strict=True)
+        ]
         show.print_json(documents if several else documents[0])
 
 
@@ -209,9 +212,7 @@ def funding(arguments: argparse.Namespace, talk: Talk) -> int:
     with open_fetcher(arguments, talk) as fetcher:
         frame = fetcher.fetch_funding(arguments.symbol, refresh=arguments.refresh, **_wanted(arguments))
     if arguments.json:
-        times = [iso(ms) for ms in index_ms(frame).tolist()]
-        rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
-        show.print_json([{"timestamp": time, **row} for time, row in zip(times, rows, strict=True)])
+        show.print_json(show.candle_records(frame))
     else:
         show.print_candles(frame, None, with_header=True)
     return 0
@@ -464,7 +465,7 @@ def open_fetcher(arguments: argparse.Namespace, talk: Talk) -> Iterator[CandleFe
 def _named_providers(arguments: argparse.Namespace) -> list[str]:
     """The providers that were named, for all symbols or before one."""
     symbols = getattr(arguments, "symbols", None) or [getattr(arguments, "symbol", None) or ""]
-    named = [symbol.partition(":")[0].strip().lower() for symbol in symbols if ":" in symbol]
+    named = [name for name, _ in map(split_symbol, symbols) if name is not None]
     return [*named, *([arguments.provider] if arguments.provider is not None else [])]
 
 
@@ -522,11 +523,11 @@ def _read_targets(arguments: argparse.Namespace) -> list[Target]:
 
 def _read_target(name: str, asked: str | None) -> Target:
     """The symbol that was typed, behind its provider or alone."""
-    before, colon, symbol = name.partition(":")
-    if not colon:
+    named, symbol = split_symbol(name)
+    if named is None:
         return Target(name)
-    provider = find_provider(before.strip().lower()).name
-    if asked not in (None, provider):
+    provider = find_provider(named).name
+    if asked is not None and find_provider(asked).name != provider:
         raise InputError(f"{name} names {provider}, and --provider is {asked}; leave one of them out")
     return Target(symbol, provider)
 

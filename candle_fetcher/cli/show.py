@@ -21,6 +21,7 @@ import pandas as pd
 
 from candle_fetcher.cache import Imported
 from candle_fetcher.console import Palette, Role, is_on_terminal, printable
+from candle_fetcher.core.candles import iso
 from candle_fetcher.core.decimals import Column, Times, format_rows
 from candle_fetcher.core.frame import MANIFEST, index_ms
 from candle_fetcher.core.summary import summary
@@ -56,10 +57,10 @@ class Talk:
         _say(f"  {self._paint(name.ljust(_MARGIN), 'dim')}{shown}")
 
     def warn(self, text: object) -> None:
-        _say(f"{self._paint('warning:', 'warn')} {printable(text)}")
+        _say(f"{self._paint('warning:', 'warn')} {printable(in_our_words(text))}")
 
     def fail(self, text: object) -> None:
-        _say(f"{self._paint('error:', 'bad')} {printable(text)}")
+        _say(f"{self._paint('error:', 'bad')} {printable(in_our_words(text))}")
 
     def notice(self, text: object) -> None:
         """What keeps the command waiting, and that it goes on."""
@@ -184,6 +185,30 @@ def _figure(value: float | None, digits: int | None = None) -> str:
     return f"{int(whole):,}{dot}{rest}" if whole != "-0" else f"-0{dot}{rest}"
 
 
+# What a message of the library says in Python, in the words of the command line.
+_WORDS = (
+    (r"\.frame holds (the rest|what there is|the settled ones), and ", ""),
+    (r"(, and |; |, or )?\.frame holds (the rest|what there is|the settled ones)", ""),
+    (r"Use \.frames, and do for each failed symbol what \.errors says", "do for each what its line says"),
+    (r"(?:Call it|Call) again", "Run the same line again"),
+    (r"the same call\b", "the same line"),
+    (r"\bcache\.import_file\b", "candle-fetcher cache import"),
+    (r"\bsymbols\(\)", "candle-fetcher symbols"),
+    (r"\bfetch_funding gets them, funding on the command line", "candle-fetcher funding gets them"),
+    (r"\binclude_open=False asks for no other", "without --include-open no other is asked for"),
+    (r"\brefresh=True\b", "--refresh"),
+    (r"\b(source|on_gap|provider|kind|limit|days|columns|start|end)=('?)([\w.:+-]+)\2", r"--\1 \3"),
+)
+
+
+def in_our_words(text: object) -> str:
+    """Return a message of the library as it is said on the command line: flags and commands for arguments and calls."""
+    said = str(text)
+    for pattern, words in _WORDS:
+        said = re.sub(pattern, words, said)
+    return said.replace("--on_gap", "--on-gap")
+
+
 def size(size_bytes: int) -> str:
     """Bytes for people: 1.4 kB."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -261,6 +286,10 @@ def _print_edges(frame: pd.DataFrame) -> None:
     lines = _table(header, rows)
     if is_cut:
         lines.insert(1 + _EDGE_ROWS, f"... {len(frame) - 2 * _EDGE_ROWS:,} more")
+    if not _fits(header, rows):
+        names = ", ".join(name for name in header if not re.search(rf"\b{name}\b", lines[0]))
+        said = f"not shown: {names}; a wider terminal, a pipe or --export csv has them"
+        lines += textwrap.wrap(said, shutil.get_terminal_size().columns)
     print("\n".join(lines), flush=True)
 
 
@@ -268,7 +297,7 @@ def print_table(frame: pd.DataFrame) -> None:
     """The rows as a table on a terminal, else as CSV; times as `2024-01-01 00:00:00`."""
     if is_terminal():
         header, *rows = _cells(frame)
-        print("\n".join(_table(header, rows)), flush=True)
+        print("\n".join(_table(header, rows) if _fits(header, rows) else _folded_table(header, rows)), flush=True)
         return
     sys.stdout.write(table_csv(frame))
     sys.stdout.flush()
@@ -373,6 +402,18 @@ def print_json(document: Any) -> None:
     print(json.dumps(document, indent=2, allow_nan=False), flush=True)
 
 
+def candle_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame with an index of times, as JSON-able dicts, `timestamp` first; what is not known is None."""
+    rows = frame.reset_index()
+    for name in rows:
+        if isinstance(rows[name].dtype, pd.DatetimeTZDtype):
+            rows[name] = [None if pd.isna(time) else iso(time.value // 1_000_000) for time in rows[name]]
+    rows = rows.astype(object)
+    return [
+        {str(name): value for name, value in row.items()} for row in rows.where(rows.notna(), None).to_dict("records")
+    ]
+
+
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows as JSON-able dicts; times as `2024-01-01T00:00:00Z`."""
     texts = frame.astype(object)
@@ -402,6 +443,25 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     ]
     head, *lines = [(" " * gap).join(row).rstrip() for row in zip(*cells, strict=True)]
     return [Palette().paint(head, "title"), *lines]
+
+
+def _fits(header: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return sum(widths) + len(widths) - 1 <= shutil.get_terminal_size().columns
+
+
+def _folded_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of the leading columns that fit the terminal, each with the other cells below it, broken where it ends."""
+    room = shutil.get_terminal_size().columns
+    count = next(n for n in range(len(header) - 1, 0, -1) if n == 1 or _fits(header[:n], [row[:n] for row in rows]))
+    head, *lines = _table(header[:count], [row[:count] for row in rows])
+    folded = [head]
+    for line, row in zip(lines, rows, strict=True):
+        folded.append(line)
+        for name, cell in zip(header[count:], row[count:], strict=True):
+            if cell:
+                folded += textwrap.wrap(f"{name}: {cell}", room, initial_indent="  ", subsequent_indent="    ")
+    return folded
 
 
 def _is_numeric(column: Sequence[str]) -> bool:

@@ -20,10 +20,11 @@ _COLUMNS = ("high", "low", "close", "volume")
 def summary(frame: pd.DataFrame, symbol: str | None = None, timeframe: str | None = None) -> dict[str, Any]:
     """Count, first and last open time, missing candles, and the highest, lowest, total and mean figures; JSON-able.
 
-    Symbol and timeframe are those of the frame's manifest unless given. `gaps` counts the missing candles between the
-    first and the last row; None without a timeframe. `avg_price` is the mean close. A figure is None where there are no
-    rows, or where a value that it is made of is not known. Rows without any value, as `combine` makes them, are no
-    candles. Raises InputError where a column is missing.
+    Symbol and timeframe are those of the frame's manifest unless given. `gaps` lists what is missing between the first
+    and the last row, as {first, last, count, cause}, the cause None where the manifest does not say it; `gap_count` is
+    how many there are. Both are None without a timeframe. `avg_price` is the mean close. A figure is None where there
+    are no rows, or where a value that it is made of is not known. Rows without any value, as `combine` makes them, are
+    no candles. Raises InputError where a column is missing.
     """
     if not isinstance(frame, pd.DataFrame):
         raise InputError(f"expected a frame of candles, got {type(frame).__name__}")
@@ -39,9 +40,7 @@ def summary(frame: pd.DataFrame, symbol: str | None = None, timeframe: str | Non
     frame = frame.dropna(how="all", subset=[*_COLUMNS])
     symbol = symbol or manifest.get("symbol")
     timeframe = timeframe or manifest.get("timeframe")
-    gaps: int | None = None
-    if timeframe is not None:
-        gaps = int(find_gaps(frame, timeframe)["count"].sum())
+    gaps = None if timeframe is None else _gaps(frame, timeframe, manifest)
     open_ms = index_ms(frame)
     empty = not open_ms.size
     return {
@@ -52,6 +51,7 @@ def summary(frame: pd.DataFrame, symbol: str | None = None, timeframe: str | Non
             "start_time": None if empty else iso(int(open_ms.min())),
             "end_time": None if empty else iso(int(open_ms.max())),
             "gaps": gaps,
+            "gap_count": None if gaps is None else len(gaps),
             "statistics": {
                 "highest_price": _figure(frame["high"], np.max),
                 "lowest_price": _figure(frame["low"], np.min),
@@ -69,3 +69,17 @@ def _figure(column: pd.Series, figure: Callable[[npt.NDArray[np.float64]], Any])
         return None
     value = float(figure(values))
     return value if math.isfinite(value) else None
+
+
+def _gaps(frame: pd.DataFrame, timeframe: str, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The gaps between the rows, with the causes that the manifest has for them."""
+    causes = {gap["first"]: gap["cause"] for gap in manifest.get("gaps", ())}
+    found = find_gaps(frame, timeframe)
+    return [
+        {"first": first, "last": last, "count": int(count), "cause": causes.get(first)}
+        for first, last, count in zip(_iso(found["first"]), _iso(found["last"]), found["count"], strict=True)
+    ]
+
+
+def _iso(times: pd.Series) -> list[str]:
+    return [iso(int(ms)) for ms in times.dt.tz_localize(None).to_numpy().astype("M8[ms]").astype(np.int64)]

@@ -67,12 +67,28 @@ from candle_fetcher.fetcher.log import EventLog, set_up_logging
 from candle_fetcher.fetcher.manifest import make_manifest, series_frame_key
 from candle_fetcher.fetcher.planning import make_plan
 from candle_fetcher.fetcher.pools import Pools, ThreadPool
-from candle_fetcher.fetcher.request import Range, Request, check_on_gap, read_range, read_series, read_span
+from candle_fetcher.fetcher.request import (
+    Range,
+    Request,
+    check_on_gap,
+    near_symbols,
+    read_range,
+    read_series,
+    read_span,
+)
 from candle_fetcher.fetcher.settings import SOURCES, check_api_keys, choose, default, one_of, read_settings
 from candle_fetcher.monitor import PerformanceMonitor
 from candle_fetcher.net.pacing import Retry
 from candle_fetcher.net.transport import Transport, check_root
-from candle_fetcher.providers import Listing, Provider, all_providers, find_funding, find_known, find_provider
+from candle_fetcher.providers import (
+    Listing,
+    Provider,
+    all_providers,
+    find_funding,
+    find_known,
+    find_provider,
+    split_symbol,
+)
 from candle_fetcher.providers.binance_bucket import HOST, MARKETS, NAME, SPOT, find_trios
 from candle_fetcher.sources import ApiKeys, ArchiveSource, BucketSource, Errand, FundingSource, Source, check_clock
 from candle_fetcher.store import DiskTier, MemoryTier, Store
@@ -1154,7 +1170,7 @@ class CandleFetcher:
         if series.settings and found.feed(kind).restates(series):
             today = iso(self._source(found).estimated_ms() // DAY_MS * DAY_MS)[:10]
             series = series._replace(settings=(*series.settings, ("as_of", today)))
-        return Request(self._source(found), series, name, target, wanted, archive)
+        return Request(self._source(found), series, name, target, wanted, archive, symbol.strip())
 
     def _how(
         self, columns: str, source: str | None, *, refresh: bool = False, recheck: bool = False, keep: bool = True
@@ -1183,10 +1199,10 @@ class CandleFetcher:
 
     def _told_apart(self, symbol: str, provider: str | Provider | None) -> tuple[Provider, str]:
         """The provider and the symbol of `provider:symbol`, or of a symbol alone."""
-        name, colon, rest = symbol.partition(":") if isinstance(symbol, str) else ("", "", "")
-        if not colon:
-            return self._find(provider), symbol
-        found = self._find(name.strip().lower())
+        name, rest = split_symbol(symbol) if isinstance(symbol, str) else (None, symbol)
+        if name is None:
+            return self._find(provider), rest
+        found = self._find(name)
         if provider is not None and self._find(provider) is not found:
             raise InputError(
                 f"symbol {symbol!r} names {found.name}, and provider={provider!r} another; give one of them"
@@ -1359,11 +1375,9 @@ class CandleFetcher:
                 symbols = self._listing(request.source, another).symbols
                 listed = {one.symbol.upper(): one.symbol for one in symbols}
                 same = [one.symbol for one in symbols if f"{one.base}/{one.quote}".upper() == wanted]
-            import difflib
-
-            near = [listed[name] for name in difflib.get_close_matches(wanted, listed, n=3, cutoff=0.6)]
-            close = [*dict.fromkeys([*same, *near])][:3]
-            raise UnknownSymbol(request.symbol, request.series.provider, close) from error
+            same = [name for name in same if name.upper() != wanted]
+            close = [*dict.fromkeys([*same, *near_symbols(wanted, listed)])][:3]
+            raise UnknownSymbol(request.typed or request.symbol, request.series.provider, close) from error
 
 
 def _hosts_beside(providers: Iterable[Provider]) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from candle_fetcher.core.arguments import read_number, read_whole
@@ -23,6 +23,8 @@ from candle_fetcher.sources import ArchiveSource, Source
 ON_GAP = ("leave", "raise", "refetch", "ffill", "interpolate")
 NEWEST = 500
 _MOST = 1_000_000_000
+# How much of a base, a quote or an id must be alike for a hint: `BCT` and `BTC` are 0.67.
+_NEAR_BASE, _NEAR_QUOTE, _NEAR_ID = 0.65, 0.65, 0.8
 _MOST_DAYS = 100_000  # a number of candles or of seconds is above it
 _PAIR = re.compile(r"\s*([^\W_]+)[/-]([^\W_]+)\s*")
 
@@ -51,6 +53,7 @@ class Request(NamedTuple):
     timeframe: Timeframe
     range: Range
     archive: ArchiveSource | None = None
+    typed: str = ""  # the symbol as it was given, for messages
 
     @property
     def label(self) -> str:
@@ -91,6 +94,25 @@ def read_range(
     if start_ms is None and back_ms is None and limit is None:
         limit = NEWEST
     return Range(start_ms, end_ms, back_ms, limit, from_first)
+
+
+def near_symbols(wanted: str, listed: Mapping[str, str]) -> list[str]:
+    """Return the listed symbols that a mistyped one may have meant; `listed` has them by their name in capitals.
+
+    Of `SHIB/USDT` the quote is like that of every other pair: the base has to be near too.
+    """
+    import difflib  # when something is wrong
+
+    def likeness(name: str) -> float:
+        parts, others = wanted.split("/"), name.split("/")
+        if len(parts) != len(others):
+            parts, others = [wanted.replace("/", "")], [name.replace("/", "")]
+        alike = [difflib.SequenceMatcher(None, one, other).ratio() for one, other in zip(parts, others, strict=True)]
+        is_near = alike[0] >= (_NEAR_BASE if len(alike) > 1 else _NEAR_ID) and min(alike) >= _NEAR_QUOTE
+        return sum(alike) if is_near else 0.0
+
+    found = sorted(((likeness(name), name) for name in listed if name != wanted), key=lambda one: (-one[0], one[1]))
+    return [listed[name] for alike, name in found[:3] if alike]
 
 
 def read_span(wanted: Range, settled_ms: int, now_ms: int) -> Span:
@@ -140,6 +162,10 @@ def read_series(
     try:
         feed = provider.feed(kind)
     except NotOffered as error:
+        if kind == "funding":
+            raise NotOffered(
+                "funding rates are no candles; fetch_funding gets them, funding on the command line"
+            ) from None
         raise _with_others(error, lambda other: other.feed(kind)) from None
     if not isinstance(timeframe, str):
         raise InputError(f"timeframe {shown(timeframe)} is not a text such as '1h'")

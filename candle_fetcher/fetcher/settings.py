@@ -181,6 +181,11 @@ def _flag_in(text: str) -> object:
     return _FLAGS.get(text.strip().lower(), text)
 
 
+def _lowered(value: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The mapping with the ids of providers, which ignore case, in small letters."""
+    return {name.strip().lower() if isinstance(name, str) else name: one for name, one in value.items()}
+
+
 def _base_urls(
     value: object, check_root: Callable[[str], str], providers: Callable[[], Collection[str]]
 ) -> dict[str, str]:
@@ -194,6 +199,7 @@ def _base_urls(
         value = {name.strip(): url.strip() for name, _, url in pairs}
     if not isinstance(value, Mapping):
         raise InputError("base_urls is not understood; expected a mapping of provider id to URL")
+    value = _lowered(value)
     for name in value:
         if name not in providers():
             shown = "(a URL)" if "/" in str(name) or "@" in str(name) else name
@@ -215,13 +221,13 @@ def _provider_settings(value: object) -> dict[str, dict[str, str]]:
                     f"provider_settings {shown(value)} is not understood; expected provider.setting=value, several "
                     "separated by commas, such as alpaca.feed=iex"
                 )
-            chosen.setdefault(provider, {})[setting] = choice.strip()
+            chosen.setdefault(provider.strip().lower(), {})[setting] = choice.strip()
         return chosen
     if isinstance(value, Mapping) and all(
         isinstance(choices, Mapping) and all(isinstance(part, str) for pair in choices.items() for part in pair)
         for choices in value.values()
     ):
-        return {str(provider): dict(choices) for provider, choices in value.items()}
+        return {str(provider): dict(choices) for provider, choices in _lowered(value).items()}
     raise InputError(
         f"provider_settings {shown(value)} is not understood; expected {{provider: {{setting: value}}}}, all of it text"
     )
@@ -254,6 +260,7 @@ def check_api_keys(value: Any, providers: Callable[[], Collection[str]]) -> dict
     known = providers()
     if not isinstance(value, Mapping):
         raise InputError("api_keys is not understood; expected {provider: {name: value}}")
+    value = _lowered(value)
     for provider, keys in value.items():
         if provider not in known:
             raise unknown("provider in api_keys", provider, known)

@@ -57,6 +57,7 @@ __all__ = [
     "find_known",
     "find_provider",
     "settings_beside_defaults",
+    "split_symbol",
 ]
 
 GROUP = "candle_fetcher.providers"
@@ -149,10 +150,23 @@ def all_providers() -> dict[str, Provider]:
 
 
 def find_known(name: str) -> Provider | None:
-    """The provider with that id, None where there is none. Looks where its name says first, since every module takes a
-    moment to import, and through installed packages only for ids that are not built in."""
+    """Return the provider with that id, in any case of its letters; None where there is none.
+
+    Looks first where its name says, since every module takes a moment to import, and through installed packages only
+    for ids that are not built in.
+    """
+    name = name.strip().lower()
     found = _of_module(name.partition("-")[0]).get(name)
     return found or _built_in().get(name) or _plug_ins().providers.get(name)
+
+
+def split_symbol(text: str) -> tuple[str | None, str]:
+    """Return the provider, where one is named, and the symbol of `provider:symbol`. Of `BTC/USDT:USDT` the part behind
+    the colon says in what a perpetual is settled, as ccxt writes it."""
+    name, colon, rest = text.partition(":")
+    if not colon or "/" in name:
+        return None, text
+    return name.strip().lower(), rest
 
 
 def find_provider(name: object) -> Provider:

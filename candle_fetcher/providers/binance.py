@@ -277,16 +277,31 @@ def _spot_symbol(text: str, kind: str) -> str:
 
 
 def _um_symbol(text: str, kind: str) -> str:
-    symbol = _checked(text).replace("/", "").replace("-", "")
+    symbol = _checked(_of_perpetual(text, settled_in=1)).replace("/", "").replace("-", "")
     # Index candles belong to the pair: a delivery contract shares them with the perpetual.
     return symbol.partition("_")[0] if kind == "index" else symbol
 
 
 def _cm_symbol(text: str, kind: str) -> str:
-    symbol = _checked(text).replace("/", "").replace("-", "")
+    symbol = _checked(_of_perpetual(text, settled_in=0)).replace("/", "").replace("-", "")
     if kind == "index":
         return symbol.partition("_")[0]
     return symbol if "_" in symbol else f"{symbol}_PERP"
+
+
+def _of_perpetual(text: str, *, settled_in: int) -> str:
+    """Return the pair of `BTC/USDT:USDT`, the perpetual as ccxt writes it; other texts as they are. `settled_in` says
+    which part of the pair such a contract is settled in."""
+    pair, colon, settle = text.strip().upper().partition(":") if isinstance(text, str) else ("", "", "")
+    if not colon:
+        return text
+    parts = pair.split("/")
+    if len(parts) != 2 or parts[settled_in] != settle:
+        raise InputError(
+            f"{shown(text)} is no perpetual of this provider; expected such as "
+            f"{('BTC/USD:BTC', 'BTC/USDT:USDT')[settled_in]}; binance-um settles in the quote, binance-cm in the base"
+        )
+    return pair
 
 
 def _checked(text: str) -> str:

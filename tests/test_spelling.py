@@ -1,0 +1,168 @@
+"""Spellings that mean the same, and what is said of those that mean nothing."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import candle_fetcher
+from candle_fetcher import CandleFetcher, InputError, NotOffered, UnknownArgument, UnknownSymbol, summary
+from candle_fetcher.cli import main, show
+from candle_fetcher.practice import PracticeExchange
+
+DAY = ("2024-03-01", "2024-03-02")
+
+
+@pytest.fixture(scope="module")
+def exchange() -> Iterator[PracticeExchange]:
+    with PracticeExchange() as exchange:
+        yield exchange
+
+
+@pytest.fixture
+def fetcher(exchange: PracticeExchange) -> Iterator[CandleFetcher]:
+    with CandleFetcher(base_urls=exchange.base_urls, use_cache=False, progress=False) as fetcher:
+        yield fetcher
+
+
+@pytest.mark.fault("J12")
+@pytest.mark.parametrize(
+    ("symbol", "provider", "same"),
+    [
+        ("BTC/USDT:USDT", "binance-um", "BTC/USDT"),
+        ("binance-um:btc/usdt:usdt", None, "BTC/USDT"),
+        ("BTC/USD:BTC", "Binance-CM", "BTC/USD"),
+        ("BINANCE-UM:BTCUSDT", None, "BTC/USDT"),
+    ],
+)
+def test_spellings_of_a_perpetual(fetcher: CandleFetcher, symbol: str, provider: str | None, same: str) -> None:
+    frame = fetcher.fetch(symbol, "1h", *DAY, provider=provider)
+    facts = frame.attrs["candle_fetcher"]
+    assert (facts["symbol"], len(frame)) == (same, 24)
+    assert frame.equals(fetcher.fetch(same, "1h", *DAY, provider=facts["provider"]))
+
+
+@pytest.mark.fault("J12")
+def test_ids_of_providers_ignore_case_everywhere(exchange: PracticeExchange, monkeypatch: pytest.MonkeyPatch) -> None:
+    roots = {name.upper(): url for name, url in exchange.base_urls.items()}
+    keys = {"Alpaca": {"key_id": "a", "secret_key": "b"}}
+    settings = {"ALPACA": {"feed": "iex"}}
+    monkeypatch.setenv("CANDLE_FETCHER_PROVIDER", "KRAKEN")
+    with CandleFetcher(
+        base_urls=roots, api_keys=keys, provider_settings=settings, use_cache=False, progress=False
+    ) as fetcher:
+        frame = fetcher.fetch("BTC/USD", "1h", limit=3)
+        assert frame.attrs["candle_fetcher"]["provider"] == "kraken"
+        assert len(fetcher.fetch("BTC/USDT", "1h", *DAY, provider="Binance")) == 24
+
+
+@pytest.mark.fault("J12")
+def test_a_perpetual_that_there_is_not_is_said_to_be_none(fetcher: CandleFetcher) -> None:
+    with pytest.raises(InputError, match="settles in the quote"):
+        fetcher.fetch("BTC/USDT:BTC", "1h", *DAY, provider="binance-um")
+    with pytest.raises(InputError, match="is not a symbol"):
+        fetcher.fetch("BTC/USDT:USDT", "1h", *DAY)
+    with pytest.raises(NotOffered, match="fetch_funding"):
+        fetcher.fetch("BTC/USDT", "1h", *DAY, provider="binance-um", kind="funding")
+
+
+@pytest.mark.fault("J17")
+@pytest.mark.parametrize(
+    ("call", "word", "meant"),
+    [
+        ("fetch", "interval", "timeframe"),
+        ("fetch", "since", "start"),
+        ("fetch_many", "exchange", "provider"),
+        ("export", "filename", "path"),
+        ("plan", "until", "end"),
+        ("gaps", "start_time", "start"),
+        ("iter_frames", "colums", "columns"),
+        ("fetch_funding", "endTime", "end"),
+        ("symbols", "exchange", "provider"),
+    ],
+)
+def test_the_name_of_another_library_brings_ours(fetcher: CandleFetcher, call: str, word: str, meant: str) -> None:
+    with pytest.raises(UnknownArgument, match=f"has no argument '{word}'; use '{meant}'") as raised:
+        getattr(fetcher, call)(**{word: "1h"})
+    assert isinstance(raised.value, TypeError)
+    assert isinstance(raised.value, InputError)
+
+
+@pytest.mark.fault("J17")
+def test_a_hint_is_near(fetcher: CandleFetcher) -> None:
+    with pytest.raises(InputError) as raised:
+        CandleFetcher(provider="coinbase")
+    assert "Did you mean" not in str(raised.value)
+    with pytest.raises(InputError, match="Did you mean 'binance'"):
+        CandleFetcher(provider="biannce")
+    with pytest.raises(UnknownSymbol) as unlike:
+        fetcher.fetch("ZZZZ/USDT", "1h", *DAY)
+    assert unlike.value.closest == ()
+    with pytest.raises(UnknownSymbol) as near:
+        fetcher.fetch("BCT/USDT", "1h", *DAY)
+    assert "BTC/USDT" in near.value.closest
+    with pytest.raises(UnknownSymbol, match="'BTCUSDT_PERP'") as typed:
+        fetcher.fetch("BTCUSDT_PERP", "1h", *DAY)
+    assert "mean BTC/USDT?" not in str(typed.value)
+
+
+@pytest.mark.fault("J17")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("fetc", "BTC/USDT"), "did you mean fetch?"),
+        (("fetch", "BTC/USDT", "1h", "--sart", "2024-01-01"), "did you mean --start?"),
+    ],
+)
+def test_a_mistyped_word_of_the_command_line_has_a_hint(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
+) -> None:
+    assert main(words) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.fault("J12")
+def test_the_timeframe_of_the_command_line_is_an_hour_unless_given(
+    exchange: PracticeExchange, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hosts = [word for name, url in exchange.base_urls.items() for word in ("--base-url", f"{name}={url}")]
+    assert main(["fetch", "BTC/USDT", "--start", DAY[0], "--end", DAY[1], *hosts, "--cache-dir", str(tmp_path)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 25
+
+
+def test_the_calls_of_the_package_are_those_of_the_class() -> None:
+    for name in ("fetch", "fetch_many", "export", "plan", "gaps", "symbols"):
+        ours = list(inspect.signature(getattr(candle_fetcher, name)).parameters.values())
+        assert ours == list(inspect.signature(getattr(CandleFetcher, name)).parameters.values())[1:]
+
+
+def test_a_summary_lists_the_gaps_with_their_causes(fetcher: CandleFetcher) -> None:
+    frame = fetcher.fetch("BTC/USDT", "1h", "2023-03-24", "2023-03-25")
+    candles = summary(frame)["candles"]
+    assert candles["gap_count"] == 1
+    assert candles["gaps"] == frame.attrs["candle_fetcher"]["gaps"]
+    frame.attrs.clear()
+    assert [gap["cause"] for gap in summary(frame, timeframe="1h")["candles"]["gaps"]] == [None]
+
+
+@pytest.mark.fault("J28")
+def test_no_line_is_longer_than_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(show, "is_terminal", lambda: True)
+    long = "asked on 2024-01-01 of https://api.example.com, which has no candle there and said so twice"
+    show.print_table(pd.DataFrame({"start": ["2024-01-01"], "state": ["no_candle"], "evidence": [long]}))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert long in " ".join(" ".join(lines).split())
+    times = pd.date_range("2024-01-01 01:00", periods=20, freq="h", tz="UTC", name="timestamp")
+    wide = pd.DataFrame({f"a_long_name_{number}": range(20) for number in range(9)}, index=times, dtype="float64")
+    show.print_candles(wide, None, with_header=True)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert all(name in out for name in wide)
