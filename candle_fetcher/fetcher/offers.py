@@ -66,10 +66,17 @@ def _keys(provider: Provider) -> str:
     if needed:
         return " ".join(needed)
     names = " ".join(key.environment for key in provider.keys)
-    return f"one of {names}" if provider.token is not None else f"optional: {names}"
+    if provider.token is None:
+        return f"optional: {names}"
+    token, *renewing = [key.environment for key in provider.keys]
+    return f"{token}, or {' '.join(renewing)} together"
 
 
 def _limit(limit: Limit) -> str:
     unit = "weight" if limit.kind == "weight" and limit.cost > 1_000 else "request" if limit.cost == 1 else "requests"
-    every = _INTERVALS.get(limit.interval_s, f"{limit.interval_s} s")
+    every = _INTERVALS.get(limit.interval_s) or (
+        f"{limit.interval_s // 60} minutes" if limit.interval_s % 60 == 0 else f"{limit.interval_s} s"
+    )
+    if limit.interval_s not in _INTERVALS:
+        return f"{limit.cost:,} {unit} in {every}"
     return f"{limit.cost:,} {unit} a {every}"
