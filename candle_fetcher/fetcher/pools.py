@@ -37,7 +37,7 @@ class ThreadPool(Executor):
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._idle: deque[None] = deque()  # an item for each thread that waits for a job
         self._threads: list[threading.Thread] = []
-        self._running: set[Future[object]] = set()
+        self._starting = 0
         self._is_closed = False
         self._lock = threading.RLock()
 
@@ -51,23 +51,35 @@ class ThreadPool(Executor):
             if self._is_closed:
                 raise CancelledError
             self._jobs.put(job)
-            has_thread = self._has_thread()
-        if not has_thread:
+            number = self._number_of_new()
+        if number is not None:
+            self._start(number)
+        if not self._threads:
             with suppress(queue.Empty):
                 while (alone := self._jobs.get_nowait()) is not None:
                     alone()
         return future
 
-    def _has_thread(self) -> bool:
-        """Whether some thread will do what is queued; starts one more where none is idle."""
+    def _number_of_new(self) -> int | None:
+        """The number of a thread that is to be started; None where one is idle, or there are enough."""
         with suppress(IndexError):
             self._idle.pop()
-            return True
-        if len(self._threads) < self._size:
-            thread = start_thread(f"candle-{self._name}-{len(self._threads)}", self._work)
+            return None
+        number = len(self._threads) + self._starting
+        if number >= self._size:
+            return None
+        self._starting += 1
+        return number
+
+    def _start(self, number: int) -> None:
+        # Without the lock: a finalizer may run in the new thread before its work begins, and call whatever it likes.
+        thread = start_thread(f"candle-{self._name}-{number}", self._work)
+        with self._lock:
+            self._starting -= 1
             if thread is not None:
                 self._threads.append(thread)
-        return bool(self._threads)
+                if self._is_closed:
+                    self._jobs.put(None)
 
     def _work(self) -> None:
         while True:
