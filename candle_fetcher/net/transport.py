@@ -502,7 +502,6 @@ class _Lookups:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._waiting: dict[tuple[str, int], Future[list[Any]]] = {}
 
     def find(self, host: str, port: int, flight: _Flight) -> list[Any]:
@@ -511,13 +510,10 @@ class _Lookups:
             return _look_up(host, port)
         key = host, port
         ends_s = time.monotonic() + min(flight.left_s(), _CONNECT_S)
-        with self._lock:
-            found = self._waiting.get(key)
-            if found is None:
-                found = Future()
-                if start_thread("candle-lookup", partial(self._run, key, found)) is None:
-                    return _look_up(host, port)
-                self._waiting[key] = found
+        mine: Future[list[Any]] = Future()
+        found = self._waiting.setdefault(key, mine)
+        if found is mine and start_thread("candle-lookup", partial(self._run, key, mine)) is None:
+            self._run(key, mine)
         try:
             wait_for([found], flight, timeout_s=ends_s - time.monotonic())
         except TimeoutError:
@@ -536,8 +532,7 @@ class _Lookups:
             found.set_result(addresses)
 
     def _end(self, key: tuple[str, int]) -> None:
-        with self._lock:  # it may end before it is noted
-            del self._waiting[key]
+        self._waiting.pop(key, None)
 
 
 def _look_up(host: str, port: int) -> list[Any]:
