@@ -228,6 +228,7 @@ class CandleCache:
         self._facts: dict[Series, Facts] = {}
         self._unsaved: set[Series] = set()  # those whose facts the disk did not take
         self._generations: Counter[Series] = Counter()
+        self.epoch = 0  # grows whenever finished frames are forgotten; read without a lock
         self._ahead: dict[str, tuple[Span, ...]] = {}  # by key, what memory has and the disk did not take
         self._newest: dict[str, dict[str, Span]] = {}  # keys of finished results that ended at their time, by group
         self._lock = threading.RLock()  # over the fields of this object, for moments
@@ -348,6 +349,7 @@ class CandleCache:
                 self._facts.clear()
                 self._unsaved.clear()
                 self._ahead.clear()
+                self.epoch += 1
             self._store.clear()
             return stats.disk_entries if self._store.disk is not None else stats.memory_entries
         grid = None if timeframe is None else parse_timeframe(timeframe)
@@ -705,6 +707,7 @@ class CandleCache:
         """Forgets the finished results of the series, because its candles were asked for again."""
         with self._lock:
             self._generations[series] += 1
+            self.epoch += 1
         if self._store is not None:
             self._store.memory.drop_prefix(f"frame|{series.key}|")
 

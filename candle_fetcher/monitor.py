@@ -65,6 +65,11 @@ class PerformanceMonitor:
 
     __call__ = observe
 
+    @property
+    def has_room(self) -> bool:
+        """Whether the next events are noted without a lock."""
+        return len(self._inbox) < _INBOX - 16
+
     def reset(self) -> None:
         """Forget everything, except the process's peak memory, which the system keeps."""
         with self._lock:

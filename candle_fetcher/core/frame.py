@@ -33,6 +33,8 @@ class Manifest(dict[str, Any]):
     # A frame that shares read-only arrays with the one that has this manifest. While it lives, pandas copies such an
     # array before it writes; without it, pandas would write in place, which fails.
     shared_with: pd.DataFrame | None = None
+    # Whether the frame is the whole answer for good: nothing of it has to be asked for again.
+    is_final: bool = False
 
     def lazily(self, work_out: Callable[[], str], **rest: Any) -> Manifest:
         """The same manifest, with a fingerprint to be worked out and then the rest."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import inspect
+import logging
 import os
 import threading
 import time
@@ -58,7 +59,16 @@ from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS
 from candle_fetcher.core.version import __version__
 from candle_fetcher.fetcher.arguments import check_arguments
-from candle_fetcher.fetcher.calls import Call, Calls, checked_call, current_call, passing_to, public_call, tell_caller
+from candle_fetcher.fetcher.calls import (
+    Call,
+    Calls,
+    checked_call,
+    current_call,
+    passing_to,
+    public_call,
+    ready_first,
+    tell_caller,
+)
 from candle_fetcher.fetcher.collect import Collected, Collector, How, cut
 from candle_fetcher.fetcher.coverage import coverage_frame, read_coverage
 from candle_fetcher.fetcher.funding import MONTH, FundingGatherer, FundingTold
@@ -67,6 +77,7 @@ from candle_fetcher.fetcher.log import EventLog, set_up_logging
 from candle_fetcher.fetcher.manifest import make_manifest, series_frame_key
 from candle_fetcher.fetcher.planning import make_plan
 from candle_fetcher.fetcher.pools import Pools, ThreadPool
+from candle_fetcher.fetcher.ready import ReadyFrames
 from candle_fetcher.fetcher.request import (
     Range,
     Request,
@@ -248,6 +259,7 @@ class CandleFetcher:
         self._closing = threading.Lock()
         self._closers: list[threading.Thread] = []
         self._made: dict[str, CandleCache] = {}
+        self._ready_frames = ReadyFrames()
 
     # -- a resource -----------------------------------------------------------------------------------------------
 
@@ -369,6 +381,7 @@ class CandleFetcher:
 
     # -- candles ----------------------------------------------------------------------------------------------------
 
+    @ready_first
     @public_call
     def fetch(
         self,
@@ -1000,7 +1013,8 @@ class CandleFetcher:
         if options.on_gap in ("ffill", "interpolate"):
             return self._filled(self._framed(request, got, options.columns, errand), request, got, options)
         if key and got.span == span and self._fits_memory(got):
-            return self._put_away(key, self._framed(request, got, options.columns, errand, is_shared=True), got)
+            frame = self._framed(request, got, options.columns, errand, is_shared=True)
+            return self._put_away(key, frame, got, is_whole=request.range.end_ms == span.end_ms)
         return self._framed(request, got, options.columns, errand)
 
     def _ready(self, key: str, options: _Options) -> pd.DataFrame | None:
@@ -1010,6 +1024,10 @@ class CandleFetcher:
         kept: pd.DataFrame | None = self.cache.load_frame(key)
         if kept is None or (options.on_gap == "raise" and kept.attrs[MANIFEST]["gap_count"]):
             return None
+        return self._hand_out(kept)
+
+    def _hand_out(self, kept: pd.DataFrame) -> pd.DataFrame:
+        """A copy of a frame that is kept, which the caller may change."""
         frame = hand_out(kept)
         self._observe(Lookup("memory", -(-len(frame) // CHUNK_SLOTS), 0))
         manifest = frame.attrs[MANIFEST]
@@ -1018,9 +1036,27 @@ class CandleFetcher:
         dict.pop(manifest, "rejected", None)  # a warm fetch rejects nothing; the method would work out the fingerprint
         return frame
 
-    def _put_away(self, key: str, frame: pd.DataFrame, got: Collected) -> pd.DataFrame:
-        """Keeps the frame for the next who asks, and returns one that the caller may change."""
+    @property
+    def _epoch(self) -> int:
+        cache = self._made.get("cache")
+        return 0 if cache is None else cache.epoch
+
+    def _find_ready(self, key: Any) -> pd.DataFrame | None:
+        """The finished frame of a call that was made before, where no lock is needed to hand it out."""
+        began = time.perf_counter()
+        kept = self._ready_frames.find(key, self._epoch)
+        if kept is None or self._is_closed or self._log.is_on(logging.INFO) or not self._monitor.has_room:
+            return None
+        frame = self._hand_out(kept)
+        label = f"{frame.attrs[MANIFEST]['symbol']} {frame.attrs[MANIFEST]['timeframe']}"
+        self._observe(Operation("fetch", time.perf_counter() - began, len(frame), 0, label))
+        return frame
+
+    def _put_away(self, key: str, frame: pd.DataFrame, got: Collected, *, is_whole: bool) -> pd.DataFrame:
+        """Keep the frame for the same request, and return one that the caller may change. `is_whole` says that the
+        range that was given was not cut at its end."""
         until_s = min(self._clock(), got.told.wall_s) + (got.told.until_ms - got.told.now_ms) / 1000
+        frame.attrs[MANIFEST].is_final = is_whole and got.told.until_ms >= FOREVER_MS and not got.gaps
         if got.told.ends_now:
             # A series that is polled gives another range each time: of those only the newest is asked for again.
             kind, _, _, columns = key.rsplit("|", 3)

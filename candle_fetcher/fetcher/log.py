@@ -100,6 +100,10 @@ class EventLog:
         self._lock = threading.Lock()
         self._until: dict[str, float] = {}  # by provider, the end of the latest wait that was written
 
+    def is_on(self, level: int) -> bool:
+        """Whether records of that level are written."""
+        return LOG.isEnabledFor(level)
+
     def __call__(self, event: Event) -> None:
         if isinstance(event, Waited):
             self._write_wait(event)
