@@ -261,6 +261,111 @@ def test_what_is_raised_says_what_to_do(
     assert len(str(caught.value)) < 600
 
 
+FACTS_OF = ("provider", "symbol", "timeframe", "span")
+RANGE = ("2024-01-01", "2024-01-02")
+ISO_RANGE = ("2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z")
+WHOLE = ("binance", "BTC/USDT", "1h", ISO_RANGE)
+TYPED = ("binance", "BTCUSDT", "1h", None)
+DOWN = faults.status(503)
+
+
+def first_frame(fetcher: CandleFetcher, *words: Any, **options: Any) -> None:
+    next(fetcher.iter_frames(*words, **options))
+
+
+@pytest.mark.parametrize(
+    ("work", "fault", "kind", "facts"),
+    [
+        # each call, with a request that is known and a source that fails
+        (lambda f: f.fetch("BTCUSDT", *SPAN), DOWN, IncompleteData, WHOLE),
+        (lambda f: f.fetch("BTCUSDT", *SPAN), faults.forbidden(), AccessDenied, WHOLE),
+        (lambda f: f.fetch("BTCUSDT", *SPAN, on_gap="refetch"), DOWN, IncompleteData, WHOLE),
+        (lambda f: f.fetch("BTCUSDT", *SPAN), faults.banned(1_718_455_000_000), Banned, WHOLE),
+        (lambda f: first_frame(f, "BTCUSDT", *SPAN), DOWN, IncompleteData, WHOLE),
+        (lambda f: f.export("BTCUSDT", *SPAN), DOWN, IncompleteData, WHOLE),
+        (lambda f: f.gaps("BTCUSDT", *SPAN), DOWN, IncompleteData, WHOLE),
+        (lambda f: f.audit("BTCUSDT", *SPAN), DOWN, IncompleteData, WHOLE),
+        (lambda f: f.symbols(), DOWN, TransportError, ("binance", None, None, None)),
+        (lambda f: f.symbols(provider="kraken"), DOWN, TransportError, ("kraken", None, None, None)),
+        (lambda f: f.first_available("BTCUSDT"), DOWN, TransportError, ("binance", "BTC/USDT", "1m", None)),
+        (lambda f: f.fetch_funding("BTCUSDT", *RANGE, provider="binance-um"), DOWN, IncompleteData,
+         ("binance-um", "BTC/USDT", None, ISO_RANGE)),
+        (lambda f: f.fetch_many(["BTCUSDT"], *SPAN), DOWN, FetchManyError, (None, None, "1h", None)),
+        # limits and days: the range of which something could not be had
+        (lambda f: f.fetch("BTC/USDT", "1h", end="2024-01-02", limit=24), DOWN, IncompleteData, WHOLE),
+        (lambda f: f.fetch("BTC/USDT", "1h", end="2024-01-02", days=1), DOWN, IncompleteData, WHOLE),
+        (lambda f: f.fetch("BTC/USDT", *SPAN, source="cache"), None, IncompleteData, WHOLE),
+        (lambda f: f.fetch("BTC/USDT", "1m", "2023-03-24", "2023-03-25", on_gap="raise"), None, IncompleteData,
+         ("binance", "BTC/USDT", "1m", ("2023-03-24T00:00:00Z", "2023-03-25T00:00:00Z"))),
+        (lambda f: f.fetch("BTC/UDST", *SPAN), None, UnknownSymbol, ("binance", "BTC/UDST", "1h", ISO_RANGE)),
+        # what is wrong with the call itself, by its arguments
+        (lambda f: f.fetch("BTCUSDT", "1h", "2024-01-02", "2024-01-01"), None, InputError, TYPED),
+        (lambda f: f.fetch("BTCUSDT", "1h", interval="1h"), None, UnknownArgument, TYPED),
+        (lambda f: f.fetch("binance:BTCUSDT", *SPAN, kind="mark"), None, NotOffered, TYPED),
+        (lambda f: f.fetch("BTCUSDT", *SPAN, provider="nowhere"), None, InputError, (None, *TYPED[1:])),
+        (lambda f: f.iter_frames("BTCUSDT", "1h"), None, InputError, TYPED),
+        (lambda f: f.export("BTCUSDT", *SPAN, format="xls"), None, InputError, TYPED),
+        (lambda f: f.plan("BTCUSDT", "1h", *RANGE, source="rst"), None, InputError, TYPED),
+        (lambda f: f.gaps("BTCUSDT", "1h"), None, InputError, TYPED),
+        (lambda f: f.coverage("BTCUSDT", "1h", days=-1), None, InputError, TYPED),
+        (lambda f: f.fetch_funding("BTCUSDT", *RANGE), None, NotOffered, ("binance", "BTCUSDT", None, None)),
+        (lambda f: f.doctor(provider="nowhere"), None, InputError, (None, None, None, None)),
+        (lambda f: f.cache.clear("kraken:§"), None, InputError, ("kraken", "§", None, None)),
+        (lambda f: f.cache.import_file(__file__, "BTC/USDT", "1h", provider="kraken"), None, InputError,
+         ("kraken", "BTC/USDT", "1h", None)),
+    ],
+)  # fmt: skip
+def test_an_error_says_which_call_it_ended(
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    work: Callable[[CandleFetcher], object],
+    fault: Any,
+    kind: type[CandleFetcherError],
+    facts: tuple[object, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    failing = [] if fault is None else [world.exchange.fail(fault, times=None)]
+    try:
+        with world.fetcher(max_retries=0, cache_dir=tmp_path / "cache") as fetcher, pytest.raises(kind) as caught:
+            work(fetcher)
+    finally:
+        for one in failing:
+            one.stop()
+    assert tuple(getattr(caught.value, name) for name in FACTS_OF) == facts
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert tuple(getattr(again, name) for name in FACTS_OF) == facts
+
+
+def test_each_error_of_fetch_many_says_which_symbol_it_is_about(world: World, tmp_path: Path) -> None:
+    names = ["BTC/USDT", "ETH/USDT", "kraken:BTC/USD", "alpaca:§"]
+    failing = world.exchange.fail(DOWN, times=None)
+    try:
+        with world.fetcher(max_retries=0, cache_dir=tmp_path) as fetcher, pytest.raises(FetchManyError) as caught:
+            fetcher.fetch_many(names, *SPAN)
+    finally:
+        failing.stop()
+    facts = {name: (one.provider, one.symbol) for name, one in caught.value.errors.items()}  # type: ignore[attr-defined]
+    assert facts == {
+        "BTC/USDT": ("binance", "BTC/USDT"),
+        "ETH/USDT": ("binance", "ETH/USDT"),
+        "kraken:BTC/USD": ("kraken", "BTC/USD"),
+        "alpaca:§": ("alpaca", "§"),
+    }
+
+
+def test_an_error_that_ends_two_calls_says_in_each_what_that_one_was_about() -> None:
+    shared, seen = TransportError("no reply", attempts=3), []
+    for symbol in ("BTC/USDT", "ETH/USDT", "BTC/USDT"):
+        about = errors.About("binance", symbol, "1h")
+        with pytest.raises(TransportError) as caught, errors.naming_errors(lambda about=about: about):
+            raise shared
+        seen.append(caught.value)
+    assert [error.symbol for error in seen] == ["BTC/USDT", "ETH/USDT", "BTC/USDT"]
+    assert [error.attempts for error in seen] == [3, 3, 3]
+    assert seen[0] is seen[2] is shared
+
+
 def test_a_host_out_of_reach_is_told_with_what_to_do(tmp_path: Path) -> None:
     urls = {"binance": nowhere()}
     with CandleFetcher(base_urls=urls, cache_dir=tmp_path) as fetcher, pytest.raises(TransportError) as caught:

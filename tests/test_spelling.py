@@ -10,8 +10,17 @@ import pandas as pd
 import pytest
 
 import candle_fetcher
-from candle_fetcher import CandleFetcher, InputError, NotOffered, UnknownArgument, UnknownSymbol, summary
+from candle_fetcher import (
+    CandleFetcher,
+    CandleFetcherWarning,
+    InputError,
+    NotOffered,
+    UnknownArgument,
+    UnknownSymbol,
+    summary,
+)
 from candle_fetcher.cli import main, show
+from candle_fetcher.fetcher import settings
 from candle_fetcher.practice import PracticeExchange
 
 DAY = ("2024-03-01", "2024-03-02")
@@ -166,3 +175,51 @@ def test_no_line_is_longer_than_the_terminal(
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     assert all(name in out for name in wide)
+
+
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process has warned of no variable yet."""
+    monkeypatch.setattr(settings, "_warned", set())
+
+
+@pytest.mark.fault("J18")
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("PROVDER", "did you mean CANDLE_FETCHER_PROVIDER?"),
+        ("CACHEDIR", "did you mean CANDLE_FETCHER_CACHE_DIR?"),
+        ("TIMEOUT", "did you mean CANDLE_FETCHER_TIMEOUT_S?"),
+        ("LOGLEVEL", "did you mean CANDLE_FETCHER_LOG_LEVEL?"),
+        ("BASE_URL", "did you mean CANDLE_FETCHER_BASE_URLS?"),
+        ("HOUSE", "see the settings in the README, or unset it"),
+    ],
+)
+@pytest.mark.usefixtures("fresh")
+def test_a_variable_that_nothing_reads_is_warned_of_once(
+    name: str, hint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(f"CANDLE_FETCHER_{name}", "secret")
+    with pytest.warns(CandleFetcherWarning) as caught:
+        CandleFetcher(cache_dir=tmp_path).close()
+        CandleFetcher(cache_dir=tmp_path).close()
+    (one,) = caught
+    assert (
+        str(one.message) == f"the environment variable CANDLE_FETCHER_{name} is not a setting of candle_fetcher; {hint}"
+    )
+    assert one.filename == __file__
+
+
+@pytest.mark.fault("J18")
+@pytest.mark.usefixtures("fresh")
+def test_variables_of_the_package_and_of_a_container_platform_are_not_warned_of(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    parameters = inspect.signature(CandleFetcher).parameters.values()
+    for one in parameters:
+        if isinstance(one.default, settings.Default) and one.default.value is not None:
+            monkeypatch.setenv(f"CANDLE_FETCHER_{one.name.upper()}", str(one.default.value))
+    monkeypatch.setenv("CANDLE_FETCHER_CACHE_DIR", str(tmp_path))
+    for name in ("LOG_LEVEL", "LOG_FILE", "PORT", "PORT_80_TCP_ADDR", "SERVICE_HOST", "SERVICE_PORT_HTTP"):
+        monkeypatch.setenv(f"CANDLE_FETCHER_{name}", "")
+    CandleFetcher().close()  # warnings are errors here

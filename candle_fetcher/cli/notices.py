@@ -10,10 +10,7 @@ from collections.abc import Iterator
 from candle_fetcher.cli.show import Talk
 from candle_fetcher.console import above_bars
 from candle_fetcher.fetcher.log import LEVELS, LOG
-from candle_fetcher.fetcher.settings import ENVIRONMENT, one_of
-
-_LEVEL = f"{ENVIRONMENT}LOG_LEVEL"
-_FILE = f"{ENVIRONMENT}LOG_FILE"
+from candle_fetcher.fetcher.settings import LOG_FILE, LOG_LEVEL, one_of
 
 
 class _Notices(logging.Handler):
@@ -36,12 +33,12 @@ def logging_to(talk: Talk, level: str | None) -> Iterator[None]:
 
     Afterwards the logger and the environment are as they were. Raises InputError for an unknown level.
     """
-    before, kept, named = list(LOG.handlers), LOG.level, os.environ.get(_LEVEL)
+    before, kept, named = list(LOG.handlers), LOG.level, os.environ.get(LOG_LEVEL)
     if level is not None:
-        os.environ[_LEVEL] = one_of("--log-level", level.upper(), LEVELS)
+        os.environ[LOG_LEVEL] = one_of("--log-level", level.upper(), LEVELS)
     # A log on stderr shows the same.
-    shows_log = os.environ.get(_LEVEL) and not os.environ.get(_FILE)
-    if not (shows_log and os.environ[_LEVEL].upper() in ("DEBUG", "INFO", "WARNING")):
+    shows_log = os.environ.get(LOG_LEVEL) and not os.environ.get(LOG_FILE)
+    if not (shows_log and os.environ[LOG_LEVEL].upper() in ("DEBUG", "INFO", "WARNING")):
         LOG.addHandler(_Notices(talk))
     try:
         yield
@@ -51,6 +48,6 @@ def logging_to(talk: Talk, level: str | None) -> Iterator[None]:
             handler.close()
         LOG.setLevel(kept)
         if level is not None:
-            os.environ.pop(_LEVEL)
+            os.environ.pop(LOG_LEVEL)
             if named is not None:
-                os.environ[_LEVEL] = named
+                os.environ[LOG_LEVEL] = named

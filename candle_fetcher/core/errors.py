@@ -19,7 +19,8 @@
       MissingExtra                   .extra; the install line is the message
     CandleFetcherWarning: CacheWarning, ClockSkew, ArchiveMismatch
 
-`.provider`, `.symbol`, `.timeframe` and `.span` say what an error is about, None where it is about none or several.
+`.provider`, `.symbol`, `.timeframe` and `.span` say what an error is about that a call raised; None where it is about
+none or several.
 
 A message says what happened, shows the value and what was expected, and ends with what to do, which is also `.fix`.
 The facts are attributes.
@@ -28,11 +29,12 @@ The facts are attributes.
 from __future__ import annotations
 
 import contextlib
+import copy
 import datetime as dt
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 # Characters of a value in a message.
 _MOST_SHOWN = 200
@@ -80,8 +82,9 @@ def _restore(kind: type[Any], arguments: tuple[object, ...], facts: dict[str, An
 class CandleFetcherError(_Prescribes, Exception):
     """Anything this library raises on purpose. `.fix` says what to do.
 
-    `.provider`, `.symbol`, `.timeframe` and `.span` (first time and end, as `2024-01-01T00:00:00Z`) say what it is
-    about; None where it is about none or several.
+    `.provider` (its id), `.symbol`, `.timeframe` and `.span` (start and end of the range, as `2024-01-01T00:00:00Z`)
+    say which call of a CandleFetcher it ended. None where the call has none or several of them; the span also where
+    the error came before its start and end were known.
     """
 
     provider: str | None = None
@@ -270,6 +273,52 @@ class ArchiveMismatch(CandleFetcherWarning):
     """A file of a provider's archive contradicts its checksum, its name or itself, and was not used."""
 
     fix = "Nothing needs doing: REST is asked instead where it may be, and the manifest names the file in `rejected`"
+
+
+class About(NamedTuple):
+    """What a call is about, as far as that is known: the attributes of its errors."""
+
+    provider: str | None = None
+    symbol: str | None = None
+    timeframe: str | None = None
+    span: tuple[str, str] | None = None
+
+
+@contextlib.contextmanager
+def completing_errors(about: Callable[[], About]) -> Iterator[None]:
+    """Give an error that leaves the block the facts that it does not have yet."""
+    try:
+        yield
+    except CandleFetcherError as error:
+        _complete(error, about())
+        raise
+
+
+@contextlib.contextmanager
+def naming_errors(about: Callable[[], About]) -> Iterator[None]:
+    """Give an error that leaves the block its facts.
+
+    Calls that waited for one reply fail with one and the same error: a later one raises a copy with its own facts.
+    """
+    try:
+        yield
+    except SourceError as error:
+        facts = about()
+        _complete(error, facts)
+        if (error.provider, error.symbol, error.timeframe, error.span) == facts:
+            raise
+        own = copy.copy(error)
+        vars(own).update(facts._asdict())
+        raise own.with_traceback(error.__traceback__) from error.__cause__
+    except CandleFetcherError as error:
+        _complete(error, about())
+        raise
+
+
+def _complete(error: CandleFetcherError, about: About) -> None:
+    for name, value in about._asdict().items():
+        if value is not None and getattr(error, name) is None:
+            vars(error).setdefault(name, value)  # in one step, beside other threads
 
 
 def shown(value: object) -> str:

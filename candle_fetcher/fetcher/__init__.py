@@ -13,7 +13,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,7 @@ from candle_fetcher.console import make_progress
 from candle_fetcher.core.arguments import is_several, read_flag, read_whole
 from candle_fetcher.core.candles import Candles, Gap, fingerprint, have_prices, iso, join, no_candles
 from candle_fetcher.core.errors import (
+    About,
     AccessDenied,
     Banned,
     CacheWarning,
@@ -43,6 +44,8 @@ from candle_fetcher.core.errors import (
     SourceError,
     TransportError,
     UnknownSymbol,
+    completing_errors,
+    naming_errors,
     shown,
     unknown,
     warn,
@@ -81,13 +84,26 @@ from candle_fetcher.fetcher.ready import ReadyFrames
 from candle_fetcher.fetcher.request import (
     Range,
     Request,
+    about_arguments,
     check_on_gap,
     near_symbols,
     read_range,
     read_series,
     read_span,
 )
-from candle_fetcher.fetcher.settings import SOURCES, check_api_keys, choose, default, one_of, read_settings
+from candle_fetcher.fetcher.settings import (
+    ENVIRONMENT,
+    LOG_FILE,
+    LOG_LEVEL,
+    SOURCES,
+    Default,
+    check_api_keys,
+    choose,
+    default,
+    one_of,
+    read_settings,
+    warn_of_unknown_variables,
+)
 from candle_fetcher.monitor import PerformanceMonitor
 from candle_fetcher.net.pacing import Retry
 from candle_fetcher.net.transport import Transport, check_root
@@ -231,6 +247,14 @@ class CandleFetcher:
         self._clock = check_clock(clock or time.time)
         self._clock()
         set_up_logging(os.environ)
+
+        def variables() -> set[str]:
+            parameters = inspect.signature(CandleFetcher).parameters.values()
+            settings = (one.name.upper() for one in parameters if isinstance(one.default, Default))
+            keys = (key.environment for one in (*all_providers().values(), self._provider) for key in one.keys)
+            return {LOG_LEVEL, LOG_FILE, *(f"{ENVIRONMENT}{name}" for name in settings), *keys}
+
+        warn_of_unknown_variables(os.environ, variables)
         self._progress = progress
         self._is_closed = False
         self._set_up()
@@ -330,12 +354,13 @@ class CandleFetcher:
         )
 
     def _series_named(self, symbol: str) -> Callable[[Series], bool]:
-        provider, name = self._told_apart(symbol, None)
+        with completing_errors(lambda: self._about(("provider",), {"symbol": symbol})):
+            provider, name = self._told_apart(symbol, None)
+            provider.provider_symbol(name, "candles")  # says what is wrong with it, whatever is stored
 
         def is_named(series: Series) -> bool:
             return series.provider == provider.name and series.symbol == provider.provider_symbol(name, series.kind)
 
-        provider.provider_symbol(name, "candles")  # says what is wrong with it, whatever is stored
         return is_named
 
     def _import_file(
@@ -355,18 +380,20 @@ class CandleFetcher:
         for name, text in (("symbol", symbol), ("timeframe", timeframe), ("kind", kind)):
             if text is not None and not isinstance(text, str):
                 raise InputError(f"{name} {shown(text)} is not understood; expected a text")
-        done = import_file(
-            cache,
-            path,
-            symbol,
-            timeframe,
-            kind,
-            provider=None if provider is None else self._find(provider),
-            usual=self._provider,
-            find=self._find,
-            series_of=lambda found, *what: read_series(found, self._origin(found), *what),
-            now_ms=int(self._clock() * 1000),
-        )
+        given = {"symbol": symbol, "timeframe": timeframe, "provider": provider}
+        with completing_errors(lambda: self._about((), given)):
+            done = import_file(
+                cache,
+                path,
+                symbol,
+                timeframe,
+                kind,
+                provider=None if provider is None else self._find(provider),
+                usual=self._provider,
+                find=self._find,
+                series_of=lambda found, *what: read_series(found, self._origin(found), *what),
+                now_ms=int(self._clock() * 1000),
+            )
         self._observe(
             Operation(
                 "import", time.perf_counter() - began, done.rows, path.stat().st_size, f"{done.symbol} {done.timeframe}"
@@ -424,7 +451,7 @@ class CandleFetcher:
             read_flag(name, flag)
         options = _Options(check_columns(columns), include_open, check_on_gap(on_gap), refresh)
         request = self._request(symbol, timeframe, self._range(start, end, days, limit), provider, kind, source)
-        with self._errand() as errand:
+        with self._errand(request) as errand:
             frame = self._fetch(request, options, source, errand)
         self._observe_gaps(request.label, frame.attrs[MANIFEST])
         self._observe(Operation("fetch", time.perf_counter() - began, len(frame), 0, request.label))
@@ -454,10 +481,12 @@ class CandleFetcher:
         # These threads only wait and join; requests and disk have pools of their own, so nothing here can deadlock.
         callers = ThreadPool("caller", max(1, min(len(names), self._settings.network_threads)))
         call = current_call() or Call(lambda: None)
+        fetch = inspect.unwrap(CandleFetcher.fetch)
 
         def fetch_one(name: str) -> pd.DataFrame:
-            with call.entered():
-                frame: pd.DataFrame = inspect.unwrap(CandleFetcher.fetch)(self, name, timeframe, start, end, **options)
+            given = {"symbol": name, "timeframe": timeframe, **options}
+            with call.entered(), completing_errors(lambda: self._about(("provider",), given)):
+                frame: pd.DataFrame = fetch(self, name, timeframe, start, end, **options)
                 return frame
 
         try:
@@ -517,7 +546,7 @@ class CandleFetcher:
                 for piece in _slices(got, rows):
                     yield self._framed(request, piece, how.columns, errand)
 
-        with self._errand() as errand:
+        with self._errand(request) as errand:
             yield from self._calls.each(frames(errand), errand)
         self._observe(Operation("iter_frames", time.perf_counter() - began, count, 0, request.label))
 
@@ -563,7 +592,7 @@ class CandleFetcher:
         request = self._calls.run(lambda: self._request(symbol, timeframe, wanted, provider, kind, source))
         how = self._how(columns, source, keep=False)
         collector = self._collector()
-        with self._errand() as errand:
+        with self._errand(request) as errand:
 
             def whole(got: Collected) -> Collected:
                 self._refuse_incomplete(request, got, columns, errand)
@@ -625,7 +654,7 @@ class CandleFetcher:
         began = time.perf_counter()
         request = self._request(symbol, timeframe, _bounded(self._range(start, end, days)), provider, kind, source)
         how = self._how("ohlcv", source)._replace(needs_sessions=True)
-        with self._errand() as errand:
+        with self._errand(request) as errand:
             got = self._collector().collect(request, self._collector().span(request, how, errand), how, errand)
             self._refuse_incomplete(request, got, how.columns, errand)
         self._observe(Operation("gaps", time.perf_counter() - began, got.candles.count, 0, request.label))
@@ -699,7 +728,7 @@ class CandleFetcher:
             cache = CandleCache(None, path=None, clock=self._clock)
             return Collector(self._gatherer(cache), cache)
 
-        with self._errand() as errand, self._closest(request):
+        with self._errand(request) as errand, self._closest(request):
 
             def refuse(asked: Request, got: Collected) -> None:
                 self._refuse_incomplete(asked, got, "ohlcv", errand)
@@ -758,7 +787,7 @@ class CandleFetcher:
         request = Request(self._source(found), series, found.unified(provider_symbol), MONTH, wanted, archive)
         with self._lock:
             rates = self._fundings.setdefault(id(found), FundingSource(request.source, funding))
-        with self._errand() as errand, self._closest(request):
+        with self._errand(request) as errand, self._closest(request):
             frame = self._fetch_funding(request, rates, errand, refresh, way)
         self._observe(Operation("fetch_funding", time.perf_counter() - began, len(frame), 0, request.symbol))
         return frame
@@ -772,6 +801,8 @@ class CandleFetcher:
         spare = archive if way == "auto" else None
         now_ms = self._gatherer().now_ms(clock, series, end_ms, errand, ask=way != "cache", archive=spare)
         span = read_span(wanted._replace(end_ms=now_ms if wanted.end_ms is None else end_ms), now_ms, now_ms)
+        if wanted.oldest:
+            errand.span = span
         with self._lock:
             if self._funding_gatherer is None:
                 self._funding_gatherer = FundingGatherer(
@@ -950,7 +981,7 @@ class CandleFetcher:
             finest = "1m" if "1m" in names else names[0]
         request = self._request(symbol, finest, Range(None, None), provider, kind, source)
         how = How(only_cache=self._is_offline(source))
-        with self._errand() as errand, self._closest(request):
+        with self._errand(request) as errand, self._closest(request):
             first_ms = self._collector().listed_ms(request, how, errand)
         return pd.Timestamp(first_ms, unit="ms", tz="UTC").as_unit("ns")
 
@@ -1141,6 +1172,7 @@ class CandleFetcher:
         """Raises IncompleteData where part of the span could not be had; what there is goes with it."""
         if not got.failed:
             return
+        errand.span = got.span
         count = sum(gap.count for gap in got.failed)
         last = got.refusals[-1] if got.refusals else None
         if isinstance(last, AccessDenied) and not got.candles.count:
@@ -1173,6 +1205,7 @@ class CandleFetcher:
         ) from last
 
     def _refuse_gaps(self, request: Request, got: Collected, columns: str, errand: Errand) -> None:
+        errand.span = got.span
         count = sum(gap.count for gap in got.gaps)
         raise IncompleteData(
             f"{request.series.provider} has no candle in {count:,} slots of {request.label} "
@@ -1244,6 +1277,9 @@ class CandleFetcher:
                 f"symbol {symbol!r} names {found.name}, and provider={provider!r} another; give one of them"
             )
         return found, rest
+
+    def _about(self, names: Collection[str], given: Mapping[str, Any]) -> About:
+        return about_arguments(names, given, self._find)
 
     def _find(self, provider: str | Provider | None) -> Provider:
         """The provider of that id, as its user chose its settings; the fetcher's own unless named."""
@@ -1329,8 +1365,14 @@ class CandleFetcher:
         return Collector(self._gatherer(), self.cache)
 
     @contextlib.contextmanager
-    def _errand(self) -> Iterator[Errand]:
+    def _errand(self, request: Request | None = None) -> Iterator[Errand]:
+        """Give the scope of a public call; what is raised within it says which request it is about."""
         errand = Errand()
+        with naming_errors(lambda: About() if request is None else request.about(errand.span)), self._enter(errand):
+            yield errand
+
+    @contextlib.contextmanager
+    def _enter(self, errand: Errand) -> Iterator[None]:
         self._errands.add(errand)
         if self._is_closed:
             self._errands.discard(errand)
@@ -1339,7 +1381,7 @@ class CandleFetcher:
         if call is not None:
             call.join(errand)
         try:
-            yield errand
+            yield
         except CancelledError:
             raise CandleFetcherError("this call was ended, because its CandleFetcher was closed") from None
         finally:

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar, cast
 
 from candle_fetcher.concurrency import POLL_S, Stop, is_ours, mark_ours, start_thread
-from candle_fetcher.core.errors import CandleFetcherError, deliver_warnings_by, shown
+from candle_fetcher.core.errors import CandleFetcherError, completing_errors, deliver_warnings_by, shown
 from candle_fetcher.core.events import Failed
 from candle_fetcher.fetcher.arguments import check_arguments, names_of
 from candle_fetcher.fetcher.ready import call_key
@@ -271,21 +271,23 @@ def _done_by_a_thread(method: F) -> F:
 
 def checked_call(method: F, allowed: Sequence[str] = ()) -> F:
     """Decorate a public call that hands its own parts to threads; as `public_call` otherwise."""
-    names = list(allowed) or names_of(method)
+    own = names_of(method)
+    names = list(allowed) or own
     known = frozenset(names)
 
     @functools.wraps(method)
     def called(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        if not known.issuperset(kwargs):
-            check_arguments(f"{method.__name__}()", kwargs, names)
-        began = time.perf_counter()
-        try:
-            return method(self, *args, **kwargs)
-        except Exception as error:
-            about = " ".join(shown(value).strip("'") for value in args[:2])
-            reason = f"{type(error).__name__}: {error}"
-            self._observe(Failed(method.__name__, about, time.perf_counter() - began, reason))
-            raise
+        with completing_errors(lambda: self._about(names, {**dict(zip(own, args, strict=False)), **kwargs})):
+            if not known.issuperset(kwargs):
+                check_arguments(f"{method.__name__}()", kwargs, names)
+            began = time.perf_counter()
+            try:
+                return method(self, *args, **kwargs)
+            except Exception as error:
+                about = " ".join(shown(value).strip("'") for value in args[:2])
+                reason = f"{type(error).__name__}: {error}"
+                self._observe(Failed(method.__name__, about, time.perf_counter() - began, reason))
+                raise
 
     return cast(F, called)
 

@@ -87,6 +87,7 @@ class Collector:
             if request.range.end_ms is not None:
                 end_ms = max(end_ms, min(span.end_ms, timeframe.open_ms(timeframe.ordinal(stored_ms))))
             elif stored_ms <= span.start_ms:
+                errand.span = span
                 raise IncompleteData(
                     f"nothing of {request.label} is stored in that range, and only the cache may be asked"
                 )
@@ -99,7 +100,10 @@ class Collector:
             # Whether the next candle has settled is not known either.
             wanted_ms = now_ms if request.range.end_ms is None else span.end_ms
             end_ms = max(end_ms, min(wanted_ms, timeframe.close_ms(end_ms)))
-        return Span(span.start_ms, max(end_ms, span.start_ms))
+        span = Span(span.start_ms, max(end_ms, span.start_ms))
+        if request.range.oldest and request.range.limit is None:
+            errand.span = span
+        return span
 
     def listed_ms(self, request: Request, how: How, errand: Errand) -> int:
         """Return when the first candle of the series opens; asked for once, where REST may be asked.

@@ -5,19 +5,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from candle_fetcher.core.arguments import read_number, read_whole
 from candle_fetcher.core.candles import iso
-from candle_fetcher.core.errors import InputError, NotOffered, shown
+from candle_fetcher.core.errors import About, CandleFetcherError, InputError, NotOffered, shown
 from candle_fetcher.core.ranges import FIRST, NOW, ago_ms, instant_ms, is_word
 from candle_fetcher.core.resample import base_for
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe, parse_timeframe
 from candle_fetcher.fetcher.settings import one_of
-from candle_fetcher.providers import Provider, all_providers
+from candle_fetcher.providers import Provider, all_providers, split_symbol
 from candle_fetcher.sources import ArchiveSource, Source
 
 ON_GAP = ("leave", "raise", "refetch", "ffill", "interpolate")
@@ -59,6 +59,13 @@ class Request(NamedTuple):
     def label(self) -> str:
         return f"{self.symbol} {self.timeframe}"
 
+    def about(self, span: Span | None) -> About:
+        """Return what an error says of the request; `span` is the range, where it is known better than it was given."""
+        start_ms, end_ms = span or (self.range.start_ms, self.range.end_ms)
+        ends = None if not start_ms or end_ms is None else (iso(start_ms), iso(end_ms))
+        timeframe = None if self.series.kind == "funding" else self.timeframe.name
+        return About(self.series.provider, self.symbol, timeframe, ends)
+
     def settled_ms(self, now_ms: int) -> int:
         """The opening of the first slot that is not settled: of what is resampled, of the slot that holds that of the
         series."""
@@ -94,6 +101,26 @@ def read_range(
     if start_ms is None and back_ms is None and limit is None:
         limit = NEWEST
     return Range(start_ms, end_ms, back_ms, limit, from_first)
+
+
+def about_arguments(names: Collection[str], given: Mapping[str, Any], find: Callable[[Any], Provider]) -> About:
+    """Return what a call is about by its arguments alone: `names` are those that it has, `given` those that it got.
+
+    A call for several symbols is about no provider unless one is given, since each symbol may name its own.
+    """
+    symbol, timeframe, provider = (given.get(name) for name in ("symbol", "timeframe", "provider"))
+    prefix = None
+    if isinstance(symbol, str):
+        prefix, symbol = split_symbol(symbol.strip())
+    name = None
+    if provider is not None or ("provider" in names and "symbols" not in names):
+        with contextlib.suppress(CandleFetcherError):
+            name = find(provider or prefix).name
+    return About(
+        provider=name,
+        symbol=symbol if isinstance(symbol, str) and symbol else None,
+        timeframe=timeframe if isinstance(timeframe, str) and timeframe else None,
+    )
 
 
 def near_symbols(wanted: str, listed: Mapping[str, str]) -> list[str]:

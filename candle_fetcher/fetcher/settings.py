@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from candle_fetcher.core.arguments import float_of, read_flag, read_number, read_whole
-from candle_fetcher.core.errors import InputError, shown, unknown
+from candle_fetcher.core.errors import CandleFetcherWarning, InputError, nearest, shown, unknown, warn
 from candle_fetcher.core.plan import CHUNK_SLOTS
 from candle_fetcher.providers import Provider
 
 ENVIRONMENT = "CANDLE_FETCHER_"
+LOG_LEVEL, LOG_FILE = f"{ENVIRONMENT}LOG_LEVEL", f"{ENVIRONMENT}LOG_FILE"
 # network and I/O threads by performance_mode
 MODES = {"low": (2, 1), "standard": (8, 4), "high": (16, 8)}
 SOURCES = ("auto", "cache", "archive", "rest")
@@ -28,6 +29,10 @@ _MOST_S = 1e9  # the system's waits take no more than some billion seconds
 _FLAGS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True), **dict.fromkeys(("0", "false", "no", "off"), False),
 }  # fmt: skip
+# What a container platform sets beside a service of the name candle-fetcher; no misspelt setting.
+_OF_PLATFORM = re.compile(r"(SERVICE_(HOST|PORT\w*)|PORT(_\d+_(TCP|UDP)\w*)?)")
+# Variables that are no setting of ours, as far as this process has warned of them.
+_warned: set[str] = set()
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)B?\s*", re.ASCII)
 
@@ -109,6 +114,23 @@ def read_settings(
         provider_settings=_provider_settings(value("provider_settings")),
     )
     return value("provider"), settings
+
+
+def warn_of_unknown_variables(environment: Mapping[str, str], known: Callable[[], Collection[str]]) -> None:
+    """Warn, once in a process, of each variable that begins as ours do and that nothing reads: it may be misspelt.
+
+    `known` gives the names of those that are read. The value is never shown: it may be a key.
+    """
+    names = [name for name in environment if name.startswith(ENVIRONMENT)]
+    for name in sorted({*names}.difference(_warned, known() if names else ())):
+        own = name.removeprefix(ENVIRONMENT)
+        if _OF_PLATFORM.fullmatch(own):
+            continue
+        _warned.add(name)
+        # By what follows the beginning, in which all of them are alike.
+        meant = nearest(own, [one.removeprefix(ENVIRONMENT) for one in known() if one.startswith(ENVIRONMENT)])
+        fix = f"did you mean {ENVIRONMENT}{meant}?" if meant else "see the settings in the README, or unset it"
+        warn(CandleFetcherWarning(f"the environment variable {name} is not a setting of candle_fetcher; {fix}"))
 
 
 def one_of(name: str, value: object, allowed: Collection[str]) -> str:

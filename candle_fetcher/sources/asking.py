@@ -26,6 +26,7 @@ from candle_fetcher.core.errors import (
 )
 from candle_fetcher.core.events import Observe, Operation, Rerouted, Retried
 from candle_fetcher.core.keys import Keys
+from candle_fetcher.core.spans import Span
 from candle_fetcher.net.pacing import HostGate, Limiter, Retry
 from candle_fetcher.net.transport import Transport
 from candle_fetcher.sources.clock import FARTHEST_MS, Heard, ServerClock
@@ -104,6 +105,7 @@ class Errand(Stop):
     was read again, and lies earlier: a reply was sent before the span that it is about had settled.
     `denial` is why REST is not asked again: it does not serve this address, and the archive may. `warned` holds what
     the caller was warned of.
+    `span` is the range of the call, once both of its ends are known.
     `kept` are the archive's files that reach beyond the last span gathered: a stream goes on with them. `replies` are
     the newest replies that answer for more than one chunk, by call.
     """
@@ -113,6 +115,7 @@ class Errand(Stop):
     clock_error: SourceError | None = None
     denial: SourceError | None = None
     doubts_clock = False
+    span: Span | None = None
     kept: Mapping[File, FileRead] = MappingProxyType({})
 
     def __init__(self) -> None:
