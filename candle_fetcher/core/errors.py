@@ -41,6 +41,7 @@ _MOST_SHOWN = 200
 # A name is near to another where so much of both is alike: `biannce` to `binance`, but not `coinbase` to `coingecko`.
 NEAR = 0.7
 # Files whose lines are not the caller's: those of this package, and what stands between two of its functions.
+_SKIPS_FILES = sys.version_info >= (3, 12)  # whether `warnings` leaves such lines out by itself
 _INSIDE = (__file__.rpartition("core")[0], contextlib.__file__)
 
 
@@ -357,8 +358,8 @@ def warn(warning: CandleFetcherWarning) -> None:
 
 
 def _issue(warning: CandleFetcherWarning) -> None:
-    if sys.version_info >= (3, 12):
-        warnings.warn(warning, skip_file_prefixes=_INSIDE)
+    if _SKIPS_FILES:
+        warnings.warn(warning, skip_file_prefixes=_INSIDE)  # type: ignore[call-arg, unused-ignore]
         return
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_INSIDE):

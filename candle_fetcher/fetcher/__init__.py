@@ -92,11 +92,7 @@ from candle_fetcher.fetcher.request import (
     read_span,
 )
 from candle_fetcher.fetcher.settings import (
-    ENVIRONMENT,
-    LOG_FILE,
-    LOG_LEVEL,
     SOURCES,
-    Default,
     check_api_keys,
     choose,
     default,
@@ -248,13 +244,10 @@ class CandleFetcher:
         self._clock()
         set_up_logging(os.environ)
 
-        def variables() -> set[str]:
-            parameters = inspect.signature(CandleFetcher).parameters.values()
-            settings = (one.name.upper() for one in parameters if isinstance(one.default, Default))
-            keys = (key.environment for one in (*all_providers().values(), self._provider) for key in one.keys)
-            return {LOG_LEVEL, LOG_FILE, *(f"{ENVIRONMENT}{name}" for name in settings), *keys}
+        def keys() -> set[str]:
+            return {key.environment for one in (*all_providers().values(), self._provider) for key in one.keys}
 
-        warn_of_unknown_variables(os.environ, variables)
+        warn_of_unknown_variables(os.environ, keys)
         self._progress = progress
         self._is_closed = False
         self._set_up()
@@ -1035,7 +1028,6 @@ class CandleFetcher:
                 if ready is not None:
                     return ready
                 got = collector.collect(request, span, how, errand)
-            self._warn_of_skew(request.source)
             self._refuse_incomplete(request, got, options.columns, errand)
             if options.on_gap == "raise" and got.gaps:
                 self._refuse_gaps(request, got, options.columns, errand)
@@ -1169,7 +1161,8 @@ class CandleFetcher:
         return filled
 
     def _refuse_incomplete(self, request: Request, got: Collected, columns: str, errand: Errand) -> None:
-        """Raises IncompleteData where part of the span could not be had; what there is goes with it."""
+        """Warn of a wrong clock; raise IncompleteData, with what there is, where part of the span could not be had."""
+        self._warn_of_skew(request.source)
         if not got.failed:
             return
         errand.span = got.span

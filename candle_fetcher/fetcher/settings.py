@@ -116,19 +116,23 @@ def read_settings(
     return value("provider"), settings
 
 
-def warn_of_unknown_variables(environment: Mapping[str, str], known: Callable[[], Collection[str]]) -> None:
+def warn_of_unknown_variables(environment: Mapping[str, str], keys: Callable[[], Collection[str]]) -> None:
     """Warn, once in a process, of each variable that begins as ours do and that nothing reads: it may be misspelt.
 
-    `known` gives the names of those that are read. The value is never shown: it may be a key.
+    `keys` gives the names of the variables of keys. The value is never shown: it may be a key.
     """
-    names = [name for name in environment if name.startswith(ENVIRONMENT)]
-    for name in sorted({*names}.difference(_warned, known() if names else ())):
-        own = name.removeprefix(ENVIRONMENT)
+    settings = [name.upper() for name in ("provider", "performance_mode", *Settings._fields)] + [
+        "LOG_LEVEL",
+        "LOG_FILE",
+    ]
+    begun = {name for name in environment if name.startswith(ENVIRONMENT)}
+    unread = begun.difference(_warned, (f"{ENVIRONMENT}{name}" for name in settings))
+    for name in sorted(unread.difference(keys() if unread else ())):
+        own = name.removeprefix(ENVIRONMENT)  # in the beginning all of them are alike
         if _OF_PLATFORM.fullmatch(own):
             continue
         _warned.add(name)
-        # By what follows the beginning, in which all of them are alike.
-        meant = nearest(own, [one.removeprefix(ENVIRONMENT) for one in known() if one.startswith(ENVIRONMENT)])
+        meant = nearest(own, settings)
         fix = f"did you mean {ENVIRONMENT}{meant}?" if meant else "see the settings in the README, or unset it"
         warn(CandleFetcherWarning(f"the environment variable {name} is not a setting of candle_fetcher; {fix}"))
 
