@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 import pytest
 
 import candle_fetcher
@@ -132,6 +133,11 @@ def section(title: str, page: Path = README) -> str:
     return found[1]
 
 
+def prose(title: str) -> str:
+    """The section with its lines joined."""
+    return " ".join(section(title).split())
+
+
 def rows_of(text: str) -> dict[str, list[str]]:
     """The rows of all tables whose first cell is one `name`: their other cells, by that name."""
     rows = {}
@@ -231,6 +237,56 @@ def test_the_providers_table_is_what_the_providers_say() -> None:
     lines = [f"| `{one.pop('provider')}` | {' | '.join(one.values())} |" for one in told]
     written = [line for line in section("Providers").splitlines() if line.startswith("| `")]
     assert written == lines, "\n".join(lines)
+
+
+@pytest.mark.fault("J23")
+def test_no_row_of_a_table_is_there_twice() -> None:
+    for table in re.findall(r"(?:^\|.*\|\n)+", README.read_text(encoding="utf-8"), re.M):
+        lines = table.splitlines()
+        assert len(set(lines)) == len(lines), lines[0]
+
+
+@pytest.mark.fault("J23")
+@pytest.mark.parametrize(
+    ("provider", "column", "text"),
+    [
+        ("binance", "key", "none"),
+        ("alpaca", "key", "ALPACA_API_KEY_ID ALPACA_API_SECRET_KEY"),
+        ("coingecko", "key", "optional: COINGECKO_DEMO_API_KEY"),
+        (
+            "tradestation",
+            "key",
+            "TRADESTATION_ACCESS_TOKEN, or "
+            + " ".join(f"TRADESTATION_{name}" for name in ("CLIENT_ID", "CLIENT_SECRET", "REFRESH_TOKEN together")),
+        ),
+        ("tradestation", "limits", "500 requests in 5 minutes"),
+        ("alphavantage", "limits", "1 request a second, 25 requests a day"),
+        ("alpaca", "limits", "200 requests a minute"),
+    ],
+)
+def test_keys_and_limits_of_a_provider_read_as_they_are(provider: str, column: str, text: str) -> None:
+    table = CandleFetcher.providers().set_index("provider")
+    assert table.loc[provider, column] == text
+    assert text in section("Providers")
+
+
+@pytest.mark.fault("H11")
+def test_the_readme_says_how_a_file_is_read_where_the_decimal_sign_is_a_comma() -> None:
+    found = re.search(r"read `([\d.]+)` as (\d+): set the language of the import to English", prose("Exporting CSV"))
+    assert found is not None
+    assert found[2] == found[1].replace(".", "")  # the point is taken for the sign between thousands
+
+
+@pytest.mark.fault("H13")
+def test_the_readme_says_that_timestamps_are_opening_times(tmp_path: Path) -> None:
+    text = prose("Columns")
+    assert 'moved on by one timeframe, `frame.index + pd.Timedelta("1h")`' in text
+    assert "opening times in UTC" in text
+    with PracticeExchange() as exchange, CandleFetcher(base_urls=exchange.base_urls, cache_dir=tmp_path) as fetcher:
+        frame = fetcher.fetch("BTC/USDT", "1h", "2024-01-01", "2024-01-02", columns="all")
+    assert frame.index[0] == pd.Timestamp("2024-01-01", tz="UTC")
+    ends = frame.index + pd.Timedelta("1h")
+    assert ((ends - frame["close_time"]) == pd.Timedelta("1ms")).all()
 
 
 def test_the_modes_table_is_the_real_one() -> None:
