@@ -37,7 +37,7 @@ from candle_fetcher.core.revisions import Revision
 from candle_fetcher.core.series import Series, split_key
 from candle_fetcher.core.spans import Span, merge, subtract
 from candle_fetcher.core.timeframe import DAY_MS, parse_timeframe
-from candle_fetcher.providers import Listed, Listing, all_providers
+from candle_fetcher.providers import Listed, Listing, Provider, all_providers
 from candle_fetcher.store import Store
 from candle_fetcher.store.locks import Claims
 
@@ -231,6 +231,7 @@ class CandleCache:
         self.epoch = 0  # grows whenever finished frames are forgotten; read without a lock
         self._ahead: dict[str, tuple[Span, ...]] = {}  # by key, what memory has and the disk did not take
         self._newest: dict[str, dict[str, Span]] = {}  # keys of finished results that ended at their time, by group
+        self._listed_names: dict[str, dict[str, str]] = {}  # by id, of the listings that were looked up
         self._lock = threading.RLock()  # over the fields of this object, for moments
         self._writing = threading.RLock()  # of those who write, where the disk does not keep them apart
 
@@ -282,7 +283,9 @@ class CandleCache:
                 first, last = self._ends(series, held.chunks)
                 settings = ",".join(f"{name}={value}" for name, value in series.settings)
                 known = all_providers().get(series.provider)
-                symbol = series.symbol if known is None else known.unified(series.symbol)
+                symbol = series.symbol
+                if known is not None:
+                    symbol = self.listed_name(known, series.origin, symbol)
                 names = series.provider, symbol, series.timeframe.name, series.kind, settings, series.origin
                 rows.append((*names, len(held.chunks), held.rows, first, last, held.bytes))
         frame = pd.DataFrame(
@@ -843,8 +846,20 @@ class CandleCache:
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
 
+    def listed_name(self, provider: Provider, origin: str | None, provider_symbol: str) -> str:
+        """Return BASE/QUOTE of the provider's id: as its stored listing splits it, else as the provider guesses."""
+        guess, name = provider.unified(provider_symbol), f"{provider.name}|{origin or ''}"
+        names = self._listed_names.get(name)
+        if names is None:
+            stored = self.load_listing(name) if provider.listing is not None else None
+            names = {one.provider_symbol: one.symbol for one in stored[0].symbols} if stored is not None else {}
+            self._listed_names[name] = names
+        listed = names.get(provider_symbol, guess)
+        return listed if listed.replace("/", "") == guess.replace("/", "") else guess
+
     def save_listing(self, name: str, listing: Listing) -> None:
         """Stores what the provider lists, to be kept for a day."""
+        self._listed_names.pop(name, None)
         document = {"limits": listing.limits, "symbols": listing.symbols, "stored_s": self._clock()}
         self._save_document(f"listing|{name}", document)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from candle_fetcher import (
 )
 from candle_fetcher.cli import main, show
 from candle_fetcher.fetcher import settings
-from candle_fetcher.practice import PracticeExchange
+from candle_fetcher.practice import PracticeExchange, faults
 
 DAY = ("2024-03-01", "2024-03-02")
 
@@ -223,3 +224,36 @@ def test_variables_of_the_package_and_of_a_container_platform_are_not_warned_of(
     for name in ("LOG_LEVEL", "LOG_FILE", "PORT", "PORT_80_TCP_ADDR", "SERVICE_HOST", "SERVICE_PORT_HTTP"):
         monkeypatch.setenv(f"CANDLE_FETCHER_{name}", "")
     CandleFetcher().close()  # warnings are errors here
+
+
+@pytest.mark.fault("J17")
+def test_a_stored_listing_says_where_an_id_is_split(exchange: PracticeExchange, tmp_path: Path) -> None:
+    entry = {"symbol": "BTCAEUR", "status": "TRADING", "baseAsset": "BTC", "quoteAsset": "AEUR"}
+    listing = json.dumps({"rateLimits": [], "symbols": [entry]}).encode()
+    words = ("1h", *DAY)
+    fault = exchange.fail(faults.status(200, listing), times=None, match="exchangeInfo")
+    try:
+        with CandleFetcher(base_urls=exchange.base_urls, cache_dir=tmp_path, progress=False) as fetcher:
+            exchange.clear_log()
+            assert fetcher.plan("BTCAEUR", *words).symbol == "BTCA/EUR"  # a guess, since no listing is stored
+            assert exchange.requests == []
+            fetcher.symbols()
+            assert fetcher.plan("BTCAEUR", *words).symbol == "BTC/AEUR"
+            assert fetcher.plan("btca-eur", *words).symbol == "BTCA/EUR"  # as it was written
+            assert fetcher.plan("GALAEUR", *words).symbol == "GALA/EUR"
+    finally:
+        fault.stop()
+    exchange.clear_log()
+    with CandleFetcher(base_urls=exchange.base_urls, cache_dir=tmp_path, progress=False) as fetcher:
+        assert fetcher.plan("BTCAEUR", *words).symbol == "BTC/AEUR"
+    assert exchange.requests == []
+
+
+@pytest.mark.fault("J17")
+def test_days_beyond_all_candles_are_refused_with_the_bound(fetcher: CandleFetcher) -> None:
+    with pytest.raises(
+        InputError, match=r"days 1000000000\.0 is not allowed; expected a number above 0 and at most 100,000"
+    ):
+        fetcher.fetch("BTC/USDT", "1h", days=1e9)
+    assert len(fetcher.fetch("BTC/USDT", "1M", "2024-01-01", "2024-03-01")) == 2
+    assert fetcher.plan("BTC/USDT", "1d", days=100_000).steps

@@ -87,6 +87,7 @@ from candle_fetcher.fetcher.request import (
     about_arguments,
     check_on_gap,
     near_symbols,
+    read_pair,
     read_range,
     read_series,
     read_span,
@@ -777,7 +778,8 @@ class CandleFetcher:
             raise NotOffered(f"{found.name} has no archive of funding rates here; use source='auto' or 'rest'")
         provider_symbol = found.provider_symbol(symbol, "funding")
         series = Series(found.name, self._origin(found), provider_symbol, MONTH, "funding")
-        request = Request(self._source(found), series, found.unified(provider_symbol), MONTH, wanted, archive)
+        name = self.cache.listed_name(found, series.origin, provider_symbol)
+        request = Request(self._source(found), series, name, MONTH, wanted, archive)
         with self._lock:
             rates = self._fundings.setdefault(id(found), FundingSource(request.source, funding))
         with self._errand(request) as errand, self._closest(request):
@@ -1229,6 +1231,8 @@ class CandleFetcher:
         if archive is None and (source or self._settings.source) == "archive":
             raise NotOffered(f"{found.name} has no archive here; use source='auto' or 'rest'")
         series, name, target = read_series(found, self._origin(found), symbol, timeframe, kind)
+        if read_pair(symbol) is None:
+            name = self.cache.listed_name(found, series.origin, series.symbol)
         if series.settings and found.feed(kind).restates(series):
             today = iso(self._source(found).estimated_ms() // DAY_MS * DAY_MS)[:10]
             series = series._replace(settings=(*series.settings, ("as_of", today)))

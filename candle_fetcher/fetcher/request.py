@@ -177,6 +177,12 @@ def _with_others(error: NotOffered, offered: Callable[[Provider], object]) -> No
     return NotOffered(f"{error.args[0]}; these do: {', '.join(having)}") if having else error
 
 
+def read_pair(symbol: str) -> str | None:
+    """Return BASE/QUOTE of a symbol that says where the one ends and the other begins; None of an id alone."""
+    pair = _PAIR.fullmatch(symbol)
+    return "/".join(pair.groups()).upper() if pair else None
+
+
 @functools.lru_cache(maxsize=1024)
 def _unified(unified: Callable[[str], str], provider_symbol: str) -> str:
     return unified(provider_symbol)
@@ -208,9 +214,9 @@ def read_series(
         raise _with_others(error, lambda other: base_for(wanted, other.feed(kind).timeframes, other.name)) from None
     provider_symbol = provider.provider_symbol(symbol, kind)
     name = _unified(provider.unified, provider_symbol)
-    # Who writes BASE/QUOTE knows where the one ends and the other begins; an id alone has to be taken apart.
-    pair = _PAIR.fullmatch(symbol)
-    typed = "/".join(pair.groups()).upper() if pair else name
+    # An id alone has to be taken apart.
+    pair = read_pair(symbol)
+    typed = pair or name
     if typed.replace("/", "") == name.replace("/", "").upper() and typed != name.upper():
         name = typed
     settings: tuple[tuple[str, str], ...] = ()
