@@ -27,7 +27,17 @@ import pandas as pd
 
 from candle_fetcher.concurrency import SingleFlight
 from candle_fetcher.core.call import Limit
-from candle_fetcher.core.entry import HEAD_BYTES, Entry, count_rows, is_of_newer_version, pack, seal, unpack, unseal
+from candle_fetcher.core.entry import (
+    HEAD_BYTES,
+    Entry,
+    count_rows,
+    is_of_newer_version,
+    is_of_older_version,
+    pack,
+    seal,
+    unpack,
+    unseal,
+)
 from candle_fetcher.core.errors import InputError
 from candle_fetcher.core.expiry import is_due
 from candle_fetcher.core.files import USUAL_LAGS, File, Lags
@@ -497,12 +507,13 @@ class CandleCache:
                 self._store.memory.drop(key)
             else:
                 self._store.drop(key)
-                self._warn_of_damage()
+                self._warn_of_damage(key, data)
         self.facts_about(series, [entry for _, entry in found.values()])
         return found
 
-    def _warn_of_damage(self) -> None:
-        if self._store is not None and self._store.disk is not None:
+    def _warn_of_damage(self, key: str, data: bytes) -> None:
+        """Warn of what is not whole; what an older version wrote is."""
+        if self._store is not None and self._store.disk is not None and not is_of_older_version(key, data):
             self._store.disk.warn_of_damage()
 
     def stored_chunks(self, series: Series) -> Sequence[int]:
@@ -950,7 +961,7 @@ class CandleCache:
             return None
         opened = unseal(key, data)
         if opened is None and not is_of_newer_version(key, data):
-            self._warn_of_damage()
+            self._warn_of_damage(key, data)
         return opened
 
     def _write(self, key: str, data: bytes) -> bool:

@@ -1097,8 +1097,12 @@ def judge_instant(text: bytes) -> None:
         return
     numbers = [int(one) for one in re.findall(r"\d+", words)]
     if len(numbers) == 1:
-        assert ms == numbers[0]
-        return
+        digits = words.strip()
+        if len(digits) in (4, 8):  # a year, or a day without hyphens
+            numbers = [int(digits[:4]), int(digits[4:6] or 1), int(digits[6:] or 1)]
+        else:
+            assert ms == numbers[0]
+            return
     # Years, months and days by counting; the zone, which is at the end, moves it by less than a day.
     year, month, day = numbers[0], numbers[1], numbers[2] if len(numbers) > 2 else 1
     days = dt.date(year, month, day).toordinal() - 719_163

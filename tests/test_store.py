@@ -767,11 +767,15 @@ KILLING = """
     from candle_fetcher.store import DiskTier
     folder, count, dice = Path(sys.argv[1]), int(sys.argv[2]), random.Random(5)
     for turn in range(count):
+        begun, begin = os.pipe()
         child = os.fork()
         if not child:
             tier = DiskTier(folder, 10**8)
             for at in range(10**6):
                 tier.save(f"{dice.randrange(200) + turn % 7:03d}", bytes([(turn + at) % 256]) * 30_000)
+                os.write(begin, b".") if not at else None
+        os.read(begun, 1) if turn % 2 else None  # every other one is killed while it opens, or soon after
+        os.close(begun), os.close(begin)
         time.sleep(dice.uniform(0.001, 0.012))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

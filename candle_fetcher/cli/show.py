@@ -63,8 +63,11 @@ class Talk:
         _say(f"{self._paint('error:', 'bad')} {printable(in_our_words(text))}")
 
     def notice(self, text: object) -> None:
-        """What keeps the command waiting, and that it goes on."""
-        _say(self._paint(printable(text), "warn"))
+        """What keeps the command waiting, and that it goes on; on a terminal folded at its width."""
+        lines = [printable(text)]
+        if sys.stderr is not None and sys.stderr.isatty():
+            lines = textwrap.wrap(lines[0], shutil.get_terminal_size().columns, subsequent_indent="  ")
+        _say("\n".join(self._paint(line, "warn") for line in lines))
 
     def ask(self, text: str) -> None:
         """A question, on a line that its answer goes on with."""

@@ -100,16 +100,24 @@ def unseal(key: str, data: bytes, *, trusted: bool = False) -> tuple[bytes, memo
 
 
 def is_of_newer_version(key: str, data: bytes) -> bool:
-    """Whether the bytes are whole and a newer version sealed them: the envelope is the same in every version."""
+    """Whether the bytes are whole and a newer version of this package sealed them."""
+    version = _sealed_version(key, data)
+    return version is not None and version > VERSION and version != NAMED
+
+
+def is_of_older_version(key: str, data: bytes) -> bool:
+    """Whether the bytes are whole and an older version of this package sealed them."""
+    version = _sealed_version(key, data)
+    return version is not None and version < VERSION
+
+
+def _sealed_version(key: str, data: bytes) -> int | None:
+    """The version in the envelope, which is the same in every version; None where the bytes are not whole."""
     if len(data) < _ENVELOPE.size:
-        return False
+        return None
     magic, checksum, version, *_ = _ENVELOPE.unpack_from(data)
-    return bool(
-        magic == _MAGIC
-        and version > VERSION
-        and version != NAMED
-        and zlib.crc32(data[8:], zlib.crc32(key.encode())) == checksum
-    )
+    is_whole = magic == _MAGIC and zlib.crc32(data[8:], zlib.crc32(key.encode())) == checksum
+    return int(version) if is_whole else None
 
 
 def pack(key: str, entry: Entry, *, compress: bool = False) -> bytes:

@@ -1041,13 +1041,24 @@ class Gatherer:
             and found[1].covered.start_ms < series.timeframe.open_ms(series.timeframe.ordinal(first_ms))
         )
         if not is_seen:
-            trip.want.source.renew()
-            again_ms = trip.want.source.first_ms(series, Span(0, 1), trip.errand)
+            again_ms = self._ask_first_again(trip, first_ms)
             if again_ms != first_ms:
                 said = "not to have opened" if again_ms is None else f"to open at {iso(again_ms)}"
                 self._cache.forget_claims(series)
                 raise ReplyError(f"the first candle is said to open at {iso(first_ms)}, and then {said}")
         self._learn_listing(trip, first_ms)
+
+    def _ask_first_again(self, trip: Trip, first_ms: int) -> int | None:
+        """Ask for the first candle on another connection, once for all calls that want to know."""
+        series, source = trip.want.series, trip.want.source
+
+        def ask() -> int | None:
+            if self._cache.facts(series).first_ms == first_ms and not trip.want.refresh:
+                return first_ms  # another call has had it borne out
+            source.renew()
+            return source.first_ms(series, Span(0, 1), trip.errand)
+
+        return self._cache.first_candles.run((series, Span(first_ms, first_ms)), ask, trip.errand)
 
     def _is_traded(self, trip: Trip) -> bool:
         """Whether the provider lists the symbol as one that is traded."""
