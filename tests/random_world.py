@@ -99,9 +99,9 @@ MARKETS = (
         720,
     ),
     Market(
-        "alpaca-crypto", "BTC/USD", "BTC/USD", ("1m", "15m", "1h"), {"7m": "1m", "45m": "15m"}, (2_000, 31_000), False
+        "alpaca-crypto", "BTC/USD", "BTC/USD", ("1m", "15m", "1h"), {"7m": "1m", "45m": "15m"}, (31_000, 31_000), False
     ),
-    Market("alpaca", "AAPL", "AAPL", ("1m", "15m", "1h"), {}, (2_000, 31_000), False),
+    Market("alpaca", "AAPL", "AAPL", ("1m", "15m", "1h"), {}, (31_000, 31_000), False),
 )
 # Where ranges lie, beside around now: a stop of the exchange, listings, an end, a change of clocks, a leap day.
 PLACES = (
