@@ -86,10 +86,21 @@ def test_own_provider_fetches_from_a_service_of_ours(tmp_path: Path) -> None:
     assert said.count("+00:00") == 42
 
 
+def test_the_logging_example_shows_retries_gaps_and_calls(tmp_path: Path) -> None:
+    said = run_example("logging_example.py", tmp_path)
+    assert re.search(r"^WARNING binance: retry 1/5 in [\d.]+ s: status 503$", said, re.MULTILINE)
+    assert "WARNING binance: going on\n" in said
+    assert said.count("WARNING BTC/USDT 1m: the provider lacks 80 candles in 1 gap\n") == 2
+    assert re.search(r"^INFO    fetch BTC/USDT 1m: 1,360 rows in [\d.]+ s$", said, re.MULTILINE)
+    assert "failed after" in said
+    assert re.search(r"^DEBUG   binance /api/v3/klines: status 503 in ", said, re.MULTILINE)
+
+
 def test_every_example_says_what_it_shows_and_how_to_ask_the_real_exchange() -> None:
     texts = {path.name: path.read_text(encoding="utf-8") for path in EXAMPLES.glob("*.py")}
     own = {"own_provider.py", "price_service.py"}  # no exchange is asked there
-    assert set(texts) == {"quick_start.py", "many_symbols.py", "side_by_side.py", "spreadsheet.py", *own}
+    shown = {"quick_start.py", "many_symbols.py", "side_by_side.py", "spreadsheet.py", "logging_example.py"}
+    assert set(texts) == shown | own
     texts = {name: text for name, text in texts.items() if name not in own}
     texts[NOTEBOOK.name] = "".join(cells()[0]["source"])
     for name, text in texts.items():

@@ -174,7 +174,8 @@ def _text(event: Event) -> str:
     if isinstance(event, Failed):
         return f"{event.name} {event.label}: failed after {event.seconds:.3f} s: {event.reason}"
     if isinstance(event, Gaps):
-        return f"{event.label}: the provider lacks {event.candles:,} candles in {event.gaps:,} gaps"
+        candles, gaps = "candle" if event.candles == 1 else "candles", "gap" if event.gaps == 1 else "gaps"
+        return f"{event.label}: the provider lacks {event.candles:,} {candles} in {event.gaps:,} {gaps}"
     if isinstance(event, Rerouted):
         return f"{event.provider}: going on with {event.to}: {event.reason}"
     if isinstance(event, Lookup):
