@@ -269,6 +269,7 @@ def test_wrong_input_exits_with_2_and_a_reason(line: Line, words: Sequence[str],
     ("provider", "words", "said", "unsaid"),
     [
         ("kraken", ("BTC/USD", "1h", "-d", "60"), "candle-fetcher cache import takes files", ".frame"),
+        ("kraken", ("BTC/USD", "1h", "-d", "60"), "not stored. What was fetched stays stored", "what was"),
         ("binance", ("BTC/USDT", "1h", *OUTAGE, "--on-gap", "raise"), "--on-gap leave lists them instead", "on_gap="),
         ("binance-um", ("BTC/USDT", "1h", *DAY, "--kind", "funding"), "candle-fetcher funding gets them", "fetch_"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -257,3 +258,36 @@ def test_days_beyond_all_candles_are_refused_with_the_bound(fetcher: CandleFetch
         fetcher.fetch("BTC/USDT", "1h", days=1e9)
     assert len(fetcher.fetch("BTC/USDT", "1M", "2024-01-01", "2024-03-01")) == 2
     assert fetcher.plan("BTC/USDT", "1d", days=100_000).steps
+
+
+@pytest.mark.fault("J28")
+def test_a_table_shows_nothing_where_there_is_no_value_and_names_hidden_columns_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = pd.to_datetime(["2024-01-01", None], utc=True)
+    table = pd.DataFrame({"asked": times, "ours": [1.5, None], "count": pd.array([1, None], dtype="Int64")})
+    assert show.table_csv(table).splitlines() == ["asked,ours,count", "2024-01-01 00:00:00,1.5,1", ",,"]
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(show, "is_terminal", lambda: True)
+    monkeypatch.setattr(show.Palette, "paint", lambda _, text, role: f"\x1b[1m{text}\x1b[0m")
+    index = pd.date_range("2024-01-01 01:00", periods=3, freq="h", tz="UTC", name="timestamp")
+    wide = pd.DataFrame({f"long_name_{number}": 1.5 for number in range(9)}, index=index)
+    show.print_candles(wide, None, with_header=True)
+    said = " ".join(capsys.readouterr().out.partition("not shown: ")[2].split())
+    assert said.startswith("long_name_3, long_name_4, ")
+
+
+@pytest.mark.fault("J28")
+def test_what_is_said_on_a_terminal_is_broken_between_words(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    text = "binance does not know the symbol 'XX/USDT'; candle-fetcher symbols lists those that it knows"
+    for is_terminal in (False, True):
+        monkeypatch.setattr(show, "is_on_terminal", lambda _, answer=is_terminal: answer)
+        talk = show.Talk()
+        for say in (talk.warn, talk.fail, talk.notice):
+            say(text)
+            lines = re.sub(r"\x1b\[\d+m", "", capsys.readouterr().err).splitlines()
+            assert " ".join(" ".join(lines).split()).endswith(text)
+            assert (len(lines) > 1 and max(map(len, lines)) <= 40) is is_terminal

@@ -57,17 +57,14 @@ class Talk:
         _say(f"  {self._paint(name.ljust(_MARGIN), 'dim')}{shown}")
 
     def warn(self, text: object) -> None:
-        _say(f"{self._paint('warning:', 'warn')} {printable(in_our_words(text))}")
+        _say(f"{self._paint('warning:', 'warn')} {_broken(in_our_words(text), 'warning: ')}")
 
     def fail(self, text: object) -> None:
-        _say(f"{self._paint('error:', 'bad')} {printable(in_our_words(text))}")
+        _say(f"{self._paint('error:', 'bad')} {_broken(in_our_words(text), 'error: ')}")
 
     def notice(self, text: object) -> None:
-        """What keeps the command waiting, and that it goes on; on a terminal folded at its width."""
-        lines = [printable(text)]
-        if sys.stderr is not None and sys.stderr.isatty():
-            lines = textwrap.wrap(lines[0], shutil.get_terminal_size().columns, subsequent_indent="  ")
-        _say("\n".join(self._paint(line, "warn") for line in lines))
+        """What keeps the command waiting, and that it goes on."""
+        _say(self._paint(_broken(text), "warn"))
 
     def ask(self, text: str) -> None:
         """A question, on a line that its answer goes on with."""
@@ -76,6 +73,22 @@ class Talk:
     def say(self, text: str) -> None:
         """Text of ours, line ends and all."""
         _say(text)
+
+
+def _broken(text: object, before: str = "") -> str:
+    """Return the text printable, on a terminal broken between words; `before` is what stands on its first line."""
+    line = printable(text)
+    if not is_on_terminal(sys.stderr):
+        return line
+    wrapped = textwrap.fill(
+        line,
+        max(20, shutil.get_terminal_size().columns),
+        initial_indent=before,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return wrapped.removeprefix(before)
 
 
 def _say(text: str, end: str = "\n") -> None:
@@ -190,7 +203,11 @@ def _figure(value: float | None, digits: int | None = None) -> str:
 
 # What a message of the library says in Python, in the words of the command line.
 _WORDS = (
-    (r"\.frame holds (the rest|what there is|the settled ones), and ", ""),
+    (r"\.frame holds the rest, and what\b", "What"),
+    (
+        r"\.frame holds the settled ones, and include_open=False asks for no other",
+        "Without --include-open none is asked",
+    ),
     (r"(, and |; |, or )?\.frame holds (the rest|what there is|the settled ones)", ""),
     (r"Use \.frames, and do for each failed symbol what \.errors says", "do for each what its line says"),
     (r"(?:Call it|Call) again", "Run the same line again"),
@@ -198,7 +215,6 @@ _WORDS = (
     (r"\bcache\.import_file\b", "candle-fetcher cache import"),
     (r"\bsymbols\(\)", "candle-fetcher symbols"),
     (r"\bfetch_funding gets them, funding on the command line", "candle-fetcher funding gets them"),
-    (r"\binclude_open=False asks for no other", "without --include-open no other is asked for"),
     (r"\brefresh=True\b", "--refresh"),
     (r"\b(source|on_gap|provider|kind|limit|days|columns|start|end)=('?)([\w.:+-]+)\2", r"--\1 \3"),
 )
@@ -290,7 +306,8 @@ def _print_edges(frame: pd.DataFrame) -> None:
     if is_cut:
         lines.insert(1 + _EDGE_ROWS, f"... {len(frame) - 2 * _EDGE_ROWS:,} more")
     if not _fits(header, rows):
-        names = ", ".join(name for name in header if not re.search(rf"\b{name}\b", lines[0]))
+        shown_names = re.sub(r"\x1b\[[\d;]*m", " ", lines[0]).split()  # without the colour
+        names = ", ".join(name for name in header if name not in shown_names)
         said = f"not shown: {names}; a wider terminal, a pipe or --export csv has them"
         lines += textwrap.wrap(said, shutil.get_terminal_size().columns)
     print("\n".join(lines), flush=True)
@@ -321,11 +338,12 @@ def table_csv(frame: pd.DataFrame) -> str:
 
 
 def _cells(frame: pd.DataFrame) -> list[list[str]]:
-    """Header and rows as text."""
+    """Header and rows as text; nothing where there is no value."""
     texts = frame.astype(object)
     for name in frame:
         if isinstance(frame[name].dtype, pd.DatetimeTZDtype):
             texts[name] = frame[name].dt.strftime("%Y-%m-%d %H:%M:%S")
+    texts = texts.where(frame.notna(), "")
     rows = [[printable(value) for value in row] for row in texts.itertuples(index=False)]
     return [[str(name) for name in frame], *rows]
 

@@ -88,6 +88,9 @@ class Replies(Generic[Kept]):
         return found.result()
 
 
+_MOST_DETAIL = 80
+
+
 class AsOf(NamedTuple):
     """The instant that a public call is about, in ms of the provider's clock, while this machine's clock showed
     `wall_s`. `is_checked` says that the provider's clock was asked for it."""
@@ -127,7 +130,12 @@ class Errand(Stop):
 def detail_of(error: SourceError) -> str:
     """What happened, in a few words: `status 503`, else the first words of the error, on one line."""
     status = getattr(error, "status", None)
-    return f"status {status}" if status is not None else " ".join(str(error.args[0] if error.args else "").split())[:80]
+    if status is not None:
+        return f"status {status}"
+    text = " ".join(str(error.args[0] if error.args else "").split())
+    if len(text) <= _MOST_DETAIL:
+        return text
+    return f"{text[:_MOST_DETAIL].rpartition(' ')[0] or text[:_MOST_DETAIL]} ..."
 
 
 class Service(NamedTuple):
