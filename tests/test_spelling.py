@@ -291,3 +291,14 @@ def test_what_is_said_on_a_terminal_is_broken_between_words(
             lines = re.sub(r"\x1b\[\d+m", "", capsys.readouterr().err).splitlines()
             assert " ".join(" ".join(lines).split()).endswith(text)
             assert (len(lines) > 1 and max(map(len, lines)) <= 40) is is_terminal
+
+
+@pytest.mark.fault("J15")
+def test_the_range_is_shown_as_it_was_given(
+    exchange: PracticeExchange, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = ("--base-url", f"binance={exchange.base_urls['binance']}", "--cache-dir", str(tmp_path))
+    assert main(["fetch", "BTC/USDT", "1h", "--limit", "0", *place]) == 2
+    said = capsys.readouterr().err
+    assert "range     the newest 0 before now (UTC)" in said
+    assert "error: limit 0 is not allowed; expected a whole number from 1" in said

@@ -122,7 +122,7 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
         parser.exit(2)
     is_implied = words[0].startswith("-") and words[0] not in ("-h", "--help", "--version")
     if not is_implied and words[0] not in commands and not words[0].startswith("-"):
-        parser.error(f"unknown command {words[0]!r}{_hint(words[0], commands)}; expected one of {', '.join(commands)}")
+        parser.error(f"unknown command {words[0]!r}; expected one of {', '.join(commands)}{_hint(words[0], commands)}")
     arguments, left = parser.parse_known_args(["fetch", *words] if is_implied else words)
     chosen = commands[arguments.command]
     if is_implied and arguments.word in commands:

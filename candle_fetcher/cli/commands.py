@@ -566,8 +566,8 @@ def _range_text(arguments: argparse.Namespace, *, by_file: bool) -> str:
     if by_file:
         return f"each from its earliest_date to {until}"
     if start is None and days is None:
-        return f"the newest {limit or 500:,} before {until}"
-    first = f"the first {limit:,} of " if limit else ""
+        return f"the newest {500 if limit is None else limit:,} before {until}"
+    first = "" if limit is None else f"the first {limit:,} of "
     if start is not None:
         return f"{first}{start} to {until}"
     return f"{first}{days:g} day{'' if days == 1 else 's'} before {until}"
