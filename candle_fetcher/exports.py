@@ -19,17 +19,18 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import pandas as pd
 
-from candle_fetcher.core.candles import INTEGERS, MISSING, Candles
-from candle_fetcher.core.decimals import Column, Times, format_rows
+from candle_fetcher.core.decimals import Column, Flags, Times, format_rows
 from candle_fetcher.core.errors import InputError, shown
-from candle_fetcher.core.frame import shown_columns
+from candle_fetcher.core.frame import index_ms
 
 fcntl: Any = None
 with contextlib.suppress(ImportError):  # Windows: there nobody can remove a file that another has open
     import fcntl
 
 _CSV = ".csv"
+_BLOCK_ROWS = 100_000
 # An ending such as .parquet, which no folder is meant to have; one of digits, as in `v1.2`, is part of a name.
 _ENDING = re.compile(r"\.[A-Za-z]\w{0,7}")
 _MOST_MANIFEST_BYTES = 1 << 24
@@ -115,31 +116,36 @@ def write_file(target: Path, pieces: Iterable[bytes], manifest: Callable[[], Map
                 manifest_path(target).unlink()
 
 
-def csv_pieces(parts: Iterable[Candles], columns: str) -> Iterator[bytes]:
-    """Yield the file as bytes, part by part, its header first."""
-    header: tuple[str, ...] | None = None
-    for part in parts:
-        if header is None:
-            header = shown_columns(part.names, columns)
-            yield ",".join(("timestamp", *header)).encode() + b"\n"
-        for piece in _alike(part):
-            yield format_rows(piece.open_ms, [_values(piece, column) for column in header])
+def csv_pieces(frames: Iterable[pd.DataFrame]) -> Iterator[bytes]:
+    """Yield the file of frames that have the same columns, as bytes: its header, then their rows."""
+    for place, frame in enumerate(frames):
+        if not place:
+            yield ",".join(("timestamp", *frame.columns)).encode() + b"\n"
+        open_ms = index_ms(frame)
+        columns = [_values(frame[name]) for name in frame.columns]
+        borders = {*range(0, len(open_ms), _BLOCK_ROWS), len(open_ms)}
+        for times in (column for column in columns if column.dtype.kind == "M"):
+            # Invented rows have no close time: a piece has them throughout or not at all.
+            borders.update((np.flatnonzero(np.diff(np.isnat(times))) + 1).tolist())
+        for start, stop in itertools.pairwise(sorted(borders)):
+            yield format_rows(open_ms[start:stop], [_without_nat(column[start:stop]) for column in columns])
 
 
-def _alike(part: Candles) -> Iterator[Candles]:
-    """The candles in runs that lack the same integers."""
-    lacks = part.block[[at for at, name in enumerate(part.names) if name in INTEGERS]] == MISSING
-    cuts = np.flatnonzero((lacks[:, 1:] != lacks[:, :-1]).any(axis=0)) + 1 if lacks.any() else ()
-    for first, last in itertools.pairwise((0, *cuts, part.count)):
-        yield Candles(part.names, part.block[:, first:last])
+def _values(values: pd.Series[Any]) -> Column | Times | Flags:
+    if isinstance(values.dtype, pd.DatetimeTZDtype):
+        times: Times = values.dt.tz_localize(None).to_numpy().astype("M8[ms]")
+        return times
+    if values.dtype == np.bool_:
+        return values.to_numpy(dtype=np.bool_)
+    if values.dtype == np.float64:
+        return values.to_numpy(dtype=np.float64)
+    if values.isna().any():
+        return values.to_numpy(dtype=np.float64, na_value=np.nan)
+    return values.to_numpy(dtype=np.int64)
 
 
-def _values(part: Candles, name: str) -> Column | Times:
-    if name not in part.names or (name in INTEGERS and part.count and part.integers(name)[0] == MISSING):
-        return np.full(part.count, np.nan)
-    if name == "close_time":
-        return part.integers(name).view("M8[ms]")
-    return part.integers(name) if name in INTEGERS else part.floats(name)
+def _without_nat(column: Column | Times | Flags) -> Column | Times | Flags:
+    return np.full(len(column), np.nan) if column.dtype.kind == "M" and np.isnat(column).all() else column
 
 
 @contextlib.contextmanager

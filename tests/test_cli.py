@@ -207,14 +207,14 @@ def test_partial_candles_are_noted(line: Line) -> None:
     assert "1 partial candle, made of what there is: 2023-03-24T13:30:00Z" in ran.err
 
 
-def test_an_open_candle_and_invented_rows_are_marked_with_0_and_1(line: Line) -> None:
+def test_an_open_candle_and_invented_rows_are_marked_with_true_and_false(line: Line) -> None:
     opened = line("fetch", "BTC/USDT", "1d", "--limit", "2", "--include-open")
-    assert [row.rpartition(",")[2] for row in opened.out.splitlines()] == ["is_closed", "1", "0"]
+    assert [row.rpartition(",")[2] for row in opened.out.splitlines()] == ["is_closed", "true", "false"]
     assert "still forming" in opened.err
     span = ("--start", "2023-03-24T12:39", "--end", "2023-03-24T12:42")
     filled = line("fetch", "BTC/USDT", "1m", *span, "--columns", "all", "--on-gap", "ffill")
     rows = [row.split(",") for row in filled.out.splitlines()]
-    assert [row[-1] for row in rows] == ["is_synthetic", "0", "1", "1"]
+    assert [row[-1] for row in rows] == ["is_synthetic", "false", "true", "true"]
     assert [row[6] for row in rows] == ["close_time", "2023-03-24 12:39:41.999", "", ""]
     assert "2 rows invented" in filled.err
 

@@ -428,7 +428,7 @@ def test_times_of_every_kind_equal_numpys():
 
 def test_a_column_of_another_type_or_length_is_refused():
     for column in (np.zeros(2, np.float32), np.zeros(3), np.zeros((2, 1)), np.zeros(2, np.int32)):
-        with pytest.raises(InputError, match="expected float64, int64 or ms"):
+        with pytest.raises(InputError, match="expected float64, int64, bool or ms"):
             format_rows(np.zeros(2, np.int64), [column])
 
 

@@ -303,7 +303,7 @@ def first_frame(fetcher: CandleFetcher, *words: Any, **options: Any) -> None:
         (lambda f: f.fetch("BTCUSDT", "1h", interval="1h"), None, UnknownArgument, TYPED),
         (lambda f: f.fetch("binance:BTCUSDT", *SPAN, kind="mark"), None, NotOffered, TYPED),
         (lambda f: f.fetch("BTCUSDT", *SPAN, provider="nowhere"), None, InputError, (None, *TYPED[1:])),
-        (lambda f: f.iter_frames("BTCUSDT", "1h"), None, InputError, TYPED),
+        (lambda f: f.iter_frames("BTCUSDT", "1h", rows=0), None, InputError, TYPED),
         (lambda f: f.export("BTCUSDT", *SPAN, format="xls"), None, InputError, TYPED),
         (lambda f: f.plan("BTCUSDT", "1h", *RANGE, source="rst"), None, InputError, TYPED),
         (lambda f: f.gaps("BTCUSDT", "1h"), None, InputError, TYPED),

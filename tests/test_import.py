@@ -686,7 +686,7 @@ def test_candles_of_the_future_stay_out(world: World, other: CandleFetcher, tmp_
     [
         ("timestamp,open,high,low,close\n", "its header"),
         ("timestamp,close,high,low,open,volume\n", "its header"),
-        ("timestamp,open,high,low,close,volume,is_synthetic\n", "is_synthetic"),
+        ("timestamp,open,high,low,close,volume,is_open\n", "is_open"),
         ("timestamp,open,high,low,close,volume,trades,trades\n", "trades"),
         ("time,open,high,low,close,volume\n", "first line"),
         ("symbol,timestamp,open,high,low,close,volume\n", "first line"),

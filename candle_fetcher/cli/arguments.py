@@ -189,6 +189,7 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     export = command("export", "write candles to a CSV file, in constant memory", _EXPORT_EXAMPLES)
     _add_series(export, several=True)
     _add_range(export)
+    _add_rows(export)
     _add_output(export.add_argument_group("output"))
     plan = command("plan", "say what a fetch would ask for and cost; asks nobody", _PLAN_EXAMPLES)
     _add_series(plan)
@@ -246,17 +247,21 @@ def _add_version(parser: argparse._ActionsContainer) -> None:
 def _add_fetch(fetch: argparse.ArgumentParser) -> None:
     _add_series(fetch, several=True)
     _add_range(fetch)
-    rows = fetch.add_argument_group("rows")
+    _add_rows(fetch)
+    output = fetch.add_argument_group("output")
+    output.add_argument("--export", choices=("csv",), help="write a file for each symbol and print its path")
+    _add_output(output)
+
+
+def _add_rows(parser: argparse.ArgumentParser) -> None:
+    rows = parser.add_argument_group("rows")
     rows.add_argument(
         "--on-gap",
         metavar="HOW",
         help="leave (default), raise, refetch; ffill, interpolate invent rows and mark them",
     )
-    rows.add_argument("--include-open", action="store_true", help="add the candle still forming, and is_closed (1, 0)")
+    rows.add_argument("--include-open", action="store_true", help="add the candle still forming, and is_closed")
     rows.add_argument("--refresh", action="store_true", help="ask again for everything in the range")
-    output = fetch.add_argument_group("output")
-    output.add_argument("--export", choices=("csv",), help="write a file for each symbol and print its path")
-    _add_output(output)
 
 
 def _add_cache(cache: argparse.ArgumentParser) -> None:

@@ -46,12 +46,7 @@ def fetch(arguments: argparse.Namespace, talk: Talk) -> int:
     mixed = len({target.provider for target in targets}) > 1
     if mixed and arguments.columns == "all" and not (saves or arguments.json):
         raise InputError("these are of several providers, whose columns differ; --export csv keeps them apart")
-    options = {
-        "columns": arguments.columns,
-        "include_open": arguments.include_open,
-        "on_gap": arguments.on_gap or "leave",
-        "refresh": arguments.refresh,
-    }
+    options = _row_options(arguments)
     frames: dict[str, pd.DataFrame] = {}
     errors: dict[str, Exception] = {}
     with open_fetcher(arguments, talk) as fetcher:
@@ -77,6 +72,16 @@ def fetch(arguments: argparse.Namespace, talk: Talk) -> int:
     return 0
 
 
+def _row_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the flags say of the rows and their columns, for `fetch` and `export` alike."""
+    return {
+        "columns": arguments.columns,
+        "include_open": arguments.include_open,
+        "on_gap": arguments.on_gap or "leave",
+        "refresh": arguments.refresh,
+    }
+
+
 def _hand_out(
     talk: Talk,
     frames: dict[str, pd.DataFrame],
@@ -95,7 +100,7 @@ def _hand_out(
     for place, frame in enumerate(frames.values()):
         show.show_checks(talk, frame, is_cached=not arguments.no_cache)
         if path is not None:
-            written = save_csv(frame, path)
+            written = save_frame(frame, path)
             talk.fact("written", f"{written.name}, {show.size(written.stat().st_size)}", "good")
             if not arguments.json:
                 show.print_path(written)
@@ -108,11 +113,6 @@ def _hand_out(
             for frame, label in zip(frames.values(), labels, strict=True)
         ]
         show.print_json(documents if several else documents[0])
-
-
-def save_csv(frame: pd.DataFrame, path: Path) -> Path:
-    """Write the file that `export` would write, byte for byte, of a frame that is there already. Returns it."""
-    return save_frame(frame, path, (text.encode() for text in show.csv_text(frame)))
 
 
 def export(arguments: argparse.Namespace, talk: Talk) -> int:
@@ -133,7 +133,7 @@ def export(arguments: argparse.Namespace, talk: Talk) -> int:
                     target.symbol,
                     provider=target.provider,
                     path=arguments.output or _FOLDER,
-                    columns=arguments.columns,
+                    **_row_options(arguments),
                     **wanted,
                 )
             except CandleFetcherError as error:

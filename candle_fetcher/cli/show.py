@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,12 +22,11 @@ import pandas as pd
 from candle_fetcher.cache import Imported
 from candle_fetcher.console import Palette, Role, is_on_terminal, printable
 from candle_fetcher.core.candles import iso
-from candle_fetcher.core.decimals import Column, Times, format_rows
-from candle_fetcher.core.frame import MANIFEST, index_ms
+from candle_fetcher.core.frame import MANIFEST
 from candle_fetcher.core.summary import summary
+from candle_fetcher.exports import csv_pieces
 
 _EDGE_ROWS = 5
-_BLOCK_ROWS = 100_000
 _SHOWN = 10
 _FORMULA = ("=", "+", "-", "@")  # printable() has escaped TAB and CR
 _MARGIN = 10
@@ -130,7 +129,7 @@ def show_checks(talk: Talk, frame: pd.DataFrame, *, is_cached: bool) -> None:
     if "is_synthetic" in frame and (invented := int(frame["is_synthetic"].sum())):
         talk.fact("note", f"{_number_of(invented, 'row')} invented, marked in is_synthetic", "warn")
     if "is_closed" in frame and not frame["is_closed"].all():
-        talk.fact("note", "the last candle is still forming (is_closed is 0)")
+        talk.fact("note", "the last candle is still forming (is_closed is false)")
 
 
 def show_gaps(talk: Talk, gaps: Iterable[Mapping[str, Any]], count: int) -> None:
@@ -239,35 +238,6 @@ def size(size_bytes: int) -> str:
 # -- data on stdout --------------------------------------------------------------------------------
 
 
-def csv_text(frame: pd.DataFrame) -> Iterator[str]:
-    """The frame as `export` writes it, in pieces; what is True is 1."""
-    open_ms = index_ms(frame)
-    columns = [_column(frame[name]) for name in frame.columns]
-    yield ",".join(("timestamp", *frame.columns)) + "\n"
-    borders = {*range(0, len(open_ms), _BLOCK_ROWS), len(open_ms)}
-    for times in (column for column in columns if column.dtype.kind == "M"):
-        # Invented rows have no close time: a piece has them throughout or not at all.
-        borders.update((np.flatnonzero(np.diff(np.isnat(times))) + 1).tolist())
-    for start, stop in itertools.pairwise(sorted(borders)):
-        pieces = [_without_nat(column[start:stop]) for column in columns]
-        yield format_rows(open_ms[start:stop], pieces).decode("ascii")
-
-
-def _column(values: pd.Series[Any]) -> Column | Times:
-    if isinstance(values.dtype, pd.DatetimeTZDtype):
-        times: Times = values.dt.tz_localize(None).to_numpy().astype("M8[ms]")
-        return times
-    if values.dtype == np.float64:
-        return values.to_numpy(dtype=np.float64)
-    if values.isna().any():
-        return values.to_numpy(dtype=np.float64, na_value=np.nan)
-    return values.to_numpy(dtype=np.int64)
-
-
-def _without_nat(column: Column | Times) -> Column | Times:
-    return np.full(len(column), np.nan) if column.dtype.kind == "M" and np.isnat(column).all() else column
-
-
 def print_path(path: Path) -> None:
     """The path of a file that was written. Where nobody reads it any more, what is to be written yet is written."""
     try:
@@ -283,7 +253,7 @@ def print_candles(frame: pd.DataFrame, symbol: str | None, *, with_header: bool)
             print(printable(symbol))
         _print_edges(frame)
         return
-    pieces = csv_text(frame)
+    pieces = (piece.decode("ascii") for piece in csv_pieces([frame]))
     header = next(pieces)
     if with_header:
         sys.stdout.write(header if symbol is None else f"symbol,{header}")
@@ -296,7 +266,7 @@ def print_candles(frame: pd.DataFrame, symbol: str | None, *, with_header: bool)
 def _print_edges(frame: pd.DataFrame) -> None:
     is_cut = len(frame) > 2 * _EDGE_ROWS
     shown = pd.concat([frame.head(_EDGE_ROWS), frame.tail(_EDGE_ROWS)]) if is_cut else frame
-    header, *rows = [line.split(",") for line in "".join(csv_text(shown)).splitlines()]
+    header, *rows = [line.split(",") for line in b"".join(csv_pieces([shown])).decode("ascii").splitlines()]
     times = [row[0] for row in rows]
     for end in (":00", " 00:00"):
         if times and all(time.endswith(end) for time in times):

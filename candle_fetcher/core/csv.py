@@ -22,6 +22,8 @@ Bytes = npt.NDArray[np.uint8]
 Int64s = npt.NDArray[np.int64]
 
 HEADER = b"timestamp,"
+# Columns that say something of a row, `true` or `false`; they are read as 1 and 0, and older files have those.
+MARKS = ("is_closed", "is_synthetic")
 _TIMES = frozenset({"open_time", "close_time"})
 _LINE_BYTES = 1 << 16  # beyond any row: what has no line end is not gathered for ever
 _DAY_MS = 86_400_000
@@ -126,7 +128,9 @@ def _read_alike(data: Bytes, first: Int64s, last: Int64s, names: Sequence[str]) 
     for at, name in enumerate(names):
         if name in has and name in _TIMES:
             columns[name] = read_times(data, first[:, at], last[:, at])
-    numbers = [name for name in has if name not in _TIMES]
+        if name in MARKS:
+            columns[name] = _read_flags(data, first[:, at], last[:, at])
+    numbers = [name for name in has if name not in _TIMES and name not in MARKS]
     if numbers:
         columns.update(zip(numbers, _read_numbers(data, first, last, names, numbers), strict=True))
     order = in_order(columns)
@@ -151,6 +155,25 @@ def _read_numbers(
         text[commas[len(numbers) - 1 :: len(numbers)]] = _LF
     # Behind a header, since a first line that begins with a letter would be taken for one.
     return parse_csv(b"h\n" + text.tobytes(), row)
+
+
+def _read_flags(data: Bytes, first: Int64s, last: Int64s) -> Column:
+    """1 where `true` or 1 stands at [first, last), 0 where `false` or 0 does. Raises ReplyError naming the first row
+    that has anything else."""
+    found = np.full(len(first), np.nan)
+    for text, value in ((b"true", 1), (b"false", 0), (b"True", 1), (b"False", 0), (b"1", 1), (b"0", 0)):
+        form = np.frombuffer(text, np.uint8)
+        rows = np.flatnonzero(last - first == len(form))
+        if rows.size:
+            is_it = (data[first[rows][:, None] + np.arange(len(form))] == form).all(axis=1)
+            found[rows[is_it]] = value
+    if np.isnan(found).any():
+        row = int(np.argmax(np.isnan(found)))
+        text = data[int(first[row]) : int(last[row])].tobytes()
+        raise ReplyError(
+            f"row {row + 1}: expected true or false, got {shown(text.decode('ascii', 'backslashreplace'))}"
+        )
+    return found
 
 
 def read_times(data: Bytes, first: Int64s, last: Int64s) -> Int64s:

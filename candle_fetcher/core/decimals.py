@@ -32,6 +32,7 @@ Uint64s = npt.NDArray[np.uint64]
 Floats = npt.NDArray[np.float64]
 Words = npt.NDArray[np.uint32]  # four characters each
 Column = npt.NDArray[np.int64] | npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 # Unix ms that are to be written as times.
 Times = npt.NDArray[np.datetime64]
 _TIMES = np.dtype("datetime64[ms]")
@@ -56,6 +57,9 @@ _MOST_DIGITS = 40
 _DAY_MS = 86_400_000
 _YEAR_1_MS = -62_135_596_800_000
 _YEAR_10000_MS = 253_402_300_800_000
+
+# `,false` and `,true`, each in two words.
+_FLAG_WORDS = np.frombuffer(b",fal,truse\0\0e\0\0\0", np.uint32).reshape(2, 2)
 
 _U = np.uint64
 _TEN_TO = 10 ** np.arange(17, dtype=np.int64)
@@ -458,17 +462,17 @@ def _shown(value: object) -> str:
     return reprlib.repr(str(value)).strip("'") if isinstance(value, _Bare) else reprlib.repr(value)
 
 
-def format_rows(open_ms: Int64s, columns: Sequence[Column | Times]) -> bytes:
+def format_rows(open_ms: Int64s, columns: Sequence[Column | Times | Flags]) -> bytes:
     """CSV lines `2024-01-01 00:00:00,42283.58,…` (UTC; `.789` where a time has milliseconds), each ended by LF.
 
     Every float64 is the shortest text that reads back the same, without exponent: 42283.0 is `42283`, -0.0 `-0`, NaN
-    an empty field. int64 columns are integers, datetime64[ms] columns times. Raises InputError for a time outside the
-    years 1 to 9999.
+    an empty field. int64 columns are integers, datetime64[ms] columns times, bool columns `true` and `false`. Raises
+    InputError for a time outside the years 1 to 9999.
     """
     for column in columns:
-        if column.dtype not in (np.float64, np.int64, _TIMES) or column.shape != open_ms.shape:
+        if column.dtype not in (np.float64, np.int64, np.bool_, _TIMES) or column.shape != open_ms.shape:
             raise InputError(
-                f"a column of {column.dtype} {column.shape}; expected float64, int64 or ms {open_ms.shape}"
+                f"a column of {column.dtype} {column.shape}; expected float64, int64, bool or ms {open_ms.shape}"
             )
     if len(open_ms) and (open_ms.min() < _YEAR_1_MS or open_ms.max() >= _YEAR_10000_MS):
         raise InputError(f"open times {open_ms.min()} to {open_ms.max()} ms; expected the years 1 to 9999")
@@ -482,7 +486,7 @@ def format_rows(open_ms: Int64s, columns: Sequence[Column | Times]) -> bytes:
     return b"".join(blocks)
 
 
-def _lines(open_ms: Int64s, columns: Sequence[Column | Times]) -> bytes:
+def _lines(open_ms: Int64s, columns: Sequence[Column | Times | Flags]) -> bytes:
     """The lines of a block, each with its line end in front.
 
     Every line is a row of the same four-byte words, in which the byte 0 stands for nothing and is deleted at the end.
@@ -493,6 +497,8 @@ def _lines(open_ms: Int64s, columns: Sequence[Column | Times]) -> bytes:
         if column.dtype == _TIMES:
             first, *others = _time_words(column.view(np.int64))
             words += [_comma_first(first), *others]
+        elif column.dtype == np.bool_:
+            words += [words_of.take(column.view(np.int8)) for words_of in _FLAG_WORDS]
         elif column.dtype == np.int64:
             whole = column.view(np.int64)
             words += _signed(whole < 0, _whole_words(np.abs(whole).view(np.uint64)))

@@ -31,8 +31,8 @@ def fill_gaps(
 
     `how="ffill"`: open, high, low and close of an invented row are the close before it. `"interpolate"`: each price
     lies on the line between its neighbours, a run at the end repeats the close before it. Volumes and trades of
-    invented rows are 0, whatever `how`: nothing was traded. Slots before the first row stay empty: there is nothing to
-    go by.
+    invented rows are 0, whatever `how`: nothing was traded; missing where the row before the hole lacks them too. Slots
+    before the first row stay empty: there is nothing to go by.
     """
     filled = frame.copy()
     filled["is_synthetic"] = False
@@ -59,9 +59,11 @@ def fill_gaps(
         if how == "interpolate":
             filled[name] = filled[name].interpolate(method="time", limit_area="inside")
         filled[name] = filled[name].where(filled[name].notna(), close_before)
+    row_before = np.cumsum(~mask) - 1
     for name in _COUNTS:
-        if name in filled and not frame[name].isna().all():
-            filled[name] = filled[name].where(~mask, 0)
+        if name in filled:
+            is_known = frame[name].notna().to_numpy()[row_before]
+            filled[name] = filled[name].where(~(mask & is_known), 0)
     if "is_closed" in filled:
         filled["is_closed"] = filled["is_closed"].where(~mask, True).astype(bool)
     return filled

@@ -270,10 +270,11 @@ def manifest_that_fits(frame: pd.DataFrame) -> Mapping[str, Any] | None:
 
 def _misfit(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> str | None:
     """What contradicts the manifest; None where nothing does. Rows that are invented or not closed are left out."""
-    open_ms = index_ms(frame)
-    for name, is_told in (("is_synthetic", False), ("is_closed", True)):
+    is_meant = np.ones(len(frame), np.bool_)
+    for name, value in (("is_synthetic", False), ("is_closed", True)):
         if name in frame:
-            open_ms = open_ms[(frame[name] == is_told).to_numpy(dtype=bool, na_value=False)]
+            is_meant &= (frame[name] == value).to_numpy(dtype=bool, na_value=False)
+    open_ms = index_ms(frame)[is_meant]
     if not open_ms.size:
         return None
     open_ms = np.sort(open_ms)

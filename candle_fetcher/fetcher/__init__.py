@@ -17,32 +17,26 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from candle_fetcher.cache import CandleCache, Imported
 from candle_fetcher.concurrency import is_ours, start_thread, wait_for
 from candle_fetcher.console import make_progress
 from candle_fetcher.core.arguments import is_several, read_flag, read_whole
-from candle_fetcher.core.candles import Candles, Gap, fingerprint, have_prices, iso, join, no_candles
+from candle_fetcher.core.candles import Gap, iso
 from candle_fetcher.core.errors import (
     About,
     AccessDenied,
-    Banned,
     CacheWarning,
     CandleFetcherError,
     CandleFetcherWarning,
-    ClockSkew,
     FetchManyError,
     IncompleteData,
     InputError,
     NotOffered,
-    RateLimited,
-    ReplyError,
     SourceError,
-    TransportError,
     UnknownSymbol,
     completing_errors,
     naming_errors,
@@ -52,8 +46,7 @@ from candle_fetcher.core.errors import (
 )
 from candle_fetcher.core.events import Event, Gaps, Lookup, Operation, Progress
 from candle_fetcher.core.expiry import FOREVER_MS
-from candle_fetcher.core.fill import fill_gaps
-from candle_fetcher.core.frame import MANIFEST, Manifest, check_columns, gap_frame, hand_out, to_frame
+from candle_fetcher.core.frame import MANIFEST, Manifest, gap_frame, hand_out
 from candle_fetcher.core.funding import funding_frame
 from candle_fetcher.core.plan import CHUNK_SLOTS, FetchPlan
 from candle_fetcher.core.ranges import Instant
@@ -61,6 +54,16 @@ from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS
 from candle_fetcher.core.version import __version__
+from candle_fetcher.fetcher.answers import (
+    FIX,
+    FIX_BY_ARCHIVE,
+    Answer,
+    Options,
+    read_options,
+    refuse_incomplete,
+    settled_frame,
+    warn_of_clock,
+)
 from candle_fetcher.fetcher.arguments import check_arguments
 from candle_fetcher.fetcher.calls import (
     Call,
@@ -72,12 +75,12 @@ from candle_fetcher.fetcher.calls import (
     ready_first,
     tell_caller,
 )
-from candle_fetcher.fetcher.collect import Collected, Collector, How, cut
+from candle_fetcher.fetcher.collect import Collected, Collector, How
 from candle_fetcher.fetcher.coverage import coverage_frame, read_coverage
 from candle_fetcher.fetcher.funding import MONTH, FundingGatherer, FundingTold
 from candle_fetcher.fetcher.gather import Gatherer
 from candle_fetcher.fetcher.log import EventLog, set_up_logging
-from candle_fetcher.fetcher.manifest import make_manifest, series_frame_key
+from candle_fetcher.fetcher.manifest import series_frame_key
 from candle_fetcher.fetcher.planning import make_plan
 from candle_fetcher.fetcher.pools import Pools, ThreadPool
 from candle_fetcher.fetcher.ready import ReadyFrames
@@ -85,7 +88,6 @@ from candle_fetcher.fetcher.request import (
     Range,
     Request,
     about_arguments,
-    check_on_gap,
     near_symbols,
     read_pair,
     read_range,
@@ -122,17 +124,9 @@ if TYPE_CHECKING:
     from candle_fetcher.fetcher.exporting import Export
 
 _LISTING_S = 86_400.0
-# A smaller difference between two clocks is ordinary; the provider's decides in any case.
-_SKEW_S = 5.0
 # Chunks that an export holds at once: memory stays bounded and the network pool stays busy.
 _STREAM_CHUNKS = 48
 
-
-_FIX = "Call it again, or let more sources be asked; .frame holds what there is"
-_FIX_BY_ARCHIVE = (
-    "Call it again; source='archive' takes the archive's files at their word, and without an end stops at the last of "
-    "them; .frame holds what there is"
-)
 
 # How long the end of the program waits for each kind of thread: what arrived is being stored.
 _EXIT_S = 5.0
@@ -155,15 +149,6 @@ def _set_up_again() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_set_up_again)
-
-
-class _Options(NamedTuple):
-    """What `fetch` was asked beside the range."""
-
-    columns: str
-    include_open: bool
-    on_gap: str
-    refresh: bool
 
 
 class CandleFetcher:
@@ -441,9 +426,7 @@ class CandleFetcher:
         not be had (its `.frame` holds the rest).
         """
         began = time.perf_counter()
-        for name, flag in (("include_open", include_open), ("refresh", refresh)):
-            read_flag(name, flag)
-        options = _Options(check_columns(columns), include_open, check_on_gap(on_gap), refresh)
+        options = read_options(columns, include_open=include_open, on_gap=on_gap, refresh=refresh)
         request = self._request(symbol, timeframe, self._range(start, end, days, limit), provider, kind, source)
         with self._errand(request) as errand:
             frame = self._fetch(request, options, source, errand)
@@ -513,36 +496,38 @@ class CandleFetcher:
         end: Instant = None,
         *,
         rows: int = 100_000,
+        days: float | None = None,
+        limit: int | None = None,
         provider: str | Provider | None = None,
         kind: str = "candles",
         source: str | None = None,
         columns: str = "ohlcv",
+        include_open: bool = False,
+        on_gap: str = "leave",
+        refresh: bool = False,
     ) -> Iterator[pd.DataFrame]:
-        """Frames of at most `rows` candles, oldest first; memory is bounded by `rows` whatever the range.
+        """Frames of at most `rows` rows, oldest first: one after the other, they are what `fetch` returns.
 
-        Each has a manifest of its own. Nothing is fetched ahead, so an iterator that is given up costs nothing more.
+        Memory is bounded by `rows` whatever the range, and by `limit` where that is given. Each frame has a manifest of
+        its own, which covers its part of the range. Nothing is fetched ahead, so an iterator that is given up costs
+        nothing more. The other arguments are those of `fetch`.
         Raises what `fetch` raises, when the frame concerned is due.
         """
-        check_columns(columns)
+        options = read_options(columns, include_open=include_open, on_gap=on_gap, refresh=refresh)
         rows = read_whole("rows", rows, 1, 10**9)
-        wanted = _bounded(self._range(start, end))
-        request = self._calls.run(lambda: self._request(symbol, timeframe, wanted, provider, kind, source))
-        return self._iter_frames(request, self._how(columns, source, keep=False), rows)
+        wanted = self._range(start, end, days, limit)
+        answer = self._calls.run(
+            lambda: self._answer(self._request(symbol, timeframe, wanted, provider, kind, source), options, source)
+        )
+        return self._iter_frames(answer, rows)
 
-    def _iter_frames(self, request: Request, how: How, rows: int) -> Iterator[pd.DataFrame]:
+    def _iter_frames(self, answer: Answer, rows: int) -> Iterator[pd.DataFrame]:
         began, count = time.perf_counter(), 0
-
-        def frames(errand: Errand) -> Iterator[pd.DataFrame]:
-            nonlocal count
-            for got in self._collector().stream(request, how, max(1, rows // CHUNK_SLOTS), errand):
-                self._refuse_incomplete(request, got, how.columns, errand)
-                count += got.candles.count
-                for piece in _slices(got, rows):
-                    yield self._framed(request, piece, how.columns, errand)
-
-        with self._errand(request) as errand:
-            yield from self._calls.each(frames(errand), errand)
-        self._observe(Operation("iter_frames", time.perf_counter() - began, count, 0, request.label))
+        with self._errand(answer.request) as errand:
+            for frame in self._calls.each(answer.frames(errand, rows), errand):
+                count += len(frame)
+                yield frame
+        self._observe(Operation("iter_frames", time.perf_counter() - began, count, 0, answer.request.label))
 
     @checked_call
     def export(
@@ -561,6 +546,9 @@ class CandleFetcher:
         provider: str | Provider | None = None,
         kind: str = "candles",
         source: str | None = None,
+        include_open: bool = False,
+        on_gap: str = "leave",
+        refresh: bool = False,
     ) -> Path:
         """The path of the CSV file written: `timestamp,open,high,low,close,volume`; times in UTC, exact numbers.
 
@@ -570,13 +558,15 @@ class CandleFetcher:
         manifest: writes the manifest beside the file, as a `.json` of the same name. It is written in any case where
         the name does not say the whole series: candles of another host than the provider's own, and prices that are
         adjusted as of a day.
+        include_open, on_gap: as of `fetch`; `is_closed` and `is_synthetic` are columns of `true` and `false`. Neither a
+        candle that may still change nor an invented one is stored when the file is imported.
 
         Raises what `fetch` raises, InputError for another ending of the path or where the manifest would replace
         another file, and OSError where the file cannot be written.
         """
         find_target, export_of = self._calls.run(_import_export)
         began = time.perf_counter()
-        check_columns(columns)
+        options = read_options(columns, include_open=include_open, on_gap=on_gap, refresh=refresh)
         find_target(path, "")
         if not isinstance(manifest, bool):
             raise InputError(f"manifest {shown(manifest)} is not understood; expected True or False")
@@ -584,23 +574,13 @@ class CandleFetcher:
             raise unknown("format", format, ("csv",))
         wanted = self._range(start, end, days, limit)
         request = self._calls.run(lambda: self._request(symbol, timeframe, wanted, provider, kind, source))
-        how = self._how(columns, source, keep=False)
-        collector = self._collector()
         with self._errand(request) as errand:
-
-            def whole(got: Collected) -> Collected:
-                self._refuse_incomplete(request, got, columns, errand)
-                return got
-
+            answer = self._calls.run(lambda: self._answer(request, options, source, keep=False), errand)
+            span = self._calls.run(lambda: answer.span(errand), errand)
             # The file is written by the caller's thread, which removes it where it is interrupted.
-            if request.range.limit is None:
-                pieces = self._calls.each(map(whole, collector.stream(request, how, _STREAM_CHUNKS, errand)), errand)
-                span = self._calls.run(lambda: collector.span(request, how, errand), errand)
-            else:
-                only = self._calls.run(lambda: whole(collector.collect_limited(request, how, errand)), errand)
-                pieces, span = iter([only]), only.span
             made = export_of(request, path, span, with_manifest=manifest)
-            made.write(pieces, columns, lambda got: self._manifest(request, got, errand, str))
+            pieces = self._calls.each(answer.pieces(errand, _STREAM_CHUNKS), errand)
+            made.write(pieces, lambda piece: answer.manifest(piece, errand))
         self._observe(
             Operation("export", time.perf_counter() - began, made.rows, made.target.stat().st_size, request.label)
         )
@@ -623,7 +603,7 @@ class CandleFetcher:
         """What `fetch` would do and what it would cost; touches no network. Print it."""
         began = time.perf_counter()
         request = self._request(symbol, timeframe, self._range(start, end, days, limit), provider, kind, source)
-        made = make_plan(request, self.cache, self._settings.network_threads, self._how("ohlcv", source))
+        made = make_plan(request, self.cache, self._settings.network_threads, self._how(source))
         self._observe(Operation("plan", time.perf_counter() - began, label=request.label))
         return made
 
@@ -647,10 +627,10 @@ class CandleFetcher:
         """
         began = time.perf_counter()
         request = self._request(symbol, timeframe, _bounded(self._range(start, end, days)), provider, kind, source)
-        how = self._how("ohlcv", source)._replace(needs_sessions=True)
+        how = self._how(source)._replace(needs_sessions=True)
         with self._errand(request) as errand:
             got = self._collector().collect(request, self._collector().span(request, how, errand), how, errand)
-            self._refuse_incomplete(request, got, how.columns, errand)
+            refuse_incomplete(request, got, how.columns, errand, stores=self._settings.use_cache)
         self._observe(Operation("gaps", time.perf_counter() - began, got.candles.count, 0, request.label))
         return gap_frame(got.gaps)
 
@@ -725,10 +705,10 @@ class CandleFetcher:
         with self._errand(request) as errand, self._closest(request):
 
             def refuse(asked: Request, got: Collected) -> None:
-                self._refuse_incomplete(asked, got, "ohlcv", errand)
+                refuse_incomplete(asked, got, "ohlcv", errand, stores=self._settings.use_cache)
 
             auditor = Auditor(self._collector(), unknowing, refuse, errand, self._settings.use_cache)
-            frame = auditor.audit(request, self._how("ohlcv", source), against)
+            frame = auditor.audit(request, self._how(source), against)
         compared = sum(frame.attrs[MANIFEST]["compared"].values())
         self._observe(Operation("audit", time.perf_counter() - began, compared, 0, request.label))
         return frame
@@ -833,7 +813,7 @@ class CandleFetcher:
         if errand.clock_error is not None and not told.missing and end_ms > now_ms:
             # Which records are the newest is not known by a clock that nothing has checked.
             told.missing, told.refusal = [Gap(now_ms, now_ms, 0, "fetch_failed")], errand.clock_error
-        self._warn_of_skew(request.source)
+        warn_of_clock(request.source)
         if told.in_doubt:
             self._refuse_unknown(request, rates, now_ms, errand)
         frame = funding_frame(told.records)
@@ -886,7 +866,7 @@ class CandleFetcher:
             frame=frame,
             missing=told.missing,
             refusals=() if error is None else (error,),
-            fix=_FIX_BY_ARCHIVE if error is not None and asked_rest and request.archive is not None else _FIX,
+            fix=FIX_BY_ARCHIVE if error is not None and asked_rest and request.archive is not None else FIX,
         ) from error
 
     def _refuse_unknown(self, request: Request, rates: FundingSource, now_ms: int, errand: Errand) -> None:
@@ -1012,17 +992,16 @@ class CandleFetcher:
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    def _fetch(self, request: Request, options: _Options, source: str | None, errand: Errand) -> pd.DataFrame:
-        how = self._how(options.columns, source, refresh=options.refresh, recheck=options.on_gap == "refetch")
-        how = how._replace(needs_sessions=options.on_gap == "raise")
-        provider, kind = request.source.provider, request.series.kind
-        if options.on_gap in ("ffill", "interpolate") and not have_prices(provider.feed(kind).columns):
-            raise NotOffered(f"on_gap={options.on_gap!r} invents prices, and {kind} of {provider.name} has none")
-        collector = self._collector()
+    def _answer(self, request: Request, options: Options, source: str | None, *, keep: bool = False) -> Answer:
+        how = self._how(source, keep=keep)
+        return Answer(self._collector(), request, how, options, stores=self._settings.use_cache)
+
+    def _fetch(self, request: Request, options: Options, source: str | None, errand: Errand) -> pd.DataFrame:
+        answer = self._answer(request, options, source, keep=True)
+        collector, how, key = self._collector(), answer.how, ""
         with self._closest(request):
             if request.range.limit is not None:
                 got = collector.collect_limited(request, how, errand)
-                key = ""
             else:
                 span = collector.span(request, how, errand)
                 key = series_frame_key(request.series, span, request.timeframe, options.columns)
@@ -1030,21 +1009,16 @@ class CandleFetcher:
                 if ready is not None:
                     return ready
                 got = collector.collect(request, span, how, errand)
-            self._refuse_incomplete(request, got, options.columns, errand)
-            if options.on_gap == "raise" and got.gaps:
-                self._refuse_gaps(request, got, options.columns, errand)
-            if options.include_open:
-                return self._with_open(request, got, how, options, errand)
-        if options.on_gap in ("ffill", "interpolate"):
-            return self._filled(self._framed(request, got, options.columns, errand), request, got, options)
-        if key and got.span == span and self._fits_memory(got):
-            frame = self._framed(request, got, options.columns, errand, is_shared=True)
-            return self._put_away(key, frame, got, is_whole=request.range.end_ms == span.end_ms)
-        return self._framed(request, got, options.columns, errand)
+            is_plain = not (options.include_open or options.invents)
+            if is_plain and key and got.span == span and self._fits_memory(got):
+                answer.refuse(got, errand)
+                frame = settled_frame(request, got, options.columns, errand, is_shared=True)
+                return self._put_away(key, frame, got, is_whole=request.range.end_ms == span.end_ms)
+            return answer.framed(answer.whole(got, errand), errand)
 
-    def _ready(self, key: str, options: _Options) -> pd.DataFrame | None:
+    def _ready(self, key: str, options: Options) -> pd.DataFrame | None:
         """The frame as it was handed out before, where it still holds."""
-        if options.include_open or options.on_gap in ("ffill", "interpolate"):
+        if options.include_open or options.invents:
             return None
         kept: pd.DataFrame | None = self.cache.load_frame(key)
         if kept is None or (options.on_gap == "raise" and kept.attrs[MANIFEST]["gap_count"]):
@@ -1092,124 +1066,6 @@ class CandleFetcher:
     def _fits_memory(self, got: Collected) -> bool:
         return self._settings.use_cache and _frame_bytes(got) <= self._settings.memory_cache_size // 2
 
-    def _framed(
-        self, request: Request, got: Collected, columns: str, errand: Errand, *, is_shared: bool = False
-    ) -> pd.DataFrame:
-        frame = to_frame(got.candles, columns, is_shared=is_shared)
-        candles, timeframe = got.candles, request.timeframe
-        frame.attrs[MANIFEST] = self._manifest(
-            request, got, errand, lambda: fingerprint(candles, timeframe, CHUNK_SLOTS)
-        )
-        return frame
-
-    @staticmethod
-    def _manifest(request: Request, got: Collected, errand: Errand, work_out: Callable[[], str]) -> Manifest:
-        return make_manifest(
-            got.told,
-            symbol=request.symbol,
-            timeframe=request.timeframe,
-            span=got.span,
-            rows=got.candles.count,
-            gaps=got.gaps,
-            partial=got.partial,
-            retries=errand.retries,
-            fingerprint=work_out,
-        )
-
-    def _with_open(self, request: Request, got: Collected, how: How, options: _Options, errand: Errand) -> pd.DataFrame:
-        limit = request.range.limit
-        is_enough = limit is not None and request.range.oldest and got.candles.count >= limit
-        try:
-            forming = (
-                no_candles(got.candles.names) if is_enough else self._collector().forming(request, got, how, errand)
-            )
-        except Banned:
-            raise
-        except (TransportError, ReplyError, RateLimited, AccessDenied) as error:
-            if isinstance(error, AccessDenied) and error is not errand.denial:
-                raise
-            raise IncompleteData(
-                f"the candle of {request.label} that is forming could not be had; "
-                f"{type(error).__name__}: {error.reason}",
-                frame=self._framed(request, got, options.columns, errand),
-                refusals=(error,),
-                fix=".frame holds the settled ones, and include_open=False asks for no other",
-            ) from error
-        if limit is not None and request.range.oldest:
-            forming = Candles(forming.names, forming.block[:, : max(0, limit - got.candles.count)])
-        elif limit is not None:
-            got = cut(got, max(0, limit - forming.count), request)
-        frame = self._framed(request, got, options.columns, errand)
-        manifest = frame.attrs[MANIFEST]
-        manifest["rows"] += forming.count
-        manifest["expected"] += forming.count
-        manifest["sources"]["rest"] += forming.count
-        candles = join([got.candles, forming])
-        frame = to_frame(candles, options.columns, np.arange(candles.count) < got.candles.count)
-        frame.attrs[MANIFEST] = manifest
-        return frame if options.on_gap not in ("ffill", "interpolate") else self._filled(frame, request, got, options)
-
-    def _filled(self, frame: pd.DataFrame, request: Request, got: Collected, options: _Options) -> pd.DataFrame:
-        manifest = frame.attrs[MANIFEST]
-        # What is forming, not listed yet or over is no gap to fill: only what the provider has no candle of between
-        # others.
-        missing = (gap.last_ms for gap in got.gaps if gap.cause == "no_candle")
-        newest = (int(ms) for ms in got.candles.open_ms[-1:])
-        end_ms = max((*missing, *newest), default=got.span.start_ms) + 1
-        span = Span(got.span.start_ms, end_ms)
-        open_parts = self._collector().open_parts(request, request.timeframe, span, How(needs_sessions=True))
-        filled = fill_gaps(frame, request.timeframe, span, options.on_gap, open_parts)
-        filled.attrs[MANIFEST] = manifest
-        return filled
-
-    def _refuse_incomplete(self, request: Request, got: Collected, columns: str, errand: Errand) -> None:
-        """Warn of a wrong clock; raise IncompleteData, with what there is, where part of the span could not be had."""
-        self._warn_of_skew(request.source)
-        if not got.failed:
-            return
-        errand.span = got.span
-        count = sum(gap.count for gap in got.failed)
-        last = got.refusals[-1] if got.refusals else None
-        if isinstance(last, AccessDenied) and not got.candles.count:
-            raise last
-        fix = _FIX
-        if last is not None and request.archive is not None and got.told.asked_rest:
-            fix = _FIX_BY_ARCHIVE
-        if all(gap.cause == "depth_limit" for gap in got.failed):
-            name = request.series.provider
-            why = f"{name} serves only the newest candles of a series, and these are older and not stored"
-            fix = (
-                ".frame holds the rest, and what was fetched stays stored, so that history grows; "
-                "cache.import_file takes files"
-            )
-        elif last is not None:
-            why = f"{type(last).__name__}: {last.reason}"
-            if self._settings.use_cache and got.candles.count:
-                why += ". What arrived is stored"
-        elif got.failed[0].cause == "not_published":
-            why = "the archive has no file of them; source='auto' asks REST for them"
-        else:
-            why = "they are not stored, and only the cache may be asked"
-        raise IncompleteData(
-            f"{count:,} candles of {request.label} between {got.failed[0].first} and {got.failed[-1].last} "
-            f"could not be had; {why}",
-            frame=self._framed(request, got, columns, errand),
-            missing=got.failed,
-            refusals=got.refusals,
-            fix=fix,
-        ) from last
-
-    def _refuse_gaps(self, request: Request, got: Collected, columns: str, errand: Errand) -> None:
-        errand.span = got.span
-        count = sum(gap.count for gap in got.gaps)
-        raise IncompleteData(
-            f"{request.series.provider} has no candle in {count:,} slots of {request.label} "
-            f"(first {got.gaps[0].first}, {got.gaps[0].cause})",
-            frame=self._framed(request, got, columns, errand),
-            missing=got.gaps,
-            fix="on_gap='leave' lists them instead",
-        )
-
     def _range(self, start: Any, end: Any, days: Any = None, limit: Any = None) -> Range:
         return read_range(start, end, days, limit, now_ms=lambda: int(self._clock() * 1000))
 
@@ -1238,14 +1094,9 @@ class CandleFetcher:
             series = series._replace(settings=(*series.settings, ("as_of", today)))
         return Request(self._source(found), series, name, target, wanted, archive, symbol.strip())
 
-    def _how(
-        self, columns: str, source: str | None, *, refresh: bool = False, recheck: bool = False, keep: bool = True
-    ) -> How:
+    def _how(self, source: str | None, *, keep: bool = True) -> How:
         ttl = self._settings.cache_ttl
         return How(
-            columns=columns,
-            refresh=refresh,
-            recheck=recheck,
             only_cache=self._is_offline(source),
             use_archive=(source or self._settings.source) != "rest",
             only_archive=(source or self._settings.source) == "archive",
@@ -1398,23 +1249,6 @@ class CandleFetcher:
         if manifest["gap_count"]:
             self._observe(Gaps(label, manifest["gap_count"], manifest["expected"] - manifest["rows"]))
 
-    def _warn_of_skew(self, source: Source) -> None:
-        for limit in source.refused_limits():
-            warn(
-                CandleFetcherWarning(
-                    f"{source.provider.name} tells a limit of {limit.cost} ({limit.kind}) in {limit.interval_s} s, "
-                    "below what one chunk takes: it is not obeyed; the documented limits stay in force"
-                )
-            )
-        skew_s = source.skew_s
-        if abs(skew_s) > _SKEW_S and source.warn_once():
-            warn(
-                ClockSkew(
-                    f"this machine's clock is {abs(skew_s):,.0f} s {'behind' if skew_s > 0 else 'ahead of'} that of "
-                    f"{source.provider.name}, which decides what is settled; set this machine's clock"
-                )
-            )
-
     # -- listings -----------------------------------------------------------------------------------------------------
 
     def _listing(self, source: Source, errand: Errand) -> Listing:
@@ -1478,23 +1312,6 @@ def _import_export() -> tuple[Callable[..., Any], type[Export]]:
     from candle_fetcher.fetcher.exporting import Export
 
     return find_target, Export
-
-
-def _slices(got: Collected, rows: int) -> Iterator[Collected]:
-    """The collected candles in pieces of at most so many, each with its own gaps."""
-    if got.candles.count <= rows:
-        yield got
-        return
-    opens = got.candles.open_ms
-    starts = [got.span.start_ms, *(int(ms) for ms in opens[rows::rows])]
-    for start_ms, end_ms in zip(starts, [*starts[1:], got.span.end_ms], strict=True):
-        span = Span(start_ms, end_ms)
-        yield got._replace(
-            candles=got.candles.trim(span),
-            span=span,
-            gaps=[gap for gap in got.gaps if start_ms <= gap.first_ms < end_ms],
-            partial=[ms for ms in got.partial if start_ms <= ms < end_ms],
-        )
 
 
 def read_csv(path: str | os.PathLike[str]) -> pd.DataFrame:

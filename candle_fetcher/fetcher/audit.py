@@ -112,7 +112,7 @@ class Auditor(NamedTuple):
         """The stored candles, wherever there are any, against a copy that is asked for now."""
         how = how._replace(columns="all", keep=False)
         stored_how = how._replace(only_cache=True, ttl_ms=None)
-        for stored in self.stored.stream(request, stored_how, _STREAM_CHUNKS, self.errand):
+        for stored, _ in self.stored.stream(request, stored_how, _STREAM_CHUNKS, self.errand):
             for one in _had(stored, request.timeframe):
                 yield find_differences(stored.candles.trim(one), self._collect(request, one, how, self.fresh()))
 

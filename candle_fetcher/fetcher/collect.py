@@ -264,17 +264,19 @@ class Collector:
         known = self._cache.facts(request.series).bounds(whole, now_ms).clip(whole)
         return known if known else Span(whole.end_ms, whole.end_ms)
 
-    def stream(self, request: Request, how: How, chunks: int, errand: Errand) -> Iterator[Collected]:
-        """The span of the request piece by piece, cut where chunks end, so that nothing is looked up twice."""
+    def stream(self, request: Request, how: How, chunks: int, errand: Errand) -> Iterator[tuple[Collected, bool]]:
+        """The span of the request piece by piece, cut where chunks end, so that nothing is looked up twice; and whether
+        the piece is the last one."""
         span = self.span(request, how, errand)
         timeframe = request.timeframe
         while True:
             border_ms = chunk_span(timeframe, chunk_of(timeframe, span.start_ms) + chunks - 1).end_ms
             piece = Span(span.start_ms, min(border_ms, span.end_ms))
             got = self.collect(request, piece, how, errand)
-            yield got
             span = Span(piece.end_ms, span.end_ms)
-            if not span or got.span.end_ms < piece.end_ms:
+            is_last = not span or got.span.end_ms < piece.end_ms
+            yield got, is_last
+            if is_last:
                 return
 
     def forming(self, request: Request, got: Collected, how: How, errand: Errand) -> Candles:
@@ -307,7 +309,7 @@ class Collector:
             newest, _ = resample(join([settled, newest]), base, timeframe, Span(open_ms, span.end_ms))
             if got.candles.count:
                 newest = newest.trim(Span(int(got.candles.open_ms[-1]) + 1, FOREVER_MS))
-        return newest.trim(wanted)
+        return newest.trim(Span(max(wanted.start_ms, got.span.start_ms), wanted.end_ms))
 
 
 def _all_of(hole: Span) -> list[Span]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from candle_fetcher.core.candles import Candles, Fingerprint, Gap
+from candle_fetcher.core.candles import Fingerprint, Gap
 from candle_fetcher.core.frame import MANIFEST, Manifest
 from candle_fetcher.core.naming import csv_name
 from candle_fetcher.core.plan import CHUNK_SLOTS
@@ -15,14 +15,14 @@ from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.exports import check_manifest_place, csv_pieces, find_target, write_file
-from candle_fetcher.fetcher.collect import Collected
+from candle_fetcher.fetcher.answers import Piece
 from candle_fetcher.fetcher.manifest import join_manifests
 from candle_fetcher.fetcher.request import Request
 from candle_fetcher.providers import Provider, find_provider, settings_beside_defaults
 
 
-def save_frame(frame: pd.DataFrame, path: object, pieces: Iterable[bytes]) -> Path:
-    """Write the pieces, which are a frame of `fetch` as CSV, into the file that `export` would write. Returns it."""
+def save_frame(frame: pd.DataFrame, path: object) -> Path:
+    """Write a frame of `fetch` into the file that `export` would write, byte for byte. Returns it."""
     manifest = frame.attrs[MANIFEST]
     provider = find_provider(manifest["provider"])
     settings = manifest.get("settings", {})
@@ -32,7 +32,7 @@ def save_frame(frame: pd.DataFrame, path: object, pieces: Iterable[bytes]) -> Pa
     is_whole = _is_whole(provider, manifest["origin"], settings)
     if not is_whole:
         check_manifest_place(target)
-    write_file(target, pieces, None if is_whole else lambda: manifest)
+    write_file(target, csv_pieces([frame]), None if is_whole else lambda: manifest)
     return target
 
 
@@ -65,19 +65,20 @@ class Export:
         self._gaps: list[Gap] = []
         self._fingerprint = Fingerprint(self._timeframe, CHUNK_SLOTS)
 
-    def write(self, pieces: Iterable[Collected], columns: str, describe: Callable[[Collected], Manifest]) -> None:
+    def write(self, pieces: Iterable[Piece], describe: Callable[[Piece], Manifest]) -> None:
         """Write the pieces as they come. `describe` gives the manifest of one. Raises OSError naming the file."""
-        parts = self._passed(pieces, describe)
-        write_file(self.target, csv_pieces(parts, columns), self._manifest if self._with_manifest else None)
+        write_file(
+            self.target, csv_pieces(self._passed(pieces, describe)), self._manifest if self._with_manifest else None
+        )
 
-    def _passed(self, pieces: Iterable[Collected], describe: Callable[[Collected], Manifest]) -> Iterator[Candles]:
+    def _passed(self, pieces: Iterable[Piece], describe: Callable[[Piece], Manifest]) -> Iterator[pd.DataFrame]:
         for piece in pieces:
-            self.rows += piece.candles.count
+            self.rows += len(piece.frame)
             if self._with_manifest:
                 self._manifests.append(describe(piece))
-                self._gaps += piece.gaps
-                self._fingerprint.add(piece.candles)
-            yield piece.candles
+                self._gaps += piece.got.gaps
+                self._fingerprint.add(piece.got.candles)
+            yield piece.frame
 
     def _manifest(self) -> Manifest:
         return join_manifests(self._manifests, self._gaps, self._timeframe, self._fingerprint.text)

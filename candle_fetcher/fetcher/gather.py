@@ -132,7 +132,9 @@ class Gatherer:
         if not want.only_cache:
             end_ms = min(end_ms, want.source.provider.feed(series.kind).settling(series).end_ms(now_ms))
         span = Span(want.span.start_ms, max(want.span.start_ms, end_ms))
-        if (want.refresh or want.recheck) and not want.only_cache:
+        if (want.refresh or want.recheck) and not want.only_cache and series.key not in errand.renewed:
+            # Once a call: what one piece of a stream learns serves the next one.
+            errand.renewed[series.key] = set()
             cache.forget_facts(series)
             cache.drop_frames(series)
         trip = Trip(want, span, now_ms, errand)
@@ -140,8 +142,10 @@ class Gatherer:
         if not want.only_cache:
             trip.reach_ms = want.source.reach_ms(series, now_ms)
         chunks = chunks_of(timeframe, self._listed(series, span, 0 if want.only_cache else now_ms))
-        if not want.refresh:
-            trip.found = self._load(trip, chunks)
+        renewed = errand.renewed.get(series.key, set())
+        stored = [chunk for chunk in chunks if chunk in renewed] if want.refresh else chunks
+        if stored:
+            trip.found = self._load(trip, stored)
             if any(tier == "disk" for tier, _ in trip.found.values()):
                 cache.look_up_facts(series)  # another process may have brought them, and known more
         if span.start_ms < trip.reach_ms < span.end_ms + _DOUBTED_MS and self._lacks_older(trip, chunks):
@@ -157,6 +161,8 @@ class Gatherer:
             left = 0  # of a fetch that failed or was interrupted nothing more came
             try:
                 self._fetch(trip, todo)
+                if want.refresh:
+                    renewed.update(chunk for chunk in todo if chunk in trip.found)
                 left = 0 if trip.failed else slots - trip.done
             finally:
                 self._observe(Progress("end", want.label, left, slots))

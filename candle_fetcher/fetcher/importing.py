@@ -30,7 +30,7 @@ from candle_fetcher.core.candles import (
     widen,
 )
 from candle_fetcher.core.coverage import fill
-from candle_fetcher.core.csv import read_rows
+from candle_fetcher.core.csv import MARKS, read_rows
 from candle_fetcher.core.decimals import CSV_PIECE_BYTES
 from candle_fetcher.core.entry import DUE, Entry
 from candle_fetcher.core.errors import BadFile, CacheError, InputError, ReplyError, shown
@@ -51,8 +51,6 @@ from candle_fetcher.providers.files import OF_ARCHIVE, OF_KRAKEN, OURS, Told
 
 _ALL_TIME = Span(0, 253_402_300_800_000)
 _HEAD_BYTES = 4_096
-# Columns that say something of a row: 1 is true.
-_MARKS = ("is_closed", "is_synthetic")
 # Chunks that are stored at once.
 _BATCH = 32
 # More chunks than any file has rows in: what covers so many is most likely of another timeframe.
@@ -79,6 +77,14 @@ class Chosen(NamedTuple):
     @property
     def settling(self) -> Settling:
         return self.provider.feed(self.series.kind).settling(self.series)
+
+    def settled(self, block: Candles, now_ms: int) -> Candles:
+        """The candles of the block that the provider made and that are final: none that was invented, or that was
+        still forming when the file was written."""
+        for name, value in (("is_synthetic", 0.0), ("is_closed", 1.0)):
+            if name in block.names:
+                block = Candles(block.names, block.block[:, block.floats(name) == value])
+        return self.settling.settled(block, now_ms)
 
 
 def import_file(
@@ -137,7 +143,7 @@ def read_frame(path: object) -> pd.DataFrame:
         raise InputError(f"{file.name} cannot be read: {error.args[0]}") from error
     candles = join(blocks) if blocks else no_candles(in_order(("open_time", *names)))
     frame = frame_of(candles, names)
-    for name in _MARKS:
+    for name in MARKS:
         if name in frame:
             frame[name] = frame[name] == 1
     if beside is not None:
@@ -264,7 +270,7 @@ def _choose(
         columns = provider.feed(kind).columns
         if have_prices(columns):  # what others have of a candle is left out
             columns = in_order((*columns, *COLUMNS))
-        read = forms.read_kraken if form == OF_KRAKEN else partial(read_rows, columns=columns)
+        read = forms.read_kraken if form == OF_KRAKEN else partial(read_rows, columns=(*columns, *MARKS))
         return chosen._replace(blocks=lambda: _in_order(read(_pieces(path))), are_holes_facts=form == OF_KRAKEN)
     return _open_archive(chosen, told, head)
 
@@ -381,7 +387,7 @@ def _look(chosen: Chosen, now_ms: int) -> Seen:
         if len(seen.steps) > _MOST_STEPS:
             seen.steps = Counter(dict(seen.steps.most_common(_MOST_STEPS // 2)))
         seen.slots = math.gcd(seen.slots, int(np.gcd.reduce(np.diff(timeframe.ordinals(opens)), initial=0)))
-        settled = chosen.settling.settled(block, now_ms)
+        settled = chosen.settled(block, now_ms)
         seen.unsettled += block.count - settled.count
         if settled.count:
             seen.first_ms = seen.first_ms if seen.count else int(settled.open_ms[0])
@@ -389,7 +395,9 @@ def _look(chosen: Chosen, now_ms: int) -> Seen:
             seen.count += settled.count
             seen.columns |= {name for name in settled.names if _has_any(settled, name)}
     if not seen.count and seen.unsettled:
-        raise InputError(f"all its candles lie in the future of this machine's clock, {iso(now_ms)}, or form still")
+        raise InputError(
+            f"all its candles lie in the future of this machine's clock, {iso(now_ms)}, form still, or are invented"
+        )
     return seen
 
 
@@ -505,7 +513,7 @@ def _by_chunk(
     current = next(todo, None)
     rest: Candles | None = None
     for block in chosen.blocks():
-        settled = chosen.settling.settled(block, now_ms).pick(names)
+        settled = chosen.settled(block, now_ms).pick(names)
         rest = settled if rest is None else join([rest, settled])
         reached = chunk_of(timeframe, int(rest.open_ms[-1])) if rest.count else 0
         while current is not None and rest.count and current[0] < reached:

@@ -110,7 +110,8 @@ class Errand(Stop):
     the caller was warned of.
     `span` is the range of the call, once both of its ends are known.
     `kept` are the archive's files that reach beyond the last span gathered: a stream goes on with them. `replies` are
-    the newest replies that answer for more than one chunk, by call.
+    the newest replies that answer for more than one chunk, by call. `renewed` are the chunks that a refresh has asked
+    for again, by the key of the series; a series is there once its facts have been forgotten.
     """
 
     as_of: AsOf | None = None
@@ -125,6 +126,7 @@ class Errand(Stop):
         super().__init__()
         self.replies: Replies[Page] = Replies()
         self.warned: set[str] = set()
+        self.renewed: dict[str, set[int]] = {}
 
 
 def detail_of(error: SourceError) -> str:
