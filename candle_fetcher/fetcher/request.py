@@ -115,7 +115,7 @@ def about_arguments(names: Collection[str], given: Mapping[str, Any], find: Call
     name = None
     if provider is not None or ("provider" in names and "symbols" not in names):
         with contextlib.suppress(CandleFetcherError):
-            name = find(provider or prefix).name
+            name = find(prefix if provider is None else provider).name
     return About(
         provider=name,
         symbol=symbol if isinstance(symbol, str) and symbol else None,
