@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from candle_fetcher.core.frame import index_ms
 from candle_fetcher.providers import Limit, all_providers, find_provider
 
 # A Tuesday, in the middle of a session of New York.
+FAULT_RUNS = float(os.environ.get("FAULT_RUNS", "1"))
 START_S = int(dt.datetime(2024, 3, 5, 16, 0, tzinfo=dt.timezone.utc).timestamp())
 KEYS = {
     "alpaca": {"key_id": "KEYIDKEYID", "secret_key": "SECRETSECRET"},
@@ -84,7 +86,7 @@ def check_settled(world: Sea, frame: Any) -> None:
         age_s = now_s - rule.close_s(open_ms // 1000)
         assert age_s >= 0
         if close != final[open_ms]:  # it is what the exchange said once it was final by the contract; it is read again
-            assert age_s < rule.wrong_s
+            assert age_s < rule.wrong_s + rule.step_s  # no request is sent for it alone, only with the next candle's
             delay_s = find_provider(world.dialect.name).feed("candles").finality.delay_ms / 1000
             said = [market.version(open_ms // 1000, rule.close_s(open_ms // 1000) + one) for one in (delay_s, age_s)]
             assert close in [close_of(open_ms // 1000, version) for version in range(said[0] or 0, (said[1] or 0) + 1)]
@@ -121,7 +123,7 @@ def play(world: Sea, seed: int, steps: int) -> None:
             assert closed == sorted(closed, reverse=True)
             for open_ms, close in closes(frame[frame["is_closed"]]).items():
                 age_s = world.now_s - world.rule.close_s(open_ms // 1000)
-                assert close == world.market.final(world.now_s)[open_ms] or age_s < world.rule.wrong_s
+                assert close == world.market.final(world.now_s)[open_ms] or age_s < world.rule.wrong_s + step_s
     # After the provider is silent about a candle for good, what is stored of it is what it said last.
     silent_s = world.now_s
     world.move(max(world.rule.late_s, 130.0) + 2 * step_s)
@@ -148,10 +150,11 @@ def test_what_is_held_is_what_a_late_exchange_said_last(tmp_path: Path, name: st
 def test_what_is_held_is_what_a_late_exchange_said_last_in_many_worlds(
     tmp_path: Path, name: str, record_property: Any
 ) -> None:
-    for seed in range(2, 32):
+    worlds = round(6 * FAULT_RUNS)
+    for seed in range(2, 2 + worlds):
         with sea(tmp_path / str(seed), name, seed) as world:
             play(world, seed, 40)
-    record_property("runs", 30 * 40)
+    record_property("runs", worlds * 40)
 
 
 def test_each_provider_is_in_the_late_exchange_and_says_where_its_finality_stands() -> None:
