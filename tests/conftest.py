@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 import itertools
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -139,7 +140,13 @@ def loopback_only(
             monkeypatch.delenv(name, raising=False)
             monkeypatch.delenv(name.lower(), raising=False)
     _move_home(monkeypatch, clean_settings / str(next(_homes)))
+    logger = logging.getLogger("candle_fetcher")
+    before = logger.level, list(logger.handlers)
     yield
+    logger.setLevel(before[0])
+    for handler in [one for one in logger.handlers if one not in before[1]]:
+        logger.removeHandler(handler)
+        handler.close()
     guard.open = False
     if guard.tried:
         pytest.fail(f"beyond loopback: {', '.join(guard.tried)}")

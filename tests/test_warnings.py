@@ -22,6 +22,7 @@ from candle_fetcher import (
     summary,
 )
 from candle_fetcher.core import errors
+from candle_fetcher.fetcher import sessions
 from candle_fetcher.practice import damage
 
 MARCH = ("BTC/USDT", "5m", "2024-03-01", "2024-04-01")
@@ -51,6 +52,7 @@ def without_a_folder(world: World, _: pytest.MonkeyPatch) -> Made:
 
 def without_calendars(world: World, monkeypatch: pytest.MonkeyPatch) -> Made:
     monkeypatch.setitem(sys.modules, "exchange_calendars", None)
+    sessions._sessions.cache_clear()  # an earlier test may have had the package
     return world.fetcher(api_keys=world.exchange.api_keys), ("alpaca:AAPL", "1h", "2024-03-04", "2024-03-06")
 
 
