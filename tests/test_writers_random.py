@@ -27,6 +27,7 @@ from candle_fetcher.practice import PracticeExchange
 
 HOUR = 3_600_000
 FIRST, SLOTS = 474_970, 60  # slots of the grid of 1h, around the border of two chunks
+FAULT_RUNS = float(os.environ.get("FAULT_RUNS", "1"))
 SEEDS = [2, 3]
 
 
@@ -166,7 +167,7 @@ def test_no_candle_gets_older_whatever_two_fetchers_do_in_turn(tmp_path: Path, s
 
 @pytest.mark.long
 @pytest.mark.fault("K02", "K03")
-@pytest.mark.parametrize("seed", range(100, 130))
+@pytest.mark.parametrize("seed", range(100, 100 + round(6 * FAULT_RUNS)))
 def test_no_candle_gets_older_whatever_fetchers_do_in_turn_for_long(tmp_path: Path, seed: int) -> None:
     run(seed, tmp_path, steps=150, claims=seed % 2 == 0)
 
@@ -253,7 +254,7 @@ def test_no_candle_gets_older_whatever_two_processes_do_at_once(tmp_path: Path) 
 
 @pytest.mark.long
 @pytest.mark.fault("K02", "K03")
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(round(3 * FAULT_RUNS)))
 @pytest.mark.parametrize("claims", [True, False])
 def test_no_candle_gets_older_whatever_processes_do_at_once_for_long(tmp_path: Path, seed: int, claims: bool) -> None:
     race(tmp_path, seed, children=4, deeds=150, claims=claims)
