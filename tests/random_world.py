@@ -62,6 +62,8 @@ VALUES = ("open", "high", "low", "close", "volume")
 STEPS = 24
 # Replies that no worker waits for longer than this are taken for a hang.
 HUNG_S = 120.0
+# A row that is lacking this close to now may still be late, by the providers' own rules.
+LATE_MS = 600_000
 
 
 class Market(NamedTuple):
@@ -744,6 +746,11 @@ class Judge:
         outcome, market, source = self._outcome, self._market, self._op.arguments.get("source")
         if source in ("cache", "archive") and outcome.manifest is not None:
             end_ms = min(end_ms, utc_ms(outcome.manifest["end"]))
+        if (
+            outcome.manifest is not None
+            and utc_ms(outcome.manifest["end"]) > self._now_ms - LATE_MS - 2 * self._grid.nominal_ms
+        ):
+            end_ms = min(end_ms, utc_ms(outcome.manifest["end"]))  # a row that is lacking there may still be late
         if self._op.arguments.get("limit") is not None and outcome.error:
             return  # which part of the look-back came is not told
         there = set(outcome.opens.tolist())

@@ -373,6 +373,7 @@ SIX = """
 @pytest.mark.skipif(not hasattr(time, "tzset"), reason="the zone of a process cannot be set here")
 def test_six_ways_to_write_a_range_in_four_zones_are_one_frame(world: World, tmp_path: Path) -> None:
     """24 runs, byte for byte."""
+    world.now_s = time.time()  # which is the clock of the fetchers
     children = [
         subprocess.Popen(
             [sys.executable, "-W", "error", "-c", textwrap.dedent(SIX), world.exchange.base_urls["binance"],
