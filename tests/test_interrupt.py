@@ -389,7 +389,7 @@ def interrupted_at_steps(folder: Path, seed: int, times: int) -> None:
         assert process.returncode == 0, said
 
 
-@pytest.mark.fault("E02", "E03")
+@pytest.mark.fault("E02", "E03", "J29")
 def test_a_call_that_was_interrupted_at_any_step_can_be_made_again(tmp_path: Path) -> None:
     interrupted_at_steps(tmp_path, 1, 12)
 
