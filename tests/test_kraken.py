@@ -677,7 +677,8 @@ def test_calls_go_out_one_a_second(tmp_path):
         at = [request.time for request in exchange.requests]
     # Its clock tells whole seconds: a second begins anew when it becomes known, by the second call.
     assert len(at) >= 3
-    assert at[-1] - at[1] > 0.85 * (len(at) - 2)  # a busy machine may notice one late, and the next in time
+    # A later reply may show that a second began earlier than was known: then two calls come close together, once.
+    assert at[-1] - at[1] > 0.85 * (len(at) - 3)
 
 
 def test_a_slow_reader_of_pieces_is_given_no_candle_that_was_forming_when_they_were_asked_for(world):
