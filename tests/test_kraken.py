@@ -670,7 +670,7 @@ def test_calls_go_out_one_a_second(tmp_path):
     with PracticeExchange(clock=clock) as exchange, CandleFetcher(
         "kraken", base_urls=exchange.base_urls, cache_dir=tmp_path, clock=clock, progress=False
     ) as fetcher:  # fmt: skip
-        exchange.kraken.burst = 2.5
+        exchange.kraken.burst = 4
         frames = fetcher.fetch_many(["BTC/USD", "ETH/USD"], "1h", "2024-06-10", "2024-06-15")
         assert {len(frame) for frame in frames.values()} == {120}
         assert sum(frame.attrs["candle_fetcher"]["retries"] for frame in frames.values()) == 0
