@@ -27,6 +27,8 @@ WEEK_MS = 7 * DAY_MS
 # 1969-12-29 is the Monday before 1970-01-01: weeks are counted from there.
 _MONDAY_MS = -3 * DAY_MS
 _UNIT_MS = {"s": SECOND_MS, "m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS, "w": WEEK_MS}
+# Where the slots are counted from, and the length of the unit.
+_GRID = {unit: (_MONDAY_MS if unit == "w" else 0, length_ms) for unit, length_ms in _UNIT_MS.items()}
 _PATTERN = re.compile(r"([1-9][0-9]{0,4})([smhdwM])")
 # The same length is one timeframe whatever unit it is written in: 60m is 1h. Not weeks: 7d counts from a Thursday.
 _CLIMB = (("s", 60, "m"), ("m", 60, "h"), ("h", 24, "d"))
@@ -60,28 +62,32 @@ class Timeframe:
         if self.unit == "M":
             month = int(np.datetime64(ms // DAY_MS, "D").astype("datetime64[M]").astype(np.int64))
             return month // self.count
-        return (ms - self._origin_ms) // (self.count * _UNIT_MS[self.unit])
+        origin_ms, unit_ms = _GRID[self.unit]
+        return (ms - origin_ms) // (self.count * unit_ms)
 
     def open_ms(self, ordinal: int) -> int:
         """The instant at which the slot opens."""
         if self.unit == "M":
             day = np.datetime64(ordinal * self.count, "M").astype("datetime64[D]").astype(np.int64)
             return int(day) * DAY_MS
-        return self._origin_ms + ordinal * (self.count * _UNIT_MS[self.unit])
+        origin_ms, unit_ms = _GRID[self.unit]
+        return origin_ms + ordinal * self.count * unit_ms
 
     def ordinals(self, ms: Int64s) -> Int64s:
         """`ordinal` of each instant."""
         if self.unit == "M":
             months = (ms // DAY_MS).astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)
             return months // self.count
-        return (ms - self._origin_ms) // (self.count * _UNIT_MS[self.unit])
+        origin_ms, unit_ms = _GRID[self.unit]
+        return (ms - origin_ms) // (self.count * unit_ms)
 
     def opens_ms(self, ordinals: Int64s) -> Int64s:
         """`open_ms` of each slot."""
         if self.unit == "M":
             days = (ordinals * self.count).astype("datetime64[M]").astype("datetime64[D]").astype(np.int64)
             return days * DAY_MS
-        return self._origin_ms + ordinals * (self.count * _UNIT_MS[self.unit])
+        origin_ms, unit_ms = _GRID[self.unit]
+        return origin_ms + ordinals * (self.count * unit_ms)
 
     def first_slot(self, ms: int) -> int:
         """The first slot that opens at or after the instant: where a range [ms, …) begins, and where [.., ms) ends."""
@@ -101,11 +107,7 @@ class Timeframe:
                 self.unit in "smhd" and DAY_MS % self.nominal_ms == 0
             )
         step = self.nominal_ms
-        return other.nominal_ms % step == 0 and (other._origin_ms - self._origin_ms) % step == 0
-
-    @property
-    def _origin_ms(self) -> int:
-        return _MONDAY_MS if self.unit == "w" else 0
+        return other.nominal_ms % step == 0 and (_GRID[other.unit][0] - _GRID[self.unit][0]) % step == 0
 
     def __str__(self) -> str:
         return self.name

@@ -200,7 +200,8 @@ class Gatherer:
     def _lacks(self, trip: Trip, chunk: int, entry: Entry) -> bool:
         """Whether something of what is wanted of the chunk is neither stored in the entry nor known to be empty, or is
         to be asked for again."""
-        wanted = chunk_span(trip.timeframe, chunk).clip(trip.span)
+        span = chunk_span(trip.timeframe, chunk)
+        wanted = span if trip.span.holds(span) else span.clip(trip.span)
         if not entry.believed and entry.covered.holds(wanted) and not trip.want.recheck:
             return False
         known = self._cache.facts(trip.want.series).bounds(wanted, 0 if trip.want.only_cache else trip.now_ms)
@@ -1220,6 +1221,9 @@ def _beyond(trip: Trip, facts: Facts) -> list[Span]:
 
 def _known_end(trip: Trip, facts: Facts, beyond: Sequence[Span]) -> int:
     """Where what is known of the span ends: the candles after it may still change, or their rows be late."""
+    at = Span(trip.span.end_ms - 1, trip.span.end_ms)
+    if any(not entry.believed and entry.covered.holds(at) for _, entry in reversed(trip.found.values())):
+        return trip.span.end_ms
     known = [Span(quiet.start_ms, quiet.end_ms) for quiet in facts.quiet] + [span for span, _ in trip.failed]
     for _, entry in trip.found.values():
         start_ms, end_ms = entry.covered

@@ -130,6 +130,9 @@ def count_sources(told: Gathered, span: Span) -> dict[str, int]:
     counts = {"memory": 0, "disk": 0, "archive": 0, "rest": 0}
     for part in told.parts:
         inside = part.entry.candles.trim(span)
+        if not part.fresh:
+            counts[part.tier] += inside.count if part.tier != "rest" else 0
+            continue
         left = [Span(-(2**62), 2**62)]
         # A later answer has the last word about its span, so the answers are counted from the last one back.
         for asked, source in reversed(part.fresh):
