@@ -49,7 +49,7 @@ from candle_fetcher.core.call import Limit, Reply, parse_retry_after
 from candle_fetcher.core.candles import COLUMNS, INTEGERS, MISSING, OHLCV, Candles, check
 from candle_fetcher.core.csv import read_rows as read_csv_rows
 from candle_fetcher.core.decimals import Row, iter_csv, parse_rows
-from candle_fetcher.core.entry import Believed, Entry, pack, seal, unpack, unseal
+from candle_fetcher.core.entry import Entry, Hole, HoleState, pack, seal, unpack, unseal
 from candle_fetcher.core.errors import InputError, ReplyError, SourceError
 from candle_fetcher.core.naming import csv_name
 from candle_fetcher.core.ranges import instant_ms
@@ -875,7 +875,8 @@ KEY = "binance||BTCUSDT|1h|candles||1"
 @cache
 def sealed_seeds() -> tuple[bytes, ...]:
     block = np.arange(24, dtype=np.int64).reshape(6, 4) * 1_000_003
-    entry = Entry(Span(0, 9), 5, (Believed(3, 4, 5), Believed(6, 7, 8)), Candles(COLUMNS[:6], block))
+    holes = Hole(Span(3, 4), HoleState.CONFIRMED, 5), Hole(Span(6, 7), HoleState.CONFIRMED, 8)
+    entry = Entry(Span(0, 9), 5, holes, Candles(COLUMNS[:6], block))
     return (
         pack(KEY, entry),
         pack(KEY, entry, compress=True),
@@ -914,7 +915,7 @@ def judge_entry(data: bytes) -> None:
         return
     head, body = opened
     start, end, stored, rows, _, gaps, _ = _HEAD.unpack_from(head)
-    assert (entry.covered, entry.stored_ms, len(entry.believed)) == (Span(start, end), stored, gaps)
+    assert (entry.covered, entry.stored_ms, len(entry.holes)) == (Span(start, end), stored, gaps)
     assert entry.candles.block.shape == (len(entry.candles.names), rows)
     assert entry.candles.block.tobytes() == bytes(body)
     assert set(entry.candles.names) <= set(COLUMNS)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from candle_fetcher.core.candles import OHLCV, candles_from, find_holes
 from candle_fetcher.core.coverage import absorb
-from candle_fetcher.core.entry import Believed
+from candle_fetcher.core.entry import Hole, HoleState
 from candle_fetcher.core.finality import Finality, Settling
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import parse_timeframe
@@ -27,6 +27,10 @@ def answer_of(slots, version, late=None):
     return candles_from(("open_time", *OHLCV), [opens, *prices, np.full(opens.size, float(version))])
 
 
+def confirmed(first, stop, asked_ms):
+    return Hole(Span(first * STEP, stop * STEP), HoleState.CONFIRMED, asked_ms)
+
+
 def absorbed(entry, span, candles, now, holes=None):
     holes = find_holes(candles.open_ms, MINUTE, span) if holes is None else holes
     return absorb(entry, span, candles, holes, settling=SETTLING, now_ms=now)
@@ -40,13 +44,13 @@ def sound(entry, now):
     assert opens == sorted(set(opens))
     assert all(covered.start_ms <= ms < covered.end_ms for ms in opens)
     assert all(ms + STEP + 2000 <= now for ms in opens)
-    assert list(entry.believed) == sorted(entry.believed)
+    assert list(entry.holes) == sorted(entry.holes)
     last = covered.start_ms
-    for hole in entry.believed:
-        assert last <= hole.start_ms < hole.end_ms <= covered.end_ms
-        assert not any(hole.start_ms <= ms < hole.end_ms for ms in opens)
-        last = hole.end_ms
-    empty = {slot for hole in entry.believed for slot in range(hole.start_ms // STEP, -(-hole.end_ms // STEP))}
+    for hole in entry.holes:
+        assert last <= hole.span.start_ms < hole.span.end_ms <= covered.end_ms
+        assert not any(hole.span.start_ms <= ms < hole.span.end_ms for ms in opens)
+        last = hole.span.end_ms
+    empty = {slot for hole in entry.holes for slot in range(hole.span.start_ms // STEP, -(-hole.span.end_ms // STEP))}
     slots = range(-(-covered.start_ms // STEP), -(-covered.end_ms // STEP))
     assert empty | {ms // STEP for ms in opens} >= set(slots)
 
@@ -113,7 +117,9 @@ def test_an_entry_says_slot_by_slot_what_the_newest_answer_said(steps):
         slot: version for slot, (version, _) in said.items() if version is not None
     }
     asked = {
-        slot: hole.asked_ms for hole in entry.believed for slot in range(hole.start_ms // STEP, -(-hole.end_ms // STEP))
+        slot: hole.asked_ms
+        for hole in entry.holes
+        for slot in range(hole.span.start_ms // STEP, -(-hole.span.end_ms // STEP))
     }
     assert asked == {slot: now for slot, (version, now) in said.items() if version is None}
 
@@ -143,9 +149,9 @@ def test_a_candle_is_stored_from_two_seconds_after_its_close():
 def test_an_hour_old_hole_at_the_end_is_believed_and_a_minute_old_one_is_not():
     span, candles = Span(0, 5 * STEP), answer_of([0, 1, 2], 1)
     young = absorbed(None, span, candles, 5 * STEP + 59_999)
-    assert (young.covered, young.believed) == (Span(0, 4 * STEP), (Believed(3 * STEP, 4 * STEP, 5 * STEP + 59_999),))
+    assert (young.covered, young.holes) == (Span(0, 4 * STEP), (confirmed(3, 4, 5 * STEP + 59_999),))
     old = absorbed(None, span, candles, 5 * STEP + 60_000)
-    assert (old.covered, old.believed) == (span, (Believed(3 * STEP, 5 * STEP, 5 * STEP + 60_000),))
+    assert (old.covered, old.holes) == (span, (confirmed(3, 5, 5 * STEP + 60_000),))
 
 
 @pytest.mark.fault("B02", "B09")
@@ -174,7 +180,7 @@ def test_a_hole_asked_for_again_does_not_renew_the_live_edge():
     entry = absorbed(None, Span(0, 9 * STEP), answer_of({0, 1, 2, 5, 6, 7, 8}, 1), 60 * STEP)
     later = absorbed(entry, Span(3 * STEP, 5 * STEP), answer_of([], 2), 90 * STEP)
     assert (entry.stored_ms, later.stored_ms) == (60 * STEP, 60 * STEP)
-    assert later.believed == (Believed(3 * STEP, 5 * STEP, 90 * STEP),)
+    assert later.holes == (confirmed(3, 5, 90 * STEP),)
     assert absorbed(later, Span(8 * STEP, 9 * STEP), answer_of([8], 3), 95 * STEP).stored_ms == 95 * STEP
 
 
@@ -192,4 +198,4 @@ def test_a_stored_candle_outlives_an_answer_without_it_and_a_new_value_replaces_
         3: 1.0,
         4: 2.0,
     }
-    assert later.believed == (Believed(2 * STEP, 3 * STEP, 90 * STEP),)
+    assert later.holes == (confirmed(2, 3, 90 * STEP),)

@@ -11,11 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from candle_fetcher.core.candles import COLUMNS, Candles
-from candle_fetcher.core.entry import VERSION, Believed, Entry, pack, seal, unpack, unseal
+from candle_fetcher.core.entry import VERSION, Entry, Hole, HoleState, pack, seal, unpack, unseal
 from candle_fetcher.core.spans import Span
 
 times = st.integers(-(2**62), 2**62)
 keys = st.text(max_size=20)
+spans = st.builds(Span, times, times)
+# A time of asking is positive: the other numbers stand for the other states.
+holes = st.one_of(
+    st.builds(Hole, spans, st.just(HoleState.CONFIRMED), st.integers(1, 2**62)),
+    st.builds(
+        Hole, spans, st.sampled_from([state for state in HoleState if state is not HoleState.CONFIRMED]), st.none()
+    ),
+)
 
 
 @st.composite
@@ -26,17 +34,17 @@ def entries(draw):
     block = np.random.default_rng(draw(st.integers(0, 99))).integers(
         -(2**63), 2**63, (len(names), rows), dtype=np.int64
     )
-    believed = draw(st.lists(st.builds(Believed, times, times, times), max_size=4))
-    unverified = draw(st.lists(st.builds(Span, times, times), max_size=3))
+    found = draw(st.lists(holes, max_size=4))
+    unverified = draw(st.lists(spans, max_size=3))
     covered = Span(draw(times), draw(times))
-    return Entry(covered, draw(times), tuple(believed), Candles(names, block), tuple(unverified))
+    return Entry(covered, draw(times), tuple(found), Candles(names, block), tuple(unverified))
 
 
 def same(one, other):
     assert one is not None
     assert one[:3] == other[:3]
     assert isinstance(one.covered, Span)
-    assert all(isinstance(gap, Believed) for gap in one.believed)
+    assert all(isinstance(hole, Hole) and isinstance(hole.span, Span) for hole in one.holes)
     assert one.unverified == other.unverified
     assert all(isinstance(span, Span) for span in one.unverified)
     assert one.candles.names == other.candles.names
@@ -46,7 +54,7 @@ def same(one, other):
 
 def small(compress):
     block = np.arange(12, dtype=np.int64).reshape(6, 2)
-    entry = Entry(Span(0, 9), 5, (Believed(3, 4, 5),), Candles(COLUMNS[:6], block))
+    entry = Entry(Span(0, 9), 5, (Hole(Span(3, 4), HoleState.CONFIRMED, 5),), Candles(COLUMNS[:6], block))
     return pack("key", entry, compress=compress)
 
 
@@ -141,3 +149,25 @@ def test_whatever_is_sealed_is_unsealed_under_the_same_key(key, head, body, comp
 @given(head=st.binary(max_size=60), body=st.binary(max_size=60))
 def test_what_is_sealed_but_is_no_entry_is_a_miss(head, body):
     assert unpack("key", seal("key", head, body)) is None
+
+
+def test_the_state_of_a_hole_is_stored_in_the_place_of_its_time_of_asking():
+    holes = (
+        Hole(Span(1, 2), HoleState.CONFIRMED, 1_700_000_000_000),
+        Hole(Span(3, 4), HoleState.DUE),
+        Hole(Span(5, 6), HoleState.BEYOND),
+        Hole(Span(7, 8), HoleState.UNASKED),
+    )
+    entry = Entry(Span(0, 9), 5, holes, Candles(COLUMNS[:2], np.array([[0], [1]], np.int64)), (Span(2, 3),))
+    stored = bytes.fromhex(
+        "434e444c 84cddb42 01000000 98000000"  # magic, checksum, version and packing, length of the head
+        "0000000000000000 0900000000000000 0500000000000000 01000000 03000000 04000000 01000000"
+        "0100000000000000 0200000000000000 0068e5cf8b010000"
+        "0300000000000000 0400000000000000 0000000000000000"
+        "0500000000000000 0600000000000000 ffffffffffffffff"
+        "0700000000000000 0800000000000000 feffffffffffffff"
+        "0200000000000000 0300000000000000"
+        "0000000000000000 0100000000000000"
+    )
+    assert pack("key", entry) == stored
+    same(unpack("key", stored), entry)

@@ -27,7 +27,7 @@ from candle_fetcher.cli import main
 from candle_fetcher.core.candles import MISSING, candles_from, no_candles
 from candle_fetcher.core.coverage import fill
 from candle_fetcher.core.csv import read_rows, read_times
-from candle_fetcher.core.entry import DUE, UNASKED
+from candle_fetcher.core.entry import HoleState
 from candle_fetcher.core.errors import ReplyError
 from candle_fetcher.core.frame import MANIFEST, index_ms
 from candle_fetcher.core.spans import Span
@@ -748,7 +748,7 @@ def test_nothing_is_stored_of_a_file_whose_last_row_is_wrong(other: CandleFetche
 
 
 def test_filling_in_agrees_with_a_slow_reading() -> None:
-    hour, now_ms = parse_timeframe("1h"), 10_000 * HOUR
+    hour = parse_timeframe("1h")
     names = ("open_time", "open", "high", "low", "close", "volume")
     draw = random.Random(11)
 
@@ -758,17 +758,19 @@ def test_filling_in_agrees_with_a_slow_reading() -> None:
 
     for _ in range(400):
         entry = None
-        known: dict[int, object] = {}  # slot -> value of its candle, or when its hole was asked about
+        known: dict[int, object] = {}  # slot -> value of its candle, or the state of its hole and when it was confirmed
         for value in (1.0, 2.0, 3.0):
             first = draw.randrange(40)
             stop = first + draw.randrange(1, 15)
             slots = sorted(draw.sample(range(first, stop), draw.randrange(stop - first + 1)))
-            asked_ms = draw.choice([DUE, 77, None])
+            state = draw.choice([HoleState.DUE, HoleState.CONFIRMED, None])
+            now_ms = draw.randrange(10_000, 10_003) * HOUR
+            word = state, now_ms if state is HoleState.CONFIRMED else None
             if known:
                 for slot in range(min(*known, first), max(max(known) + 1, stop)):
-                    known.setdefault(slot, ("hole", UNASKED))
+                    known.setdefault(slot, (HoleState.UNASKED, None))
             span = Span(first * HOUR, stop * HOUR)
-            made = fill(entry, span, candles(slots, value), timeframe=hour, now_ms=now_ms, asked_ms=asked_ms)
+            made = fill(entry, span, candles(slots, value), timeframe=hour, now_ms=now_ms, state=state)
             entry = made.entry
             for slot in range(first, stop):
                 had = known.get(slot)
@@ -776,24 +778,24 @@ def test_filling_in_agrees_with_a_slow_reading() -> None:
                     continue
                 if slot in slots:
                     known[slot] = value
-                elif asked_ms is None:
-                    known[slot] = ("hole", None)
-                elif had is None or had == ("hole", UNASKED):
-                    known[slot] = ("hole", asked_ms)
-                elif had != ("hole", None):
+                elif state is None:
+                    known[slot] = (None, None)
+                elif had is None or had == (HoleState.UNASKED, None):
+                    known[slot] = word
+                elif had != (None, None):
                     assert isinstance(had, tuple)
-                    known[slot] = ("hole", max(asked_ms, had[1]))
+                    known[slot] = max(word, had)
             assert entry.covered == Span(min(known) * HOUR, (max(known) + 1) * HOUR)
             rows = dict(
                 zip((entry.candles.open_ms // HOUR).tolist(), entry.candles.floats("open").tolist(), strict=True)
             )
             assert rows == {slot: one for slot, one in known.items() if isinstance(one, float)}
             holes = {
-                slot: hole.asked_ms
-                for hole in entry.believed
-                for slot in range(hole.start_ms // HOUR, hole.end_ms // HOUR)
+                slot: tuple(word)
+                for span, *word in entry.holes
+                for slot in range(span.start_ms // HOUR, span.end_ms // HOUR)
             }
-            expected = {slot: one[1] for slot, one in known.items() if isinstance(one, tuple) and one[1] is not None}
+            expected = {slot: one for slot, one in known.items() if isinstance(one, tuple) and one[0] is not None}
             assert holes == expected
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from candle_fetcher import CandleFetcher, InputError, NotOffered, combine, find_gaps, read_csv
 from candle_fetcher.core.candles import COLUMNS, OHLCV, Candles, candles_from, join
-from candle_fetcher.core.entry import Believed, Entry, is_of_newer_version, pack, unpack
+from candle_fetcher.core.entry import Entry, Hole, HoleState, is_of_newer_version, pack, unpack
 from candle_fetcher.core.spans import Span
 from candle_fetcher.providers import Feed, Provider, Series
 
@@ -128,12 +128,12 @@ def test_candles_with_more_columns_in_any_order_come_back_as_they_were(provider:
 
 def test_an_entry_with_named_columns_is_of_a_newer_version_for_those_that_know_none() -> None:
     block = np.arange(9, dtype=np.int64).reshape(3, 3)
-    entry = Entry(Span(0, 9), 7, (Believed(1, 2, 3),), Candles(INTEREST, block), (Span(4, 5),))
+    entry = Entry(Span(0, 9), 7, (Hole(Span(1, 2), HoleState.CONFIRMED, 3),), Candles(INTEREST, block), (Span(4, 5),))
     for compress in (False, True):
         data = pack("key", entry, compress=compress)
         again = unpack("key", data)
         assert again is not None
-        assert (again.candles.names, again.believed, again.unverified) == (INTEREST, entry.believed, entry.unverified)
+        assert (again.candles.names, again.holes, again.unverified) == (INTEREST, entry.holes, entry.unverified)
         assert again.candles.block.tolist() == block.tolist()
         assert data[8] > 1  # the version, which programs that know no names compare with theirs
         assert not is_of_newer_version("key", data)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from candle_fetcher.core.candles import OHLCV, candles_from
-from candle_fetcher.core.entry import BEYOND, DUE, UNASKED, Believed, Entry
+from candle_fetcher.core.entry import Entry, Hole, HoleState
 from candle_fetcher.core.finality import Finality, Settling
 from candle_fetcher.core.plan import (
     CHUNK_SLOTS,
@@ -51,17 +51,21 @@ def slots_of(span):
 
 
 def entry_of(covered, holes, stored_ms=NOW):
-    """An entry with a candle in every covered slot outside the holes, given as (first, stop, asked)."""
+    """An entry with a candle in every covered slot outside the holes, given as (first, stop, asked or state)."""
     empty = {slot for first, stop, _ in holes for slot in range(first, stop)}
     opens = np.array([slot * HOUR for slot in range(*covered) if slot not in empty], np.int64)
     candles = candles_from(("open_time", *OHLCV), [opens, *np.ones((5, opens.size))])
-    believed = tuple(Believed(first * HOUR, stop * HOUR, asked) for first, stop, asked in holes)
-    return Entry(span_of(covered), stored_ms, believed, candles)
+    found = tuple(hole_of(span_of((first, stop)), word) for first, stop, word in holes)
+    return Entry(span_of(covered), stored_ms, found, candles)
+
+
+def hole_of(span, word):
+    return Hole(span, word) if isinstance(word, HoleState) else Hole(span, HoleState.CONFIRMED, word)
 
 
 @st.composite
 def entries(draw):
-    """A covered run of the chunk and believed holes in it, each asked for at some time."""
+    """A covered run of the chunk and holes in it, each asked for at some time."""
     first = draw(st.integers(0, SLOTS - 1))
     stop = draw(st.integers(first + 1, SLOTS))
     cuts = sorted(draw(st.sets(st.integers(first, stop), max_size=6)))
@@ -205,7 +209,10 @@ def test_a_plan_prints_as_an_explanation_and_shows_in_jupyter():
 
 @pytest.mark.parametrize("now_ms", [NOW, 0])
 def test_what_nobody_was_asked_about_is_asked_for_as_if_it_were_not_covered(now_ms):
-    entry = entry_of((0, SLOTS), [(2, 4, UNASKED), (6, 8, BEYOND), (10, 12, DUE), (20, 22, UNASKED)])
+    unasked = HoleState.UNASKED
+    entry = entry_of(
+        (0, SLOTS), [(2, 4, unasked), (6, 8, HoleState.BEYOND), (10, 12, HoleState.DUE), (20, 22, unasked)]
+    )
     asks = asks_of(entry, CHUNK, span_of((0, 15)), CHUNK, now_ms=now_ms)
     due = [Ask(span_of((10, 12)), again=True)] if now_ms else []
     assert asks == [Ask(span_of((2, 4))), *due]

@@ -21,7 +21,7 @@ from world import World, ms, same
 from candle_fetcher import CandleFetcher, IncompleteData, InputError
 from candle_fetcher.cli import main
 from candle_fetcher.core.candles import OHLCV, Candles, candles_from
-from candle_fetcher.core.entry import BEYOND, DUE, UNASKED, Believed, Entry
+from candle_fetcher.core.entry import Entry, Hole, HoleState
 from candle_fetcher.core.merging import Merged, merge_entries
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import parse_timeframe
@@ -130,10 +130,9 @@ def test_what_another_fetcher_has_imported_is_found_and_outlives_a_refresh(tmp_p
 # -- one entry out of two ---------------------------------------------------------------------------------------------
 
 SLOTS = 24
-# What an entry says of a slot: a value, a hole and when it was asked for (or its state), or nothing.
-words = st.one_of(
-    st.integers(1, 9), st.sampled_from([("hole", 70), ("hole", DUE), ("hole", BEYOND), ("hole", UNASKED)])
-)
+# What an entry says of a slot: a value, the state of a hole and when it was confirmed, or nothing.
+DUE, BEYOND, UNASKED = ((state, None) for state in (HoleState.DUE, HoleState.BEYOND, HoleState.UNASKED))
+words = st.one_of(st.integers(1, 9), st.sampled_from([(HoleState.CONFIRMED, 70), DUE, BEYOND, UNASKED]))
 
 
 @st.composite
@@ -143,7 +142,7 @@ def entries(draw: st.DrawFn, stored_ms: int) -> tuple[Entry, dict[int, object]]:
     rows = {slot: word for slot, word in said.items() if isinstance(word, int)}
     opens = np.array(sorted(rows), np.int64)
     values = np.array([rows[int(slot)] for slot in opens], float)
-    holes = [Believed(s * STEP, (s + 1) * STEP, w[1]) for s, w in said.items() if isinstance(w, tuple)]
+    holes = [Hole(Span(s * STEP, (s + 1) * STEP), *w) for s, w in said.items() if isinstance(w, tuple)]
     covered = Span(first * STEP, (first + len(said)) * STEP)
     candles = candles_from(("open_time", *OHLCV), [opens * STEP, *[values] * 5])
     return Entry(covered, stored_ms, tuple(holes), candles), said
@@ -151,10 +150,10 @@ def entries(draw: st.DrawFn, stored_ms: int) -> tuple[Entry, dict[int, object]]:
 
 def words_of(entry: Entry) -> dict[int, object]:
     said: dict[int, object] = {}
-    for hole in entry.believed:
-        for slot in range(hole.start_ms // STEP, hole.end_ms // STEP):
+    for span, *word in entry.holes:
+        for slot in range(span.start_ms // STEP, span.end_ms // STEP):
             assert slot not in said
-            said[slot] = "hole", hole.asked_ms
+            said[slot] = tuple(word)
     for open_ms, value in zip(entry.candles.open_ms.tolist(), entry.candles.floats("close").tolist(), strict=True):
         assert open_ms // STEP not in said
         said[open_ms // STEP] = int(value)
@@ -164,12 +163,12 @@ def words_of(entry: Entry) -> dict[int, object]:
 
 def expected(stored: object, ours: object, seen: object, *, is_answered: bool) -> object:
     """The word about a slot, slot by slot."""
-    unknown = (None, ("hole", UNASKED), ("hole", BEYOND))
+    unknown = (None, UNASKED, BEYOND)
     if ours in unknown:
         return ours if stored is None else stored
     if stored in unknown:
         return ours
-    if not is_answered or ours == ("hole", DUE):
+    if not is_answered or ours == DUE:
         return stored
     if isinstance(stored, int) and stored != seen:
         return stored  # it came since the question was asked
@@ -189,7 +188,7 @@ def test_each_slot_keeps_the_newer_word(data):
     for slot, word in said.items():
         told = theirs.get(slot), mine.get(slot)
         if told == (None, None):
-            assert word == ("hole", UNASKED)
+            assert word == UNASKED
         else:
             assert word == expected(*told, before.get(slot), is_answered=slot in answered), slot
     assert set(said) >= {*theirs, *mine}

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from candle_fetcher.core.candles import Candles, find_holes, join, no_candles, overlay
-from candle_fetcher.core.entry import UNASKED, Believed, Entry
+from candle_fetcher.core.entry import Entry, Hole, HoleState, holes_outside
 from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.finality import Settling
 from candle_fetcher.core.spans import Span, subtract
@@ -23,7 +23,7 @@ def absorb(
     *,
     settling: Settling,
     now_ms: int,
-    asked_ms: int | None = None,
+    state: HoleState = HoleState.CONFIRMED,
     remember_ms: int = FOREVER_MS,
     open_ms: int = FOREVER_MS,
 ) -> Entry | None:
@@ -33,11 +33,11 @@ def absorb(
     does not cease to be. What the answer has of a slot replaces what was stored of it.
     Candles that are not settled are left out, and so is as much of a hole at the end as is so close to now that its
     rows may still be written, unless the provider is to be spared; what is covered ends before them. An answer that
-    does not touch what is covered replaces it: an entry covers one span. `asked_ms` is when the holes were asked about,
-    now unless given: DUE for a source whose word is not enough. What is covered is a fact all the same where holes are
-    not to be asked for again: those that are older than `remember_ms`. `open_ms` is where a candle opens of which the
-    reply says that it may still change, and which is not among `candles`: what is covered ends before its slot, unless
-    it has been over for long.
+    does not touch what is covered replaces it: an entry covers one span. `state` is that of the holes: confirmed
+    now, or DUE for a source whose word is not enough. What is covered is a fact all the same where holes are not to be
+    asked for again: those that are older than `remember_ms`. `open_ms` is where a candle opens of which the reply says
+    that it may still change, and which is not among `candles`: what is covered ends before its slot, unless it has been
+    over for long.
     """
     timeframe = settling.timeframe
     settled = settling.settled(candles, now_ms)
@@ -49,28 +49,22 @@ def absorb(
     if holes and holes[-1].end_ms >= end_ms and not settling.finality.spares_edge:
         end_ms = min(end_ms, max(holes[-1].start_ms, settling.known_ms(now_ms)))
     span = Span(span.start_ms, end_ms)
-    asked_ms = now_ms if asked_ms is None else asked_ms
     candles = settled.trim(span)
     if entry is not None and entry.candles.count:
         stored = entry.candles.trim(span)
         candles = _with_stored(candles, stored, timeframe)
         holes = [part for hole in holes for part in _without(hole, stored, timeframe)]
     told = [hole.clip(span) for hole in holes]
-    believed = [Believed(*hole, asked_ms) for hole in told if hole and now_ms - hole.end_ms < remember_ms]
+    kept = [Hole.at(hole, state, now_ms) for hole in told if hole and now_ms - hole.end_ms < remember_ms]
     if entry is None or span.start_ms > entry.covered.end_ms or span.end_ms < entry.covered.start_ms:
-        return Entry(span, now_ms, tuple(believed), candles) if span else entry
+        return Entry(span, now_ms, tuple(kept), candles) if span else entry
     if not span:
         return entry
-    for old in entry.believed:
-        for kept in (
-            Span(old.start_ms, min(old.end_ms, span.start_ms)),
-            Span(max(old.start_ms, span.end_ms), old.end_ms),
-        ):
-            believed += [Believed(*kept, old.asked_ms)] if kept else []
+    kept += holes_outside(entry.holes, [span])
     covered = Span(min(span.start_ms, entry.covered.start_ms), max(span.end_ms, entry.covered.end_ms))
     # A look into the middle says nothing about the live edge.
     stored_ms = now_ms if span.end_ms >= entry.covered.end_ms else entry.stored_ms
-    return Entry(covered, stored_ms, tuple(sorted(believed)), overlay(entry.candles, candles, span))
+    return Entry(covered, stored_ms, tuple(sorted(kept)), overlay(entry.candles, candles, span))
 
 
 def _with_stored(candles: Candles, stored: Candles, timeframe: Timeframe) -> Candles:
@@ -88,8 +82,8 @@ def _without(hole: Span, stored: Candles, timeframe: Timeframe) -> list[Span]:
     return subtract(hole, [Span(timeframe.open_ms(slot), timeframe.open_ms(slot + 1)) for slot in slots])
 
 
-def bridge(entry: Entry | None, span: Span, *, settling: Settling, now_ms: int, asked_ms: int) -> Entry | None:
-    """The entry, covering up to the span that it does not touch: what lies between is a hole asked for at `asked_ms`.
+def bridge(entry: Entry | None, span: Span, *, settling: Settling, now_ms: int, state: HoleState) -> Entry | None:
+    """The entry, covering up to the span that it does not touch: what lies between is a hole of that state.
 
     Without this an answer would replace it, and what was stored would be lost.
     """
@@ -99,7 +93,7 @@ def bridge(entry: Entry | None, span: Span, *, settling: Settling, now_ms: int, 
     if span.end_ms < entry.covered.start_ms:
         between = Span(span.end_ms, entry.covered.start_ms)
     nothing = no_candles(entry.candles.names)
-    return absorb(entry, between, nothing, [between], settling=settling, now_ms=now_ms, asked_ms=asked_ms)
+    return absorb(entry, between, nothing, [between], settling=settling, now_ms=now_ms, state=state)
 
 
 class Filled(NamedTuple):
@@ -110,21 +104,23 @@ class Filled(NamedTuple):
 
 
 def fill(
-    entry: Entry | None, span: Span, candles: Candles, *, timeframe: Timeframe, now_ms: int, asked_ms: int | None
+    entry: Entry | None, span: Span, candles: Candles, *, timeframe: Timeframe, now_ms: int, state: HoleState | None
 ) -> Filled:
     """The entry with what it lacks of the span: `candles` are all that there are in it, with the entry's columns. What
     is stored stays.
 
-    A hole in what is added counts as asked for at `asked_ms`; with None it is a fact, and not to be asked for. Where
-    the span does not touch what is covered, what lies between is UNASKED.
+    A hole in what is added gets that state; with None it is a fact, and not to be asked for. Where the span does not
+    touch what is covered, what lies between is UNASKED.
     """
     if entry is None:
         entry = Entry(Span(span.start_ms, span.start_ms), now_ms, (), candles.trim(Span(0, 0)))
-    believed = [Believed(*part, hole.asked_ms) for hole in entry.believed for part in subtract(Span(*hole[:2]), [span])]
+    holes = holes_outside(entry.holes, [span])
     covered = Span(min(span.start_ms, entry.covered.start_ms), max(span.end_ms, entry.covered.end_ms))
-    believed += [Believed(*between, UNASKED) for between in subtract(covered, [entry.covered, span])]
-    empty = [Believed(*part, asked_ms) for part in subtract(span, [entry.covered]) if asked_ms is not None]
-    empty += [hole._replace(asked_ms=max(hole.asked_ms, asked_ms)) for hole in entry.believed if asked_ms is not None]
+    holes += [Hole(between, HoleState.UNASKED) for between in subtract(covered, [entry.covered, span])]
+    empty: list[Hole] = []
+    if state is not None:
+        empty += [Hole.at(part, state, now_ms) for part in subtract(span, [entry.covered])]
+        empty += [max(hole, Hole.at(hole.span, state, now_ms)) for hole in entry.holes]
     spans = [*subtract(span, [entry.covered])]
     spans += find_holes(entry.candles.open_ms, timeframe, span.clip(entry.covered))
     parts = [entry.candles]
@@ -132,10 +128,10 @@ def fill(
         rows = candles.trim(part)
         parts += [rows] if rows.count else []
         for hole in find_holes(rows.open_ms, timeframe, part):
-            pieces = [(Span(*one[:2]).clip(hole).clip(part), one.asked_ms) for one in empty]
-            believed += [Believed(*piece, at_ms) for piece, at_ms in pieces if piece]
+            pieces = [known._replace(span=known.span.clip(hole).clip(part)) for known in empty]
+            holes += [piece for piece in pieces if piece.span]
     joined = join([part for part in parts if part.count] or parts[:1])
     order = np.argsort(joined.open_ms, kind="stable")
     stored_ms = now_ms if span.end_ms > entry.covered.end_ms else entry.stored_ms
     whole = Candles(joined.names, joined.block[:, order])
-    return Filled(Entry(covered, stored_ms, tuple(sorted(believed)), whole), tuple(spans))
+    return Filled(Entry(covered, stored_ms, tuple(sorted(holes)), whole), tuple(spans))

@@ -2,21 +2,25 @@
 
 Layout, little-endian: magic `CNDL`, CRC-32 of everything else and of the key, version, packing (0 plain, 1 zlib), two
 bytes of padding, length of the head, head, body. Whatever does not check out is None: a miss, never an error.
-The head of an entry: covered start and end, stored at (ms), rows, bit mask of COLUMNS, number of believed gaps, number
-of unverified spans; then each gap as start, end, asked at (ms), and each of those spans as start, end. The body is the
-block of `Candles`. Columns that are not in COLUMNS are named at the end of the head; see NAMED.
+The head of an entry: covered start and end, stored at (ms), rows, bit mask of COLUMNS, number of holes, number of
+unverified spans; then each hole as start, end, time of asking (ms) or the number of its state, and each of those spans
+as start, end. The body is the block of `Candles`. Columns that are not in COLUMNS are named at the end of the head; see
+NAMED.
 """
 
 from __future__ import annotations
 
+import enum
 import struct
 import zlib
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from candle_fetcher.core.candles import COLUMNS, Candles, in_order
-from candle_fetcher.core.spans import Span
+from candle_fetcher.core.expiry import FOREVER_MS, ask_again_ms, is_due
+from candle_fetcher.core.spans import Span, subtract
 
 VERSION = 1
 # The version of an entry whose columns are not those of COLUMNS in their order: its mask is 0, and their names end the
@@ -26,7 +30,7 @@ _ENVELOPE = struct.Struct("<4sIBBHI")
 _MAGIC = b"CNDL"
 _VERSION_AT = 8
 _HEAD = struct.Struct("<qqqIIII")
-_GAP = struct.Struct("<qqq")
+_HOLE = struct.Struct("<qqq")
 _SPAN = struct.Struct("<qq")
 # What a packed body may unpack to: more than any listing or chunk, less than a bomb.
 _MOST_BYTES = 64 * 2**20
@@ -34,22 +38,59 @@ _MASK_OF: dict[tuple[str, ...], int] = {}
 _NAMES_OF: dict[int, tuple[str, ...]] = {}
 
 
-# In the place of the time of asking: a hole that is due at once, for its source's word is not enough; and one that lay
-# beyond the newest candles that the provider serves, which is no gap, and about which it cannot be asked any more.
-# And one that nobody has been asked about: it lies between two files that were imported, and is not covered after all.
-DUE, BEYOND, UNASKED = 0, -1, -2
+class HoleState(enum.IntEnum):
+    """What is known of a hole. A later state outranks an earlier one.
+
+    The number of a state stands for it in stored bytes, in the place of the time of asking, which a confirmed hole has.
+    """
+
+    UNASKED = -2
+    """No source was asked: it lies between two imported files, and is not covered after all."""
+    BEYOND = -1
+    """It is older than what the provider served: it is no gap, and cannot be asked about any more."""
+    DUE = 0
+    """It is to be asked about at once: the word of its source, such as a file, is not enough."""
+    CONFIRMED = 1
+    """The provider was asked about it alone and has no candle; it is believed for a while."""
 
 
-class Believed(NamedTuple):
-    """A hole that the provider confirmed: [start_ms, end_ms), and when it was last asked, or DUE, BEYOND or UNASKED."""
+class Hole(NamedTuple):
+    """A part of what an entry covers that has no candle; `asked_ms` is when it was confirmed, None in other states."""
 
-    start_ms: int
-    end_ms: int
-    asked_ms: int
+    span: Span
+    state: HoleState
+    asked_ms: int | None = None
+
+    @classmethod
+    def at(cls, span: Span, state: HoleState, now_ms: int) -> Hole:
+        """Return a hole in that state; one that is CONFIRMED is so as of `now_ms`."""
+        return cls(span, state, now_ms if state is HoleState.CONFIRMED else None)
+
+    def ask_again_ms(self, late_ms: int = 0) -> int:
+        """When it is asked about again: 0 for at once, FOREVER_MS for never; see `expiry.ask_again_ms`."""
+        if self.asked_ms is not None:
+            return ask_again_ms(self.span.end_ms, self.asked_ms, late_ms)
+        return FOREVER_MS if self.state is HoleState.BEYOND else 0
+
+    def is_due(self, now_ms: int, late_ms: int = 0) -> bool:
+        """Whether its answer has expired; never where `now_ms` is 0: no source can be asked. See `expiry.is_due`."""
+        if self.asked_ms is not None:
+            return is_due(self.span.end_ms, self.asked_ms, now_ms, late_ms)
+        return self.state is HoleState.DUE and now_ms > 0
+
+
+# What lies in such a hole is neither stored nor known to be empty.
+UNKNOWN = HoleState.UNASKED, HoleState.BEYOND
+_STATES = {int(state): state for state in HoleState if state is not HoleState.CONFIRMED}
+
+
+def holes_outside(holes: Iterable[Hole], spans: Sequence[Span]) -> list[Hole]:
+    """Return the parts of the holes that lie in none of the spans."""
+    return [hole._replace(span=part) for hole in holes for part in subtract(hole.span, spans)]
 
 
 class Entry(NamedTuple):
-    """A stored chunk: every settled candle of the covered span, and the holes in it that are believed.
+    """A stored chunk: every settled candle of the covered span, and the holes in it.
 
     `stored_ms` is when the end of the covered span was last asked for. `unverified` are, once it is stored, the spans
     whose candles have no checksum; the series' facts tell out of which file they are.
@@ -57,7 +98,7 @@ class Entry(NamedTuple):
 
     covered: Span
     stored_ms: int
-    believed: tuple[Believed, ...]
+    holes: tuple[Hole, ...]
     candles: Candles
     unverified: tuple[Span, ...] = ()
 
@@ -123,9 +164,11 @@ def _sealed_version(key: str, data: bytes) -> int | None:
 def pack(key: str, entry: Entry, *, compress: bool = False) -> bytes:
     """The entry as bytes to store under the key."""
     candles = entry.candles
-    counts = candles.count, _mask(candles.names), len(entry.believed), len(entry.unverified)
+    counts = candles.count, _mask(candles.names), len(entry.holes), len(entry.unverified)
     head = _HEAD.pack(*entry.covered, entry.stored_ms, *counts)
-    head += b"".join(_GAP.pack(*gap) for gap in entry.believed)
+    head += b"".join(
+        _HOLE.pack(*span, state if asked_ms is None else asked_ms) for span, state, asked_ms in entry.holes
+    )
     head += b"".join(_SPAN.pack(*span) for span in entry.unverified)
     version = VERSION if counts[1] else NAMED
     if version == NAMED:
@@ -140,8 +183,8 @@ def unpack(key: str, data: bytes, *, trusted: bool = False) -> Entry | None:
     if opened is None or len(opened[0]) < _HEAD.size:
         return None
     head, body = opened
-    start_ms, end_ms, stored_ms, rows, mask, gaps, unverified = _HEAD.unpack_from(head)
-    spans_at = _HEAD.size + gaps * _GAP.size
+    start_ms, end_ms, stored_ms, rows, mask, hole_count, unverified = _HEAD.unpack_from(head)
+    spans_at = _HEAD.size + hole_count * _HOLE.size
     end = spans_at + unverified * _SPAN.size
     names = _names(mask) if mask else tuple(head[end:].decode("utf-8", "replace").split("\0"))
     is_named = data[_VERSION_AT] == NAMED
@@ -154,9 +197,14 @@ def unpack(key: str, data: bytes, *, trusted: bool = False) -> Entry | None:
     ):
         return None
     block = np.frombuffer(body, "<i8").reshape(len(names), rows)
-    believed = tuple(Believed(*gap) for gap in _GAP.iter_unpack(head[_HEAD.size : spans_at])) if gaps else ()
+    holes = tuple(
+        [
+            Hole(Span(first, stop), _STATES.get(word, HoleState.CONFIRMED), None if word in _STATES else word)
+            for first, stop, word in (_HOLE.iter_unpack(head[_HEAD.size : spans_at]) if hole_count else ())
+        ]
+    )
     spans = tuple(Span(*span) for span in _SPAN.iter_unpack(head[spans_at:end])) if unverified else ()
-    return Entry(Span(start_ms, end_ms), stored_ms, believed, Candles(names, block), spans)
+    return Entry(Span(start_ms, end_ms), stored_ms, holes, Candles(names, block), spans)
 
 
 HEAD_BYTES = _ENVELOPE.size + _HEAD.size

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from candle_fetcher.core.candles import overlay
-from candle_fetcher.core.entry import BEYOND, DUE, UNASKED, Believed, Entry
+from candle_fetcher.core.entry import UNKNOWN, Entry, Hole, HoleState, holes_outside
 from candle_fetcher.core.spans import Span, merge, subtract
 from candle_fetcher.core.timeframe import Timeframe
 
@@ -27,42 +27,37 @@ def merge_entries(
     *,
     timeframe: Timeframe,
     seen: Entry | None = None,
-    between: int = UNASKED,
+    between: HoleState = HoleState.UNASKED,
 ) -> Merged:
     """Merge `ours`, the entry as a call has it, into the entry that is stored now.
 
     `answered` are the spans for which a source answered in this call: there `ours` replaces what is stored. Everywhere
     else `ours` is a copy that may be old, and what is stored stays. `seen` is what was stored before the source was
     asked: a candle that was stored since then comes from a later question, and stays too. A hole that is DUE deletes
-    no candle. What only one of the two knows is kept. Where they do not touch, the span between them is a hole with
-    `between` in the place of the time of asking.
+    no candle. What only one of the two knows is kept. Where they do not touch, the span between them is a hole in the
+    state `between`.
     """
     if stored is None:
         return Merged(ours, (ours.covered,))
     if not ours.covered:
         return Merged(stored, ())
-    replaced = _without(answered, [span.clip(stored.covered) for span in _spans(ours, DUE)])
+    replaced = _without(answered, [span.clip(stored.covered) for span in _spans(ours, HoleState.DUE)])
     replaced = _without(replaced, _stored_since(stored, seen, timeframe))
     # What is not stored, or stored as not known, may be known to our copy.
-    replaced += [*subtract(ours.covered, [stored.covered]), *_spans(stored, UNASKED, BEYOND)]
+    replaced += [*subtract(ours.covered, [stored.covered]), *_spans(stored, *UNKNOWN)]
     replaced = [span.clip(ours.covered) for span in replaced]
-    replaced = merge(_without(replaced, [span.clip(stored.covered) for span in _spans(ours, UNASKED, BEYOND)]))
+    replaced = merge(_without(replaced, [span.clip(stored.covered) for span in _spans(ours, *UNKNOWN)]))
     candles = stored.candles
     for span in replaced:
         candles = overlay(candles, ours.candles.trim(span), span)
     covered = Span(min(stored.covered.start_ms, ours.covered.start_ms), max(stored.covered.end_ms, ours.covered.end_ms))
-    believed = [Believed(*part, hole.asked_ms) for hole in stored.believed for part in subtract(_span(hole), replaced)]
-    believed += [
-        Believed(*part, hole.asked_ms)
-        for hole in ours.believed
-        for span in replaced
-        if (part := span.clip(_span(hole)))
-    ]
-    believed += [Believed(*span, between) for span in subtract(covered, [stored.covered, ours.covered])]
+    holes = holes_outside(stored.holes, replaced)
+    holes += [hole._replace(span=part) for hole in ours.holes for span in replaced if (part := span.clip(hole.span))]
+    holes += [Hole(span, between) for span in subtract(covered, [stored.covered, ours.covered])]
     # A word about the middle says nothing about the live edge.
     has_end = bool(replaced) and replaced[-1].end_ms == covered.end_ms
     stored_ms = ours.stored_ms if has_end else stored.stored_ms
-    return Merged(Entry(covered, stored_ms, tuple(sorted(believed)), candles), tuple(replaced))
+    return Merged(Entry(covered, stored_ms, tuple(sorted(holes)), candles), tuple(replaced))
 
 
 def _stored_since(stored: Entry, seen: Entry | None, timeframe: Timeframe) -> list[Span]:
@@ -80,12 +75,8 @@ def _stored_since(stored: Entry, seen: Entry | None, timeframe: Timeframe) -> li
     return [Span(timeframe.open_ms(number), timeframe.open_ms(number + 1)) for number in numbers]
 
 
-def _spans(entry: Entry, *states: int) -> list[Span]:
-    return [_span(hole) for hole in entry.believed if hole.asked_ms in states]
-
-
-def _span(hole: Believed) -> Span:
-    return Span(hole.start_ms, hole.end_ms)
+def _spans(entry: Entry, *states: HoleState) -> list[Span]:
+    return [hole.span for hole in entry.holes if hole.state in states]
 
 
 def _without(spans: Iterable[Span], others: Sequence[Span]) -> list[Span]:

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from candle_fetcher.core.candles import iso
-from candle_fetcher.core.entry import BEYOND, UNASKED, Entry
-from candle_fetcher.core.expiry import is_due
+from candle_fetcher.core.entry import UNKNOWN, Entry, HoleState
 from candle_fetcher.core.finality import Settling
 from candle_fetcher.core.spans import Span, subtract
 from candle_fetcher.core.timeframe import Timeframe
@@ -99,16 +98,16 @@ def find_asks(
     if ttl_ms is not None and at_edge and entry.candles.count and abs(now_ms - entry.stored_ms) >= ttl_ms:
         newest = settling.timeframe.ordinal(int(entry.candles.open_ms[-1]))
         covered = Span(covered.start_ms, max(covered.start_ms, settling.timeframe.open_ms(newest)))
-    open_ = (UNASKED, BEYOND) if serves_all else (UNASKED,)
-    unasked = [Span(hole.start_ms, hole.end_ms).clip(bounds) for hole in entry.believed if hole.asked_ms in open_]
+    open_ = UNKNOWN if serves_all else (HoleState.UNASKED,)
+    unasked = [hole.span.clip(bounds) for hole in entry.holes if hole.state in open_]
     asks = [Ask(span) for span in unasked if span.clip(needed)]
     asks += [
-        Ask(Span(hole.start_ms, hole.end_ms), again=True)
-        for hole in entry.believed
-        if hole.asked_ms not in (BEYOND, UNASKED)
-        and Span(hole.start_ms, hole.end_ms).clip(needed)
-        and hole.end_ms <= covered.end_ms  # else it is part of the tail
-        and (recheck or is_due(hole.end_ms, hole.asked_ms, now_ms, settling.finality.late_ms))
+        Ask(hole.span, again=True)
+        for hole in entry.holes
+        if hole.state not in UNKNOWN
+        and hole.span.clip(needed)
+        and hole.span.end_ms <= covered.end_ms  # else it is part of the tail
+        and (recheck or hole.is_due(now_ms, settling.finality.late_ms))
     ]
     if recheck and not remembers and needed.clip(covered):
         asks.append(Ask(needed.clip(covered)))
@@ -123,7 +122,9 @@ def find_unconfirmed(entry: Entry, settling: Settling) -> int | None:
     """Where what is not confirmed yet of the entry begins: candles that were read soon after their close, and holes
     that may have been rows that were late. None where everything is."""
     covered, late_ms = entry.covered, settling.finality.late_ms
-    starts = [hole.start_ms for hole in entry.believed if hole.asked_ms > 0 and hole.asked_ms - hole.end_ms < late_ms]
+    starts = [
+        span.start_ms for span, _, asked_ms in entry.holes if asked_ms is not None and asked_ms - span.end_ms < late_ms
+    ]
     first_ms = settling.unconfirmed_ms(entry.candles, entry.stored_ms)
     starts += [] if first_ms is None else [first_ms]
     return max(covered.start_ms, min(starts)) if starts else None

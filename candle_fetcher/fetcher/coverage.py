@@ -10,7 +10,7 @@ import pandas as pd
 
 from candle_fetcher.cache import CandleCache, Facts
 from candle_fetcher.core.candles import iso
-from candle_fetcher.core.entry import BEYOND, DUE, UNASKED
+from candle_fetcher.core.entry import Hole, HoleState
 from candle_fetcher.core.expiry import ask_again_ms
 from candle_fetcher.core.plan import chunks_of
 from candle_fetcher.core.series import Series
@@ -43,26 +43,28 @@ def read_coverage(cache: CandleCache, series: Series, span: Span | None, late_ms
     stored: list[Span] = []
     for batch in _batches(cache, series, span):
         for _, entry in cache.read_stored(series, batch).values():
-            holes = [Span(hole.start_ms, hole.end_ms) for hole in entry.believed]
-            stored += subtract(entry.covered, holes)
-            for hole in entry.believed:
-                if hole.asked_ms == UNASKED:
-                    continue
-                again_ms = ask_again_ms(hole.end_ms, hole.asked_ms, late_ms) if hole.asked_ms != DUE else 0
-                evidence = f"{series.provider} was asked for it alone and has none"
-                if hole.asked_ms == DUE:
-                    evidence = "a file has none; REST is asked before that is believed"
-                known = Line(Span(0, 0), "no_candle", hole.asked_ms or None, again_ms, evidence)
-                if hole.asked_ms == BEYOND:
-                    evidence = f"it was older than what {series.provider} serves when it was last asked"
-                    known = Line(Span(0, 0), "depth_limit", None, None, evidence)
-                lines += [known._replace(span=part) for part in subtract(Span(hole.start_ms, hole.end_ms), quiet)]
+            stored += subtract(entry.covered, [hole.span for hole in entry.holes])
+            for hole in entry.holes:
+                if hole.state is not HoleState.UNASKED:
+                    known = _of_hole(hole, series.provider, late_ms)
+                    lines += [known._replace(span=part) for part in subtract(hole.span, quiet)]
     facts = cache.facts(series)  # an entry may know more than they did
     unverified = [Span(one.start_ms, one.end_ms) for one in facts.unverified]
     lines += [Line(part, "stored", None, None, "") for one in merge(stored) for part in subtract(one, unverified)]
     lines += _of_facts(facts, series.provider, known=[*quiet, *stored, *(line.span for line in lines)])
     clipped = [line._replace(span=line.span.clip(span or Span(_FIRST_MS, _LAST_MS))) for line in lines]
     return _joined(sorted(line for line in clipped if line.span))
+
+
+def _of_hole(hole: Hole, provider: str, late_ms: int) -> Line:
+    """What is known of a hole that a source was asked about."""
+    if hole.state is HoleState.BEYOND:
+        evidence = f"it was older than what {provider} serves when it was last asked"
+        return Line(hole.span, "depth_limit", None, None, evidence)
+    evidence = f"{provider} was asked for it alone and has none"
+    if hole.state is HoleState.DUE:
+        evidence = "a file has none; REST is asked before that is believed"
+    return Line(hole.span, "no_candle", hole.asked_ms, hole.ask_again_ms(late_ms), evidence)
 
 
 def _of_facts(facts: Facts, provider: str, known: list[Span]) -> Iterator[Line]:

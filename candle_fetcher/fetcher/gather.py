@@ -17,7 +17,7 @@ from candle_fetcher.cache import LOOK, CandleCache, Facts, Failed, Quiet, Unveri
 from candle_fetcher.concurrency import POLL_S, wait_for
 from candle_fetcher.core.candles import Candles, find_holes, iso, no_candles
 from candle_fetcher.core.coverage import absorb, bridge
-from candle_fetcher.core.entry import BEYOND, DUE, UNASKED, Entry
+from candle_fetcher.core.entry import UNKNOWN, Entry, HoleState
 from candle_fetcher.core.errors import (
     AccessDenied,
     ArchiveMismatch,
@@ -60,6 +60,7 @@ _CLAIM_S = 60.0
 _DOUBTED_MS = 60 * DAY_MS  # no clock is believed to be ahead by more
 _HALTED_S = 1.0  # once one was waited for in vain
 _LANDING_S = 0.005
+_NOT_ASKED = HoleState.DUE, HoleState.UNASKED  # holes about which REST was not asked
 
 
 class Gatherer:
@@ -202,13 +203,13 @@ class Gatherer:
         to be asked for again."""
         span = chunk_span(trip.timeframe, chunk)
         wanted = span if trip.span.holds(span) else span.clip(trip.span)
-        if not entry.believed and entry.covered.holds(wanted) and not trip.want.recheck:
+        if not entry.holes and entry.covered.holds(wanted) and not trip.want.recheck:
             return False
         known = self._cache.facts(trip.want.series).bounds(wanted, 0 if trip.want.only_cache else trip.now_ms)
         if not entry.covered.holds(known.clip(wanted)):
             return True
-        unknown = (hole for hole in entry.believed if hole.asked_ms in (BEYOND, UNASKED))
-        return any(Span(*hole[:2]).clip(wanted) for hole in unknown) or bool(self._asks(trip, chunk, entry))
+        unknown = (hole.span for hole in entry.holes if hole.state in UNKNOWN)
+        return any(span.clip(wanted) for span in unknown) or bool(self._asks(trip, chunk, entry))
 
     def _take_older(self, trip: Trip, chunks: Sequence[int]) -> None:
         """Adds what is stored of before the newest candles, which are all that could be asked for again."""
@@ -633,7 +634,7 @@ class Gatherer:
         stored before it is kept, though what lies between cannot be had any more."""
         if trip.feed.depth(trip.want.series) is None:
             return entry
-        return bridge(entry, span, settling=trip.settling, now_ms=trip.now_ms, asked_ms=BEYOND)
+        return bridge(entry, span, settling=trip.settling, now_ms=trip.now_ms, state=HoleState.BEYOND)
 
     def _without_older(self, trip: Trip, entry: Entry | None, asked: Span) -> Entry | None:
         """The entry, which knows what of the span the provider does not serve any more; it never will again."""
@@ -650,7 +651,7 @@ class Gatherer:
                 [hole],
                 settling=trip.settling,
                 now_ms=trip.now_ms,
-                asked_ms=BEYOND,
+                state=HoleState.BEYOND,
             )
         return entry
 
@@ -782,11 +783,11 @@ class Gatherer:
         pieces = sorted(trip.pieces.get(chunk, ()), key=lambda piece: piece[0])
         inner = [(inside, candles) for span, candles in pieces if (inside := facts.bounds(span, trip.now_ms))]
         fresh: list[Fresh] = []
-        for hole in [] if entry is None else [hole for hole in entry.believed if hole.asked_ms in (DUE, UNASKED)]:
+        for hole in [] if entry is None else [hole for hole in entry.holes if hole.state in _NOT_ASKED]:
             for span, candles in inner:
-                part = span.clip(Span(hole.start_ms, hole.end_ms))
+                part = span.clip(hole.span)
                 # A day's file may have what the month's had not.
-                if part and (hole.asked_ms == UNASKED or candles.trim(part).count):
+                if part and (hole.state is HoleState.UNASKED or candles.trim(part).count):
                     entry = self._laid_in(trip, entry, part, candles)
                     fresh.append(Fresh(part, "archive"))
         if entry is None and inner:
@@ -818,7 +819,7 @@ class Gatherer:
             holes,
             settling=trip.settling,
             now_ms=trip.now_ms,
-            asked_ms=DUE,
+            state=HoleState.DUE,
         )
 
     def _answers(self, trip: Trip, ask: Ask, entry: Entry | None, within: Span | None) -> Iterator[Answer]:
@@ -830,7 +831,7 @@ class Gatherer:
             self._cache.facts(series).first_ms is None
             and entry is not None
             and not entry.candles.trim(Span(-FOREVER_MS, ask.span.start_ms)).count
-            and any(not hole.asked_ms and hole.start_ms == ask.span.start_ms for hole in entry.believed)
+            and any(hole.state is HoleState.DUE and hole.span.start_ms == ask.span.start_ms for hole in entry.holes)
         )
         if entry is not None and ask.span.end_ms <= entry.covered.start_ms:
             pieces.reverse()  # what is covered stays one span
@@ -903,9 +904,9 @@ class Gatherer:
         takes its candles in place of stored ones."""
         fresh = trip.fresh.get(chunk, ())
         answered = [one.span for one in fresh if one.source != "archive" or trip.want.refresh]
-        lacking = [] if stored is None else [Span(*hole[:2]) for hole in stored.believed if hole.asked_ms == DUE]
+        lacking = [] if stored is None else [hole.span for hole in stored.holes if hole.state is HoleState.DUE]
         answered += [part for one in fresh for hole in lacking if (part := one.span.clip(hole))]
-        between = UNASKED if trip.feed.depth(trip.want.series) is None else BEYOND
+        between = HoleState.UNASKED if trip.feed.depth(trip.want.series) is None else HoleState.BEYOND
         return merge_entries(stored, entry, answered, timeframe=trip.timeframe, seen=seen, between=between)
 
     def _stale_s(self, trip: Trip, chunk: int, entry: Entry) -> float | None:
@@ -1111,10 +1112,7 @@ class Gatherer:
         if not entry.covered.holds(self._cache.facts(trip.want.series).bounds(span, trip.now_ms)):
             return LOOK
         late_ms = trip.settling.finality.late_ms
-        again = (
-            ask_again_ms(hole.end_ms, hole.asked_ms, late_ms) for hole in entry.believed if hole.asked_ms != BEYOND
-        )
-        return min(again, default=FOREVER_MS)
+        return max(LOOK, min((hole.ask_again_ms(late_ms) for hole in entry.holes), default=FOREVER_MS))
 
     def _tell_of_archive(self, trip: Trip) -> None:
         """Warn, once a call, that candles are out of the archive because REST does not serve this machine."""
@@ -1159,16 +1157,19 @@ class Gatherer:
         if trip.want.ttl_ms is not None and told.ends_now:
             told.until_ms = trip.now_ms + trip.want.ttl_ms
         needed = told.facts.bounds(trip.span, trip.now_ms)
-        empty = [(quiet.start_ms, quiet.end_ms, quiet.asked_ms) for quiet in told.facts.quiet if trip.found]
+        late_ms = trip.settling.finality.late_ms
+        again = [
+            ask_again_ms(quiet.end_ms, quiet.asked_ms, late_ms)
+            for quiet in told.facts.quiet
+            if trip.found and Span(*quiet[:2]).clip(trip.span)
+        ]
         for chunk in sorted(trip.found):
             tier, entry = trip.found[chunk]
             told.parts.append(Part(entry, tier, tuple(trip.fresh.get(chunk, ()))))
             if not entry.covered.holds(chunk_span(trip.timeframe, chunk).clip(needed)):
                 told.until_ms = trip.now_ms  # the newest candles are still to settle, or to be written
-            empty += [(hole.start_ms, hole.end_ms, hole.asked_ms) for hole in entry.believed if hole.asked_ms != BEYOND]
-        for start_ms, end_ms, asked_ms in empty:
-            if Span(start_ms, end_ms).clip(trip.span):
-                told.until_ms = min(told.until_ms, ask_again_ms(end_ms, asked_ms, trip.settling.finality.late_ms))
+            again += [hole.ask_again_ms(late_ms) for hole in entry.holes if hole.span.clip(trip.span)]
+        told.until_ms = min([told.until_ms, *again])
         return told
 
 
@@ -1207,10 +1208,10 @@ def _beyond(trip: Trip, facts: Facts) -> list[Span]:
     """What of the span is neither stored nor served: the provider has only the newest candles."""
     older = Span(trip.span.start_ms, min(trip.span.end_ms, max(trip.reach_ms, trip.served_ms)))
     lost = [
-        Span(hole.start_ms, hole.end_ms).clip(trip.span if hole.asked_ms == BEYOND else older)
+        hole.span.clip(trip.span if hole.state is HoleState.BEYOND else older)
         for _, entry in trip.found.values()
-        for hole in entry.believed
-        if hole.asked_ms in (BEYOND, UNASKED)
+        for hole in entry.holes
+        if hole.state in UNKNOWN
     ]
     if older:
         known = [entry.covered for _, entry in trip.found.values()]
@@ -1222,14 +1223,14 @@ def _beyond(trip: Trip, facts: Facts) -> list[Span]:
 def _known_end(trip: Trip, facts: Facts, beyond: Sequence[Span]) -> int:
     """Where what is known of the span ends: the candles after it may still change, or their rows be late."""
     at = Span(trip.span.end_ms - 1, trip.span.end_ms)
-    if any(not entry.believed and entry.covered.holds(at) for _, entry in reversed(trip.found.values())):
+    if any(not entry.holes and entry.covered.holds(at) for _, entry in reversed(trip.found.values())):
         return trip.span.end_ms
     known = [Span(quiet.start_ms, quiet.end_ms) for quiet in facts.quiet] + [span for span, _ in trip.failed]
     for _, entry in trip.found.values():
         start_ms, end_ms = entry.covered
-        if entry.believed and entry.believed[-1].end_ms == end_ms and entry.believed[-1].asked_ms > 0:
-            newest = entry.believed[-1]
-            end_ms = max(newest.start_ms, min(end_ms, trip.settling.known_ms(newest.asked_ms)))
+        newest, _, asked_ms = entry.holes[-1] if entry.holes else (None, None, None)
+        if newest is not None and newest.end_ms == end_ms and asked_ms is not None:
+            end_ms = max(newest.start_ms, min(end_ms, trip.settling.known_ms(asked_ms)))
         known.append(Span(start_ms, end_ms))
     unknown = subtract(trip.span, [*known, *beyond])
     is_tail = bool(unknown) and unknown[-1].end_ms == trip.span.end_ms
@@ -1239,7 +1240,7 @@ def _known_end(trip: Trip, facts: Facts, beyond: Sequence[Span]) -> int:
 def _is_final(trip: Trip, chunk: int) -> bool:
     """Whether all of the chunk is stored, with nothing in it that may have to be asked for again."""
     found = trip.found.get(chunk)
-    if found is None or found[1].believed or trip.want.recheck:
+    if found is None or found[1].holes or trip.want.recheck:
         return False
     return found[1].covered.holds(chunk_span(trip.timeframe, chunk))
 

@@ -32,7 +32,7 @@ from candle_fetcher.core.candles import (
 from candle_fetcher.core.coverage import fill
 from candle_fetcher.core.csv import MARKS, read_rows
 from candle_fetcher.core.decimals import CSV_PIECE_BYTES
-from candle_fetcher.core.entry import DUE, Entry
+from candle_fetcher.core.entry import Entry, HoleState
 from candle_fetcher.core.errors import BadFile, CacheError, InputError, ReplyError, shown
 from candle_fetcher.core.files import File
 from candle_fetcher.core.finality import Settling
@@ -567,7 +567,7 @@ def _lay_in(
                     widen(candles, feed.columns),
                     timeframe=series.timeframe,
                     now_ms=now_ms,
-                    asked_ms=None if chosen.are_holes_facts or not feed.quiet_rows else DUE,
+                    state=None if chosen.are_holes_facts or not feed.quiet_rows else HoleState.DUE,
                 )
                 both = 0 if entry is None else np.isin(candles.open_ms, entry.candles.open_ms).sum()
                 entry = made.entry
