@@ -8,7 +8,6 @@ crash looks at the entries themselves.
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import json
 import os
@@ -19,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import numpy as np
@@ -39,23 +38,20 @@ from candle_fetcher.core.entry import (
     unseal,
 )
 from candle_fetcher.core.errors import InputError
-from candle_fetcher.core.expiry import is_due
-from candle_fetcher.core.files import USUAL_LAGS, File, Lags
+from candle_fetcher.core.facts import EmptySpan, Facts, Failed, News, Unverified
+from candle_fetcher.core.files import USUAL_LAGS, Lags
 from candle_fetcher.core.frame import utc_index
 from candle_fetcher.core.merging import Merged, merge_entries
 from candle_fetcher.core.revisions import Revision
 from candle_fetcher.core.series import Series, split_key
-from candle_fetcher.core.spans import Span, merge, subtract
-from candle_fetcher.core.timeframe import DAY_MS, parse_timeframe
+from candle_fetcher.core.spans import Span, merge
+from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.providers import Listed, Listing, Provider, all_providers
 from candle_fetcher.store import Store
 from candle_fetcher.store.locks import Claims
 
 SHELF_CHUNKS = 1_000
 CLAIMS = "claims"  # the file of locks by which processes know what the others are at
-# How long a file that the archive does not have is not asked for again. One that may just be late: an hour.
-_ABSENT_MS = DAY_MS
-_LATE_MS = DAY_MS // 24
 # Results of ranges that end now, of one series, timeframe and choice of columns.
 _NEWEST_FRAMES = 4
 _KEPT_REVISIONS = 10_000  # of a series
@@ -70,69 +66,6 @@ _NAME_LOST = "a file, whose name is lost,"
 _CHUNK = re.compile(r"-?[0-9]{1,18}")
 # A shelf's word for a chunk: nothing stored, look at the entry, or believed until that time.
 ABSENT, LOOK = 0, 1
-
-
-class Quiet(NamedTuple):
-    """A span known to hold no candle: why, and when the provider said so."""
-
-    start_ms: int
-    end_ms: int
-    cause: str
-    asked_ms: int
-
-
-class Failed(NamedTuple):
-    """A span that could not be had when it was last asked for, and the error; it is asked for again at once."""
-
-    start_ms: int
-    end_ms: int
-    error: str
-    asked_ms: int
-
-
-class Unverified(NamedTuple):
-    """A span whose candles are out of a file of the archive that had no checksum beside it."""
-
-    start_ms: int
-    end_ms: int
-    path: str
-
-
-class Facts(NamedTuple):
-    """What is known of a series beside its candles. `first_ms`: when its first candle opens, None while unknown;
-    `absent`: the files that its archive did not have, and until when it is not asked for them again."""
-
-    first_ms: int | None = None
-    quiet: tuple[Quiet, ...] = ()
-    absent: tuple[tuple[str, int], ...] = ()
-    failed: tuple[Failed, ...] = ()
-    unverified: tuple[Unverified, ...] = ()
-
-    def is_absent(self, path: str, now_ms: int) -> bool:
-        """Whether the archive said so lately that it has no such file; a late one may come on any day."""
-        return any(one == path and now_ms < until_ms <= now_ms + _ABSENT_MS for one, until_ms in self.absent)
-
-    def unverified_in(self, span: Span) -> tuple[Span, ...]:
-        """The parts of the span whose candles have no checksum."""
-        before = self.unverified[: bisect.bisect_left(self.unverified, (span.end_ms,))]
-        return tuple(merge(Span(*one[:2]).clip(span) for one in before if one.end_ms > span.start_ms))
-
-    def bounds(self, span: Span, now_ms: int) -> Span:
-        """The span without its ends that are known to be empty."""
-        start_ms, end_ms = span
-        for quiet in self.quiet:
-            if not is_believed(quiet, now_ms):
-                continue
-            if quiet.start_ms <= start_ms < quiet.end_ms:
-                start_ms = quiet.end_ms
-            if quiet.start_ms < end_ms <= quiet.end_ms:
-                end_ms = quiet.start_ms
-        return Span(start_ms, max(start_ms, end_ms))
-
-
-def is_believed(quiet: Quiet, now_ms: int) -> bool:
-    """Whether it is too early to ask about the span again."""
-    return not is_due(quiet.end_ms, quiet.asked_ms, now_ms)
 
 
 class CacheStats(NamedTuple):
@@ -748,46 +681,21 @@ class CandleCache:
         """The facts, with those about entries without checksum restored where they are lost: damaged, or evicted."""
         spans = merge(span for entry in entries for span in entry.unverified)
         known = self.facts(series)
-        if not spans or not _untold(known, spans):
+        if not spans or not known.lacks_note_of(spans):
             return known
         with self.together():
-            lost = _untold(self.look_up_facts(series), spans)
-            unverified = [Unverified(*span, _NAME_LOST) for span in lost]
-            return self.learn(series, unverified=unverified, now_ms=int(self._clock() * 1000))
+            lost = self.look_up_facts(series).lacks_note_of(spans)
+            unverified = [Unverified(span, _NAME_LOST) for span in lost]
+            return self.learn(series, News(unverified=unverified), int(self._clock() * 1000))
 
-    def learn(
-        self,
-        series: Series,
-        *,
-        first_ms: int | None = None,
-        quiet: Quiet | None = None,
-        absent: Sequence[File] = (),
-        had: Sequence[Span] = (),
-        filled: Sequence[Span] = (),
-        failed: Sequence[Failed] = (),
-        unverified: Sequence[Unverified] = (),
-        now_ms: int,
-    ) -> Facts:
-        """Adds to the facts of the series; a newer word about the same time replaces the older one, and what was said
-        of the candles of the spans that have been `had` since is over; so is what failed of those that are `filled`."""
+    def learn(self, series: Series, news: News, now_ms: int) -> Facts:
+        """Add the news to the facts of the series."""
+        return self._change_facts(series, lambda facts: facts.learn(news, now_ms))
+
+    def _change_facts(self, series: Series, change: Callable[[Facts], Facts]) -> Facts:
         with self.together():
             old = self.look_up_facts(series)
-            kept = list(old.quiet)
-            if quiet is not None:
-                kept = [one for one in kept if one.end_ms <= quiet.start_ms or quiet.end_ms <= one.start_ms]
-                kept.append(quiet)
-            missed = {path: until_ms for path, until_ms in old.absent if now_ms < until_ms <= now_ms + _ABSENT_MS}
-            for file in absent:
-                may_be_late = now_ms < file.span.end_ms + USUAL_LAGS.of(file)
-                missed[file.path] = now_ms + (_LATE_MS if may_be_late else _ABSENT_MS)
-            tried = [*filled, *(Span(one.start_ms, one.end_ms) for one in failed)]
-            facts = Facts(
-                old.first_ms if first_ms is None else first_ms,
-                tuple(sorted(kept)),
-                tuple(sorted(missed.items())),
-                tuple(sorted([*_without(old.failed, tried), *failed])),
-                tuple(sorted([*_without(old.unverified, had), *unverified])),
-            )
+            facts = change(old)
             if facts != old or series in self._unsaved:
                 self._save_facts(series, facts)
         return facts
@@ -796,19 +704,14 @@ class CandleCache:
         """Keeps the facts, in memory alone while the disk is in the way."""
         with self._lock:
             self._facts[series] = facts
-        if self._save_document(f"{series.key}|facts", facts._asdict()):
+        if self._save_document(f"{series.key}|facts", _facts_document(facts)):
             self._unsaved.discard(series)
         else:
             self._unsaved.add(series)
 
     def contradict(self, series: Series, span: Span) -> None:
         """Forgets that parts of the span are known to be empty: there are candles at both its ends."""
-        with self.together():
-            old = self.look_up_facts(series)
-            first_ms = None if old.first_ms is None else min(old.first_ms, span.start_ms)
-            facts = old._replace(first_ms=first_ms, quiet=tuple(_without(old.quiet, [span])))
-            if facts != old:
-                self._save_facts(series, facts)
+        self._change_facts(series, lambda facts: facts.without_empty(span))
 
     def forget_claims(self, series: Series) -> None:
         """Forget what one reply said of the first candle: it was borne out or refuted."""
@@ -818,11 +721,7 @@ class CandleCache:
     def forget_facts(self, series: Series) -> None:
         """Forgets listing, empty spans and absent files, so that they are asked for again."""
         self.forget_claims(series)
-        with self.together():
-            old = self.look_up_facts(series)
-            facts = Facts(failed=old.failed, unverified=old.unverified)
-            if facts != old:
-                self._save_facts(series, facts)
+        self._change_facts(series, lambda facts: Facts(failed=facts.failed, unverified=facts.unverified))
 
     def lags(self, series: Series) -> Lags:
         """How late the files of the series' market are known to be."""
@@ -986,19 +885,35 @@ def _any_series(series: Series) -> bool:
     return True
 
 
+def _facts_document(facts: Facts) -> dict[str, Any]:
+    """The facts as they are stored: each is a list that begins with the start and the end of its span."""
+    return {
+        "first_ms": facts.first_ms,
+        "quiet": [(*span, *rest) for span, *rest in facts.empty],
+        "absent": facts.absent,
+        "failed": [(*span, *rest) for span, *rest in facts.failed],
+        "unverified": [(*span, *rest) for span, *rest in facts.unverified],
+    }
+
+
 def _read_facts(document: Any) -> Facts | None:
     """The facts of a document, None where it is none."""
     try:
         first_ms = document["first_ms"]
         return Facts(
             None if first_ms is None else _whole(first_ms),
-            tuple(Quiet(_whole(a), _whole(b), _text(cause), _whole(at)) for a, b, cause, at in document["quiet"]),
+            tuple(EmptySpan(_span(a, b), _text(why), _whole(at)) for a, b, why, at in document["quiet"]),
             tuple((_text(path), _whole(until)) for path, until in document["absent"]),
-            tuple(Failed(_whole(a), _whole(b), _text(error), _whole(at)) for a, b, error, at in document["failed"]),
-            tuple(Unverified(_whole(a), _whole(b), _text(path)) for a, b, path in document["unverified"]),
+            tuple(Failed(_span(a, b), _text(error), _whole(at)) for a, b, error, at in document["failed"]),
+            tuple(Unverified(_span(a, b), _text(path)) for a, b, path in document["unverified"]),
         )
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def _span(start_ms: Any, end_ms: Any) -> Span:
+    """The span between two integers. Raises ValueError for anything else."""
+    return Span(_whole(start_ms), _whole(end_ms))
 
 
 def _whole(value: Any) -> int:
@@ -1013,24 +928,6 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError
     return value
-
-
-def _untold(facts: Facts, spans: Iterable[Span]) -> list[Span]:
-    """The parts of the spans of which the facts do not tell that they have no checksum."""
-    told = merge(Span(*one[:2]) for one in facts.unverified)
-    return [part for span in spans for part in subtract(span, told)]
-
-
-Told = TypeVar("Told", Quiet, Failed, Unverified)
-
-
-def _without(told: Iterable[Told], spans: Sequence[Span]) -> list[Told]:
-    """What is told of the rest of each span."""
-    return [
-        one._replace(start_ms=rest.start_ms, end_ms=rest.end_ms)
-        for one in told
-        for rest in subtract(Span(one.start_ms, one.end_ms), spans)
-    ]
 
 
 def _shelves(chunks: Iterable[int]) -> list[int]:

@@ -20,6 +20,7 @@ from candle_fetcher import ArchiveMismatch, CacheWarning, IncompleteData
 from candle_fetcher.cli import main
 from candle_fetcher.core.candles import OHLCV, Candles, candles_from
 from candle_fetcher.core.entry import Entry
+from candle_fetcher.core.facts import News
 from candle_fetcher.core.frame import index_ms
 from candle_fetcher.core.merging import Merged
 from candle_fetcher.core.series import Series
@@ -505,7 +506,7 @@ def test_two_settings_of_a_series_never_share_what_is_stored(world: World) -> No
         assert cache.load(series, [0]) == {}
         merged = Merged(entry(price), (Span(0, 5 * DAY),))
         cache.update(series, [0], lambda _, merged=merged: {0: merged})
-        cache.learn(series, first_ms=int(price), now_ms=1)
+        cache.learn(series, News(first_ms=int(price)), 1)
     for made in (cache, world.fetcher().cache):  # out of memory, and off the disk
         for series, price in held.items():
             assert closes(made.load(series, [0])[0][1].candles) == {price}

@@ -185,7 +185,7 @@ class Collector:
         """
         provider = request.source.provider
         is_never = told.facts.first_ms is None and any(
-            quiet.cause == "not_listed" and quiet.start_ms == -FOREVER_MS for quiet in told.facts.quiet
+            empty.cause == "not_listed" and empty.span.start_ms == -FOREVER_MS for empty in told.facts.empty
         )
         if not is_never or provider.describe is not None or "symbol" in errand.warned:
             return

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from candle_fetcher.cache import CandleCache, Facts
+from candle_fetcher.cache import CandleCache
 from candle_fetcher.core.candles import iso
 from candle_fetcher.core.entry import Hole, HoleState
 from candle_fetcher.core.expiry import ask_again_ms
+from candle_fetcher.core.facts import Facts
 from candle_fetcher.core.plan import chunks_of
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
@@ -38,7 +39,7 @@ def read_coverage(cache: CandleCache, series: Series, span: Span | None, late_ms
     `late_ms` is how late a row may come.
     """
     facts = cache.look_up_facts(series)
-    quiet = [Span(one.start_ms, one.end_ms) for one in facts.quiet]
+    empty = facts.empty_spans
     lines: list[Line] = []
     stored: list[Span] = []
     for batch in _batches(cache, series, span):
@@ -47,11 +48,11 @@ def read_coverage(cache: CandleCache, series: Series, span: Span | None, late_ms
             for hole in entry.holes:
                 if hole.state is not HoleState.UNASKED:
                     known = _of_hole(hole, series.provider, late_ms)
-                    lines += [known._replace(span=part) for part in subtract(hole.span, quiet)]
+                    lines += [known._replace(span=part) for part in subtract(hole.span, empty)]
     facts = cache.facts(series)  # an entry may know more than they did
-    unverified = [Span(one.start_ms, one.end_ms) for one in facts.unverified]
+    unverified = [one.span for one in facts.unverified]
     lines += [Line(part, "stored", None, None, "") for one in merge(stored) for part in subtract(one, unverified)]
-    lines += _of_facts(facts, series.provider, known=[*quiet, *stored, *(line.span for line in lines)])
+    lines += _of_facts(facts, series.provider, known=[*empty, *stored, *(line.span for line in lines)])
     clipped = [line._replace(span=line.span.clip(span or Span(_FIRST_MS, _LAST_MS))) for line in lines]
     return _joined(sorted(line for line in clipped if line.span))
 
@@ -69,18 +70,17 @@ def _of_hole(hole: Hole, provider: str, late_ms: int) -> Line:
 
 def _of_facts(facts: Facts, provider: str, known: list[Span]) -> Iterator[Line]:
     """What the facts tell; that something failed where nothing better is known."""
-    for quiet in facts.quiet:
+    for span, cause, asked_ms in facts.empty:
         evidence = f"{provider} answered for it with nothing"
-        if quiet.cause == "not_listed" and facts.first_ms is not None:
+        if cause == "not_listed" and facts.first_ms is not None:
             evidence = f"{provider} says that the first candle opens at {iso(facts.first_ms)}"
-        again_ms = ask_again_ms(quiet.end_ms, quiet.asked_ms)
-        yield Line(Span(quiet.start_ms, quiet.end_ms), quiet.cause, quiet.asked_ms, again_ms, evidence)
+        yield Line(span, cause, asked_ms, ask_again_ms(span.end_ms, asked_ms), evidence)
     for failed in facts.failed:
-        for part in subtract(Span(failed.start_ms, failed.end_ms), known):
+        for part in subtract(failed.span, known):
             yield Line(part, "failed", failed.asked_ms, failed.asked_ms, failed.error)
     for one in facts.unverified:
         evidence = f"{one.path} of the archive has no checksum"
-        yield Line(Span(one.start_ms, one.end_ms), "unverified", None, None, evidence)
+        yield Line(one.span, "unverified", None, None, evidence)
 
 
 def _batches(cache: CandleCache, series: Series, span: Span | None) -> Iterator[Sequence[int]]:

@@ -16,7 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future
 from dataclasses import dataclass, field
 from functools import partial
 
-from candle_fetcher.cache import CandleCache, Unverified
+from candle_fetcher.cache import CandleCache
 from candle_fetcher.concurrency import wait_for
 from candle_fetcher.core.candles import Candles, Gap, join, no_candles, overlay
 from candle_fetcher.core.entry import Entry
@@ -32,6 +32,7 @@ from candle_fetcher.core.errors import (
 )
 from candle_fetcher.core.events import Busy, Observe
 from candle_fetcher.core.expiry import NEAR_MS
+from candle_fetcher.core.facts import News, Unverified
 from candle_fetcher.core.files import File, choose_files
 from candle_fetcher.core.funding import FUNDING_COLUMNS
 from candle_fetcher.core.merging import Merged, merge_entries
@@ -296,9 +297,10 @@ class _Files:
         file, month = read.file, _month_of(read.file)
         if read.candles is not None:
             entry = Entry(file.span, self.now_ms, (), read.candles)
-            unverified = [] if read.verified else [Unverified(*file.span, file.path)]
+            unverified = [] if read.verified else [Unverified(file.span, file.path)]
             with self.cache.together():
-                self.cache.learn(self.series, had=[entry.covered], unverified=unverified, now_ms=self.now_ms)
+                news = News(replaced=[entry.covered], unverified=unverified)
+                self.cache.learn(self.series, news, self.now_ms)
                 self.cache.update(self.series, [month], lambda _: {month: Merged(entry, (entry.covered,))})
             self.found[month] = "archive", entry
         elif read.error is not None:
@@ -309,12 +311,12 @@ class _Files:
     def remember(self) -> None:
         """Keeps which files there are not, for an hour where they may just be late."""
         if self.absent:
-            self.cache.learn(self.series, absent=self.absent, now_ms=self.now_ms)
+            self.cache.learn(self.series, News(absent=self.absent), self.now_ms)
 
     def unverified_of(self, spans: Sequence[Span]) -> list[str]:
         """The files without a checksum that what was found of the spans is out of."""
         known = self.cache.facts_about(self.series, self.entries()).unverified if spans else ()
-        return sorted({one.path for one in known for span in spans if Span(one.start_ms, one.end_ms).clip(span)})
+        return sorted({one.path for one in known for span in spans if one.span.clip(span)})
 
     def told(self, span: Span) -> FundingTold:
         """The records of the span, out of files alone."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from functools import partial
 
-from candle_fetcher.cache import LOOK, CandleCache, Facts, Failed, Quiet, Unverified, is_believed
+from candle_fetcher.cache import LOOK, CandleCache
 from candle_fetcher.concurrency import POLL_S, wait_for
 from candle_fetcher.core.candles import Candles, find_holes, iso, no_candles
 from candle_fetcher.core.coverage import absorb, bridge
@@ -32,6 +32,7 @@ from candle_fetcher.core.errors import (
 )
 from candle_fetcher.core.events import Observe, Progress
 from candle_fetcher.core.expiry import FOREVER_MS, NEAR_MS, ask_again_ms
+from candle_fetcher.core.facts import EmptySpan, Facts, Failed, News, Unverified
 from candle_fetcher.core.files import USUAL_LAGS, File, choose_files
 from candle_fetcher.core.merging import Merged, merge_entries
 from candle_fetcher.core.plan import (
@@ -316,13 +317,13 @@ class Gatherer:
     def _learn_facts(self, trip: Trip) -> None:
         """Remembers what cannot be read off the entries: what failed, and how late files come."""
         series, now_ms, cache = trip.want.series, trip.now_ms, self._cache
-        failed = [Failed(*span, str(error), now_ms) for span, error in trip.failed if error is not None]
+        failed = [Failed(span, str(error), now_ms) for span, error in trip.failed if error is not None]
         if failed or cache.look_up_facts(series).failed:
             filled = [trip.found[chunk][1].covered for chunk in trip.filled]
-            cache.learn(series, filled=filled, failed=failed, now_ms=now_ms)
+            cache.learn(series, News(filled=filled, failed=failed), now_ms)
         lags = cache.lags(series) if trip.absent or trip.published else USUAL_LAGS
         if trip.absent:
-            cache.learn(series, absent=trip.absent, now_ms=now_ms)
+            cache.learn(series, News(absent=trip.absent), now_ms)
         learned = lags
         for file, published_ms in sorted(trip.published, key=lambda one: one[0].span):
             learned = learned.found(file, published_ms)
@@ -927,7 +928,7 @@ class Gatherer:
             if (part := one.span.clip(span))
         ]
         parts = [
-            Unverified(*part, file.path)
+            Unverified(part, file.path)
             for file in trip.unverified
             for one in came
             if one.source == "archive" and (part := one.span.clip(file.span))
@@ -936,7 +937,7 @@ class Gatherer:
             had = [one.span for one in came]
             self._cache.look_up_facts(trip.want.series)
             self._cache.facts_about(trip.want.series, olds)
-            self._cache.learn(trip.want.series, had=had, unverified=parts, now_ms=trip.now_ms)
+            self._cache.learn(trip.want.series, News(replaced=had, unverified=parts), trip.now_ms)
 
     # -- where the series begins and ends ---------------------------------------------------------------------------
 
@@ -965,8 +966,8 @@ class Gatherer:
             if first_ms is None:
                 # A symbol that is to be traded soon has its first candle at any moment.
                 end_ms = max(hole.end_ms, trip.settling.end_ms(trip.now_ms))
-                nothing = Quiet(-FOREVER_MS, end_ms, "not_listed", trip.now_ms)
-                cache.learn(series, quiet=nothing, now_ms=trip.now_ms)
+                nothing = EmptySpan(Span(-FOREVER_MS, end_ms), "not_listed", trip.now_ms)
+                cache.learn(series, News(empty=nothing), trip.now_ms)
             elif is_news and feed.first_call is not None and first_ms != seen_ms:
                 trip.claimed_ms = first_ms
             elif first_ms >= hole.start_ms or (is_news and feed.window_ms is None):
@@ -977,10 +978,10 @@ class Gatherer:
     def _learn_listing(self, trip: Trip, first_ms: int) -> None:
         timeframe = trip.want.series.timeframe
         slot_ms = timeframe.open_ms(timeframe.ordinal(first_ms))
-        before = Quiet(-FOREVER_MS, slot_ms, "not_listed", trip.now_ms)
+        before = EmptySpan(Span(-FOREVER_MS, slot_ms), "not_listed", trip.now_ms)
         trip.claimed_ms = None
         self._cache.forget_claims(trip.want.series)
-        self._cache.learn(trip.want.series, first_ms=first_ms, quiet=before, now_ms=trip.now_ms)
+        self._cache.learn(trip.want.series, News(first_ms=first_ms, empty=before), trip.now_ms)
 
     def _ask_listing(self, trip: Trip, hole: Span, seen_ms: int | None) -> int | None:
         """Ask when the first candle opens, once a call. Raises ReplyError where that cannot be."""
@@ -1091,9 +1092,8 @@ class Gatherer:
         seen_ms = int(candles.open_ms[-1]) if candles.count else None
         if seen_ms is not None and timeframe.open_ms(timeframe.ordinal(seen_ms) + 1) >= end_ms:
             return
-        if any(
-            quiet.end_ms == FOREVER_MS and is_believed(quiet, trip.now_ms) for quiet in self._cache.facts(series).quiet
-        ):
+        empty = self._cache.facts(series).empty
+        if any(one.span.end_ms == FOREVER_MS and one.is_believed(trip.now_ms) for one in empty):
             return
         with contextlib.suppress(SourceError):  # the answer is whole without this
             last_ms = source.last_ms(series, trip.now_ms, trip.errand)
@@ -1101,8 +1101,8 @@ class Gatherer:
                 return
             if not self._is_traded(trip):
                 after_ms = timeframe.open_ms(timeframe.ordinal(last_ms) + 1)
-                over = Quiet(after_ms, FOREVER_MS, "after_delisting", trip.now_ms)
-                self._cache.learn(series, quiet=over, now_ms=trip.now_ms)
+                over = EmptySpan(Span(after_ms, FOREVER_MS), "after_delisting", trip.now_ms)
+                self._cache.learn(series, News(empty=over), trip.now_ms)
 
     # -- telling ----------------------------------------------------------------------------------------------------
 
@@ -1131,7 +1131,7 @@ class Gatherer:
 
     def _told(self, trip: Trip) -> Gathered:
         facts = self._cache.facts_about(trip.want.series, [entry for _, entry in trip.found.values()])
-        unverified = {one.path for one in facts.unverified if Span(one.start_ms, one.end_ms).clip(trip.span)}
+        unverified = {one.path for one in facts.unverified if one.span.clip(trip.span)}
         beyond = _beyond(trip, facts)
         told = Gathered(
             trip.want.series,
@@ -1159,9 +1159,9 @@ class Gatherer:
         needed = told.facts.bounds(trip.span, trip.now_ms)
         late_ms = trip.settling.finality.late_ms
         again = [
-            ask_again_ms(quiet.end_ms, quiet.asked_ms, late_ms)
-            for quiet in told.facts.quiet
-            if trip.found and Span(*quiet[:2]).clip(trip.span)
+            ask_again_ms(span.end_ms, asked_ms, late_ms)
+            for span, _, asked_ms in told.facts.empty
+            if trip.found and span.clip(trip.span)
         ]
         for chunk in sorted(trip.found):
             tier, entry = trip.found[chunk]
@@ -1215,7 +1215,7 @@ def _beyond(trip: Trip, facts: Facts) -> list[Span]:
     ]
     if older:
         known = [entry.covered for _, entry in trip.found.values()]
-        known += [Span(quiet.start_ms, quiet.end_ms) for quiet in facts.quiet]
+        known += facts.empty_spans
         lost += subtract(older, [*known, *(span for span, _ in trip.failed)])
     return merge(span for span in lost if span)
 
@@ -1225,7 +1225,7 @@ def _known_end(trip: Trip, facts: Facts, beyond: Sequence[Span]) -> int:
     at = Span(trip.span.end_ms - 1, trip.span.end_ms)
     if any(not entry.holes and entry.covered.holds(at) for _, entry in reversed(trip.found.values())):
         return trip.span.end_ms
-    known = [Span(quiet.start_ms, quiet.end_ms) for quiet in facts.quiet] + [span for span, _ in trip.failed]
+    known = facts.empty_spans + [span for span, _ in trip.failed]
     for _, entry in trip.found.values():
         start_ms, end_ms = entry.covered
         newest, _, asked_ms = entry.holes[-1] if entry.holes else (None, None, None)

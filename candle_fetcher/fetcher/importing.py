@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from candle_fetcher.cache import LOOK, CandleCache, Imported, Unverified
+from candle_fetcher.cache import LOOK, CandleCache, Imported
 from candle_fetcher.core.candles import (
     COLUMNS,
     INTEGERS,
@@ -34,6 +34,7 @@ from candle_fetcher.core.csv import MARKS, read_rows
 from candle_fetcher.core.decimals import CSV_PIECE_BYTES
 from candle_fetcher.core.entry import Entry, HoleState
 from candle_fetcher.core.errors import BadFile, CacheError, InputError, ReplyError, shown
+from candle_fetcher.core.facts import News, Unverified
 from candle_fetcher.core.files import File
 from candle_fetcher.core.finality import Settling
 from candle_fetcher.core.frame import MANIFEST, Manifest, frame_of
@@ -467,7 +468,7 @@ def _store(cache: CandleCache, chosen: Chosen, seen: Seen, now_ms: int) -> Impor
             _lay_all_in(cache, chosen, _by_chunk(chosen, spans, names, now_ms), tally, now_ms)
         finally:
             cache.drop_frames(series)
-        cache.learn(series, filled=spans, now_ms=now_ms)
+        cache.learn(series, News(filled=spans), now_ms)
     return Imported(
         path=str(chosen.path),
         provider=series.provider,
@@ -582,8 +583,8 @@ def _lay_in(
         cache.note(series, revisions, once=True)
         if chosen.verified is False:  # they are stored with the note or not at all
             spans = merge(span for one in merged.values() for span in one.replaced)
-            unverified = [Unverified(*span, chosen.archive_path) for span in spans]
-            cache.learn(series, unverified=unverified, now_ms=now_ms)
+            unverified = [Unverified(span, chosen.archive_path) for span in spans]
+            cache.learn(series, News(unverified=unverified), now_ms)
         return merged
 
     chunks = sorted(batch)

@@ -30,13 +30,16 @@ def find_all_gaps(
         if until_ms < span.end_ms:
             holes = [hole for one in holes if (hole := one.clip(Span(holes[0].start_ms, until_ms)))]
     # A span in which there are candles after all is no reason any more.
-    spans = [(Span(one.start_ms, one.end_ms), one.cause) for one in told.facts.quiet]
-    quiet = [(one, cause) for one, cause in spans if not any(part.entry.candles.trim(one).count for part in told.parts)]
+    empty = [
+        (span, cause)
+        for span, cause, _ in told.facts.empty
+        if not any(part.entry.candles.trim(span).count for part in told.parts)
+    ]
     gaps = []
     for hole in holes:
         lost = [*(span for span, _ in told.failed), *told.beyond]
         for piece in subtract(hole, [_outwards(span, timeframe) for span in lost]):
-            told_apart = [(_inwards(piece.clip(span), timeframe), cause) for span, cause in quiet]
+            told_apart = [(_inwards(piece.clip(span), timeframe), cause) for span, cause in empty]
             gaps += [gap_of(part, timeframe, cause) for part, cause in told_apart if part]
             lacking = [part for left in subtract(piece, [part for part, _ in told_apart]) for part in open_parts(left)]
             gaps += [gap_of(part, timeframe, "no_candle") for part in lacking]

@@ -147,11 +147,11 @@ def _look_up(
     believed = cache.believed_until(series, chunks) or {}
     lacking: list[tuple[int, list[Ask]]] = []
     steps = []
-    quiet = [Span(one.start_ms, one.end_ms) for one in facts.quiet]
+    empty = facts.empty_spans
     for chunk in chunks:
         borders = chunk_span(base, chunk)
         word = believed.get(chunk, ABSENT)
-        if word == ABSENT and wanted.holds(borders) and not any(one.clip(borders) for one in quiet):
+        if word == ABSENT and wanted.holds(borders) and not any(one.clip(borders) for one in empty):
             lacking.append((CHUNK_SLOTS, [Ask(borders)]))  # by far the most, where nothing is stored
             continue
         asks = []

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import NamedTuple
 
-from candle_fetcher.cache import Facts
 from candle_fetcher.core.candles import Candles
 from candle_fetcher.core.entry import Entry
 from candle_fetcher.core.errors import SourceError
 from candle_fetcher.core.expiry import FOREVER_MS, NEAR_MS
+from candle_fetcher.core.facts import Facts
 from candle_fetcher.core.files import File
 from candle_fetcher.core.finality import Settling
 from candle_fetcher.core.plan import chunks_of

@@ -1,0 +1,134 @@
+"""What is known of a series beside its candles, and how it changes with what a call learns."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeVar
+
+from candle_fetcher.core.expiry import is_due
+from candle_fetcher.core.files import USUAL_LAGS, File
+from candle_fetcher.core.spans import Span, merge, subtract
+from candle_fetcher.core.timeframe import DAY_MS
+
+# How long a file that the archive does not have is not asked for again. One that may just be late: an hour.
+_ABSENT_MS = DAY_MS
+_LATE_MS = DAY_MS // 24
+
+
+class EmptySpan(NamedTuple):
+    """A span known to hold no candle: why, and when the provider said so."""
+
+    span: Span
+    cause: str
+    asked_ms: int
+
+    def is_believed(self, now_ms: int) -> bool:
+        """Whether it is too early to ask about the span again."""
+        return not is_due(self.span.end_ms, self.asked_ms, now_ms)
+
+
+class Failed(NamedTuple):
+    """A span that could not be had when it was last asked for, and the error; it is asked for again at once."""
+
+    span: Span
+    error: str
+    asked_ms: int
+
+
+class Unverified(NamedTuple):
+    """A span whose candles are out of a file of the archive that had no checksum beside it."""
+
+    span: Span
+    path: str
+
+
+Fact = TypeVar("Fact", EmptySpan, Failed, Unverified)
+
+
+class News(NamedTuple):
+    """What a call learned of a series.
+
+    `first_ms` and `empty` are None where nothing was learned of them. `absent` are files that the archive does not
+    have; of the candles of the spans `replaced` nothing that was noted before holds, and nothing of the spans `filled`
+    is missing any more.
+    """
+
+    first_ms: int | None = None
+    empty: EmptySpan | None = None
+    absent: Sequence[File] = ()
+    failed: Sequence[Failed] = ()
+    unverified: Sequence[Unverified] = ()
+    replaced: Sequence[Span] = ()
+    filled: Sequence[Span] = ()
+
+
+class Facts(NamedTuple):
+    """What is known of a series beside its candles. `first_ms`: when its first candle opens, None while unknown;
+    `absent`: the files that its archive did not have, and until when it is not asked for them again."""
+
+    first_ms: int | None = None
+    empty: tuple[EmptySpan, ...] = ()
+    absent: tuple[tuple[str, int], ...] = ()
+    failed: tuple[Failed, ...] = ()
+    unverified: tuple[Unverified, ...] = ()
+
+    @property
+    def empty_spans(self) -> list[Span]:
+        """The spans that are known to hold no candle."""
+        return [one.span for one in self.empty]
+
+    def is_absent(self, path: str, now_ms: int) -> bool:
+        """Whether the archive said so lately that it has no such file; a late one may come on any day."""
+        return any(one == path and now_ms < until_ms <= now_ms + _ABSENT_MS for one, until_ms in self.absent)
+
+    def unverified_in(self, span: Span) -> tuple[Span, ...]:
+        """The parts of the span whose candles have no checksum."""
+        before = self.unverified[: bisect.bisect_left(self.unverified, ((span.end_ms,),))]
+        return tuple(merge(one.span.clip(span) for one in before if one.span.end_ms > span.start_ms))
+
+    def lacks_note_of(self, spans: Iterable[Span]) -> list[Span]:
+        """The parts of the spans, whose candles have no checksum, of which the facts do not say so."""
+        noted = merge(one.span for one in self.unverified)
+        return [part for span in spans for part in subtract(span, noted)]
+
+    def bounds(self, span: Span, now_ms: int) -> Span:
+        """The span without its ends that are known to be empty."""
+        start_ms, end_ms = span
+        for empty in self.empty:
+            if not empty.is_believed(now_ms):
+                continue
+            (first_ms, last_ms), *_ = empty
+            if first_ms <= start_ms < last_ms:
+                start_ms = last_ms
+            if first_ms < end_ms <= last_ms:
+                end_ms = first_ms
+        return Span(start_ms, max(start_ms, end_ms))
+
+    def learn(self, news: News, now_ms: int) -> Facts:
+        """Return the facts with the news, which replace what was known of the same spans."""
+        empty = list(self.empty)
+        if news.empty is not None:
+            empty = [*(one for one in empty if not one.span.clip(news.empty.span)), news.empty]
+        absent = {path: until_ms for path, until_ms in self.absent if now_ms < until_ms <= now_ms + _ABSENT_MS}
+        for file in news.absent:
+            may_be_late = now_ms < file.span.end_ms + USUAL_LAGS.of(file)
+            absent[file.path] = now_ms + (_LATE_MS if may_be_late else _ABSENT_MS)
+        tried = [*news.filled, *(one.span for one in news.failed)]
+        return Facts(
+            self.first_ms if news.first_ms is None else news.first_ms,
+            tuple(sorted(empty)),
+            tuple(sorted(absent.items())),
+            tuple(sorted([*_outside(self.failed, tried), *news.failed])),
+            tuple(sorted([*_outside(self.unverified, news.replaced), *news.unverified])),
+        )
+
+    def without_empty(self, span: Span) -> Facts:
+        """Return the facts for a series that has candles at both ends of the span: no part of it is empty."""
+        first_ms = None if self.first_ms is None else min(self.first_ms, span.start_ms)
+        return self._replace(first_ms=first_ms, empty=tuple(_outside(self.empty, [span])))
+
+
+def _outside(facts: Iterable[Fact], spans: Sequence[Span]) -> list[Fact]:
+    """The facts about what lies in none of the spans."""
+    return [one._replace(span=part) for one in facts for part in subtract(one.span, spans)]
