@@ -17,6 +17,7 @@ LONG_S = 60.0
 # Worlds that showed a fault once, each with what was wrong.
 FAILED = {
     14: "a candle made of an incomplete set of a provider without rows for quiet intervals was not listed as partial",
+    5_010: "one empty reply for each window on the way to the first candle hid history as not listed",
 }
 
 pytestmark = pytest.mark.filterwarnings("ignore::candle_fetcher.CandleFetcherWarning")

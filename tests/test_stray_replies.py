@@ -115,6 +115,31 @@ def test_after_a_reply_that_contradicts_its_request_a_new_connection_is_used(wor
     assert opened == [world.exchange.base_urls["binance"]]
 
 
+@pytest.mark.fault("K04")
+@pytest.mark.parametrize("times", [1, 3, 6])
+def test_empty_windows_on_the_way_to_the_first_candle_hide_no_history(world: World, times: int) -> None:
+    """Where a provider answers windows only, the listing is searched for: one empty reply each is no proof either."""
+
+    def is_window(path: str, params: Any) -> bool:
+        return "klines" in path and params.get("interval") == "1d"
+
+    fetcher = quick(world, source="rest", network_threads=1)
+    start, end = "2020-01-01", "2021-05-03"
+    market = world.exchange.truth("binance-cm", "BTCUSD_PERP", "2h", ms(start), ms(end))["open_time"].tolist()
+    assert market[0] > ms(start)  # the range begins before the listing
+    fault = world.exchange.fail(faults.body(b"[]"), match=is_window, times=times)
+    lost: list[tuple[int, int]] = []
+    try:
+        frame = fetcher.fetch("binance-cm:BTC/USD", "2h", start, end)
+    except IncompleteData as error:
+        frame, lost = error.frame, [(ms(gap.first), ms(gap.last)) for gap in error.missing]
+    fault.stop()
+    there = set(frame.index.as_unit("ms").asi8.tolist())
+    assert all(at in there or any(first <= at <= last for first, last in lost) for at in market)
+    again = fetcher.fetch("binance-cm:BTC/USD", "2h", start, end)
+    assert again.index.as_unit("ms").asi8.tolist() == market
+
+
 @pytest.mark.fault("K20")
 def test_a_hole_of_hundreds_of_slots_is_looked_at_a_third_time(world: World) -> None:
     start, end = "2024-04-20T08:00", "2024-06-01"

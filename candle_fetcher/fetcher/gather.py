@@ -369,12 +369,13 @@ class Gatherer:
 
     def _check_claim(self, trip: Trip, todo: Sequence[int]) -> None:
         """Make sure of when the series begins; else what was taken to lie before could not be had."""
+        claimed_ms = trip.claimed_ms or 0
         try:
             self._confirm_listing(trip)
         except Banned:
             raise
         except SourceError as error:
-            trip.refuted = trip.claimed_ms or 0, error
+            trip.refuted = claimed_ms, error
         if trip.refuted is not None:
             first_ms, why = trip.refuted
             lacking = [ask.span for chunk in todo for ask in self._asks(trip, chunk) if ask.span.start_ms < first_ms]
@@ -970,6 +971,8 @@ class Gatherer:
                 cache.learn(series, News(empty=nothing), trip.now_ms)
             elif is_news and feed.first_call is not None and first_ms != seen_ms:
                 trip.claimed_ms = first_ms
+            elif is_news and feed.window_ms is not None and first_ms >= hole.start_ms:
+                trip.claimed_ms = first_ms  # a single reply said of each window before that it has no candle
             elif first_ms >= hole.start_ms or (is_news and feed.window_ms is None):
                 # The empty look that brought us here renews what is known of the time before.
                 self._learn_listing(trip, first_ms)
@@ -1035,7 +1038,8 @@ class Gatherer:
 
     def _confirm_listing(self, trip: Trip) -> None:
         """Remember what one reply said of the listing if it is borne out: by the chunk that holds it, which has nothing
-        before, else by a second reply, on another connection. Raises ReplyError where that one says otherwise."""
+        before, else by a second reply, on another connection. A listing that was searched for window by window is
+        searched for once more, from the provider's first day on. Raises ReplyError where that one says otherwise."""
         first_ms, series = trip.claimed_ms, trip.want.series
         if first_ms is None:
             return
@@ -1044,7 +1048,8 @@ class Gatherer:
             return
         found = trip.found.get(chunk_of(series.timeframe, first_ms))
         is_seen = (
-            found is not None
+            trip.feed.window_ms is None
+            and found is not None
             and found[1].candles.count
             and int(found[1].candles.open_ms[0]) == first_ms
             and found[1].covered.start_ms < series.timeframe.open_ms(series.timeframe.ordinal(first_ms))
@@ -1054,6 +1059,8 @@ class Gatherer:
             if again_ms != first_ms:
                 said = "not to have opened" if again_ms is None else f"to open at {iso(again_ms)}"
                 self._cache.forget_claims(series)
+                if trip.feed.window_ms is not None and again_ms is not None and again_ms < first_ms:
+                    self._learn_listing(trip, again_ms)  # a series that paused for longer than a window has
                 raise ReplyError(f"the first candle is said to open at {iso(first_ms)}, and then {said}")
         self._learn_listing(trip, first_ms)
 
