@@ -27,7 +27,7 @@ FEATURES: dict[str, list[str]] = {
     "dotenv": ["python-dotenv>=1.0"],  # .env for the command line
 }
 
-TEST = ["pytest>=8.2", "hypothesis>=6.100", *FEATURES["calendars"], *FEATURES["dotenv"]]
+TEST = ["pytest>=8.2", "pytest-xdist>=3.5", "hypothesis>=6.100", *FEATURES["calendars"], *FEATURES["dotenv"]]
 
 TOOLS = {
     "test": TEST,

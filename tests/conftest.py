@@ -105,6 +105,15 @@ def pytest_unconfigure() -> None:
     _session.undo()
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads its options
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Run the whole suite in a process for each core, where pytest-xdist is installed; a part of it, in this one."""
+    option = config.option
+    is_whole = config.args_source is config.ArgsSource.TESTPATHS and not option.collectonly and not option.usepdb
+    if is_whole and config.pluginmanager.hasplugin("xdist") and option.dist == "no" and option.numprocesses is None:
+        option.numprocesses, option.dist = min(os.cpu_count() or 1, 8), "worksteal"
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is marked
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Take the mark `slow` off the cases that its `keep` names, so that one of each kind is in every run."""

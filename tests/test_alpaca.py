@@ -17,7 +17,7 @@ import pytest
 import requests
 from hypothesis import given
 from hypothesis import strategies as st
-from world import World, ms, same
+from world import World, ms, same, skip_waits
 
 from candle_fetcher import (
     AccessDenied,
@@ -690,9 +690,12 @@ def test_a_key_that_is_refused_is_told_at_once_and_never_shown(world, caplog, ca
 def test_a_full_minute_is_waited_for(world):
     body, headers = b'{"message":"too many requests."}', (("Retry-After", "0"),)
     world.exchange.fail(faults.status(429, body, headers), times=1, match="/bars")
-    frame = fetcher_of(world).fetch("AAPL", "1d", "2024-06-03", "2024-06-08")
+    fetcher = fetcher_of(world)
+    waits = skip_waits(fetcher._source(find_provider("alpaca"))._asker)
+    frame = fetcher.fetch("AAPL", "1d", "2024-06-03", "2024-06-08")
     assert len(frame) == 5
     assert frame.attrs["candle_fetcher"]["retries"] == 1
+    assert sum(waits) >= 60 - world.now_s % 60
 
 
 def test_a_pause_of_hours_is_told(world):

@@ -14,8 +14,6 @@ import binascii
 import datetime as dt
 import json
 import re
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -26,6 +24,7 @@ import numpy.typing as npt
 from candle_fetcher.practice.faults import Reply
 from candle_fetcher.practice.limits import Budget
 from candle_fetcher.practice.listings import FOREVER_MS, Listing, find_listing, utc_ms
+from candle_fetcher.practice.market import Kept
 from candle_fetcher.practice.series import Generated, Tape
 
 Int64s = npt.NDArray[np.int64]
@@ -38,7 +37,6 @@ ADJUSTMENTS = ("raw", "split", "dividend", "spin-off", "all")
 _IEX_SHARE = 30
 _FREE_AFTER_MS = 900_000
 _MINUTE_MS, _HOUR_MS, _DAY_MS = 60_000, 3_600_000, 86_400_000
-_KEPT_MONTHS = 600
 _TIMEFRAME = re.compile(r"([1-9][0-9]?)(Min|T|Hour|H|Day|D|Week|W|Month|M)")
 _NAMED = {
     "1m": "1Min", "5m": "5Min", "15m": "15Min", "30m": "30Min", "1h": "1Hour", "1d": "1Day", "1w": "1Week",
@@ -164,8 +162,9 @@ class _Asked(NamedTuple):
 
 
 # The bars of months that are over, of all exchanges; only those that nothing was changed of.
-_months: OrderedDict[tuple[Any, ...], list[Bar]] = OrderedDict()
-_months_lock = threading.Lock()
+_months: Kept[tuple[Any, ...], list[Bar]] = Kept(600)
+# The minutes of sessions that they are made of: ten years of a stock's.
+_sessions: Kept[tuple[Any, ...], Columns] = Kept(120)
 
 
 class Bars:
@@ -360,22 +359,25 @@ class Bars:
         series = self._tape.series(self.name, listing, "1m", "candles")
         market = series.market if isinstance(series, Generated) else None
         name = (market, month, asked.timeframe, asked.feed, is_split)
-        with _months_lock:
-            if name in _months:
-                _months.move_to_end(name)
-                return _months[name]
-        minutes = self._minutes(listing, first_ms, min(last_ms, now_ms + 1), asked.feed == "iex", now_ms)
+        is_settled = last_ms <= now_ms and market is not None
+        bars = _months.find(name) if is_settled else None
+        if bars is not None:
+            return bars
+        is_iex = asked.feed == "iex"
+        found = _sessions.find((market, month, is_iex)) if is_settled else None
+        if found is None:
+            found = self._minutes(listing, first_ms, min(last_ms, now_ms + 1), is_iex, now_ms)
+            if is_settled and not self._is_crypto:
+                _sessions.keep((market, month, is_iex), found)
+        minutes = dict(found)
         if parts > 1 and not is_split:
             early = minutes["open_time"] < split_ms
             for field in ("open", "high", "low", "close"):
                 minutes[field] = np.where(early, np.round(minutes[field] * parts, 4), minutes[field])
             minutes["volume"] = np.where(early, minutes["volume"] // parts, minutes["volume"])
         bars = _bars_of(minutes, self._opens_ms(minutes["open_time"], asked.timeframe))
-        if last_ms <= now_ms and market is not None:
-            with _months_lock:
-                _months[name] = bars
-                while len(_months) > _KEPT_MONTHS:
-                    _months.popitem(last=False)
+        if is_settled:
+            _months.keep(name, bars)
         return bars
 
     def _minutes(self, listing: Listing, start_ms: int, end_ms: int, is_iex: bool, now_ms: int) -> Columns:

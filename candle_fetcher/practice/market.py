@@ -15,7 +15,7 @@ import hashlib
 import itertools
 import threading
 from collections import OrderedDict
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,8 @@ from candle_fetcher.practice.listings import FOREVER_MS, Curve, Listing, Stops
 Int64s = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+Name = TypeVar("Name")
+Value = TypeVar("Value")
 
 DAY, HOUR, MINUTE, SECOND = 0, 1, 2, 3
 STEP_MS = (DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS)
@@ -248,31 +250,32 @@ def _wander(key: int, swing: float, days: Int64s) -> Floats:
     return total
 
 
-class Blocks:
-    """The blocks used last, of all paths, exchanges and threads."""
+class Kept(Generic[Name, Value]):
+    """The values used last, at most so many, for all threads."""
 
-    def __init__(self, most: int = _KEPT_BLOCKS) -> None:
-        self._kept: OrderedDict[tuple[int, int, int], Grid] = OrderedDict()
+    def __init__(self, most: int) -> None:
+        self._kept: OrderedDict[Name, Value] = OrderedDict()
         self._most = most
         self._lock = threading.Lock()
 
-    def find(self, name: tuple[int, int, int]) -> Grid | None:
-        """The block, None where it has to be made."""
+    def find(self, name: Name) -> Value | None:
+        """The value, None where it has to be made."""
         with self._lock:
-            block = self._kept.get(name)
-            if block is not None:
+            value = self._kept.get(name)
+            if value is not None:
                 self._kept.move_to_end(name)
-            return block
+            return value
 
-    def keep(self, name: tuple[int, int, int], block: Grid) -> None:
-        """Keeps the block, and drops the one that was not used for longest."""
+    def keep(self, name: Name, value: Value) -> None:
+        """Keeps the value, and drops the one that was not used for longest."""
         with self._lock:
-            self._kept[name] = block
+            self._kept[name] = value
             while len(self._kept) > self._most:
                 self._kept.popitem(last=False)
 
 
-_blocks = Blocks()
+# Of all paths and exchanges.
+_blocks: Kept[tuple[int, int, int], Grid] = Kept(_KEPT_BLOCKS)
 _numbers = itertools.count()
 
 
