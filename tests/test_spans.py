@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from candle_fetcher.core.spans import Span, merge, subtract
+from candle_fetcher.core.spans import ALL_TIME, Span, hull, merge, subtract
 
 # Empty and inverted spans are among them.
 spans = st.builds(Span, st.integers(-20, 20), st.integers(-20, 20))
@@ -35,6 +35,28 @@ def test_clipping_keeps_what_both_hold(one, other):
 @given(one=spans, other=spans)
 def test_a_span_holds_those_whose_every_instant_it_has(one, other):
     assert one.holds(other) == (points(other) <= points(one))
+
+
+@given(span=spans, ms=st.integers(-30, 30))
+def test_an_instant_parts_a_span_in_what_lies_before_and_after_it(span, ms):
+    before, after = span.before(ms), span.after(ms)
+    assert points(before) == {point for point in points(span) if point < ms}
+    assert points(after) == {point for point in points(span) if point >= ms}
+    assert before.end_ms >= before.start_ms == span.start_ms
+    assert after.start_ms <= after.end_ms == span.end_ms
+
+
+@given(one=spans, other=spans)
+def test_spans_touch_where_one_span_can_hold_just_both(one, other):
+    if one and other:
+        assert one.touches(other) == (points(hull([one, other])) == points(one, other))
+        assert hull([one, other]).holds(one)
+
+
+def test_a_span_never_ends_before_it_starts_where_it_is_made_between_two_instants():
+    assert Span.between(3, 5) == (3, 5)
+    assert Span.between(5, 3) == (5, 5)
+    assert ALL_TIME.before(7).after(3) == (3, 7)
 
 
 @given(some=lists)

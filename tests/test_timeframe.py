@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from candle_fetcher.core.errors import InputError
+from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import Timeframe, parse_timeframe
 
 OFFERED = ["1s", "1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w", "1M"]
@@ -220,3 +221,18 @@ def test_a_timeframe_divides_those_whose_every_border_is_one_of_its_own(name):
 def test_division_agrees_with_the_borders_for_any_two_timeframes(count, unit, other_count, other_unit):
     base, other = Timeframe(count, unit), Timeframe(other_count, other_unit)
     assert base.divides(other) == is_made_of(other, base)
+
+
+@given(frame=frames, ms=instants)
+def test_an_instant_is_rounded_to_where_slots_open(frame, ms):
+    assert frame.floor_ms(ms) == border(frame, slot_of(frame, ms))
+    assert frame.floor_ms(ms) <= ms <= frame.ceil_ms(ms)
+    assert frame.ceil_ms(ms) == border(frame, slot_of(frame, ms - 1) + 1)
+
+
+@given(frame=frames, first=slots, count=st.integers(-2, 5), late=st.integers(0, 1))
+def test_the_slots_of_a_span_are_those_that_open_in_it(frame, first, count, late):
+    span = frame.span(first, first + count)
+    assert span == (border(frame, first), border(frame, first + count))
+    found = frame.slots(Span(span.start_ms + late, span.end_ms))
+    assert list(found) == list(range(first + late, first + count))

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from candle_fetcher.core.errors import ReplyError
-from candle_fetcher.core.spans import Span
+from candle_fetcher.core.spans import ALL_TIME, Span
 from candle_fetcher.core.timeframe import Timeframe
 
 Int64s = npt.NDArray[np.int64]
@@ -136,9 +136,7 @@ def widen(part: Candles, names: tuple[str, ...]) -> Candles:
 
 def overlay(base: Candles, newer: Candles, span: Span) -> Candles:
     """The newer candles inside the span and the base ones outside it, in order of open time."""
-    before = base.trim(Span(-(2**62), span.start_ms))
-    after = base.trim(Span(span.end_ms, 2**62))
-    return join([before, newer, after])
+    return join([base.trim(ALL_TIME.before(span.start_ms)), newer, base.trim(ALL_TIME.after(span.end_ms))])
 
 
 def check(candles: Candles, span: Span) -> Candles:
@@ -216,9 +214,10 @@ class Gap:
 
 def find_holes(open_ms: Int64s, timeframe: Timeframe, span: Span) -> list[Span]:
     """The runs of slots without a candle, among the slots that open in the span; in order, border to border."""
-    first, stop = timeframe.first_slot(span.start_ms), timeframe.first_slot(span.end_ms)
-    if stop <= first:
+    wanted = timeframe.slots(span)
+    if not wanted:
         return []
+    first, stop = wanted.start, wanted.stop
     holes, last = [], first - 1
     # By blocks: whole columns of slots and steps would be the largest things around.
     for at in range(0, len(open_ms), _BLOCK_ROWS):

@@ -64,7 +64,8 @@ def find_borders(coarse: Candles, timeframe: Timeframe, span: Span) -> Int64s:
     the end of the candle that runs over it.
     """
     opens = coarse.open_ms
-    slots = np.arange(timeframe.first_slot(span.start_ms), timeframe.first_slot(span.end_ms), dtype=np.int64)
+    wanted = timeframe.slots(span)
+    slots = np.arange(wanted.start, wanted.stop, dtype=np.int64)
     empty = timeframe.opens_ms(np.setdiff1d(slots, timeframe.ordinals(opens)))
     before = np.searchsorted(opens, empty) - 1
     has_one = before >= 0

@@ -11,7 +11,7 @@ from candle_fetcher.core.candles import Candles, find_holes, join, no_candles, o
 from candle_fetcher.core.entry import Entry, Hole, HoleState, holes_outside
 from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.finality import Settling
-from candle_fetcher.core.spans import Span, subtract
+from candle_fetcher.core.spans import Span, hull, subtract
 from candle_fetcher.core.timeframe import Timeframe
 
 
@@ -43,9 +43,9 @@ def absorb(
     settled = settling.settled(candles, now_ms)
     end_ms = span.end_ms
     if settled.count < candles.count:
-        end_ms = min(end_ms, timeframe.open_ms(timeframe.ordinal(int(candles.open_ms[settled.count]))))
+        end_ms = min(end_ms, timeframe.floor_ms(int(candles.open_ms[settled.count])))
     if settling.changes(open_ms, now_ms):
-        end_ms = min(end_ms, timeframe.open_ms(timeframe.ordinal(open_ms)))
+        end_ms = min(end_ms, timeframe.floor_ms(open_ms))
     if holes and holes[-1].end_ms >= end_ms and not settling.finality.spares_edge:
         end_ms = min(end_ms, max(holes[-1].start_ms, settling.known_ms(now_ms)))
     span = Span(span.start_ms, end_ms)
@@ -56,12 +56,12 @@ def absorb(
         holes = [part for hole in holes for part in _without(hole, stored, timeframe)]
     told = [hole.clip(span) for hole in holes]
     kept = [Hole.at(hole, state, now_ms) for hole in told if hole and now_ms - hole.end_ms < remember_ms]
-    if entry is None or span.start_ms > entry.covered.end_ms or span.end_ms < entry.covered.start_ms:
+    if entry is None or not span.touches(entry.covered):
         return Entry(span, now_ms, tuple(kept), candles) if span else entry
     if not span:
         return entry
     kept += holes_outside(entry.holes, [span])
-    covered = Span(min(span.start_ms, entry.covered.start_ms), max(span.end_ms, entry.covered.end_ms))
+    covered = hull([span, entry.covered])
     # A look into the middle says nothing about the live edge.
     stored_ms = now_ms if span.end_ms >= entry.covered.end_ms else entry.stored_ms
     return Entry(covered, stored_ms, tuple(sorted(kept)), overlay(entry.candles, candles, span))
@@ -79,7 +79,7 @@ def _with_stored(candles: Candles, stored: Candles, timeframe: Timeframe) -> Can
 def _without(hole: Span, stored: Candles, timeframe: Timeframe) -> list[Span]:
     """The parts of the hole in whose slots no candle is stored."""
     slots = timeframe.ordinals(stored.trim(hole).open_ms).tolist()
-    return subtract(hole, [Span(timeframe.open_ms(slot), timeframe.open_ms(slot + 1)) for slot in slots])
+    return subtract(hole, [timeframe.span(slot, slot + 1) for slot in slots])
 
 
 def bridge(entry: Entry | None, span: Span, *, settling: Settling, now_ms: int, state: HoleState) -> Entry | None:
@@ -87,7 +87,7 @@ def bridge(entry: Entry | None, span: Span, *, settling: Settling, now_ms: int, 
 
     Without this an answer would replace it, and what was stored would be lost.
     """
-    if entry is None or not span or not (span.start_ms > entry.covered.end_ms or span.end_ms < entry.covered.start_ms):
+    if entry is None or not span or span.touches(entry.covered):
         return entry
     between = Span(entry.covered.end_ms, span.start_ms)
     if span.end_ms < entry.covered.start_ms:
@@ -115,7 +115,7 @@ def fill(
     if entry is None:
         entry = Entry(Span(span.start_ms, span.start_ms), now_ms, (), candles.trim(Span(0, 0)))
     holes = holes_outside(entry.holes, [span])
-    covered = Span(min(span.start_ms, entry.covered.start_ms), max(span.end_ms, entry.covered.end_ms))
+    covered = hull([span, entry.covered])
     holes += [Hole(between, HoleState.UNASKED) for between in subtract(covered, [entry.covered, span])]
     empty: list[Hole] = []
     if state is not None:

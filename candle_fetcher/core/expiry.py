@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from candle_fetcher.core.spans import ALL_TIME
 from candle_fetcher.core.timeframe import DAY_MS, HOUR_MS
 
-FOREVER_MS = 2**62
+FOREVER_MS = ALL_TIME.end_ms
 # A range that ends further back than this is settled whatever our own clock says, if that is right by days.
 NEAR_MS = 2 * DAY_MS
 _YOUNG_MS = 2 * DAY_MS

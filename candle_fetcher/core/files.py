@@ -110,7 +110,7 @@ def choose_files(
 
 def _count_slots(timeframe: Timeframe, spans: Sequence[Span]) -> int:
     """Return how many slots open in the spans."""
-    return sum(timeframe.first_slot(span.end_ms) - timeframe.first_slot(span.start_ms) for span in spans)
+    return sum(len(timeframe.slots(span)) for span in spans)
 
 
 def published_end_ms(find_file: Callable[[int, bool], File | None], now_ms: int) -> int:

@@ -67,7 +67,7 @@ class Settling:
         timeframe = self.timeframe
         if self.zone_name is None:
             return timeframe.open_ms(slot)
-        return self._utc_ms(timeframe.open_ms(timeframe.first_slot(self._local_ms(timeframe.open_ms(slot)))))
+        return self._utc_ms(timeframe.ceil_ms(self._local_ms(timeframe.open_ms(slot))))
 
     def slot_close_ms(self, slot: int) -> int:
         """When the candle of that slot is over, if it opens where it should."""
@@ -85,9 +85,9 @@ class Settling:
         """The opening of the first slot whose candle was not over at that time."""
         timeframe = self.timeframe
         if self.zone_name is None:
-            return timeframe.open_ms(timeframe.ordinal(ms))
-        forming_ms = timeframe.open_ms(timeframe.ordinal(self._local_ms(ms)))
-        return timeframe.open_ms(timeframe.ordinal(self._utc_ms(forming_ms)))
+            return timeframe.floor_ms(ms)
+        forming_ms = timeframe.floor_ms(self._local_ms(ms))
+        return timeframe.floor_ms(self._utc_ms(forming_ms))
 
     def settles_ms(self, end_ms: int) -> int:
         """When every slot that ends by `end_ms` is settled."""
@@ -126,7 +126,7 @@ class Settling:
                 first -= 1
         if first == len(opens):
             return None
-        return self.timeframe.open_ms(self.timeframe.ordinal(int(opens[first])))
+        return self.timeframe.floor_ms(int(opens[first]))
 
     def _local_ms(self, ms: int) -> int:
         return int(zone(self.zone_name or "UTC").to_local(np.array([ms]))[0])

@@ -301,7 +301,7 @@ def _misstep(
         return None
     # Rows that follow each other lack no more slots than the whole does, and mostly take one after the other.
     slots = timeframe.ordinals(open_ms)
-    lacking = timeframe.first_slot(span.end_ms) - timeframe.first_slot(span.start_ms) - rows
+    lacking = len(timeframe.slots(span)) - rows
     lacking = max(lacking, int(manifest.get("expected", rows)) - rows)
     steps = np.diff(slots)
     if int(steps.sum()) - len(steps) > lacking or (steps.size > 1 and np.median(steps) > 1):

@@ -9,7 +9,7 @@ import numpy as np
 
 from candle_fetcher.core.candles import overlay
 from candle_fetcher.core.entry import UNKNOWN, Entry, Hole, HoleState, holes_outside
-from candle_fetcher.core.spans import Span, merge, subtract
+from candle_fetcher.core.spans import Span, hull, merge, subtract
 from candle_fetcher.core.timeframe import Timeframe
 
 
@@ -50,7 +50,7 @@ def merge_entries(
     candles = stored.candles
     for span in replaced:
         candles = overlay(candles, ours.candles.trim(span), span)
-    covered = Span(min(stored.covered.start_ms, ours.covered.start_ms), max(stored.covered.end_ms, ours.covered.end_ms))
+    covered = hull([stored.covered, ours.covered])
     holes = holes_outside(stored.holes, replaced)
     holes += [hole._replace(span=part) for hole in ours.holes for span in replaced if (part := span.clip(hole.span))]
     holes += [Hole(span, between) for span in subtract(covered, [stored.covered, ours.covered])]
@@ -72,7 +72,7 @@ def _stored_since(stored: Entry, seen: Entry | None, timeframe: Timeframe) -> li
         same = (new.pick(names).block[:, at] == old.pick(names).block[:, was_at]).all(axis=0)
         opens = np.delete(opens, at[same])
     numbers = np.unique(timeframe.ordinals(opens)).tolist()
-    return [Span(timeframe.open_ms(number), timeframe.open_ms(number + 1)) for number in numbers]
+    return [timeframe.span(number, number + 1) for number in numbers]
 
 
 def _spans(entry: Entry, *states: HoleState) -> list[Span]:

@@ -96,8 +96,8 @@ def find_asks(
     covered = entry.covered
     at_edge = covered.end_ms < chunk.end_ms
     if ttl_ms is not None and at_edge and entry.candles.count and abs(now_ms - entry.stored_ms) >= ttl_ms:
-        newest = settling.timeframe.ordinal(int(entry.candles.open_ms[-1]))
-        covered = Span(covered.start_ms, max(covered.start_ms, settling.timeframe.open_ms(newest)))
+        newest_ms = settling.timeframe.floor_ms(int(entry.candles.open_ms[-1]))
+        covered = covered.before(newest_ms)
     open_ = UNKNOWN if serves_all else (HoleState.UNASKED,)
     unasked = [hole.span.clip(bounds) for hole in entry.holes if hole.state in open_]
     asks = [Ask(span) for span in unasked if span.clip(needed)]

@@ -12,6 +12,11 @@ class Span(NamedTuple):
     start_ms: int
     end_ms: int
 
+    @classmethod
+    def between(cls, start_ms: int, end_ms: int) -> Span:
+        """The span from the start to the end; empty at the start where the end lies before it."""
+        return cls(start_ms, max(start_ms, end_ms))
+
     def __bool__(self) -> bool:
         return self.end_ms > self.start_ms
 
@@ -19,10 +24,34 @@ class Span(NamedTuple):
         """What both hold; empty where they do not meet."""
         return Span(max(self.start_ms, other.start_ms), min(self.end_ms, other.end_ms))
 
+    def before(self, ms: int) -> Span:
+        """The part that lies before the instant; empty at the start where there is none."""
+        start_ms, end_ms = self
+        return Span(start_ms, max(start_ms, min(end_ms, ms)))
+
+    def after(self, ms: int) -> Span:
+        """The part that lies after the instant; empty at the end where there is none."""
+        start_ms, end_ms = self
+        return Span(min(end_ms, max(start_ms, ms)), end_ms)
+
+    def touches(self, other: Span) -> bool:
+        """Whether the two share an instant or adjoin."""
+        return self.start_ms <= other.end_ms and other.start_ms <= self.end_ms
+
     def holds(self, other: Span) -> bool:
         """Whether all of the other lies in this one; an empty span lies in every span."""
         (start_ms, end_ms), (first_ms, last_ms) = self, other  # in one go: this runs for every chunk of a fetch
         return (start_ms <= first_ms and last_ms <= end_ms) or first_ms >= last_ms
+
+
+# Bounds beyond every instant that a provider could name.
+ALL_TIME = Span(-(2**62), 2**62)
+
+
+def hull(spans: Iterable[Span]) -> Span:
+    """The shortest span that holds all of them, of which there must be one."""
+    starts, ends = zip(*spans, strict=True)
+    return Span(min(starts), max(ends))
 
 
 def merge(spans: Iterable[Span]) -> list[Span]:

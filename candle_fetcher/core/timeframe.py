@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from candle_fetcher.core.errors import InputError, shown
+from candle_fetcher.core.spans import Span
 
 SECOND_MS = 1_000
 MINUTE_MS = 60_000
@@ -73,6 +74,17 @@ class Timeframe:
         origin_ms, unit_ms = _GRID[self.unit]
         return origin_ms + ordinal * self.count * unit_ms
 
+    def floor_ms(self, ms: int) -> int:
+        """The instant at which the slot opens that holds the instant."""
+        if self.unit == "M":
+            return self.open_ms(self.ordinal(ms))
+        origin_ms, unit_ms = _GRID[self.unit]
+        return ms - (ms - origin_ms) % (self.count * unit_ms)
+
+    def ceil_ms(self, ms: int) -> int:
+        """The first instant at which a slot opens, at or after the instant."""
+        return self.open_ms(self.first_slot(ms))
+
     def ordinals(self, ms: Int64s) -> Int64s:
         """`ordinal` of each instant."""
         if self.unit == "M":
@@ -93,6 +105,14 @@ class Timeframe:
         """The first slot that opens at or after the instant: where a range [ms, …) begins, and where [.., ms) ends."""
         slot = self.ordinal(ms)
         return slot if self.open_ms(slot) == ms else slot + 1
+
+    def slots(self, span: Span) -> range:
+        """The slots that open in the span."""
+        return range(self.first_slot(span.start_ms), self.first_slot(span.end_ms))
+
+    def span(self, first: int, stop: int) -> Span:
+        """From where the first slot opens to where slot `stop` does."""
+        return Span(self.open_ms(first), self.open_ms(stop))
 
     def close_ms(self, open_ms: int) -> int:
         """The instant at which a candle that opened then is over; months and weeks by the calendar."""

@@ -785,7 +785,7 @@ class CandleFetcher:
                 )
         if way == "archive" and archive is not None:
             if wanted.end_ms is None:
-                span = Span(span.start_ms, max(span.start_ms, min(span.end_ms, archive.end_ms(series, now_ms))))
+                span = span.before(archive.end_ms(series, now_ms))
             told = self._funding_gatherer.gather_files(
                 rates,
                 archive,
@@ -798,7 +798,7 @@ class CandleFetcher:
                 to_last=wanted.end_ms is None,
             )
         else:
-            span = Span(span.start_ms, max(span.start_ms, min(span.end_ms, now_ms)))
+            span = span.before(now_ms)
             told = self._funding_gatherer.gather(
                 rates,
                 series,

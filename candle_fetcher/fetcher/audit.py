@@ -20,7 +20,7 @@ from candle_fetcher.core.compare import (
 from candle_fetcher.core.errors import IncompleteData, InputError, NotOffered, shown
 from candle_fetcher.core.frame import MANIFEST, utc_index
 from candle_fetcher.core.resample import base_for
-from candle_fetcher.core.spans import Span, subtract
+from candle_fetcher.core.spans import Span, hull, subtract
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe, parse_timeframe
 from candle_fetcher.fetcher.collect import Collected, Collector, How
 from candle_fetcher.fetcher.request import Request
@@ -74,8 +74,8 @@ class Auditor(NamedTuple):
         around = ours
         if (timeframe.opens_ms(timeframe.ordinals(ours.open_ms)) != ours.open_ms).any():
             # Off the grid, the neighbours say where the first one begins and the last one ends.
-            slots = timeframe.first_slot(span.start_ms) - 1, timeframe.first_slot(span.end_ms) + 1
-            wide = Span(max(0, timeframe.open_ms(slots[0])), timeframe.open_ms(slots[1]))
+            slots = timeframe.slots(span)
+            wide = timeframe.span(slots.start - 1, slots.stop + 1).after(0)
             around = self.stored.collect(request, wide, how, self.errand).candles
         base = base_for(finer, request.source.provider.feed(request.series.kind).timeframes, request.series.provider)
         fine = request._replace(series=request.series._replace(timeframe=base), timeframe=finer)
@@ -105,7 +105,7 @@ class Auditor(NamedTuple):
             there = _had(theirs, request.timeframe)
             if there:
                 collector = self.fresh()
-                ours = self._collect(request, Span(there[0].start_ms, there[-1].end_ms), how, collector)
+                ours = self._collect(request, hull(there), how, collector)
                 yield from (find_differences(ours.trim(one), theirs.candles.trim(one)) for one in there)
 
     def _cache_with_fresh(self, request: Request, how: How) -> Iterator[Differences]:
@@ -177,8 +177,7 @@ def find_finer(request: Request) -> str | None:
 
 def find_sample(span: Span, timeframe: Timeframe, now_ms: int) -> list[Span]:
     """The span, or days of it that lie evenly, the first and the last published one among them, where it is long."""
-    slots = timeframe.first_slot(span.end_ms) - timeframe.first_slot(span.start_ms)
-    if slots <= _WHOLE_ROWS:
+    if len(timeframe.slots(span)) <= _WHOLE_ROWS:
         return [span] if span else []
     end_ms = max(span.start_ms + 1, min(span.end_ms, now_ms - _LAG_MS))
     days = np.linspace(span.start_ms // DAY_MS, (end_ms - 1) // DAY_MS, _SAMPLE_DAYS).round().astype(np.int64)

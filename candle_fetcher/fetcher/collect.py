@@ -78,29 +78,29 @@ class Collector:
         timeframe, settled_ms = request.timeframe, request.settled_ms(now_ms)
         span = read_span(request.range, settled_ms, now_ms)
         if request.range.from_first:
-            listed_ms = timeframe.open_ms(timeframe.ordinal(self.listed_ms(request, how, errand)))
+            listed_ms = timeframe.floor_ms(self.listed_ms(request, how, errand))
             span = Span(min(listed_ms, span.end_ms), span.end_ms)
         end_ms = min(span.end_ms, settled_ms)
         if how.only_cache and (request.range.end_ms is None or end_ms < span.end_ms):
             # What is stored has settled, though our clock be behind.
             stored_ms = self._stored_end_ms(request, span)
             if request.range.end_ms is not None:
-                end_ms = max(end_ms, min(span.end_ms, timeframe.open_ms(timeframe.ordinal(stored_ms))))
+                end_ms = max(end_ms, min(span.end_ms, timeframe.floor_ms(stored_ms)))
             elif stored_ms <= span.start_ms:
                 errand.span = span
                 raise IncompleteData(
                     f"nothing of {request.label} is stored in that range, and only the cache may be asked"
                 )
             else:
-                end_ms = timeframe.open_ms(timeframe.ordinal(stored_ms))
+                end_ms = timeframe.floor_ms(stored_ms)
         if how.only_archive and request.range.end_ms is None and request.archive is not None:
             published_ms = request.archive.end_ms(request.series, now_ms)
-            end_ms = min(end_ms, timeframe.open_ms(timeframe.ordinal(published_ms)))
+            end_ms = min(end_ms, timeframe.floor_ms(published_ms))
         elif errand.clock_error is not None:
             # Whether the next candle has settled is not known either.
             wanted_ms = now_ms if request.range.end_ms is None else span.end_ms
             end_ms = max(end_ms, min(wanted_ms, timeframe.close_ms(end_ms)))
-        span = Span(span.start_ms, max(end_ms, span.start_ms))
+        span = Span.between(span.start_ms, end_ms)
         if request.range.oldest and request.range.limit is None:
             errand.span = span
         return span
@@ -136,12 +136,10 @@ class Collector:
         names = columns[: 1 + len(OHLCV)] if how.columns == "ohlcv" and have_prices(columns) else columns
         wanted = span
         if base != timeframe:
-            slots = timeframe.first_slot(span.start_ms), timeframe.first_slot(span.end_ms)
-            wanted = Span(timeframe.open_ms(slots[0]), timeframe.open_ms(slots[1]))
+            wanted = Span(timeframe.ceil_ms(span.start_ms), timeframe.ceil_ms(span.end_ms))
         told = self._gatherer.gather(self._want(request, wanted, how), errand)
         if told.span.end_ms < wanted.end_ms:  # what follows may still come, or change
-            end_ms = timeframe.open_ms(timeframe.ordinal(told.span.end_ms))
-            span = Span(span.start_ms, max(span.start_ms, min(span.end_ms, end_ms)))
+            span = span.before(timeframe.floor_ms(told.span.end_ms))
         parts = [part.entry.candles.pick(names) for part in told.parts if part.entry.candles.count]
         candles = join(parts) if parts else no_candles(names)
         for lost, _ in told.failed:
@@ -153,8 +151,7 @@ class Collector:
                 # A slot has settled once the last of its candles has, which may be hours later than the slot itself.
                 until_ms = forming_ms(candles, told.settling, told.span.end_ms, told.now_ms)
                 if until_ms < told.span.end_ms:
-                    until_ms = timeframe.open_ms(timeframe.ordinal(until_ms))
-                    span = Span(span.start_ms, max(span.start_ms, min(span.end_ms, until_ms)))
+                    span = span.before(timeframe.floor_ms(until_ms))
             candles, lacking = resample(candles, base, timeframe, told.span)
             if not request.source.provider.feed(series.kind).quiet_rows:
                 # A slot without a row had no trade: only what could not be had is lacking.
@@ -165,7 +162,7 @@ class Collector:
             self._doubt_symbol(request, told, errand)
         failed = failed_gaps(told, candles, timeframe, span, "not_published" if how.only_archive else "fetch_failed")
         if failed and candles.count and _ends_late(request, told, span, failed[-1], how):
-            span, failed = Span(span.start_ms, max(span.start_ms, failed[-1].first_ms)), failed[:-1]
+            span, failed = Span.between(span.start_ms, failed[-1].first_ms), failed[:-1]
             lacking = [ms for ms in lacking if ms < span.end_ms]
         return Collected(
             candles=candles.trim(span),
@@ -240,16 +237,16 @@ class Collector:
             if request.range.oldest:
                 edge = timeframe.first_slot(known.start_ms) + slots
                 end_ms = timeframe.open_ms(edge)
-                span = Span(whole.start_ms, min(whole.end_ms, end_ms))
+                span = whole.before(end_ms)
                 is_all = end_ms >= known.end_ms
             else:
                 edge = max(timeframe.first_slot(known.end_ms) - slots, 0)
                 start_ms = timeframe.open_ms(edge)
-                span = Span(max(start_ms, whole.start_ms), whole.end_ms)
+                span = whole.after(start_ms)
                 is_all = start_ms <= known.start_ms
             got = self.collect(request, span, how, errand)
             if got.span.end_ms < span.end_ms and got.candles.count < limit and not request.range.oldest:
-                whole = Span(whole.start_ms, got.span.end_ms)  # the newest rows are late: count back from those before
+                whole = whole.before(got.span.end_ms)  # the newest rows are late: count back from those before
                 if whole:
                     continue
             news = self._known(request, whole, now_ms) != known
@@ -271,9 +268,9 @@ class Collector:
         timeframe = request.timeframe
         while True:
             border_ms = chunk_span(timeframe, chunk_of(timeframe, span.start_ms) + chunks - 1).end_ms
-            piece = Span(span.start_ms, min(border_ms, span.end_ms))
+            piece = span.before(border_ms)
             got = self.collect(request, piece, how, errand)
-            span = Span(piece.end_ms, span.end_ms)
+            span = span.after(piece.end_ms)
             is_last = not span or got.span.end_ms < piece.end_ms
             yield got, is_last
             if is_last:
@@ -302,9 +299,9 @@ class Collector:
         first_ms = min(_unsettled_ms(page, settling, now_ms), edge_ms if is_cut else FOREVER_MS)
         newest = page.candles.trim(Span(max(first_ms, _last_ms(got.told) + 1), span.end_ms)).pick(names)
         if base != timeframe:
-            open_ms = timeframe.open_ms(timeframe.ordinal(edge_ms))
+            open_ms = timeframe.floor_ms(edge_ms)
             if newest.count:
-                open_ms = min(open_ms, timeframe.open_ms(timeframe.ordinal(int(newest.open_ms[0]))))
+                open_ms = min(open_ms, timeframe.floor_ms(int(newest.open_ms[0])))
             settled = self.collect(request._replace(timeframe=base), Span(open_ms, edge_ms), how, errand).candles
             newest, _ = resample(join([settled, newest]), base, timeframe, Span(open_ms, span.end_ms))
             if got.candles.count:
@@ -374,6 +371,5 @@ def cut(got: Collected, limit: int, request: Request) -> Collected:
 
 def _clipped(gap: Gap, slots: range, timeframe: Timeframe) -> Gap | None:
     """Return what of the gap lies in those slots; None where nothing does."""
-    bounds = Span(timeframe.open_ms(slots.start), timeframe.open_ms(slots.stop))
-    inner = Span(gap.first_ms, timeframe.close_ms(gap.last_ms)).clip(bounds)
+    inner = Span(gap.first_ms, timeframe.close_ms(gap.last_ms)).clip(timeframe.span(slots.start, slots.stop))
     return gap_of(inner, timeframe, gap.cause) if inner else None

@@ -117,12 +117,12 @@ class FundingGatherer:
             if only_cache:
                 ends_ms = [entry.covered.end_ms for entry in (*trip.entries.values(), *files.entries())]
                 if until_stored and ends_ms:
-                    trip.span = Span(trip.span.start_ms, max(trip.span.start_ms, min(max(ends_ms), span.end_ms)))
+                    trip.span = trip.span.before(max(ends_ms))
                 return trip.told(files)
             for ask in trip.asks():
                 trip.ask(ask, self._clock(), may_replace=archive is not None)
                 if errand.doubts_clock:  # the span was made by a clock that is ahead
-                    trip.span = Span(trip.span.start_ms, max(trip.span.start_ms, min(trip.span.end_ms, trip.now_ms)))
+                    trip.span = trip.span.before(trip.now_ms)
                 if trip.refusal is not None or errand.doubts_clock:
                     break
             if trip.refusal is not None and archive is not None:
@@ -228,18 +228,14 @@ def _merged(
 ) -> dict[int, Merged]:
     """Return the month's entry merged into what is stored of it now; `seen` was stored before the source was asked."""
     old = stored.get(month)
-    if old is not None and old.candles.names == FUNDING_COLUMNS and _touch(old.covered, entry.covered):
+    if old is not None and old.candles.names == FUNDING_COLUMNS and old.covered.touches(entry.covered):
         return {month: merge_entries(old, entry, [answered], seen=seen, timeframe=MONTH)}
     return {month: Merged(entry, (entry.covered,))}
 
 
-def _touch(span: Span, other: Span) -> bool:
-    return span.start_ms <= other.end_ms and other.start_ms <= span.end_ms
-
-
 def _clipped(span: Span, source: FundingSource) -> Span:
     """The span without what is older than any record."""
-    return Span(min(max(span.start_ms, source.funding.since_ms), span.end_ms), span.end_ms)
+    return span.after(source.funding.since_ms)
 
 
 def _months(span: Span) -> range:
@@ -247,7 +243,7 @@ def _months(span: Span) -> range:
 
 
 def _span_of(month: int) -> Span:
-    return Span(MONTH.open_ms(month), MONTH.open_ms(month + 1))
+    return MONTH.span(month, month + 1)
 
 
 def _month_of(file: File) -> int:
@@ -392,7 +388,7 @@ class _Trip:
         return entry is not None and entry.covered.holds(self._whole(month).clip(self.span))
 
     def _whole(self, month: int) -> Span:
-        return Span(max(MONTH.open_ms(month), self.source.funding.since_ms), MONTH.open_ms(month + 1))
+        return _span_of(month).after(self.source.funding.since_ms)
 
     def asks(self) -> list[Span]:
         """What to ask for: the rest of each month of which something is wanted that is not covered."""
@@ -412,7 +408,7 @@ class _Trip:
         near_ms = self.now_ms - NEAR_MS
         if errand.denial is not None or (errand.clock_error is not None and span.end_ms > near_ms):
             self.refusal = errand.denial or errand.clock_error
-            span = Span(span.start_ms, span.start_ms if errand.denial is not None else min(span.end_ms, near_ms))
+            span = span.before(span.start_ms if errand.denial is not None else near_ms)
         try:
             for page in self.source.pages(self.series.symbol, span, self.errand):
                 if self.errand.doubts_clock:

@@ -47,7 +47,7 @@ from candle_fetcher.core.plan import (
 )
 from candle_fetcher.core.revisions import find_revisions
 from candle_fetcher.core.series import Series
-from candle_fetcher.core.spans import Span, merge, subtract
+from candle_fetcher.core.spans import ALL_TIME, Span, hull, merge, subtract
 from candle_fetcher.core.timeframe import DAY_MS
 from candle_fetcher.fetcher.pools import Pools, Timed
 from candle_fetcher.fetcher.trip import Fresh, Gathered, Part, Trip, Waiting, Want
@@ -130,10 +130,9 @@ class Gatherer:
         clock = want.archive if want.only_archive and want.archive is not None else want.source
         spare = None if want.only_archive else want.archive
         now_ms = self.now_ms(clock, series, want.span.end_ms, errand, ask=not want.only_cache, archive=spare)
-        end_ms = want.span.end_ms  # what is stored has settled, whatever our clock says
+        span = want.span  # what is stored has settled, whatever our clock says
         if not want.only_cache:
-            end_ms = min(end_ms, want.source.provider.feed(series.kind).settling(series).end_ms(now_ms))
-        span = Span(want.span.start_ms, max(want.span.start_ms, end_ms))
+            span = span.before(want.source.provider.feed(series.kind).settling(series).end_ms(now_ms))
         if (want.refresh or want.recheck) and not want.only_cache and series.key not in errand.renewed:
             # Once a call: what one piece of a stream learns serves the next one.
             errand.renewed[series.key] = set()
@@ -154,7 +153,7 @@ class Gatherer:
             # Our clock may be ahead by days: before something is given up, the provider's is asked.
             trip.reach_ms = want.source.reach_ms(series, self.now_ms(want.source, series, FOREVER_MS, errand))
         todo = self._missing(trip, chunks)
-        slots = max(0, timeframe.first_slot(span.end_ms) - timeframe.first_slot(span.start_ms))
+        slots = len(timeframe.slots(span))
         if todo and want.only_cache:
             trip.failed = [(ask.span, None) for chunk in todo for ask in self._asks(trip, chunk)]
         elif todo:
@@ -228,10 +227,8 @@ class Gatherer:
             settled_ms = min(settled_ms, max(trip.span.end_ms, trip.settling.end_ms(trip.now_ms - held_ms)))
         # Where nobody may be asked, what is stored is believed however old the word is.
         asked_at_ms = 0 if trip.want.only_cache else trip.now_ms
-        start_ms = max(span.start_ms, min(trip.reach_ms, span.end_ms))
-        bounds = self._cache.facts(trip.want.series).bounds(
-            Span(start_ms, max(start_ms, min(span.end_ms, settled_ms))), asked_at_ms
-        )
+        served = span.after(trip.reach_ms).before(settled_ms)
+        bounds = self._cache.facts(trip.want.series).bounds(served, asked_at_ms)
         found = trip.found.get(chunk)
         if entry is None and found is not None:
             entry = found[1]
@@ -439,7 +436,7 @@ class Gatherer:
             candles = trip.settling.settled(read.candles, read.published_ms)
             if candles.count < read.candles.count:
                 first_ms = int(read.candles.open_ms[candles.count])
-                whole = Span(whole.start_ms, trip.timeframe.open_ms(trip.timeframe.ordinal(first_ms)))
+                whole = Span(whole.start_ms, trip.timeframe.floor_ms(first_ms))
         for chunk in chunks_of(trip.timeframe, whole):
             for span in subtract(chunk_span(trip.timeframe, chunk).clip(whole), file.disputed):
                 trip.pieces.setdefault(chunk, []).append((span, candles.trim(span)))
@@ -587,10 +584,7 @@ class Gatherer:
     def _span_of(self, trip: Trip, chunks: Sequence[int]) -> Span | None:
         """What the chunks lack together, where one call may bring it."""
         spans = [ask.reach for chunk in chunks for ask in self._asks(trip, chunk) if not ask.again]
-        if not spans:
-            return None
-        start_ms, end_ms = min(span.start_ms for span in spans), max(span.end_ms for span in spans)
-        return Span(start_ms, min(end_ms, trip.reach_end_ms))
+        return hull(spans).before(trip.reach_end_ms) if spans else None
 
     def _note(self, trip: Trip, chunk: int | File | None, error: BaseException) -> None:
         """Keep an error of one chunk; raise one that ends the call.
@@ -642,7 +636,7 @@ class Gatherer:
         """The entry, which knows what of the span the provider does not serve any more; it never will again."""
         if trip.want.refresh:
             return entry  # what is stored has not been looked at, and may hold it
-        older = Span(asked.start_ms, min(asked.end_ms, trip.served_ms))
+        older = asked.before(trip.served_ms)
         if not older or (entry is not None and older.end_ms < entry.covered.start_ms):
             return entry
         for hole in subtract(older, [] if entry is None else [entry.covered]):
@@ -684,9 +678,9 @@ class Gatherer:
                 if asks and refusal is not None:
                     raise refusal
                 for ask in asks:
-                    near = ask._replace(span=Span(ask.span.start_ms, min(ask.span.end_ms, trip.reach_end_ms)))
+                    near = ask._replace(span=ask.span.before(trip.reach_end_ms))
                     for answer in self._answers(trip, near, entry, within):
-                        if answer.error is not None and entry is not None and not _touch(answer.span, entry.covered):
+                        if answer.error is not None and entry is not None and not answer.span.touches(entry.covered):
                             raise answer.error  # what is stored would be given up for this
                         entry = absorb(
                             self._bridged(trip, entry, answer.span),
@@ -801,7 +795,7 @@ class Gatherer:
         while True:
             covered = None if entry is None else entry.covered
             # What does not touch it is left out.
-            at = next((at for at, (span, _) in enumerate(inner) if covered is None or _touch(span, covered)), None)
+            at = next((at for at, (span, _) in enumerate(inner) if covered is None or span.touches(covered)), None)
             if at is None:
                 return entry, fresh
             span, candles = inner.pop(at)
@@ -832,7 +826,7 @@ class Gatherer:
         is_first = (
             self._cache.facts(series).first_ms is None
             and entry is not None
-            and not entry.candles.trim(Span(-FOREVER_MS, ask.span.start_ms)).count
+            and not entry.candles.trim(ALL_TIME.before(ask.span.start_ms)).count
             and any(hole.state is HoleState.DUE and hole.span.start_ms == ask.span.start_ms for hole in entry.holes)
         )
         if entry is not None and ask.span.end_ms <= entry.covered.start_ms:
@@ -967,7 +961,7 @@ class Gatherer:
             if first_ms is None:
                 # A symbol that is to be traded soon has its first candle at any moment.
                 end_ms = max(hole.end_ms, trip.settling.end_ms(trip.now_ms))
-                nothing = EmptySpan(Span(-FOREVER_MS, end_ms), "not_listed", trip.now_ms)
+                nothing = EmptySpan(ALL_TIME.before(end_ms), "not_listed", trip.now_ms)
                 cache.learn(series, News(empty=nothing), trip.now_ms)
             elif is_news and feed.first_call is not None and first_ms != seen_ms:
                 trip.claimed_ms = first_ms
@@ -980,8 +974,8 @@ class Gatherer:
 
     def _learn_listing(self, trip: Trip, first_ms: int) -> None:
         timeframe = trip.want.series.timeframe
-        slot_ms = timeframe.open_ms(timeframe.ordinal(first_ms))
-        before = EmptySpan(Span(-FOREVER_MS, slot_ms), "not_listed", trip.now_ms)
+        slot_ms = timeframe.floor_ms(first_ms)
+        before = EmptySpan(ALL_TIME.before(slot_ms), "not_listed", trip.now_ms)
         trip.claimed_ms = None
         self._cache.forget_claims(trip.want.series)
         self._cache.learn(trip.want.series, News(first_ms=first_ms, empty=before), trip.now_ms)
@@ -1052,7 +1046,7 @@ class Gatherer:
             and found is not None
             and found[1].candles.count
             and int(found[1].candles.open_ms[0]) == first_ms
-            and found[1].covered.start_ms < series.timeframe.open_ms(series.timeframe.ordinal(first_ms))
+            and found[1].covered.start_ms < series.timeframe.floor_ms(first_ms)
         )
         if not is_seen:
             again_ms = self._ask_first_again(trip, first_ms)
@@ -1108,7 +1102,7 @@ class Gatherer:
                 return
             if not self._is_traded(trip):
                 after_ms = timeframe.open_ms(timeframe.ordinal(last_ms) + 1)
-                over = EmptySpan(Span(after_ms, FOREVER_MS), "after_delisting", trip.now_ms)
+                over = EmptySpan(ALL_TIME.after(after_ms), "after_delisting", trip.now_ms)
                 self._cache.learn(series, News(empty=over), trip.now_ms)
 
     # -- telling ----------------------------------------------------------------------------------------------------
@@ -1213,7 +1207,7 @@ def find_files(
 
 def _beyond(trip: Trip, facts: Facts) -> list[Span]:
     """What of the span is neither stored nor served: the provider has only the newest candles."""
-    older = Span(trip.span.start_ms, min(trip.span.end_ms, max(trip.reach_ms, trip.served_ms)))
+    older = trip.span.before(max(trip.reach_ms, trip.served_ms))
     lost = [
         hole.span.clip(trip.span if hole.state is HoleState.BEYOND else older)
         for _, entry in trip.found.values()
@@ -1250,10 +1244,6 @@ def _is_final(trip: Trip, chunk: int) -> bool:
     if found is None or found[1].holes or trip.want.recheck:
         return False
     return found[1].covered.holds(chunk_span(trip.timeframe, chunk))
-
-
-def _touch(span: Span, other: Span) -> bool:
-    return span.start_ms <= other.end_ms and other.start_ms <= span.end_ms
 
 
 def _next(

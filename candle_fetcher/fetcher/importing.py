@@ -34,6 +34,7 @@ from candle_fetcher.core.csv import MARKS, read_rows
 from candle_fetcher.core.decimals import CSV_PIECE_BYTES
 from candle_fetcher.core.entry import Entry, HoleState
 from candle_fetcher.core.errors import BadFile, CacheError, InputError, ReplyError, shown
+from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.facts import News, Unverified
 from candle_fetcher.core.files import File
 from candle_fetcher.core.finality import Settling
@@ -320,7 +321,7 @@ def _known(candles: Candles, timeframe: Timeframe, span: Span) -> Span:
     for open_ms in candles.open_ms[::-1].tolist():
         if timeframe.close_ms(open_ms) <= span.end_ms:
             break
-        span = Span(span.start_ms, max(span.start_ms, timeframe.open_ms(timeframe.ordinal(open_ms))))
+        span = span.before(timeframe.floor_ms(open_ms))
     return span
 
 
@@ -451,8 +452,8 @@ class _Tally:
     differing: int = 0
     ignored: int = 0
     chunks: int = 0
-    first_ms: int = 2**62
-    last_ms: int = -(2**62)
+    first_ms: int = FOREVER_MS
+    last_ms: int = -FOREVER_MS
 
 
 def _store(cache: CandleCache, chosen: Chosen, seen: Seen, now_ms: int) -> Imported:
@@ -502,7 +503,7 @@ def _spans(chosen: Chosen, seen: Seen, now_ms: int) -> list[Span]:
 def _slots(seen: Seen, timeframe: Timeframe) -> Span:
     """From the slot of the first row to the end of that of the last one."""
     first, last = timeframe.ordinal(seen.first_ms), timeframe.ordinal(seen.last_ms)
-    return Span(timeframe.open_ms(first), timeframe.open_ms(last + 1))
+    return timeframe.span(first, last + 1)
 
 
 def _by_chunk(

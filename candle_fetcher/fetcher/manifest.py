@@ -9,7 +9,7 @@ from candle_fetcher.core.candles import Candles, Gap, find_holes, gap_of, iso
 from candle_fetcher.core.finality import Settling
 from candle_fetcher.core.frame import Manifest
 from candle_fetcher.core.series import Series
-from candle_fetcher.core.spans import Span, merge, subtract
+from candle_fetcher.core.spans import ALL_TIME, Span, merge, subtract
 from candle_fetcher.core.timeframe import Timeframe
 from candle_fetcher.core.version import __version__
 from candle_fetcher.fetcher.sessions import OpenParts
@@ -76,12 +76,12 @@ def _borders(told: Gathered, candles: Candles, timeframe: Timeframe, span: Span)
     first, stop = timeframe.ordinal(span.start_ms), timeframe.first_slot(span.end_ms)
     if not span or timeframe != told.series.timeframe:
         first = timeframe.first_slot(span.start_ms)
-        return Span(timeframe.open_ms(first), timeframe.open_ms(max(first, stop)))
+        return timeframe.span(first, max(first, stop))
     if _expected_ms(told, candles, timeframe, first) < span.start_ms:
         first += 1
     if _expected_ms(told, candles, timeframe, stop - 1) >= span.end_ms:
         stop -= 1
-    return Span(timeframe.open_ms(first), timeframe.open_ms(max(first, stop)))
+    return timeframe.span(first, max(first, stop))
 
 
 def _expected_ms(told: Gathered, candles: Candles, timeframe: Timeframe, slot: int) -> int:
@@ -92,23 +92,19 @@ def _expected_ms(told: Gathered, candles: Candles, timeframe: Timeframe, slot: i
     if not told.is_off_grid or not candles.count:
         return open_ms
     known_ms = int(candles.open_ms[-1])
-    return open_ms + known_ms - timeframe.open_ms(timeframe.ordinal(known_ms))
+    return open_ms + known_ms - timeframe.floor_ms(known_ms)
 
 
 def _outwards(span: Span, timeframe: Timeframe) -> Span:
     """The span up to the borders of the slots that it touches."""
-    return Span(
-        timeframe.open_ms(timeframe.ordinal(span.start_ms)), timeframe.open_ms(timeframe.first_slot(span.end_ms))
-    )
+    return Span(timeframe.floor_ms(span.start_ms), timeframe.ceil_ms(span.end_ms))
 
 
 def _inwards(span: Span, timeframe: Timeframe) -> Span:
     """The slots that lie wholly in the span; empty where there is none."""
     if not span:
         return span
-    return Span(
-        timeframe.open_ms(timeframe.first_slot(span.start_ms)), timeframe.open_ms(timeframe.ordinal(span.end_ms))
-    )
+    return Span(timeframe.ceil_ms(span.start_ms), timeframe.floor_ms(span.end_ms))
 
 
 def failed_gaps(told: Gathered, candles: Candles, timeframe: Timeframe, span: Span, cause: str) -> list[Gap]:
@@ -136,7 +132,7 @@ def count_sources(told: Gathered, span: Span) -> dict[str, int]:
         if not part.fresh:
             counts[part.tier] += inside.count if part.tier != "rest" else 0
             continue
-        left = [Span(-(2**62), 2**62)]
+        left = [ALL_TIME]
         # A later answer has the last word about its span, so the answers are counted from the last one back.
         for asked, source in reversed(part.fresh):
             for piece in [one.clip(asked) for one in left]:

@@ -22,8 +22,7 @@ from candle_fetcher.core.plan import (
     merge_steps,
 )
 from candle_fetcher.core.series import Series
-from candle_fetcher.core.spans import Span, merge, subtract
-from candle_fetcher.core.timeframe import Timeframe
+from candle_fetcher.core.spans import Span, hull, merge, subtract
 from candle_fetcher.fetcher.collect import How
 from candle_fetcher.fetcher.gather import find_files
 from candle_fetcher.fetcher.request import Request, read_span
@@ -114,22 +113,20 @@ def _span(request: Request, now_ms: int, how: How, listed_ms: int | None) -> Spa
     settled_ms = request.settled_ms(now_ms)
     span = read_span(request.range, settled_ms, now_ms)
     if request.range.from_first and listed_ms is not None:
-        span = Span(min(timeframe.open_ms(timeframe.ordinal(listed_ms)), span.end_ms), span.end_ms)
+        span = Span(min(timeframe.floor_ms(listed_ms), span.end_ms), span.end_ms)
     end_ms = min(span.end_ms, settled_ms)
     if how.only_archive and request.range.end_ms is None and request.archive is not None:
         published_ms = request.archive.end_ms(request.series, now_ms)
-        end_ms = min(end_ms, timeframe.open_ms(timeframe.ordinal(published_ms)))
+        end_ms = min(end_ms, timeframe.floor_ms(published_ms))
     if limit is not None and request.range.oldest:
         end_ms = min(end_ms, timeframe.open_ms(timeframe.first_slot(span.start_ms) + limit))
     elif limit is not None:
         span = Span(timeframe.open_ms(max(timeframe.first_slot(end_ms) - limit, 0)), end_ms)
-    span = Span(span.start_ms, max(end_ms, span.start_ms))
+    span = Span.between(span.start_ms, end_ms)
     if timeframe == request.series.timeframe:
         return span
     # What is resampled is made of whole slots.
-    return Span(
-        timeframe.open_ms(timeframe.first_slot(span.start_ms)), timeframe.open_ms(timeframe.first_slot(span.end_ms))
-    )
+    return Span(timeframe.ceil_ms(span.start_ms), timeframe.ceil_ms(span.end_ms))
 
 
 def _look_up(
@@ -174,7 +171,7 @@ def _look_up(
         inside = borders.clip(wanted)
         slots = CHUNK_SLOTS
         if inside != borders:
-            slots = base.first_slot(inside.end_ms) - base.first_slot(inside.start_ms)
+            slots = len(base.slots(inside))
         if asks:
             lacking.append((slots, asks))
         else:
@@ -194,7 +191,7 @@ def _steps(request: Request, cache: CandleCache, span: Span, now_ms: int, how: H
         every = [ask._replace(span=ask.span.clip(wanted)) for ask in every]
     archive = request.archive if how.use_archive else None
     files = find_files(request.source, archive, series, cache, every, now_ms, forced=how.only_archive)
-    steps += [Step("archive", 0, 0, 2, 0, _slots(base, file.span) * _ZIPPED_BYTES) for file in files]
+    steps += [Step("archive", 0, 0, 2, 0, len(base.slots(file.span)) * _ZIPPED_BYTES) for file in files]
     feed, reach_ms = request.source.provider.feed(series.kind), request.source.reach_ms(series, now_ms)
     shared: list[Ask] = []  # asks that one call may answer together
     costs: dict[int, tuple[int, int]] = {}
@@ -240,14 +237,9 @@ def _shared_calls(feed: Feed, series: Series, asks: Sequence[Ask]) -> list[Call]
             spans.setdefault(chunk_of(series.timeframe, ask.span.start_ms), []).append(ask.reach)
     for chunks in group_chunks(list(spans), feed.limit // CHUNK_SLOTS):
         every = [span for chunk in chunks for span in spans[chunk]]
-        together = Span(min(span.start_ms for span in every), max(span.end_ms for span in every))
-        for span in every if len(chunks) == 1 else [together]:
+        for span in every if len(chunks) == 1 else [hull(every)]:
             calls += requests_for(feed, series, span)
     return calls
-
-
-def _slots(timeframe: Timeframe, span: Span) -> int:
-    return timeframe.first_slot(span.end_ms) - timeframe.first_slot(span.start_ms)
 
 
 def _cost(request: Request, ask: Ask, known: dict[int, tuple[int, int]]) -> tuple[int, int]:

@@ -70,7 +70,7 @@ class Request(NamedTuple):
         """The opening of the first slot that is not settled: of what is resampled, of the slot that holds that of the
         series."""
         end_ms = self.source.provider.feed(self.series.kind).settling(self.series).end_ms(now_ms)
-        return self.timeframe.open_ms(self.timeframe.ordinal(end_ms))
+        return self.timeframe.floor_ms(end_ms)
 
 
 def read_range(

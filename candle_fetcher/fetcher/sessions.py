@@ -39,8 +39,8 @@ def find_open_parts(calendar: str, timeframe: Timeframe, since_ms: int) -> OpenP
         parts = subtract(hole, [known])  # nobody knows
         for start_ms, end_ms in zip(opens[first:stop].tolist(), closes[first:stop].tolist(), strict=True):
             slots = Span(
-                timeframe.open_ms(timeframe.ordinal(max(start_ms, hole.start_ms))),
-                timeframe.open_ms(timeframe.first_slot(min(end_ms, hole.end_ms))),
+                timeframe.floor_ms(max(start_ms, hole.start_ms)),
+                timeframe.ceil_ms(min(end_ms, hole.end_ms)),
             )
             parts.append(slots.clip(hole))
         return merge(part for part in parts if part)
@@ -68,7 +68,7 @@ def _sessions(calendar: str, decade: int) -> tuple[Span, Int64s, Int64s]:
             first_ms = max(first_ms, _ms_of(made.first_session if bound is None else bound))
             if first_ms <= _ms_of(made.last_session):
                 made = exchange_calendars.get_calendar(calendar, start=_date(first_ms))
-        known, schedule = Span(first_ms, max(first_ms, _ms_of(made.last_session) + DAY_MS)), made.schedule
+        known, schedule = Span.between(first_ms, _ms_of(made.last_session) + DAY_MS), made.schedule
     opens, closes = (
         schedule[name].dt.tz_convert(None).to_numpy().astype("datetime64[ms]").astype(np.int64)
         for name in ("open", "close")

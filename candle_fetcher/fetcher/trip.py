@@ -131,7 +131,7 @@ class Trip:
         settled."""
         if self.errand.clock_error is None:
             return FOREVER_MS
-        return self.timeframe.open_ms(self.timeframe.ordinal(self.now_ms - NEAR_MS))
+        return self.timeframe.floor_ms(self.now_ms - NEAR_MS)
 
     def put(self, chunk: int, tier: str, entry: Entry) -> None:
         with self._lock:

@@ -47,7 +47,7 @@ class FundingSource:
             if made_ms is None and (stop.as_of is None or not stop.as_of.is_checked):
                 made_ms = self.source.now_ms(stop, None)
             if made_ms is not None and span.end_ms > made_ms + self.funding.late_ms:
-                span = Span(span.start_ms, max(span.start_ms, made_ms))
+                span = span.before(made_ms)
                 stop.doubts_clock = True
             if records.count:
                 next_ms = int(records.open_ms[-1]) + 1

@@ -33,7 +33,7 @@ from candle_fetcher.core.finality import Settling
 from candle_fetcher.core.keys import Keys
 from candle_fetcher.core.plan import chunk_span
 from candle_fetcher.core.series import Series
-from candle_fetcher.core.spans import Span
+from candle_fetcher.core.spans import ALL_TIME, Span
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe, parse_timeframe
 from candle_fetcher.providers import Feed, Listing, Provider
 from candle_fetcher.providers.base import by_status
@@ -52,7 +52,6 @@ _LARGE_HOLE = 100
 # For how long the request limits are believed.
 _LIMITS_S = 3_600.0
 _TOKEN_LIMITS = (Limit(30, 60),)
-ANY = Span(-FOREVER_MS, FOREVER_MS)
 
 
 class Answer(NamedTuple):
@@ -85,12 +84,12 @@ class Page(NamedTuple):
     @property
     def final(self) -> Candles:
         """The candles that are final by the reply's own word."""
-        return self.candles.trim(Span(-FOREVER_MS, self.final_ms))
+        return self.candles.trim(ALL_TIME.before(self.final_ms))
 
     @property
     def open_ms(self) -> int:
         """The opening of the first candle that may still change; FOREVER_MS where there is none."""
-        rest = self.candles.trim(Span(self.final_ms, FOREVER_MS))
+        rest = self.candles.trim(ALL_TIME.after(self.final_ms))
         return int(rest.open_ms[0]) if rest.count else FOREVER_MS
 
 
@@ -201,7 +200,7 @@ class Source:
         assert series is not None
         feed, timeframe, own_ms = self.provider.feed(series.kind), series.timeframe, self.estimated_ms()
         if feed.first_call is not None:  # without a key
-            return measure_date(self._asked(feed, series, feed.first_call(series), ANY, stop).heard)
+            return measure_date(self._asked(feed, series, feed.first_call(series), ALL_TIME, stop).heard)
         newest = Span(timeframe.open_ms(timeframe.ordinal(own_ms) - 1), own_ms + 1)
         return measure_date(self._page(feed, series, newest, stop, anew=again).heard)
 
@@ -294,7 +293,7 @@ class Source:
         page = self._page(feed, series, span, stop, within, since_ms=settling.settles_ms(span.end_ms))
         served_ms = self._served_ms(feed, series, span, stop)
         if served_ms > span.start_ms:
-            span = Span(min(served_ms, span.end_ms), span.end_ms)
+            span = span.after(served_ms)
             if not span:
                 return Answer(span, page.candles.trim(span), (), served_ms)
         if not _is_late(page, settling, span, stop):
@@ -345,7 +344,7 @@ class Source:
         settling = feed.settling(series)
         settled_ms = settling.end_ms(now_ms)
         if settled_ms < span.end_ms:
-            span = Span(span.start_ms, max(span.start_ms, settled_ms))
+            span = span.before(settled_ms)
             page = page._replace(candles=settling.settled(page.candles, now_ms).trim(span))
         if span and not _is_late(page, settling, span, stop):
             page = self._page(feed, series, span, stop, anew=True)
@@ -423,7 +422,7 @@ class Source:
         if feed.next_call is not None:
             return self._pages(feed, feed.next_call, series, call, span, stop)
         if feed.is_whole:
-            return self._asked(feed, series, call, ANY, stop)
+            return self._asked(feed, series, call, ALL_TIME, stop)
         page = self._asked(feed, series, call, span, stop, most=rows)
         candles = page.candles
         if candles.count >= rows and candles.count > len(set(series.timeframe.ordinals(candles.open_ms).tolist())):
@@ -475,7 +474,7 @@ class Source:
             timeframe = series.timeframe
             if int(opens[0]) >= timeframe.open_ms(timeframe.ordinal(self.estimated_ms()) - depth + 2):
                 return -FOREVER_MS
-        return series.timeframe.open_ms(series.timeframe.ordinal(int(opens[0])))
+        return series.timeframe.floor_ms(int(opens[0]))
 
     def reach_ms(self, series: Series, now_ms: int) -> int:
         """Nothing that opens before is served any more, whatever is asked; -FOREVER_MS where the depth is no limit."""
@@ -508,7 +507,7 @@ class Source:
             return int(reply.open_ms[0]) if reply.count else None
         if feed.first_call is not None:
             call = feed.first_call(series)
-            first = self._asked(feed, series, call, Span(-(2**62), now_ms + DAY_MS), stop, most=1).candles
+            first = self._asked(feed, series, call, ALL_TIME.before(now_ms + DAY_MS), stop, most=1).candles
             return int(first.open_ms[0]) if first.count else None
         probe = series._replace(timeframe=parse_timeframe(feed.probe))
         window_ms = feed.window_ms or 200 * DAY_MS
@@ -521,7 +520,7 @@ class Source:
             day_ms = self._oldest_ms(feed, probe, Span(start_ms, min(start_ms + window_ms, now_ms)), stop)
             if day_ms is not None:
                 timeframe = series.timeframe
-                slot_ms = timeframe.open_ms(timeframe.ordinal(day_ms))
+                slot_ms = timeframe.floor_ms(day_ms)
                 day = Span(slot_ms, max(day_ms + DAY_MS, timeframe.close_ms(slot_ms)))
                 for window in windows(feed, series, day):
                     first_ms = self._oldest_ms(feed, series, window, stop)
@@ -573,7 +572,7 @@ class Source:
         if feed.last_call is None:
             return None
         call = feed.last_call(series, end_ms)
-        last = self._asked(feed, series, call, Span(-(2**62), end_ms), stop, most=1).candles
+        last = self._asked(feed, series, call, ALL_TIME.before(end_ms), stop, most=1).candles
         return int(last.open_ms[-1]) if last.count else None
 
 
@@ -644,7 +643,7 @@ def _listed_part(
     if first_ms is None or first_ms >= after.start_ms:
         return after, None
     if first_ms > span.start_ms:
-        return Span(timeframe.open_ms(timeframe.ordinal(first_ms)), span.end_ms), None
+        return Span(timeframe.floor_ms(first_ms), span.end_ms), None
     return span, None
 
 
