@@ -976,7 +976,8 @@ def judge_document(case: bytes) -> None:
 
 @cache
 def ledger_seeds() -> tuple[bytes, ...]:
-    windows = {"weight/60": Window(28_000_000, 40, 2, 1, 3), "requests/300": Window(5_000_000, 7)}
+    busy = Window(((28_000_000, 40), (28_000_900, 2)), ((28_001_000, 1),), 3, 0, 28_000_500)
+    windows = {"weight/60": busy, "requests/300": Window(((5, 7),))}
     full = State(
         windows, 5_000, 1_000, NOW_MS, 120_000, "banned until …", (Limit(6000, 60), Limit(500, 300, "requests")), NOW_MS
     )
@@ -992,8 +993,12 @@ def judge_ledger(data: bytes) -> None:
         or len(data) > PLACE_BYTES
         or len(state.ban_message) > 240
         or len(state.windows) > 16
+        or len(again) > 4_000
     )
-    assert all(count >= 0 for window in state.windows.values() for count in window[1:])
+    for window in state.windows.values():
+        assert all(
+            count >= 0 for count in (window.back_ms, window.fore_ms, *dict((*window.done, *window.sent)).values())
+        )
     assert all(limit.cost >= 0 < limit.interval_s for limit in state.limits)
 
 

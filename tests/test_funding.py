@@ -927,7 +927,7 @@ def test_each_try_is_counted(world):
     world.exchange.fail(faults.status(500), times=3, match="fundingRate")
     fetcher.fetch_funding(*MONTH)
     windows = next(iter(fetcher._fundings.values()))._budget.load().windows
-    assert [window.used for window in windows.values()] == [5]
+    assert [sum(cost for _, cost in window.done) for window in windows.values()] == [5]
 
 
 # -- parse and check ---------------------------------------------------------------------------------------------------

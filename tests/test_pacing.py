@@ -480,7 +480,7 @@ def test_what_was_spent_before_the_providers_clock_was_known_stays_spent() -> No
     world.advance(1_000)
     ahead_ms = 50_000
     one.acquire(1, stop=GO)
-    assert world.waits == [13.6]
+    assert world.waits == [59.001]  # where borders are is uncertain by 50 s: a whole minute after the last one
 
 
 def test_clocks_that_drift_apart_make_nobody_forget_the_providers() -> None:
@@ -585,9 +585,10 @@ def test_whoever_is_halted_while_asking_for_limits_is_not_waited_for() -> None:
 
 whole = st.integers(-(2**60), 2**60)
 counts = st.integers(0, 2**60)
+costs = st.lists(st.tuples(whole, counts), max_size=25).map(tuple)
 states = st.builds(
     State,
-    windows=st.dictionaries(st.text(max_size=12), st.builds(Window, whole, *[counts] * 4), max_size=20),
+    windows=st.dictionaries(st.text(max_size=12), st.builds(Window, costs, costs, counts, counts, whole), max_size=20),
     held_until_ms=whole,
     held_ms=counts,
     banned_until_ms=whole,
@@ -633,8 +634,11 @@ def test_any_bytes_are_a_state_that_lets_requests_out_in_the_end(data: bytes) ->
         b'[{},0.5,0,0,0,"",[],0,0,0]',
         b'[{},true,0,0,0,"",[],0,0,0]',
         b'[{},0,0,0,0,"",[],0,0,1e9]',
-        b'[{"weight/60":[1,-5,0,0,0]},0,0,0,0,"",[],0,0,0]',
-        b'[{"weight/60":[1,5,0,0]},9,9,0,0,"",[],0,0,0]'[:-3],
+        b'[{"weight/60":[1,5,0,0,0,9]},0,0,0,0,"",[],0,0,0]',
+        b'[{"weight/60":[[[1,-5]],[],0,0,0]},0,0,0,0,"",[],0,0,0]',
+        b'[{"weight/60":[[[1,5]],[],0,-1,0]},0,0,0,0,"",[],0,0,0]',
+        b'[{"weight/60":[[[1,5]],[7],0,0,0]},0,0,0,0,"",[],0,0,0]',
+        b'[{"weight/60":[[[1,5]],[],0,0]},9,9,0,0,"",[],0,0,0]'[:-3],
         b'[{},0,0,0,0,"",[[5,0,"weight"]],0,0,0]',
         b"[" * 100_000,
         b"9" * 5_000,
@@ -646,13 +650,125 @@ def test_bytes_that_are_no_state_are_an_empty_one(data: bytes) -> None:
 
 
 def test_of_two_states_that_went_apart_the_stricter_parts_count() -> None:
-    theirs = State({"weight/60": Window(7, 5, 1), "a/1": Window(3, 9)}, 100, 50, 900, 20, "theirs", (Limit(1, 60),), 5)
-    ours = State({"weight/60": Window(7, 3, 2), "a/1": Window(4, 1)}, 200, 10, 800, 30, "ours", (Limit(2, 60),), 6)
+    mine, yours = Window(((7, 5),), ((9, 1),), 40, 0, 3), Window(((7, 5), (8, 2)), (), 0, 30, 4)
+    theirs = State({"weight/60": mine, "a/1": Window(((3, 9),))}, 100, 50, 900, 20, "theirs", (Limit(1, 60),), 5)
+    ours = State({"weight/60": yours}, 200, 10, 800, 30, "ours", (Limit(2, 60),), 6)
     theirs, ours = theirs._replace(ahead_ms=-45_000, boot_ms=9), ours._replace(ahead_ms=3, boot_ms=9)
     joined = join_states(theirs, ours)
     assert joined == join_states(ours, theirs)
-    assert joined.windows == {"weight/60": Window(7, 5, 2), "a/1": Window(4, 1)}
+    both = Window(((7, 5), (8, 2)), ((9, 1),), 40, 30, 4)
+    assert joined.windows == {"weight/60": both, "a/1": Window(((3, 9),))}
     assert joined[1:] == (200, 10, 900, 20, "theirs", (Limit(2, 60),), 6, -45_000, 9)
+
+
+def test_costs_that_are_too_many_to_keep_are_put_together_and_none_is_lost() -> None:
+    window = Window(tuple((2**40 + ms, 7) for ms in range(500)), tuple((2**40 + ms, 3) for ms in range(500)))
+    state = State({f"weight/{number}": window for number in range(9)})
+    data = pack_state(state)
+    assert len(data) <= 4000
+    for kept in unpack_state(data).windows.values():
+        assert sum(cost for _, cost in kept.done) == 3500
+        assert sum(cost for _, cost in kept.sent) == 1500
+        assert (kept.done[-1][0], kept.sent[-1][0]) == (2**40 + 499, 2**40 + 499)
+
+
+# Limiter: a reading that moves the provider's clock
+
+
+LIMITS = [Limit(1, 1, "requests"), Limit(10, 1), Limit(10, 60), Limit(200, 60, "requests"), Limit(500, 300)]
+
+
+def spend(world: World, limiters: list[Limiter], count: int, random: Random) -> list[int]:
+    """When requests were counted that went out one after the other: somewhere on their way."""
+    counted = []
+    for _ in range(count):
+        limiter = random.choice(limiters)
+        ticket = limiter.acquire(1, stop=GO)
+        world.advance(random.choice([0, 5, 300]))
+        counted.append(world.now_ms)
+        world.advance(random.choice([0, 5, 300]))
+        limiter.release(ticket)
+        world.advance(random.choice([0, 0, 0, 40, 5_000]))
+    return counted
+
+
+def most_in_an_interval(counted: list[int], limit: Limit, ahead_ms: int, since_ms: int = 0) -> int:
+    """The most requests in an interval of a clock that is ahead, of those intervals that end after `since_ms`."""
+    interval_ms = limit.interval_s * 1000
+    intervals = Counter((ms + ahead_ms) // interval_ms for ms in counted)
+    since = (since_ms + ahead_ms) // interval_ms
+    return max((count for interval, count in intervals.items() if interval >= since), default=0)
+
+
+@pytest.mark.fault("E07", "B03")
+@settings(max_examples=60, deadline=None)
+@given(
+    limit=st.sampled_from(LIMITS),
+    begins_ms=st.integers(0, MINUTE_MS),
+    by_ms=st.one_of(st.integers(-1_500, 1_500), st.integers(-400_000, 400_000)),
+    way=st.sampled_from(["reading", "set clock"]),
+    random=st.randoms(use_true_random=False),
+)
+def test_no_interval_is_overdrawn_by_the_clock_of_before_a_reading_or_by_that_of_after(
+    limit: Limit, begins_ms: int, by_ms: int, way: str, random: Random
+) -> None:
+    world = World(START_MS + begins_ms)
+    machine = Machine(world, limit)
+    ahead_ms = 0
+    limiters = [machine.limiter(lambda: ahead_ms), machine.limiter()]
+    before = spend(world, limiters, min(limit.cost, 40) * 2, random)
+    moved_ms = world.now_ms
+    if way == "reading":
+        ahead_ms = by_ms
+    else:
+        by_ms = machine.set_ms = max(-290_000, min(by_ms, 290_000))
+    limiters[0].release(limiters[0].acquire(1, stop=GO))
+    after = [world.now_ms, *spend(world, limiters, min(limit.cost, 40) * 2, random)]
+    interval_ms = limit.interval_s * 1000
+    until_ms = moved_ms - moved_ms % interval_ms + interval_ms  # by the clock of before
+    assert most_in_an_interval([ms for ms in before + after if ms < until_ms], limit, 0) <= limit.cost
+    assert most_in_an_interval(after, limit, by_ms) <= limit.cost
+    begun_ms = moved_ms - (moved_ms + by_ms) % interval_ms  # by the clock of after
+    already = sum(ms >= begun_ms for ms in before)
+    assert most_in_an_interval(before + after, limit, by_ms, moved_ms) <= max(limit.cost, already)
+
+
+@pytest.mark.fault("B03")
+@pytest.mark.parametrize("random", [Random(number) for number in range(20)])
+def test_readings_that_differ_with_every_reply_do_not_make_one_a_second_more(random: Random) -> None:
+    """A clock that tells whole seconds is read up to a second late, each time by another part of it."""
+    world = World(START_MS + random.randint(0, 999))
+    machine = Machine(world, Limit(1, 1, "requests"))
+    ahead_ms = 0
+    limiter = machine.limiter(lambda: ahead_ms)
+    sent, count, most = [world.now_ms], 0.0, 0.0
+    for _ in range(60):
+        ticket = limiter.acquire(1, stop=GO)
+        # As Kraken counts: one more with each request, one less with each second.
+        count = max(0.0, count - (world.now_ms - sent[-1]) / 1000) + 1
+        most = max(most, count)
+        sent.append(world.now_ms)
+        world.advance(random.choice([5, 50, 300]))
+        ahead_ms = -random.randint(0, 999)
+        limiter.release(ticket)
+    assert most <= 1.9
+    assert 0.97 * 59_000 <= sent[-1] - sent[1] <= 1.4 * 59_000
+
+
+@pytest.mark.parametrize("by_ms", [-700, -150, 0, 150, 700])
+def test_a_reading_that_moves_the_clock_a_little_costs_no_more_than_that(by_ms: int) -> None:
+    world = World(START_MS + 59_000)
+    machine = Machine(world, Limit(60, 60))
+    ahead_ms = 0
+    limiter = machine.limiter(lambda: ahead_ms)
+    world.advance(3_000)
+    for _ in range(59):
+        limiter.release(limiter.acquire(1, stop=GO))
+        world.advance(500)
+    ahead_ms = by_ms
+    for _ in range(59):
+        limiter.release(limiter.acquire(1, stop=GO))
+    assert START_MS + 120_000 <= world.now_ms <= START_MS + 120_100 + abs(by_ms)
 
 
 # Limiter: holds, bans and stops

@@ -2,7 +2,8 @@
 
 The Limiter counts as the exchange does, in whole intervals of the provider's clock, and leaves room for what it
 cannot see: a margin for other programs on this address, and the moment around a border between two intervals, in
-which a clock error decides where a request is counted. What is spent in that moment counts in both.
+which a clock error decides where a request is counted. What is spent in that moment counts in both. Where a new reading
+moves the provider's clock, that moment is as much longer, and shrinks again slowly: nothing spent is ever refunded.
 
 Everything it remembers is one State. Where it is given something Shared to keep the State in, all who share that have
 one budget, one hold and one ban between them. What a process had reserved when it died counts as spent, for it may have
@@ -29,20 +30,23 @@ from candle_fetcher.core.events import Observe, Waited, ignore
 from candle_fetcher.net.ledger import (
     GUARD_MS,
     STEP_MS,
+    Instant,
     State,
+    Window,
     anchored,
     clocked,
+    current,
     fits,
-    guard_ms,
-    is_late,
     join_states,
     key_of,
     pack_state,
     price_of,
     reported,
-    roll,
+    reserve,
     settle,
+    spent_of,
     unpack_state,
+    until_free_ms,
     usable,
 )
 
@@ -108,10 +112,14 @@ class Shared(Protocol):
 
 
 class Ticket(NamedTuple):
-    """Leave to send one request; to be released, whatever became of it."""
+    """Leave to send one request; to be released, whatever became of it.
+
+    It was reserved at `sent_ms` of the steady clock, of the limits with these keys.
+    """
 
     cost: int
-    slots: Mapping[str, int]
+    sent_ms: int
+    keys: frozenset[str]
 
 
 class _Pause(NamedTuple):
@@ -216,9 +224,9 @@ class Limiter:
         """
         while not stop.is_set():
             with self._locked():
-                state, now_ms, steady_ms = self._load_now()
+                state, at = self._load_now()
                 try:
-                    state, answer = self._decide(state, cost, now_ms, steady_ms)
+                    state, answer = self._decide(state, cost, at)
                 finally:
                     self._save(state)
             if isinstance(answer, Ticket):
@@ -236,23 +244,21 @@ class Limiter:
         still count the one before.
         """
         with self._locked():
-            state, now_ms, steady_ms = self._load_now()
+            state, at = self._load_now()
             windows = dict(state.windows)
             limits = self._in_force(state)
             for key, limit in _by_key(limits, self._documented).items():
-                if key not in ticket.slots:
-                    continue
-                window = roll(windows.get(key), limit, now_ms, steady_ms)
-                cost = price_of(limit, ticket.cost)
-                header = used if key == reported(limits) else None
-                windows[key] = settle(window, ticket.slots[key], cost, header, is_late(limit, now_ms))
+                if key in ticket.keys:
+                    window = current(windows.get(key), limit, at.steady_ms)
+                    header = used if key == reported(limits) else None
+                    windows[key] = settle(window, limit, price_of(limit, ticket.cost), header, ticket.sent_ms, at)
             self._save(state._replace(windows=windows))
 
     def hold(self, seconds: float) -> None:
         """Lets nothing out for so long, a day at most. Holds that overlap do not add up: the latest end counts."""
         with self._locked():
-            state, _, steady_ms = self._load_now()
-            self._save(_held(state, seconds, steady_ms))
+            state, at = self._load_now()
+            self._save(_held(state, seconds, at.steady_ms))
 
     def pause(self, asked_s: float | None) -> None:
         """Lets nothing out for as long as a 429 asks for.
@@ -261,13 +267,13 @@ class Limiter:
         reply in a row for two intervals. What was sent before a pause began and is refused in it adds nothing.
         """
         with self._locked():
-            state, now_ms, steady_ms = self._load_now()
+            state, at = self._load_now()
             if asked_s:
-                self._save(_held(state, asked_s, steady_ms))
+                self._save(_held(state, asked_s, at.steady_ms))
                 return
-            if steady_ms >= state.held_until_ms:
+            if at.steady_ms >= state.held_until_ms:
                 self._refusals += 1
-                state = _held(state, self._unknown_pause_s(state, now_ms), steady_ms)
+                state = _held(state, self._unknown_pause_s(state, at.now_ms), at.steady_ms)
             self._save(state)
 
     def answered(self) -> None:
@@ -291,7 +297,7 @@ class Limiter:
         """Nobody sends before that time of the provider's clock (418), nor for so long, should our idea of that clock
         be wrong; after three days at most one is sent to see. `message` becomes that of the error."""
         with self._locked():
-            state, now_ms, _ = self._load_now()
+            state, (now_ms, _) = self._load_now()
             until_ms = max(until_ms, now_ms + int(1000 * min(seconds, _FOREVER_S)))
             until_ms = min(until_ms, now_ms + _LONGEST_BAN_MS)
             if until_ms > state.banned_until_ms:
@@ -306,10 +312,10 @@ class Limiter:
     def left(self) -> list[tuple[Limit, int]]:
         """The limits in force, each with what it lets through before its present interval ends."""
         with self._locked():
-            state, now_ms, steady_ms = self._load_now()
+            state, at = self._load_now()
         found = []
         for limit in self._in_force(state):
-            spent = roll(state.windows.get(key_of(limit)), limit, now_ms, steady_ms).spent
+            spent = spent_of(current(state.windows.get(key_of(limit)), limit, at.steady_ms), limit, at)
             found.append((limit, max(0, usable(limit) - spent)))
         return found
 
@@ -329,9 +335,9 @@ class Limiter:
         states = [unpack_state(data) for data in self._shared.load()]
         return reduce(join_states, states) if states else State()
 
-    def _load_now(self) -> tuple[State, int, int]:
-        """The State, the provider's clock as all count by it, and the steady one. The State is to be saved: it may hold
-        our news of that clock."""
+    def _load_now(self) -> tuple[State, Instant]:
+        """The State, and the provider's clock as all count by it. The State is to be saved: it may hold our news of
+        that clock."""
         state = self._load()
         machine_ms, own_ms, steady_ms = self._read_clocks()
         ahead_ms, boot_ms = own_ms - machine_ms, machine_ms - steady_ms
@@ -341,11 +347,14 @@ class Limiter:
             self._ahead_ms = ahead_ms
         if is_news or is_set or self._boot_ms is None:
             self._boot_ms = boot_ms
-        if is_news or abs(boot_ms - state.boot_ms) > STEP_MS:
-            state = clocked(state, self._in_force(state), ahead_ms, machine_ms, steady_ms)
+        was_set_ms = abs(boot_ms - state.boot_ms)
+        if was_set_ms > _SAME_MS or is_news:
+            limits = tuple(_by_key(self._in_force(state), self._documented).values())
+            counted_ms = ahead_ms if was_set_ms > STEP_MS or is_news else state.ahead_ms
+            state = clocked(state, limits, counted_ms, machine_ms, steady_ms)
         self._counted_ms = state.ahead_ms
-        now_ms = machine_ms + state.ahead_ms
-        return anchored(state, now_ms, steady_ms), now_ms, steady_ms
+        at = Instant(machine_ms + state.ahead_ms, steady_ms)
+        return anchored(state, *at), at
 
     def _read_clocks(self) -> tuple[int, int, int]:
         """The machine's clock, our own idea of the provider's, and the steady one, at one moment if at all possible."""
@@ -380,29 +389,27 @@ class Limiter:
     def _is_obeyed(self, limit: Limit) -> bool:
         return limit.cost >= self._least.get(limit.kind, 1)
 
-    def _decide(self, state: State, cost: int, now_ms: int, steady_ms: int) -> tuple[State, Ticket | _Pause]:
-        if state.ban_ms > 0 and now_ms < state.banned_until_ms:
-            raise _banned(self._provider, state, now_ms)
-        if steady_ms < state.held_until_ms:
-            return state, self._pause("hold", state.held_until_ms - steady_ms)
+    def _decide(self, state: State, cost: int, at: Instant) -> tuple[State, Ticket | _Pause]:
+        if state.ban_ms > 0 and at.now_ms < state.banned_until_ms:
+            raise _banned(self._provider, state, at.now_ms)
+        if at.steady_ms < state.held_until_ms:
+            return state, self._pause("hold", state.held_until_ms - at.steady_ms)
         windows = dict(state.windows)
         limits = self._in_force(state)
         bounds = self._documented if self._asking_thread == threading.get_ident() else limits
         counted = _by_key(limits, bounds)
         for key, limit in counted.items():
-            windows[key] = roll(windows.get(key), limit, now_ms, steady_ms)
+            windows[key] = current(windows.get(key), limit, at.steady_ms)
         waits_ms = [
-            self._until_next(limit, cost, now_ms)
+            self._until_free(windows[key_of(limit)], limit, cost, at)
             for limit in bounds
-            if not fits(windows[key_of(limit)], limit, price_of(limit, cost))
+            if not fits(spent_of(windows[key_of(limit)], limit, at), limit, price_of(limit, cost))
         ]
         if waits_ms:
             return state._replace(windows=windows), self._pause("budget", max(waits_ms))
-        slots: dict[str, int] = {}
         for key, limit in counted.items():
-            slots[key] = windows[key].slot
-            windows[key] = windows[key]._replace(reserved=windows[key].reserved + price_of(limit, cost))
-        return state._replace(windows=windows), Ticket(cost, slots)
+            windows[key] = reserve(windows[key], limit, price_of(limit, cost), at)
+        return state._replace(windows=windows), Ticket(cost, at.steady_ms, frozenset(counted))
 
     def _pause(self, reason: str, wait_ms: int) -> _Pause:
         """The wait; raises RateLimited where it is too long. The guard does not count."""
@@ -412,14 +419,14 @@ class Limiter:
             raise RateLimited(f"{self._provider} {what}; free in {seconds:.0f} s", retry_after_s=seconds)
         return _Pause(reason, seconds)
 
-    def _until_next(self, limit: Limit, cost: int, now_ms: int) -> int:
-        if price_of(limit, cost) > limit.cost:
+    def _until_free(self, window: Window, limit: Limit, cost: int, at: Instant) -> int:
+        price = price_of(limit, cost)
+        if price > limit.cost:
             raise RateLimited(
                 f"{self._provider}: a request of weight {cost} can never be sent; "
                 f"the limit is {limit.cost} in {limit.interval_s} s"
             )
-        interval_ms = limit.interval_s * 1000
-        return interval_ms - (now_ms - guard_ms(limit)) % interval_ms
+        return until_free_ms(window, limit, price, at)
 
 
 def _by_key(*limits: Sequence[Limit]) -> dict[str, Limit]:

@@ -31,7 +31,7 @@ from candle_fetcher.store import files
 from candle_fetcher.store.locks import Claims, LockFile, find_lock_file
 
 FOLDER = "pacing"
-VERSION = 2  # of the file, and of what is kept in it
+VERSION = 3  # of the file, and of what is kept in it
 
 PLACE_BYTES = 4096
 # Magic and checksum; version, length and number of what follows, which are checked with it. The same in every version.
