@@ -3,8 +3,8 @@
     python tests/faults.py [ROW ...] [--long] [--tests]
 
 ROW is a fault or a letter: `C06`, `A`. `--long` runs the tests marked `slow` and `long` too: those that are slow by
-nature, and those that inject a fault as often as one could wish, from fixed seeds; FAULT_RUNS=10 in the environment
-makes it ten times as often. `--tests` names the tests below each line.
+nature, and those that inject a fault as often as one could wish, from fixed seeds; FAULT_RUNS=0.2 in the environment
+makes it a fifth of that, FAULT_RUNS=10 ten times as often. `--tests` names the tests below each line.
 
 A test is marked with the faults that it injects, `@pytest.mark.fault("C06", "C07")`; a mark says that what must be true
 under the fault is asserted, not that it is injected as often as one could wish. A run is a case, or what a test counts
@@ -13,6 +13,7 @@ by `record_property("runs", n)`. Exits 1 where a test failed, 2 for a row that i
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -347,6 +348,12 @@ def find_rows(words: Iterable[str]) -> list[str]:
     return sorted(set(found), key=list(ROWS).index) or list(ROWS)
 
 
+def find_files(rows: Sequence[str]) -> list[str]:
+    """The files of tests that name one of the rows; all of them where none does."""
+    files = sorted(map(str, TESTS.glob("test_*.py")))
+    return [name for name in files if any(f'"{row}"' in Path(name).read_text("utf-8") for row in rows)] or files
+
+
 ROWS_SHOWN = f"{next(iter(ROWS))} to {list(ROWS)[-1]}"
 
 
@@ -385,9 +392,10 @@ def main(words: Sequence[str]) -> int:
         return 2
     marked = Marked(rows)
     # Nothing of pytest's own is shown: what failed is, at the end.
-    options = ["-p", "no:terminal", "-p", "no:cacheprovider", "--rootdir", str(TESTS.parent), str(TESTS)]
+    options = ["-p", "no:terminal", "-p", "no:cacheprovider", "--rootdir", str(TESTS.parent), *find_files(rows)]
     if "--long" in words:
         options += ["-m", "not network"]
+        os.environ.setdefault("FAULT_RUNS", "1")
     code = pytest.main(options, plugins=[marked])
     print("\n".join(table(rows, marked, named="--tests" in words)).lstrip())
     for said in marked.said:

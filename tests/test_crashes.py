@@ -29,6 +29,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from runs import FAULT_RUNS
 from world import World, ms, same
 
 from candle_fetcher import CacheWarning
@@ -39,7 +40,6 @@ from candle_fetcher.exports import replacing
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork, and no kill at any moment")
 
-FAULT_RUNS = float(os.environ.get("FAULT_RUNS", "1"))
 MINUTE = parse_timeframe("1m")
 FIRST = chunk_of(MINUTE, ms("2024-03-01"))
 CHUNKS = range(FIRST, FIRST + 6)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from late_market import RULES, Dialect, Life, Market, Rule, close_of
 from loopback import Loopback, Said
+from runs import FAULT_RUNS
 from world import World, ms, same
 
 from candle_fetcher import CandleFetcher, IncompleteData
@@ -24,7 +24,6 @@ from candle_fetcher.core.frame import index_ms
 from candle_fetcher.providers import Limit, all_providers, find_provider
 
 # A Tuesday, in the middle of a session of New York.
-FAULT_RUNS = float(os.environ.get("FAULT_RUNS", "1"))
 START_S = int(dt.datetime(2024, 3, 5, 16, 0, tzinfo=dt.timezone.utc).timestamp())
 KEYS = {
     "alpaca": {"key_id": "KEYIDKEYID", "secret_key": "SECRETSECRET"},

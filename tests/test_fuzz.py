@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 from fuzz import CASES, TARGETS, Target, cases_of, main, run, share, table
+from runs import FAULT_RUNS
 
 TESTS = Path(__file__).resolve().parent
-FAULT_RUNS = float(os.environ.get("FAULT_RUNS", "1"))
 QUICK = 20_000
 # The rows of the table of faults (faults.py) that the changes of a target amount to.
 ROWS = {

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import FAULT_RUNS
 
 from candle_fetcher import CandleFetcher
 from candle_fetcher.core.series import Series
@@ -23,7 +24,6 @@ from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.practice import PracticeExchange, faults
 from candle_fetcher.store.locks import Claims
 
-FAULT_RUNS = float(os.environ.get("FAULT_RUNS", "1"))
 ROOT = Path(__file__).resolve().parents[1]
 
 SCRIPT = """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,12 +12,12 @@ from typing import Any
 
 import psutil
 import pytest
+from runs import FAULT_RUNS
 from world import World, same
 
 from candle_fetcher import CandleFetcher, CandleFetcherError, FetchManyError, IncompleteData
 from candle_fetcher.practice import faults
 
-FAULT_RUNS = float(os.environ.get("FAULT_RUNS", "1"))
 WEEK = ("BTC/USDT", "1m", "2024-06-01", "2024-06-08")
 DAYS = [f"2023-{month:02d}-{day:02d}" for month in range(1, 13) for day in range(1, 29)]
 

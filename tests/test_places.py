@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from runs import FAULT_RUNS
 from world import World
 
 from candle_fetcher import CandleFetcher, CandleFetcherError
 from candle_fetcher.fetcher.pools import ThreadPool
 from candle_fetcher.practice import PracticeExchange, faults
 
-FAULT_RUNS = float(os.environ.get("FAULT_RUNS", "1"))
 DAY = ("BTC/USDT", "1h", "2024-03-05", "2024-03-06")
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork, and few signals")

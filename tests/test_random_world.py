@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections import Counter
@@ -11,8 +10,8 @@ from typing import Any
 
 import pytest
 from random_world import Judge, Op, Outcome, World, Wrong, run_world
+from runs import FAULT_RUNS
 
-FAULT_RUNS = float(os.environ.get("FAULT_RUNS", "1"))
 LONG_S = 60.0
 # Worlds that showed a fault once, each with what was wrong.
 FAILED = {

@@ -22,6 +22,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from runs import FAULT_RUNS
 from world import World, ms, same
 
 from candle_fetcher import CandleFetcher, ClockSkew, IncompleteData, InputError
@@ -30,7 +31,6 @@ from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.practice import faults
 from candle_fetcher.store import MemoryTier
 
-FAULT_RUNS = float(os.environ.get("FAULT_RUNS", "1"))
 ROOT = Path(__file__).resolve().parents[1]
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
 YEAR_S = 365 * 86_400

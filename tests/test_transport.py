@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import FAULT_RUNS
 
 from candle_fetcher.core.call import Call, Limit
 from candle_fetcher.core.errors import InputError, ReplyError, SourceError, TransportError
@@ -69,9 +70,6 @@ N4cCIH2NBF8gaXQEZI3lyOnxj07pUbcE+SnIr3il01eUxuG/
 """
 
 Answer = Callable[[socket.socket, bytes], "socket.socket | None"]
-
-
-FAULT_RUNS = float(os.environ.get("FAULT_RUNS", "1"))
 
 
 class Server:
