@@ -8,6 +8,7 @@ import itertools
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "FTP_PROXY")
 LOOPBACK = "localhost,127.0.0.1,::1"
+# One of the processes of pytest-xdist, or started by one.
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 
 hypothesis.settings.register_profile("local", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
@@ -108,9 +111,11 @@ def pytest_unconfigure() -> None:
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads its options
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Run the whole suite in a process for each core, where pytest-xdist is installed; a part of it, in this one."""
+    if IS_WORKER or not config.pluginmanager.hasplugin("xdist"):
+        return
     option = config.option
     is_whole = config.args_source is config.ArgsSource.TESTPATHS and not option.collectonly and not option.usepdb
-    if is_whole and config.pluginmanager.hasplugin("xdist") and option.dist == "no" and option.numprocesses is None:
+    if is_whole and option.dist == "no" and option.numprocesses is None:
         option.numprocesses, option.dist = min(os.cpu_count() or 1, 8), "worksteal"
 
 
@@ -133,6 +138,10 @@ def clean_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
                 patch.delenv(name)
         for name in ("NO_PROXY", "no_proxy"):
             patch.setenv(name, LOOPBACK)
+        if sys.dont_write_bytecode:  # else each process that a test starts would compile all of the library again
+            shared_by_workers = homes.parents[1 if IS_WORKER else 0]
+            patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+            patch.setenv("PYTHONPYCACHEPREFIX", str(shared_by_workers / "bytecode"))
         _move_home(patch, homes / "session")
         yield homes
 
