@@ -370,6 +370,17 @@ def test_what_is_near_to_a_clock_that_nothing_has_checked_is_not_known(world: Wo
 
 
 @pytest.mark.fault("K10")
+@pytest.mark.parametrize("timeframe", ["5h", "7h", "10h"])
+def test_no_made_candle_that_still_forms_comes_with_what_could_not_be_had(world: World, timeframe: str) -> None:
+    world.fetcher().fetch("BTC/USDT", timeframe, "2024-06-10")
+    world.exchange.fail(faults.status(500), times=None, match="/time")
+    with pytest.raises(IncompleteData) as raised:
+        world.fetcher(source="rest", max_retries=0).fetch("BTC/USDT", timeframe, "2024-06-10")
+    newest = raised.value.frame.index[-1] + pd.Timedelta(timeframe)
+    assert newest <= pd.Timestamp(world.now_s, unit="s", tz="UTC") < newest + pd.Timedelta(timeframe)
+
+
+@pytest.mark.fault("K10")
 def test_funding_rates_near_to_a_clock_that_nothing_has_checked_are_not_known(world: World) -> None:
     world.fetcher(provider="binance-um").fetch_funding("BTC/USDT", "2024-06-01")
     world.exchange.fail(faults.status(500), times=None, match="/time")

@@ -153,6 +153,10 @@ class Collector:
                 if until_ms < told.span.end_ms:
                     span = span.before(timeframe.floor_ms(until_ms))
             candles, lacking = resample(candles, base, timeframe, told.span)
+            if not how.only_cache:
+                # Where the rest could not be had, the span reaches into the slot that is still forming.
+                settled_ms = told.settling.end_ms(told.now_ms)
+                candles = candles.trim(Span(-FOREVER_MS, timeframe.open_ms(timeframe.ordinal(settled_ms))))
             if not request.source.provider.feed(series.kind).quiet_rows:
                 # A slot without a row had no trade: only what could not be had is lacking.
                 away = [*(one for one, _ in told.failed), *told.beyond]

@@ -307,6 +307,8 @@ class Gatherer:
             kept = {file: read for file, read in trip.errand.kept.items() if file.span.end_ms > trip.span.end_ms}
             trip.errand.kept = {**kept, **trip.kept}
             self._learn_facts(trip)
+            if trip.claimed_ms is not None:
+                self._cache.forget_claims(series)  # nothing bore it out: the next call asks by itself
             if trip.read_until_ms:
                 give_back()  # what files were unpacked with, before the candles are joined
             self._cache.close_shelves(series, {chunk: self._believed_until(trip, chunk) for chunk in trip.filled})
