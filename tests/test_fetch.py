@@ -393,7 +393,7 @@ def test_a_start_before_the_listing_of_coin_margined_futures_costs_its_windows(w
     frame = fetcher.fetch("BTC/USD", "1h", "2019-01-01", "2020-09-01")
     same(frame, world.truth("BTCUSD_PERP", "1h", "2019-01-01", "2020-09-01", provider="binance-cm"))
     assert told(frame)["gaps"][0]["cause"] == "not_listed"
-    assert len(world.asked()) < 12
+    assert len(world.asked()) <= 13  # the windows up to the first candle are asked twice: one empty reply is no proof
     fetcher.fetch("BTC/USD", "1h", "2019-02-01", "2020-09-01")
     assert world.asked() == []
 
