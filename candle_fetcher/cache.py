@@ -24,7 +24,7 @@ from urllib.parse import unquote
 import numpy as np
 import pandas as pd
 
-from candle_fetcher.concurrency import SingleFlight
+from candle_fetcher.concurrency import POLL_S, SingleFlight, Stop, pause
 from candle_fetcher.core.call import Limit
 from candle_fetcher.core.entry import (
     HEAD_BYTES,
@@ -55,11 +55,9 @@ CLAIMS = "claims"  # the file of locks by which processes know what the others a
 # Results of ranges that end now, of one series, timeframe and choice of columns.
 _NEWEST_FRAMES = 4
 _KEPT_REVISIONS = 10_000  # of a series
-# How often somebody else's work on a chunk is looked after by who is to change it, and how long another process is
-# waited for.
-_POLL_S = 0.05
-_LANDING_S = 0.005
-_HALTED_S = 60.0
+# How long an entry takes to be stored, about, and how long another process is waited for.
+_STORING_S = 0.005
+_SUSPENDED_S = 60.0
 # Of which file candles are that have no checksum, where only an entry still knows that they have none.
 _NAME_LOST = "a file, whose name is lost,"
 # The number of a chunk in its key; whoever else writes into the database may write anything there.
@@ -133,14 +131,6 @@ Matcher = Callable[[str], Callable[[Series], bool]]
 Importer = Callable[["CandleCache", Any, "str | None", "str | None", Any, "str | None"], Imported]
 
 
-class _Flights:
-    """Who is fetching which chunk: the first who asks does it, the others wait for its entry."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.waiting: dict[tuple[Series, int], Future[Entry | None]] = {}
-
-
 class CandleCache:
     """The dual cache of a fetcher: memory over disk. For its user: `path`, `stats`, `list`, `clear`, `verify`,
     `revisions`, `import_file`."""
@@ -163,7 +153,7 @@ class CandleCache:
         self._path = path
         self._compress = compress
         self._clock = clock
-        self._flights = _Flights()
+        self._flights: SingleFlight[tuple[Series, int], Entry | None] = SingleFlight()
         # Single flights of the question when a series begins; what one reply said, until another one bears it out.
         self.first_candles: SingleFlight[tuple[Series, Span | None], int | None] = SingleFlight()
         self.first_claims: dict[tuple[Series, Span | None], int] = {}
@@ -571,42 +561,49 @@ class CandleCache:
             return self.update(series, chunks, change, keep=self._store is not None and self._store.disk is None)[1]
         finally:
             for chunk, flight in flights.items():
-                self.land(series, chunk)
+                self.finish_chunk(series, chunk)
                 flight.set_exception(CancelledError())  # whoever waits for it looks at what is stored
 
     def _take(self, series: Series, chunk: int) -> Future[Entry | None]:
-        """Takes off and claims the chunk, once nobody else is at it. One who is halted is not waited for in the end."""
-        mine, flight = self.take_off(series, chunk)
-        while not mine:
-            wait([flight], timeout=_POLL_S)
-            threading.Event().wait(_LANDING_S)  # what it brought is on its way to the store
-            mine, flight = self.take_off(series, chunk)
-        until_s = time.monotonic() + _HALTED_S
-        while not self.claim(f"{series.key}|{chunk}") and time.monotonic() < until_s:
-            threading.Event().wait(_POLL_S)
+        """Start on the chunk and claim it, once no other call is at it. A process that is suspended is not waited for
+        in the end."""
+        is_mine, flight = self.start_chunk(series, chunk)
+        while not is_mine:
+            wait([flight], timeout=POLL_S)
+            pause(Stop(), _STORING_S)  # what it brought is on its way to the store
+            is_mine, flight = self.start_chunk(series, chunk)
+        self.await_claim(f"{series.key}|{chunk}", Stop(), _SUSPENDED_S)
         return flight
 
-    def take_off(self, series: Series, chunk: int) -> tuple[bool, Future[Entry | None]]:
-        """Whether the caller is the one to fetch the chunk, and the future that the others wait for; see `land`."""
-        key = series, chunk
-        with self._flights.lock:
-            flying = self._flights.waiting.get(key)
-            if flying is not None:
-                return False, flying
-            mine: Future[Entry | None] = Future()
-            self._flights.waiting[key] = mine
-            return True, mine
+    def start_chunk(self, series: Series, chunk: int) -> tuple[bool, Future[Entry | None]]:
+        """Whether the caller is the one to fill the chunk, and the future of its entry for which other calls wait.
 
-    def land(self, series: Series, chunk: int) -> None:
-        """Ends the caller's flight, once its entry can be found in the store or cannot be had."""
+        The caller gives the future its outcome, and ends with `finish_chunk`, whatever happens.
+        """
+        return self._flights.begin((series, chunk))
+
+    def finish_chunk(self, series: Series, chunk: int) -> None:
+        """End the caller's work on the chunk, once its entry can be found in the store or cannot be had."""
         self.unclaim(f"{series.key}|{chunk}")
-        with self._flights.lock:
-            self._flights.waiting.pop((series, chunk), None)
+        self._flights.end((series, chunk))
 
     def claim(self, key: str) -> bool:
         """Whether nobody else on this cache folder is at work on what the key names; the caller is then, until
         `unclaim`, or until its process ends."""
         return self._claims is None or self._claims.take(key)
+
+    def await_claim(self, key: str, cancel: threading.Event, timeout_s: float) -> bool:
+        """Whether the caller has the claim, for which it waits at most `timeout_s`: a suspended process keeps its own.
+
+        Raises CancelledError once `cancel` is set.
+        """
+        ends_s = time.monotonic() + timeout_s
+        while not self.claim(key):
+            if time.monotonic() >= ends_s:
+                return False
+            if pause(cancel, POLL_S):
+                raise CancelledError
+        return True
 
     def unclaim(self, key: str) -> None:
         """Ends the caller's claim; nothing where it has none."""

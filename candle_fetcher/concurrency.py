@@ -10,9 +10,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, CancelledError, Future, wait
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from contextlib import contextmanager, suppress
 from typing import Any, Generic, Protocol, TypeVar
 
 POLL_S = 0.05  # how often a wait looks whether it is cancelled
@@ -97,32 +97,36 @@ class Cancel(Protocol):
     def is_set(self) -> bool: ...
 
 
-def wait_for(
-    futures: Iterable[Future[Any]],
-    cancel: Cancel,
-    *,
-    timeout_s: float | None = None,
-    return_when: str = ALL_COMPLETED,
-) -> set[Future[Any]]:
-    """The futures that are done, once all are, or the first is; `return_when` as of `concurrent.futures.wait`.
-
-    Raises CancelledError once `cancel` is set, TimeoutError after `timeout_s` seconds.
-    """
-    waiting = list(futures)
+def wait_for(futures: Iterable[Future[Any]], cancel: Cancel, *, timeout_s: float | None = None) -> None:
+    """Wait until all futures are done. Raises CancelledError once `cancel` is set, TimeoutError after `timeout_s`
+    seconds."""
+    left: Collection[Future[Any]] = list(futures)
     ends_s = None if timeout_s is None else time.monotonic() + timeout_s
     while not cancel.is_set():
-        done, left = wait(waiting, timeout=POLL_S, return_when=return_when)
-        if not left or (done and return_when == FIRST_COMPLETED):
-            return done
-        if return_when == FIRST_EXCEPTION and any(one.cancelled() or one.exception() for one in done):
-            return done
+        left = wait(left, timeout=POLL_S).not_done
+        if not left:
+            return
         if ends_s is not None and time.monotonic() >= ends_s:
             raise TimeoutError
     raise CancelledError
 
 
+def as_done(futures: Iterable[Future[V]], cancel: Cancel) -> Iterator[Future[V]]:
+    """The futures, each once it is done. Raises CancelledError once `cancel` is set."""
+    left = set(futures)
+    while left:
+        if cancel.is_set():
+            raise CancelledError
+        done, left = wait(left, timeout=POLL_S, return_when=FIRST_COMPLETED)
+        yield from done
+
+
 class SingleFlight(Generic[K, V]):
-    """Makes a value once for all threads that want it at the same time."""
+    """Makes a value once for all threads that want it at the same time.
+
+    `run` does all of it, and `turn` lets one thread at a time into a block. Where the value is made in another thread
+    than the one that began, or its key is to stay taken for longer: `begin`, then `make`, or `end` and the outcome.
+    """
 
     def __init__(self) -> None:
         self._flights: dict[K, Future[V]] = {}
@@ -134,21 +138,45 @@ class SingleFlight(Generic[K, V]):
         CancelledError once `cancel` is set.
         """
         while True:
-            mine: Future[V] = Future()
-            flight = self._flights.setdefault(key, mine)
-            if flight is mine:
-                return self._make(key, make, mine)
+            is_mine, flight = self.begin(key)
+            if is_mine:
+                return self.make(key, make, flight)
             wait_for([flight], cancel)
             with suppress(CancelledError):
                 return flight.result()
 
-    def _make(self, key: K, make: Callable[[], V], flight: Future[V]) -> V:
+    @contextmanager
+    def turn(self, key: K, cancel: Cancel) -> Iterator[None]:
+        """Hold the key for a block, once no other thread does. Raises CancelledError once `cancel` is set."""
+        while True:
+            is_mine, flight = self.begin(key)
+            if is_mine:
+                break
+            wait_for([flight], cancel)
+        try:
+            yield
+        finally:
+            self.end(key)
+            flight.set_exception(CancelledError())  # there is no value: the next thread takes its turn
+
+    def begin(self, key: K) -> tuple[bool, Future[V]]:
+        """Whether the calling thread is to make the value, and the future that the others wait for."""
+        mine: Future[V] = Future()
+        flight = self._flights.setdefault(key, mine)
+        return flight is mine, flight
+
+    def make(self, key: K, make: Callable[[], V], flight: Future[V]) -> V:
+        """Make the value of a flight that began, for the threads that wait too. Raises what `make` raises."""
         try:
             value = make()
         except BaseException as error:
-            self._flights.pop(key, None)
+            self.end(key)
             flight.set_exception(error if isinstance(error, Exception) else CancelledError())
             raise
-        self._flights.pop(key, None)
+        self.end(key)
         flight.set_result(value)
         return value
+
+    def end(self, key: K) -> None:
+        """Free the key: the next thread that asks for it begins a flight of its own."""
+        self._flights.pop(key, None)

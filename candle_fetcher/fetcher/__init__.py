@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, CancelledError
+from concurrent.futures import CancelledError
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from candle_fetcher.cache import CandleCache, Imported
-from candle_fetcher.concurrency import is_ours, start_thread, wait_for
+from candle_fetcher.concurrency import as_done, is_ours, start_thread
 from candle_fetcher.console import make_progress
 from candle_fetcher.core.arguments import is_several, read_flag, read_whole
 from candle_fetcher.core.candles import Gap, iso
@@ -468,15 +468,11 @@ class CandleFetcher:
 
         try:
             waiting = {callers.submit(fetch_one, name): name for name in names}
-            left = set(waiting)
-            while left:
-                done = wait_for(left, call.stop, return_when=FIRST_COMPLETED)
-                left -= done
-                for future in done:
-                    try:
-                        frames[waiting[future]] = future.result()
-                    except CandleFetcherError as error:
-                        errors[waiting[future]] = error
+            for future in as_done(waiting, call.stop):
+                try:
+                    frames[waiting[future]] = future.result()
+                except CandleFetcherError as error:
+                    errors[waiting[future]] = error
         except BaseException:
             for errand in list(call.errands):
                 self._stop(errand)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION
 from typing import NamedTuple
 
 import pandas as pd
 
-from candle_fetcher.concurrency import wait_for
+from candle_fetcher.concurrency import as_done
 from candle_fetcher.core.events import Busy, Observe
 from candle_fetcher.fetcher.pools import Pools
 from candle_fetcher.providers.binance_bucket import SPOT, Trio, daily_folder, find_first_day, find_intervals
@@ -42,7 +41,7 @@ def look_up(
     pool = pools.network()
     futures = [pool.submit(look, symbol) for symbol in symbols]
     try:
-        for future in wait_for(futures, errand, return_when=FIRST_EXCEPTION):
+        for future in as_done(futures, errand):
             future.result()
         return [future.result() for future in futures]
     except BaseException:

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Future
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 
 from candle_fetcher.cache import CandleCache
-from candle_fetcher.concurrency import wait_for
+from candle_fetcher.concurrency import SingleFlight, as_done
 from candle_fetcher.core.candles import Candles, Gap, join, no_candles, overlay
 from candle_fetcher.core.entry import Entry
 from candle_fetcher.core.errors import (
@@ -43,7 +43,6 @@ from candle_fetcher.fetcher.pools import Pools
 from candle_fetcher.sources import ArchiveSource, Errand, FileRead, FundingSource, is_denial
 
 MONTH = parse_timeframe("1M")
-_TURN_POLL_S = 0.02
 _OF_FILES = (("source", "archive"),)  # what tells the series of the files from that of REST
 
 
@@ -80,7 +79,7 @@ class FundingGatherer:
         self._clock = clock
         self._observe = observe
         self._abort = abort
-        self._turns: dict[Series, dict[Errand, None]] = {}  # who wants a series, in the order of their coming
+        self._flights: SingleFlight[Series, None] = SingleFlight()  # a series is gathered by one call at a time
 
     def gather(
         self,
@@ -101,9 +100,7 @@ class FundingGatherer:
         `until_stored` then ends the span where the stored records end. Two threads that want the same series take
         turns: the second finds what the first has stored.
         """
-        turn = self._turns.setdefault(series, {})
-        try:
-            _await_turn(turn, errand)
+        with self._flights.turn(series, errand):
             trip = _Trip(self._cache, source, series, span, now_ms, errand)
             files = _Files(self._cache, series, now_ms, errand)
             if refresh:
@@ -129,8 +126,6 @@ class FundingGatherer:
                 lacking = {month for one in trip.lacking() for month in _months(one)}
                 self._gather_files(files, archive, sorted(lacking), refresh=refresh)
             return trip.told(files)
-        finally:
-            turn.pop(errand, None)
 
     def gather_files(
         self,
@@ -177,19 +172,14 @@ class FundingGatherer:
                 self._observe(Busy("network", time.perf_counter() - began))
 
         waiting: dict[Future[FileRead], File] = {}
-        turn = self._turns.setdefault(series, {})
         try:
-            _await_turn(turn, errand)
-            if refresh:
-                self._cache.forget_facts(series)
-            else:
-                files.look_up(months)
-            waiting = {self._pools.network().submit(read, file): file for file in files.choose(archive, months)}
-            left = set(waiting)
-            while left:
-                done = wait_for(left, errand, return_when=FIRST_COMPLETED)
-                left -= done
-                for future in done:
+            with self._flights.turn(series, errand):
+                if refresh:
+                    self._cache.forget_facts(series)
+                else:
+                    files.look_up(months)
+                waiting = {self._pools.network().submit(read, file): file for file in files.choose(archive, months)}
+                for future in as_done(waiting, errand):
                     try:
                         files.take(future.result())
                     except SourceError as error:
@@ -203,24 +193,9 @@ class FundingGatherer:
                 future.cancel()
             raise
         finally:
-            turn.pop(errand, None)
             files.remember()
         for path, why in files.rejected.items():
             warn(ArchiveMismatch(f"{path} of the archive is not used: {why.reason}"))
-
-
-def _await_turn(turn: dict[Errand, None], errand: Errand) -> None:
-    """Waits until the errand is the first of those in `turn`, which it is to be taken out of afterwards.
-
-    No lock: Ctrl-C may come between its being taken and the `try` that would let it go.
-    """
-    turn[errand] = None
-    while True:
-        queue = list(turn)  # at once: others come and go
-        if queue[0] is errand:
-            return
-        if errand.wait(_TURN_POLL_S):
-            raise CancelledError
 
 
 def _merged(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from functools import partial
@@ -55,9 +54,7 @@ from candle_fetcher.sources import Answer, ArchiveSource, AsOf, Errand, Source, 
 from candle_fetcher.store.memory import give_back
 
 _LOAD_AT_ONCE = 16
-# How often another process's work is looked after, and how long it is waited for: one that is halted holds its claims.
-_CLAIM_POLL_S = 0.05
-_CLAIM_S = 60.0
+_CLAIM_S = 60.0  # how long another process's work is waited for: one that is halted holds its claims
 _DOUBTED_MS = 60 * DAY_MS  # no clock is believed to be ahead by more
 _HALTED_S = 1.0  # once one was waited for in vain
 _LANDING_S = 0.005
@@ -559,26 +556,26 @@ class Gatherer:
             self._fly(trip, chunk, flights.pop(chunk), within, is_claimed=True)
 
         try:
-            claimed = self._take_off(series, chunks, flights)
+            claimed = self._start(series, chunks, flights)
             within = self._span_of(trip, claimed)
             for chunk in claimed:
                 is_alone = chunk in trip.confirm and chunk + 1 not in claimed
                 yield chunk, _nothing if is_alone else partial(fly, chunk, within)
         finally:
             for chunk, flight in flights.items():
-                cache.land(series, chunk)
+                cache.finish_chunk(series, chunk)
                 flight.set_exception(CancelledError())  # whoever waits for it may have it
         for chunk in chunks:
             if chunk not in claimed:
                 yield chunk, _nothing if chunk in trip.confirm else partial(self._fill, trip, chunk)
 
-    def _take_off(self, series: Series, chunks: Sequence[int], flights: dict[int, Future[Entry | None]]) -> list[int]:
+    def _start(self, series: Series, chunks: Sequence[int], flights: dict[int, Future[Entry | None]]) -> list[int]:
         """Puts those of the chunks that no thread is at into `flights`, for the caller to land whatever happens.
 
         Returns those of them that no other process is at either; they are claimed now.
         """
         for chunk in chunks:
-            is_mine, flight = self._cache.take_off(series, chunk)
+            is_mine, flight = self._cache.start_chunk(series, chunk)
             if is_mine:
                 flights[chunk] = flight
         return [chunk for chunk in flights if self._cache.claim(f"{series.key}|{chunk}")]
@@ -612,7 +609,7 @@ class Gatherer:
         while True:
             if trip.errand.is_set():
                 raise CancelledError
-            mine, flight = cache.take_off(series, chunk)
+            mine, flight = cache.start_chunk(series, chunk)
             if mine:
                 self._fly(trip, chunk, flight)
                 return
@@ -706,7 +703,7 @@ class Gatherer:
                 if entry is not None and entry is not before:
                     self._keep(trip, {chunk: (entry, seen)})
                 else:
-                    cache.land(want.series, chunk)
+                    cache.finish_chunk(want.series, chunk)
             flight.set_result(entry)
         except BaseException as error:
             # An error of another request than this call's own: another call may have better luck with its own.
@@ -717,16 +714,11 @@ class Gatherer:
     def _claim(self, trip: Trip, key: str) -> tuple[bool, bool]:
         """Takes the claim, after whoever on this cache folder is at it; whether that took waiting, and whether it is
         taken: one who is halted is not waited for in the end."""
-        until_s = time.monotonic() + (_HALTED_S if trip.halted else _CLAIM_S)
-        waited = False
-        while not self._cache.claim(key):
-            if time.monotonic() >= until_s:
-                trip.halted = True
-                return True, False
-            waited = True
-            if trip.errand.wait(_CLAIM_POLL_S):
-                raise CancelledError
-        return waited, True
+        if self._cache.claim(key):
+            return False, True
+        is_mine = self._cache.await_claim(key, trip.errand, _HALTED_S if trip.halted else _CLAIM_S)
+        trip.halted = trip.halted or not is_mine
+        return True, is_mine
 
     def _lay_out(self, trip: Trip, chunks: Sequence[int]) -> tuple[list[int], Future[None] | None]:
         """Fills the chunks that the archive's files brought whole; returns the others, and the storing of these."""
@@ -734,7 +726,7 @@ class Gatherer:
         flights: dict[int, Future[Entry | None]] = {}
         whole: dict[int, tuple[Entry, Entry | None]] = {}
         try:
-            claimed = self._take_off(series, chunks, flights)
+            claimed = self._start(series, chunks, flights)
             found = self._look_again(trip, claimed)
             seen = self._seen(trip, claimed)
             for chunk in claimed:
@@ -744,7 +736,7 @@ class Gatherer:
                     trip.fresh.setdefault(chunk, []).extend(fresh)
         finally:
             for chunk in flights.keys() - whole.keys():
-                cache.land(series, chunk)
+                cache.finish_chunk(series, chunk)
                 flights[chunk].set_exception(CancelledError())  # whoever waits for it may have it
         try:
             save = self._keep(trip, whole) if whole else None
@@ -859,7 +851,7 @@ class Gatherer:
             save = self._pools.io().submit(self._save, trip, filled)
         except BaseException:
             for chunk in filled:
-                self._cache.land(trip.want.series, chunk)
+                self._cache.finish_chunk(trip.want.series, chunk)
             raise
         trip.saves.append(save)
         return save
@@ -895,7 +887,7 @@ class Gatherer:
                         trip.share(chunk, entry, saved[chunk])
             finally:
                 for chunk in filled:
-                    cache.land(series, chunk)
+                    cache.finish_chunk(series, chunk)
 
     def _merged(self, trip: Trip, chunk: int, stored: Entry | None, entry: Entry, seen: Entry | None) -> Merged:
         """The entry merged into what is stored now. A file of the archive fills in what is missing; only a refresh

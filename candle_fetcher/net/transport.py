@@ -53,7 +53,7 @@ from urllib3.util.connection import allowed_gai_family
 from urllib3.util.ssl_ import create_urllib3_context
 from urllib3.util.wait import wait_for_write
 
-from candle_fetcher.concurrency import start_thread, wait_for
+from candle_fetcher.concurrency import SingleFlight, start_thread, wait_for
 from candle_fetcher.core.call import Call, Reply
 from candle_fetcher.core.errors import InputError, ReplyError, SourceError, TransportError
 from candle_fetcher.core.events import Observe, Sent, ignore
@@ -502,7 +502,7 @@ class _Lookups:
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[tuple[str, int], Future[list[Any]]] = {}
+        self._flights: SingleFlight[tuple[str, int], list[Any]] = SingleFlight()
 
     def find(self, host: str, port: int, flight: _Flight) -> list[Any]:
         """What getaddrinfo says; raises what it raises, and what `_Flight.check` does meanwhile."""
@@ -510,10 +510,9 @@ class _Lookups:
             return _look_up(host, port)
         key = host, port
         ends_s = time.monotonic() + min(flight.left_s(), _CONNECT_S)
-        mine: Future[list[Any]] = Future()
-        found = self._waiting.setdefault(key, mine)
-        if found is mine and start_thread("candle-lookup", partial(self._run, key, mine)) is None:
-            self._run(key, mine)
+        is_mine, found = self._flights.begin(key)
+        if is_mine and start_thread("candle-lookup", partial(self._run, key, found)) is None:
+            self._run(key, found)
         try:
             wait_for([found], flight, timeout_s=ends_s - time.monotonic())
         except TimeoutError:
@@ -522,17 +521,8 @@ class _Lookups:
         return found.result()
 
     def _run(self, key: tuple[str, int], found: Future[list[Any]]) -> None:
-        try:
-            addresses = _look_up(*key)
-        except BaseException as error:  # noqa: BLE001 - it is raised again in the threads that wait
-            self._end(key)
-            found.set_exception(error)
-        else:
-            self._end(key)
-            found.set_result(addresses)
-
-    def _end(self, key: tuple[str, int]) -> None:
-        self._waiting.pop(key, None)
+        with contextlib.suppress(Exception):  # it is raised again in the threads that wait
+            self._flights.make(key, partial(_look_up, *key), found)
 
 
 def _look_up(host: str, port: int) -> list[Any]:

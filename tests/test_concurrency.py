@@ -1,0 +1,99 @@
+"""Work that several threads want once, turns, and waits that can be cancelled."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+
+import pytest
+
+from candle_fetcher.concurrency import SingleFlight, Stop, as_done, wait_for
+
+LONG_S = 10.0
+
+
+def test_threads_that_want_one_value_share_the_call_that_makes_it() -> None:
+    flights: SingleFlight[str, object] = SingleFlight()
+    begun, go, calls = threading.Event(), threading.Event(), []
+
+    def make() -> object:
+        calls.append(1)
+        begun.set()
+        assert go.wait(LONG_S)
+        return object()
+
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(flights.run, "key", make, Stop())
+        assert begun.wait(LONG_S)
+        others = [pool.submit(flights.run, "key", make, Stop()) for _ in range(3)]
+        with pytest.raises(TimeoutError):
+            wait_for(others, Stop(), timeout_s=0.05)
+        go.set()
+        assert {id(one.result(LONG_S)) for one in others} == {id(first.result(LONG_S))}
+    assert calls == [1]
+    flights.run("key", make, Stop())
+    assert calls == [1, 1]  # the value is not kept
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()])
+def test_an_error_is_shared_and_an_interrupted_maker_is_replaced(error: BaseException) -> None:
+    flights: SingleFlight[str, str] = SingleFlight()
+    is_mine, flight = flights.begin("key")
+    assert is_mine
+    assert flights.begin("key") == (False, flight)
+
+    def fail() -> str:
+        raise error
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(flights.run, "key", lambda: "made by the next", Stop())
+        with pytest.raises(TimeoutError):
+            wait_for([other], Stop(), timeout_s=0.05)
+        with pytest.raises(type(error)):
+            flights.make("key", fail, flight)
+        if isinstance(error, Exception):
+            assert other.exception(LONG_S) is error
+        else:
+            assert other.result(LONG_S) == "made by the next"
+
+
+def test_threads_take_turns_and_one_that_is_cancelled_leaves() -> None:
+    flights: SingleFlight[str, None] = SingleFlight()
+    cancelled, inside, most = Stop(), [], []
+
+    def enter(cancel: Stop) -> None:
+        with flights.turn("key", cancel):
+            inside.append(1)
+            most.append(len(inside))
+            inside.pop()
+
+    with ThreadPoolExecutor(4) as pool:
+        with flights.turn("key", Stop()):
+            waiting = [pool.submit(enter, Stop()) for _ in range(3)]
+            leaving = pool.submit(enter, cancelled)
+            cancelled.set()
+            assert isinstance(leaving.exception(LONG_S), CancelledError)
+            assert not any(one.done() for one in waiting)
+            with flights.turn("another key", Stop()):
+                pass
+        assert [one.result(LONG_S) for one in waiting] == [None] * 3
+    assert most == [1, 1, 1]
+    with pytest.raises(ValueError, match="mine"), flights.turn("key", Stop()):
+        raise ValueError("mine")
+    assert flights.begin("key")[0]  # it was given back
+
+
+def test_futures_come_as_they_are_done_until_the_wait_is_cancelled() -> None:
+    futures: list[Future[int]] = [Future() for _ in range(3)]
+    futures[1].set_result(1)
+    stop = Stop()
+    coming = as_done(futures, stop)
+    assert next(coming) is futures[1]
+    futures[0].set_result(0)
+    assert next(coming) is futures[0]
+    stop.set()
+    with pytest.raises(CancelledError):
+        next(coming)
+    with pytest.raises(CancelledError):
+        wait_for(futures, stop)
+    assert list(as_done([], stop)) == []
