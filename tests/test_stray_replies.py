@@ -140,6 +140,17 @@ def test_empty_windows_on_the_way_to_the_first_candle_hide_no_history(world: Wor
     assert again.index.as_unit("ms").asi8.tolist() == market
 
 
+@pytest.mark.fault("K04")
+def test_a_pause_at_the_live_edge_does_not_contradict_what_is_stored_of_before(world: World) -> None:
+    fetcher = quick(world, source="rest")
+    fetcher.fetch("binance-cm:BTC/USD", "1h", "2022-02-01", "2022-03-01")
+    fetcher.fetch("binance-cm:BTC/USD", "1h", "2024-06-14", "2024-06-15T12:00")
+    world.exchange.hide("binance-cm", "BTCUSD_PERP", (ms("2024-06-15T06:00"), ms("2024-06-16")))
+    world.now_s += 5 * 3_600
+    frame = quick(world, source="rest").fetch("binance-cm:BTC/USD", "1h", "2024-06-14")
+    assert len(frame) == 36
+
+
 @pytest.mark.fault("K20")
 def test_a_hole_of_hundreds_of_slots_is_looked_at_a_third_time(world: World) -> None:
     start, end = "2024-04-20T08:00", "2024-06-01"

@@ -984,6 +984,8 @@ class Gatherer:
             if self._is_traded(trip):
                 raise ReplyError(f"{series.symbol} is traded, and the provider says that it never had a candle")
             return None
+        if trip.feed.window_ms is not None and first_ms < hole.start_ms:
+            return first_ms  # some candle before the hole, not the first one
         oldest_ms = self._oldest_ms(trip, first_ms) if seen_ms is None or seen_ms >= first_ms else seen_ms
         if oldest_ms is not None:
             source.renew()
