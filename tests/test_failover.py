@@ -206,6 +206,38 @@ def test_a_hole_of_the_files_is_no_gap_while_rest_is_refused(world: World) -> No
     assert index_ms(frame).tolist() == index_ms(raised.value.frame).tolist()
 
 
+@pytest.mark.parametrize("provider", [*SYMBOLS])
+def test_the_archive_says_since_when_there_are_candles_where_rest_is_refused(world: World, provider: str) -> None:
+    symbol = {"binance": "SOL/USDT", "binance-um": "SOL/USDT", "binance-cm": "BTC/USD"}[provider]
+    since = quick(world, cache_dir=world.folder / "other", provider=provider).first_available(symbol)
+    fetcher = refused(world, provider=provider)
+    for _ in range(2):  # it is not remembered: REST may have older ones
+        world.asked("")
+        with pytest.warns(CandleFetcherWarning, match=r"REST could not be had \(AccessDenied") as said:
+            assert fetcher.first_available(symbol) == since
+        assert len(said) == 1
+        assert sum("klines" not in one.get("prefix", "") for one in world.asked("")) < 8
+    assert fetcher.first_available(symbol, source="archive") == since
+
+
+def test_a_range_from_the_first_candle_on_begins_with_the_archives_where_rest_is_refused(world: World) -> None:
+    with pytest.warns(CandleFetcherWarning, match="REST could not be had") as said:
+        frame = refused(world).fetch("BTC/USDT", "1d", "first", "2017-10-01")
+    same(frame, world.truth("BTCUSDT", "1d", "2017-08-17", "2017-10-01"))
+    assert len(said) == 1
+
+
+def test_a_first_candle_that_no_file_tells_is_the_refusal_of_rest(world: World) -> None:
+    world.exchange.archive.spoil("1m-", damage.drop(0, 2**60).published())
+    for symbol in ("BTC/USDT", "NOSUCH/USDT"):
+        with pytest.raises(AccessDenied):
+            refused(world).first_available(symbol)
+    with pytest.raises(AccessDenied):
+        refused(world, source="rest").first_available("BTC/USDT")
+    with pytest.raises(IncompleteData):
+        quick(world).first_available("NOSUCH/USDT", source="archive")
+
+
 def test_rest_alone_says_at_once_that_it_is_refused_and_names_the_archive(world: World) -> None:
     fetcher = refused(world, source="rest")
     with pytest.raises(AccessDenied, match="source='archive'"):

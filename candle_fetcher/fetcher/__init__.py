@@ -107,6 +107,7 @@ from candle_fetcher.monitor import PerformanceMonitor
 from candle_fetcher.net.pacing import Retry
 from candle_fetcher.net.transport import Transport, check_root
 from candle_fetcher.providers import (
+    Archive,
     Listing,
     Provider,
     all_providers,
@@ -115,7 +116,7 @@ from candle_fetcher.providers import (
     find_provider,
     split_symbol,
 )
-from candle_fetcher.providers.binance_bucket import HOST, MARKETS, NAME, SPOT, find_trios
+from candle_fetcher.providers.binance_bucket import MARKETS, NAME, SPOT, find_trios
 from candle_fetcher.sources import ApiKeys, ArchiveSource, BucketSource, Errand, FundingSource, Source, check_clock
 from candle_fetcher.store import DiskTier, MemoryTier, Store
 from candle_fetcher.store.shared import Desk
@@ -943,6 +944,8 @@ class CandleFetcher:
     ) -> pd.Timestamp:
         """When the first candle of the symbol opens (UTC), of 1m or the provider's finest. Asked once, then remembered.
 
+        Where REST is refused or out of reach, it is the first candle of the archive's files, with a warning; with
+        source="archive" too. That is not remembered: REST may have older ones.
         Raises IncompleteData where there is none yet, or where only the cache may be asked and does not know;
         NotOffered where the provider cannot be asked for it.
         """
@@ -951,7 +954,8 @@ class CandleFetcher:
             names = self._told_apart(symbol, provider)[0].feed(kind).timeframes
             finest = "1m" if "1m" in names else names[0]
         request = self._request(symbol, finest, Range(None, None), provider, kind, source)
-        how = How(only_cache=self._is_offline(source))
+        way = source or self._settings.source
+        how = How(only_cache=way == "cache", use_archive=way != "rest", only_archive=way == "archive")
         with self._errand(request) as errand, self._closest(request):
             first_ms = self._collector().listed_ms(request, how, errand)
         return pd.Timestamp(first_ms, unit="ms", tz="UTC").as_unit("ns")
@@ -1167,12 +1171,14 @@ class CandleFetcher:
         url = self._settings.base_urls.get(facts.name)
         if url is None and provider.name in self._settings.base_urls:
             return None
+        bucket = self._bucket_of(facts)
         with self._lock:
             made = self._archives.get(facts.name)
             if made is None:
                 made = self._archives[facts.name] = ArchiveSource(
                     facts,
                     url or facts.host,
+                    bucket=bucket,
                     clock=self._clock,
                     transport=self._transport,
                     retry=Retry(max_retries=self._settings.max_retries),
@@ -1185,15 +1191,23 @@ class CandleFetcher:
         """The listing of the archive: at the archive's root where one was given, else where S3 serves it."""
         if self._is_offline(None):
             raise IncompleteData("the archive's listing is not stored, and only the cache may be asked")
-        url = self._settings.base_urls.get(NAME)
-        if url is None and SPOT.provider in self._settings.base_urls:
+        archive = self._archive(self._find(SPOT.provider))
+        bucket = self._bucket_of(archive.archive) if archive is not None else None
+        if bucket is None:
             raise NotOffered(
                 f"{SPOT.provider} has no archive here: base_urls names a host for it; expected one for {NAME} too"
             )
+        return bucket
+
+    def _bucket_of(self, archive: Archive) -> BucketSource | None:
+        """The listing of an archive, at its root where one was given; None where nothing lists it."""
+        url = self._settings.base_urls.get(archive.name) or archive.listing_host
+        if archive.listing_host is None or url is None:
+            return None
         with self._lock:
             if self._bucket is None:
                 self._bucket = BucketSource(
-                    url or HOST,
+                    url,
                     clock=self._clock,
                     transport=self._transport,
                     retry=Retry(max_retries=self._settings.max_retries),

@@ -10,10 +10,14 @@ from typing import NamedTuple
 from candle_fetcher.cache import CandleCache
 from candle_fetcher.core.candles import OHLCV, Candles, Gap, gap_of, have_prices, join, no_candles, overlay
 from candle_fetcher.core.errors import (
+    AccessDenied,
+    Banned,
     CandleFetcherWarning,
     IncompleteData,
     MissingExtra,
+    RateLimited,
     SourceError,
+    TransportError,
     UnknownSymbol,
     warn,
 )
@@ -23,12 +27,12 @@ from candle_fetcher.core.plan import CHUNK_SLOTS, chunk_of, chunk_span
 from candle_fetcher.core.resample import resample
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import Timeframe
-from candle_fetcher.fetcher.gather import Gatherer
+from candle_fetcher.fetcher.gather import Gatherer, warn_of_archive
 from candle_fetcher.fetcher.manifest import failed_gaps, find_all_gaps, forming_ms
 from candle_fetcher.fetcher.request import Request, read_span
 from candle_fetcher.fetcher.sessions import OpenParts, find_open_parts
 from candle_fetcher.fetcher.trip import Gathered, Want
-from candle_fetcher.sources import Errand, Page
+from candle_fetcher.sources import Errand, Page, is_denial
 
 
 class How(NamedTuple):
@@ -112,11 +116,35 @@ class Collector:
         where the provider cannot be asked for it.
         """
         first_ms = self._cache.facts(request.series).first_ms
-        if first_ms is None and not (how.only_cache or how.only_archive):
-            first_ms = self._gatherer.first_ms(request.source, request.series, errand)
+        if first_ms is None and how.only_archive and request.archive is not None:
+            first_ms = self._gatherer.first_published_ms(request.archive, request.series, errand)
+        elif first_ms is None and not (how.only_cache or how.only_archive):
+            first_ms = self._ask_first_ms(request, how, errand)
         if first_ms is None:
             raise IncompleteData(f"{request.label} has no first candle that is known of")
         return first_ms
+
+    def _ask_first_ms(self, request: Request, how: How, errand: Errand) -> int | None:
+        """Return when the first candle opens, by REST; where REST cannot be had, by the archive, with a warning."""
+        archive = request.archive if how.use_archive else None
+        try:
+            if errand.denial is not None and archive is not None:
+                raise errand.denial
+            return self._gatherer.first_ms(request.source, request.series, errand)
+        except (TransportError, RateLimited, AccessDenied) as error:
+            is_final = isinstance(error, AccessDenied) and not is_denial(error)
+            if archive is None or is_final or isinstance(error, Banned):
+                raise
+            if is_denial(error):
+                errand.denial = error
+            try:
+                first_ms = self._gatherer.first_published_ms(archive, request.series, errand)
+            except SourceError as unread:
+                raise error from unread
+            if first_ms is None:
+                raise
+            warn_of_archive(errand, request.label, error)
+            return first_ms
 
     def _stored_end_ms(self, request: Request, span: Span) -> int:
         """Where the newest stored chunk ends; the start of the span where there is none."""

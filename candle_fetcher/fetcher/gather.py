@@ -939,6 +939,10 @@ class Gatherer:
         self._confirm_listing(trip)
         return first_ms
 
+    def first_published_ms(self, archive: ArchiveSource, series: Series, errand: Errand) -> int | None:
+        """When the first candle that the archive has of the series opens; None where it lists none. Not remembered."""
+        return archive.first_ms(series, errand, self._pools.files())
+
     def _listed_ms(self, trip: Trip, hole: Span, seen_ms: int | None) -> int | None:
         """When the first candle opens, asked once a series: a hole at the start of a chunk may lie before the listing.
 
@@ -1113,18 +1117,11 @@ class Gatherer:
 
     def _tell_of_archive(self, trip: Trip) -> None:
         """Warn, once a call, that candles are out of the archive because REST does not serve this machine."""
-        error, errand = trip.replaced, trip.errand
-        if error is None or "archive" in errand.warned or not trip.read_until_ms:
+        error = trip.replaced
+        if error is None or not trip.read_until_ms:
             return
-        if not is_denial(error) and (not isinstance(error, TransportError) or error.reached):
-            return
-        errand.warned.add("archive")
-        warn(
-            CandleFetcherWarning(
-                f"{trip.want.label}: REST could not be had ({type(error).__name__}: {error}); the archive's files "
-                "serve in its place as far as they go"
-            )
-        )
+        if is_denial(error) or (isinstance(error, TransportError) and not error.reached):
+            warn_of_archive(trip.errand, trip.want.label, error)
 
     def _told(self, trip: Trip) -> Gathered:
         facts = self._cache.facts_about(trip.want.series, [entry for _, entry in trip.found.values()])
@@ -1168,6 +1165,18 @@ class Gatherer:
             again += [hole.ask_again_ms(late_ms) for hole in entry.holes if hole.span.clip(trip.span)]
         told.until_ms = min([told.until_ms, *again])
         return told
+
+
+def warn_of_archive(errand: Errand, label: str, error: SourceError) -> None:
+    """Warn, once a call, that the archive answers because REST does not serve this machine."""
+    if "archive" not in errand.warned:
+        errand.warned.add("archive")
+        warn(
+            CandleFetcherWarning(
+                f"{label}: REST could not be had ({type(error).__name__}: {error}); the archive's files "
+                "serve in its place as far as they go"
+            )
+        )
 
 
 def _nothing() -> None:

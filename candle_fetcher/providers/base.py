@@ -64,7 +64,8 @@ class Archive:
 
     `find_file(series, ms, monthly=…)` is the file that holds the instant, or None; `find_checksum(text, name)` the
     SHA-256 that stands beside a file, or None; `read_file(data, file, series)` its rows, in order. `refusal` is the
-    error for a status other than 200; a 404 is a ProviderRefused.
+    error for a status other than 200; a 404 is a ProviderRefused. `listing_host` lists the files as S3 does; None where
+    nothing lists them.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Archive:
     find_checksum: Callable[[bytes, str], str | None]
     read_file: Callable[[bytes, File, Series], Candles]
     refusal: Callable[[Reply, str, int], Exception]
+    listing_host: str | None = None
 
 
 @dataclass(frozen=True)

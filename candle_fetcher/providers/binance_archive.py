@@ -231,4 +231,6 @@ ARCHIVE = Archive(
     find_checksum=find_checksum,
     read_file=read_file,
     refusal=refusal,
+    # Files are served by data.binance.vision, their listing by S3; https://data.binance.vision/?prefix= is a page.
+    listing_host="https://s3-ap-northeast-1.amazonaws.com/data.binance.vision",
 )

@@ -21,8 +21,6 @@ from candle_fetcher.providers.base import Listed, Listing
 from candle_fetcher.providers.binance_archive import ARCHIVE
 
 NAME = ARCHIVE.name
-# Files are served by data.binance.vision, their listing by S3 itself; https://data.binance.vision/?prefix= is a page.
-HOST = "https://s3-ap-northeast-1.amazonaws.com/data.binance.vision"
 # A page of 1000 entries is some 350 kB.
 _MOST_BYTES = 4 * 2**20
 _MOST_DEPTH = 8
@@ -150,6 +148,21 @@ def find_intervals(folders: Iterable[str]) -> tuple[str, ...]:
 def find_first_day(keys: Iterable[str]) -> str | None:
     """The date of the oldest zip of a day among the keys, such as 2017-08-17; None where there is none."""
     return min((day for key in keys for day in _day_of(key)), default=None)
+
+
+def find_first_ms(keys: Iterable[str]) -> int | None:
+    """When the day or month of the oldest zip among the keys begins, in Unix ms; None where there is none."""
+    return min((ms for key in keys for ms in _begins_ms(key)), default=None)
+
+
+def _begins_ms(key: str) -> Iterator[int]:
+    match = re.search(r"-(\d{4}-\d\d)(-\d\d)?\.zip$", key, re.ASCII)
+    if match:
+        try:
+            day = dt.datetime.fromisoformat(f"{match[1]}{match[2] or '-01'}")
+        except ValueError:
+            return
+        yield int(day.replace(tzinfo=dt.timezone.utc).timestamp() * 1000)
 
 
 def _day_of(key: str) -> Iterator[str]:

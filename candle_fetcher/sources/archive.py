@@ -17,8 +17,13 @@ from candle_fetcher.core.events import Observe, Operation
 from candle_fetcher.core.files import File, published_end_ms
 from candle_fetcher.core.series import Series
 from candle_fetcher.providers import Archive
+from candle_fetcher.providers.binance_bucket import find_first_ms
 from candle_fetcher.sources.asking import Asker, Errand, Service
+from candle_fetcher.sources.bucket import BucketSource
 from candle_fetcher.sources.clock import Heard, Reading, ServerClock, date_ms, measure_date
+
+# Keys are in the order of their dates: the first zip is what is wanted, and no page of a thousand.
+_FIRST_KEYS = 20
 
 
 class FileRead(NamedTuple):
@@ -37,12 +42,20 @@ class FileRead(NamedTuple):
 
 
 class ArchiveSource:
-    """Reads the files of one archive. Shared by all threads of a fetcher."""
+    """Reads the files of one archive. Shared by all threads of a fetcher. `bucket` lists them, where anything does."""
 
     def __init__(
-        self, archive: Archive, host: str, *, clock: Callable[[], float], observe: Observe, **how: Any
+        self,
+        archive: Archive,
+        host: str,
+        *,
+        bucket: BucketSource | None,
+        clock: Callable[[], float],
+        observe: Observe,
+        **how: Any,
     ) -> None:
         self.archive = archive
+        self._bucket = bucket
         self._server_clock = ServerClock(clock)
         self.estimated_ms = self._server_clock.estimated_ms
         self._observe = observe
@@ -114,6 +127,36 @@ class ArchiveSource:
     def end_ms(self, series: Series, now_ms: int) -> int:
         """Where the newest file that there can be of the series ends."""
         return published_end_ms(lambda ms, monthly: self.archive.find_file(series, ms, monthly=monthly), now_ms)
+
+    def first_ms(self, series: Series, stop: Errand, open_by: Executor) -> int | None:
+        """Return when the first candle that the archive has of the series opens; None where it lists no file of it.
+
+        The listing names the oldest day and the oldest month; the candle itself is read out of the file. Raises
+        ReplyError where that cannot be used, and what the listing and the file refuse.
+        """
+        first_ms: int | None = None
+        for file in self._first_files(series, stop):
+            if first_ms is None or file.span.start_ms < first_ms:
+                read = self.read(series, file, stop, open_by)
+                if read.candles is None or not read.candles.count:
+                    raise read.error or ReplyError(f"{file.path} is listed, and has no candle")
+                opens_ms = int(read.candles.open_ms[0])
+                first_ms = opens_ms if first_ms is None else min(first_ms, opens_ms)
+        return first_ms
+
+    def _first_files(self, series: Series, stop: Errand) -> list[File]:
+        """The oldest month's file and the oldest day's file that are listed, in the order of their times."""
+        found = []
+        for monthly in (True, False):
+            file = self.archive.find_file(series, 0, monthly=monthly)
+            if file is None or self._bucket is None:
+                continue
+            folder = file.path.rpartition("/")[0].lstrip("/") + "/"
+            times = (find_first_ms(page.keys) for page in self._bucket.pages(folder, stop, most=_FIRST_KEYS))
+            at_ms = next((ms for ms in times if ms is not None), None)
+            oldest = None if at_ms is None else self.archive.find_file(series, at_ms, monthly=monthly)
+            found += [] if oldest is None else [oldest]
+        return sorted(found, key=lambda file: file.span)
 
     def _checksum(self, file: File, errand: Errand) -> str | None:
         """The SHA-256 that the file should have; None where none stands beside it."""
