@@ -666,7 +666,7 @@ def judge_listing(body: bytes) -> None:
     assert [one.provider_symbol for one in listing.symbols] == [entry["symbol"] for entry in info["symbols"]]
     for limit in listing.limits:
         assert type(limit.cost) is int
-        assert limit.cost > 0 < limit.interval_s
+        assert limit.cost >= 0 < limit.interval_s
     for one, entry in zip(listing.symbols, info["symbols"], strict=True):
         assert (one.base, one.quote) == (entry["baseAsset"], entry["quoteAsset"])
         for text in (one.symbol, one.provider_symbol, one.base, one.quote, one.status):

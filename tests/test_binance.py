@@ -239,12 +239,13 @@ def test_limits_and_symbols_are_read_from_exchange_info():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"limit": 0}, {"limit": -1}, {"intervalNum": 0}, {"limit": float("inf")}, {"interval": "FORTNIGHT"}]
+    "bad", [{"limit": 0}, {"limit": -1}, {"intervalNum": 0}, {"limit": 6000.5}, {"interval": "FORTNIGHT"}]
 )
-def test_a_limit_that_lets_nothing_through_is_a_reply_error(bad):
+def test_a_limit_that_lets_nothing_through_is_one_of_0_and_the_symbols_stay(bad):
     info = {**INFO, "rateLimits": [{**INFO["rateLimits"][0], **bad}]}
-    with pytest.raises(ReplyError):
-        find_provider("binance").listing.parse(json.dumps(info).encode())
+    listing = find_provider("binance").listing.parse(json.dumps(info).encode())
+    assert listing.limits == (Limit(0, 60, "weight"),)
+    assert [one.provider_symbol for one in listing.symbols] == ["BTCUSDT"]
 
 
 GOOD = ["0.2", "0.4", "0.1", "0.3", "9", "5", "3", "2"]

@@ -78,6 +78,30 @@ def test_a_limit_that_cannot_be_is_warned_of_once_and_the_candles_come(world: Wo
     same(world.fetcher(source="rest").fetch("BTC/USDT", "5m", *SPAN[2:]), truth(world, "5m"))
 
 
+@pytest.mark.fault("K15")
+@pytest.mark.parametrize(
+    "limits",
+    [[{"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": None}],
+     [{"rateLimitType": "REQUEST_WEIGHT"}], [{"rateLimitType": None}], [{"rateLimitType": ["RAW_REQUESTS"]}],
+     [{}], [None], ["6000"], [7], [[]]],
+)  # fmt: skip
+def test_a_malformed_limit_takes_nothing_from_the_listing_and_the_documented_limits_stay(
+    world: World, limits: list[Any]
+) -> None:
+    def change(body: bytes) -> bytes:
+        return json.dumps({**json.loads(body), "rateLimits": limits}).encode()
+
+    fault = world.exchange.fail(faults.transform(change), times=None, match="exchangeInfo")
+    fetcher, _ = quick(world)
+    with pytest.warns(CandleFetcherWarning, match="binance tells a limit of .* not obeyed") as said:
+        assert "BTC/USDT" in set(fetcher.symbols()["symbol"])
+    assert len(said) == 1
+    assert fault.hits == 1
+    left = fetcher._source(find_provider("binance")).limits_left()
+    assert [limit for limit, _ in left] == list(find_provider("binance").default_limits)
+    same(fetcher.fetch(*SPAN), truth(world))
+
+
 def truth(world: World, timeframe: str = "1h", end: str = SPAN[3], *, start: str = SPAN[2]) -> dict[str, Any]:
     return dict(world.truth("BTCUSDT", timeframe, start, end))
 

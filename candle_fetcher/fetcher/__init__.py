@@ -63,6 +63,7 @@ from candle_fetcher.fetcher.answers import (
     refuse_incomplete,
     settled_frame,
     warn_of_clock,
+    warn_of_limits,
 )
 from candle_fetcher.fetcher.arguments import check_arguments
 from candle_fetcher.fetcher.calls import (
@@ -1278,6 +1279,7 @@ class CandleFetcher:
                 return stored[0]
             raise
         source.set_limits(listing)
+        warn_of_limits(source)
         self.cache.save_listing(name, listing)
         return listing
 

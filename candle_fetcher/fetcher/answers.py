@@ -320,8 +320,8 @@ def _slices(piece: Piece, rows: int) -> Iterator[Piece]:
         )
 
 
-def warn_of_clock(source: Source) -> None:
-    """Warn of a clock of this machine that is wrong, and of limits that are not obeyed, where the source knows."""
+def warn_of_limits(source: Source) -> None:
+    """Warn of limits that the provider states and that are not obeyed, the first time alone."""
     for limit in source.refused_limits():
         warn(
             CandleFetcherWarning(
@@ -329,6 +329,11 @@ def warn_of_clock(source: Source) -> None:
                 "below what one chunk takes: it is not obeyed; the documented limits stay in force"
             )
         )
+
+
+def warn_of_clock(source: Source) -> None:
+    """Warn of a clock of this machine that is wrong, and of limits that are not obeyed, where the source knows."""
+    warn_of_limits(source)
     skew_s = source.skew_s
     if abs(skew_s) > _SKEW_S and source.warn_once():
         warn(

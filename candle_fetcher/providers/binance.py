@@ -123,31 +123,33 @@ def parse_clock(body: bytes) -> int:
 
 
 def parse_listing(body: bytes) -> Listing:
-    """Request limits and symbols from exchangeInfo. COIN-M calls the status contractStatus. A limit that lets nothing
-    through is a ReplyError."""
-    listing = parse_info(body)
-    if any(not limit.cost for limit in listing.limits):
-        raise ReplyError(f"exchangeInfo has a limit that lets nothing through: {body[:80]!r}")
-    return listing
+    """Request limits and symbols from exchangeInfo. COIN-M calls the status contractStatus.
 
-
-def parse_info(body: bytes) -> Listing:
-    """As `parse_listing`; but a limit that is not a whole number above 0, or not one for a day at most, is one of 0."""
+    A limit that is malformed, or not a whole number above 0 for a day at most, is one of 0, which the limiter does not
+    obey: it takes nothing from the symbols.
+    """
     info = _object(body)
     try:
-        limits = tuple(_limit(entry) for entry in info["rateLimits"] if entry["rateLimitType"] in _LIMIT_KINDS)
+        limits = tuple(limit for entry in info["rateLimits"] if (limit := _limit(entry)) is not None)
         symbols = tuple(_listed(entry) for entry in info["symbols"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ReplyError(f"exchangeInfo lacks {str(error)[:80]} or has another shape: {body[:80]!r}") from error
     return Listing(limits, symbols)
 
 
-def _limit(entry: dict[str, Any]) -> Limit:
-    cost, count, unit = entry["limit"], entry["intervalNum"], entry["interval"]
-    kind = _LIMIT_KINDS[entry["rateLimitType"]]
+def _limit(entry: Any) -> Limit | None:
+    """The limit; one of 0 where it is malformed, None where it is not one of requests."""
+    fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
+    kind = fields.get("rateLimitType")
+    if not isinstance(kind, str):
+        return Limit(0, 60)
+    if kind not in _LIMIT_KINDS:
+        return None
+    cost, count, unit = fields.get("limit"), fields.get("intervalNum"), fields.get("interval")
     unit_s = _SECONDS.get(unit, 0) if isinstance(unit, str) else 0
-    is_sound = type(cost) is int and type(count) is int and cost > 0 and 0 < count * unit_s <= _SECONDS["DAY"]
-    return Limit(min(cost, _MOST_LIMIT), count * unit_s, kind) if is_sound else Limit(0, 60, kind)
+    if type(cost) is not int or type(count) is not int or cost <= 0 or not 0 < count * unit_s <= _SECONDS["DAY"]:
+        return Limit(0, 60, _LIMIT_KINDS[kind])
+    return Limit(min(cost, _MOST_LIMIT), count * unit_s, _LIMIT_KINDS[kind])
 
 
 def _listed(entry: dict[str, Any]) -> Listed:
@@ -416,7 +418,7 @@ def _provider(
         # Spot's whole exchangeInfo is some 10 MB; that of one symbol carries the same limits. Futures take no
         # parameter.
         params = (("symbol", provider_symbol),) if by_symbol else ()
-        return Question(Call(info, params, info_cost), parse_info)
+        return Question(Call(info, params, info_cost), parse_listing)
 
     return Provider(
         name=name,
