@@ -89,12 +89,12 @@ class Printed:
     """Printed chunks used last, bounded by bytes, shared by all series and threads."""
 
     def __init__(self, most_bytes: int = _KEPT_BYTES) -> None:
-        self._kept: OrderedDict[tuple[int, int], text.Rows] = OrderedDict()
+        self._kept: OrderedDict[tuple[int, ...], text.Rows] = OrderedDict()
         self._bytes = 0
         self._most_bytes = most_bytes
         self._lock = threading.Lock()
 
-    def find(self, name: tuple[int, int]) -> text.Rows | None:
+    def find(self, name: tuple[int, ...]) -> text.Rows | None:
         """The chunk, None where it has to be printed."""
         with self._lock:
             rows = self._kept.get(name)
@@ -102,7 +102,7 @@ class Printed:
                 self._kept.move_to_end(name)
             return rows
 
-    def keep(self, name: tuple[int, int], rows: text.Rows) -> None:
+    def keep(self, name: tuple[int, ...], rows: text.Rows) -> None:
         """Keeps the chunk, and drops what was not used for longest."""
         with self._lock:
             self._drop(name)
@@ -111,12 +111,12 @@ class Printed:
             while self._bytes > self._most_bytes and len(self._kept) > 1:
                 self._drop(next(iter(self._kept)))
 
-    def drop(self, name: tuple[int, int]) -> None:
+    def drop(self, name: tuple[int, ...]) -> None:
         """Forgets the chunk."""
         with self._lock:
             self._drop(name)
 
-    def _drop(self, name: tuple[int, int]) -> None:
+    def _drop(self, name: tuple[int, ...]) -> None:
         old = self._kept.pop(name, None)
         if old is not None:
             self._bytes -= len(old.data)
@@ -134,6 +134,7 @@ class Generated:
         self._size = _CHUNK_SLOTS[self._slots.timeframe.unit]
         self._printed = printed
         self._changes: dict[int, dict[str, Any]] = {}
+        self._restated: dict[int, int] = {}  # by chunk, how often a candle of it was
         self.version = 0
         self.style = (
             text.Style(listing.price_decimals, listing.volume_decimals, listing.quote_decimals)
@@ -150,7 +151,10 @@ class Generated:
         """From now on the candle that opens then has these values."""
         self._changes[open_ms] = {**self._changes.get(open_ms, {}), **changes}
         self.version += 1
-        self._printed.drop((id(self), self._slots.ordinal(open_ms) // self._size))
+        chunk = self._slots.ordinal(open_ms) // self._size
+        old = self._name(chunk)
+        self._restated[chunk] = self._restated.get(chunk, 0) + 1
+        self._printed.drop(old)
 
     def ahead(self, start_ms: int, now_ms: int) -> Iterator[text.Rows]:
         """Rows in order: chunks of closed candles from the one that holds the instant, then the open candle."""
@@ -247,8 +251,13 @@ class Generated:
         count = int(np.searchsorted(rows.opens, until_ms))
         return text.Rows(rows.opens[:count], rows.data, rows.offsets[: count + 1])
 
+    def _name(self, chunk: int) -> tuple[int, ...]:
+        """The name under which the chunk is kept as it is now: what is printed during a correction is not found after
+        it."""
+        return id(self), chunk, self._restated.get(chunk, 0)
+
     def _chunk(self, chunk: int) -> text.Rows:
-        name = (id(self), chunk)
+        name = self._name(chunk)
         rows = self._printed.find(name)
         if rows is None:
             first = chunk * self._size
@@ -321,11 +330,11 @@ class Loaded:
 
     def restate(self, open_ms: int, changes: Mapping[str, Any]) -> None:
         """From now on the candle that opens then has these values."""
-        self.version += 1
         at = self._find(open_ms)
         if at < len(self._raw) and self._raw[at][0] == open_ms:
             self._raw[at] = text.amend(self._raw[at], dict(changes))
             self._rows = text.print_raw(self._raw)
+        self.version += 1  # last: a file that is made meanwhile is not found under this version
 
     def ahead(self, start_ms: int, now_ms: int) -> Iterator[text.Rows]:
         """All rows; the caller takes what it wants."""
