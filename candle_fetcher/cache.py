@@ -131,6 +131,13 @@ Matcher = Callable[[str], Callable[[Series], bool]]
 Importer = Callable[["CandleCache", Any, "str | None", "str | None", Any, "str | None"], Imported]
 
 
+class _Ahead(NamedTuple):
+    """Spans of an entry that memory has and the disk did not take, and what the disk had of it then."""
+
+    spans: tuple[Span, ...]
+    seen: Entry | None
+
+
 class CandleCache:
     """The dual cache of a fetcher: memory over disk. For its user: `path`, `stats`, `list`, `clear`, `verify`,
     `revisions`, `import_file`."""
@@ -162,7 +169,7 @@ class CandleCache:
         self._unsaved: set[Series] = set()  # those whose facts the disk did not take
         self._generations: Counter[Series] = Counter()
         self.epoch = 0  # grows whenever finished frames are forgotten; read without a lock
-        self._ahead: dict[str, tuple[Span, ...]] = {}  # by key, what memory has and the disk did not take
+        self._ahead: dict[str, _Ahead] = {}  # by key
         self._newest: dict[str, dict[str, Span]] = {}  # keys of finished results that ended at their time, by group
         self._listed_names: dict[str, dict[str, str]] = {}  # by id, of the listings that were looked up
         self._lock = threading.RLock()  # over the fields of this object, for moments
@@ -468,11 +475,13 @@ class CandleCache:
         for chunk in chunks:
             key = f"{series.key}|{chunk}"
             stored = unpack(key, read[key]) if key in read else None
-            ahead = self._ahead.get(key, ())
-            held = self._store.memory.load(key) if stored is None or ahead else None
+            ahead = self._ahead.get(key)
+            held = self._store.memory.load(key) if stored is None or ahead is not None else None
             ours = None if held is None else unpack(key, held, trusted=True)
             if ours is not None:
-                found[chunk] = "memory", merge_entries(stored, ours, ahead, timeframe=series.timeframe).entry
+                spans, seen = ahead or ((), None)
+                merged = merge_entries(stored, ours, spans, timeframe=series.timeframe, seen=seen)
+                found[chunk] = "memory", merged.entry
             elif stored is not None:
                 found[chunk] = "disk", stored
         self.facts_about(series, [entry for _, entry in found.values()])
@@ -522,14 +531,27 @@ class CandleCache:
             until = {keys[chunk]: one for chunk, one in (until_s or {}).items()}
             newer = {key for key in data if key in read and is_of_newer_version(key, read[key])}
             is_stored = self._put(data, until, newer, keep=keep)
-            for chunk, one in merged.items():
-                ahead = self._ahead.pop(keys[chunk], ())
-                if not is_stored and keep:
-                    self._ahead[keys[chunk]] = tuple(merge([*ahead, *one.replaced]))
+            self._note_ahead(
+                {keys[chunk]: one.replaced for chunk, one in merged.items()}, read, is_ahead=keep and not is_stored
+            )
         if self._compress or not keep:
             return entries, is_stored
         shared = {chunk: unpack(key, data[key], trusted=True) or entries[chunk] for chunk, key in keys.items()}
         return shared, is_stored
+
+    def _note_ahead(
+        self, replaced: Mapping[str, tuple[Span, ...]], read: Mapping[str, bytes], *, is_ahead: bool
+    ) -> None:
+        """Notes in which spans of each entry memory is ahead of the disk, or that it is not any more."""
+        assert self._store is not None
+        before = {key: self._ahead.pop(key, _Ahead((), None)).spans for key in replaced}
+        if not is_ahead:
+            return
+        held = set(self._store.memory.keys())
+        self._ahead = {key: one for key, one in self._ahead.items() if key in held}
+        for key, spans in replaced.items():
+            seen = unpack(key, read[key]) if key in read else None
+            self._ahead[key] = _Ahead(tuple(merge([*before[key], *spans])), seen)
 
     def _put(
         self, data: Mapping[str, bytes], until_s: Mapping[str, float | None], newer: Collection[str], *, keep: bool

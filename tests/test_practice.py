@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from candle_fetcher.practice import PracticeExchange, faults
+from candle_fetcher.practice import PracticeExchange, faults, text
 from candle_fetcher.practice.listings import documented_outages, utc_ms
 
 NOW_MS = utc_ms("2024-07-03T10:11:12.345")
@@ -622,6 +622,24 @@ def test_a_correction_changes_one_candle_from_then_on() -> None:
         assert (
             json.loads(ask(exchange, "/api/v3/klines?symbol=BTCUSDT&interval=1M&limit=1")[2])[0][2] == "99999.00000000"
         )
+
+
+def test_a_page_that_is_printed_during_a_correction_is_not_served_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    at = utc_ms("2024-03-01T10:00")
+    path = f"/api/v3/klines?symbol=BTCUSDT&interval=1m&startTime={at}&limit=1"
+    with PracticeExchange(clock=Clock()) as exchange:
+        exchange.restate("binance", "BTCUSDT", "1m", at, volume=1.0)
+        print_raw = text.print_raw
+
+        def print_and_restate(rows: Sequence[Sequence[Any]]) -> text.Rows:
+            printed = print_raw(rows)
+            monkeypatch.undo()
+            exchange.restate("binance", "BTCUSDT", "1m", at, volume=2.0)
+            return printed
+
+        monkeypatch.setattr(text, "print_raw", print_and_restate)
+        volumes = [json.loads(ask(exchange, path)[2])[0][5] for _ in range(2)]
+        assert volumes == ["1.00000000", "2.00000000"]
 
 
 def test_hidden_candles_are_not_served_and_come_back() -> None:

@@ -161,18 +161,18 @@ def words_of(entry: Entry) -> dict[int, object]:
     return said
 
 
-def expected(stored: object, ours: object, seen: object, *, is_answered: bool) -> object:
-    """The word about a slot, slot by slot."""
+def expected(stored: object, ours: object, seen: object, *, is_answered: bool) -> tuple[object, bool]:
+    """The word about a slot, slot by slot, and whether it is contested."""
     unknown = (None, UNASKED, BEYOND)
     if ours in unknown:
-        return ours if stored is None else stored
+        return ours if stored is None else stored, False
     if stored in unknown:
-        return ours
+        return ours, False
     if not is_answered or ours == DUE:
-        return stored
-    if isinstance(stored, int) and stored != seen:
-        return stored  # it came since the question was asked
-    return ours
+        return stored, False
+    if stored not in (seen, DUE):
+        return stored, stored != ours  # it came since the source was asked, by an earlier or a later question
+    return ours, False
 
 
 @pytest.mark.fault("K02", "K03")
@@ -183,14 +183,16 @@ def test_each_slot_keeps_the_newer_word(data):
     seen, before = data.draw(st.one_of(st.just((None, {})), entries(0)))
     answered = data.draw(st.sets(st.integers(0, SLOTS)))
     spans = [Span(slot * STEP, (slot + 1) * STEP) for slot in sorted(answered)]
-    entry, replaced = merge_entries(stored, ours, spans, timeframe=MINUTE, seen=seen)
+    entry, replaced, contested = merge_entries(stored, ours, spans, timeframe=MINUTE, seen=seen)
     said = words_of(entry)
+    doubted = {slot for span in contested for slot in range(span.start_ms // STEP, span.end_ms // STEP)}
     for slot, word in said.items():
         told = theirs.get(slot), mine.get(slot)
         if told == (None, None):
             assert word == UNASKED
         else:
-            assert word == expected(*told, before.get(slot), is_answered=slot in answered), slot
+            is_answered = slot in answered
+            assert (word, slot in doubted) == expected(*told, before.get(slot), is_answered=is_answered), slot
     assert set(said) >= {*theirs, *mine}
     end = Span(entry.covered.end_ms - STEP, entry.covered.end_ms)
     assert entry.stored_ms == (2 if any(span.holds(end) for span in replaced) else 1)
@@ -199,7 +201,7 @@ def test_each_slot_keeps_the_newer_word(data):
 def test_an_entry_is_taken_as_it_is_where_nothing_is_stored():
     opens = np.arange(3, dtype=np.int64) * STEP
     ours = Entry(Span(0, 3 * STEP), 1, (), candles_from(("open_time", *OHLCV), [opens, *np.ones((5, 3))]))
-    assert merge_entries(None, ours, [], timeframe=MINUTE) == (ours, (ours.covered,))
+    assert merge_entries(None, ours, [], timeframe=MINUTE) == (ours, (ours.covered,), ())
 
 
 # -- what is stored, and one series less ------------------------------------------------------------------------------

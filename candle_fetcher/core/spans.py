@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 
@@ -80,3 +80,8 @@ def subtract(span: Span, covered: Iterable[Span]) -> list[Span]:
     if at < span.end_ms:
         missing.append(Span(at, span.end_ms))
     return missing
+
+
+def intersect(spans: Iterable[Span], others: Sequence[Span]) -> list[Span]:
+    """What both the spans and the others hold, as few spans as possible, in order."""
+    return merge(part for span in spans for other in others if (part := span.clip(other)))

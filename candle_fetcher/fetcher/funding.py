@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import partial
 
 from candle_fetcher.cache import CandleCache
 from candle_fetcher.concurrency import SingleFlight, as_done
@@ -43,6 +42,8 @@ from candle_fetcher.fetcher.pools import Pools
 from candle_fetcher.sources import ArchiveSource, Errand, FileRead, FundingSource, is_denial
 
 MONTH = parse_timeframe("1M")
+_RECORD = parse_timeframe("1s")  # the slot of one record: records lie further apart
+_MOST_CONTESTS = 5  # how often a record is asked for once more because another process stored another one meanwhile
 _OF_FILES = (("source", "archive"),)  # what tells the series of the files from that of REST
 
 
@@ -204,7 +205,7 @@ def _merged(
     """Return the month's entry merged into what is stored of it now; `seen` was stored before the source was asked."""
     old = stored.get(month)
     if old is not None and old.candles.names == FUNDING_COLUMNS and old.covered.touches(entry.covered):
-        return {month: merge_entries(old, entry, [answered], seen=seen, timeframe=MONTH)}
+        return {month: merge_entries(old, entry, [answered], seen=seen, timeframe=_RECORD)}
     return {month: Merged(entry, (entry.covered,))}
 
 
@@ -344,6 +345,7 @@ class _Trip:
         self.kept: dict[str, list[Candles]] = {"memory": [], "disk": []}
         self.seen: dict[int, Entry] = {}  # what was stored before the source was asked, and what was stored since here
         self.fresh: list[Span] = []
+        self.contested: list[Span] = []  # of which another process stored other records while the source was asked
         self.refusal: SourceError | None = None
 
     def look_up(self) -> None:
@@ -385,17 +387,26 @@ class _Trip:
             self.refusal = errand.denial or errand.clock_error
             span = span.before(span.start_ms if errand.denial is not None else near_ms)
         try:
-            for page in self.source.pages(self.series.symbol, span, self.errand):
-                if self.errand.doubts_clock:
-                    self.now_ms = min(self.now_ms, page.span.end_ms)
-                self.fresh.append(page.span)
-                self._store(page.span, page.records, stored_s)
+            self._take(span, stored_s)
+            for _ in range(_MOST_CONTESTS):
+                # Nothing tells which of the two answers is newer. What stays contested could not be had.
+                for one in list(self.contested):
+                    self._take(one, stored_s)
+                    self.contested.remove(one)
         except Banned:
             raise
         except (TransportError, ReplyError, RateLimited, AccessDenied) as refused:
             if isinstance(refused, AccessDenied) and not (may_replace and is_denial(refused)):
                 raise
             self.refusal = refused
+
+    def _take(self, span: Span, stored_s: float) -> None:
+        """Store the pages of the span as they come."""
+        for page in self.source.pages(self.series.symbol, span, self.errand):
+            if self.errand.doubts_clock:
+                self.now_ms = min(self.now_ms, page.span.end_ms)
+            self.fresh.append(page.span)
+            self._store(page.span, page.records, stored_s)
 
     def _store(self, span: Span, records: Candles, stored_s: float) -> None:
         late_ms = self.source.funding.late_ms
@@ -414,20 +425,32 @@ class _Trip:
             if covered:
                 # Another process may have stored more of a month that is not over: the disk is looked at again.
                 until_s = None if covered.end_ms == whole.end_ms else stored_s + late_ms / 1000
-                change = partial(_merged, month, entry, piece, self.seen.get(month))
-                self.seen |= self.cache.update(self.series, [month], change, {month: until_s})[0]
+                self._save(month, entry, piece, until_s)
+
+    def _save(self, month: int, entry: Entry, answered: Span, until_s: float | None) -> None:
+        """Merge the month's entry into what is stored of it by now."""
+        seen = self.seen.get(month)
+
+        def change(stored: Mapping[int, Entry]) -> dict[int, Merged]:
+            merged = _merged(month, entry, answered, seen, stored)
+            self.contested += merged[month].contested
+            return merged
+
+        self.seen |= self.cache.update(self.series, [month], change, {month: until_s})[0]
 
     def lacking(self) -> list[Span]:
         """What of the span REST has not answered for."""
         covered = [*self.fresh, *(entry.covered for entry in self.entries.values())]
-        return subtract(self.span, covered)
+        return merge([*subtract(self.span, covered), *(one.clip(self.span) for one in self.contested)])
 
     def told(self, files: _Files) -> FundingTold:
         """The records, with what the files have of the rest."""
         parts = [self.entries[month].candles for month in sorted(self.entries)]
         records = join(parts).trim(self.span) if parts else no_candles(FUNDING_COLUMNS)
+        for one in self.contested:
+            records = overlay(records, no_candles(FUNDING_COLUMNS), one)
         kept = {tier: sum(one.trim(self.span).count for one in entries) for tier, entries in self.kept.items()}
-        by_rest = records.count - sum(kept.values())
+        by_rest = max(0, records.count - sum(kept.values()))
         records, counts, from_files = files.fill(records, self.lacking())
         return FundingTold(
             span=self.span,

@@ -46,7 +46,7 @@ from candle_fetcher.core.plan import (
 )
 from candle_fetcher.core.revisions import find_revisions
 from candle_fetcher.core.series import Series
-from candle_fetcher.core.spans import ALL_TIME, Span, hull, merge, subtract
+from candle_fetcher.core.spans import ALL_TIME, Span, hull, intersect, merge, subtract
 from candle_fetcher.core.timeframe import DAY_MS
 from candle_fetcher.fetcher.pools import Pools, Timed
 from candle_fetcher.fetcher.trip import Fresh, Gathered, Part, Trip, Waiting, Want
@@ -58,6 +58,7 @@ _CLAIM_S = 60.0  # how long another process's work is waited for: one that is ha
 _DOUBTED_MS = 60 * DAY_MS  # no clock is believed to be ahead by more
 _HALTED_S = 1.0  # once one was waited for in vain
 _LANDING_S = 0.005
+_MOST_CONTESTS = 5  # how often a span is asked for once more because another process stored other values meanwhile
 _NOT_ASKED = HoleState.DUE, HoleState.UNASKED  # holes about which REST was not asked
 
 
@@ -267,6 +268,8 @@ class Gatherer:
         """Fills the chunks. Sends nothing more once the caller is interrupted or an error is final."""
         source, series = trip.want.source, trip.want.series
         self._confirm_before(trip, todo)
+        if trip.feed.is_whole:
+            self._see(trip, todo)  # the reply to the first question serves all of them
         self._cache.open_shelves(series, [*trip.confirm, *todo])
         try:
             # The limits before the burst; and the two ends, which tell where the series begins and ends.
@@ -295,6 +298,7 @@ class Gatherer:
                 if not opening:
                     self._learn_end(trip, todo[-1])
             self._note_unanswered(trip, todo)
+            self._settle_contested(trip)
         except BaseException:
             trip.errand.set()
             self._abort(trip.errand)
@@ -450,6 +454,7 @@ class Gatherer:
             self._look_again(trip, touched, anew=waited)
             lacks = any(ask.span.clip(file.span) for chunk in touched for ask in self._asks(trip, chunk))
             if lacks and (trip.forced or file in self._choose_files(trip, touched)):
+                self._see(trip, touched)
                 self._read(trip, file)
             ready = waiting.came(file)
             left, save = self._lay_out(trip, ready)
@@ -557,6 +562,7 @@ class Gatherer:
 
         try:
             claimed = self._start(series, chunks, flights)
+            self._see(trip, claimed)
             within = self._span_of(trip, claimed)
             for chunk in claimed:
                 is_alone = chunk in trip.confirm and chunk + 1 not in claimed
@@ -664,12 +670,11 @@ class Gatherer:
         before: Entry | None = None
         entry: Entry | None = None
         refusal: SourceError | None = None
-        seen: Entry | None = None
         try:
             try:
                 waited = not is_claimed and self._claim(trip, f"{want.series.key}|{chunk}")[0]
                 before = entry = self._look_again(trip, [chunk], anew=waited).get(chunk)
-                seen = self._seen(trip, [chunk]).get(chunk)
+                self._see(trip, [chunk])
                 entry, fresh = self._laid_out(trip, chunk, entry)
                 trip.fresh.setdefault(chunk, []).extend(fresh)
                 asks = [] if want.only_archive else self._asks(trip, chunk, entry)
@@ -681,16 +686,7 @@ class Gatherer:
                     for answer in self._answers(trip, near, entry, within):
                         if answer.error is not None and entry is not None and not answer.span.touches(entry.covered):
                             raise answer.error  # what is stored would be given up for this
-                        entry = absorb(
-                            self._bridged(trip, entry, answer.span),
-                            answer.span,
-                            answer.candles,
-                            answer.believed,
-                            settling=trip.settling,
-                            now_ms=trip.now_ms,
-                            remember_ms=FOREVER_MS if trip.feed.quiet_rows else trip.settling.finality.late_ms,
-                            open_ms=answer.open_ms,
-                        )
+                        entry = self._absorbed(trip, entry, answer)
                         trip.fresh.setdefault(chunk, []).append(Fresh(answer.span, "rest"))
                         if answer.error is not None:
                             raise answer.error
@@ -701,7 +697,7 @@ class Gatherer:
                 trip.answered.add(chunk)
             finally:
                 if entry is not None and entry is not before:
-                    self._keep(trip, {chunk: (entry, seen)})
+                    self._keep(trip, {chunk: entry})
                 else:
                     cache.finish_chunk(want.series, chunk)
             flight.set_result(entry)
@@ -724,15 +720,15 @@ class Gatherer:
         """Fills the chunks that the archive's files brought whole; returns the others, and the storing of these."""
         cache, series = self._cache, trip.want.series
         flights: dict[int, Future[Entry | None]] = {}
-        whole: dict[int, tuple[Entry, Entry | None]] = {}
+        whole: dict[int, Entry] = {}
         try:
             claimed = self._start(series, chunks, flights)
             found = self._look_again(trip, claimed)
-            seen = self._seen(trip, claimed)
+            self._see(trip, claimed)
             for chunk in claimed:
                 entry, fresh = self._laid_out(trip, chunk, found.get(chunk))
                 if entry is not None and fresh and not self._asks(trip, chunk, entry):
-                    whole[chunk] = entry, seen.get(chunk)
+                    whole[chunk] = entry
                     trip.fresh.setdefault(chunk, []).extend(fresh)
         finally:
             for chunk in flights.keys() - whole.keys():
@@ -744,7 +740,7 @@ class Gatherer:
             for chunk in whole:
                 flights[chunk].set_exception(CancelledError())
             raise
-        for chunk, (entry, _) in whole.items():
+        for chunk, entry in whole.items():
             flights[chunk].set_result(entry)
         return [chunk for chunk in chunks if chunk not in whole], save
 
@@ -760,11 +756,13 @@ class Gatherer:
                 self._cache.look_up_facts(trip.want.series)
         return {chunk: trip.found[chunk][1] for chunk in chunks if chunk in trip.found}
 
-    def _seen(self, trip: Trip, chunks: Sequence[int]) -> dict[int, Entry]:
-        """What is stored of the chunks before a source is asked about them."""
-        if not trip.want.refresh:
-            return {chunk: trip.found[chunk][1] for chunk in chunks if chunk in trip.found}
-        return {chunk: entry for chunk, (_, entry) in self._cache.read_stored(trip.want.series, chunks).items()}
+    def _see(self, trip: Trip, chunks: Sequence[int]) -> None:
+        """Notes what is stored of the chunks, before a source is asked about them; what is noted already stays, for a
+        reply may serve several chunks."""
+        new = [chunk for chunk in chunks if chunk not in trip.seen]
+        stored = self._cache.read_stored(trip.want.series, new) if trip.want.refresh and new else trip.found
+        for chunk in new:
+            trip.seen[chunk] = stored[chunk][1] if chunk in stored else None
 
     def _laid_out(self, trip: Trip, chunk: int, entry: Entry | None) -> tuple[Entry | None, list[Fresh]]:
         """The entry with what the archive's files have of the rest of the chunk, and what that is. Their holes are due
@@ -841,9 +839,9 @@ class Gatherer:
                 if answer.span:
                     yield answer
 
-    def _keep(self, trip: Trip, filled: Mapping[int, tuple[Entry, Entry | None]]) -> Future[None]:
-        """Goes on with the filled entries, and has them stored; beside each what was stored before it was filled."""
-        for chunk, (entry, _) in filled.items():
+    def _keep(self, trip: Trip, filled: Mapping[int, Entry]) -> Future[None]:
+        """Goes on with the filled entries, and has them stored."""
+        for chunk, entry in filled.items():
             trip.put(chunk, trip.found[chunk][0] if chunk in trip.found else "rest", entry)
             trip.pieces.pop(chunk, None)
         trip.filled.extend(filled)
@@ -856,38 +854,113 @@ class Gatherer:
         trip.saves.append(save)
         return save
 
-    def _save(self, trip: Trip, filled: Mapping[int, tuple[Entry, Entry | None]]) -> None:
-        """Merges the filled entries into what is stored of the chunks by now, and goes on with what is stored then."""
+    def _save(self, trip: Trip, filled: Mapping[int, Entry]) -> None:
+        """Stores the filled entries, whose chunks are in flight."""
         with Timed(self._observe, "io"):
-            series, cache = trip.want.series, self._cache
-            until: dict[int, float | None] = {}
-            merged: dict[int, Merged] = {}
-
-            def change(stored: dict[int, Entry]) -> dict[int, Merged]:
-                for chunk, (entry, seen) in filled.items():
-                    merged[chunk] = self._merged(trip, chunk, stored.get(chunk), entry, seen)
-                    until[chunk] = self._stale_s(trip, chunk, merged[chunk].entry)
-                olds = [seen for _, seen in filled.values() if seen is not None]
-                self._learn_unverified(trip, merged, [*olds, *stored.values()])
-                for chunk, old in stored.items():
-                    new = merged[chunk].entry._replace(stored_ms=filled[chunk][0].stored_ms)
-                    cache.note(series, find_revisions(old, new))
-                    if not new.candles.trim(old.covered).equals(old.candles):
-                        stale.append(chunk)
-                return merged
-
-            stale: list[int] = []
             try:
-                saved, _ = cache.update(series, list(filled), change, until, keep=trip.want.keep)
-                if stale:
-                    cache.drop_frames(series)  # they may hold what is not stored any more
-                for chunk, (entry, _) in filled.items():
-                    # What a refresh has not asked for again is not a part of its answer.
-                    if not trip.want.refresh or merged[chunk].entry is entry:
-                        trip.share(chunk, entry, saved[chunk])
+                self._store(trip, filled)
             finally:
                 for chunk in filled:
-                    cache.finish_chunk(series, chunk)
+                    self._cache.finish_chunk(trip.want.series, chunk)
+
+    def _store(self, trip: Trip, filled: Mapping[int, Entry]) -> None:
+        """Merges the filled entries into what is stored of the chunks by now, and goes on with what is stored then."""
+        series, cache = trip.want.series, self._cache
+        seen = {chunk: trip.seen.pop(chunk, None) for chunk in filled}
+        until: dict[int, float | None] = {}
+        merged: dict[int, Merged] = {}
+        stale: list[int] = []
+
+        def change(stored: dict[int, Entry]) -> dict[int, Merged]:
+            for chunk, entry in filled.items():
+                merged[chunk] = self._merged(trip, chunk, stored.get(chunk), entry, seen[chunk])
+                until[chunk] = self._stale_s(trip, chunk, merged[chunk].entry)
+            olds = [one for one in seen.values() if one is not None]
+            self._learn_unverified(trip, merged, [*olds, *stored.values()])
+            for chunk, old in stored.items():
+                new = merged[chunk].entry._replace(stored_ms=filled[chunk].stored_ms)
+                cache.note(series, find_revisions(old, new))
+                if not new.candles.trim(old.covered).equals(old.candles):
+                    stale.append(chunk)
+            return merged
+
+        saved, _ = cache.update(series, list(filled), change, until, keep=trip.want.keep)
+        if stale:
+            cache.drop_frames(series)  # they may hold what is not stored any more
+        for chunk, entry in filled.items():
+            trip.contested += [(chunk, span) for span in merged[chunk].contested]
+            # What a refresh has not asked for again is not a part of its answer.
+            if not trip.want.refresh or merged[chunk].entry is entry:
+                trip.share(chunk, entry, saved[chunk])
+
+    def _settle_contested(self, trip: Trip) -> None:
+        """Asks once more for what another process has stored with other values while the source was asked: nothing
+        tells which of the two answers is newer. What stays contested counts as failed."""
+        pool = self._pools.network()
+        for _ in range(_MOST_CONTESTS):
+            wait(trip.saves)
+            contested: dict[int, list[Span]] = {}
+            for chunk, span in trip.contested:
+                contested.setdefault(chunk, []).append(span)
+            if not contested:
+                return
+            trip.contested = []
+            asked = [pool.submit(self._ask_once_more, trip, chunk, spans) for chunk, spans in contested.items()]
+            wait_for(asked, trip.errand)
+            for one in asked:
+                one.result()
+        trip.failed += [(span, None) for _, span in trip.contested]
+
+    def _ask_once_more(self, trip: Trip, chunk: int, spans: Sequence[Span]) -> None:
+        """Asks for contested spans of the chunk and stores the answers. No claim is needed: what another process stores
+        meanwhile is found out again."""
+        with Timed(self._observe, "network"):
+            for span in spans:
+                stored = self._cache.read_stored(trip.want.series, [chunk])
+                seen = trip.seen[chunk] = stored[chunk][1] if chunk in stored else None
+                try:
+                    entry = self._answer_anew(trip, None if trip.want.refresh else seen, span)
+                except (TransportError, ReplyError, RateLimited) as error:
+                    if isinstance(error, Banned):
+                        raise
+                    trip.failed.append((span, error))
+                    continue
+                if entry is None:
+                    continue
+                trip.fresh.setdefault(chunk, []).append(Fresh(span, "rest"))
+                tier, mine = trip.found[chunk]
+                trip.put(chunk, tier, merge_entries(mine, entry, [span], timeframe=trip.timeframe, seen=mine).entry)
+                self._store(trip, {chunk: entry})
+
+    def _answer_anew(self, trip: Trip, entry: Entry | None, span: Span) -> Entry | None:
+        """The entry with the source's answers about the span, by requests that are sent now."""
+        series = trip.want.series
+        for window in windows(trip.feed, series, span):
+            answer = trip.want.source.look(
+                series,
+                window,
+                again=False,
+                listed_ms=lambda hole, seen_ms: self._listed_ms(trip, hole, seen_ms),
+                stop=trip.errand,
+                anew=True,
+            )
+            if answer.error is not None:
+                raise answer.error
+            if answer.span:
+                entry = self._absorbed(trip, entry, answer)
+        return entry
+
+    def _absorbed(self, trip: Trip, entry: Entry | None, answer: Answer) -> Entry | None:
+        return absorb(
+            self._bridged(trip, entry, answer.span),
+            answer.span,
+            answer.candles,
+            answer.believed,
+            settling=trip.settling,
+            now_ms=trip.now_ms,
+            remember_ms=FOREVER_MS if trip.feed.quiet_rows else trip.settling.finality.late_ms,
+            open_ms=answer.open_ms,
+        )
 
     def _merged(self, trip: Trip, chunk: int, stored: Entry | None, entry: Entry, seen: Entry | None) -> Merged:
         """The entry merged into what is stored now. A file of the archive fills in what is missing; only a refresh
@@ -897,7 +970,11 @@ class Gatherer:
         lacking = [] if stored is None else [hole.span for hole in stored.holes if hole.state is HoleState.DUE]
         answered += [part for one in fresh for hole in lacking if (part := one.span.clip(hole))]
         between = HoleState.UNASKED if trip.feed.depth(trip.want.series) is None else HoleState.BEYOND
-        return merge_entries(stored, entry, answered, timeframe=trip.timeframe, seen=seen, between=between)
+        merged = merge_entries(stored, entry, answered, timeframe=trip.timeframe, seen=seen, between=between)
+        if not merged.contested:
+            return merged
+        by_rest = [one.span for one in fresh if one.source != "archive"]
+        return merged._replace(contested=tuple(intersect(merged.contested, by_rest)))
 
     def _stale_s(self, trip: Trip, chunk: int, entry: Entry) -> float | None:
         """Until when the entry may stay in memory (s, by this machine's clock); None is for good."""
@@ -911,9 +988,9 @@ class Gatherer:
         """Notes which candles of the merged entries have no checksum; `olds` are the entries that were there before."""
         came = [
             one._replace(span=part)
-            for chunk, (_, replaced) in merged.items()
+            for chunk, result in merged.items()
             for one in trip.fresh.get(chunk, ())
-            for span in replaced
+            for span in result.replaced
             if (part := one.span.clip(span))
         ]
         parts = [

@@ -96,6 +96,8 @@ class Trip:
         self.reach_ms = self.served_ms = -FOREVER_MS
         self.found: dict[int, tuple[str, Entry]] = {}
         self._lock = threading.Lock()  # over `found`, which workers and the storing of what they brought write
+        self.seen: dict[int, Entry | None] = {}  # by chunk, what was stored before a source was asked about it
+        self.contested: list[tuple[int, Span]] = []  # by chunk, of which another process stored other values
         self.fresh: dict[int, list[Fresh]] = {}
         self.filled: list[int] = []
         self.saves: list[Future[None]] = []

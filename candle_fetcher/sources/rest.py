@@ -279,18 +279,20 @@ class Source:
         listed_ms: ListedMs,
         stop: Errand,
         within: Span | None = None,
+        anew: bool = False,
     ) -> Answer:
         """The truth about a span that one call can answer; see `windows`.
 
         `again` says that its hole was believed before: then one empty answer is enough. `listed_ms` tells when the
         series begins; the answer's span leaves out what lies before. `within` is a longer span that one call answers
-        too, of which the rest will be looked at as well: it is asked for once.
+        too, of which the rest will be looked at as well: it is asked for once. `anew` sends a request even where the
+        public call has a reply that serves.
         """
         feed = self.provider.feed(series.kind)
         timeframe = series.timeframe
         # A call may take long, and keeps its replies: in one of before then a candle may be forming.
         settling = feed.settling(series)
-        page = self._page(feed, series, span, stop, within, since_ms=settling.settles_ms(span.end_ms))
+        page = self._page(feed, series, span, stop, within, since_ms=settling.settles_ms(span.end_ms), anew=anew)
         served_ms = self._served_ms(feed, series, span, stop)
         if served_ms > span.start_ms:
             span = span.after(served_ms)

@@ -98,7 +98,7 @@ class DiskTier:
         self._closed = False
         self._lock = threading.RLock()  # over opening, and the fields of this object
         self._line = Line(self.folder / files.MARKER)  # of those who write
-        self._inside = threading.local()  # .db while this thread is in transaction(), .tried what it worked on last
+        self._inside = threading.local()  # .db, .is_refused of its transaction(); .tried what it worked on last
         self._used: set[str] = set()
         self._unsaid: deque[str] = deque()
         self._no_open_until = 0.0
@@ -223,12 +223,16 @@ class DiskTier:
         with gate.entered():
             held = contextlib.ExitStack()
             begun = self._attempt(lambda: self._begin(held), False)
+            was_refused = getattr(self._inside, "is_refused", False)
+            self._inside.is_refused = not begun
             try:
                 yield begun
             except BaseException:
                 with contextlib.suppress(Exception):  # of the rollback; the caller's own error is the one to show
                     held.__exit__(*sys.exc_info())
                 raise
+            finally:
+                self._inside.is_refused = was_refused
             with contextlib.suppress(_Again, _Resting), self._minding(writes=True):
                 held.close()
         self._tell()
@@ -367,7 +371,8 @@ class DiskTier:
         with self._lock:
             self._leave_to_parent()
             line = self._line
-        if time.monotonic() < self._no_write_until or not line.enter(TURN_S):
+        is_refused = getattr(self._inside, "is_refused", False)  # what it read may have been changed since
+        if is_refused or time.monotonic() < self._no_write_until or not line.enter(TURN_S):
             raise _Resting
         try:
             if time.monotonic() < self._no_write_until:  # found out by the one who had the turn
