@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 
 from candle_fetcher.concurrency import POLL_S, SingleFlight, Stop, pause
+from candle_fetcher.core.actions import Action, Known, is_day
 from candle_fetcher.core.call import Limit
 from candle_fetcher.core.entry import (
     HEAD_BYTES,
@@ -45,7 +46,7 @@ from candle_fetcher.core.merging import Merged, merge_entries
 from candle_fetcher.core.revisions import Revision
 from candle_fetcher.core.series import Series, split_key
 from candle_fetcher.core.spans import Span, merge
-from candle_fetcher.core.timeframe import parse_timeframe
+from candle_fetcher.core.timeframe import Timeframe, parse_timeframe
 from candle_fetcher.providers import Listed, Listing, Provider, all_providers
 from candle_fetcher.store import Store
 from candle_fetcher.store.locks import Claims
@@ -792,6 +793,16 @@ class CandleCache:
         document = {"limits": listing.limits, "symbols": listing.symbols, "stored_s": self._clock()}
         self._save_document(f"listing|{name}", document)
 
+    # -- corporate actions -------------------------------------------------------------------
+
+    def load_actions(self, series: Series) -> Known | None:
+        """What was last said of the corporate actions that change the series, whatever its timeframe."""
+        return _read_known(self._load_document(_actions_key(series)))
+
+    def save_actions(self, series: Series, known: Known) -> None:
+        """Stores what was said of them."""
+        self._save_document(_actions_key(series), known._asdict())
+
     def _load_document(self, key: str) -> Any:
         opened = self._open(key) if self._store is not None else None
         if opened is None:
@@ -933,6 +944,26 @@ def _read_facts(document: Any) -> Facts | None:
 def _span(start_ms: Any, end_ms: Any) -> Span:
     """The span between two integers. Raises ValueError for anything else."""
     return Span(_whole(start_ms), _whole(end_ms))
+
+
+def _actions_key(series: Series) -> str:
+    return f"{series._replace(timeframe=Timeframe(1, 'd')).key}|actions"
+
+
+def _read_known(document: Any) -> Known | None:
+    """The corporate actions of a document, None where it is none."""
+    try:
+        listed = document["listed"]
+        known = Known(
+            _whole(document["asked_ms"]),
+            None if listed is None else tuple(Action(_text(day), _text(terms)) for day, terms in listed),
+            _whole(document["changed_ms"]),
+            _text(document["error"]),
+            tuple(tuple((_text(name), _text(value)) for name, value in one) for one in document["used"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+    return known if all(is_day(one.day) for one in known.listed or ()) else None
 
 
 def _whole(value: Any) -> int:

@@ -52,8 +52,8 @@ from candle_fetcher.core.plan import CHUNK_SLOTS, FetchPlan
 from candle_fetcher.core.ranges import Instant
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
-from candle_fetcher.core.timeframe import DAY_MS
 from candle_fetcher.core.version import __version__
+from candle_fetcher.fetcher.adjusting import Adjusted, ask_adjusted, guess_adjusted, stored_adjusted
 from candle_fetcher.fetcher.answers import (
     FIX,
     FIX_BY_ARCHIVE,
@@ -429,9 +429,15 @@ class CandleFetcher:
         """
         began = time.perf_counter()
         options = read_options(columns, include_open=include_open, on_gap=on_gap, refresh=refresh)
-        request = self._request(symbol, timeframe, self._range(start, end, days, limit), provider, kind, source)
-        with self._errand(request) as errand:
-            frame = self._fetch(request, options, source, errand)
+        wanted = self._range(start, end, days, limit)
+        request = self._request(symbol, timeframe, wanted, provider, kind, source)
+        try:
+            frame = self._fetch(request, options, source)
+        except IncompleteData:
+            if not request.is_readjusted:
+                raise
+            request = self._request(symbol, timeframe, wanted, provider, kind, source)
+            frame = self._fetch(request, options, source)
         self._observe_gaps(request.label, frame.attrs[MANIFEST])
         self._observe(Operation("fetch", time.perf_counter() - began, len(frame), 0, request.label))
         return frame
@@ -600,7 +606,8 @@ class CandleFetcher:
     ) -> FetchPlan:
         """What `fetch` would do and what it would cost; touches no network. Print it."""
         began = time.perf_counter()
-        request = self._request(symbol, timeframe, self._range(start, end, days, limit), provider, kind, source)
+        wanted = self._range(start, end, days, limit)
+        request = self._request(symbol, timeframe, wanted, provider, kind, source, adjust=guess_adjusted)
         made = make_plan(request, self.cache, self._settings.network_threads, self._how(source))
         self._observe(Operation("plan", time.perf_counter() - began, label=request.label))
         return made
@@ -997,10 +1004,10 @@ class CandleFetcher:
         how = self._how(source, keep=keep)
         return Answer(self._collector(), request, how, options, stores=self._settings.use_cache)
 
-    def _fetch(self, request: Request, options: Options, source: str | None, errand: Errand) -> pd.DataFrame:
+    def _fetch(self, request: Request, options: Options, source: str | None) -> pd.DataFrame:
         answer = self._answer(request, options, source, keep=True)
         collector, how, key = self._collector(), answer.how, ""
-        with self._closest(request):
+        with self._errand(request) as errand, self._closest(request):
             if request.range.limit is not None:
                 got = collector.collect_limited(request, how, errand)
             else:
@@ -1008,13 +1015,17 @@ class CandleFetcher:
                 key = series_frame_key(request.series, span, request.timeframe, options.columns)
                 ready = None if how.refresh or how.recheck else self._ready(key, options)
                 if ready is not None:
+                    if request.adjusted is not None:
+                        dict.update(ready.attrs[MANIFEST], adjusted=request.adjusted.describe())
                     return ready
                 got = collector.collect(request, span, how, errand)
             is_plain = not (options.include_open or options.invents)
             if is_plain and key and got.span == span and self._fits_memory(got):
                 answer.refuse(got, errand)
                 frame = settled_frame(request, got, options.columns, errand, is_shared=True)
-                return self._put_away(key, frame, got, is_whole=request.range.end_ms == span.end_ms)
+                # Before an adjusted frame is handed out again it is asked for what it is adjusted.
+                is_whole = request.range.end_ms == span.end_ms and request.adjusted is None
+                return self._put_away(key, frame, got, is_whole=is_whole)
             return answer.framed(answer.whole(got, errand), errand)
 
     def _ready(self, key: str, options: Options) -> pd.DataFrame | None:
@@ -1054,7 +1065,7 @@ class CandleFetcher:
 
     def _put_away(self, key: str, frame: pd.DataFrame, got: Collected, *, is_whole: bool) -> pd.DataFrame:
         """Keep the frame for the same request, and return one that the caller may change. `is_whole` says that the
-        range that was given was not cut at its end."""
+        range that was given was not cut at its end, and that its history is not restated."""
         until_s = min(self._clock(), got.told.wall_s) + (got.told.until_ms - got.told.now_ms) / 1000
         frame.attrs[MANIFEST].is_final = is_whole and got.told.until_ms >= FOREVER_MS and not got.gaps
         if got.told.ends_now:
@@ -1078,7 +1089,10 @@ class CandleFetcher:
         provider: str | Provider | None,
         kind: str,
         source: str | None,
+        adjust: Callable[[Source, CandleCache, Series], Adjusted] | None = None,
     ) -> Request:
+        """The request, checked. `adjust` finds what a restated series is adjusted by; unless given, the provider is
+        asked where it may be."""
         if source is not None:
             one_of("source", source, SOURCES)
         if not isinstance(kind, str):
@@ -1090,10 +1104,21 @@ class CandleFetcher:
         series, name, target = read_series(found, self._origin(found), symbol, timeframe, kind)
         if read_pair(symbol) is None:
             name = self.cache.listed_name(found, series.origin, series.symbol)
+        adjusted = None
         if series.settings and found.feed(kind).restates(series):
-            today = iso(self._source(found).estimated_ms() // DAY_MS * DAY_MS)[:10]
-            series = series._replace(settings=(*series.settings, ("as_of", today)))
-        return Request(self._source(found), series, name, target, wanted, archive, symbol.strip())
+            adjusted = (adjust or self._adjust_by(source))(self._source(found), self.cache, series)
+            series = series._replace(settings=(*series.settings, *adjusted.settings))
+        return Request(self._source(found), series, name, target, wanted, archive, symbol.strip(), adjusted)
+
+    def _adjust_by(self, source: str | None) -> Callable[[Source, CandleCache, Series], Adjusted]:
+        if self._is_offline(source):
+            return stored_adjusted
+
+        def ask(asked: Source, cache: CandleCache, series: Series) -> Adjusted:
+            with self._errand() as errand:
+                return ask_adjusted(asked, cache, series, errand)
+
+        return ask
 
     def _how(self, source: str | None, *, keep: bool = True) -> How:
         ttl = self._settings.cache_ttl

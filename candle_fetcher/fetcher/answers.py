@@ -278,9 +278,8 @@ def settled_frame(
 def manifest_of(request: Request, got: Collected, errand: Errand, work_out: Callable[[], str]) -> Manifest:
     """The manifest of settled candles; `work_out` returns their fingerprint."""
     return make_manifest(
+        request,
         got.told,
-        symbol=request.symbol,
-        timeframe=request.timeframe,
         span=got.span,
         rows=got.candles.count,
         gaps=got.gaps,
@@ -345,8 +344,17 @@ def warn_of_clock(source: Source) -> None:
 
 
 def refuse_incomplete(request: Request, got: Collected, columns: str, errand: Errand, *, stores: bool) -> None:
-    """Warn of a wrong clock; raise IncompleteData, with what there is, where part of the span could not be had."""
+    """Warn of a wrong clock; raise IncompleteData, with what there is, where part of the span could not be had.
+
+    It is raised without a frame where the provider may have adjusted the prices in the midst of the call.
+    """
     warn_of_clock(request.source)
+    if request.is_readjusted:
+        raise IncompleteData(
+            f"a corporate action of {request.symbol} took effect while its adjusted prices were fetched, so that some "
+            "may be adjusted for it and some not",
+            fix="Call it again",
+        )
     if not got.failed:
         return
     errand.span = got.span

@@ -47,6 +47,7 @@ from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
 from candle_fetcher.core.timeframe import DAY_MS, SECOND_MS, Timeframe, parse_timeframe
 from candle_fetcher.exports import find_home, manifest_path, read_manifest
+from candle_fetcher.fetcher.adjusting import note_import
 from candle_fetcher.providers import Provider, all_providers
 from candle_fetcher.providers import files as forms
 from candle_fetcher.providers.files import OF_ARCHIVE, OF_KRAKEN, OURS, Told
@@ -120,7 +121,11 @@ def import_file(
             chosen = chosen._replace(series=_series_of_file(chosen, told, known, beside))
         seen = _look(chosen, now_ms)
         _check_grid(chosen, seen)
-        return _store(cache, chosen, seen, now_ms)
+        done = _store(cache, chosen, seen, now_ms)
+        own = {one.name for one in chosen.provider.settings}
+        if set(dict(chosen.series.settings)) - own:
+            note_import(cache, chosen.series, own)
+        return done
     except (ReplyError, BadFile) as error:
         raise BadFile(f"{path.name} is not whole: {error.args[0]}") from error
     except InputError as error:

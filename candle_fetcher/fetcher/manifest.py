@@ -12,6 +12,7 @@ from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import ALL_TIME, Span, merge, subtract
 from candle_fetcher.core.timeframe import Timeframe
 from candle_fetcher.core.version import __version__
+from candle_fetcher.fetcher.request import Request
 from candle_fetcher.fetcher.sessions import OpenParts
 from candle_fetcher.fetcher.trip import Gathered
 from candle_fetcher.providers import settings_beside_defaults
@@ -144,10 +145,9 @@ def count_sources(told: Gathered, span: Span) -> dict[str, int]:
 
 
 def make_manifest(
+    request: Request,
     told: Gathered,
     *,
-    symbol: str,
-    timeframe: Timeframe,
     span: Span,
     rows: int,
     gaps: Sequence[Gap],
@@ -157,15 +157,15 @@ def make_manifest(
 ) -> Manifest:
     """The manifest of a frame, JSON-able; `expected` counts its candles and the missing ones.
 
-    `settings` is there only where the series has some that are not the provider's default, `rejected` only where this
-    call rejected a file of the archive.
+    `settings` is there only where the series has some that are not the provider's default, `adjusted` only where its
+    history is restated, `rejected` only where this call rejected a file of the archive.
     """
     series = told.series
     made = Manifest(
         provider=series.provider,
         origin=series.origin,
-        symbol=symbol,
-        timeframe=timeframe.name,
+        symbol=request.symbol,
+        timeframe=request.timeframe.name,
         kind=series.kind,
         start=iso(span.start_ms),
         end=iso(span.end_ms),
@@ -181,6 +181,8 @@ def make_manifest(
     settings = settings_beside_defaults(series)
     if settings:
         made["settings"] = settings
+    if request.adjusted is not None:
+        made["adjusted"] = request.adjusted.describe()
     if told.rejected:
         made["rejected"] = list(told.rejected)
     return made

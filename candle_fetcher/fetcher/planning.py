@@ -49,6 +49,8 @@ def make_plan(request: Request, cache: CandleCache, threads: int, how: How) -> F
     requests = sum(step.requests for step in steps)
     notes = []
     asks_rest = not (how.only_cache or how.only_archive)
+    if asks_rest and request.adjusted is not None and request.adjusted.is_due:
+        notes.append("1 request for the corporate actions; one since the last time makes all of it a request again")
     if span.end_ms > now_ms - NEAR_MS and not how.only_cache:
         whose = "provider" if asks_rest else "archive"
         notes.append(f"1 request for the {whose}'s clock, unless it was asked in the last minutes")

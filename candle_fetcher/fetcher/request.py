@@ -16,6 +16,7 @@ from candle_fetcher.core.resample import base_for
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe, parse_timeframe
+from candle_fetcher.fetcher.adjusting import Adjusted
 from candle_fetcher.fetcher.settings import one_of
 from candle_fetcher.providers import Provider, all_providers, split_symbol
 from candle_fetcher.sources import ArchiveSource, Source
@@ -45,7 +46,10 @@ class Range(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What to fetch. `series` is asked for and stored, `timeframe` comes out: resampled where the two differ."""
+    """What to fetch. `series` is asked for and stored, `timeframe` comes out: resampled where the two differ.
+
+    `adjusted` says by what the prices are adjusted, of a series whose history is restated.
+    """
 
     source: Source
     series: Series
@@ -54,10 +58,16 @@ class Request(NamedTuple):
     range: Range
     archive: ArchiveSource | None = None
     typed: str = ""  # the symbol as it was given, for messages
+    adjusted: Adjusted | None = None
 
     @property
     def label(self) -> str:
         return f"{self.symbol} {self.timeframe}"
+
+    @property
+    def is_readjusted(self) -> bool:
+        """Whether the provider may have adjusted the prices again since the request was made."""
+        return self.adjusted is not None and self.adjusted.has_changed(self.source.estimated_ms())
 
     def about(self, span: Span | None) -> About:
         """Return what an error says of the request; `span` is the range, where it is known better than it was given."""

@@ -3,8 +3,11 @@
 Every bar is made of minutes. Stocks trade from 09:30 to 16:00 of New York on weekdays that are no holidays, and have no
 bar for a minute without trades; pairs have one, out of quotes. Days, weeks and months open at midnight of New York, and
 of Chicago for pairs. Bounds are inclusive, pages may be short, and a token leads to the next one.
-Sources: docs.alpaca.markets, historical bars (market-data-api, 2026); replies of 2021 to 2024; nyse.com, holidays and
-early closings of 2023 to 2026.
+Splits and dividends are listed for two weeks before they take effect at midnight of New York, a dividend by the day on
+which it is paid; from then on adjusted bars before it are others.
+Sources: docs.alpaca.markets, historical bars (market-data-api, 2026), corporate actions (reference/corporateactions);
+the forum's topics 14660 and 18614 (their fields); replies of 2021 to 2024; nyse.com, holidays and early closings of
+2023 to 2026.
 """
 
 from __future__ import annotations
@@ -42,6 +45,8 @@ _NAMED = {
     "1m": "1Min", "5m": "5Min", "15m": "15Min", "30m": "30Min", "1h": "1Hour", "1d": "1Day", "1w": "1Week",
     "1M": "1Month",
 }  # fmt: skip
+_ACTIONS_PATH = "/v1/corporate-actions"
+_ANNOUNCED_MS = 14 * _DAY_MS
 _STOCK_PATH = re.compile(r"/v2/stocks/([^/]+)/bars")
 _PAIR_PATH = "/v1beta3/crypto/us/bars"
 _SYMBOL = re.compile(r"[A-Z0-9.]{1,15}")
@@ -69,12 +74,29 @@ def _days(text: str) -> Int64s:
 _HOLIDAYS, _EARLY = _days(_CLOSED), _days(_CLOSED_AT_13)
 
 
+class Dividend(NamedTuple):
+    """Dollars a share, and the price before: who buys on the first day or later does not get it on the last one."""
+
+    ex_date: str
+    rate: float
+    price: float
+    paid: str
+
+
+class Split(NamedTuple):
+    """From that day on there are so many shares for one."""
+
+    ex_date: str
+    parts: int
+
+
 class Life(NamedTuple):
-    """A stock or pair, and who had its symbol before; `split` is when and in how many parts its shares were split."""
+    """A stock or pair, and who had its symbol before; what its owners were given."""
 
     listing: Listing
-    split: tuple[int, int] | None = None
+    split: Split | None = None
     before: Listing | None = None
+    dividends: tuple[Dividend, ...] = ()
 
 
 def _stock(
@@ -106,12 +128,18 @@ _APPLE = (("2016-01-04", 26.0), ("2021-12-31", 177.0), ("2024-12-31", 250.0), ("
 _MARKET = (("2016-01-04", 201.0), ("2021-12-31", 475.0), ("2024-12-31", 586.0), ("2026-06-01", 690.0))
 _NVIDIA = (("2016-01-04", 0.8), ("2023-01-03", 14.5), ("2024-06-10", 121.0), ("2026-06-01", 190.0))
 _STOCKS = {
-    "AAPL": Life(_stock("AAPL", _APPLE, (2_000_000, 180_000_000))),
+    "AAPL": Life(
+        _stock("AAPL", _APPLE, (2_000_000, 180_000_000)),
+        dividends=(
+            Dividend("2024-02-09", 0.24, 218.0, "2024-02-15"),
+            Dividend("2024-05-10", 0.25, 228.0, "2024-06-20"),
+        ),
+    ),
     "SPY": Life(_stock("SPY", _MARKET, (2_000_000, 220_000_000))),
     "BRK.B": Life(_stock("BRK.B", _MARKET, (250_000, 14_000_000), path="BRK.B")),
     # Some forty trades in a session: most minutes have none.
     "GENC": Life(_stock("GENC", (("2016-01-04", 11.0), ("2026-06-01", 18.0)), (150, 60_000))),
-    "NVDA": Life(_stock("NVDA", _NVIDIA, (2_500_000, 900_000_000)), split=(utc_ms("2024-06-10"), 10)),
+    "NVDA": Life(_stock("NVDA", _NVIDIA, (2_500_000, 900_000_000)), split=Split("2024-06-10", 10)),
     # Sprint until 2020, SentinelOne since 2021.
     "S": Life(
         _stock("S", (("2021-06-30", 42.0), ("2023-06-02", 13.0), ("2026-06-01", 22.0)), (150_000, 20_000_000)),
@@ -152,7 +180,8 @@ class _Asked(NamedTuple):
     """What a request for bars asks for; the bounds are inclusive."""
 
     lives: tuple[Listing, ...]
-    split: tuple[int, int] | None
+    split: Split | None
+    dividends: tuple[Dividend, ...]
     timeframe: tuple[int, str]
     start_ms: int
     end_ms: int
@@ -168,7 +197,7 @@ _sessions: Kept[tuple[Any, ...], Columns] = Kept(120)
 
 
 class Bars:
-    """Answers as data.alpaca.markets does for bars of one kind.
+    """Answers as data.alpaca.markets does for bars of one kind, and for the corporate actions of stocks.
 
     `rate_limit` requests are answered in a minute. `page_cap` serves fewer bars on a page than asked for. `is_free`
     keeps the last 15 minutes of `sip` back.
@@ -192,8 +221,8 @@ class Bars:
         return {} if self._is_crypto else {"key_id": KEY_ID, "secret_key": SECRET_KEY}
 
     def answers(self, path: str) -> bool:
-        """Whether the path is one of these bars."""
-        return path == _PAIR_PATH if self._is_crypto else path.startswith("/v2/stocks/")
+        """Whether the path is one of these bars, or of what changes them."""
+        return path == _PAIR_PATH if self._is_crypto else path == _ACTIONS_PATH or path.startswith("/v2/stocks/")
 
     def answer(self, path: str, pairs: Sequence[tuple[str, str]], headers: Mapping[str, str]) -> Reply:
         """The reply, with the headers that tell of the budget."""
@@ -214,7 +243,8 @@ class Bars:
                 given = (headers.get("apca-api-key-id"), headers.get("apca-api-secret-key"))
                 if given != (KEY_ID, SECRET_KEY):
                     raise _Refused(401, 40110000, "request is not authorized")
-            status, body = 200, self._page(path, dict(pairs), now_ms)
+            answer = self._actions if path == _ACTIONS_PATH else self._page
+            status, body = 200, answer(path, dict(pairs), now_ms)
         except _Refused as refused:
             status, body = refused.status, refused.body
         return Reply(status, told, json.dumps(body, separators=(",", ":")).encode() + b"\n")
@@ -234,7 +264,9 @@ class Bars:
         if life is None:
             raise ValueError(f"the practice market of {self.name} has no {symbol!r}")
         wanted = _read_timeframe(_NAMED[timeframe])
-        asked = _Asked((life.listing,), life.split, wanted, start_ms, end_ms - 1, feed, adjustment, False)
+        asked = _Asked(
+            (life.listing,), life.split, life.dividends, wanted, start_ms, end_ms - 1, feed, adjustment, False
+        )
         bars = list(self._bars(asked, self._now_ms()))
         return {
             "open_time": np.array([bar.open_ms for bar in bars], np.int64),
@@ -317,8 +349,39 @@ class Bars:
         lives: tuple[Listing, ...] = () if life is None or feed not in ("sip", "iex") else (life.listing,)
         if life is not None and life.before is not None and params.get("asof") == "-":
             lives = (life.before, *lives)
-        split = None if life is None else life.split
-        return _Asked(lives, split, timeframe, start_ms, end_ms, feed, adjustment, newest_first)
+        split, dividends = (None, ()) if life is None else (life.split, life.dividends)
+        return _Asked(lives, split, dividends, timeframe, start_ms, end_ms, feed, adjustment, newest_first)
+
+    # -- corporate actions ----------------------------------------------------------------------------------------
+
+    def _actions(self, path: str, params: dict[str, str], now_ms: int) -> dict[str, Any]:
+        """The page of actions that were processed, or will be, within the bounds; both are inclusive."""
+        strange = sorted(params.keys() - {"symbols", "types", "start", "end", "limit", "page_token", "sort"})
+        if strange:
+            raise _Refused(400, 40010000, f"unexpected parameter(s): {', '.join(strange)}")
+        today = str(np.datetime64(now_ms, "ms"))[:10]
+        bounds = [params.get("start", today), params.get("end", today)]
+        limit = self._limit({"limit": params.get("limit", "100")})
+        types = params["types"].split(",") if "types" in params else None
+        rows: list[tuple[str, str, dict[str, Any]]] = []
+        for symbol in params.get("symbols", "").split(","):
+            life = self._lives.get(symbol)
+            rows += [] if life is None else _listed(symbol, life)
+        found = [
+            (kind, row)
+            for kind, day, row in sorted(rows, key=lambda one: one[1], reverse=params.get("sort") == "desc")
+            if (types is None or kind in types) and bounds[0] <= day <= bounds[1]
+            if now_ms >= self._effective_ms(row["ex_date"]) - _ANNOUNCED_MS
+        ]
+        first = int(params.get("page_token", "0"))
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for kind, row in found[first : first + limit]:
+            groups.setdefault(f"{kind}s", []).append(row)
+        token = str(first + limit) if len(found) > first + limit else None
+        return {"corporate_actions": groups, "next_page_token": token}
+
+    def _effective_ms(self, day: str) -> int:
+        return int(self._midnights_ms(_days(day))[0])
 
     def _shown(self, bar: Bar) -> dict[str, Any]:
         mean = round(bar.worth / bar.volume, 6) if bar.volume else 0
@@ -353,12 +416,17 @@ class Bars:
 
     def _of_month(self, listing: Listing, month: int, asked: _Asked, now_ms: int) -> list[Bar]:
         """The bars of a month of the local calendar; of weeks, what lies in the month."""
-        split_ms, parts = asked.split or (0, 1)
-        is_split = split_ms <= now_ms and any(one in ("split", "all") for one in asked.adjustment.split(","))
+        wanted = asked.adjustment.split(",")
+        split_ms, parts = (
+            (0, 1) if asked.split is None else (self._effective_ms(asked.split.ex_date), asked.split.parts)
+        )
+        is_split = split_ms <= now_ms and not {"split", "all"}.isdisjoint(wanted)
+        effective = [(self._effective_ms(one.ex_date), one) for one in asked.dividends]
+        paid = [one for one in effective if one[0] <= now_ms and not {"dividend", "all"}.isdisjoint(wanted)]
         first_ms, last_ms = self._month_ms(month), self._month_ms(month + 1)
         series = self._tape.series(self.name, listing, "1m", "candles")
         market = series.market if isinstance(series, Generated) else None
-        name = (market, month, asked.timeframe, asked.feed, is_split)
+        name = (market, month, asked.timeframe, asked.feed, is_split, tuple(paid))
         is_settled = last_ms <= now_ms and market is not None
         bars = _months.find(name) if is_settled else None
         if bars is not None:
@@ -375,6 +443,11 @@ class Bars:
             for field in ("open", "high", "low", "close"):
                 minutes[field] = np.where(early, np.round(minutes[field] * parts, 4), minutes[field])
             minutes["volume"] = np.where(early, minutes["volume"] // parts, minutes["volume"])
+        for ex_ms, dividend in paid:
+            early = minutes["open_time"] < ex_ms
+            for field in ("open", "high", "low", "close"):
+                less = minutes[field] * (1 - dividend.rate / dividend.price)
+                minutes[field] = np.where(early, np.round(less, 4), minutes[field])
         bars = _bars_of(minutes, self._opens_ms(minutes["open_time"], asked.timeframe))
         if is_settled:
             _months.keep(name, bars)
@@ -436,6 +509,20 @@ class Bars:
 
     def _month_ms(self, month: int) -> int:
         return int(self._midnights_ms(np.array([month], "datetime64[M]").astype("datetime64[D]").astype(np.int64))[0])
+
+
+def _listed(symbol: str, life: Life) -> list[tuple[str, str, dict[str, Any]]]:
+    """The type of each action, the day on which it is processed, and its row."""
+    rows: list[tuple[str, str, dict[str, Any]]] = []
+    if life.split is not None:
+        day, parts = life.split
+        row = {"ex_date": day, "new_rate": parts, "old_rate": 1, "process_date": day, "symbol": symbol}
+        rows.append(("forward_split", day, row))
+    for one in life.dividends:
+        days = {"ex_date": one.ex_date, "payable_date": one.paid, "process_date": one.paid, "record_date": one.ex_date}
+        row = {**days, "foreign": False, "special": False, "rate": one.rate, "symbol": symbol}
+        rows.append(("cash_dividend", one.paid, row))
+    return rows
 
 
 def _bars_of(minutes: Columns, opens_ms: Int64s) -> list[Bar]:

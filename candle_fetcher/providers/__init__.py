@@ -10,6 +10,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from candle_fetcher.core.actions import Action
 from candle_fetcher.core.call import Call, Limit, Reply
 from candle_fetcher.core.candles import Candles, candles_from
 from candle_fetcher.core.errors import CandleFetcherWarning, InputError, NotOffered, unknown, warn
@@ -17,6 +18,7 @@ from candle_fetcher.core.finality import Finality
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.providers.base import (
+    Actions,
     Archive,
     Feed,
     Funding,
@@ -32,6 +34,8 @@ from candle_fetcher.providers.base import (
 )
 
 __all__ = [
+    "Action",
+    "Actions",
     "Archive",
     "Call",
     "Candles",

@@ -8,12 +8,20 @@ midnight of Chicago, weeks on Monday and months on the first, also where that is
 
 A symbol is mapped to who has it today (`asof`), and its bars before a renaming come with it: asked for by the symbol
 alone (`asof=-`), S is Sprint until 2020 and SentinelOne from 2021 on, two companies in one series.
-Sources: docs.alpaca.markets, historical bars of stocks and crypto (market-data-api, 2026), Market Data FAQ (403); the
-forum's topic 13087 (asof); replies of 2021 to 2024 (no `n` and `vw` in early 2021; latest crypto bars in 2022).
+
+Adjusted bars change with each split or dividend from its ex-date on. A reply does not tell it; the list of corporate
+actions does. It is asked for by the day on which an action is processed, which for a dividend is that of its payment,
+weeks after its ex-date: so it is asked for a year ahead.
+Sources: docs.alpaca.markets, historical bars of stocks and crypto (market-data-api, 2026), Market Data FAQ (403),
+corporate actions (reference/corporateactions: types, process_date, no guarantee on when one is listed); alpaca-py,
+data/models/corporate_actions.py (fields); the forum's topics 13087 (asof), 14660 (ex_date counts) and 18614 (a dividend
+with its process_date two weeks after its ex_date, by which bars were adjusted); replies of 2021 to 2024 (no `n` and
+`vw` in early 2021; latest crypto bars in 2022).
 """
 
 from __future__ import annotations
 
+import json
 import re
 import reprlib
 from collections.abc import Mapping
@@ -22,6 +30,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from candle_fetcher.core.actions import Action, is_day
 from candle_fetcher.core.call import Call, Limit, Reply, parse_retry_after
 from candle_fetcher.core.candles import MISSING, OHLCV, Candles, candles_from, iso
 from candle_fetcher.core.decimals import load_json
@@ -37,9 +46,9 @@ from candle_fetcher.core.finality import Finality
 from candle_fetcher.core.objects import parse_alike, read_objects
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
-from candle_fetcher.core.timeframe import MINUTE_MS
+from candle_fetcher.core.timeframe import DAY_MS, MINUTE_MS
 from candle_fetcher.core.zones import NEW_YORK
-from candle_fetcher.providers.base import Feed, Key, Provider, Setting, by_status, of_seconds, status_of
+from candle_fetcher.providers.base import Actions, Feed, Key, Provider, Setting, by_status, of_seconds, status_of
 
 TITLE = "Alpaca"
 KEY_PAGE = "https://app.alpaca.markets"
@@ -64,6 +73,10 @@ _LONG_AGO = "2000-01-01T00:00:00Z"
 _MOST_ROWS = 10_000
 _MOST_BYTES = 4 * 2**20
 _MOST_CONTAINERS = 2 * _MOST_ROWS
+# "limit 1-1000"
+_MOST_ACTIONS = 1_000
+_MOST_ACTION_BYTES = 2**20
+_ANNOUNCED_MS = 366 * DAY_MS
 _MOST_ERROR_BYTES = 2**16
 _MOST_HEAD_BYTES = 2**12
 _MOST_CODE = 10**9
@@ -178,6 +191,55 @@ def _bars(value: Any, series: Series, body: bytes) -> list[Any]:
     if bars is not None and not isinstance(bars, list):
         raise ReplyError(f"expected a list of bars, got {reprlib.repr(bars)}")
     return bars or []
+
+
+# -- corporate actions ------------------------------------------------------------------------------------------------
+
+# What changes the number of shares, or after which the symbol may stand for other shares: it counts for every
+# adjustment, for the pages do not say what each of them takes for a split. Cash changes prices adjusted for dividends.
+_ACTION_TYPES = (
+    *("forward_split", "reverse_split", "unit_split", "stock_dividend", "spin_off", "rights_distribution"),
+    *("name_change", "stock_merger", "stock_and_cash_merger", "cash_merger"),
+)
+_CASH = "cash_dividend"
+# The first of these that an action has is the day from which on it counts.
+_DAYS = ("ex_date", "effective_date", "process_date")
+_TERMS = ("symbol", "rate")
+
+
+def actions_call(series: Series, now_ms: int) -> Call:
+    """Asks for every corporate action that changes the series."""
+    adjustment = dict(series.settings).get("adjustment", "raw")
+    types = (*_ACTION_TYPES, _CASH) if adjustment in ("dividend", "all") else _ACTION_TYPES
+    params = (
+        ("symbols", series.symbol), ("types", ",".join(types)), ("start", _LONG_AGO[:10]),
+        ("end", iso(now_ms + _ANNOUNCED_MS)[:10]), ("limit", str(_MOST_ACTIONS)), ("sort", "asc"),
+    )  # fmt: skip
+    return Call("/v1/corporate-actions", params)
+
+
+def parse_actions(call: Call, body: bytes, series: Series) -> tuple[tuple[Action, ...], Call | None]:
+    """Reads a page of actions, and the call for the next one. Raises ReplyError where one is none, or is of another
+    symbol, and what the body refuses where it is an error object."""
+    if len(body) > _MOST_ACTION_BYTES:
+        raise ReplyError(f"a reply of {len(body):,} bytes with more in it than any has: {body[:80]!r}")
+    value = load_json(body, "corporate actions")
+    if isinstance(value, dict) and "corporate_actions" not in value and isinstance(value.get("message"), str):
+        raise refusal(Reply(200, {}, body, 0.0), series.symbol, 0)
+    groups = value.get("corporate_actions") if isinstance(value, dict) else None
+    if not isinstance(groups, dict) or not all(isinstance(rows, list | None) for rows in groups.values()):
+        raise ReplyError(f"expected corporate actions by their type, got {body[:80]!r}")
+    found = [_action(kind, row, series.symbol) for kind, rows in groups.items() for row in rows or ()]
+    return tuple(found), next_call(call, body)
+
+
+def _action(kind: str, row: Any, symbol: str) -> Action:
+    row = row if isinstance(row, dict) else {}
+    day = next((row[name] for name in _DAYS if row.get(name)), None)
+    terms = {name: value for name, value in row.items() if name.endswith(_TERMS) and not isinstance(value, dict | list)}
+    if not is_day(day) or symbol not in terms.values():
+        raise ReplyError(f"expected a corporate action of {symbol} with its day, got {reprlib.repr(row)}")
+    return Action(day, f"{kind} {json.dumps(terms, sort_keys=True)}")
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------------
@@ -310,6 +372,7 @@ _FEED = Feed(
     quiet_rows=False,
     held_back_ms=held_back_ms,
     restates=restates,
+    actions=Actions(actions_call, parse_actions),
     zone=lambda series: NEW_YORK if series.provider == "alpaca" else _CHICAGO,
 )
 # A free key has sip but for the last 15 minutes, and iex, the prices of one exchange, to the last one.

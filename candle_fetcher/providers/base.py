@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
+from candle_fetcher.core.actions import Action
 from candle_fetcher.core.call import Call, Limit, Reply, parse_retry_after
 from candle_fetcher.core.candles import COLUMNS, OHLCV, Candles, have_prices
 from candle_fetcher.core.errors import (
@@ -78,6 +79,18 @@ class Archive:
 
 
 @dataclass(frozen=True)
+class Actions:
+    """The corporate actions that change the prices of a series that is adjusted for them.
+
+    `call(series, now_ms)` asks for all there ever were, and for those that are announced. `parse(call, body, series)`
+    reads its reply: the actions, and the call for those that it had no room for, None where there are no more.
+    """
+
+    call: Callable[[Series, int], Call]
+    parse: Callable[[Call, bytes, Series], tuple[tuple[Action, ...], Call | None]]
+
+
+@dataclass(frozen=True)
 class Feed:
     """Candles of one kind, or rows of another sort on the same grid.
 
@@ -102,7 +115,8 @@ class Feed:
     has none, a hole that is older than `finality.late_ms` is a fact, and not asked for again.
     `held_back_ms(series)` is the age that candles must have before everybody may ask for them: younger ones are asked
     for only where they are wanted. `restates(series)` says that all of history changes now and then, as prices do that
-    are adjusted for splits: what was fetched on different days is kept apart.
+    are adjusted for splits: what was fetched on different days is kept apart, or where `actions` lists the splits and
+    dividends, what was fetched before one of them and after it.
     `is_whole` says that a reply holds all that the provider has, or all of the call's window, and that the call depends
     on nothing else of the span: rows outside it are no error, and the same call is sent once. `depth(series)` is how
     many of the newest candles the provider serves; None means all of them.
@@ -127,6 +141,7 @@ class Feed:
     quiet_rows: bool = True
     held_back_ms: Callable[[Series], int] = lambda series: 0
     restates: Callable[[Series], bool] = lambda series: False
+    actions: Actions | None = None
     is_whole: bool = False
     depth: Callable[[Series], int | None] = lambda series: None
 

@@ -1,5 +1,6 @@
 """Floor 2: what a provider offers meets the transport."""
 
+from candle_fetcher.sources.actions import read_actions
 from candle_fetcher.sources.archive import ArchiveSource, FileRead
 from candle_fetcher.sources.asking import AsOf, Errand, is_denial
 from candle_fetcher.sources.bucket import BucketSource
@@ -22,6 +23,7 @@ __all__ = [
     "check_clock",
     "is_denial",
     "page_rows",
+    "read_actions",
     "requests_for",
     "windows",
 ]
