@@ -953,17 +953,16 @@ def _actions_key(series: Series) -> str:
 def _read_known(document: Any) -> Known | None:
     """The corporate actions of a document, None where it is none."""
     try:
-        listed = document["listed"]
         known = Known(
             _whole(document["asked_ms"]),
-            None if listed is None else tuple(Action(_text(day), _text(terms)) for day, terms in listed),
+            tuple(Action(_text(day), _text(terms), bool(counts)) for day, terms, counts in document["listed"]),
             _whole(document["changed_ms"]),
             _text(document["error"]),
             tuple(tuple((_text(name), _text(value)) for name, value in one) for one in document["used"]),
         )
     except (KeyError, TypeError, ValueError):
         return None
-    return known if all(is_day(one.day) for one in known.listed or ()) else None
+    return known if all(is_day(one.day) for one in known.listed) else None
 
 
 def _whole(value: Any) -> int:

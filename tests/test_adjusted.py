@@ -136,7 +136,7 @@ def test_a_fetcher_that_goes_on_over_a_split_does_not_hand_out_what_it_handed_ou
 
 
 def test_a_list_that_was_corrected_makes_another_series(world: World) -> None:
-    """Another rate of a dividend of long ago, and a list without it."""
+    """Another rate of a dividend of long ago. A list without any is not believed: it may not know the symbol."""
     frame = at(world, "2024-07-10T17:00", "all").fetch(*AAPL)
     asked(world)
 
@@ -146,16 +146,26 @@ def test_a_list_that_was_corrected_makes_another_series(world: World) -> None:
     def emptied(body: bytes) -> bytes:
         return json.dumps({"corporate_actions": {}, "next_page_token": None}).encode()
 
-    for day, change in ((11, corrected), (12, emptied)):
+    for day, change, basis in ((11, corrected, "recent_action"), (12, emptied, "actions_unknown")):
         fault = world.exchange.fail(faults.transform(change), times=None, match=ACTIONS)
         again = at(world, f"2024-07-{day}T17:00", "all").fetch(*AAPL)
         assert asked(world)[1] > 0
-        assert adjusted(again)["basis"] == "recent_action"
+        assert adjusted(again)["basis"] == basis
         assert again.equals(frame)
         fault.stop()
     assert adjusted(at(world, "2024-07-25T17:00", "all").fetch(*AAPL))["basis"] == "recent_action"
     assert adjusted(at(world, "2024-08-02T17:00", "all").fetch(*AAPL))["basis"] == "newest_action"
     assert asked(world) == (1, 0)
+
+
+def test_a_symbol_without_any_action_is_asked_for_each_day(world: World) -> None:
+    """Whether it has none, or the list does not know it, cannot be seen."""
+    wanted = ("GENC", *NVDA[1:])
+    frame = at(world, "2024-07-10T17:00").fetch(*wanted)
+    assert (adjusted(frame)["basis"], adjusted(frame)["as_of"]) == ("actions_unknown", "2024-07-10")
+    assert adjusted(frame)["error"] == "alpaca lists no corporate action of GENC"
+    assert at(world, "2024-07-11T17:00").fetch(*wanted).equals(frame)
+    assert asked(world)[1] > 0
 
 
 # -- where the list cannot be had --------------------------------------------------------------------------------------
@@ -325,10 +335,13 @@ def test_cash_counts_for_prices_adjusted_for_dividends_alone() -> None:
     for adjustment, counts in (("split", False), ("spin-off", False), ("dividend", True), ("all", True)):
         series = Series("alpaca", None, "AAPL", None, "candles", (("adjustment", adjustment),))  # type: ignore[arg-type]
         call = feed.actions.call(series, ms("2024-07-10"))
-        params = dict(call.params)
-        assert ("cash_dividend" in params["types"].split(",")) is counts
-        assert "forward_split" in params["types"]
-        assert (call.path, params["end"]) == ("/v1/corporate-actions", "2025-07-11")
+        assert (call.path, dict(call.params)["end"]) == ("/v1/corporate-actions", "2025-07-11")
+        row = {"symbol": "AAPL", "ex_date": "2024-05-10", "rate": 0.25, "new_rate": 2, "process_date": "2024-06-20"}
+        groups = {"cash_dividends": [row], "forward_splits": [row]}
+        body = json.dumps({"corporate_actions": groups, "next_page_token": None}).encode()
+        actions, more = feed.actions.parse(call, body, series)
+        assert [(one.day, one.counts) for one in actions] == [("2024-05-10", counts), ("2024-05-10", True)]
+        assert more is None
 
 
 # -- the practice exchange ---------------------------------------------------------------------------------------------

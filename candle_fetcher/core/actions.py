@@ -30,23 +30,24 @@ _MOST_USED = 8
 
 
 class Action(NamedTuple):
-    """A corporate action: the day from which on it counts, by the exchange's calendar, such as 2024-06-10; and its
-    terms, a text in which two actions differ where their effects may."""
+    """A corporate action: the day from which on it counts, by the exchange's calendar, such as 2024-06-10; its terms, a
+    text in which two actions differ where their effects may; and whether it changes the prices of the series at all."""
 
     day: str
     terms: str
+    counts: bool = True
 
 
 class Known(NamedTuple):
     """What a provider said of the corporate actions of a symbol when it was last asked, at `asked_ms` (UTC).
 
-    `listed` are those that are over and those that are announced, None where there never was a list; `error` says why
+    `listed` are those that are over and those that are announced, none where there never was a list; `error` says why
     there was none this time, and they are those of an earlier time. `changed_ms` is when the list last differed from
     the one before otherwise than by a day that came. `used` are the settings that series had by it, the newest first.
     """
 
     asked_ms: int
-    listed: tuple[Action, ...] | None = None
+    listed: tuple[Action, ...] = ()
     changed_ms: int = 0
     error: str = ""
     used: tuple[Settings, ...] = ()
@@ -54,9 +55,8 @@ class Known(NamedTuple):
     def with_list(self, listed: Iterable[Action], asked_ms: int, zone_name: str | None) -> Known:
         """The same, and what was listed at that time."""
         news = tuple(sorted(listed))
-        is_changed = self.listed is not None and _effective(self.listed, asked_ms, zone_name) != _effective(
-            news, asked_ms, zone_name
-        )
+        before, after = (_effective(one, asked_ms, zone_name) for one in (self.listed, news))
+        is_changed = bool(self.listed) and before != after
         return Known(asked_ms, news, asked_ms if is_changed else self.changed_ms, "", self.used)
 
     def with_use(self, settings: Settings, *, is_newest: bool = True) -> Known:
@@ -74,7 +74,7 @@ class Known(NamedTuple):
     def is_recent(self, now_ms: int, zone_name: str | None) -> bool:
         """Whether the provider's prices may not have followed the actions yet."""
         today = _days(now_ms, zone_name)[1]
-        ages = [today - _number(one.day) for one in self.listed or ()]
+        ages = [today - _number(one.day) for one in self.listed if one.counts]
         return now_ms < self.changed_ms + RECENT_DAYS * DAY_MS or any(-1 <= age <= RECENT_DAYS for age in ages)
 
     def settings(self, now_ms: int, zone_name: str | None) -> Settings:
@@ -84,7 +84,7 @@ class Known(NamedTuple):
         be had; `actions` stands for all that count by then, and is not there without a list.
         """
         today = str(np.datetime64(now_ms, "ms").astype("datetime64[D]"))
-        if self.error or self.listed is None:
+        if self.error or not self.listed:
             return (("as_of", today),)
         counting = _effective(self.listed, now_ms, zone_name)
         text = "\n".join(f"{one.day} {one.terms}" for one in counting)
@@ -104,9 +104,9 @@ def is_day(text: object) -> TypeGuard[str]:
 
 
 def _effective(listed: Iterable[Action], now_ms: int, zone_name: str | None) -> list[Action]:
-    """Those whose day has come, in order."""
+    """Those that count by then, in order."""
     today = _days(now_ms, zone_name)[1]
-    return [one for one in sorted(listed) if _number(one.day) <= today]
+    return [one for one in sorted(listed) if one.counts and _number(one.day) <= today]
 
 
 def _number(day: str) -> int:

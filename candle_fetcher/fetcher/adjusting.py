@@ -120,11 +120,14 @@ def _ask(source: Source, series: Series, known: Known, zone_name: str | None, er
                 )
             )
         return failed
+    if not listed:
+        nothing = f"{source.provider.name} lists no corporate action of {series.symbol}"
+        return known._replace(asked_ms=source.estimated_ms(), error=nothing)
     return known.with_list(listed, source.estimated_ms(), zone_name)
 
 
 def _basis(known: Known, zone_name: str | None) -> str:
-    if known.error or known.listed is None:
+    if known.error or not known.listed:
         return _UNKNOWN
     return _RECENT if known.is_recent(known.asked_ms, zone_name) else _NEWEST
 

@@ -195,24 +195,22 @@ def _bars(value: Any, series: Series, body: bytes) -> list[Any]:
 
 # -- corporate actions ------------------------------------------------------------------------------------------------
 
-# What changes the number of shares, or after which the symbol may stand for other shares: it counts for every
-# adjustment, for the pages do not say what each of them takes for a split. Cash changes prices adjusted for dividends.
+# What changes the number of shares, or after which the symbol may stand for other shares, counts for every adjustment:
+# the pages do not say what each of them takes for a split. Cash changes prices adjusted for dividends alone.
 _ACTION_TYPES = (
     *("forward_split", "reverse_split", "unit_split", "stock_dividend", "spin_off", "rights_distribution"),
-    *("name_change", "stock_merger", "stock_and_cash_merger", "cash_merger"),
+    *("name_change", "stock_merger", "stock_and_cash_merger", "cash_merger", "cash_dividend"),
 )
-_CASH = "cash_dividend"
+_CASH, _OF_CASH = "cash_dividends", ("dividend", "all")
 # The first of these that an action has is the day from which on it counts.
 _DAYS = ("ex_date", "effective_date", "process_date")
 _TERMS = ("symbol", "rate")
 
 
 def actions_call(series: Series, now_ms: int) -> Call:
-    """Asks for every corporate action that changes the series."""
-    adjustment = dict(series.settings).get("adjustment", "raw")
-    types = (*_ACTION_TYPES, _CASH) if adjustment in ("dividend", "all") else _ACTION_TYPES
+    """Asks for every corporate action of the symbol that may change prices."""
     params = (
-        ("symbols", series.symbol), ("types", ",".join(types)), ("start", _LONG_AGO[:10]),
+        ("symbols", series.symbol), ("types", ",".join(_ACTION_TYPES)), ("start", _LONG_AGO[:10]),
         ("end", iso(now_ms + _ANNOUNCED_MS)[:10]), ("limit", str(_MOST_ACTIONS)), ("sort", "asc"),
     )  # fmt: skip
     return Call("/v1/corporate-actions", params)
@@ -229,17 +227,18 @@ def parse_actions(call: Call, body: bytes, series: Series) -> tuple[tuple[Action
     groups = value.get("corporate_actions") if isinstance(value, dict) else None
     if not isinstance(groups, dict) or not all(isinstance(rows, list | None) for rows in groups.values()):
         raise ReplyError(f"expected corporate actions by their type, got {body[:80]!r}")
-    found = [_action(kind, row, series.symbol) for kind, rows in groups.items() for row in rows or ()]
+    found = [_action(kind, row, series) for kind, rows in groups.items() for row in rows or ()]
     return tuple(found), next_call(call, body)
 
 
-def _action(kind: str, row: Any, symbol: str) -> Action:
+def _action(kind: str, row: Any, series: Series) -> Action:
     row = row if isinstance(row, dict) else {}
     day = next((row[name] for name in _DAYS if row.get(name)), None)
     terms = {name: value for name, value in row.items() if name.endswith(_TERMS) and not isinstance(value, dict | list)}
-    if not is_day(day) or symbol not in terms.values():
-        raise ReplyError(f"expected a corporate action of {symbol} with its day, got {reprlib.repr(row)}")
-    return Action(day, f"{kind} {json.dumps(terms, sort_keys=True)}")
+    if not is_day(day) or series.symbol not in terms.values():
+        raise ReplyError(f"expected a corporate action of {series.symbol} with its day, got {reprlib.repr(row)}")
+    counts = kind != _CASH or dict(series.settings).get("adjustment") in _OF_CASH
+    return Action(day, f"{kind} {json.dumps(terms, sort_keys=True)}", counts)
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------------

@@ -80,10 +80,12 @@ class Archive:
 
 @dataclass(frozen=True)
 class Actions:
-    """The corporate actions that change the prices of a series that is adjusted for them.
+    """The corporate actions by which the prices of a series are adjusted.
 
-    `call(series, now_ms)` asks for all there ever were, and for those that are announced. `parse(call, body, series)`
-    reads its reply: the actions, and the call for those that it had no room for, None where there are no more.
+    `call(series, now_ms)` asks for all there ever were of the symbol, and for those that are announced. `parse(call,
+    body, series)` reads its reply: the actions, each with whether it changes the prices of this series, and the call
+    for those that it had no room for, None where there are no more. A list without any is not believed: it may be one
+    that does not know the symbol.
     """
 
     call: Callable[[Series, int], Call]
