@@ -27,12 +27,12 @@ class Span(NamedTuple):
     def before(self, ms: int) -> Span:
         """The part that lies before the instant; empty at the start where there is none."""
         start_ms, end_ms = self
-        return Span(start_ms, max(start_ms, min(end_ms, ms)))
+        return self if start_ms <= end_ms <= ms else Span(start_ms, max(start_ms, min(end_ms, ms)))
 
     def after(self, ms: int) -> Span:
         """The part that lies after the instant; empty at the end where there is none."""
         start_ms, end_ms = self
-        return Span(min(end_ms, max(start_ms, ms)), end_ms)
+        return self if ms <= start_ms <= end_ms else Span(min(end_ms, max(start_ms, ms)), end_ms)
 
     def touches(self, other: Span) -> bool:
         """Whether the two share an instant or adjoin."""

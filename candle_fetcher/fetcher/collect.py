@@ -25,7 +25,7 @@ from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.finality import Settling
 from candle_fetcher.core.plan import CHUNK_SLOTS, chunk_of, chunk_span
 from candle_fetcher.core.resample import resample
-from candle_fetcher.core.spans import Span
+from candle_fetcher.core.spans import ALL_TIME, Span
 from candle_fetcher.core.timeframe import Timeframe
 from candle_fetcher.fetcher.gather import Gatherer, warn_of_archive
 from candle_fetcher.fetcher.manifest import failed_gaps, find_all_gaps, forming_ms
@@ -184,7 +184,7 @@ class Collector:
             if not how.only_cache:
                 # Where the rest could not be had, the span reaches into the slot that is still forming.
                 settled_ms = told.settling.end_ms(told.now_ms)
-                candles = candles.trim(Span(-FOREVER_MS, timeframe.open_ms(timeframe.ordinal(settled_ms))))
+                candles = candles.trim(ALL_TIME.before(timeframe.floor_ms(settled_ms)))
             if not request.source.provider.feed(series.kind).quiet_rows:
                 # A slot without a row had no trade: only what could not be had is lacking.
                 away = [*(one for one, _ in told.failed), *told.beyond]
