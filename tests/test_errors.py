@@ -266,6 +266,7 @@ RANGE = ("2024-01-01", "2024-01-02")
 ISO_RANGE = ("2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z")
 WHOLE = ("binance", "BTC/USDT", "1h", ISO_RANGE)
 TYPED = ("binance", "BTCUSDT", "1h", None)
+RANGED = (*TYPED[:3], ISO_RANGE)
 DOWN = faults.status(503)
 
 
@@ -301,11 +302,14 @@ def first_frame(fetcher: CandleFetcher, *words: Any, **options: Any) -> None:
         # what is wrong with the call itself, by its arguments
         (lambda f: f.fetch("BTCUSDT", "1h", "2024-01-02", "2024-01-01"), None, InputError, TYPED),
         (lambda f: f.fetch("BTCUSDT", "1h", interval="1h"), None, UnknownArgument, TYPED),
-        (lambda f: f.fetch("binance:BTCUSDT", *SPAN, kind="mark"), None, NotOffered, TYPED),
-        (lambda f: f.fetch("BTCUSDT", *SPAN, provider="nowhere"), None, InputError, (None, *TYPED[1:])),
+        (lambda f: f.fetch("binance:BTCUSDT", *SPAN, kind="mark"), None, NotOffered, RANGED),
+        (lambda f: f.fetch("BTCUSDT", *SPAN, provider="nowhere"), None, InputError, (None, *RANGED[1:])),
         (lambda f: f.iter_frames("BTCUSDT", "1h", rows=0), None, InputError, TYPED),
         (lambda f: f.export("BTCUSDT", *SPAN, format="xls"), None, InputError, TYPED),
-        (lambda f: f.plan("BTCUSDT", "1h", *RANGE, source="rst"), None, InputError, TYPED),
+        (lambda f: f.plan("BTCUSDT", "1h", *RANGE, source="rst"), None, InputError, RANGED),
+        (lambda f: f.plan("BTCUSDT", *SPAN, kind="mark"), None, NotOffered, RANGED),
+        (lambda f: f.coverage("BTCUSDT", *SPAN, kind="mark"), None, NotOffered, RANGED),
+        (lambda f: f.plan("BTCUSDT", "7x", *RANGE), None, InputError, (*TYPED[:2], "7x", ISO_RANGE)),
         (lambda f: f.gaps("BTCUSDT", "1h"), None, InputError, TYPED),
         (lambda f: f.coverage("BTCUSDT", "1h", days=-1), None, InputError, TYPED),
         (lambda f: f.fetch_funding("BTCUSDT", *RANGE), None, NotOffered, ("binance", "BTCUSDT", None, None)),
@@ -335,6 +339,29 @@ def test_an_error_says_which_call_it_ended(
     assert tuple(getattr(caught.value, name) for name in FACTS_OF) == facts
     again = pickle.loads(pickle.dumps(caught.value))
     assert tuple(getattr(again, name) for name in FACTS_OF) == facts
+
+
+@pytest.mark.fault("J19")
+@pytest.mark.parametrize("source", ["auto", "rest"])
+def test_what_an_error_came_of_says_what_it_was_about_too(world: World, tmp_path: Path, source: str) -> None:
+    failing = world.exchange.fail(DOWN, times=None)
+    try:
+        with world.fetcher(max_retries=0, cache_dir=tmp_path, source=source) as fetcher:
+            with pytest.raises(IncompleteData) as caught:
+                fetcher.fetch("BTCUSDT", *SPAN)
+            with pytest.raises(FetchManyError) as several:
+                fetcher.fetch_many(["BTCUSDT", "ETHUSDT"], *SPAN)
+    finally:
+        failing.stop()
+    errors = {
+        "BTC/USDT": [caught.value, several.value.errors["BTCUSDT"]],
+        "ETH/USDT": [several.value.errors["ETHUSDT"]],
+    }
+    for symbol, one in [(symbol, one) for symbol, some in errors.items() for one in some]:
+        assert isinstance(one, IncompleteData)
+        assert one.__cause__ is one.refusals[-1]
+        for error in (one, *one.refusals):
+            assert tuple(getattr(error, name) for name in FACTS_OF) == ("binance", symbol, *WHOLE[2:])
 
 
 def test_each_error_of_fetch_many_says_which_symbol_it_is_about(world: World, tmp_path: Path) -> None:

@@ -297,23 +297,39 @@ def completing_errors(about: Callable[[], About]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def naming_errors(about: Callable[[], About]) -> Iterator[None]:
-    """Give an error that leaves the block its facts.
+    """Give an error that leaves the block its facts, and those that it came of.
 
     Calls that waited for one reply fail with one and the same error: a later one raises a copy with its own facts.
     """
     try:
         yield
-    except SourceError as error:
-        facts = about()
-        _complete(error, facts)
-        if (error.provider, error.symbol, error.timeframe, error.span) == facts:
-            raise
-        own = copy.copy(error)
-        vars(own).update(facts._asdict())
-        raise own.with_traceback(error.__traceback__) from error.__cause__
     except CandleFetcherError as error:
-        _complete(error, about())
-        raise
+        facts = about()
+        cause = _named(error.__cause__, facts) if isinstance(error.__cause__, SourceError) else error.__cause__
+        if isinstance(error, SourceError):
+            own: CandleFetcherError = _named(error, facts)
+        else:
+            own = error
+            _complete(error, facts)
+        if isinstance(error, IncompleteData):
+            error.refusals = tuple(
+                cause if one is error.__cause__ and isinstance(cause, SourceError) else _named(one, facts)
+                for one in error.refusals
+            )
+        if own is error and cause is error.__cause__:
+            raise
+        raise own.with_traceback(error.__traceback__) from cause
+
+
+def _named(error: SourceError, about: About) -> SourceError:
+    """Return the error with these facts; a copy where it has those of another call."""
+    _complete(error, about)
+    if (error.provider, error.symbol, error.timeframe, error.span) == about:
+        return error
+    own = copy.copy(error)
+    vars(own).update(about._asdict())
+    own.__cause__ = error.__cause__
+    return own
 
 
 def _complete(error: CandleFetcherError, about: About) -> None:

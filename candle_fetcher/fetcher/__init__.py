@@ -608,7 +608,8 @@ class CandleFetcher:
         began = time.perf_counter()
         wanted = self._range(start, end, days, limit)
         request = self._request(symbol, timeframe, wanted, provider, kind, source, adjust=guess_adjusted)
-        made = make_plan(request, self.cache, self._settings.network_threads, self._how(source))
+        with naming_errors(lambda: request.about(None)):
+            made = make_plan(request, self.cache, self._settings.network_threads, self._how(source))
         self._observe(Operation("plan", time.perf_counter() - began, label=request.label))
         return made
 
@@ -667,7 +668,8 @@ class CandleFetcher:
             start_ms = 0 if wanted.back_ms is None else end_ms - wanted.back_ms
             span = Span(start_ms if wanted.start_ms is None else wanted.start_ms, end_ms)
         late_ms = request.source.provider.feed(kind).finality.late_ms
-        frame = coverage_frame(read_coverage(self.cache, request.series, span, late_ms))
+        with naming_errors(lambda: request.about(span)):
+            frame = coverage_frame(read_coverage(self.cache, request.series, span, late_ms))
         self._observe(Operation("coverage", time.perf_counter() - began, label=request.label))
         return frame
 
@@ -1093,22 +1095,23 @@ class CandleFetcher:
     ) -> Request:
         """The request, checked. `adjust` finds what a restated series is adjusted by; unless given, the provider is
         asked where it may be."""
-        if source is not None:
-            one_of("source", source, SOURCES)
-        if not isinstance(kind, str):
-            raise InputError(f"kind {shown(kind)} is not a text such as 'candles'")
-        found, symbol = self._told_apart(symbol, provider)
-        archive = self._archive(found)
-        if archive is None and (source or self._settings.source) == "archive":
-            raise NotOffered(f"{found.name} has no archive here; use source='auto' or 'rest'")
-        series, name, target = read_series(found, self._origin(found), symbol, timeframe, kind)
-        if read_pair(symbol) is None:
-            name = self.cache.listed_name(found, series.origin, series.symbol)
-        adjusted = None
-        if series.settings and found.feed(kind).restates(series):
-            adjusted = (adjust or self._adjust_by(source))(self._source(found), self.cache, series)
-            series = series._replace(settings=(*series.settings, *adjusted.settings))
-        return Request(self._source(found), series, name, target, wanted, archive, symbol.strip(), adjusted)
+        with completing_errors(lambda: About(span=wanted.ends)):
+            if source is not None:
+                one_of("source", source, SOURCES)
+            if not isinstance(kind, str):
+                raise InputError(f"kind {shown(kind)} is not a text such as 'candles'")
+            found, symbol = self._told_apart(symbol, provider)
+            archive = self._archive(found)
+            if archive is None and (source or self._settings.source) == "archive":
+                raise NotOffered(f"{found.name} has no archive here; use source='auto' or 'rest'")
+            series, name, target = read_series(found, self._origin(found), symbol, timeframe, kind)
+            if read_pair(symbol) is None:
+                name = self.cache.listed_name(found, series.origin, series.symbol)
+            adjusted = None
+            if series.settings and found.feed(kind).restates(series):
+                adjusted = (adjust or self._adjust_by(source))(self._source(found), self.cache, series)
+                series = series._replace(settings=(*series.settings, *adjusted.settings))
+            return Request(self._source(found), series, name, target, wanted, archive, symbol.strip(), adjusted)
 
     def _adjust_by(self, source: str | None) -> Callable[[Source, CandleCache, Series], Adjusted]:
         if self._is_offline(source):

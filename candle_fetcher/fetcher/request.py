@@ -44,6 +44,11 @@ class Range(NamedTuple):
     def oldest(self) -> bool:
         return self.start_ms is not None or self.back_ms is not None
 
+    @property
+    def ends(self) -> tuple[str, str] | None:
+        """Start and end as errors show them; None where one of them is not known."""
+        return None if not self.start_ms or self.end_ms is None else (iso(self.start_ms), iso(self.end_ms))
+
 
 class Request(NamedTuple):
     """What to fetch. `series` is asked for and stored, `timeframe` comes out: resampled where the two differ.
@@ -71,10 +76,9 @@ class Request(NamedTuple):
 
     def about(self, span: Span | None) -> About:
         """Return what an error says of the request; `span` is the range, where it is known better than it was given."""
-        start_ms, end_ms = span or (self.range.start_ms, self.range.end_ms)
-        ends = None if not start_ms or end_ms is None else (iso(start_ms), iso(end_ms))
+        wanted = self.range if span is None else Range(*span)
         timeframe = None if self.series.kind == "funding" else self.timeframe.name
-        return About(self.series.provider, self.symbol, timeframe, ends)
+        return About(self.series.provider, self.symbol, timeframe, wanted.ends)
 
     def settled_ms(self, now_ms: int) -> int:
         """The opening of the first slot that is not settled: of what is resampled, of the slot that holds that of the
