@@ -179,11 +179,14 @@ def read_rows(rows: Sequence[Sequence[Any]]) -> dict[str, npt.NDArray[Any]]:
 
 def print_raw(rows: Sequence[Sequence[Any]]) -> Rows:
     """Raw rows in order of open time, every value as it came."""
-    texts = [json.dumps(row, separators=(",", ":")).encode() + b"," for row in sorted(rows, key=lambda row: row[0])]
-    offsets = np.zeros(len(texts) + 1, np.int64)
-    np.cumsum([len(text) for text in texts], out=offsets[1:])
-    opens = np.array(sorted(int(row[0]) for row in rows), np.int64)
-    return Rows(opens, b"".join(texts), offsets)
+    rows = sorted(rows, key=lambda row: row[0])
+    data = json.dumps(rows, separators=(",", ":")).encode()[1:-1] + b"," * bool(rows)
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("]")) + 2
+    if len(ends) != len(rows):  # a value of a row holds such a bracket itself
+        texts = [json.dumps(row, separators=(",", ":")).encode() + b"," for row in rows]
+        data, ends = b"".join(texts), np.cumsum([len(text) for text in texts])
+    offsets = np.concatenate((np.zeros(1, np.int64), ends.astype(np.int64)))
+    return Rows(np.array([int(row[0]) for row in rows], np.int64), data, offsets)
 
 
 def amend(row: list[Any], changes: dict[str, Any]) -> list[Any]:
