@@ -9,6 +9,7 @@ beyond the first NAMES of their sort are counted together under "other".
 
 from __future__ import annotations
 
+import contextlib
 import html
 import math
 import sys
@@ -90,16 +91,17 @@ class PerformanceMonitor:
             self._fold()
             totals = self._totals
             wall_s = 0.0 if self._since_s is None else max(0.0, self._last_s - self._since_s)
-            calls = [spent for name, spent in totals.operations.items() if name in _CALLS]
+            operations, providers = dict(totals.operations), dict(totals.providers)  # a signal handler may add to them
+            calls = [spent for name, spent in operations.items() if name in _CALLS]
             candles, call_s = sum(call.candles for call in calls), sum(call.total_s for call in calls)
             return {
                 "wall_s": wall_s,
                 "candles": candles,
                 "candles_per_s": _ratio(candles, call_s),
-                "operations": {name: spent.figures() for name, spent in totals.operations.items()},
+                "operations": {name: spent.figures() for name, spent in operations.items()},
                 "requests": {
                     **asdict(totals.requests),
-                    "providers": {name: asdict(requests) for name, requests in totals.providers.items()},
+                    "providers": {name: asdict(requests) for name, requests in providers.items()},
                 },
                 "retries": _sum(totals.retries),
                 "waits": _sum(totals.waits),
@@ -148,10 +150,14 @@ class PerformanceMonitor:
         return f"<div><table><tbody>{facts}</tbody></table>{operations}</div>"
 
     def _fold(self) -> None:
-        """Move what is in the inbox into the totals; the lock is held."""
+        """Move what is in the inbox into the totals; the lock is held.
+
+        A signal handler may do the same in the middle of it, or reset, since the lock is re-entrant: then less is left.
+        """
         take, add = self._inbox.popleft, self._totals.add
-        for _ in range(len(self._inbox)):
-            add(take())
+        with contextlib.suppress(IndexError):
+            for _ in range(len(self._inbox)):
+                add(take())
 
     def _pool_figures(self, wall_s: float) -> dict[str, dict[str, Any]]:
         busy_s = {name: times.seconds for name, times in self._totals.busy.items()}

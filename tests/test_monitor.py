@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import threading
+from collections.abc import Iterator
 
 import pandas as pd
 import pytest
@@ -233,6 +235,30 @@ def busy_monitor(clock: Clock) -> PerformanceMonitor:
     monitor(Retried("binance", "TransportError", 1, 0.5))
     clock.now_s += 1
     return monitor
+
+
+@pytest.mark.fault("I01")
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="this system has few signals")
+def test_a_signal_handler_reads_and_resets_in_the_middle_of_a_snapshot(monitor: PerformanceMonitor) -> None:
+    for interrupt in (monitor.reset, monitor.snapshot):
+        for place in range(1, 20, 3):
+            monitor.reset()
+            for number in range(5):
+                monitor.observe(Operation(f"step-{number}", 0.1))
+            steps = iter(range(place))
+
+            def trace(frame: object, event: str, _: object, steps: Iterator[int] = steps) -> None:
+                if next(steps, None) is None:
+                    sys.settrace(None)
+                    signal.raise_signal(signal.SIGTERM)
+
+            before = signal.signal(signal.SIGTERM, lambda *_, interrupt=interrupt: interrupt())
+            sys.settrace(trace)
+            try:
+                monitor.snapshot()
+            finally:
+                sys.settrace(None)
+                signal.signal(signal.SIGTERM, before)
 
 
 def test_the_snapshot_is_json(clock: Clock) -> None:

@@ -268,6 +268,22 @@ def test_the_least_memory_that_is_taken_holds_a_chunk(tmp_path):
         assert world.fetcher(memory_cache_size=0, source="rest").fetch(*hours) is not None
 
 
+@pytest.mark.fault("J13")
+@pytest.mark.parametrize("size", [1, "1KB", 299_999])
+def test_a_disk_that_holds_no_chunk_is_refused(tmp_path, size):
+    with pytest.raises(InputError, match=r"disk_cache_size .* 300,000 bytes: nothing would be kept; expected 0"):
+        CandleFetcher(disk_cache_size=size, cache_dir=tmp_path)
+
+
+@pytest.mark.fault("J13")
+@pytest.mark.filterwarnings("ignore:the cache in .* is full")
+def test_the_least_disk_that_is_taken_holds_a_chunk(tmp_path):
+    hours = ("BTC/USDT", "1h", "2023-11-26T08:00", "2024-01-07")
+    with World(tmp_path) as world:
+        world.fetcher(disk_cache_size=300_000, source="rest").fetch(*hours)
+        assert len(world.fetcher(disk_cache_size=300_000, source="cache").fetch(*hours)) == 1_000
+
+
 @pytest.mark.fault("J16")
 @pytest.mark.parametrize("how", [{"days": 1}, {"start": "2024-06-14"}])
 def test_a_series_that_is_polled_keeps_its_newest_frame_alone(tmp_path, how):

@@ -314,8 +314,19 @@ def test_the_command_line_lists_and_clears(several, capsys, monkeypatch):
         assert main(["cache", "clear", "BTC/USDT", "1m", "--yes", *where]) == 0
         assert stored_in(world.fetcher()) == ALL - {("binance", "BTC/USDT", "1m", "candles")}
         assert main(["cache", "clear", "BTC/USD", "--provider", "kraken", "--yes", *where]) == 0
-        assert main(["cache", "clear", "BTC/USDT", "1m", "1h", "--yes", *where]) == 2
+        for words in (
+            ("BTC/USDT", "1m", "1h"),
+            ("--provider", "kraken"),
+            ("BTC/USDT", "1h", "--kind", "mark"),
+            ("BTC/USDT", "--base-url", "binance=http://127.0.0.1:9"),
+            ("kraken:BTC/USD", "--provider", "binance"),
+        ):
+            assert main(["cache", "clear", *words, "--yes", *where]) == 2
         assert len(stored_in(world.fetcher())) == 4
+        assert main(["cache", "clear", "BTC/USDT:USDT", "1M", "--provider", "Binance-UM", "--yes", *where]) == 0
+        assert len(stored_in(world.fetcher())) == 3
+        for action in ("list", "stats", "verify", "revisions"):
+            assert main(["cache", action, "--symbol", "BTC/USDT", *where]) == 2
         assert main(["cache", "clear", "--yes", *where]) == 0
     assert not stored_in(world.fetcher())
 

@@ -256,8 +256,7 @@ def cache(arguments: argparse.Namespace, talk: Talk) -> int:
     damaged is an error once."""
     if arguments.action == "import":
         return _import(arguments, talk)
-    if arguments.files and arguments.action != "clear":
-        raise InputError(f"cache {arguments.action} takes no more words; leave out {arguments.files[0]!r}")
+    _refuse_unread(arguments)
     with CandleFetcher(**_folder(arguments), progress=False) as fetcher:
         kept = fetcher.cache
         if arguments.action == "revisions":
@@ -289,8 +288,19 @@ def cache(arguments: argparse.Namespace, talk: Talk) -> int:
     return 1 if document.get("damaged") else 0
 
 
+def _refuse_unread(arguments: argparse.Namespace) -> None:
+    """Raise InputError for a word or a flag that the action does not read: `clear` would remove more than was meant."""
+    clears = arguments.action == "clear"
+    unread = ("kind", "base_url") if clears else ("symbol", "timeframe", "kind", "provider", "base_url")
+    flags = [f"--{name.replace('_', '-')}" for name in unread if getattr(arguments, name) is not None]
+    words = [] if clears else [repr(word) for word in arguments.files]
+    if words or flags:
+        takes = "takes a symbol and a timeframe alone" if clears else "takes no more words"
+        raise InputError(f"cache {arguments.action} {takes}; leave out {(words + flags)[0]}")
+
+
 def _to_clear(arguments: argparse.Namespace) -> tuple[str | None, str | None]:
-    """Symbol and timeframe, as words or as flags."""
+    """Symbol, behind its provider where one is named, and timeframe, as words or as flags."""
     if len(arguments.files) > 2:
         raise InputError(f"cache clear takes a symbol and a timeframe; leave out {arguments.files[2]!r}")
     symbol, timeframe = (*arguments.files, None, None)[:2]
@@ -298,9 +308,14 @@ def _to_clear(arguments: argparse.Namespace) -> tuple[str | None, str | None]:
         if None not in (word, flag) and word != flag:
             raise InputError(f"{word!r} and {flag!r} were given; give one of them")
     symbol, timeframe = symbol or arguments.symbol, timeframe or arguments.timeframe
-    if arguments.provider is not None and symbol is not None and ":" not in symbol:
-        symbol = f"{arguments.provider}:{symbol}"
-    return symbol, timeframe
+    if arguments.provider is None:
+        return symbol, timeframe
+    if symbol is None:
+        raise InputError(
+            f"--provider {arguments.provider} names no series; expected a symbol with it, such as BTC/USDT"
+        )
+    target = _read_target(symbol, arguments.provider)
+    return f"{target.provider or arguments.provider}:{target.symbol}", timeframe
 
 
 def _import(arguments: argparse.Namespace, talk: Talk) -> int:

@@ -25,6 +25,8 @@ SOURCES = ("auto", "cache", "archive", "rest")
 _MOST_COUNT = 256
 # What the largest chunk takes: 1,000 candles of Binance with eleven columns, and what is said of it.
 CHUNK_BYTES = 8 * 11 * CHUNK_SLOTS + 1_000
+# With the tables of the database, what is known of the series, and the provider's request limits; measured.
+_LEAST_DISK_BYTES = 300_000
 _MOST_S = 1e9  # the system's waits take no more than some billion seconds
 _FLAGS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True), **dict.fromkeys(("0", "false", "no", "off"), False),
@@ -101,8 +103,8 @@ def read_settings(
     settings = Settings(
         cache_dir=_folder("cache_dir", value("cache_dir")),
         use_cache=read_flag("use_cache", value("use_cache", _flag_in)),
-        memory_cache_size=_memory_bytes(value("memory_cache_size")),
-        disk_cache_size=size_bytes("disk_cache_size", value("disk_cache_size")),
+        memory_cache_size=_tier_bytes("memory", value("memory_cache_size"), CHUNK_BYTES),
+        disk_cache_size=_tier_bytes("disk", value("disk_cache_size"), _LEAST_DISK_BYTES),
         cache_ttl=None if ttl is None else read_number("cache_ttl", ttl, 0, _MOST_S),
         compression=read_flag("compression", value("compression", _flag_in)),
         network_threads=count("network_threads", network),
@@ -183,13 +185,15 @@ def size_bytes(name: str, value: object) -> int:
     return int(size)
 
 
-def _memory_bytes(value: object) -> int:
-    """The bound of the memory tier, which holds a chunk of candles at least, or nothing by choice."""
-    size = size_bytes("memory_cache_size", value)
-    if 0 < size < CHUNK_BYTES:
+def _tier_bytes(tier: str, value: object, least: int) -> int:
+    """The bound of a tier, which holds a chunk of candles at least, or nothing by choice."""
+    size = size_bytes(f"{tier}_cache_size", value)
+    if 0 < size < least:
+        what = "a chunk of candles takes" if tier == "memory" else "a chunk of candles and its tables take"
+        usual = "256MB" if tier == "memory" else "10GB"
         raise InputError(
-            f"memory_cache_size {shown(value)} is less than a chunk of candles takes, {CHUNK_BYTES:,} bytes: nothing "
-            "would be kept; expected 0 for no memory tier, or more, such as '256MB'"
+            f"{tier}_cache_size {shown(value)} is less than {what}, {least:,} bytes: nothing "
+            f"would be kept; expected 0 for no {tier} tier, or more, such as '{usual}'"
         )
     return size
 
