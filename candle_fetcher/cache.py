@@ -796,7 +796,7 @@ class CandleCache:
     # -- corporate actions -------------------------------------------------------------------
 
     def load_actions(self, series: Series) -> Known | None:
-        """What was last said of the corporate actions that change the series, whatever its timeframe."""
+        """What was last said of the corporate actions of the symbol, for every timeframe of the series."""
         return _read_known(self._load_document(_actions_key(series)))
 
     def save_actions(self, series: Series, known: Known) -> None:

@@ -17,7 +17,7 @@ from candle_fetcher.core.actions import RECENT_DAYS, Action, Known
 from candle_fetcher.practice import faults
 from candle_fetcher.providers import Series, find_provider
 
-# Without exchange_calendars nobody knows that an exchange is closed at night.
+# The hours in which an exchange is closed are known with exchange_calendars alone.
 pytestmark = [
     pytest.mark.fault("J09"),
     pytest.mark.filterwarnings("ignore:the gaps of .* count hours:candle_fetcher.CandleFetcherWarning"),
@@ -25,7 +25,7 @@ pytestmark = [
 
 MANIFEST = "candle_fetcher"
 NEW_YORK = "America/New_York"
-# NVDA is split in ten on 2024-06-10. AAPL pays a dividend to who has it before 2024-05-10, on 2024-06-20.
+# NVDA is split in ten on 2024-06-10. A dividend of AAPL has its ex-date on 2024-05-10, and is paid on 2024-06-20.
 NVDA = ("NVDA", "15m", "2024-04-08", "2024-04-11")
 AAPL = ("AAPL", "15m", "2024-04-08", "2024-04-11")
 ACTIONS, BARS = "/corporate-actions", "/bars"
@@ -214,7 +214,7 @@ def test_a_wrong_clock_of_this_machine_does_not_decide_which_actions_count(world
     assert adjusted(frame)["basis"] == "actions_unknown"
 
 
-# -- in the midst of a call --------------------------------------------------------------------------------------------
+# -- during a call -----------------------------------------------------------------------------------------------------
 
 
 def at_midnight(world: World, *, request: int) -> Callable[[str, dict[str, str]], bool]:
@@ -232,7 +232,7 @@ def at_midnight(world: World, *, request: int) -> Callable[[str, dict[str, str]]
 
 
 @pytest.mark.parametrize("request_", [1, 2])
-def test_an_action_in_the_midst_of_a_fetch_is_in_all_of_it_or_in_none(world: World, request_: int) -> None:
+def test_an_action_during_a_fetch_is_in_all_of_it_or_in_none(world: World, request_: int) -> None:
     fetcher = at(world, "2024-06-10T03:59:50")
     world.exchange.fail(faults.reset(), match=at_midnight(world, request=request_))
     frame = fetcher.fetch("NVDA", "15m", "2024-03-01", "2024-04-11")
@@ -240,7 +240,7 @@ def test_an_action_in_the_midst_of_a_fetch_is_in_all_of_it_or_in_none(world: Wor
     assert frame["close"].max() < 200
 
 
-def test_an_action_in_the_midst_of_a_stream_ends_it(world: World) -> None:
+def test_an_action_during_a_stream_ends_it(world: World) -> None:
     fetcher = at(world, "2024-06-10T03:59:50")
     frames = fetcher.iter_frames("NVDA", "15m", "2024-03-01", "2024-04-11", rows=400)
     assert next(frames)["close"].min() > 0
@@ -287,10 +287,10 @@ def test_a_file_is_imported_for_the_actions_that_it_is_adjusted_by(world: World,
         assert asked(world)[1] == 0
 
 
-# -- nobody asked ------------------------------------------------------------------------------------------------------
+# -- without a request -------------------------------------------------------------------------------------------------
 
 
-def test_a_plan_asks_nobody_and_expects_that_nothing_happened(world: World) -> None:
+def test_a_plan_sends_no_request_and_expects_that_nothing_happened(world: World) -> None:
     at(world, "2024-07-10T17:00").fetch(*NVDA)
     plan = at(world, "2024-07-12T17:00").plan(*NVDA)
     assert {step.source for step in plan.steps} == {"disk"}
@@ -313,7 +313,7 @@ def test_raw_prices_need_no_list(world: World) -> None:
 
 def test_what_is_known_serves_until_the_day_ends_there_or_in_utc() -> None:
     known = Known(0).with_list([], ms("2024-07-10T17:00"), NEW_YORK)
-    ends = {"2024-07-10T16:59": False, "2024-07-10T23:59": True, "2024-07-11T00:00": False}
+    ends = {"2024-07-10T16:58": False, "2024-07-10T23:59": True, "2024-07-11T00:00": False}
     assert {now: known.serves(ms(now), NEW_YORK) for now in ends} == ends
     early = Known(0).with_list([], ms("2024-07-10T01:00"), NEW_YORK)
     assert [early.serves(ms(f"2024-07-10T{time}"), NEW_YORK) for time in ("03:59", "04:00")] == [True, False]

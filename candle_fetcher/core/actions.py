@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeGuard
 
 import numpy as np
 
-from candle_fetcher.core.timeframe import DAY_MS, HOUR_MS
+from candle_fetcher.core.timeframe import DAY_MS, HOUR_MS, MINUTE_MS
 from candle_fetcher.core.zones import zone
 
 Settings = tuple[tuple[str, str], ...]
@@ -24,6 +24,8 @@ Settings = tuple[tuple[str, str], ...]
 RECENT_DAYS = 7
 # For how long the provider is not asked again after it gave no list.
 _FAILED_MS = HOUR_MS
+# How far a new reading of the provider's clock may set it back.
+_STEP_MS = MINUTE_MS
 _NO_DAY = "none"
 _DIGEST_BYTES = 6
 _MOST_USED = 8
@@ -67,7 +69,7 @@ class Known(NamedTuple):
 
     def serves(self, now_ms: int, zone_name: str | None) -> bool:
         """Whether it need not be asked for again: until the day ends, in UTC or at the exchange."""
-        if not self.asked_ms <= now_ms < self.asked_ms + (_FAILED_MS if self.error else DAY_MS):
+        if not self.asked_ms - _STEP_MS <= now_ms < self.asked_ms + (_FAILED_MS if self.error else DAY_MS):
             return False
         return _days(self.asked_ms, zone_name) == _days(now_ms, zone_name)
 

@@ -86,7 +86,7 @@ def guess_adjusted(source: Source, cache: CandleCache, series: Series) -> Adjust
 
 
 def stored_adjusted(source: Source, cache: CandleCache, series: Series) -> Adjusted:
-    """What the newest stored prices of the series are adjusted by; asks nobody."""
+    """What the newest stored prices of the series are adjusted by; sends no request."""
     zone_name = _zone_name(source, series)
     known = cache.load_actions(series) or Known(0)
     stored = (one for one in known.used if cache.stored_chunks(series._replace(settings=(*series.settings, *one))))

@@ -346,7 +346,7 @@ def warn_of_clock(source: Source) -> None:
 def refuse_incomplete(request: Request, got: Collected, columns: str, errand: Errand, *, stores: bool) -> None:
     """Warn of a wrong clock; raise IncompleteData, with what there is, where part of the span could not be had.
 
-    It is raised without a frame where the provider may have adjusted the prices in the midst of the call.
+    It is raised without a frame where the provider may have adjusted the prices during the call.
     """
     warn_of_clock(request.source)
     if request.is_readjusted:

@@ -75,7 +75,7 @@ _HOLIDAYS, _EARLY = _days(_CLOSED), _days(_CLOSED_AT_13)
 
 
 class Dividend(NamedTuple):
-    """Dollars a share, and the price before: who buys on the first day or later does not get it on the last one."""
+    """Dollars a share, for the owners of the day before `ex_date`, and the price of a share on that day."""
 
     ex_date: str
     rate: float
@@ -91,7 +91,7 @@ class Split(NamedTuple):
 
 
 class Life(NamedTuple):
-    """A stock or pair, and who had its symbol before; what its owners were given."""
+    """A stock or pair, the one that had its symbol before, and its splits and dividends."""
 
     listing: Listing
     split: Split | None = None
