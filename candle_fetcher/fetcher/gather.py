@@ -1061,19 +1061,19 @@ class Gatherer:
         first_ms = trip.claimed_ms
         if first_ms is None:
             first_ms = self._ask_first(trip, hole)
-        if first_ms is None:
-            if self._is_traded(trip):
-                raise ReplyError(f"{series.symbol} is traded, and the provider says that it never had a candle")
-            return None
-        if trip.feed.window_ms is not None and first_ms < hole.start_ms:
+        if first_ms is None and self._is_traded(trip):
+            raise ReplyError(f"{series.symbol} is traded, and the provider says that it never had a candle")
+        if first_ms is not None and trip.feed.window_ms is not None and first_ms < hole.start_ms:
             return first_ms  # some candle before the hole, not the first one
-        oldest_ms = self._oldest_ms(trip, first_ms) if seen_ms is None or seen_ms >= first_ms else seen_ms
+        before_ms = trip.now_ms if first_ms is None else first_ms
+        oldest_ms = self._oldest_ms(trip, before_ms) if seen_ms is None or seen_ms >= before_ms else seen_ms
         if oldest_ms is not None:
             source.renew()
             trip.claimed_ms = None
             self._cache.forget_claims(series)
-            error = ReplyError(f"the first candle is said to open at {iso(first_ms)}, and one came of {iso(oldest_ms)}")
-            trip.refuted = first_ms, error
+            said = "never to have opened" if first_ms is None else f"to open at {iso(first_ms)}"
+            error = ReplyError(f"the first candle is said {said}, and one came of {iso(oldest_ms)}")
+            trip.refuted = before_ms, error
             raise error
         return first_ms
 
@@ -1086,6 +1086,9 @@ class Gatherer:
         def ask() -> int | None:
             first_ms = claims.get(key)
             if first_ms is None:
+                first_ms = source.first_ms(series, hole, trip.errand)
+            if first_ms is None and trip.feed.first_call is not None:
+                source.renew()  # a single reply does not decide that there never was a candle
                 first_ms = source.first_ms(series, hole, trip.errand)
             if first_ms is not None:
                 claims[key] = first_ms

@@ -74,12 +74,13 @@ class Answer(NamedTuple):
 class Page(NamedTuple):
     """The candles of a reply, and what it says of the time. `made_ms` is when it was made by its Date header: of
     several replies the earliest, None where one does not say. Candles that open at `final_ms` or later may still
-    change, by the reply's own word."""
+    change, by the reply's own word. `is_blank` says that there was no candle in it, for no span at all."""
 
     candles: Candles
     made_ms: int | None
     heard: Heard
     final_ms: int = FOREVER_MS
+    is_blank: bool = False
 
     @property
     def final(self) -> Candles:
@@ -315,19 +316,25 @@ class Source:
         self, feed: Feed, series: Series, span: Span, page: Page, stop: Errand
     ) -> tuple[Candles, tuple[Span, ...]]:
         """Ask for each hole of the span again, alone, and twice for one that a short page may have left. Return the
-        candles with what came, and the holes that stayed."""
+        candles with what came, and the holes that stayed. Where a slot may have no row, only a reply without any
+        candle is doubted: it may be the reply to another request."""
         believed: list[Span] = []
         candles = page.final
+        # A hole at the live edge is no fact yet, and asked for again in any case.
+        is_blank = page.is_blank and span.start_ms < feed.settling(series).known_ms(self.estimated_ms())
         holes = find_holes(candles.open_ms, series.timeframe, span)
         while holes:
             hole = holes.pop()
             # Where the reply itself says that what it has of the newest slots may still change, another one will, too.
             is_open = hole.end_ms >= span.end_ms and page.final_ms < hole.end_ms
-            if not feed.quiet_rows or is_open:
+            is_doubted = feed.quiet_rows or (is_blank and hole == span)
+            if is_open or not is_doubted:
                 believed.append(hole)
                 continue
+            if not feed.quiet_rows:
+                self.renew()
             more = self._page(feed, series, hole, stop, anew=True).final
-            if not more.count and _may_be_cut(hole, span, series.timeframe):
+            if feed.quiet_rows and not more.count and _may_be_cut(hole, span, series.timeframe):
                 self.renew()
                 more = self._page(feed, series, hole, stop, anew=True).final
             if not more.count:
@@ -565,8 +572,8 @@ class Source:
     def _page_of(self, candles: Candles, heard: Heard, final_ms: int) -> Page:
         made_ms = heard.made_ms
         if made_ms is None or abs(made_ms - self.estimated_ms()) > FARTHEST_MS:
-            return Page(candles, None, heard, final_ms)  # a date of another year says nothing
-        return Page(candles, made_ms + self._date_lag_ms, heard, final_ms)
+            return Page(candles, None, heard, final_ms, not candles.count)  # a date of another year says nothing
+        return Page(candles, made_ms + self._date_lag_ms, heard, final_ms, not candles.count)
 
     def last_ms(self, series: Series, end_ms: int, stop: Errand) -> int | None:
         """When the newest candle before the end opens; None where the provider has none there, or cannot be asked."""
@@ -617,6 +624,7 @@ def _join_pages(pages: list[Page]) -> Page:
         min(known) if len(known) == len(made) else None,
         pages[-1].heard,
         min(page.final_ms for page in pages),
+        all(page.is_blank for page in pages),
     )
 
 
