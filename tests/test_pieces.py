@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from world import World, ms, same
 from candle_fetcher import BadFile, CandleFetcher, IncompleteData, InputError, read_csv
 from candle_fetcher.cli import main
 from candle_fetcher.core.frame import MANIFEST
+from candle_fetcher.providers import find_provider
 
 MINUTE, HOUR = 60_000, 3_600_000
 # A hole of more than four chunks of 1m, one of a few minutes, and one right before the candle that forms.
@@ -196,3 +198,22 @@ def test_an_option_that_cannot_be_is_refused_at_once(fetcher: CandleFetcher, odd
     for call in (fetcher.iter_frames, fetcher.export):
         with pytest.raises(InputError):
             call(*LAST_HOUR, **odd)
+
+
+@pytest.mark.parametrize("more", [{}, {"refresh": True}, {"on_gap": "ffill"}])
+def test_a_chunk_that_two_pieces_of_a_stream_share_is_asked_for_once_without_a_cache(
+    tmp_path: Path, more: dict[str, Any]
+) -> None:
+    """Chunks of weeks end on 2027-06-28, those of the days that they are made of on 2027-07-01."""
+    days = find_provider("binance").feed("candles")
+    provider = replace(find_provider("binance"), feeds={"candles": replace(days, timeframes=("1d",))})
+    span = ("2026-01-05", "2028-01-03")
+    with World(tmp_path / "cache", now="2028-02-05T12:00:30") as world:
+        for settings in ({"use_cache": False}, {"memory_cache_size": 0, "disk_cache_size": 0}):
+            fetcher = world.fetcher(provider=provider, source="rest", **settings)
+            frames = list(fetcher.iter_frames("BTC/USDT", "1w", *span, rows=100, **more))
+            same(pd.concat(frames), world.truth("BTCUSDT", "1w", *span))
+            asked = [one["startTime"] for one in world.asked()]
+            assert [len(frame) for frame in frames] == [77, 27]
+            assert asked == [str(ms("2024-10-04")), str(ms("2027-07-01"))]
+            assert [frame.attrs[MANIFEST]["sources"]["rest"] for frame in frames] == [77 * 7, 27 * 7]

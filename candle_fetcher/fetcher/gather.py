@@ -50,7 +50,7 @@ from candle_fetcher.core.spans import ALL_TIME, Span, hull, intersect, merge, su
 from candle_fetcher.core.timeframe import DAY_MS
 from candle_fetcher.fetcher.pools import Pools, Timed
 from candle_fetcher.fetcher.trip import Fresh, Gathered, Part, Trip, Waiting, Want
-from candle_fetcher.sources import Answer, ArchiveSource, AsOf, Errand, Source, is_denial, windows
+from candle_fetcher.sources import Answer, ArchiveSource, AsOf, Errand, SharedChunk, Source, is_denial, windows
 from candle_fetcher.store.memory import give_back
 
 _LOAD_AT_ONCE = 16
@@ -119,8 +119,11 @@ class Gatherer:
         """Every settled candle of the span, or the spans of it that could not be had and why."""
         doubted = errand.doubts_clock
         told = self._gather(want, errand)
+        if not errand.doubts_clock or doubted:
+            return told
         # The instant of the call was too late: what is settled is told once more.
-        return self._gather(want._replace(refresh=False), errand) if errand.doubts_clock and not doubted else told
+        errand.shared.pop(want.series.key, None)
+        return self._gather(want._replace(refresh=False), errand)
 
     def _gather(self, want: Want, errand: Errand) -> Gathered:
         series, cache = want.series, self._cache
@@ -145,6 +148,7 @@ class Gatherer:
         stored = [chunk for chunk in chunks if chunk in renewed] if want.refresh else chunks
         if stored:
             trip.found = self._load(trip, stored)
+            self._take_shared(trip, stored)
             if any(tier == "disk" for tier, _ in trip.found.values()):
                 cache.look_up_facts(series)  # another process may have brought them, and known more
         if span.start_ms < trip.reach_ms < span.end_ms + _DOUBTED_MS and self._lacks_older(trip, chunks):
@@ -171,7 +175,22 @@ class Gatherer:
             # By this machine's clock, which nothing has checked, the rest has not settled.
             trip.failed.append((Span(span.end_ms, want.span.end_ms), errand.clock_error))
             trip.span = want.span
+        self._leave_shared(trip)
         return self._told(trip)
+
+    def _take_shared(self, trip: Trip, chunks: Sequence[int]) -> None:
+        """Add the chunk that the piece before needed too, where it is not stored: it is not asked for again."""
+        shared = trip.errand.shared.get(trip.want.series.key)
+        if shared is not None and shared.chunk in chunks and shared.chunk not in trip.found:
+            trip.put(shared.chunk, shared.tier, shared.entry)
+            trip.fresh[shared.chunk] = [Fresh(*asked) for asked in shared.spans]
+
+    def _leave_shared(self, trip: Trip) -> None:
+        """Keep the last chunk for the next piece, where it reaches beyond this one."""
+        last = max(trip.found, default=None)
+        if last is not None and chunk_span(trip.timeframe, last).end_ms > trip.span.end_ms:
+            spans = tuple((one.span, one.source) for one in trip.fresh.get(last, ()))
+            trip.errand.shared[trip.want.series.key] = SharedChunk(last, *trip.found[last], spans)
 
     # -- looking up -----------------------------------------------------------------------------------------------
 

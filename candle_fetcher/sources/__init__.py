@@ -2,7 +2,7 @@
 
 from candle_fetcher.sources.actions import read_actions
 from candle_fetcher.sources.archive import ArchiveSource, FileRead
-from candle_fetcher.sources.asking import AsOf, Errand, is_denial
+from candle_fetcher.sources.asking import AsOf, Errand, SharedChunk, is_denial
 from candle_fetcher.sources.bucket import BucketSource
 from candle_fetcher.sources.clock import check_clock
 from candle_fetcher.sources.funding import FundingSource
@@ -19,6 +19,7 @@ __all__ = [
     "FileRead",
     "FundingSource",
     "Page",
+    "SharedChunk",
     "Source",
     "check_clock",
     "is_denial",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 from candle_fetcher.concurrency import Stop, pause, wait_for
 from candle_fetcher.core.call import Call, Limit, Reply
 from candle_fetcher.core.candles import Candles
+from candle_fetcher.core.entry import Entry
 from candle_fetcher.core.errors import (
     AccessDenied,
     Banned,
@@ -100,6 +101,15 @@ class AsOf(NamedTuple):
     is_checked: bool = False
 
 
+class SharedChunk(NamedTuple):
+    """A chunk and what is known of it; `spans` were asked for in this call, with the source that answered for each."""
+
+    chunk: int
+    tier: str
+    entry: Entry
+    spans: tuple[tuple[Span, str], ...]
+
+
 class Errand(Stop):
     """One public call on its way. Once set, nothing more is sent for it.
 
@@ -111,7 +121,9 @@ class Errand(Stop):
     `span` is the range of the call, once both of its ends are known.
     `kept` are the archive's files that reach beyond the last span gathered: a stream goes on with them. `replies` are
     the newest replies that answer for more than one chunk, by call. `renewed` are the chunks that a refresh has asked
-    for again, by the key of the series; a series is there once its facts have been forgotten.
+    for again, by the key of the series; a series is there once its facts have been forgotten. `shared` is the last
+    chunk of the span gathered last, by the key of the series, where it reaches beyond: the next piece of a stream needs
+    it too.
     """
 
     as_of: AsOf | None = None
@@ -127,6 +139,7 @@ class Errand(Stop):
         self.replies: Replies[Page] = Replies()
         self.warned: set[str] = set()
         self.renewed: dict[str, set[int]] = {}
+        self.shared: dict[str, SharedChunk] = {}
 
 
 def detail_of(error: SourceError) -> str:
