@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -629,15 +629,15 @@ def test_a_page_that_is_printed_during_a_correction_is_not_served_after_it(monke
     path = f"/api/v3/klines?symbol=BTCUSDT&interval=1m&startTime={at}&limit=1"
     with PracticeExchange(clock=Clock()) as exchange:
         exchange.restate("binance", "BTCUSDT", "1m", at, volume=1.0)
-        print_raw = text.print_raw
+        amend_rows = text.amend_rows
 
-        def print_and_restate(rows: Sequence[Sequence[Any]]) -> text.Rows:
-            printed = print_raw(rows)
+        def amend_and_restate(*args: Any) -> text.Rows:
+            printed = amend_rows(*args)
             monkeypatch.undo()
             exchange.restate("binance", "BTCUSDT", "1m", at, volume=2.0)
             return printed
 
-        monkeypatch.setattr(text, "print_raw", print_and_restate)
+        monkeypatch.setattr(text, "amend_rows", amend_and_restate)
         volumes = [json.loads(ask(exchange, path)[2])[0][5] for _ in range(2)]
         assert volumes == ["1.00000000", "2.00000000"]
 

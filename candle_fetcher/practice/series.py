@@ -154,7 +154,8 @@ class Generated:
         chunk = self._slots.ordinal(open_ms) // self._size
         old = self._name(chunk)
         self._restated[chunk] = self._restated.get(chunk, 0) + 1
-        self._printed.drop(old)
+        if old[-1]:
+            self._printed.drop(old)
 
     def ahead(self, start_ms: int, now_ms: int) -> Iterator[text.Rows]:
         """Rows in order: chunks of closed candles from the one that holds the instant, then the open candle."""
@@ -257,25 +258,24 @@ class Generated:
         return id(self), chunk, self._restated.get(chunk, 0)
 
     def _chunk(self, chunk: int) -> text.Rows:
-        name = self._name(chunk)
+        name, as_made = self._name(chunk), (id(self), chunk, 0)
         rows = self._printed.find(name)
         if rows is None:
-            first = chunk * self._size
-            candles = self._candles(self._slots.open_ms(first), self._slots.open_ms(first + self._size))
-            rows = self._amended(text.print_rows(candles, self.style))
-            self._printed.keep(name, rows)
+            rows = self._printed.find(as_made)
+            if rows is None:
+                first = chunk * self._size
+                candles = self._candles(self._slots.open_ms(first), self._slots.open_ms(first + self._size))
+                rows = text.print_rows(candles, self.style)
+                self._printed.keep(as_made, rows)
+            if name != as_made:
+                rows = self._amended(rows)
+                self._printed.keep(name, rows)
         return rows
 
     def _amended(self, rows: text.Rows) -> text.Rows:
-        changed = [ms for ms in list(self._changes) if len(rows.opens) and rows.opens[0] <= ms <= rows.opens[-1]]
-        if not changed:
-            return rows
-        listed = json.loads(b"[" + rows.data[:-1] + b"]")
-        for open_ms in changed:
-            at = int(np.searchsorted(rows.opens, open_ms))
-            if rows.opens[at] == open_ms:
-                listed[at] = text.amend(listed[at], self._changes[open_ms])
-        return text.print_raw(listed)
+        changes = list(self._changes.items())
+        changes = [one for one in changes if len(rows.opens) and rows.opens[0] <= one[0] <= rows.opens[-1]]
+        return text.amend_rows(rows, dict(changes)) if changes else rows
 
     def _candles(self, start_ms: int, end_ms: int) -> Candles:
         """The whole candles that open in [start_ms, end_ms), as printed."""
