@@ -85,10 +85,10 @@ BINANCE = ("1s", "1m", "3m", "5m", "15m", "1h", "4h", "12h", "1d", "3d", "1w", "
 FUTURES = ("1m", "5m", "15m", "1h", "4h", "1d", "3d", "1w", "1M")
 MADE = {"7m": "1m", "45m": "15m", "10h": "2h", "2d": "1d"}
 MARKETS = (
-    Market("binance", "BTC/USDT", "BTCUSDT", BINANCE, MADE, (2_000, 2_000)),
+    Market("binance", "BTC/USDT", "BTCUSDT", BINANCE, MADE, (2_000, 2_000), since="2017-09-01"),
     Market("binance", "WLFI/USDT", "WLFIUSDT", BINANCE, MADE, (2_000, 2_000), since="2025-09-01T13:00"),
-    Market("binance", "EOS/ETH", "EOSETH", BINANCE, MADE, (2_000, 2_000)),
-    Market("binance-um", "ETH/USDT", "ETHUSDT", FUTURES, MADE, (2_000, 2_000)),
+    Market("binance", "EOS/ETH", "EOSETH", BINANCE, MADE, (2_000, 2_000), since="2017-09-01"),
+    Market("binance-um", "ETH/USDT", "ETHUSDT", FUTURES, MADE, (2_000, 2_000), since="2020-01-01"),
     Market("binance-cm", "BTC/USD", "BTCUSD_PERP", FUTURES, MADE, (2_000, 2_000), since="2020-10-01"),
     Market(
         "kraken",

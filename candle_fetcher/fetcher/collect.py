@@ -181,10 +181,11 @@ class Collector:
                 if until_ms < told.span.end_ms:
                     span = span.before(timeframe.floor_ms(until_ms))
             candles, lacking = resample(candles, base, timeframe, told.span)
-            if not how.only_cache:
-                # Where the rest could not be had, the span reaches into the slot that is still forming.
-                settled_ms = told.settling.end_ms(told.now_ms)
-                candles = candles.trim(ALL_TIME.before(timeframe.floor_ms(settled_ms)))
+            # Where the rest could not be had, the span reaches into a slot that is still forming, or may be.
+            settled_ms = told.settling.end_ms(told.now_ms)
+            if how.only_cache:
+                settled_ms = max((part.entry.covered.end_ms for part in told.parts), default=told.span.end_ms)
+            candles = candles.trim(ALL_TIME.before(timeframe.floor_ms(settled_ms)))
             if not request.source.provider.feed(series.kind).quiet_rows:
                 # A slot without a row had no trade: only what could not be had is lacking.
                 away = [*(one for one, _ in told.failed), *told.beyond]
