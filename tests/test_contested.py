@@ -293,3 +293,15 @@ def test_what_was_read_without_the_lock_is_not_stored_with_it(
             assert not inner
         assert not disk.save("key", b"value")
     assert disk.save("key", b"value")
+
+
+def test_a_correction_by_another_process_comes_with_a_refresh_or_from_the_disk(world: World) -> None:
+    """A settled chunk is served from memory: it is what the provider said when it was asked."""
+    ours, theirs, unkept = world.fetcher(), world.fetcher(), world.fetcher(memory_cache_size=0)
+    before, _ = ours.fetch(*DAY), unkept.fetch(*DAY)
+    restate(world, 2.0)
+    check(world, theirs.fetch(*DAY, refresh=True), unkept.fetch(*DAY))
+    world.asked()
+    pd.testing.assert_frame_equal(ours.fetch(*DAY), before)
+    assert world.asked() == []
+    check(world, ours.fetch(*DAY, refresh=True), ours.fetch(*DAY))
