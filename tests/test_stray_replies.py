@@ -155,13 +155,13 @@ BLANK = b'{"bars": null, "next_page_token": null, "symbol": "AAPL"}'
 
 
 @pytest.mark.fault("K04")
-@pytest.mark.parametrize("nth", [0, 1, 2, 3])
+@pytest.mark.parametrize("nth", [0, 1, 2])
 def test_one_blank_reply_of_a_provider_without_rows_for_quiet_slots_hides_no_history(world: World, nth: int) -> None:
     """Where any slot may have no row, a reply without a single one is no fact yet: nor that there never was one."""
     fetcher = world.fetcher(provider="alpaca", api_keys=world.exchange.api_keys, network_threads=1)
     world.exchange.fail(faults.body(BLANK), match="/bars", after=nth)
-    truth = world.exchange.truth("alpaca", "AAPL", "1d", ms("2015-01-01"), ms("2024-06-01"))
-    same(fetcher.fetch("AAPL", "1d", "2015-01-01", "2024-06-01"), truth)
+    truth = world.exchange.truth("alpaca", "AAPL", "1d", ms("2015-12-01"), ms("2016-06-01"))
+    same(fetcher.fetch("AAPL", "1d", "2015-12-01", "2016-06-01"), truth)
 
 
 @pytest.mark.fault("K04")
@@ -171,10 +171,10 @@ def test_that_there_never_was_a_candle_is_not_believed_beside_one(world: World) 
         faults.body(BLANK), times=None, match=lambda path, params: "/bars" in path and params.get("limit") == "1"
     )
     with pytest.raises(IncompleteData, match="never to have opened"):
-        fetcher.fetch("AAPL", "1d", "2015-01-01", "2024-06-01")
+        fetcher.fetch("AAPL", "1d", "2015-12-01", "2016-06-01")
     fault.stop()
-    truth = world.exchange.truth("alpaca", "AAPL", "1d", ms("2015-01-01"), ms("2024-06-01"))
-    same(fetcher.fetch("AAPL", "1d", "2015-01-01", "2024-06-01"), truth)
+    truth = world.exchange.truth("alpaca", "AAPL", "1d", ms("2015-12-01"), ms("2016-06-01"))
+    same(fetcher.fetch("AAPL", "1d", "2015-12-01", "2016-06-01"), truth)
 
 
 @pytest.mark.fault("K20")

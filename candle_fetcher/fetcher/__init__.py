@@ -1021,7 +1021,8 @@ class CandleFetcher:
                         dict.update(ready.attrs[MANIFEST], adjusted=request.adjusted.describe())
                     return ready
                 got = collector.collect(request, span, how, errand)
-            is_plain = not (options.include_open or options.invents)
+            # A frame that was warned of is made again, and warned of again.
+            is_plain = not (options.include_open or options.invents or "symbol" in errand.warned)
             if is_plain and key and got.span == span and self._fits_memory(got):
                 answer.refuse(got, errand)
                 frame = settled_frame(request, got, options.columns, errand, is_shared=True)
