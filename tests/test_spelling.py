@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,6 +80,15 @@ def test_a_perpetual_that_there_is_not_is_said_to_be_none(fetcher: CandleFetcher
         fetcher.fetch("BTC/USDT:USDT", "1h", *DAY)
     with pytest.raises(NotOffered, match="fetch_funding"):
         fetcher.fetch("BTC/USDT", "1h", *DAY, provider="binance-um", kind="funding")
+
+
+@pytest.mark.fault("J12")
+@pytest.mark.parametrize("provider", ["binance", "Binance-US"])
+def test_a_perpetual_on_a_spot_market_names_the_futures(fetcher: CandleFetcher, provider: str) -> None:
+    for symbol in ("BTC/USDT:USDT", "btc/usd:btc"):
+        for call in (fetcher.fetch, fetcher.export, fetcher.plan, fetcher.gaps):
+            with pytest.raises(InputError, match="binance-um"):
+                call(symbol, "1h", *DAY, provider=provider)
 
 
 @pytest.mark.fault("J17")
@@ -210,6 +220,18 @@ def test_a_variable_that_nothing_reads_is_warned_of_once(
         str(one.message) == f"the environment variable CANDLE_FETCHER_{name} is not a setting of candle_fetcher; {hint}"
     )
     assert one.filename == __file__
+
+
+@pytest.mark.fault("J18")
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.skipif(os.name == "nt", reason="variables ignore case there")
+@pytest.mark.parametrize("name", ["CANDLEFETCHER_PROVIDER", "candle_fetcher_provider", "CANDLE_FETCHER_Provider"])
+def test_a_variable_with_the_letters_of_a_setting_is_warned_of(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(name, "kraken")
+    with pytest.warns(CandleFetcherWarning, match=f"variable {name} is not .*; did you mean CANDLE_FETCHER_PROVIDER"):
+        CandleFetcher(cache_dir=tmp_path).close()
 
 
 @pytest.mark.fault("J18")

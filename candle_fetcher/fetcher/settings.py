@@ -119,7 +119,8 @@ def read_settings(
 
 
 def warn_of_unknown_variables(environment: Mapping[str, str], keys: Callable[[], Collection[str]]) -> None:
-    """Warn, once in a process, of each variable that begins as ours do and that nothing reads: it may be misspelt.
+    """Warn, once in a process, of each variable that begins as ours do, or has the letters of one of ours, and that
+    nothing reads: it may be misspelt.
 
     `keys` gives the names of the variables of keys. The value is never shown: it may be a key.
     """
@@ -127,16 +128,22 @@ def warn_of_unknown_variables(environment: Mapping[str, str], keys: Callable[[],
         "LOG_LEVEL",
         "LOG_FILE",
     ]
-    begun = {name for name in environment if name.startswith(ENVIRONMENT)}
+    ours = {_letters(ENVIRONMENT + name): name for name in settings}
+    begun = {name for name in environment if name.startswith(ENVIRONMENT) or _letters(name) in ours}
     unread = begun.difference(_warned, (f"{ENVIRONMENT}{name}" for name in settings))
     for name in sorted(unread.difference(keys() if unread else ())):
         own = name.removeprefix(ENVIRONMENT)  # in the beginning all of them are alike
         if _OF_PLATFORM.fullmatch(own):
             continue
         _warned.add(name)
-        meant = nearest(own, settings)
+        meant = ours.get(_letters(name)) or nearest(own, settings)
         fix = f"did you mean {ENVIRONMENT}{meant}?" if meant else "see the settings in the README, or unset it"
         warn(CandleFetcherWarning(f"the environment variable {name} is not a setting of candle_fetcher; {fix}"))
+
+
+def _letters(name: str) -> str:
+    """Return the name without case and separators: `CandleFetcher-Provider` has the letters of a variable of ours."""
+    return "".join(filter(str.isalnum, name)).upper()
 
 
 def one_of(name: str, value: object, allowed: Collection[str]) -> str:

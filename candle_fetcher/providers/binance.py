@@ -275,6 +275,11 @@ def _ban_end_s(said: str, asked_s: float | None, now_ms: int) -> float:
 
 
 def _spot_symbol(text: str, kind: str) -> str:
+    if isinstance(text, str) and "/" in text.partition(":")[0] and ":" in text:
+        raise InputError(
+            f"{shown(text)} is not a symbol of a spot market; expected BASE/QUOTE such as BTC/USDT; perpetuals are "
+            "symbols of binance-um, such as BTC/USDT:USDT, and of binance-cm, such as BTC/USD:BTC"
+        )
     return _checked(text).replace("/", "").replace("-", "")
 
 
