@@ -23,8 +23,10 @@ from candle_fetcher import (
     summary,
 )
 from candle_fetcher.cli import main, show
+from candle_fetcher.core.call import Reply
 from candle_fetcher.fetcher import settings
 from candle_fetcher.practice import PracticeExchange, faults
+from candle_fetcher.providers import alpaca
 
 DAY = ("2024-03-01", "2024-03-02")
 
@@ -313,6 +315,29 @@ def test_what_is_said_on_a_terminal_is_broken_between_words(
             lines = re.sub(r"\x1b\[\d+m", "", capsys.readouterr().err).splitlines()
             assert " ".join(" ".join(lines).split()).endswith(text)
             assert (len(lines) > 1 and max(map(len, lines)) <= 40) is is_terminal
+
+
+@pytest.mark.fault("J15")
+def test_a_message_about_keys_and_settings_speaks_of_what_the_command_line_has(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("ALPACA_API_KEY_ID", "ALPACA_API_SECRET_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert main(["fetch", "alpaca:AAPL", "1d", "--days", "3", "--no-cache"]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "api_keys" not in said
+    assert "in a file .env of this folder, as ALPACA_API_KEY_ID and ALPACA_API_SECRET_KEY" in said
+    for name in ("ACCESS_TOKEN", "CLIENT_ID", "CLIENT_SECRET", "REFRESH_TOKEN"):
+        monkeypatch.delenv(f"TRADESTATION_{name}", raising=False)
+    assert main(["fetch", "tradestation:MSFT", "1d", "--limit", "3", "--no-cache"]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "TRADESTATION_ACCESS_TOKEN, or TRADESTATION_CLIENT_ID, TRADESTATION_CLIENT_SECRET, " in said
+    reply = Reply(403, {}, b'{"message": "subscription does not permit querying recent SIP data"}', 0.0)
+    for body, expected in ((reply.body, "--set alpaca.feed=iex"), (b'{"message": "forbidden."}', "providers shows")):
+        error = alpaca.PROVIDERS[0].refusal(reply._replace(body=body), "AAPL", 0)
+        assert expected in show.in_our_words(error)
+        assert not re.search(r"api_keys|provider_settings", show.in_our_words(error))
 
 
 @pytest.mark.fault("J15")

@@ -212,10 +212,20 @@ _WORDS = (
     (r"(?:Call it|Call) again", "Run the same line again"),
     (r"the same call\b", "the same line"),
     (r"\bcache\.import_file\b", "candle-fetcher cache import"),
+    (r"\buse_cache=False\b", "--no-cache"),
     (r"\bsymbols\(\)", "candle-fetcher symbols"),
     (r"\bfetch_funding gets them, funding on the command line", "candle-fetcher funding gets them"),
     (r"\brefresh=True\b", "--refresh"),
-    (r"\b(source|on_gap|provider|kind|limit|days|columns|start|end)=('?)([\w.:+-]+)\2", r"--\1 \3"),
+    (
+        r"\bas api_keys=\{'[\w-]+': \{[^}]*\}\}, or in the environment as\b",
+        "in the environment, or in a file .env of this folder, as",
+    ),
+    (
+        r"\bas api_keys=\{'[\w-]+': \{[^}]*\}\}",
+        "in the environment or in a file .env of this folder, by the names that candle-fetcher providers shows",
+    ),
+    (r"\bprovider_settings=\{'([\w-]+)': \{'(\w+)': '(\w+)'\}\}", r"--set \1.\2=\3"),
+    (r"\b(source|on_gap|provider|kind|limit|days|columns|start|end|against)=('?)([\w.:+-]+)\2", r"--\1 \3"),
 )
 
 

@@ -153,12 +153,13 @@ class Keyring:
         provider = self._provider
         keys = [key for key in provider.keys if key.is_needed] or list(provider.keys)
         page = f"get one at {provider.key_page}, and " if provider.key_page else ""
-        fix = page + _where(provider.name, keys)
+        fix = page + _where(provider.name, keys, is_renewed=provider.token is not None)
         return AccessDenied(f"{provider.name} needs a key", fix=fix[0].upper() + fix[1:])
 
 
-def _where(name: str, keys: list[Key]) -> str:
-    """Where keys are put."""
-    shown = ", ".join(f"'{key.name}': …" for key in keys)
-    variables = " and ".join(key.environment for key in keys)
+def _where(name: str, keys: list[Key], *, is_renewed: bool) -> str:
+    """Where keys are put. Of a token that is renewed, the first is that token, in place of the others."""
+    shown = ", ".join(f"'{key.name}': …" for key in (keys[1:] if is_renewed else keys))
+    first, *others = [key.environment for key in keys]
+    variables = f"{first}, or {', '.join(others)} together" if is_renewed else " and ".join([first, *others])
     return f"give it as api_keys={{'{name}': {{{shown}}}}}, or in the environment as {variables}"
