@@ -760,7 +760,7 @@ SHIFTED = damage.shift(60_000).published()
 
 
 @pytest.mark.fault("K21")
-@pytest.mark.parametrize(("timeframe", "name"), [("5m", "5m-2024-03"), ("1d", "1d-2024-03")])
+@pytest.mark.parametrize(("timeframe", "name"), [("5m", "5m-2024-03"), ("1d", "1d-2024-03"), ("3d", "3d-2024-03")])
 def test_a_file_whose_times_are_all_off_the_grid_is_not_used(world: World, timeframe: str, name: str) -> None:
     """The checksum is right. REST is asked; the archive alone does not have such candles."""
     range_ = ("BTC/USDT", timeframe, "2024-03-01", "2024-04-01")

@@ -135,11 +135,12 @@ def _check_grid(candles: Candles, timeframe: Timeframe) -> None:
     """Raise ReplyError where every candle opens equally late in its slot, by whole seconds: such times are wrong.
 
     After an outage candles have been off the grid for two days, since the instant at which the exchange started again:
-    by 28 min 14.79 s from 2018-02-09 on, in whole files of days. Candles of 3d are anchored per symbol.
+    by 28 min 14.79 s from 2018-02-09 on, in whole files of days. Candles of 3d are anchored per symbol, at a day.
     """
     late_ms = candles.open_ms - timeframe.opens_ms(timeframe.ordinals(candles.open_ms))
-    is_shifted = candles.count and late_ms[0] and late_ms[0] % 1000 == 0 and (late_ms == late_ms[0]).all()
-    if is_shifted and timeframe.name != "3d":
+    if timeframe.name == "3d":
+        late_ms %= DAY_MS
+    if candles.count and late_ms[0] and late_ms[0] % 1000 == 0 and (late_ms == late_ms[0]).all():
         raise ReplyError(f"each of its candles opens {late_ms[0] / 1000:g} s after its slot does")
 
 
