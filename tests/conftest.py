@@ -113,10 +113,11 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     """Run the whole suite in a process for each core, where pytest-xdist is installed; a part of it, in this one."""
     if IS_WORKER or not config.pluginmanager.hasplugin("xdist"):
         return
-    option = config.option
-    is_whole = config.args_source is config.ArgsSource.TESTPATHS and not option.collectonly and not option.usepdb
-    if is_whole and option.dist == "no" and option.numprocesses is None:
-        option.numprocesses, option.dist = min(os.cpu_count() or 1, 8), "worksteal"
+    option, cores = config.option, min(os.cpu_count() or 1, 8)
+    is_whole = config.args_source is config.ArgsSource.TESTPATHS and not option.collectonly
+    is_watched = option.usepdb or option.capture == "no"  # by a person, at a terminal that processes do not share
+    if is_whole and not is_watched and cores > 1 and option.dist == "no" and option.numprocesses is None:
+        option.numprocesses, option.dist = cores, "worksteal"
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is marked
