@@ -662,6 +662,8 @@ class Judge:
         if "days" in given:
             late, soon = (self._settled_end_ms(delay) for delay in sorted(self._market.delay_ms))
             back_ms = int(given["days"] * DAY_MS)
+            if self._outcome.error:  # by a clock that nothing has checked, which may be ahead
+                late += DAY_MS + self._grid.nominal_ms
             return soon - back_ms, end_ms, late - back_ms
         if limit is not None:
             rows = len(opens)

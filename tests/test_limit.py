@@ -112,3 +112,14 @@ def test_resampled_candles_are_counted_the_same_way(world: World) -> None:
     fail_before(world, BORDER)
     frame = world.fetcher(source="rest", max_retries=0).fetch("BTC/USDT", "10h", end="2024-04-22", limit=3)
     assert len(frame) == 3
+
+
+def test_the_newest_candle_alone_comes_where_two_may_still_change(tmp_path: Path) -> None:
+    with World(tmp_path / "cache", now="2024-06-15T12:30:10") as world:  # Alpaca's bars are final half a minute late
+        fetcher = world.fetcher(provider="alpaca-crypto")
+        two = fetcher.fetch("BTC/USD", "15m", limit=2, include_open=True)
+        one = fetcher.fetch("BTC/USD", "15m", limit=1, include_open=True)
+    assert two.index[-1] == one.index[0] == pd.Timestamp("2024-06-15T12:30", tz="UTC")
+    assert two["is_closed"].tolist() == [False, False]
+    assert len(one) == 1
+    assert one.attrs["candle_fetcher"]["start"] == "2024-06-15T12:30:00Z"

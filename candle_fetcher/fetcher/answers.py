@@ -177,7 +177,12 @@ class Answer:
         if limit is not None and request.range.oldest:
             forming = Candles(forming.names, forming.block[:, : max(0, limit - got.candles.count)])
         elif limit is not None:
-            got = cut(got, max(0, limit - forming.count), request)
+            left_out = max(0, forming.count - limit)
+            forming = Candles(forming.names, forming.block[:, left_out:])
+            got = cut(got, limit - forming.count, request)
+            if left_out:
+                first_ms = int(forming.open_ms[0])
+                got = got._replace(span=Span(first_ms, first_ms))
         return got, forming
 
 

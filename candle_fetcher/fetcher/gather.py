@@ -1106,9 +1106,9 @@ class Gatherer:
             first_ms = claims.get(key)
             if first_ms is None:
                 first_ms = source.first_ms(series, hole, trip.errand)
-            if first_ms is None and trip.feed.first_call is not None:
-                source.renew()  # a single reply does not decide that there never was a candle
-                first_ms = source.first_ms(series, hole, trip.errand)
+            if first_ms is None and (trip.feed.first_call is not None or trip.feed.window_ms is not None):
+                source.renew()  # no single reply decides that there never was a candle, nor the windows from here on
+                first_ms = source.first_ms(series, Span(0, 1), trip.errand)
             if first_ms is not None:
                 claims[key] = first_ms
             return first_ms
