@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import json
+import threading
 import time
 import urllib.request
 from dataclasses import replace
@@ -668,16 +669,19 @@ def test_a_file_of_it_is_written_like_any_other(world, tmp_path):
 @pytest.mark.fault("E07", "B03")
 def test_calls_go_out_one_a_second(tmp_path):
     """Waits pass at once, by a clock that the exchange and the fetcher share. Each reply is another reading of it."""
-    now_s = ms("2024-06-15T12:00:30") / 1000
+    now_s, lock = ms("2024-06-15T12:00:30") / 1000, threading.Lock()
+
+    def passes(seconds):
+        nonlocal now_s
+        with lock:
+            now_s += seconds
+            return now_s
 
     def clock():
-        nonlocal now_s
-        now_s += 0.007
-        return now_s
+        return passes(0.007)
 
     def wait(stop, seconds):
-        nonlocal now_s
-        now_s += seconds
+        passes(seconds)
         return stop.is_set()
 
     with PracticeExchange(clock=clock) as exchange, CandleFetcher(

@@ -17,7 +17,7 @@ from candle_fetcher.practice import PracticeExchange
 
 def ms(text: str) -> int:
     """Unix ms of an ISO time in UTC."""
-    return int(dt.datetime.fromisoformat(text).replace(tzinfo=dt.timezone.utc).timestamp() * 1000)
+    return int(dt.datetime.fromisoformat(text.removesuffix("Z")).replace(tzinfo=dt.timezone.utc).timestamp() * 1000)
 
 
 class World:

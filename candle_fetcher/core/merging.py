@@ -50,6 +50,7 @@ def merge_entries(
     replaced = _without(replaced, [span.clip(stored.covered) for span in _spans(ours, HoleState.DUE)])
     newer = _differing(stored, seen, timeframe)
     contested = intersect(intersect(replaced, newer), _differing(stored, ours, timeframe)) if newer else []
+    contested = _without(contested, _spans(ours, *UNKNOWN))
     replaced = _without(replaced, newer)
     # What is not stored, or stored as not known, may be known to our copy.
     replaced += [*subtract(ours.covered, [stored.covered]), *_spans(stored, *UNKNOWN)]

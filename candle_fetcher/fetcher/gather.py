@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from functools import partial
 
@@ -122,7 +122,7 @@ class Gatherer:
         if not errand.doubts_clock or doubted:
             return told
         # The instant of the call was too late: what is settled is told once more.
-        errand.shared.pop(want.series.key, None)
+        errand.shared.pop(self._share_key(want), None)
         return self._gather(want._replace(refresh=False), errand)
 
     def _gather(self, want: Want, errand: Errand) -> Gathered:
@@ -180,17 +180,21 @@ class Gatherer:
 
     def _take_shared(self, trip: Trip, chunks: Sequence[int]) -> None:
         """Add the chunk that the piece before needed too, where it is not stored: it is not asked for again."""
-        shared = trip.errand.shared.get(trip.want.series.key)
+        shared = trip.errand.shared.get(self._share_key(trip.want))
         if shared is not None and shared.chunk in chunks and shared.chunk not in trip.found:
             trip.put(shared.chunk, shared.tier, shared.entry)
             trip.fresh[shared.chunk] = [Fresh(*asked) for asked in shared.spans]
+
+    def _share_key(self, want: Want) -> tuple[Hashable, ...]:
+        """Name what a chunk may be shared with: pieces of the same series, out of the same cache and sources."""
+        return id(self._cache), want.series.key, want.only_cache, want.only_archive
 
     def _leave_shared(self, trip: Trip) -> None:
         """Keep the last chunk for the next piece, where it reaches beyond this one."""
         last = max(trip.found, default=None)
         if last is not None and chunk_span(trip.timeframe, last).end_ms > trip.span.end_ms:
             spans = tuple((one.span, one.source) for one in trip.fresh.get(last, ()))
-            trip.errand.shared[trip.want.series.key] = SharedChunk(last, *trip.found[last], spans)
+            trip.errand.shared[self._share_key(trip.want)] = SharedChunk(last, *trip.found[last], spans)
 
     # -- looking up -----------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import random
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
@@ -139,7 +139,7 @@ class Errand(Stop):
         self.replies: Replies[Page] = Replies()
         self.warned: set[str] = set()
         self.renewed: dict[str, set[int]] = {}
-        self.shared: dict[str, SharedChunk] = {}
+        self.shared: dict[Hashable, SharedChunk] = {}
 
 
 def detail_of(error: SourceError) -> str:
