@@ -668,7 +668,10 @@ def test_a_file_of_it_is_written_like_any_other(world, tmp_path):
 
 @pytest.mark.fault("E07", "B03")
 def test_calls_go_out_one_a_second(tmp_path):
-    """Waits pass at once, by a clock that the exchange and the fetcher share. Each reply is another reading of it."""
+    """Waits pass at once, by a clock that the exchange and the fetcher share. Each reply is another reading of it.
+
+    One call at a time: what is under way in another thread would arrive seconds later by that clock.
+    """
     now_s, lock = ms("2024-06-15T12:00:30") / 1000, threading.Lock()
 
     def passes(seconds):
@@ -685,15 +688,15 @@ def test_calls_go_out_one_a_second(tmp_path):
         return stop.is_set()
 
     with PracticeExchange(clock=clock) as exchange, CandleFetcher(
-        "kraken", base_urls=exchange.base_urls, cache_dir=tmp_path, clock=clock, progress=False
+        "kraken", base_urls=exchange.base_urls, cache_dir=tmp_path, clock=clock, progress=False, network_threads=1
     ) as fetcher:  # fmt: skip
         asker = fetcher._source(KRAKEN)._asker
         asker.limiter._wait = asker._wait = wait
         asker.limiter._steady_ms = asker.limiter._machine_ms = lambda: int(1000 * now_s)
         exchange.kraken.burst = 2.5
-        frames = fetcher.fetch_many(["BTC/USD", "ETH/USD"], "1h", "2024-06-10", "2024-06-15")
-        assert {len(frame) for frame in frames.values()} == {120}
-        assert sum(frame.attrs["candle_fetcher"]["retries"] for frame in frames.values()) == 0
+        frames = [fetcher.fetch(symbol, "1h", "2024-06-10", "2024-06-15") for symbol in ("BTC/USD", "ETH/USD")]
+        assert [len(frame) for frame in frames] == [120, 120]
+        assert [frame.attrs["candle_fetcher"]["retries"] for frame in frames] == [0, 0]
         at = [request.time for request in exchange.requests]
     # Its clock tells whole seconds: a second begins anew when it becomes known, by the second call.
     assert len(at) >= 3
