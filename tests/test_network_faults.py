@@ -389,8 +389,10 @@ def test_a_ban_is_told_at_once_and_nothing_goes_out_before_it_ends(world: World,
 )
 def test_a_refusal_comes_at_once_and_as_it_is(world: World, action: Any, error: type[Exception], said: str) -> None:
     world.exchange.fail(action, times=None, match="klines")
+    fetcher = world.fetcher()
+    fetcher._archive(fetcher._provider)._asker._wait = lambda stop, seconds: bool(stop.is_set())
     with pytest.raises(error, match=said):
-        world.fetcher().fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-02")  # the archive refuses it too
+        fetcher.fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-02")  # the archive refuses it too
     assert len(world.asked("/api/v3/klines")) == 1
 
 
