@@ -36,6 +36,8 @@ TOOLS = {
         "ruff>=0.17",
         "mypy>=1.14",
         "pandas-stubs",
+        "radon>=6.0",  # for tests/structure.py
+        "ipykernel>=6.29",  # for the tests of errors and interrupts in notebooks
         "pyarrow",  # to read some of the real series that tests/real_series.py fetches
         "types-cachetools",
         "types-colorama",
@@ -93,7 +95,7 @@ setup(
     install_requires=INSTALL_REQUIRES,
     extras_require={**FEATURES, "all": sorted({line for lines in FEATURES.values() for line in lines}), **TOOLS},
     packages=find_packages(include=["candle_fetcher", "candle_fetcher.*"]),
-    package_data={"candle_fetcher": ["py.typed"]},
+    package_data={"candle_fetcher": ["py.typed", "docs/*.md", "docs/providers/*.md"]},
     entry_points={"console_scripts": ["candle-fetcher = candle_fetcher.cli:main"]},
     zip_safe=False,
 )

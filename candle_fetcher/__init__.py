@@ -9,7 +9,6 @@ with CandleFetcher() as fetcher:
 from __future__ import annotations
 
 from candle_fetcher.cache import CacheStats, CandleCache, Imported, Verified
-from candle_fetcher.core.candles import Gap
 from candle_fetcher.core.combine import combine
 from candle_fetcher.core.errors import (
     AccessDenied,
@@ -36,8 +35,10 @@ from candle_fetcher.core.errors import (
 )
 from candle_fetcher.core.events import Progress
 from candle_fetcher.core.frame import find_gaps
+from candle_fetcher.core.gap import Gap
 from candle_fetcher.core.plan import FetchPlan
 from candle_fetcher.core.summary import summary
+from candle_fetcher.core.types import CandleKind, ColumnSet, FileFormat, GapPolicy, PerformanceMode, SourceName
 from candle_fetcher.core.version import __version__
 from candle_fetcher.fetcher import CandleFetcher, read_csv
 from candle_fetcher.fetcher.shared import export, fetch, fetch_many, gaps, plan, symbols
@@ -56,15 +57,20 @@ __all__ = [
     "CandleFetcher",
     "CandleFetcherError",
     "CandleFetcherWarning",
+    "CandleKind",
     "ClockSkew",
+    "ColumnSet",
     "FetchManyError",
     "FetchPlan",
+    "FileFormat",
     "Gap",
+    "GapPolicy",
     "Imported",
     "IncompleteData",
     "InputError",
     "MissingExtra",
     "NotOffered",
+    "PerformanceMode",
     "PerformanceMonitor",
     "Progress",
     "Provider",
@@ -72,6 +78,7 @@ __all__ = [
     "RateLimited",
     "ReplyError",
     "SourceError",
+    "SourceName",
     "TransportError",
     "UnknownArgument",
     "UnknownSymbol",
@@ -88,3 +95,8 @@ __all__ = [
     "summary",
     "symbols",
 ]
+
+
+def __dir__() -> list[str]:
+    """Return the public names, and none of the modules."""
+    return [*__all__, *(name for name in globals() if name.startswith("__") and name not in __all__)]

@@ -1,4 +1,4 @@
-"""What a person sees on a terminal or in Jupyter: a progress bar, colour, and foreign text made harmless.
+"""A progress bar and colours for terminals and Jupyter; text of other origin made harmless.
 
 The only tqdm and colorama, both imported when they are first needed. Nothing here writes to stdout.
 """
@@ -31,7 +31,7 @@ _COLOURS: dict[Role, tuple[str, str]] = {
 
 
 def make_progress(progress: bool | Callable[[Progress], object] | None) -> Observe | None:
-    """What shows the progress of public calls; None where nobody is to be told.
+    """Return what shows the progress of public calls; None where nothing shows it.
 
     None shows a bar on a terminal and in Jupyter, True always, False never; a callable receives the Progress events.
     Raises InputError for anything else.
@@ -44,11 +44,11 @@ def make_progress(progress: bool | Callable[[Progress], object] | None) -> Obser
         return ProgressBar()
     if not callable(progress):
         raise InputError(f"progress is {shown(progress)}; expected None, True, False or a callable")
-    tell = progress
+    receive = progress
 
     def observe(event: Event) -> None:
         if isinstance(event, Progress):
-            tell(event)
+            receive(event)
 
     return observe
 
@@ -90,7 +90,7 @@ class ProgressBar:
                     self._close()
 
     def close(self) -> None:
-        """Close the bar, whatever is still under way."""
+        """Close the bar, also while calls are under way."""
         with self._lock:
             self._close()
 
@@ -116,7 +116,7 @@ class ProgressBar:
 
 
 def _open_bar(file: TextIO | None, delay_s: float, label: str, done: int, total: int) -> Any:
-    """A tqdm bar on the stream, or on stderr, that can `grow`; silent where there is no stream."""
+    """Return a tqdm bar on the stream, or on stderr, that can `grow`; silent where there is no stream."""
     with warnings.catch_warnings():
         # Without ipywidgets tqdm warns, and then draws a plain bar, which is what we want.
         warnings.simplefilter("ignore")
@@ -133,7 +133,7 @@ def _open_bar(file: TextIO | None, delay_s: float, label: str, done: int, total:
     # A lock that is not shared with other processes leaves no semaphore behind.
     CandleBar.set_lock(threading.RLock())
     stream = sys.stderr if file is None else file
-    # A terminal that nobody told its size (in a container, under expect) has no columns: tqdm would draw nothing.
+    # A terminal without a size (in a container, under expect) has no columns: tqdm would draw nothing.
     unsized = is_on_terminal(stream) and not _columns(stream)
     return CandleBar(
         desc=label,
@@ -180,7 +180,7 @@ class Palette:
             just_fix_windows_console()
 
     def paint(self, text: object, role: Role) -> str:
-        """The text, in the colour of its role."""
+        """Return the text in the colour of its role."""
         if not self.colourful:
             return str(text)
         import colorama
@@ -190,27 +190,27 @@ class Palette:
 
 
 def printable(text: object) -> str:
-    """The text on one line, with everything escaped that a terminal could take for a command.
+    """Return the text on one line, with all characters escaped that a terminal could take for a command.
 
-    That is control characters, line ends, characters that turn the direction of writing, and lone surrogates.
+    These are control characters, line ends, characters that change the direction of writing, and lone surrogates.
     """
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in str(text))
 
 
 def in_jupyter() -> bool:
-    """Whether this runs in a Jupyter kernel."""
+    """Return whether this runs in a Jupyter kernel."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return shell is not None and "IPKernelApp" in shell.config
 
 
 def is_on_terminal(stream: TextIO | None) -> bool:
-    """Whether a person is at the other end; programs without a console have no stream at all."""
+    """Return whether the stream is a terminal; programs without a console have no stream."""
     return stream is not None and not getattr(stream, "closed", False) and stream.isatty()
 
 
 def _columns(stream: TextIO) -> int:
-    """How wide the terminal says it is, 0 where it does not say."""
+    """Return the width that the terminal reports; 0 where it reports none."""
     try:
         return os.get_terminal_size(stream.fileno()).columns
     except (OSError, ValueError):

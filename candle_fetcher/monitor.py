@@ -1,8 +1,8 @@
-"""PerformanceMonitor listens to events and says where the time went. The only psutil.
+"""PerformanceMonitor listens to events and counts durations, requests and cache hits. The only psutil.
 
     observe(event)  ->  inbox (a deque; appending needs no lock)  ->  folded into totals, under a lock, when read
 
-Writers never wait for each other: one of them folds whenever the inbox is long, the others go on appending.
+Writers never wait for each other: one of them folds when the inbox is long, the others go on appending.
 Memory is bounded: percentiles are those of the latest SAMPLES durations, the other figures are exact, and names
 beyond the first NAMES of their sort are counted together under "other".
 """
@@ -10,7 +10,6 @@ beyond the first NAMES of their sort are counted together under "other".
 from __future__ import annotations
 
 import contextlib
-import html
 import math
 import sys
 import threading
@@ -21,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from candle_fetcher.core.events import Busy, Event, Lookup, Operation, Retried, Sent, Waited
+from candle_fetcher.core.sizes import size_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,7 @@ _Row = TypeVar("_Row")
 
 
 class PerformanceMonitor:
-    """Counts and durations of everything it was told since it was made or reset.
+    """Counts and durations of all events since it was made or reset.
 
     It is an `Observe`: call it with events, from any thread. `pools` maps a pool's name to its number of threads,
     without which its utilization is unknown. `clock` counts seconds and never goes back.
@@ -80,7 +80,7 @@ class PerformanceMonitor:
             self._cpu_from = (self._clock(), time.process_time())
 
     def snapshot(self) -> dict[str, Any]:
-        """All figures, as a JSON-able dict; a ratio or percentage of nothing is None.
+        """Return all figures as a JSON-able dict; a ratio or percentage of nothing is None.
 
         `wall_s` runs from the start of the first event to the last event. A pool's utilization is the part of
         threads x wall_s in which its workers worked. A cache's overall `hit_ratio` is the part of the entries asked
@@ -112,7 +112,8 @@ class PerformanceMonitor:
             }
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each operation, in the order first seen: `count`, `total_s`, `p50_ms`, `p95_ms`, `max_ms`."""
+        """Return a row for each operation, in the order first seen: `count`, `total_s`, `p50_ms`, `p95_ms`,
+        `max_ms`."""
         import pandas as pd
 
         operations = self.snapshot()["operations"]
@@ -122,7 +123,7 @@ class PerformanceMonitor:
         return frame.astype({"count": "int64", **dict.fromkeys(columns[1:], "float64")})
 
     def report(self) -> str:
-        """The figures as aligned text, without a newline at the end."""
+        """Return the figures as aligned text, without a newline at the end."""
         now = self.snapshot()
         facts = _headline(now)
         margin = max(len(name) for name, _ in facts)
@@ -136,18 +137,17 @@ class PerformanceMonitor:
                 lines.append("  ".join(cells).rstrip())
         return "\n".join(lines)
 
-    def _repr_html_(self) -> str:
+    def __repr__(self) -> str:
         now = self.snapshot()
-        facts = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td style='text-align:left'>{html.escape(value)}"
-            "</td></tr>"
-            for name, value in _headline(now)
-        )
-        head, *body = _operation_rows(now)
-        titles = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-        rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in body)
-        operations = f"<table><thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table>" if body else ""
-        return f"<div><table><tbody>{facts}</tbody></table>{operations}</div>"
+        counts = {"candles": now["candles"], **{name: now[name]["count"] for name in ("requests", "retries", "waits")}}
+        return f"PerformanceMonitor({', '.join(f'{name}={count:,}' for name, count in counts.items())})"
+
+    def _repr_html_(self) -> str:
+        from candle_fetcher.core.html import fact_table, html_table
+
+        now = self.snapshot()
+        head, *rows = _operation_rows(now)
+        return fact_table("", _headline(now)) + html_table(head, rows)
 
     def _fold(self) -> None:
         """Move what is in the inbox into the totals; the lock is held.
@@ -268,7 +268,7 @@ class _Totals:
             _named(self.waits, event.reason, _Times).add(event.seconds)
 
     def _add_request(self, event: Sent) -> None:
-        # A request is an operation too: whoever sends it says Sent, and nobody says it a second time.
+        # A request is an operation too, and has no Operation event of its own.
         _named(self.operations, "request", _Spent).add(event.seconds, 0, event.bytes)
         failed = event.status is None or event.status >= 400
         for requests in (self.requests, _named(self.providers, event.provider, _Requests)):
@@ -279,7 +279,7 @@ class _Totals:
 
 
 def _named(rows: dict[str, _Row], name: str, new: Callable[[], _Row]) -> _Row:
-    """The row of that name, made where there is none; the row "other" once there are too many."""
+    """Return the row of that name, made where there is none; the row "other" once there are too many."""
     row = rows.get(name)
     if row is None:
         name = name if len(rows) < NAMES else "other"
@@ -288,7 +288,7 @@ def _named(rows: dict[str, _Row], name: str, new: Callable[[], _Row]) -> _Row:
 
 
 def _percentile(ordered: list[float], percent: int) -> float:
-    """The smallest value that at least so many percent of the values do not exceed; 0 for no values."""
+    """Return the smallest value that at least so many percent of the values do not exceed; 0 for no values."""
     return ordered[max(0, -(-len(ordered) * percent // 100) - 1)] if ordered else 0.0
 
 
@@ -297,7 +297,7 @@ def _ratio(part: float, whole: float) -> float | None:
 
 
 def _part(part: float, whole: float) -> float | None:
-    """Their ratio, at most 1: what began before the first event ended can exceed the time since then."""
+    """Return their ratio, at most 1: work that began before the first event ended can exceed the time since then."""
     return min(1.0, part / whole) if whole > 0 else None
 
 
@@ -325,7 +325,7 @@ def _cache_figures(tiers: dict[str, _Tier]) -> dict[str, Any]:
 
 
 def _memory_figures() -> dict[str, int]:
-    """Resident bytes of this process: now, and at most since it began."""
+    """Return the resident bytes of this process: now, and the most since it began."""
     import psutil
 
     info = psutil.Process().memory_info()
@@ -340,11 +340,11 @@ def _memory_figures() -> dict[str, int]:
 
 
 def _headline(now: dict[str, Any]) -> list[tuple[str, str]]:
-    """Name and text of each fact, for people; what never happened is left out."""
+    """Return name and text of each fact; what never happened is left out."""
     requests, cache, memory = now["requests"], now["cache"], now["memory"]
     rows = [("candles", f"{now['candles']:,} at {_count(now['candles_per_s'])}/s" if now["candles"] else "0")]
     failed = f", {requests['failed']:,} failed" if requests["failed"] else ""
-    rows.append(("requests", f"{requests['count']:,}, {_size(requests['bytes'])}{failed}"))
+    rows.append(("requests", f"{requests['count']:,}, {size_text(requests['bytes'])}{failed}"))
     for name in ("retries", "waits"):
         pauses = now[name]
         if pauses["count"]:
@@ -364,13 +364,13 @@ def _headline(now: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(
             (f"pool {_plain(name)}", f"{_percent(pool['utilization'])}{threads}, {_duration(pool['busy_s'])} busy")
         )
-    rows.append(("RSS", f"{_size(memory['rss_bytes'])} now, {_size(memory['peak_rss_bytes'])} at most"))
+    rows.append(("RSS", f"{size_text(memory['rss_bytes'])} now, {size_text(memory['peak_rss_bytes'])} at most"))
     rows.append(("CPU", "–" if now["cpu_percent"] is None else f"{now['cpu_percent']:.0f} %"))
     return rows
 
 
 def _operation_rows(now: dict[str, Any]) -> list[list[str]]:
-    """The table of operations as text, its head first."""
+    """Return the table of operations as text, its head first."""
     rows = [["operation", "count", "total", "p50", "p95", "max", "candles/s", "bytes"]]
     for name, row in now["operations"].items():
         durations = [_duration(row["total_s"]), *(_duration(row[key] / 1e3) for key in ("p50_ms", "p95_ms", "max_ms"))]
@@ -380,7 +380,7 @@ def _operation_rows(now: dict[str, Any]) -> list[list[str]]:
                 f"{row['count']:,}",
                 *durations,
                 _count(row["candles_per_s"]),
-                _size(row["bytes"]) if row["bytes"] else "–",
+                size_text(row["bytes"]) if row["bytes"] else "–",
             ]
         )
     return rows
@@ -392,13 +392,6 @@ def _duration(seconds: float) -> str:
     return f"{seconds * 1e3:.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} µs"
 
 
-def _size(size_bytes: int) -> str:
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if size_bytes >= scale:
-            return f"{size_bytes / scale:,.1f} {unit}"
-    return f"{size_bytes} B"
-
-
 def _count(number: float | None) -> str:
     return "–" if number is None else f"{number:,.0f}"
 
@@ -408,5 +401,5 @@ def _percent(ratio: float | None) -> str:
 
 
 def _plain(text: str) -> str:
-    """The text with everything that could move a cursor replaced."""
+    """Return the text with each character replaced that could move a cursor."""
     return "".join(char if char.isprintable() else "?" for char in text)

@@ -1,7 +1,8 @@
 """A provider of your own: candles out of a small HTTP service, with the cache, the checks and the rest of the library.
 
 What a provider has to say is `call`, `parse` and the facts in PROVIDER. Here it is handed over as a value; an installed
-package offers one to everybody by an entry point in the group `candle_fetcher.providers` (see the README).
+package offers one to everybody by an entry point in the group `candle_fetcher.providers` (see
+`candle-fetcher help own-provider`).
 """
 
 from __future__ import annotations

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gc
+import importlib
 import ipaddress
 import itertools
 import logging
@@ -12,12 +15,17 @@ import signal
 import socket
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+from runs import EXAMPLES
+
+if TYPE_CHECKING:
+    from world import World
 
 ROOT = Path(__file__).resolve().parents[1]
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "FTP_PROXY")
@@ -26,11 +34,12 @@ _ROOM_BYTES = 4 * 1024**3  # for the folders of tests that are under way, with m
 # One of the processes of pytest-xdist, or started by one.
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 
-hypothesis.settings.register_profile("local", deadline=None)
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("local", deadline=None, max_examples=EXAMPLES)
+hypothesis.settings.register_profile("ci", deadline=None, max_examples=EXAMPLES, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 _homes = itertools.count()
+_logger = logging.getLogger("candle_fetcher")
 
 
 def is_loopback(host: object) -> bool:
@@ -54,6 +63,9 @@ class Guard:
     def __init__(self) -> None:
         self.tried: list[str] = []
         self.open = False
+        self.proxies: dict[str, str] = {}
+        self.homes = Path()
+        self.logging: tuple[int, list[logging.Handler]] = (logging.NOTSET, [])
 
     def check(self, host: object, what: str) -> None:
         if self.open or is_loopback(host):
@@ -132,54 +144,153 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is marked
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Take the mark `slow` off the cases that its `keep` names, so that one of each kind is in every run."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Take the mark `slow` off the cases that its `keep` names, off those that its `only` does not name, or off the
+    first and each `every`-th after it, so that some of each kind are in every run. Raise UsageError where `keep` or
+    `only` names a case that is not there."""
+    seen: defaultdict[str, set[str]] = defaultdict(set)
+    kept: dict[str, set[str]] = {}
     for item in items:
         slow, case = item.get_closest_marker("slow"), getattr(item, "callspec", None)
-        if slow is not None and case is not None and case.id in slow.kwargs.get("keep", ()):
-            item.own_markers.remove(slow)
+        if slow is not None and case is not None:
+            function, every, only = item.nodeid.partition("[")[0], slow.kwargs.get("every"), slow.kwargs.get("only")
+            kept[function] = set(slow.kwargs.get("keep", only or ()))
+            is_quick = (case.id in kept[function]) != bool(only)
+            if is_quick or (every and not len(seen[function]) % every):
+                item.own_markers.remove(slow)
+            seen[function].add(case.id)
+    strange = {function: names - seen[function] for function, names in kept.items() if not names <= seen[function]}
+    if strange and not any("[" in word for word in config.args):
+        raise pytest.UsageError(f"`keep` or `only` of `slow` names cases that are not there: {strange}")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def clean_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder that holds the tests' homes. No setting of ours, and no proxy around the guard, is left."""
-    homes = tmp_path_factory.mktemp("homes")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name.startswith("CANDLE_FETCHER_"):
-                patch.delenv(name)
-        for name in ("NO_PROXY", "no_proxy"):
-            patch.setenv(name, LOOPBACK)
-        if sys.dont_write_bytecode:  # else each process that a test starts would compile all of the library again
-            shared_by_workers = homes.parents[1 if IS_WORKER else 0]
-            patch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-            patch.setenv("PYTHONPYCACHEPREFIX", str(shared_by_workers / "bytecode"))
-        _move_home(patch, homes / "session")
-        yield homes
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Import the tests of a whole run in another order in each worker, so that each compiles a part of them for all."""
+    gc.disable()  # nothing of what is collected is garbage
+    if not IS_WORKER or session.config.args_source is not session.config.ArgsSource.TESTPATHS:
+        return
+    names = sorted(path.stem for path in Path(__file__).parent.glob("test_*.py"))
+    number = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
+    first = len(names) * number // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    for name in [*names[first:], *names[:first]]:
+        with contextlib.suppress(Exception, pytest.skip.Exception):  # the collection reports it
+            importlib.import_module(name)
 
 
-@pytest.fixture(autouse=True)
-def loopback_only(
-    request: pytest.FixtureRequest, clean_settings: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
-    """Fails a test that connected beyond loopback, even where the code under test caught it; a home of its own."""
-    guard.open = request.node.get_closest_marker("network") is not None
+def pytest_collection_finish() -> None:
+    """Freeze what was imported and collected: no later garbage collection looks through it again."""
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Leave no setting of ours and no proxy around the guard, and make the folder that holds the tests' homes."""
+    guard.homes = homes = session.config._tmp_path_factory.mktemp("homes")  # type: ignore[attr-defined]
+    for name in list(os.environ):
+        if name.startswith("CANDLE_FETCHER_"):
+            _session.delenv(name)
+        elif name.upper() in PROXIES:
+            guard.proxies[name] = os.environ[name]
+            _session.delenv(name)
+    for name in ("NO_PROXY", "no_proxy"):
+        _session.setenv(name, LOOPBACK)
+    for name in _home_variables(homes):
+        _session.setenv(name, "")
+    is_controller = not IS_WORKER and getattr(session.config.option, "dist", "no") != "no"
+    if sys.dont_write_bytecode and not is_controller:
+        _keep_bytecode(homes.parents[1 if IS_WORKER else 0])
+
+
+def _keep_bytecode(base: Path) -> None:
+    """Keep the bytecode of the tests and of the package away from the sources, for the other processes of this run and
+    for later runs: to compile them takes each process longer than a tenth of the tests."""
+    import pandas  # noqa: F401 - what is imported here has its bytecode beside it
+    import requests  # noqa: F401
+
+    is_ours = base.parent.name.startswith("pytest-of-")  # the folder of pytest that no other user may write to
+    folder = (base.parent if is_ours else base) / "bytecode"
+    for module in list(sys.modules.values()):
+        spec = getattr(module, "__spec__", None)
+        if spec is None or not spec.has_location or not spec.origin or not spec.cached:
+            continue
+        source, cached = Path(spec.origin), Path(spec.cached)
+        copy = folder.joinpath(*source.parts[1:-1], cached.name)
+        if not copy.exists() and cached.is_file():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            partial = copy.with_suffix(f".{os.getpid()}")
+            shutil.copyfile(cached, partial)
+            partial.replace(copy)
+    _session.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    _session.setenv("PYTHONPYCACHEPREFIX", str(folder))
+    _session.setattr(sys, "dont_write_bytecode", False)
+    _session.setattr(sys, "pycache_prefix", str(folder))
+
+
+# Hooks and not a fixture: a fixture of every test, and those that it needs, took half a millisecond more.
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Give the test a home that does not exist yet, as on a fresh account; a test with `network` has the proxies."""
+    guard.open = item.get_closest_marker("network") is not None
     guard.tried.clear()
-    if not guard.open:
-        for name in PROXIES:
-            monkeypatch.delenv(name, raising=False)
-            monkeypatch.delenv(name.lower(), raising=False)
-    _move_home(monkeypatch, clean_settings / str(next(_homes)))
-    logger = logging.getLogger("candle_fetcher")
-    before = logger.level, list(logger.handlers)
-    yield
-    logger.setLevel(before[0])
-    for handler in [one for one in logger.handlers if one not in before[1]]:
-        logger.removeHandler(handler)
-        handler.close()
-    guard.open = False
-    if guard.tried:
-        pytest.fail(f"beyond loopback: {', '.join(guard.tried)}")
+    os.environ.update(_home_variables(guard.homes / str(next(_homes))))
+    if guard.open:
+        os.environ.update(guard.proxies)
+    guard.logging = _logger.level, list(_logger.handlers)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    """Fail a test that tried to connect beyond loopback, even where the code under test caught the error."""
+    try:
+        return (yield)
+    finally:
+        level, handlers = guard.logging
+        _logger.setLevel(level)
+        for handler in [one for one in _logger.handlers if one not in handlers]:
+            _logger.removeHandler(handler)
+            handler.close()
+        if guard.open:
+            for name in guard.proxies:
+                os.environ.pop(name, None)
+        guard.open = False
+        if guard.tried:
+            pytest.fail(f"beyond loopback: {', '.join(guard.tried)}")
+
+
+def _home_variables(home: Path) -> dict[str, str]:
+    """Return the variables of the environment that lead caches below the home."""
+    return {
+        "HOME": f"{home}",
+        "USERPROFILE": f"{home}",
+        "XDG_CACHE_HOME": f"{home}/.cache",
+        "LOCALAPPDATA": f"{home}/AppData/Local",
+    }
+
+
+@pytest.fixture
+def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+    """Return a practice exchange with a clock that only the test moves, and its fetchers.
+
+    A file gives other settings of the exchange as `WORLD`, or defines its own.
+    """
+    from world import World  # where it is wanted: the process that starts those of pytest-xdist does without
+
+    with World(tmp_path / "cache", **getattr(request.module, "WORLD", {})) as made:
+        yield made
+
+
+@pytest.fixture
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the waits of the requests of all fetchers of the test pass at once, also of those that a command makes."""
+    from world import skipping
+
+    from candle_fetcher.fetcher import runtime
+
+    monkeypatch.setattr(runtime, "Wire", functools.partial(runtime.Wire, **skipping([])))
 
 
 @pytest.fixture(scope="session")
@@ -189,11 +300,3 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("there is no folder of recorded data, `shared`, beside the repository")
     return folder
-
-
-def _move_home(patch: pytest.MonkeyPatch, home: Path) -> None:
-    """Let caches go below `home`, which whoever writes there makes, as on a fresh account."""
-    for name in ("HOME", "USERPROFILE"):
-        patch.setenv(name, str(home))
-    patch.setenv("XDG_CACHE_HOME", str(home / ".cache"))
-    patch.setenv("LOCALAPPDATA", str(home / "AppData" / "Local"))

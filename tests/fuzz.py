@@ -47,26 +47,26 @@ from candle_fetcher.cache import CandleCache
 from candle_fetcher.cli.symbols_file import read_symbols_file
 from candle_fetcher.core.call import Limit, Reply, parse_retry_after
 from candle_fetcher.core.candles import COLUMNS, INTEGERS, MISSING, OHLCV, Candles, check
-from candle_fetcher.core.csv import read_rows as read_csv_rows
-from candle_fetcher.core.decimals import Row, iter_csv, parse_rows
 from candle_fetcher.core.entry import Entry, Hole, HoleState, pack, seal, unpack, unseal
 from candle_fetcher.core.errors import InputError, ReplyError, SourceError
 from candle_fetcher.core.naming import csv_name
 from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
+from candle_fetcher.core.text.csv import read_rows as read_csv_rows
+from candle_fetcher.core.text.rows import Row, iter_csv, parse_rows
 from candle_fetcher.core.timeframe import parse_timeframe
-from candle_fetcher.fetcher.settings import read_settings
-from candle_fetcher.net.ledger import State, Window, pack_state, unpack_state
-from candle_fetcher.net.transport import check_root
-from candle_fetcher.providers import all_providers, alpaca, find_provider, kraken
+from candle_fetcher.files.formats import read_kraken
+from candle_fetcher.net.budget import State, Window, pack_state, unpack_state
+from candle_fetcher.net.roots import check_root
+from candle_fetcher.providers import alpaca, find_provider, kraken
 from candle_fetcher.providers.binance import parse_candles, parse_clock, parse_listing, refusal, used_weight
 from candle_fetcher.providers.binance_archive import find_checksum, find_file, read_file
-from candle_fetcher.providers.binance_bucket import find_first_day, find_intervals
+from candle_fetcher.providers.binance_bucket import find_first_ms, find_intervals
 from candle_fetcher.providers.binance_bucket import parse_listing as parse_bucket
 from candle_fetcher.providers.binance_funding import parse_funding
 from candle_fetcher.providers.binance_klines import KLINE
-from candle_fetcher.providers.files import read_kraken
+from candle_fetcher.settings import read_settings
 from candle_fetcher.store import MemoryTier, Store
 from candle_fetcher.store.shared import PLACE_BYTES, SharedState
 
@@ -862,8 +862,8 @@ def judge_bucket(body: bytes) -> None:
     assert all(entry.startswith(BUCKET) for entry in (*page.keys, *page.folders))
     assert (page.next_marker is None) == (texts("IsTruncated")[-1] == "false")
     assert page.next_marker is None or page.next_marker > ""
-    day = find_first_day(page.keys)
-    assert day is None or dt.date.fromisoformat(day)
+    first_ms = find_first_ms(page.keys)
+    assert first_ms is None or first_ms % DAY_MS == 0
     assert all(parse_timeframe(name.replace("mo", "M")) for name in find_intervals(page.folders))
 
 
@@ -954,15 +954,15 @@ def judge_document(case: bytes) -> None:
     memory.save(key, seal(key, b"", text, compress=True), 100)
     cache_ = CandleCache(Store(memory), path=None)
     if name == b"lags":
-        assert all(type(ms) is int and ms >= 0 for ms in cache_.lags(SERIES))
+        assert all(type(ms) is int and ms >= 0 for ms in cache_.facts.lags(SERIES))
         return
     if name == b"facts":
-        facts = cache_.facts(SERIES)
+        facts = cache_.facts.get(SERIES)
         assert facts.first_ms is None or type(facts.first_ms) is int
         assert facts.bounds(Span(0, 10), NOW_MS).start_ms >= 0
         facts.is_absent("/data/x.zip", NOW_MS)
         return
-    loaded = cache_.load_listing("binance")
+    loaded = cache_.listings.load("binance")
     if loaded is None:
         return
     listing, age_s = loaded
@@ -981,12 +981,12 @@ def ledger_seeds() -> tuple[bytes, ...]:
     full = State(
         windows, 5_000, 1_000, NOW_MS, 120_000, "banned until …", (Limit(6000, 60), Limit(500, 300, "requests")), NOW_MS
     )
-    return pack_state(full), pack_state(State())
+    return pack_state(full)[0], pack_state(State())[0]
 
 
 def judge_ledger(data: bytes) -> None:
     state = unpack_state(data)
-    again = pack_state(state)
+    again = pack_state(state)[0]
     assert len(again) <= PLACE_BYTES - 24 or len(data) > PLACE_BYTES
     assert (
         unpack_state(again) == state
@@ -1171,13 +1171,13 @@ SETTINGS = (
 
 def judge_settings(case: bytes) -> None:
     """A byte names the setting, the rest is what its environment variable says."""
-    from candle_fetcher.fetcher.settings import default
+    from candle_fetcher.settings import default
 
     name = SETTINGS[case[0] % len(SETTINGS)] if case else SETTINGS[0]
     given = {one: default(value) for one, value in USUAL.items()}
     text = case[1:].decode("utf-8", "replace").replace("\0", "")
     try:
-        _, settings = read_settings(given, {f"CANDLE_FETCHER_{name.upper()}": text}, check_root, all_providers)
+        _, settings = read_settings(given, {f"CANDLE_FETCHER_{name.upper()}": text})
     except InputError as error:
         refused(error, most=2**20, secret="SENTINEL" if name == "base_urls" else "")
         return

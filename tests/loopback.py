@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from world import skip_waits
+
 from candle_fetcher import CandleFetcher
 
 
@@ -43,6 +45,7 @@ class Loopback:
         self.log: list[Asked] = []
         self._names = names
         self._fetchers: list[CandleFetcher] = []
+        self.waits: list[float] = []  # of the fetchers' requests, in seconds; they pass at once
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -104,6 +107,7 @@ class Loopback:
                 **settings,
             },
         )
+        skip_waits(made, self.waits)
         self._fetchers.append(made)
         return made
 

@@ -15,17 +15,15 @@ import argparse
 import atexit
 import contextlib
 import faulthandler
+import functools
 import gc
-import importlib
 import itertools
 import json
 import os
-import pkgutil
 import random
 import select
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -43,23 +41,19 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
+from children import warm_up
+
 import candle_fetcher
 from candle_fetcher import CandleFetcher, CandleFetcherError
+from candle_fetcher.practice import PracticeExchange
 
 SIGNALS = ("TERM", "ALRM", "USR1", "INT")
 CAUSES = (*SIGNALS, "finalizer", "gc")
 ACTIONS = ("close", "fetch", "raise", "exit")
 WORKS = ("refresh", "stored", "many", "funding", "iterator")
+_ENDS_S = 5.0
 DAY = ("BTC/USDT", "1h", "2024-03-05", "2024-03-06")
 OTHER = ("ETH/USDT", "1h", "2024-03-05", "2024-03-06")
-
-EXCHANGE = """
-import sys
-from candle_fetcher.practice import PracticeExchange
-with PracticeExchange(weight_limit=10**9, log=False) as exchange:
-    print(exchange.url, flush=True)
-    sys.stdin.read()
-"""
 
 
 class TooLong(Exception):
@@ -102,9 +96,12 @@ class Trial:
         self.seen = 0
         self.nested: list[Any] = []
         self.has_closed = False
+        self.is_under_way = False  # the call that is to be interrupted
 
     def act(self) -> None:
-        """What a signal handler or a finalizer does."""
+        """What a signal handler or a finalizer does; nothing where it comes after the call has returned."""
+        if not self.is_under_way:
+            return
         action = self.place.action
         if action == "raise":
             raise TooLong
@@ -159,9 +156,11 @@ class Trial:
         else:
             threading.setprofile(profile)
             sys.setprofile(profile)
+        self.is_under_way = True
         try:
             yield
         finally:
+            self.is_under_way = False
             sys.settrace(None)
             sys.setprofile(None)
             threading.setprofile(None)
@@ -192,7 +191,10 @@ class Trial:
             if came != expected:
                 return f"the next call gave {came}"
         self.fetcher.close()
-        left = [one.name for one in threading.enumerate() if one.name.startswith("candle-")]
+        ours = [one for one in threading.enumerate() if one.name.startswith("candle-")]
+        for thread in ours:
+            thread.join(_ENDS_S)  # another close may have begun, whose thread has nothing left to do
+        left = [one.name for one in ours if one.is_alive()]
         return f"threads are left: {left}" if left else ""
 
 
@@ -259,24 +261,32 @@ def wait_for_one(children: list[Child]) -> Child:
                 return child
 
 
-def warm_up() -> None:
-    """Imports all that a call may import, so that no child does."""
-    for info in pkgutil.walk_packages(candle_fetcher.__path__, "candle_fetcher."):
-        if not info.name.endswith("__main__"):
-            with contextlib.suppress(ImportError):
-                importlib.import_module(info.name)
-    gc.collect()
-    gc.freeze()
+def start_exchange() -> tuple[int, str]:
+    """The process of an exchange that all children ask, and its address."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            with PracticeExchange(weight_limit=10**9, log=False) as exchange:
+                os.write(write, exchange.url.encode())
+                os.close(write)
+                while True:
+                    signal.pause()
+        finally:
+            os._exit(1)
+    os.close(write)
+    with open(read) as pipe:  # noqa: PTH123 - it is a descriptor
+        return pid, pipe.read()
 
 
 def choose(
-    pick: random.Random, cause: str | None, action: str | None, known: dict[tuple[str, bool], tuple[Any, int]]
+    pick: random.Random, cause: str | None, action: str | None, known: Callable[[str, bool], tuple[Any, int]]
 ) -> Place:
     """A place at random, of the cause and the action where they are given."""
     cause = cause or pick.choice(CAUSES)
     actions = ACTIONS if cause in SIGNALS else ACTIONS[:2]
     work, of_main = pick.choice(WORKS), pick.random() < 0.5
-    step = pick.randrange(1, max(2, known[work, of_main][1]))
+    step = pick.randrange(1, max(2, known(work, of_main)[1]))
     return Place(work, cause, action if action in actions else pick.choice(actions), of_main, step)
 
 
@@ -294,28 +304,23 @@ def run_places(
     pick = random.Random(seed)
     counts: Counter[str] = Counter()
     faults: list[str] = []
-    exchange = subprocess.Popen(
-        [sys.executable, "-c", EXCHANGE],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert exchange.stdout is not None
-    assert exchange.stdin is not None
+    exchange, url = start_exchange()
     base = tempfile.mkdtemp(prefix="places-")  # which no child removes when it ends as a program does
     try:
-        url = exchange.stdout.readline().strip()
-        known: dict[tuple[str, bool], tuple[Any, int]] = {}
-        for work, of_main in itertools.product(WORKS, (True, False)):
+
+        @functools.cache
+        def known(work: str, of_main: bool) -> tuple[Any, int]:
+            """What the undisturbed call gives, and how many steps it has."""
             quiet = Child(url, f"{base}/quiet", Place(work, "TERM", "close", of_main, 0), None, 60)
-            known[work, of_main] = tuple(json.loads(wait_for_one([quiet]).end()))
+            came, steps = json.loads(wait_for_one([quiet]).end())
+            return came, steps
+
         children: list[Child] = []
         started = 0
         while started < places or children:
             if started < places and len(children) < at_once:
                 place = choose(pick, cause, action, known)
-                children.append(Child(url, f"{base}/{started}", place, known[place[0], place[3]][0], seconds))
+                children.append(Child(url, f"{base}/{started}", place, known(place.work, place.of_main)[0], seconds))
                 started += 1
                 continue
             child = wait_for_one(children)
@@ -325,9 +330,8 @@ def run_places(
                 faults.append(f"{child.place}: {said}")
     finally:
         shutil.rmtree(base, ignore_errors=True)
-        exchange.stdin.close()
-        exchange.wait()
-        exchange.stdout.close()
+        os.kill(exchange, signal.SIGKILL)
+        os.waitpid(exchange, 0)
     return counts, faults
 
 

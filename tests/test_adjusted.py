@@ -67,10 +67,12 @@ def adjusted(frame: pd.DataFrame) -> dict[str, Any]:
 # -- the next day ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow(keep=("wanted0-split-2024-06-10",))
 @pytest.mark.parametrize(("wanted", "adjustment", "as_of"), [
     (NVDA, "split", "2024-06-10"), (NVDA, "dividend", "2024-06-10"), (AAPL, "all", "2024-05-10"),
     (AAPL, "dividend", "2024-05-10"), (AAPL, "split", "none"), (AAPL, "spin-off", "none"),
 ])  # fmt: skip
+@pytest.mark.slow
 def test_history_is_not_asked_for_again_while_nothing_happens(
     world: World, wanted: Any, adjustment: str, as_of: str
 ) -> None:
@@ -92,6 +94,7 @@ def test_history_is_not_asked_for_again_while_nothing_happens(
         assert asked(world) == (1, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("wanted", "adjustment", "day"), [(NVDA, "split", "2024-06-10"), (AAPL, "all", "2024-05-10")])
 def test_history_is_asked_for_again_after_an_action(world: World, wanted: Any, adjustment: str, day: str) -> None:
     """A dividend counts from its ex-date on, though it is listed by the day on which it is paid, weeks later."""
@@ -114,6 +117,7 @@ def test_history_is_asked_for_again_after_an_action(world: World, wanted: Any, a
     assert fetch(RECENT_DAYS + 3)[0].equals(after)
 
 
+@pytest.mark.slow
 def test_an_action_takes_effect_at_midnight_of_the_exchange(world: World) -> None:
     """At 03:59 UTC it is 23:59 of the day before in New York, and the first of the new day's bars are long to come."""
     before = at(world, "2024-06-10T03:59").fetch(*NVDA)
@@ -135,6 +139,7 @@ def test_a_fetcher_that_goes_on_over_a_split_does_not_hand_out_what_it_handed_ou
     same(fetcher.fetch(*NVDA), truth(world, NVDA))
 
 
+@pytest.mark.slow
 def test_a_list_that_was_corrected_makes_another_series(world: World) -> None:
     """Another rate of a dividend of long ago. A list without any is not believed: it may not know the symbol."""
     frame = at(world, "2024-07-10T17:00", "all").fetch(*AAPL)
@@ -171,8 +176,9 @@ def test_a_symbol_without_any_action_is_asked_for_each_day(world: World) -> None
 # -- where the list cannot be had --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow(keep=("action0-plan does not include",))
 @pytest.mark.parametrize(("action", "words"), [
-    (faults.status(403, b'{"message": "subscription does not permit it"}'), "plan does not give"),
+    (faults.status(403, b'{"message": "subscription does not permit it"}'), "plan does not include"),
     (faults.status(404, b'{"message": "endpoint not found."}'), "refused the request"),
     (faults.body(b'{"corporate_actions": [1]}'), "expected corporate actions"),
     (faults.body(b'{"corporate_actions": {"forward_splits": [{"symbol": "NVDA"}]}}'), "with its day"),
@@ -180,10 +186,11 @@ def test_a_symbol_without_any_action_is_asked_for_each_day(world: World) -> None
     (faults.body(b'{"message": "symbols is required"}'), "symbols is required"),
     (faults.body(b"<html>"), "<html>"),
 ])  # fmt: skip
-def test_without_a_list_prices_are_those_of_the_day(world: World, action: faults.Action, words: str) -> None:
+@pytest.mark.slow
+def test_without_a_list_prices_are_those_of_the_day(world: World, action: faults.FaultAction, words: str) -> None:
     fault = world.exchange.fail(action, times=None, match=ACTIONS)
     for day in ("2024-07-10", "2024-07-11"):
-        with pytest.warns(CandleFetcherWarning, match="corporate actions of NVDA could not be had"):
+        with pytest.warns(CandleFetcherWarning, match="corporate actions of NVDA could not be fetched"):
             frame = at(world, f"{day}T17:00", max_retries=0).fetch(*NVDA)
         same(frame, truth(world, NVDA))
         assert asked(world)[1] > 0
@@ -248,7 +255,7 @@ def test_an_action_during_a_stream_ends_it(world: World) -> None:
     with pytest.raises(IncompleteData, match="took effect while") as caught:
         list(frames)
     assert caught.value.frame is None
-    assert caught.value.fix == "Call it again"
+    assert caught.value.fix == "Call again"
 
 
 # -- out of the cache alone --------------------------------------------------------------------------------------------
@@ -267,7 +274,7 @@ def test_what_is_stored_is_served_after_a_day_on_which_nothing_could_be_had(worl
     frame = at(world, "2024-07-10T17:00").fetch(*NVDA)
     fault = world.exchange.fail(faults.status(500), times=None)
     fetcher = at(world, "2024-07-11T17:00", max_retries=0)
-    with pytest.warns(CandleFetcherWarning, match="could not be had"), pytest.raises(IncompleteData):
+    with pytest.warns(CandleFetcherWarning, match="could not be fetched"), pytest.raises(IncompleteData):
         fetcher.fetch(*NVDA)
     assert fetcher.fetch(*NVDA, source="cache").equals(frame)
     assert not fetcher.coverage(*NVDA).empty

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from runs import examples
 from world import World, ms
 
 from candle_fetcher import CandleFetcher, IncompleteData, InputError, NotOffered, UnknownSymbol
@@ -28,6 +29,7 @@ from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.fetcher.audit import find_sample
 from candle_fetcher.practice import damage
 
+WORLD = {"weight_limit": 10**6}
 NAMES = COLUMNS[:11]
 HOUR, DAY = 3_600_000, 86_400_000
 
@@ -56,6 +58,7 @@ def told(found: Differences) -> list[tuple[int, str, float | None, float | None]
 # -- side by side ------------------------------------------------------------------------------------------------------
 
 
+@examples()
 @given(
     ours=st.sets(st.integers(0, 30)),
     theirs=st.sets(st.integers(0, 30)),
@@ -109,6 +112,7 @@ def test_nothing_and_nothing_agree() -> None:
 # -- against finer ones ------------------------------------------------------------------------------------------------
 
 
+@examples()
 @given(
     pair=st.sampled_from([("1h", "1d"), ("15m", "45m"), ("1d", "1w"), ("1d", "1M"), ("1h", "1M"), ("2h", "10h")]),
     missing=st.sets(st.integers(0, 299), max_size=200),
@@ -139,6 +143,7 @@ def test_coarse_candles_agree_with_what_they_were_made_of_and_one_that_was_chang
         assert told(found) == [(int(whole.open_ms[row]), name, was + 0.5, was)]
 
 
+@examples()
 @given(cuts=st.sets(st.integers(1, 239), max_size=9), phase=st.integers(0, 59), seed=st.integers(0, 99))
 def test_candles_off_the_grid_are_held_against_their_own_time(cuts: set[int], phase: int, seed: int) -> None:
     hour, minute = parse_timeframe("1h"), 60_000
@@ -191,6 +196,7 @@ def test_volumes_too_large_to_add_as_floats_are_still_added_exactly() -> None:
 # -- sampling ----------------------------------------------------------------------------------------------------------
 
 
+@examples()
 @given(start=st.integers(0, 20_000 * DAY), minutes=st.integers(1, 3_000_000), late=st.integers(0, 10 * DAY))
 def test_a_long_range_is_sampled_by_few_days_of_it(start: int, minutes: int, late: int) -> None:
     span = Span(start, start + minutes * 60_000)
@@ -209,12 +215,6 @@ def test_a_long_range_is_sampled_by_few_days_of_it(start: int, minutes: int, lat
 # -- by a fetcher ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path, weight_limit=10**6) as world:
-        yield world
-
-
 def compared(frame: pd.DataFrame) -> dict[str, int]:
     found: dict[str, int] = frame.attrs["candle_fetcher"]["compared"]
     return found
@@ -229,6 +229,7 @@ def rows(frame: pd.DataFrame) -> list[list[Any]]:
 RANGE = ("2024-03-01", "2024-03-11")
 
 
+@pytest.mark.slow(keep=("1h-binance",))
 @pytest.mark.parametrize("provider", ["binance", "binance-um", "binance-cm"])
 @pytest.mark.parametrize("timeframe", ["1h", "1d", "3d", "45m", "1M"])
 def test_where_all_agrees_the_frame_is_empty_and_says_what_was_compared(
@@ -268,14 +269,18 @@ def test_a_corrected_day_is_told_from_its_hours(world: World) -> None:
     assert fetcher.monitor.snapshot()["operations"]["audit"]["count"] == 4
 
 
-def test_a_range_too_long_for_one_piece_is_compared_to_the_last_candle(world: World) -> None:
-    # 200,000 minutes are 3,333 hours: the first piece ends before 2023-10-17T21:00.
-    wrong = ["2023-06-01T00:00", "2023-10-17T20:00", "2023-10-17T21:00", "2023-10-31T23:00"]
+@pytest.mark.slow
+def test_a_range_too_long_for_one_piece_is_compared_to_the_last_candle(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("candle_fetcher.fetcher.audit._FINE_ROWS", 20_000)
+    # 20,000 minutes are 333 hours: the first piece ends before 2023-06-14T21:00.
+    wrong = ["2023-06-01T00:00", "2023-06-14T20:00", "2023-06-14T21:00", "2023-06-16T23:00"]
     for text in wrong:
         world.exchange.restate("binance", "BTCUSDT", "1h", ms(text), volume="12.5")
-    frame = world.fetcher().audit("BTC/USDT", "1h", "2023-06-01", "2023-11-01", "1m")
+    frame = world.fetcher().audit("BTC/USDT", "1h", "2023-06-01", "2023-06-17", "1m")
     assert [row[:3] for row in rows(frame)] == [[text.replace("T", " "), "volume", 12.5] for text in wrong]
-    assert compared(frame) == {"1m": 153 * 24}
+    assert compared(frame) == {"1m": 16 * 24}
 
 
 @pytest.mark.fault("C04")
@@ -297,12 +302,14 @@ def test_what_the_archive_has_otherwise_or_not_at_all_is_told(world: World) -> N
     assert fetcher.cache.stats().disk_entries == 0, "what an audit asks twice is not stored"
 
 
+@pytest.mark.slow
 def test_a_long_range_is_held_against_the_archive_in_a_sample_of_its_days(world: World) -> None:
     frame = world.fetcher().audit("BTC/USDT", "1m", "2024-03-01", "2024-04-01", "archive")
     assert frame.empty
     assert compared(frame) == {"archive": 8 * 1440}
 
 
+@pytest.mark.slow
 @pytest.mark.fault("C04")
 def test_the_side_of_rest_comes_by_rest_however_long_it_is(world: World) -> None:
     world.exchange.archive.spoil("BTCUSDT-1m-2024-03", damage.revise(ms("2024-03-05"), volume="12.5").published())
@@ -357,6 +364,7 @@ def test_of_the_cache_only_what_is_stored_is_asked_for(world: World) -> None:
     assert 1440 <= compared(frame)["cache"] <= 4000
 
 
+@pytest.mark.slow
 def test_an_outage_is_no_disagreement(world: World) -> None:
     frame = world.fetcher().audit("BTC/USDT", "1h", "2018-02-01", "2018-02-20")
     assert frame.empty
@@ -365,7 +373,7 @@ def test_an_outage_is_no_disagreement(world: World) -> None:
 
 def test_the_cache_alone_is_enough_for_a_finer_comparison(world: World) -> None:
     fetcher = world.fetcher()
-    with pytest.raises(IncompleteData, match="not stored"):
+    with pytest.raises(IncompleteData, match="not in the cache"):
         fetcher.audit("BTC/USDT", "1d", *RANGE, source="cache")
     for timeframe in ("1d", "1h"):
         fetcher.fetch("BTC/USDT", timeframe, *RANGE)
@@ -374,6 +382,7 @@ def test_the_cache_alone_is_enough_for_a_finer_comparison(world: World) -> None:
     assert world.asked("") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("later_days", [0, 1, 2])
 def test_the_newest_candles_are_compared_as_far_as_both_are_settled(world: World, later_days: int) -> None:
     world.now_s += later_days * 86_400
@@ -391,7 +400,7 @@ def test_the_newest_candles_are_compared_as_far_as_both_are_settled(world: World
         ("1h", "1h", "candles of 1h do not make up 1h"),
         ("1h", "1d", "candles of 1d do not make up 1h"),
         ("9d", "3d", "candles of 3d do not make up 9d"),
-        ("1m", "finer", "no finer timeframe than 1m is at hand"),
+        ("1m", "finer", "no finer timeframe than 1m is available"),
         ("1h", 5, "against 5 is not a text"),
     ],
 )
@@ -409,7 +418,7 @@ def test_a_comparison_that_has_nothing_to_compare_says_so(world: World) -> None:
         fetcher.audit("BTC/USDT", "1h", "2024-06-15", "2024-06-15T06:00", "archive")
     with pytest.raises(InputError, match="use_cache=False stores nothing"):
         world.fetcher(use_cache=False).audit("BTC/USDT", "1h", *RANGE, "cache")
-    with pytest.raises(InputError, match="source='cache' asks nobody"):
+    with pytest.raises(InputError, match="source='cache' sends no request"):
         fetcher.audit("BTC/USDT", "1h", *RANGE, "archive", source="cache")
     with pytest.raises(NotOffered, match="binance-us has no archive"):
         fetcher.audit("BTC/USDT", "1h", *RANGE, "archive", provider="binance-us")
@@ -428,6 +437,7 @@ def test_the_archive_is_left_alone_where_rest_alone_may_be_asked(world: World) -
 # -- by a command ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_prints_what_disagrees_and_exits_with_1(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -483,6 +493,7 @@ def real(shared: Path, tmp_path: Path) -> Iterator[CandleFetcher]:
         yield world.fetcher()
 
 
+@pytest.mark.slow
 def test_real_days_differ_from_the_hours_of_the_archive_where_they_are_known_to(real: CandleFetcher) -> None:
     frame = real.audit("BTC/USDT", "1d", "2017-08-01", "2020-01-01", "1h")
     found: dict[str, set[str]] = {}
@@ -502,6 +513,7 @@ def test_real_days_differ_from_the_hours_of_the_archive_where_they_are_known_to(
     assert real.audit("BTC/USDT", "1d", "2017-08-01", "2020-01-01", "finer").equals(frame)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("timeframe", "end", "count"), [("1w", "2026-04-20", 453), ("1M", "2026-04-01", 104), ("3d", "2026-04-20", 1056)]
 )

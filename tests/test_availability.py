@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from world import World
+from world import World, ms
 
 from candle_fetcher import (
     AccessDenied,
@@ -36,7 +36,7 @@ from candle_fetcher.providers.binance_bucket import (
     SPOT,
     UM,
     Trio,
-    find_first_day,
+    find_first_ms,
     find_intervals,
     find_trios,
     parse_listing,
@@ -88,7 +88,7 @@ def test_the_recorded_listing_is_read(shared: Path) -> None:
     body = (shared / "recorded" / "binance_vision" / "s3_listing_um_daily_trades_2026-09.xml").read_bytes()
     page = parse_listing(body, "data/futures/um/daily/trades/BTCUSDT/BTCUSDT-trades-2026-09")
     assert (len(page.keys), page.folders, page.next_marker) == (3, (), None)
-    assert find_first_day(page.keys) == "2026-09-01"
+    assert find_first_ms(page.keys) == ms("2026-09-01")
 
 
 LAUGHS = '<!DOCTYPE a [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]>'
@@ -104,10 +104,10 @@ LAUGHS = '<!DOCTYPE a [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]>'
         (listing(f"{FOLDER}1d/", cut=""), "expected the listing of a bucket"),
         (b"<Error><Code>InternalError</Code></Error>", "expected the listing of a bucket"),
         (listing("data/spot/daily/klines/ETHUSDT/1d/"), "has 'data/spot/daily/klines/ETHUSDT/1d/' in it"),
-        (listing(cut="true"), "from where it came"),
-        (listing(f"{FOLDER}1d/", head=LAUGHS), "a listing has no DTD"),
-        (listing(f"{FOLDER}1d/", head=LAUGHS).decode().replace("UTF-8", "UTF-16").encode("utf-16"), "no DTD"),
-        (b"<a>" * 100_000 + b"</a>" * 100_000, "elements in elements"),
+        (listing(cut="true"), "which is not after its own marker"),
+        (listing(f"{FOLDER}1d/", head=LAUGHS), "a listing without a DTD"),
+        (listing(f"{FOLDER}1d/", head=LAUGHS).decode().replace("UTF-8", "UTF-16").encode("utf-16"), "without a DTD"),
+        (b"<a>" * 100_000 + b"</a>" * 100_000, "got elements more than 8 deep"),
         (listing(f"{FOLDER}1d/") + b" " * 2**22, "at most"),
     ],
 )
@@ -117,7 +117,7 @@ def test_what_is_no_listing_is_a_reply_error(body: bytes, said: str) -> None:
 
 
 def test_a_page_that_leads_back_is_a_reply_error() -> None:
-    with pytest.raises(ReplyError, match="from where it came"):
+    with pytest.raises(ReplyError, match="which is not after its own marker"):
         parse_listing(listing(f"{FOLDER}1d/", cut="true"), FOLDER, f"{FOLDER}1d/")
 
 
@@ -133,8 +133,8 @@ def test_the_first_day_is_that_of_a_zip() -> None:
         return f"{FOLDER}1d/BTCUSDT-1d-{end}"
 
     keys = [key("2017-08-16.zip.CHECKSUM"), key("2017-13-01.zip"), key("2017-08-18.zip"), key("2017-08-17.zip")]
-    assert find_first_day(keys) == "2017-08-17"
-    assert find_first_day(keys[:2]) is None
+    assert find_first_ms(keys) == ms("2017-08-17")
+    assert find_first_ms(keys[:2]) is None
 
 
 # -- the bases ---------------------------------------------------------------------------------------------------------
@@ -168,17 +168,11 @@ def test_a_base_counts_where_it_is_traded_on_all_three() -> None:
 @pytest.mark.parametrize("wrong", ["=1+1", "../x", "A,B", 'A"B', "+A", "@A", "-A", "A\nB", "x" * 41])
 def test_an_id_that_could_be_a_formula_or_a_path_is_refused(wrong: str) -> None:
     spot, um, cm = [listed("BTC", "USDT", wrong)], [listed("BTC", "USDT")], [listed("BTC", "USD")]
-    with pytest.raises(ReplyError, match="which can be none"):
+    with pytest.raises(ReplyError, match="which cannot be a symbol"):
         trios(spot, um, cm)
 
 
 # -- the method --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as world:
-        yield world
 
 
 def test_each_base_has_a_row_with_what_the_archive_has(world: World) -> None:
@@ -217,13 +211,16 @@ def test_zips_that_are_gone_do_not_hide_the_first_that_is_there(world: World) ->
     assert frame["symbol"].tolist() == ["ETHUSDT", "BTCUSDT"]  # the oldest first
 
 
-def test_where_the_bucket_has_no_day_the_first_candle_by_rest_counts(world: World) -> None:
-    world.exchange.archive.spoil(lambda key: "/ETHUSDT/" in key, missing())
-    frame = world.fetcher().availability()
-    assert frame.iloc[1].tolist() == [*ETH[:2], "2017-08-17", "", *ETH[4:]]
-    assert any(request.path == "/api/v3/klines" for request in world.exchange.requests)
+@pytest.mark.slow
+def test_where_the_bucket_has_no_day_the_first_candle_by_rest_counts(tmp_path: Path) -> None:
+    with World(tmp_path, now="2020-09-01T12:00:30") as world:  # all are listed, and there are few days to go through
+        world.exchange.archive.spoil(lambda key: "/ETHUSDT/" in key, missing())
+        frame = world.fetcher().availability()
+        assert frame.iloc[1].tolist() == [*ETH[:2], "2017-08-17", "", *ETH[4:]]
+        assert any(request.path == "/api/v3/klines" for request in world.exchange.requests)
 
 
+@pytest.mark.slow(every=2)
 @pytest.mark.parametrize(
     ("action", "error"),
     [
@@ -253,13 +250,14 @@ def test_a_listing_is_asked_for_again_after_a_fault(world: World) -> None:
 
 
 def test_without_anybody_to_ask_there_is_no_answer(world: World) -> None:
-    with pytest.raises(IncompleteData, match="only the cache may be asked"):
+    with pytest.raises(IncompleteData, match="source='cache' allows no other source"):
         world.fetcher(source="cache").availability()
     urls = {name: url for name, url in world.exchange.base_urls.items() if name != "binance-archive"}
     with pytest.raises(NotOffered, match="binance-archive"):
         world.fetcher(base_urls=urls).availability()
 
 
+@pytest.mark.slow
 def test_closing_the_fetcher_ends_the_call(world: World) -> None:
     fault = world.exchange.fail(faults.hang(60), times=None, match=lambda path, params: "prefix" in params)
     fetcher = world.fetcher()
@@ -301,6 +299,7 @@ def bucket_server(answer: Callable[[dict[str, str]], bytes]) -> Iterator[str]:
         server.server_close()
 
 
+@pytest.mark.slow
 def test_only_the_root_that_was_given_is_asked_for_the_listing(world: World) -> None:
     asked = []
 
@@ -400,6 +399,7 @@ DAYS = ("1d", "--start", "2024-03-01", "--end", "2024-03-03")
 SEMICOLONS = TEXT.replace(f'"{DAILY}"', DAILY.replace(",", "|")).replace(",", ";").replace("|", ",")
 
 
+@pytest.mark.slow(every=4)
 @pytest.mark.parametrize(
     "text",
     [
@@ -432,6 +432,7 @@ def test_what_is_fetched_by_file_is_what_is_fetched_by_name(line: Line) -> None:
     assert by_file[:2] == by_name[:2]
 
 
+@pytest.mark.slow
 def test_the_market_of_a_row_chooses_the_provider(line: Line, tmp_path: Path) -> None:
     file = line.file("market,symbol\nspot,BTCUSDT\num,BTCUSDT\ncm,BTCUSD_PERP\n")
     code, out, err = line("fetch", "--symbols-file", file, "1d", "--start", "2024-03-01", "--end", "2024-03-02")
@@ -467,6 +468,7 @@ def first_row(path: str) -> str:
     return Path(path).read_text().splitlines()[1].split(",")[0]
 
 
+@pytest.mark.slow
 def test_an_export_without_a_range_begins_with_the_earliest_date(line: Line, tmp_path: Path) -> None:
     file = line.file("symbol,earliest_date\nBTCUSDT,2024-06-01\nETHUSDT,2024-05-01\n")
     code, out, err = line("export", "--symbols-file", file, "1d", "--output", tmp_path / "all", "--source", "rest")
@@ -513,6 +515,7 @@ def test_a_whole_archive_by_symbol_and_date_is_read(shared: Path) -> None:
     assert {target.provider for target in targets} == {"binance", "binance-um", "binance-cm"}
 
 
+@pytest.mark.slow
 def test_one_symbol_that_fails_loses_no_other(line: Line, tmp_path: Path) -> None:
     file = line.file("market,symbol\nspot,BTCUSDT\nspot,XRQUSDT\num,XRQUSDT\ncm,ETHUSD_PERP\n")
     code, out, err = line("export", "--symbols-file", file, *DAYS, "--output", tmp_path)
@@ -525,6 +528,7 @@ def test_one_symbol_that_fails_loses_no_other(line: Line, tmp_path: Path) -> Non
     assert "2 of 4 symbols failed" in err
 
 
+@pytest.mark.slow(every=3)
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -538,10 +542,10 @@ def test_one_symbol_that_fails_loses_no_other(line: Line, tmp_path: Path) -> Non
         ("symbol\n+BTCUSDT\n", "is not a symbol"),
         ("symbol\n-BTCUSDT\n", "is not a symbol"),
         (TEXT.replace('"', ""), "line 2 of "),
-        ('symbol\n"BTCUSDT\nETHUSDT\n', "is no CSV"),
+        ('symbol\n"BTCUSDT\nETHUSDT\n', "is not CSV"),
         ("symbol\nBTC\0USDT\n", "line 2 of "),
-        (b"symbol\nBTCUSDT\xff\n", "is no text in UTF-8"),
-        (TEXT.encode("utf-16"), "is no text in UTF-8"),
+        (b"symbol\nBTCUSDT\xff\n", "is not text in UTF-8"),
+        (TEXT.encode("utf-16"), "is not text in UTF-8"),
     ],
 )
 def test_a_file_that_is_wrong_is_said_in_a_sentence(line: Line, text: str | bytes, said: str) -> None:

@@ -7,14 +7,15 @@ import importlib.util
 import modulefinder
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import children
 import pytest
 from world import World, same
 
@@ -23,12 +24,6 @@ from candle_fetcher.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 DAY = ("BTC/USDT", "1h", "2024-03-01", "2024-03-02")
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path / "cache") as world:
-        yield world
 
 
 @pytest.fixture
@@ -43,6 +38,7 @@ def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "home", staticmethod(unknown))
 
 
+@pytest.mark.slow
 @pytest.mark.fault("J06")
 @pytest.mark.usefixtures("homeless")
 def test_without_a_home_folder_nothing_is_kept_on_disk_and_one_warning_says_so(world: World) -> None:
@@ -103,6 +99,7 @@ class Finder(modulefinder.ModuleFinder):
         return super().import_hook(name, caller, fromlist, level)
 
 
+@pytest.mark.slow
 @pytest.mark.fault("J04")
 def test_every_provider_is_imported_by_its_name(tmp_path: Path) -> None:
     modules = [found.name for found in pkgutil.iter_modules(providers.__path__)]
@@ -147,3 +144,25 @@ def test_a_program_that_pyinstaller_made_fetches(world: World, tmp_path: Path) -
     found, *rows = done.stdout.splitlines()
     assert set(providers.all_providers()) == set(found.split())
     assert rows == ["5", "5"]
+
+
+ZONES = """
+    import zoneinfo
+    zoneinfo.reset_tzpath(to=[])
+    from candle_fetcher.core.zones import zone
+
+    assert not zoneinfo.TZPATH, zoneinfo.TZPATH
+    print(zone("America/New_York") is not None, len(zoneinfo.ZoneInfo("America/New_York").key))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.fault("J06")
+def test_a_system_without_a_tz_database_has_that_of_the_package() -> None:
+    code, out, err = children.run(ZONES)
+    assert (code, out.split()) == (0, ["True", "16"]), err
+
+
+def test_the_tz_database_is_a_package_that_is_always_installed() -> None:
+    required = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    assert re.search(r"^tzdata\b", required, re.MULTILINE)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from candle_fetcher.core.call import Limit, Reply
-from candle_fetcher.core.candles import INTEGERS, OHLCV, check, iso
+from candle_fetcher.core.candles import INTEGERS, OHLCV, check
 from candle_fetcher.core.errors import (
     AccessDenied,
     Banned,
@@ -21,6 +21,7 @@ from candle_fetcher.core.errors import (
     TransportError,
     UnknownSymbol,
 )
+from candle_fetcher.core.gap import iso
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS, HOUR_MS, parse_timeframe
@@ -279,6 +280,7 @@ LIES = [
 ]
 
 
+@pytest.mark.slow(every=4)
 @pytest.mark.fault("A09")
 @pytest.mark.parametrize("parse", [parse_candles, parse_coin_candles])
 @pytest.mark.parametrize("text", [*LIES, "9" * 400])
@@ -338,6 +340,7 @@ def recorded(shared, folder):
     return found
 
 
+@pytest.mark.slow(only=("binance_spot",))
 @pytest.mark.parametrize("folder", ["binance_spot", "binance_um", "binance_cm"])
 def test_every_recorded_reply_is_read_to_the_last_bit_and_accepted(shared, folder):
     coin = ("open_time", *OHLCV, "close_time", "trades", "taker_buy_volume", "base_volume", "taker_buy_base_volume")
@@ -348,6 +351,7 @@ def test_every_recorded_reply_is_read_to_the_last_bit_and_accepted(shared, folde
             assert accepted(path, parse_candles, KLINE_COLUMNS)
 
 
+@pytest.mark.slow
 def test_every_recorded_row_of_market_data_is_read_to_the_last_bit_and_accepted(shared):
     paths = sorted((shared / "market_data" / "binance_rest").rglob("*.json"))
     assert sum(accepted(path, parse_candles, KLINE_COLUMNS) for path in paths) > 40_000

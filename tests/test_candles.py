@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from runs import examples
 
 from candle_fetcher.core.candles import (
     COLUMNS,
@@ -23,12 +24,12 @@ from candle_fetcher.core.candles import (
     find_holes,
     fingerprint,
     gap_of,
-    iso,
     join,
     no_candles,
     overlay,
 )
 from candle_fetcher.core.errors import ReplyError
+from candle_fetcher.core.gap import iso
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import parse_timeframe
 
@@ -86,6 +87,7 @@ def grids(draw):
     return frame, np.unique(np.array(opens, np.int64)), span
 
 
+@examples()
 @given(grids())
 def test_holes_are_the_runs_of_slots_without_a_candle(grid):
     frame, opens, span = grid
@@ -115,6 +117,7 @@ def test_the_outage_of_2018_with_its_candles_off_the_grid_is_one_gap():
     assert (gap.first, gap.last, gap.count) == ("2018-02-08T01:00:00Z", "2018-02-09T08:00:00Z", 32)
 
 
+@examples()
 @given(st.lists(st.integers(0, 50), unique=True).map(sorted))
 def test_candles_that_can_be_true_pass_unchanged(slots):
     candles = candles_at([slot * HOUR for slot in slots], ALL)
@@ -134,6 +137,7 @@ def test_the_odd_shapes_of_real_candles_pass():
 
 
 @pytest.mark.fault("A12")
+@examples()
 @given(st.data())
 def test_equal_duplicates_are_dropped(data):
     candles = candles_at(np.arange(5) * HOUR, ALL)
@@ -143,6 +147,7 @@ def test_equal_duplicates_are_dropped(data):
 
 
 @pytest.mark.fault("A12")
+@examples()
 @given(st.integers(0, 4), st.sampled_from(ALL[1:]))
 def test_a_duplicate_that_differs_in_any_column_is_refused(row, name):
     candles = candles_at(np.arange(5) * HOUR, ALL)
@@ -154,6 +159,7 @@ def test_a_duplicate_that_differs_in_any_column_is_refused(row, name):
 
 
 @pytest.mark.fault("A12")
+@examples()
 @given(st.permutations(range(6)))
 def test_rows_out_of_order_are_refused(order):
     candles = candles_at(np.arange(6) * HOUR)
@@ -203,6 +209,7 @@ def test_a_candle_outside_the_span_is_refused(span):
         check(candles, span)
 
 
+@examples()
 @given(grids())
 def test_trimming_keeps_the_candles_that_open_in_the_span_without_a_copy(grid):
     _, opens, span = grid
@@ -212,6 +219,7 @@ def test_trimming_keeps_the_candles_that_open_in_the_span_without_a_copy(grid):
     assert not trimmed.count or np.shares_memory(trimmed.block, candles.block)
 
 
+@examples()
 @given(st.lists(st.sampled_from(ALL[1:]), unique=True), st.integers(0, 4))
 def test_picked_columns_are_those_of_the_whole(names, count):
     candles = candles_at(np.arange(count) * HOUR, ALL)
@@ -222,6 +230,7 @@ def test_picked_columns_are_those_of_the_whole(names, count):
     assert np.shares_memory(candles.pick(NAMES).block, candles.block) or not count
 
 
+@examples()
 @given(grids(), st.lists(st.integers(0, 50), max_size=4))
 def test_parts_in_order_join_to_the_whole(grid, cuts):
     candles = candles_at(grid[1], ALL)
@@ -239,6 +248,8 @@ def test_parts_with_other_columns_join_with_what_they_lack_marked():
     same(joined.trim(Span(HOUR, 2 * HOUR)), wide)
 
 
+@pytest.mark.slow
+@examples()
 @given(grids(), grids())
 def test_newer_candles_replace_the_older_ones_inside_their_span_only(one, other):
     _, opens, span = one
@@ -271,6 +282,7 @@ def hashed_by_hand(candles, frame, slots):
     return hashlib.sha256(digests).hexdigest()
 
 
+@examples()
 @given(grids(), st.integers(1, 12))
 def test_the_fingerprint_is_the_one_of_the_contract(grid, slots):
     frame, opens, _ = grid
@@ -279,6 +291,7 @@ def test_the_fingerprint_is_the_one_of_the_contract(grid, slots):
         assert fingerprint(candles, frame, slots) == hashed_by_hand(candles, frame, slots)
 
 
+@examples()
 @given(grids(), st.integers(1, 12), st.lists(st.integers(0, 50), max_size=4))
 def test_the_fingerprint_does_not_know_how_the_candles_came(grid, slots, cuts):
     frame, opens, _ = grid
@@ -289,6 +302,7 @@ def test_the_fingerprint_does_not_know_how_the_candles_came(grid, slots, cuts):
     assert fingerprint(candles.pick(NAMES), frame, slots) == fingerprint(candles, frame, slots)
 
 
+@examples()
 @given(st.data())
 def test_one_changed_bit_changes_the_fingerprint(data):
     hour = parse_timeframe("1h")
@@ -299,6 +313,7 @@ def test_one_changed_bit_changes_the_fingerprint(data):
     assert fingerprint(Candles(NAMES, block), hour, 3) != fingerprint(candles, hour, 3)
 
 
+@examples()
 @given(grids(), st.integers(1, 12))
 def test_pieces_are_cut_where_chunks_end(grid, slots):
     frame, opens, _ = grid

@@ -11,17 +11,18 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+import forks
 import pandas as pd
 import pytest
+from world import wait_until
 
 from candle_fetcher import CandleFetcher, __version__, summary
 from candle_fetcher.cli import main
-from candle_fetcher.cli.show import Talk, show_statistics
+from candle_fetcher.cli.talk import Talk, show_statistics
 from candle_fetcher.practice import PracticeExchange
 from candle_fetcher.practice.faults import status
 from candle_fetcher.store import DiskTier
@@ -101,6 +102,7 @@ def start(*words: str, **options: Any) -> subprocess.Popen[str]:
 # -- fetch -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow(keep=("more0", "more2"))
 @pytest.mark.fault("E10")
 @pytest.mark.parametrize("more", [(), ("--columns", "all"), ("--columns", "all", "--kind", "mark"), ("--limit", "7")])
 def test_a_piped_fetch_is_byte_for_byte_the_exported_file(line: Line, tmp_path: Path, more: Sequence[str]) -> None:
@@ -117,6 +119,7 @@ def test_a_piped_fetch_is_byte_for_byte_the_exported_file(line: Line, tmp_path: 
     assert piped.out.count("\n") == (8 if "--limit" in more else 25)
 
 
+@pytest.mark.slow(every=2)
 @pytest.mark.parametrize(
     "words",
     [
@@ -173,6 +176,8 @@ def test_settings_reach_the_fetcher(line: Line) -> None:
     assert "miss" in line("fetch", "BTC/USDT", "1h", *DAY, "--refresh").err
 
 
+@pytest.mark.slow
+@pytest.mark.fault("J28")
 def test_json_is_the_summary_and_nothing_else(line: Line, tmp_path: Path) -> None:
     with line.fetcher() as fetcher:
         frame = fetcher.fetch("BTC/USDT", "1h", "2024-03-01", "2024-03-02")
@@ -232,6 +237,7 @@ def test_several_symbols_come_with_a_column_that_tells_them_apart(line: Line, tm
 # -- exit codes ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow(every=2)
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -264,14 +270,16 @@ def test_wrong_input_exits_with_2_and_a_reason(line: Line, words: Sequence[str],
     assert "Traceback" not in ran.err
 
 
+@pytest.mark.slow(every=2)
 @pytest.mark.fault("J15")
+@pytest.mark.usefixtures("no_waits")
 @pytest.mark.parametrize(
     ("provider", "words", "said", "unsaid"),
     [
-        ("kraken", ("BTC/USD", "1h", "-d", "60"), "candle-fetcher cache import takes files", ".frame"),
-        ("kraken", ("BTC/USD", "1h", "-d", "60"), "not stored. What was fetched stays stored", "what was"),
+        ("kraken", ("BTC/USD", "1h", "-d", "60"), "candle-fetcher cache import adds candles from files", ".frame"),
+        ("kraken", ("BTC/USD", "1h", "-d", "60"), "not in the cache. What was fetched stays stored", "what was"),
         ("binance", ("BTC/USDT", "1h", *OUTAGE, "--on-gap", "raise"), "--on-gap leave lists them instead", "on_gap="),
-        ("binance-um", ("BTC/USDT", "1h", *DAY, "--kind", "funding"), "candle-fetcher funding gets them", "fetch_"),
+        ("binance-um", ("BTC/USDT", "1h", *DAY, "--kind", "funding"), "use candle-fetcher funding.", "fetch_"),
     ],
 )
 def test_a_remedy_is_in_the_words_of_the_command_line(
@@ -282,6 +290,7 @@ def test_a_remedy_is_in_the_words_of_the_command_line(
     assert unsaid not in ran.err
 
 
+@pytest.mark.slow
 def test_one_failure_of_several_exits_with_3_and_keeps_the_others(line: Line, tmp_path: Path) -> None:
     ran = line("fetch", "--symbols", "BTC/USDT,XRQ/USDT,ETH/USDT", "1h", *DAY)
     assert ran.code == 3
@@ -449,25 +458,26 @@ def test_without_words_the_help_is_shown_as_wrong_usage(plain: Any) -> None:
 # -- as a process ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@forks.needs_fork
 def test_practice_needs_no_network_and_keeps_a_cache_of_its_own(tmp_path: Path) -> None:
     words = ("fetch", "BTC/USDT", "1h", *DAY, "--practice", "--cache-dir", str(tmp_path))
-    module = [sys.executable, "-m", "candle_fetcher", *words]
-    first, second = (
-        subprocess.run(module, capture_output=True, env=environment(), check=False, timeout=30) for _ in range(2)
-    )
-    assert (first.returncode, second.returncode) == (0, 0)
-    assert first.stdout == second.stdout
-    assert b"\r" not in first.stdout
-    assert len(first.stdout.splitlines()) == 25
+    first = forks.run(lambda: main(words))
+    code, out, err = forks.run(lambda: main(words))
+    assert (first.code, code) == (0, 0)
+    assert first.out == out
+    assert b"\r" not in first.out
+    assert len(first.out.splitlines()) == 25
     assert (tmp_path / "practice").is_dir()
-    assert b"practice exchange" in first.stderr
-    if b"is taken" not in first.stderr + second.stderr:  # somebody else's exchange is on the port
-        assert b"hit: 24 from disk" in second.stderr
+    assert b"practice exchange" in first.err
+    if b"is taken" not in first.err + err:  # another program uses the port
+        assert b"hit: 24 from disk" in err
 
 
+@pytest.mark.slow
 @posix
 def test_a_reader_that_leaves_early_is_no_error(line: Line) -> None:
-    words = ("fetch", "BTC/USDT", "1m", "--start", "2024-03-01", "--end", "2024-03-11", *line.hosts())
+    words = ("fetch", "BTC/USDT", "1m", "--start", "2024-03-01", "--end", "2024-03-04", *line.hosts())
     with start(*words, "--cache-dir", str(line.folder)) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -489,6 +499,7 @@ def broken() -> Iterator[TextIO]:
     stream.close()
 
 
+@pytest.mark.slow(keep=("more0-none", "more2-broken"))
 @pytest.mark.fault("E10")
 @posix
 @pytest.mark.parametrize("stderr", ["none", "broken"])
@@ -528,16 +539,17 @@ def test_a_program_without_streams_works(line: Line, monkeypatch: pytest.MonkeyP
     assert main(["cache", "clear", "--cache-dir", str(line.folder), "--yes"]) == 0
 
 
+@pytest.mark.slow(keep=("export",))
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a file has a name that can be decoded")
 @pytest.mark.parametrize("command", ["fetch", "export", "symbols"])
 def test_a_path_that_is_no_text_is_printed_as_it_is(line: Line, tmp_path: Path, command: str) -> None:
     path = os.fsencode(tmp_path) + b"/\xff\x1b.csv"
     words = ("symbols",) if command == "symbols" else (command, "BTC/USDT", "1h", *DAY)
     told = ("--base-url", f"binance={line.exchange.url}", "--cache-dir", str(line.folder), "--output", path)
-    ran = subprocess.run([*RUN, *words, *told], capture_output=True, env=environment(), check=False, timeout=30)
-    assert (ran.returncode, ran.stdout) == (0, path + b"\n")
+    code, out, err = forks.run(lambda: main([os.fsdecode(word) for word in (*words, *told)]))
+    assert (code, out) == (0, path + b"\n")
     assert Path(os.fsdecode(path)).exists()
-    assert b"\x1b" not in ran.stderr
+    assert b"\x1b" not in err
 
 
 @pytest.mark.fault("G03")
@@ -553,72 +565,52 @@ def test_what_was_typed_is_said_back_escaped(plain: Any) -> None:
         assert all(row.isprintable() for row in ran.err.split("\n"))
 
 
+@pytest.mark.slow(keep=("forked",))
 @pytest.mark.fault("E01")
 @posix
-def test_ctrl_c_ends_within_a_second_with_130(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["forked", "started"])
+def test_ctrl_c_ends_at_once_with_130(tmp_path: Path, how: str) -> None:
     with PracticeExchange(delay_s=0.3) as exchange:
         words = ("fetch", "BTC/USDT", "1m", "--start", "2023-01-01", "--end", "2024-01-01")
-        with start(*words, "--base-url", f"binance={exchange.url}", "--cache-dir", str(tmp_path)) as process:
-            _wait_for(lambda: len(exchange.requests) >= 8)
+        words += ("--base-url", f"binance={exchange.url}", "--cache-dir", str(tmp_path))
+        with forks.Forked(lambda: main(words)) if how == "forked" else start(*words) as process:
+            wait_until(lambda: len(exchange.requests) >= 8)
             process.send_signal(signal.SIGINT)
-            began = time.monotonic()
-            out, err = process.communicate(timeout=10)
-            took_s = time.monotonic() - began
-    assert process.returncode == 130
-    assert took_s < max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # its share of a busy machine
-    assert out == ""
-    assert "interrupted" in err
-    assert "Traceback" not in err
+            done = process.wait(30)
+            if isinstance(process, subprocess.Popen):
+                done = forks.Done(process.returncode, *(said.encode() for said in process.communicate()))
+    assert done.code == 130
+    assert len(exchange.requests) < 300, "of 527"
+    assert done.out == b""
+    assert b"interrupted" in done.err
+    assert b"Traceback" not in done.err
 
 
+@pytest.mark.slow
 @posix
 def test_practice_serves_until_ctrl_c(tmp_path: Path) -> None:
-    with start("practice", "--port", "0") as process:
-        assert process.stdout is not None
-        url = process.stdout.readline().split()[1]
+    with forks.Forked(lambda: main(["practice", "--port", "0"])) as process:
+        url = process.stdout.readline().decode().split()[1]
         ran = main(["fetch", "BTC/USDT", "1h", *DAY, "--base-url", f"binance={url}", "--cache-dir", str(tmp_path)])
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=10)
+        done = process.wait()
     assert ran == 0
-    assert process.returncode == 0
-    assert f"--base-url binance={url}" in err
+    assert done.code == 0
+    assert f"--base-url binance={url}" in done.err.decode()
 
 
+@pytest.mark.slow
 @posix
 @pytest.mark.parametrize("no_color", ["", "1"])
 def test_on_a_terminal_head_and_tail_are_shown_in_colour_unless_that_is_not_wanted(line: Line, no_color: str) -> None:
     words = ("fetch", "BTC/USDT", "1h", *DAY, *line.hosts(), "--cache-dir", str(line.folder))
-    shown = _on_terminal(*words, NO_COLOR=no_color, COLUMNS="80")
+    code, shown = forks.run_on_terminal(lambda: main(words), NO_COLOR=no_color, COLUMNS="80", TERM="xterm")
+    assert code == 0
     assert ("\x1b[" in shown) is not bool(no_color)
     assert "\n... 14 more" in shown
     assert shown.count("\n2024-03-01 ") == 10
     assert "2024-03-01 00:00  " in shown
     assert "timestamp,open" not in shown
-
-
-def _on_terminal(*words: str, **changes: str) -> str:
-    """What a person sees, line ends as they write them."""
-    import pty
-
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        [*RUN, *words], stdin=theirs, stdout=theirs, stderr=theirs, env=environment(**changes), close_fds=True
-    ) as process:
-        os.close(theirs)
-        shown = b""
-        with contextlib.suppress(OSError):  # how Linux says that the other end is closed
-            while data := os.read(ours, 65_536):
-                shown += data
-        os.close(ours)
-    assert process.returncode == 0
-    return shown.decode().replace("\r\n", "\n")
-
-
-def _wait_for(true: Any, timeout_s: float = 10) -> None:
-    until = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def test_revisions_are_listed_and_none_is_no_error(tmp_path, capsys):

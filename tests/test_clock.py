@@ -6,7 +6,7 @@ import contextlib
 import email.utils
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,9 @@ from candle_fetcher.core.errors import ReplyError, TransportError
 from candle_fetcher.core.frame import index_ms
 from candle_fetcher.practice import faults
 from candle_fetcher.providers import find_provider
-from candle_fetcher.sources.clock import Heard, Reading, ServerClock, measure, measure_date
+from candle_fetcher.sources.clock import Reading, ReplyHead, ServerClock, measure, measure_date
 
 DAY_S, YEAR_S = 86_400, 365 * 86_400
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path / "cache") as made:
-        yield made
 
 
 # -- readings ----------------------------------------------------------------------------------------------------------
@@ -56,7 +50,7 @@ class Line:
         server_s = self.true_s + lies_s
         self.passes(back_s)
         headers = {"date": email.utils.formatdate(int(server_s), usegmt=True)} if dated else {}
-        heard = Heard(headers, sent, self.clock.moment())
+        heard = ReplyHead(headers, sent, self.clock.moment())
         reading = measure_date(heard) if dated else measure(int(server_s * 1000), heard)
         assert reading is not None
         return reading
@@ -64,7 +58,7 @@ class Line:
     def read(self, *replies: Callable[[], Reading | None]) -> float:
         """How far the clock is then believed to be behind the service's, in seconds."""
         left = list(replies)
-        server_ms = self.clock.read("fake", lambda *, again: left.pop(0)())
+        server_ms = self.clock.read("fake", lambda again: left.pop(0)())
         return self.true_s - server_ms / 1000
 
 
@@ -106,7 +100,7 @@ def test_a_clock_that_is_set_while_a_reply_is_awaited_is_read_again(step_s: floa
         sent = line.clock.moment()
         line.passes(0.05)
         line.ahead_s -= step_s
-        return measure(int(line.true_s * 1000), Heard({}, sent, line.clock.moment()))
+        return measure(int(line.true_s * 1000), ReplyHead({}, sent, line.clock.moment()))
 
     assert line.read(stepped, line.ask, line.ask) == pytest.approx(0.03, abs=0.002)
 
@@ -149,7 +143,7 @@ def test_dates_of_another_year_are_an_error_that_shows_both_clocks(lies_s: float
 )
 def test_what_lay_in_a_cache_is_older_by_its_age_and_none_lies_there_for_years(age: str, ahead_s: int) -> None:
     line = Line()
-    heard = Heard(
+    heard = ReplyHead(
         {"date": email.utils.formatdate(line.true_s, usegmt=True), "age": age}, line.clock.moment(), line.clock.moment()
     )
     assert heard.server_ms is not None
@@ -181,14 +175,15 @@ def test_a_service_that_does_not_tell_the_time_leaves_it_to_this_machine() -> No
 def moves(world: World, seconds: float, part: str) -> faults.Fault:
     """Lets the time pass with each reply whose path holds the part."""
 
-    def act(wire: faults.Wire, reply: faults.Reply) -> bool:
+    def act(wire: faults.FaultConnection, reply: faults.ServedReply) -> bool:
         wire.send(reply.whole())
         world.now_s += seconds
         return True
 
-    return world.exchange.fail(faults.Action("time passes", act), times=None, match=part)
+    return world.exchange.fail(faults.FaultAction("time passes", act), times=None, match=part)
 
 
+@pytest.mark.slow
 @pytest.mark.fault("K05")
 @pytest.mark.parametrize(("timeframe", "seconds"), [("1s", 1.0), ("1s", 0.7), ("1m", 45.0), ("2s", 1.3), ("7m", 200.0)])
 def test_a_candle_that_settles_during_the_call_is_in_the_frame_once(
@@ -220,19 +215,19 @@ def test_the_provider_is_asked_for_its_clock_once_though_the_call_takes_long(wor
 def test_after_a_slow_reply_to_the_clocks_request_no_fetch_is_short_and_nothing_is_warned_of(world: World) -> None:
     steady_s = 0.0
     fetcher = world.fetcher(source="rest")
-    fetcher._source(find_provider("binance"))._server_clock._steady = lambda: steady_s
+    fetcher._runtime.rest(find_provider("binance")).server_clock._steady = lambda: steady_s
 
     def passes(seconds: float) -> None:
         nonlocal steady_s
         steady_s += seconds
         world.now_s += seconds
 
-    def slow(wire: faults.Wire, reply: faults.Reply) -> bool:
+    def slow(wire: faults.FaultConnection, reply: faults.ServedReply) -> bool:
         passes(12)
         wire.send(reply.whole())
         return True
 
-    world.exchange.fail(faults.Action("slow", slow), match="/time")
+    world.exchange.fail(faults.FaultAction("slow", slow), match="/time")
     for _ in range(4):
         frame = fetcher.fetch("BTC/USDT", "1s", "2024-06-15T12:00")
         assert index_ms(frame)[-1] == (int(world.now_s) - 3) * 1000
@@ -243,10 +238,10 @@ def test_after_a_slow_reply_to_the_clocks_request_no_fetch_is_short_and_nothing_
 # -- dates on replies --------------------------------------------------------------------------------------------------
 
 
-def dated(seconds: float | None) -> faults.Action:
+def dated(seconds: float | None) -> faults.FaultAction:
     """A reply whose Date header is off by so many seconds, or lacking."""
 
-    def act(wire: faults.Wire, reply: faults.Reply) -> bool:
+    def act(wire: faults.FaultConnection, reply: faults.ServedReply) -> bool:
         headers = dict(reply.headers)
         made_s = email.utils.parsedate_to_datetime(headers.pop("Date")).timestamp()
         if seconds is not None:
@@ -254,7 +249,7 @@ def dated(seconds: float | None) -> faults.Action:
         wire.send(reply._replace(headers=tuple(headers.items())).whole())
         return True
 
-    return faults.Action("dated", act)
+    return faults.FaultAction("dated", act)
 
 
 def stored_is_final(fetcher: CandleFetcher, world: World, symbol: str, timeframe: str, start: str) -> None:
@@ -270,6 +265,7 @@ def stored_is_final(fetcher: CandleFetcher, world: World, symbol: str, timeframe
     same(held, truth)
 
 
+@pytest.mark.slow(keep=("3600-0", "-3600-1", "None-0"))
 @pytest.mark.fault("K09")
 @pytest.mark.parametrize("number", [0, 1, 2])
 @pytest.mark.parametrize("seconds", [3_600, 3 * DAY_S, 400 * DAY_S, -3_600, None])
@@ -339,6 +335,7 @@ def settled_minute(world: World) -> str:
 # -- without the clock of the provider ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow(every=2)
 @pytest.mark.fault("K10")
 @pytest.mark.parametrize("behind_s", [DAY_S, 3_600, 0])
 def test_what_is_near_to_a_clock_that_nothing_has_checked_is_not_known(world: World, behind_s: float) -> None:
@@ -358,7 +355,7 @@ def test_what_is_near_to_a_clock_that_nothing_has_checked_is_not_known(world: Wo
     for number, call in enumerate(calls):
         with pytest.raises(IncompleteData) as raised:
             call()
-        assert isinstance(raised.value.__cause__, TransportError)
+        assert isinstance(raised.value.cause, TransportError)
         assert raised.value.missing[-1].cause == "fetch_failed"
         if number != 3:
             assert pd.Timestamp(raised.value.missing[-1].first) == now
@@ -388,6 +385,27 @@ def test_funding_rates_near_to_a_clock_that_nothing_has_checked_are_not_known(wo
     with pytest.raises(IncompleteData):
         fetcher.fetch_funding("BTC/USDT", "2024-06-01")
     assert len(fetcher.fetch_funding("BTC/USDT", "2024-06-01", "2024-06-10")) == 27
+
+
+@pytest.mark.fault("K10")
+def test_a_range_that_begins_after_a_clock_that_nothing_has_checked_is_not_called_a_wrong_one(world: World) -> None:
+    world.exchange.fail(faults.status(500), times=None, match="/time")
+    settings = {"max_retries": 0, "clock": lambda: world.now_s - DAY_S}
+    futures = world.fetcher(provider="binance-um", **settings)
+    calls: list[Callable[[], Any]] = [
+        lambda: world.fetcher(source="rest", **settings).fetch("BTC/USDT", "1h", "2024-06-15"),
+        lambda: world.fetcher(source="rest", **settings).fetch("BTC/USDT", "1h", "2024-06-15", limit=3),
+        lambda: futures.fetch_funding("BTC/USDT", "2024-06-15"),
+    ]
+    for call in calls:
+        with pytest.raises(
+            IncompleteData,
+            match=r"could not be fetched: |clock could not be read, and by this machine's clock start .* in the future",
+        ) as raised:
+            call()
+        assert isinstance(raised.value.cause, TransportError)
+    with pytest.raises(InputError, match="lies in the future"):
+        world.fetcher(source="cache", **settings).fetch("BTC/USDT", "1h", "2024-06-15")
 
 
 # -- the clock that is given -------------------------------------------------------------------------------------------

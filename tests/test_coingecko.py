@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from loopback import Loopback, Said
+from runs import examples
 
 from candle_fetcher import AccessDenied, IncompleteData, InputError, RateLimited, UnknownSymbol, summary
 from candle_fetcher.core.errors import ReplyError
@@ -167,7 +168,7 @@ def test_a_pause_that_it_asks_for_is_kept_by_those_who_come_after(world):
     for _ in range(2):
         with pytest.raises((RateLimited, IncompleteData)) as caught:
             world.fetcher().fetch("bitcoin/usd", "4h", "2024-06-10", "2024-06-12")
-        error = caught.value.__cause__ if isinstance(caught.value, IncompleteData) else caught.value
+        error = caught.value.cause if isinstance(caught.value, IncompleteData) else caught.value
         assert isinstance(error, RateLimited)
         assert 0 < error.retry_after_s <= 901
     assert len(world.asked()) == 1
@@ -181,6 +182,7 @@ decimals = st.decimals(min_value=0, max_value=10**9, places=8, allow_nan=False).
 
 
 @pytest.mark.fault("B12")
+@examples()
 @given(rows=st.lists(st.lists(decimals, min_size=4, max_size=4), max_size=20), blank=st.sampled_from(["", " ", "\n"]))
 def test_the_fast_and_the_careful_reader_agree_to_the_last_bit(rows, blank):
     step = 4 * HOUR_MS

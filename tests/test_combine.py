@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from runs import examples
 from world import World
 
 from candle_fetcher import CandleFetcher, InputError, combine
@@ -54,7 +55,7 @@ def test_frames_by_name_become_pairs_of_series_and_column(fetcher: CandleFetcher
     assert made.index.name == "timestamp"
     assert (str(made.index.tz), made.index.unit, made.index.freq) == ("UTC", "ns", None)
     for name, one in frames.items():
-        pd.testing.assert_frame_equal(made[name].rename_axis(columns=None), one)
+        pd.testing.assert_frame_equal(made[name].rename_axis(columns=None), one, check_exact=True)
         assert made.attrs[MANIFEST][name]["fingerprint"] == one.attrs[MANIFEST]["fingerprint"]
     assert json.loads(json.dumps(made.attrs[MANIFEST]))["ETH/USDT"]["symbol"] == "ETH/USDT"
 
@@ -132,14 +133,14 @@ def test_timeframes_have_to_be_one() -> None:
 @pytest.mark.parametrize(
     ("frames", "column", "said"),
     [
-        ({}, None, "nothing to combine"),
-        ([], None, "nothing to combine"),
+        ({}, None, "frames is empty"),
+        ([], None, "frames is empty"),
         (frame([0]), None, "one frame; expected several"),
-        ([frame([0])], None, "does not say of what it is"),
-        ([1], None, "does not say of what it is"),
-        ({"a": 1}, None, "a is no frame"),
-        ({1: frame([0])}, None, "named 1"),
-        ({"a": pd.DataFrame({"close": [1.0]})}, None, "a is no frame"),
+        ([frame([0])], None, "does not name its series"),
+        ([1], None, "does not name its series"),
+        ({"a": 1}, None, "a must be a frame"),
+        ({1: frame([0])}, None, "a frame has the name 1"),
+        ({"a": pd.DataFrame({"close": [1.0]})}, None, "a must be a frame"),
         ({"a": frame([0, 0])}, None, "a time twice"),
         ({"a": frame([0])}, "open", "a has no column 'open'; it has close, volume"),
     ],
@@ -149,6 +150,7 @@ def test_what_cannot_be_combined_is_refused(frames: Any, column: str | None, sai
         combine(frames, column)
 
 
+@examples()
 @given(st.lists(st.sets(st.integers(0, 20)), min_size=1, max_size=4))
 def test_every_value_is_where_it_was_and_no_other(parts: list[set[int]]) -> None:
     frames = {str(at): frame(sorted(hours), at + 1.0) for at, hours in enumerate(parts)}

@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
 import pytest
 
-from candle_fetcher.concurrency import SingleFlight, Stop, as_done, wait_for
+from candle_fetcher.concurrency import CancelEvent, SingleFlight, as_done, wait_for
 
 LONG_S = 10.0
 
@@ -23,15 +23,15 @@ def test_threads_that_want_one_value_share_the_call_that_makes_it() -> None:
         return object()
 
     with ThreadPoolExecutor(4) as pool:
-        first = pool.submit(flights.run, "key", make, Stop())
+        first = pool.submit(flights.run, "key", make, CancelEvent())
         assert begun.wait(LONG_S)
-        others = [pool.submit(flights.run, "key", make, Stop()) for _ in range(3)]
+        others = [pool.submit(flights.run, "key", make, CancelEvent()) for _ in range(3)]
         with pytest.raises(TimeoutError):
-            wait_for(others, Stop(), timeout_s=0.05)
+            wait_for(others, CancelEvent(), timeout_s=0.05)
         go.set()
         assert {id(one.result(LONG_S)) for one in others} == {id(first.result(LONG_S))}
     assert calls == [1]
-    flights.run("key", make, Stop())
+    flights.run("key", make, CancelEvent())
     assert calls == [1, 1]  # the value is not kept
 
 
@@ -46,9 +46,9 @@ def test_an_error_is_shared_and_an_interrupted_maker_is_replaced(error: BaseExce
         raise error
 
     with ThreadPoolExecutor(1) as pool:
-        other = pool.submit(flights.run, "key", lambda: "made by the next", Stop())
+        other = pool.submit(flights.run, "key", lambda: "made by the next", CancelEvent())
         with pytest.raises(TimeoutError):
-            wait_for([other], Stop(), timeout_s=0.05)
+            wait_for([other], CancelEvent(), timeout_s=0.05)
         with pytest.raises(type(error)):
             flights.make("key", fail, flight)
         if isinstance(error, Exception):
@@ -59,26 +59,26 @@ def test_an_error_is_shared_and_an_interrupted_maker_is_replaced(error: BaseExce
 
 def test_threads_take_turns_and_one_that_is_cancelled_leaves() -> None:
     flights: SingleFlight[str, None] = SingleFlight()
-    cancelled, inside, most = Stop(), [], []
+    cancelled, inside, most = CancelEvent(), [], []
 
-    def enter(cancel: Stop) -> None:
+    def enter(cancel: CancelEvent) -> None:
         with flights.turn("key", cancel):
             inside.append(1)
             most.append(len(inside))
             inside.pop()
 
     with ThreadPoolExecutor(4) as pool:
-        with flights.turn("key", Stop()):
-            waiting = [pool.submit(enter, Stop()) for _ in range(3)]
+        with flights.turn("key", CancelEvent()):
+            waiting = [pool.submit(enter, CancelEvent()) for _ in range(3)]
             leaving = pool.submit(enter, cancelled)
             cancelled.set()
             assert isinstance(leaving.exception(LONG_S), CancelledError)
             assert not any(one.done() for one in waiting)
-            with flights.turn("another key", Stop()):
+            with flights.turn("another key", CancelEvent()):
                 pass
         assert [one.result(LONG_S) for one in waiting] == [None] * 3
     assert most == [1, 1, 1]
-    with pytest.raises(ValueError, match="mine"), flights.turn("key", Stop()):
+    with pytest.raises(ValueError, match="mine"), flights.turn("key", CancelEvent()):
         raise ValueError("mine")
     assert flights.begin("key")[0]  # it was given back
 
@@ -86,7 +86,7 @@ def test_threads_take_turns_and_one_that_is_cancelled_leaves() -> None:
 def test_futures_come_as_they_are_done_until_the_wait_is_cancelled() -> None:
     futures: list[Future[int]] = [Future() for _ in range(3)]
     futures[1].set_result(1)
-    stop = Stop()
+    stop = CancelEvent()
     coming = as_done(futures, stop)
     assert next(coming) is futures[1]
     futures[0].set_result(0)

@@ -21,10 +21,10 @@ from world import World, ms, same
 from candle_fetcher import CacheWarning, CandleFetcher, IncompleteData
 from candle_fetcher.core.call import Limit
 from candle_fetcher.practice import faults
-from candle_fetcher.practice.faults import Action, Reply, Wire
+from candle_fetcher.practice.faults import FaultAction, FaultConnection, ServedReply
 from candle_fetcher.practice.kraken import PAIRS
 from candle_fetcher.providers import all_providers
-from candle_fetcher.store.locks import Claims
+from candle_fetcher.store.locks import KeyLocks
 
 HOUR = 3_600_000
 DAY = ("BTC/USDT", "1h", "2024-03-05", "2024-03-06")
@@ -33,7 +33,7 @@ SLOT = (ms("2024-03-05T05:00"), ms("2024-03-05T06:00"))
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(Claims, "take", lambda claims, key: True)
+    monkeypatch.setattr(KeyLocks, "acquire", lambda locks, key: True)
     with World(tmp_path / "cache") as world:
         yield world
 
@@ -42,7 +42,7 @@ def meanwhile(world: World, work: Callable[[], object], *, times: int | None = 1
     """Does the work between the answer to a request and its arrival; the requests of the work itself pass."""
     under_way: list[bool] = []
 
-    def act(wire: Wire, reply: Reply) -> bool:
+    def act(wire: FaultConnection, reply: ServedReply) -> bool:
         under_way.append(True)
         work()
         under_way.clear()
@@ -50,7 +50,7 @@ def meanwhile(world: World, work: Callable[[], object], *, times: int | None = 1
         return True
 
     world.exchange.fail(
-        Action("meanwhile", act), times=times, match=lambda path, params: match in path and not under_way
+        FaultAction("meanwhile", act), times=times, match=lambda path, params: match in path and not under_way
     )
 
 
@@ -153,6 +153,7 @@ def test_a_hole_that_is_asked_for_again_is_contested_too(world: World) -> None:
     check(world, ours.fetch(*DAY, on_gap="refetch"))
 
 
+@pytest.mark.slow
 @pytest.mark.fault("K02")
 def test_what_stays_contested_is_missing(world: World) -> None:
     ours, theirs = world.fetcher(source="rest"), world.fetcher(source="rest")
@@ -191,6 +192,7 @@ def test_an_error_of_the_second_request_is_that_of_the_contested_candle(world: W
     check(world, ours.fetch(*DAY, refresh=True))
 
 
+@pytest.mark.slow
 @pytest.mark.fault("K02")
 def test_a_reply_that_serves_two_chunks_gives_no_older_candle_to_the_second(world: World) -> None:
     newest = ("BTC/USD", "1h", "2024-05-20", "2024-06-15")
@@ -225,20 +227,20 @@ def test_an_earlier_funding_rate_gives_way_to_a_later_one(world: World) -> None:
     ours, theirs = (world.fetcher(provider="binance-um") for _ in range(2))
     truth = ours.fetch_funding(*june)
 
-    def revise(wire: Wire, reply: Reply) -> bool:
+    def revise(wire: FaultConnection, reply: ServedReply) -> bool:
         records = json.loads(reply.body)
         records[0]["fundingRate"] = "0.50000000"
         wire.send(reply._replace(body=json.dumps(records).encode()).whole())
         return True
 
     def ask_earlier() -> None:
-        world.exchange.fail(Action("revise", revise), times=1, match="fundingRate")
+        world.exchange.fail(FaultAction("revise", revise), times=1, match="fundingRate")
         assert theirs.fetch_funding(*june, refresh=True)["funding_rate"].iloc[0] == 0.5
 
     meanwhile(world, ask_earlier, match="fundingRate")
     stored = world.fetcher(provider="binance-um", source="cache")
     for frame in (ours.fetch_funding(*june, refresh=True), stored.fetch_funding(*june)):
-        pd.testing.assert_frame_equal(frame, truth)
+        pd.testing.assert_frame_equal(frame, truth, check_exact=True)
 
 
 # -- a disk that takes nothing for a while ----------------------------------------------------------------------------
@@ -248,7 +250,7 @@ def test_an_earlier_funding_rate_gives_way_to_a_later_one(world: World) -> None:
 def locked(world: World, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes a connection that keeps all others from writing; a lock that does not come is not waited for."""
     monkeypatch.setattr("candle_fetcher.store.database.BUSY_S", 0.01)
-    monkeypatch.setattr("candle_fetcher.store.disk.REST_LOCKED_S", 0.0)
+    monkeypatch.setattr("candle_fetcher.store.access.REST_LOCKED_S", 0.0)
     made: list[sqlite3.Connection] = []
 
     def lock() -> sqlite3.Connection:
@@ -302,6 +304,6 @@ def test_a_correction_by_another_process_comes_with_a_refresh_or_from_the_disk(w
     restate(world, 2.0)
     check(world, theirs.fetch(*DAY, refresh=True), unkept.fetch(*DAY))
     world.asked()
-    pd.testing.assert_frame_equal(ours.fetch(*DAY), before)
+    pd.testing.assert_frame_equal(ours.fetch(*DAY), before, check_exact=True)
     assert world.asked() == []
     check(world, ours.fetch(*DAY, refresh=True), ours.fetch(*DAY))

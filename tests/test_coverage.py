@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from runs import examples
 
 from candle_fetcher.core.candles import OHLCV, candles_from, find_holes
 from candle_fetcher.core.coverage import absorb
@@ -15,7 +16,7 @@ from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import parse_timeframe
 
 MINUTE = parse_timeframe("1m")
-SETTLING = Settling(MINUTE, Finality(delay_ms=2_000, late_ms=60_000))
+SETTLING = Settling(MINUTE, Finality(delay_ms=2_000, late_rows_ms=60_000))
 STEP = 60_000
 SLOTS = 14
 
@@ -75,7 +76,8 @@ def answers(draw, on_grid=True):
     return steps
 
 
-@settings(max_examples=200)
+@pytest.mark.slow
+@examples(200)
 @given(st.booleans().flatmap(lambda on_grid: answers(on_grid=on_grid)))
 def test_an_entry_stays_sound_whatever_comes(steps):
     entry = None
@@ -85,7 +87,8 @@ def test_an_entry_stays_sound_whatever_comes(steps):
             sound(entry, now)
 
 
-@settings(max_examples=200)
+@pytest.mark.slow
+@examples(200)
 @given(answers())
 def test_an_entry_says_slot_by_slot_what_the_newest_answer_said(steps):
     entry, covered, said = None, set(), {}
@@ -124,6 +127,7 @@ def test_an_entry_says_slot_by_slot_what_the_newest_answer_said(steps):
     assert asked == {slot: now for slot, (version, now) in said.items() if version is None}
 
 
+@pytest.mark.slow
 @given(st.booleans().flatmap(lambda on_grid: answers(on_grid=on_grid)))
 def test_the_same_answer_again_changes_nothing(steps):
     entry = None

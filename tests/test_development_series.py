@@ -26,6 +26,11 @@ from candle_fetcher import ArchiveMismatch, IncompleteData
 from candle_fetcher.practice.damage import pack
 
 SERIES = find_series(FOLDER) if (FOLDER / "INDEX.md").is_file() else []
+RUNS = {one: run for run in runs_of([one for one in SERIES if not why_unread(one)]) for one in run}
+# In one call. The months before 2020, with the most gaps, have fewer.
+LONG_ROWS = 21_000
+# Of REST, where timeframes beside them come as well.
+LIKE_OTHERS = ("/30m/", "/2h/", "/4h/", "/1d/", "/1w/", "/1M/")
 DAMAGED = "spot/daily/klines/ADABTC/1m/ADABTC-1m-2021-11-27"
 
 with_real_candles = pytest.mark.skipif(
@@ -33,24 +38,39 @@ with_real_candles = pytest.mark.skipif(
 )
 
 
+def is_slow(listed: Listed) -> bool:
+    """Whether files of its kind that are fetched sooner are in every run."""
+    rows = sum(one.rows for one in RUNS.get(listed, ()))
+    return rows > LONG_ROWS or (listed.key is None and any(part in listed.name for part in LIKE_OTHERS))
+
+
+def series_of(all_: list[Listed]) -> list[object]:
+    return [pytest.param(one, id=one.name, marks=[pytest.mark.slow] if is_slow(one) else []) for one in all_]
+
+
 @pytest.fixture(scope="module")
 def prove_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Listed], Proof]:
     """The proof of a file; those that follow on each other are fetched together, once."""
-    runs = {one: run for run in runs_of([one for one in SERIES if not why_unread(one)]) for one in run}
     proofs: dict[Listed, Proof] = {}
 
     def find(listed: Listed) -> Proof:
         if listed not in proofs:
             proofs.update(
-                (proof.listed, proof) for proof in prove(FOLDER, runs[listed], tmp_path_factory.mktemp("run"))
+                (proof.listed, proof) for proof in prove(FOLDER, RUNS[listed], tmp_path_factory.mktemp("run"))
             )
         return proofs[listed]
 
     return find
 
 
+@pytest.mark.slow(
+    keep=(
+        "vision_csv/spot/monthly/klines/BTCUSDT/1h/BTCUSDT-1h-2018-12.csv",
+        "vision_csv/spot/monthly/klines/BTCUSDT/1h/BTCUSDT-1h-2019-09.csv",
+    )
+)
 @with_real_candles
-@pytest.mark.parametrize("listed", SERIES, ids=lambda listed: listed.name)
+@pytest.mark.parametrize("listed", series_of(SERIES))
 def test_real_candles_come_row_for_row_with_their_gaps_by_each_way(
     listed: Listed, prove_once: Callable[[Listed], Proof]
 ) -> None:
@@ -60,6 +80,7 @@ def test_real_candles_come_row_for_row_with_their_gaps_by_each_way(
     assert prove_once(listed).said == {"rest": "", "archive": "", "auto": ""}
 
 
+@pytest.mark.slow
 @with_real_candles
 def test_a_download_that_was_damaged_for_good_is_replaced_by_rest(tmp_path: Path) -> None:
     (listed,) = [one for one in SERIES if one.name == f"vision_csv/{DAMAGED}.csv"]
@@ -94,6 +115,7 @@ def lay_down(folder: Path, unit: int) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", [1, 1000])
 def test_the_table_says_so_where_a_series_does_not_come_as_it_lies_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], unit: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import json
 import os
@@ -9,76 +10,40 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import pytest
+from pages import ARCHITECTURE, README, ROOT, Block, all_pages, find_blocks, find_cells, summary_of, write_generated
 
 import candle_fetcher
 from candle_fetcher import CandleFetcher, CandleFetcherError, CandleFetcherWarning
-from candle_fetcher.fetcher.settings import ENVIRONMENT, MODES, Default
+from candle_fetcher.cli import main
+from candle_fetcher.cli.pages import find_pages, lay_out
 from candle_fetcher.practice import PracticeExchange
 from candle_fetcher.providers import all_providers
+from candle_fetcher.settings import ENVIRONMENT, MODES, Default
 
-ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
-ARCHITECTURE = ROOT / "candle_fetcher" / "ARCHITECTURE.md"
-PAGES = (README, ARCHITECTURE, ROOT / "CHANGELOG.md")
+CHANGELOG = ROOT / "CHANGELOG.md"
 
-# A python block, and the text block right after it, which is what it prints.
-_BLOCK = re.compile(
-    r"^```python\n(?P<code>.*?)^```(?P<said>\n\n```text(?P<varies> varies)?\n(?P<output>.*?)^```)?$", re.M | re.S
-)
-_HELP = re.compile(r"^<!-- help: candle-fetcher(?P<words>[ \w]*) -->\n```text\n(?P<output>.*?)^```$", re.M | re.S)
 # What one report differs from the next in: figures with their unit, and the spaces that align them.
 _FIGURE = re.compile(r"–|[\d,]+(\.\d+)?( (%|s|ms|µs|B|kB|MB|GB))?\b%?")
-# Every block runs in turn in one namespace, in a process of its own.
-_RUNNER = """
-import contextlib, io, json, sys
-names, said = {"__name__": "readme"}, []
-for number, code in enumerate(json.load(sys.stdin), 1):
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        exec(compile(code, f"README block {number}", "exec"), names)
-    said.append(out.getvalue())
-names["fetcher"].close()
-json.dump(said, sys.stdout)
-"""
+# Lines of commands of other programs.
+_OTHERS = re.compile(r"(pip|uv|git|python|ruff|mypy|source|cd|export) |#|\d+ |$")
 
 
-class Block(NamedTuple):
-    """A python block: what it prints (None where the README does not say), whether the figures in it vary."""
-
-    code: str
-    output: str | None
-    varies: bool
-    line: int
-    end: int
-
-
-def python_blocks() -> list[Block]:
-    text = README.read_text(encoding="utf-8")
-    return [
-        Block(
-            code=match["code"],
-            output=match["output"],
-            varies=match["varies"] is not None,
-            line=text.count("\n", 0, match.start()) + 1,
-            end=match.start("said") if match["said"] else match.end(),
-        )
-        for match in _BLOCK.finditer(text)
-    ]
-
-
-def run_blocks(folder: Path) -> list[str]:
-    """What each block prints, run in the folder as a user would, but on the practice exchange."""
+def run_blocks(blocks: list[Block], folder: Path, warnings: str) -> list[tuple[Block, str, str]]:
+    """Return what each block prints, and its error: run as a user would, but on the practice exchange."""
+    by_page: dict[str, list[Block]] = {}
+    for block in blocks:
+        by_page.setdefault(str(block.page.relative_to(ROOT)), []).append(block)
+    wanted = {name: [{"kind": block.kind, "code": block.code} for block in blocks] for name, blocks in by_page.items()}
     with PracticeExchange() as exchange:
         done = run(
-            ["-W", "error", "-c", _RUNNER],
+            ["-W", warnings, str(ROOT / "tests" / "page_runner.py")],
             folder,
-            stdin=json.dumps([block.code for block in python_blocks()]),
+            stdin=json.dumps(wanted),
             CANDLE_FETCHER_BASE_URLS=",".join(f"{name}={url}" for name, url in exchange.base_urls.items()),
-            CANDLE_FETCHER_CACHE_DIR=str(folder / "cache"),
             **{
                 key.environment: exchange.api_keys[name][key.name]
                 for name in exchange.api_keys
@@ -86,7 +51,12 @@ def run_blocks(folder: Path) -> list[str]:
             },
         )
     assert done.returncode == 0, done.stderr
-    return list(json.loads(done.stdout))
+    printed = json.loads(done.stdout)
+    return [
+        (block, out, error)
+        for name, blocks in by_page.items()
+        for block, (out, error) in zip(blocks, printed[name], strict=True)
+    ]
 
 
 def run(words: list[str], folder: Path, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -98,16 +68,23 @@ def run(words: list[str], folder: Path, stdin: str = "", **environment: str) -> 
         input=stdin,
         capture_output=True,
         encoding="utf-8",
-        timeout=120,
+        timeout=300,
         check=False,
     )
 
 
-def real_help(words: list[str]) -> str:
-    """What --help prints on a terminal of 100 columns."""
-    done = run(["-m", "candle_fetcher", *words, "--help"], ROOT, COLUMNS="100")
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def find_wrong(blocks: list[Block], folder: Path, warnings: str) -> list[str]:
+    """Return a text for each block that fails, or prints something else than the page says."""
+    wrong = []
+    for block, out, error in run_blocks(blocks, folder, warnings):
+        if error:
+            wrong.append(f"{block.place} fails:\n{error}")
+        elif block.output is None:
+            if out and block.kind == "python":
+                wrong.append(f"{block.place} prints what the page does not show:\n{out}")
+        elif not (sorted(shape(out)) == sorted(shape(block.output)) if block.varies else says(block.output, out)):
+            wrong.append(f"{block.place} prints\n{out}\nwhere the page has\n{block.output}")
+    return wrong
 
 
 def lines_of(text: str) -> list[str]:
@@ -126,16 +103,14 @@ def says(expected: str, printed: str) -> bool:
     return len(ours) == len(theirs) and all(map(re.fullmatch, patterns, theirs))
 
 
-def section(title: str, page: Path = README) -> str:
-    """The text below the heading, up to the next one of its level."""
-    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", page.read_text(encoding="utf-8"), re.M | re.S)
-    assert found is not None, title
-    return found[1]
+def page(name: str) -> str:
+    """Return the text of the page."""
+    return find_pages()[name].read_text(encoding="utf-8")
 
 
-def prose(title: str) -> str:
-    """The section with its lines joined."""
-    return " ".join(section(title).split())
+def prose(name: str) -> str:
+    """Return the text of the page with its lines joined."""
+    return " ".join(page(name).split())
 
 
 def rows_of(text: str) -> dict[str, list[str]]:
@@ -153,38 +128,72 @@ def public_errors() -> set[str]:
     return {name for name, thing in public.items() if inspect.isclass(thing) and issubclass(thing, kinds)}
 
 
-@pytest.fixture(scope="module")
-def printed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return run_blocks(tmp_path_factory.mktemp("readme"))
+def all_blocks() -> list[Block]:
+    """Return the blocks of all pages, and the code in the tables for users of other tools."""
+    blocks = [block for path in all_pages() for block in find_blocks(path)]
+    return [*blocks, *find_cells(find_pages()["coming-from"])]
 
 
 # -- code and what it prints -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", range(len(python_blocks())), ids=lambda n: f"line_{python_blocks()[n].line}")
-def test_a_block_of_the_readme_prints_what_stands_there(number: int, printed: list[str]) -> None:
-    block = python_blocks()[number]
-    if block.output is None:
-        assert printed[number] == ""
-    elif block.varies:
-        assert shape(printed[number]) == shape(block.output)
-    else:
-        assert says(block.output, printed[number]), f"printed\n{printed[number]}\nwhere the README has\n{block.output}"
+@pytest.mark.slow(keep=("readme",))
+@pytest.mark.parametrize("which", ["readme", "pages"])
+def test_every_block_prints_what_its_page_says(tmp_path: Path, which: str) -> None:
+    blocks = [block for block in all_blocks() if not is_slow(block) and (block.page == README) == (which == "readme")]
+    wrong = find_wrong(blocks, tmp_path, "error")
+    assert not wrong, "\n\n".join(wrong)
 
 
-def test_no_python_block_of_the_readme_is_left_out() -> None:
-    assert len(python_blocks()) == README.read_text(encoding="utf-8").count("```python\n") > 10
+@pytest.mark.slow
+def test_every_page_with_long_blocks_or_with_other_programs_prints_what_it_says(tmp_path: Path) -> None:
+    pages = {block.page for block in all_blocks() if is_slow(block)}
+    blocks = [block for block in all_blocks() if block.page in pages and not missing(block)]
+    wrong = find_wrong(blocks, tmp_path, "default")  # other programs warn of what they please
+    assert not wrong, "\n\n".join(wrong)
 
 
-@pytest.mark.parametrize("words", ["", "fetch"])
-def test_the_help_in_the_readme_is_the_real_one(words: str) -> None:
-    def plain(text: str) -> str:
+def is_slow(block: Block) -> bool:
+    return "slow" in block.marks or bool(needs(block))
+
+
+def needs(block: Block) -> list[str]:
+    """Return the packages beside ours that the block imports: its marks `needs=NAME`."""
+    return [mark.removeprefix("needs=") for mark in block.marks if mark.startswith("needs=")]
+
+
+def missing(block: Block) -> list[str]:
+    return [name for name in needs(block) if importlib.util.find_spec(name) is None]
+
+
+def test_every_block_of_python_and_of_commands_is_run() -> None:
+    for path in all_pages():
+        text = path.read_text(encoding="utf-8")
+        fences = re.findall(r"^```(\w*)", text, re.M)
+        assert len(find_blocks(path)) == fences.count("python") + fences.count("sh"), path
+        assert set(fences) <= {"python", "sh", "text", "toml", "ini", "csv", ""}, path
+    assert sum(block.kind == "python" for block in all_blocks()) > 30
+
+
+def test_lines_of_commands_are_ours_or_of_known_programs() -> None:
+    for block in all_blocks():
+        if block.kind == "sh":
+            for line in block.code.replace("\\\n", " ").splitlines():
+                assert line.startswith("candle-fetcher ") or _OTHERS.match(line), f"{block.place}: {line}"
+                for file in re.findall(r"\b(?:tests|examples)/[\w/]+\.py", line):
+                    assert (ROOT / file).is_file(), f"{block.place}: {file}"
+
+
+@pytest.mark.parametrize("path", [*all_pages(), ARCHITECTURE], ids=lambda path: path.stem)
+def test_the_generated_parts_are_what_the_code_says(path: Path) -> None:
+    def plain(text: str) -> list[str]:
         # Since Python 3.13 `-s SYMBOL, --symbol SYMBOL` reads `-s, --symbol SYMBOL`.
-        return " ".join(re.sub(r"(-\w) (\S+), (--[\w-]+ \2)", r"\1, \3", text).split())
+        while (shorter := re.sub(r"(-\w|--[\w-]+) ([^\s,]+), (--[\w-]+(, --[\w-]+)* \2)", r"\1, \3", text)) != text:
+            text = shorter
+        return text.split()
 
-    helps = {match["words"].strip(): match["output"] for match in _HELP.finditer(README.read_text(encoding="utf-8"))}
-    shown = helps[words]
-    assert plain(shown) == plain(real_help(words.split())), f"printed\n{real_help(words.split())}"
+    text = path.read_text(encoding="utf-8")
+    assert plain(write_generated(text)) == plain(text), "python tests/pages.py --write"
 
 
 def test_the_first_two_commands_are_one_line_each() -> None:
@@ -198,6 +207,7 @@ def test_the_first_two_commands_are_one_line_each() -> None:
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.fault("J23")
 def test_the_settings_table_has_every_setting_with_its_variable_and_default() -> None:
     def row(name: str, value: Any) -> list[str]:
         read = isinstance(value, Default)
@@ -208,40 +218,49 @@ def test_the_settings_table_has_every_setting_with_its_variable_and_default() ->
         for name, setting in inspect.signature(CandleFetcher).parameters.items()
         if setting.kind is not setting.VAR_KEYWORD
     }
-    table = {name: cells[:2] for name, cells in rows_of(section("Settings")).items() if len(cells) == 3}
+    table = {name: cells[:2] for name, cells in rows_of(page("settings")).items() if len(cells) == 3}
     assert table == settings
 
 
-def test_every_variable_that_the_package_reads_is_in_the_settings_section() -> None:
+def test_every_variable_that_the_package_reads_is_on_the_settings_page() -> None:
     sources = [path.read_text(encoding="utf-8") for path in (ROOT / "candle_fetcher").rglob("*.py")]
     read = {name for source in sources for name in re.findall(rf"{ENVIRONMENT}[A-Z_]*[A-Z]", source)}
-    assert read <= set(re.findall(rf"{ENVIRONMENT}[A-Z_]*[A-Z]", section("Settings")))
+    assert read <= set(re.findall(rf"{ENVIRONMENT}[A-Z_]*[A-Z]", page("settings")))
 
 
 def test_every_public_error_has_its_row() -> None:
-    rows = rows_of(section("Troubleshooting"))
+    rows = rows_of(page("errors"))
     assert set(rows) == public_errors()
 
 
 def test_the_attributes_in_the_rows_of_errors_are_the_real_ones() -> None:
-    for name, cells in rows_of(section("Troubleshooting")).items():
+    for name, cells in rows_of(page("errors")).items():
         kind = getattr(candle_fetcher, name)
         attributes = re.findall(r"`(\w+)`", cells[1]) if issubclass(kind, CandleFetcherError) else []
         documented = set(re.findall(r"self\.(\w+) = ", inspect.getsource(kind))) - {"fix"}  # which all have
         assert set(attributes) == documented, name
 
 
-def test_the_providers_table_is_what_the_providers_say() -> None:
-    names = ["provider", "timeframes", "kinds", "history", "quiet_interval", "sessions", "symbols", "key", "limits"]
-    told = CandleFetcher.providers()[[*names, "settings"]].to_dict("records")
-    lines = [f"| `{one.pop('provider')}` | {' | '.join(one.values())} |" for one in told]
-    written = [line for line in section("Providers").splitlines() if line.startswith("| `")]
-    assert written == lines, "\n".join(lines)
+@pytest.mark.fault("J23")
+@pytest.mark.parametrize("provider", sorted(all_providers()))
+def test_the_page_of_a_provider_has_all_that_the_provider_says(provider: str) -> None:
+    (facts,) = CandleFetcher.providers().query(f"provider == '{provider}'").to_dict("records")
+    rows = dict(re.findall(r"^\| ([\w ]+) \| (.*) \|$", page(provider).partition("<!-- end -->")[0], re.M))
+    assert facts.pop("provider") == rows["id"].strip("`")
+    assert {name: rows.get(name.replace("_", " "), "") for name in facts} == facts
+
+
+def test_the_readme_has_a_row_for_each_provider() -> None:
+    rows = re.findall(r"^\| \[([\w-]+)\]\(\S+\) \| .+ \| .+ \| (\w+) \|$", README.read_text(encoding="utf-8"), re.M)
+    keys = CandleFetcher.providers().set_index("provider")["key"]
+    assert [name for name, _ in rows] == list(keys.index)
+    assert {name for name, key in rows if key == "none"} == set(keys.index[keys == "none"])
 
 
 @pytest.mark.fault("J23")
-def test_no_row_of_a_table_is_there_twice() -> None:
-    for table in re.findall(r"(?:^\|.*\|\n)+", README.read_text(encoding="utf-8"), re.M):
+@pytest.mark.parametrize("path", all_pages(), ids=lambda path: path.stem)
+def test_no_row_of_a_table_is_there_twice(path: Path) -> None:
+    for table in re.findall(r"(?:^\|.*\|\n)+", path.read_text(encoding="utf-8"), re.M):
         lines = table.splitlines()
         assert len(set(lines)) == len(lines), lines[0]
 
@@ -267,21 +286,23 @@ def test_no_row_of_a_table_is_there_twice() -> None:
 def test_keys_and_limits_of_a_provider_read_as_they_are(provider: str, column: str, text: str) -> None:
     table = CandleFetcher.providers().set_index("provider")
     assert table.loc[provider, column] == text
-    assert text in section("Providers")
+    assert f"| {text} |" in page(provider)
 
 
 @pytest.mark.fault("H11")
-def test_the_readme_says_how_a_file_is_read_where_the_decimal_sign_is_a_comma() -> None:
-    found = re.search(r"read `([\d.]+)` as (\d+): set the language of the import to English", prose("Exporting CSV"))
+def test_a_page_says_how_a_file_is_read_where_the_decimal_sign_is_a_comma() -> None:
+    found = re.search(r"read `([\d.]+)` as (\d+): set the language of the import to English", prose("export"))
     assert found is not None
     assert found[2] == found[1].replace(".", "")  # the point is taken for the sign between thousands
 
 
 @pytest.mark.fault("H13")
-def test_the_readme_says_that_timestamps_are_opening_times(tmp_path: Path) -> None:
-    text = prose("Columns")
-    assert 'moved on by one timeframe, `frame.index + pd.Timedelta("1h")`' in text
+def test_a_page_says_that_timestamps_are_opening_times(tmp_path: Path) -> None:
+    text = prose("frames")
+    assert "move the index by one timeframe" in text
+    assert 'frame.index + pd.Timedelta("1h")' in text
     assert "opening times in UTC" in text
+    assert "opening times in UTC" in README.read_text(encoding="utf-8")
     with PracticeExchange() as exchange, CandleFetcher(base_urls=exchange.base_urls, cache_dir=tmp_path) as fetcher:
         frame = fetcher.fetch("BTC/USDT", "1h", "2024-01-01", "2024-01-02", columns="all")
     assert frame.index[0] == pd.Timestamp("2024-01-01", tz="UTC")
@@ -290,7 +311,7 @@ def test_the_readme_says_that_timestamps_are_opening_times(tmp_path: Path) -> No
 
 
 def test_the_modes_table_is_the_real_one() -> None:
-    modes = dict(re.findall(r'^\| `"(\w+)"`.*?\| (\d+ \| \d+) \|$', section("Speed and pacing"), re.M))
+    modes = dict(re.findall(r'^\| `"(\w+)"`.*?\| (\d+ \| \d+) \|$', page("speed"), re.M))
     assert modes == {mode: f"{network} | {io}" for mode, (network, io) in MODES.items()}
 
 
@@ -298,7 +319,7 @@ def test_the_modes_table_is_the_real_one() -> None:
 
 
 def test_the_newest_entry_of_the_changelog_is_this_version() -> None:
-    versions = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    versions = re.findall(r"^## (\S+)", CHANGELOG.read_text(encoding="utf-8"), re.M)
     assert versions[0] == candle_fetcher.__version__
 
 
@@ -309,29 +330,88 @@ def test_all_is_what_the_package_has() -> None:
     assert set(candle_fetcher.__all__) == public | {"__version__"}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
-    headings = {
-        re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.+)$", text, re.M)
-    }
+def headings_of(text: str) -> set[str]:
+    """Return the anchors that a page has, as GitHub makes them."""
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.+)$", text, re.M)}
+
+
+@pytest.mark.parametrize("path", [*all_pages(), ARCHITECTURE, CHANGELOG], ids=lambda path: path.stem)
+def test_links_within_the_repository_lead_somewhere(path: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.M | re.S)
     for target in re.findall(r"\]\(([^)]+)\)", text):
-        if target.startswith("#"):
-            assert target[1:] in headings, target
-        elif "://" not in target:
-            assert (page.parent / target).exists(), target
+        if "://" not in target:
+            file, _, anchor = target.partition("#")
+            found = path.parent / file if file else path
+            assert found.exists(), target
+            assert not anchor or anchor in headings_of(found.read_text(encoding="utf-8")), target
 
 
-def test_every_section_is_in_the_contents() -> None:
-    titles = re.findall(r"^## (.+)$", README.read_text(encoding="utf-8"), re.M)
-    assert re.findall(r"^- \[(.+?)\]", section("Contents"), re.M) == titles[1:]
+def test_the_readme_is_short_and_leads_to_the_pages() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert len(text.encode()) <= 8192
+    assert "prices are made up" in text.partition("```python")[0]
+    assert "candle_fetcher/docs/index.md" in text
 
 
-def test_the_architecture_page_draws_every_module_and_no_other() -> None:
-    picture = re.search(r"^```text\n(.*?)^```$", ARCHITECTURE.read_text(encoding="utf-8"), re.M | re.S)
-    assert picture is not None
-    package = ROOT / "candle_fetcher"
-    modules = [path for path in package.rglob("*.py") if not path.name.startswith("__")]
-    folders = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
-    drawn = re.findall(r"\b[a-z_]+(?:\.py|/)", picture[1])
-    assert sorted(drawn) == sorted([*(path.name for path in modules), *folders])
+# -- candle-fetcher help -----------------------------------------------------------------------------------------------
+
+
+def help_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Return what `candle-fetcher help` prints on 80 columns."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "80")
+        patch.setenv("NO_COLOR", "1")
+        assert main(["help", *words]) == 0
+    return capsys.readouterr().out
+
+
+def test_help_lists_every_page_with_its_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = " ".join(help_of(capsys).split())
+    for name, path in find_pages().items():
+        if name != "index":
+            assert f" {name} {summary_of(path)} " in f"{listed} ", name
+
+
+@pytest.mark.slow(every=8)
+@pytest.mark.parametrize("name", sorted(find_pages()))
+def test_help_prints_a_page_for_a_terminal_of_80_columns(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = help_of(capsys, name).splitlines()
+    title = re.match(r"# (.+)", page(name))
+    assert title is not None
+    assert printed[0] == title[1]
+    code = "".join(re.findall(r"^```.*?^```$", page(name), re.M | re.S))
+    prose_lines = [line for line in printed if line.strip() not in code]
+    assert [line for line in prose_lines if len(line) > 80 and "://" not in line] == []
+    assert [line for line in prose_lines if re.search(r"\]\(|<!--|^\||\*\*", line)] == []
+
+
+def test_help_names_the_closest_page_for_an_unknown_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help", "gasp"]) == 2
+    assert "Did you mean 'gaps'?" in capsys.readouterr().err
+
+
+def test_help_of_a_command_without_a_page_is_the_help_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert help_of(capsys, "fetch").startswith("usage: candle-fetcher fetch ")
+    assert help_of(capsys, "GAPS.md").startswith("Gaps\n====\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "lines"),
+    [
+        ("# A `b`\n\n*Some* **words** a*b\nhere.\n", 80, ["A `b`", "=====", "", "Some words a*b here.", ""]),
+        (
+            "See [gaps](gaps.md), [more](cache.md#x), [x](https://a.b).",
+            80,
+            ["See gaps, more (page cache), x (https://a.b).", ""],
+        ),
+        ("- one\n- two three four\n  five\n", 12, ["- one", "- two three", "  four five", ""]),
+        ("| a | b |\n| --- | --- |\n| 1 | x\\|y |\n", 80, ["a  b", "-  ---", "1  x|y", ""]),
+        ("| a | b |\n| --- | --- |\n| one | two three |\n", 10, ["a    b", "---  -----", "one  two", "     three", ""]),
+        ("| a | b |\n| --- | --- |\n| longword | wordlong |\n", 12, ["longword", "  b:", "    wordlong", ""]),
+        ("| a | b |\n| --- | --- |\n| one | https://a.b |\n", 12, ["a    b", "---  -------", "one  https://a.b", ""]),
+        ("```python\nx = 1\n\ny = 2\n```\n", 80, ["  x = 1", "", "  y = 2", ""]),
+        ("<!-- generated: x -->\ntext\n<!-- end -->\n", 80, ["text", ""]),
+    ],
+)
+def test_markdown_is_laid_out_as_text(text: str, width: int, lines: list[str]) -> None:
+    assert list(lay_out(text, width)) == lines

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from runs import examples
 
 from candle_fetcher.core.candles import COLUMNS, Candles
 from candle_fetcher.core.entry import VERSION, Entry, Hole, HoleState, pack, seal, unpack, unseal
@@ -58,6 +59,7 @@ def small(compress):
     return pack("key", entry, compress=compress)
 
 
+@examples()
 @given(key=keys, entry=entries(), compress=st.booleans(), trusted=st.booleans())
 def test_an_entry_comes_back_as_it_was_packed(key, entry, compress, trusted):
     same(unpack(key, pack(key, entry, compress=compress), trusted=trusted), entry)
@@ -69,6 +71,7 @@ def test_entries_read_the_same_whether_packed_with_or_without_compression():
     same(unpack("key", plain), unpack("key", dense))
 
 
+@examples()
 @given(entry=entries())
 def test_unpacked_candles_share_the_bytes_and_cannot_be_written(entry):
     found = unpack("key", pack("key", entry))
@@ -76,6 +79,7 @@ def test_unpacked_candles_share_the_bytes_and_cannot_be_written(entry):
 
 
 @pytest.mark.fault("D06")
+@examples()
 @given(key=keys, other=keys, entry=entries(), compress=st.booleans())
 def test_an_entry_of_another_key_is_a_miss(key, other, entry, compress):
     if key != other:
@@ -106,6 +110,7 @@ def test_every_cut_and_everything_appended_is_a_miss(compress):
 
 
 @pytest.mark.fault("D06")
+@examples()
 @given(data=st.binary(max_size=120), trusted=st.booleans())
 def test_bytes_of_anybody_else_are_a_miss_and_never_an_error(data, trusted):
     assert unpack("key", data, trusted=trusted) is None
@@ -139,6 +144,7 @@ def test_trusted_bytes_are_spared_the_checksum_and_nothing_else():
     assert unpack("key", data[:-1], trusted=True) is None
 
 
+@examples()
 @given(key=keys, head=st.binary(max_size=20), body=st.binary(max_size=50), compress=st.booleans())
 def test_whatever_is_sealed_is_unsealed_under_the_same_key(key, head, body, compress):
     found = unseal(key, seal(key, head, body, compress=compress))
@@ -146,6 +152,7 @@ def test_whatever_is_sealed_is_unsealed_under_the_same_key(key, head, body, comp
     assert (found[0], bytes(found[1])) == (head, body)
 
 
+@examples()
 @given(head=st.binary(max_size=60), body=st.binary(max_size=60))
 def test_what_is_sealed_but_is_no_entry_is_a_miss(head, body):
     assert unpack("key", seal("key", head, body)) is None

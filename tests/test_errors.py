@@ -1,8 +1,7 @@
-"""Every error and warning is raised somewhere, documented, in the README's troubleshooting, and says what to do."""
+"""Every error and warning is raised somewhere, documented on the page of errors, and says what to do."""
 
 from __future__ import annotations
 
-import ast
 import copy
 import datetime as dt
 import inspect
@@ -75,11 +74,9 @@ def made(kind: type) -> Any:
 
 
 def troubleshooting() -> dict[str, list[str]]:
-    """The rows of the README's tables of errors and warnings: their other cells, by name."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = re.search(r"^## Troubleshooting\n(.*?)^## ", text, re.M | re.S)
-    assert found is not None
-    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", found[1], re.M)
+    """The rows of the tables of errors and warnings in the pages: their other cells, by name."""
+    text = (ROOT / "candle_fetcher" / "docs" / "errors.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|(.*)\|$", text, re.M)
     return {name: [cell.strip() for cell in cells.split("|")] for name, cells in rows}
 
 
@@ -90,15 +87,13 @@ def used() -> set[str]:
     for path in (ROOT / "candle_fetcher").rglob("*.py"):
         if path.name == "errors.py":
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call):
-                called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-                found.add(called)
-                if called == "warn":
-                    found.update(one.id for one in node.args if isinstance(one, ast.Name))
+        text = path.read_text(encoding="utf-8")
+        found.update(re.findall(r"\b([A-Z]\w+)\(", text))
+        found.update(*(re.findall(r"\w+", words) for words in re.findall(r"\bwarn\(([^)]*)\)", text)))
     return found
 
 
+@pytest.mark.slow(only=("CandleFetcherError",))
 @each_kind
 def test_each_is_raised_somewhere_by_its_own_name(kind: type, used: set[str]) -> None:
     assert kind.__name__ in used or kind in TRUNKS
@@ -156,7 +151,7 @@ def test_what_to_do_is_behind_the_semicolon_or_that_of_the_class() -> None:
     assert str(InputError("limit 0 is not allowed; expected 1 or more")) == "limit 0 is not allowed; expected 1 or more"
     assert str(InputError("limit 0 is not allowed")) == "limit 0 is not allowed. Correct it and call again"
     assert unknown("source", "rst", ("rest", "auto")).fix == "expected one of rest, auto. Did you mean 'rest'?"
-    assert UnknownSymbol("X", "binance").fix == "symbols() lists those that it knows"
+    assert UnknownSymbol("X", "binance").fix == "symbols() lists those of the provider"
     assert str(ReplyError("what came?")) == f"what came? {ReplyError.fix}"
 
 
@@ -168,6 +163,7 @@ class Unspeakable:
 HUGE = 10**5_000
 
 
+@pytest.mark.slow
 @pytest.mark.fault("A18")
 @pytest.mark.parametrize("digits", [640, 4_300, 0])
 def test_a_value_is_shown_on_a_line_whatever_it_is(digits: int) -> None:
@@ -220,6 +216,7 @@ def closed(fetcher: CandleFetcher) -> None:
     fetcher.symbols()
 
 
+@pytest.mark.slow(every=2)
 @pytest.mark.parametrize(
     ("kind", "fault", "work"),
     [
@@ -274,6 +271,7 @@ def first_frame(fetcher: CandleFetcher, *words: Any, **options: Any) -> None:
     next(fetcher.iter_frames(*words, **options))
 
 
+@pytest.mark.slow(every=3)
 @pytest.mark.parametrize(
     ("work", "fault", "kind", "facts"),
     [
@@ -341,7 +339,6 @@ def test_an_error_says_which_call_it_ended(
     assert tuple(getattr(again, name) for name in FACTS_OF) == facts
 
 
-@pytest.mark.fault("J19")
 @pytest.mark.parametrize("source", ["auto", "rest"])
 def test_what_an_error_came_of_says_what_it_was_about_too(world: World, tmp_path: Path, source: str) -> None:
     failing = world.exchange.fail(DOWN, times=None)
@@ -359,7 +356,7 @@ def test_what_an_error_came_of_says_what_it_was_about_too(world: World, tmp_path
     }
     for symbol, one in [(symbol, one) for symbol, some in errors.items() for one in some]:
         assert isinstance(one, IncompleteData)
-        assert one.__cause__ is one.refusals[-1]
+        assert one.cause is one.refusals[-1]
         for error in (one, *one.refusals):
             assert tuple(getattr(error, name) for name in FACTS_OF) == ("binance", symbol, *WHOLE[2:])
 
@@ -393,6 +390,7 @@ def test_an_error_that_ends_two_calls_says_in_each_what_that_one_was_about() -> 
     assert seen[0] is seen[2] is shared
 
 
+@pytest.mark.slow
 def test_a_host_out_of_reach_is_told_with_what_to_do(tmp_path: Path) -> None:
     urls = {"binance": nowhere()}
     with CandleFetcher(base_urls=urls, cache_dir=tmp_path) as fetcher, pytest.raises(TransportError) as caught:

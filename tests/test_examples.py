@@ -1,4 +1,5 @@
-"""The examples run as they stand, offline: each in a process and a folder of its own, the notebook cell by cell."""
+"""The examples run as they stand, offline: each in a folder of its own, the notebook cell by cell. Slow tests give each
+a process too."""
 
 from __future__ import annotations
 
@@ -6,8 +7,10 @@ import ast
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +22,42 @@ EXAMPLES = ROOT / "examples"
 NOTEBOOK = EXAMPLES / "notebook.ipynb"
 
 
-def run_example(name: str, folder: Path) -> str:
-    """What the example prints, run in the folder by a user who has set nothing."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("CANDLE_FETCHER_")}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / name)],
-        cwd=folder,
-        env={**environment, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert not done.stderr, done.stderr  # no bar and no warning where nobody watches
-    return done.stdout
+Run = Callable[[str], str]
+
+
+@pytest.fixture(params=["here", pytest.param("process", marks=pytest.mark.slow)])
+def run_example(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Run:
+    """What an example prints that is run in the folder by a user who has set nothing."""
+
+    def run_here(name: str) -> str:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(str(EXAMPLES))
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        said = capfd.readouterr()
+        assert not said.err, said.err  # no bar and no warning where nobody watches
+        return said.out
+
+    def run_process(name: str) -> str:
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("CANDLE_FETCHER_")}
+        done = subprocess.run(
+            [sys.executable, "-W", "error", str(EXAMPLES / name)],
+            cwd=tmp_path,
+            env={**environment, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
+            capture_output=True,
+            encoding="utf-8",
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert not done.stderr, done.stderr
+        return done.stdout
+
+    return run_here if request.param == "here" else run_process
 
 
 def cells() -> list[dict[str, Any]]:
@@ -51,8 +75,8 @@ def run_cell(source: str, names: dict[str, Any]) -> Any:
     return eval(compile(ast.Expression(last.value), str(NOTEBOOK), "eval"), names)
 
 
-def test_quick_start_shows_a_frame_a_file_and_the_report(tmp_path: Path) -> None:
-    said = run_example("quick_start.py", tmp_path)
+def test_quick_start_shows_a_frame_a_file_and_the_report(tmp_path: Path, run_example: Run) -> None:
+    said = run_example("quick_start.py")
     assert "[528 rows x 5 columns]" in said
     assert re.search(r"^again .* 129,600 from memory$", said, re.MULTILINE)
     assert re.search(r"^another program .* 129,600 from disk$", said, re.MULTILINE)
@@ -61,33 +85,37 @@ def test_quick_start_shows_a_frame_a_file_and_the_report(tmp_path: Path) -> None
     assert len(pd.read_csv(file)) == 528
 
 
-def test_many_symbols_goes_on_without_the_unknown_one(tmp_path: Path) -> None:
-    said = run_example("many_symbols.py", tmp_path)
+@pytest.mark.slow
+def test_many_symbols_goes_on_without_the_unknown_one(run_example: Run) -> None:
+    said = run_example("many_symbols.py")
     assert "left out DOGE/UDST" in said
     assert re.search(r"^ +BTC/USDT +ETH/USDT +SOL/USDT +DOGE/USDT$", said, re.MULTILINE)
     assert "2024-03-31" in said
 
 
-def test_spreadsheet_reads_back_what_it_wrote(tmp_path: Path) -> None:
-    assert "365 candles, all equal" in run_example("spreadsheet.py", tmp_path)
+def test_spreadsheet_reads_back_what_it_wrote(tmp_path: Path, run_example: Run) -> None:
+    assert "365 candles, all equal" in run_example("spreadsheet.py")
     names = sorted(file.name for file in (tmp_path / "historical_data").iterdir())
     assert names == ["ETH_USDT_1d_20230101_20240101.csv", "ETH_USDT_1d_20230101_20240101.json"]
 
 
-def test_side_by_side_asks_three_providers(tmp_path: Path) -> None:
-    said = run_example("side_by_side.py", tmp_path)
+@pytest.mark.slow
+def test_side_by_side_asks_three_providers(run_example: Run) -> None:
+    said = run_example("side_by_side.py")
     assert re.search(r"^series +binance:BTC/USDT +kraken:BTC/USD +alpaca:AAPL$", said, re.MULTILINE)
     assert "720 candles, 720 lacking, depth_limit" in said
 
 
-def test_own_provider_fetches_from_a_service_of_ours(tmp_path: Path) -> None:
-    said = run_example("own_provider.py", tmp_path)
+@pytest.mark.slow
+def test_own_provider_fetches_from_a_service_of_ours(run_example: Run) -> None:
+    said = run_example("own_provider.py")
     assert "42 candles again, without a request" in said
     assert said.count("+00:00") == 42
 
 
-def test_the_logging_example_shows_retries_gaps_and_calls(tmp_path: Path) -> None:
-    said = run_example("logging_example.py", tmp_path)
+@pytest.mark.slow
+def test_the_logging_example_shows_retries_gaps_and_calls(run_example: Run) -> None:
+    said = run_example("logging_example.py")
     assert re.search(r"^WARNING binance: retry 1/5 in [\d.]+ s: status 503$", said, re.MULTILINE)
     assert "WARNING binance: going on\n" in said
     assert said.count("WARNING BTC/USDT 1m: the provider lacks 80 candles in 1 gap\n") == 2
@@ -109,6 +137,7 @@ def test_every_example_says_what_it_shows_and_how_to_ask_the_real_exchange() -> 
         assert "For the real exchange, drop `base_urls`" in " ".join(said.split()), name
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_cell_by_cell_and_shows_plan_and_monitor_as_tables() -> None:
     names: dict[str, Any] = {}
     shown = {}

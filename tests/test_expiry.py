@@ -25,7 +25,7 @@ delays = st.sampled_from([0, 2_000, 31_000, 960_000])
 
 
 def settling(frame, delay=2_000):
-    return Settling(frame, Finality(delay_ms=delay, late_ms=60_000))
+    return Settling(frame, Finality(delay_ms=delay, late_rows_ms=60_000))
 
 
 def candles_at(opens):
@@ -86,6 +86,7 @@ def test_a_hole_that_may_be_a_late_row_is_asked_for_again_once_no_row_can_be_lat
     assert ask_again_ms(end, end + age * minute, 35 * minute) == end + again * minute
 
 
+@pytest.mark.slow
 @given(
     frame=st.sampled_from(["1d", "1w", "1M"]).map(parse_timeframe),
     name=st.sampled_from(["America/New_York", "America/Chicago", "Asia/Tokyo", "Europe/Berlin"]),

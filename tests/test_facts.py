@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from candle_fetcher.cache import CandleCache
 from candle_fetcher.core.entry import seal, unseal
-from candle_fetcher.core.facts import EmptySpan, Facts, Failed, News, Unverified
+from candle_fetcher.core.facts import EmptySpan, Facts, FailedSpan, News, Unverified
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import parse_timeframe
@@ -22,7 +22,7 @@ FACTS = Facts(
     first_ms=5,
     empty=(EmptySpan(Span(0, 5), "not_listed", 9), EmptySpan(Span(70, 80), "after_delisting", 9)),
     absent=(("/data/x.zip", 86_400_008),),
-    failed=(Failed(Span(10, 20), "boom", 9),),
+    failed=(FailedSpan(Span(10, 20), "boom", 9),),
     unverified=(Unverified(Span(30, 40), "/data/y.zip"),),
 )
 
@@ -31,8 +31,8 @@ def test_facts_are_stored_as_lists_that_begin_with_their_span() -> None:
     memory = MemoryTier(10**6)
     memory.save(KEY, seal(KEY, b"", STORED), 1_000)
     cache = CandleCache(Store(memory), path=None)
-    assert cache.facts(SERIES) == FACTS
-    cache.learn(SERIES, News(first_ms=6), 9)
+    assert cache.facts.get(SERIES) == FACTS
+    cache.facts.learn(SERIES, News(first_ms=6), 9)
     found = unseal(KEY, memory.load(KEY))
     assert found is not None
     assert bytes(found[1]) == STORED.replace(b'"first_ms": 5', b'"first_ms": 6')
@@ -41,7 +41,7 @@ def test_facts_are_stored_as_lists_that_begin_with_their_span() -> None:
 def test_news_replaces_what_was_known_of_the_same_spans() -> None:
     news = News(
         empty=EmptySpan(Span(2, 12), "not_listed", 50),
-        failed=[Failed(Span(15, 18), "again", 50)],
+        failed=[FailedSpan(Span(15, 18), "again", 50)],
         unverified=[Unverified(Span(50, 60), "/data/z.zip")],
         replaced=[Span(35, 45)],
         filled=[Span(19, 99)],
@@ -51,9 +51,9 @@ def test_news_replaces_what_was_known_of_the_same_spans() -> None:
         empty=(EmptySpan(Span(2, 12), "not_listed", 50), EmptySpan(Span(70, 80), "after_delisting", 9)),
         absent=(("/data/x.zip", 86_400_008),),
         failed=(
-            Failed(Span(10, 15), "boom", 9),
-            Failed(Span(15, 18), "again", 50),
-            Failed(Span(18, 19), "boom", 9),
+            FailedSpan(Span(10, 15), "boom", 9),
+            FailedSpan(Span(15, 18), "again", 50),
+            FailedSpan(Span(18, 19), "boom", 9),
         ),
         unverified=(Unverified(Span(30, 35), "/data/y.zip"), Unverified(Span(50, 60), "/data/z.zip")),
     )

@@ -25,9 +25,8 @@ from candle_fetcher import (
 )
 from candle_fetcher.core.frame import index_ms
 from candle_fetcher.practice import damage, faults
-from candle_fetcher.providers import find_provider
 
-pytestmark = [pytest.mark.fault("J01"), pytest.mark.filterwarnings("ignore:.*REST could not be had")]
+pytestmark = [pytest.mark.fault("J01"), pytest.mark.filterwarnings("ignore:.*REST failed")]
 # Two chunks and a part of a third, whose newest day has no file yet.
 SPAN = ("1h", "2024-03-20", "2024-06-14")
 TODAY = ("1h", "2024-06-10", "2024-06-15T10:00")
@@ -64,23 +63,8 @@ MOMENTS = {
 }
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path / "cache") as world:
-        yield world
-
-
 def quick(world: World, **settings: Any) -> CandleFetcher:
-    """A fetcher whose pauses between tries take no time."""
-    return without_pauses(world.fetcher(**{"max_retries": 1, **settings}))
-
-
-def without_pauses(fetcher: CandleFetcher) -> CandleFetcher:
-    for name in SYMBOLS:
-        for source in (fetcher._source(find_provider(name)), fetcher._archive(find_provider(name))):
-            if source is not None:
-                source._asker._wait = lambda stop, seconds: bool(stop.is_set())
-    return fetcher
+    return world.fetcher(**{"max_retries": 1, **settings})
 
 
 def unreachable(world: World, **settings: Any) -> CandleFetcher:
@@ -105,11 +89,17 @@ def cases() -> Iterator[Any]:
     for (at, provider), (nth, moment), (which, failure) in product(*map(enumerate, (SYMBOLS, MOMENTS, FAILURES))):
         is_new = failure in ("451", "500") if provider == "binance" else (failure, moment) == ("403", "every")
         if is_new:
-            yield pytest.param(failure, moment, provider)
+            is_telling = moment == "every" or (failure, moment) in (
+                ("451", "middle"),
+                ("500", "end"),
+                ("451", "limits"),
+            )
+            yield pytest.param(failure, moment, provider, marks=[] if is_telling else pytest.mark.slow)
         elif FAULT_RUNS >= 1 or (nth + which) % len(SYMBOLS) == at:
             yield pytest.param(failure, moment, provider, marks=pytest.mark.long)
 
 
+@pytest.mark.slow(keep=("451-middle-binance",))
 @pytest.mark.parametrize(("failure", "moment", "provider"), [*cases()])
 def test_whatever_fails_of_rest_and_when_the_archive_serves_what_it_has(
     world: World, failure: str, moment: str, provider: str
@@ -139,6 +129,7 @@ def test_what_neither_source_has_is_an_error_that_names_the_archive(world: World
         fetcher.fetch("BTC/USDT", "1h", "2024-06-15T02:00", "2024-06-15T10:00")
 
 
+@pytest.mark.slow
 def test_a_region_that_is_refused_is_asked_no_more_in_that_call(world: World) -> None:
     fetcher = refused(world)
     fetcher.fetch("BTC/USDT", "15m", "2024-01-01", "2024-04-01")
@@ -147,6 +138,7 @@ def test_a_region_that_is_refused_is_asked_no_more_in_that_call(world: World) ->
     same(fetcher.fetch("BTC/USDT", *SPAN), world.truth("BTCUSDT", *SPAN))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [refused, unreachable])
 def test_every_call_that_gives_candles_turns_to_the_archive(world: World, make: Any, tmp_path: Path) -> None:
     fetcher = make(world)
@@ -187,6 +179,21 @@ def test_funding_rates_come_out_of_files_in_the_same_call(world: World, make: An
     assert len(raised.value.frame) == 93
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [refused, unreachable])
+def test_an_audit_leaves_out_the_comparison_that_needs_rest(world: World, make: Any) -> None:
+    fetcher = make(world)
+    with pytest.warns(CandleFetcherWarning, match="is not compared with the archive: REST failed"):
+        frame = fetcher.audit("BTC/USDT", "1d", "2024-04-01", "2024-04-11")
+    assert frame.empty
+    assert frame.attrs["candle_fetcher"]["compared"] == {"cache": 0, "1h": 10}
+    for against in ("archive", None):  # no candles are finer than those of a minute: nothing is left to compare
+        timeframe = "1m" if against is None else "1d"
+        with pytest.raises(AccessDenied if make is refused else IncompleteData):
+            fetcher.audit("BTC/USDT", timeframe, "2024-04-01", "2024-04-02", against)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [faults.status(500), faults.forbidden(), faults.restricted(), faults.reset()])
 def test_what_the_archive_cannot_give_rest_does(world: World, fault: Any) -> None:
     world.exchange.fail(fault, times=None, match="/data/")
@@ -194,12 +201,14 @@ def test_what_the_archive_cannot_give_rest_does(world: World, fault: Any) -> Non
     same(frame, world.truth("BTCUSDT", "5m", "2024-03-01", "2024-04-01"))
 
 
+@pytest.mark.slow
 def test_a_month_with_holes_is_filled_from_its_days_where_rest_is_refused(world: World) -> None:
     hole = ms("2024-04-10T05:00"), ms("2024-04-10T07:00")
     world.exchange.archive.spoil("1h-2024-04.zip", damage.drop(*hole).published())
     same(refused(world).fetch("BTC/USDT", *SPAN), world.truth("BTCUSDT", *SPAN))
 
 
+@pytest.mark.slow
 def test_a_hole_of_the_files_is_no_gap_while_rest_is_refused(world: World) -> None:
     first = ms("2024-04-10T05:00")
     world.exchange.hide("binance", "BTCUSDT", (first, first + 7_200_000))
@@ -212,6 +221,7 @@ def test_a_hole_of_the_files_is_no_gap_while_rest_is_refused(world: World) -> No
     assert index_ms(frame).tolist() == index_ms(raised.value.frame).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("provider", [*SYMBOLS])
 def test_the_archive_says_since_when_there_are_candles_where_rest_is_refused(world: World, provider: str) -> None:
     symbol = {"binance": "SOL/USDT", "binance-um": "SOL/USDT", "binance-cm": "BTC/USD"}[provider]
@@ -219,7 +229,7 @@ def test_the_archive_says_since_when_there_are_candles_where_rest_is_refused(wor
     fetcher = refused(world, provider=provider)
     for _ in range(2):  # it is not remembered: REST may have older ones
         world.asked("")
-        with pytest.warns(CandleFetcherWarning, match=r"REST could not be had \(AccessDenied") as said:
+        with pytest.warns(CandleFetcherWarning, match=r"REST failed \(AccessDenied") as said:
             assert fetcher.first_available(symbol) == since
         assert len(said) == 1
         assert sum("klines" not in one.get("prefix", "") for one in world.asked("")) < 8
@@ -227,12 +237,13 @@ def test_the_archive_says_since_when_there_are_candles_where_rest_is_refused(wor
 
 
 def test_a_range_from_the_first_candle_on_begins_with_the_archives_where_rest_is_refused(world: World) -> None:
-    with pytest.warns(CandleFetcherWarning, match="REST could not be had") as said:
+    with pytest.warns(CandleFetcherWarning, match="REST failed") as said:
         frame = refused(world).fetch("BTC/USDT", "1d", "first", "2017-10-01")
     same(frame, world.truth("BTCUSDT", "1d", "2017-08-17", "2017-10-01"))
     assert len(said) == 1
 
 
+@pytest.mark.slow
 def test_a_first_candle_that_no_file_tells_is_the_refusal_of_rest(world: World) -> None:
     world.exchange.archive.spoil("1m-", damage.drop(0, 2**60).published())
     for symbol in ("BTC/USDT", "NOSUCH/USDT"):
@@ -263,5 +274,5 @@ def test_where_there_is_no_archive_a_refusal_comes_as_it_is(world: World) -> Non
 def unreachable_error(world: World) -> BaseException:
     with pytest.raises(IncompleteData) as raised:
         unreachable(world, provider="binance-us").fetch("BTC/USDT", *SPAN)
-    assert raised.value.__cause__ is not None
-    return raised.value.__cause__
+    assert raised.value.cause is not None
+    return raised.value.cause

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ast
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import forks
 import pytest
 from faults import FEWER, LETTERS, NOT_INJECTED, ROWS, Marked, find_rows, main, table
 
@@ -17,13 +14,10 @@ TESTS = Path(__file__).resolve().parent
 
 
 def marks() -> Iterator[tuple[str, str]]:
-    """File and row of every `pytest.mark.fault("…")`; what is no text in the brackets is left to the run."""
+    """File and row of every mark `fault`; what is no text in the brackets is left to the run."""
     for path in sorted(TESTS.glob("test_*.py")):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.fault":
-                yield from (
-                    (path.name, str(argument.value)) for argument in node.args if isinstance(argument, ast.Constant)
-                )
+        for arguments in re.findall(r"pytest\.mark\.fault\(([^()]*)\)", path.read_text("utf-8")):
+            yield from ((path.name, row) for row in re.findall(r'"([^"]*)"', arguments))
 
 
 def test_every_mark_is_a_row_of_the_table() -> None:
@@ -94,11 +88,12 @@ def test_the_table_shows_what_came_of_the_tests_and_where_there_are_none() -> No
     ]
 
 
+@pytest.mark.slow
+@forks.needs_fork
 def test_the_command_runs_the_marked_tests() -> None:
-    environment = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
-    command = [sys.executable, str(TESTS / "faults.py"), "D27", "--tests"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"^D27  caller edits what was returned +\d+ +\d+  ok$", done.stdout, re.M)
-    assert "tests/test_fetch.py::test_editing_a_frame_that_was_handed_out_changes_no_other" in done.stdout
-    assert "1 of 1 rows hold" in done.stdout
+    done = forks.run(lambda: main(["J21", "--tests"]), timeout_s=120)
+    said = done.out.decode()
+    assert done.code == 0, said + done.err.decode()
+    assert re.search(rf"^J21  {ROWS['J21']} +\d+ +\d+  ok$", said, re.M)
+    assert "tests/test_limits.py::test_a_message_says_a_thing_once" in said
+    assert "1 of 1 rows hold" in said

@@ -6,7 +6,6 @@ The ids are those of the table that `python tests/faults.py` prints.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +27,14 @@ from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.practice import damage, faults
 
+WORLD = {"weight_limit": 10**7}
+
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 MARCH = ("BTC/USDT", "5m", "2024-03-01", "2024-04-01")
 ZIP = "BTCUSDT-5m-2024-03.zip"
 KEY = f"data/spot/monthly/klines/BTCUSDT/5m/{ZIP}"
 HOURS = ("BTC/USDT", "1h", "2024-03-05", "2024-03-06")
 HOUR_FILES = "BTCUSDT-1h-2024-03"  # the month and its days
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path / "cache", weight_limit=10**7) as made:
-        yield made
 
 
 def told(frame: pd.DataFrame) -> dict[str, Any]:
@@ -55,6 +50,7 @@ def asked_for(world: World, name: str) -> int:
 # -- the archive and REST disagree ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.fault("C04")
 def test_where_archive_and_rest_disagree_a_candle_is_of_one_of_them_and_the_audit_lists_both(world: World) -> None:
     at = ms("2024-03-10T05:00")
@@ -89,6 +85,7 @@ def test_where_archive_and_rest_disagree_a_candle_is_of_one_of_them_and_the_audi
     assert set(revised["timestamp"]) == {pd.Timestamp(at, unit="ms", tz="UTC")}
 
 
+@pytest.mark.slow
 @pytest.mark.fault("C05")
 def test_a_file_that_was_published_anew_is_told_as_a_revision_once_it_is_asked_for_again(world: World) -> None:
     fetcher = world.fetcher()
@@ -106,6 +103,7 @@ def test_a_file_that_was_published_anew_is_told_as_a_revision_once_it_is_asked_f
     assert world.fetcher().fetch(*MARCH).equals(new)
 
 
+@pytest.mark.slow
 @pytest.mark.fault("C05")
 def test_a_file_that_changes_while_it_is_fetched_is_read_in_one_revision(world: World) -> None:
     old = world.exchange.archive.read(KEY)
@@ -117,13 +115,13 @@ def test_a_file_that_changes_while_it_is_fetched_is_read_in_one_revision(world: 
         assert change is not None
         new = change(new) or b""
 
-    def publish(wire: faults.Wire, reply: faults.Reply) -> bool:
+    def publish(wire: faults.FaultConnection, reply: faults.ServedReply) -> bool:
         """The old file goes out; its CHECKSUM, asked for after it, is the new one's."""
         world.exchange.archive.load(KEY, new)
         wire.send(reply.whole())
         return True
 
-    world.exchange.fail(faults.Action("publish", publish), match=lambda path, params: path.endswith(ZIP))
+    world.exchange.fail(faults.FaultAction("publish", publish), match=lambda path, params: path.endswith(ZIP))
     frame = world.fetcher().fetch(*MARCH)
     assert asked_for(world, ZIP) == 2
     rows = [(at - ms("2024-03-01")) // (5 * MINUTE) for at, _ in spans]
@@ -161,6 +159,7 @@ CHECKSUMS = {
 }
 
 
+@pytest.mark.slow(every=2)
 @pytest.mark.fault("C07")
 @pytest.mark.parametrize("what", CHECKSUMS)
 def test_each_form_of_a_checksum_has_its_verdict(world: World, what: str) -> None:
@@ -177,6 +176,7 @@ def test_each_form_of_a_checksum_has_its_verdict(world: World, what: str) -> Non
     assert (told(frame)["sources"]["archive"] == 0) == (verdict == "rejected")
 
 
+@pytest.mark.slow
 @pytest.mark.fault("C08")
 def test_damaged_zips_behind_a_right_checksum_bring_no_wrong_row(world: World) -> None:
     """What a provider published so: the checksum is the one of the damaged bytes, and no help."""
@@ -231,6 +231,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.fault("C09")
 @pytest.mark.parametrize("what", FORMS)
 def test_however_a_file_is_written_its_rows_are_the_same(world: World, what: str) -> None:
@@ -245,6 +246,7 @@ def test_however_a_file_is_written_its_rows_are_the_same(world: World, what: str
     assert alone.equals(frame)
 
 
+@pytest.mark.slow
 @pytest.mark.fault("C10")
 @pytest.mark.parametrize("by_ms", [DAY, -DAY, 31 * DAY, -31 * DAY])
 def test_a_row_of_another_day_is_not_accepted_and_rest_has_the_truth(world: World, by_ms: int) -> None:
@@ -262,6 +264,7 @@ def test_a_row_of_another_day_is_not_accepted_and_rest_has_the_truth(world: Worl
         world.fetcher(cache_dir=world.folder.parent / "alone").fetch(*MARCH, source="archive")
 
 
+@pytest.mark.slow
 @pytest.mark.fault("C10")
 @pytest.mark.parametrize("row", [0, 1, 4444, 8927])
 def test_a_row_that_a_file_lacks_without_a_known_hole_is_asked_of_rest_or_told(world: World, row: int) -> None:
@@ -309,6 +312,7 @@ def test_an_absent_file_is_asked_for_again_after_a_day_and_one_out_of_reach_at_o
 # -- holes and what is made of them -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.fault("C11")
 def test_of_forty_chunks_one_that_fails_for_good_costs_itself_alone(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -375,6 +379,7 @@ def test_what_is_missing_is_told_without_the_manifest(world: World) -> None:
     assert candle_fetcher.summary(joined)["candles"]["count"] == 45
 
 
+@pytest.mark.slow(every=2)
 @pytest.mark.fault("C13")
 @pytest.mark.parametrize("seed", range(4))
 def test_no_rollup_from_an_incomplete_set_passes_for_a_whole_one(world: World, seed: int) -> None:
@@ -451,6 +456,7 @@ def test_a_symbol_that_is_listed_again_is_found_although_it_was_known_to_be_gone
     assert [gap["cause"] for gap in told(frame)["gaps"]] == ["no_candle"]
 
 
+@pytest.mark.slow
 @pytest.mark.fault("C14")
 def test_a_renamed_symbol_and_a_rolled_contract_have_no_rows_of_the_other(tmp_path: Path) -> None:
     with World(tmp_path, now="2024-10-15T12:00:30") as world:
@@ -503,16 +509,16 @@ def test_two_settings_of_a_series_never_share_what_is_stored(world: World) -> No
 
     cache = world.fetcher().cache
     for series, price in held.items():
-        assert cache.load(series, [0]) == {}
+        assert cache.entries.load(series, [0]) == {}
         merged = Merged(entry(price), (Span(0, 5 * DAY),))
-        cache.update(series, [0], lambda _, merged=merged: {0: merged})
-        cache.learn(series, News(first_ms=int(price)), 1)
+        cache.entries.update(series, [0], lambda _, merged=merged: {0: merged})
+        cache.facts.learn(series, News(first_ms=int(price)), 1)
     for made in (cache, world.fetcher().cache):  # out of memory, and off the disk
         for series, price in held.items():
-            assert closes(made.load(series, [0])[0][1].candles) == {price}
-            assert made.facts(series).first_ms == int(price)
-        assert made.load(plain._replace(settings=(("adjustment", "raw"),)), [0]) == {}
-        assert made.load(plain._replace(settings=(("feed", "iex"), ("adjustment", "raw"))), [0]) == {}
+            assert closes(made.entries.load(series, [0])[0][1].candles) == {price}
+            assert made.facts.get(series).first_ms == int(price)
+        assert made.entries.load(plain._replace(settings=(("adjustment", "raw"),)), [0]) == {}
+        assert made.entries.load(plain._replace(settings=(("feed", "iex"), ("adjustment", "raw"))), [0]) == {}
     # Bytes that end up under the key of the other setting are of another key, and no entry.
     disk = world.fetchers[0].cache._store.disk  # type: ignore[union-attr]
     raw, split = (f"{series.key}|0" for series in list(held)[1:3])
@@ -522,4 +528,4 @@ def test_two_settings_of_a_series_never_share_what_is_stored(world: World) -> No
     disk.save(split, data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CacheWarning)
-        assert world.fetcher().cache.load(list(held)[2], [0]) == {}
+        assert world.fetcher().cache.entries.load(list(held)[2], [0]) == {}

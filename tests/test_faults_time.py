@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +18,7 @@ from candle_fetcher.practice import faults
 MINUTE, DAY = 60_000, 86_400_000
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path / "cache") as made:
-        yield made
-
-
+@pytest.mark.slow(keep=("klines--3600", "time-3600"))
 @pytest.mark.fault("B04")
 @pytest.mark.parametrize(("during", "step_s"), [("klines", -3600), ("klines", 3600), ("time", -3600), ("time", 3600)])
 def test_a_clock_that_steps_while_a_reply_is_awaited_makes_no_open_candle_final(
@@ -32,7 +26,7 @@ def test_a_clock_that_steps_while_a_reply_is_awaited_makes_no_open_candle_final(
 ) -> None:
     stepped_s = 0
 
-    def step(wire: faults.Wire, reply: faults.Reply) -> bool:
+    def step(wire: faults.FaultConnection, reply: faults.ServedReply) -> bool:
         nonlocal stepped_s
         stepped_s += step_s
         wire.send(reply.whole())
@@ -43,7 +37,7 @@ def test_a_clock_that_steps_while_a_reply_is_awaited_makes_no_open_candle_final(
         warnings.simplefilter("ignore", ClockSkew)
         for turn in range(6):
             if turn % 2:
-                world.exchange.fail(faults.Action("step", step), match=during)
+                world.exchange.fail(faults.FaultAction("step", step), match=during)
             settled_ms = int(world.now_s * 1000) - 2_000
             frame = fetcher.fetch("BTC/USDT", "1m", "2024-06-15T09:00", "2024-06-15T15:00")
             truth = world.truth("BTCUSDT", "1m", "2024-06-15T09:00", "2024-06-15T15:00")
@@ -71,6 +65,7 @@ def test_after_a_sleep_of_eight_hours_nothing_stale_is_served(world: World) -> N
     assert len(fetcher.symbols()) == symbols
 
 
+@pytest.mark.slow
 @pytest.mark.fault("B07")
 @pytest.mark.skipif(not hasattr(time, "tzset"), reason="the zone of a running process cannot be set here")
 @pytest.mark.parametrize(
@@ -106,6 +101,7 @@ def test_local_days_of_23_and_25_hours_cost_no_candle(
     assert index_ms(away).tolist() == list(range(ends[0], ends[1], 3_600_000))
 
 
+@pytest.mark.slow(keep=("rest-2024-02-29",))
 @pytest.mark.fault("B14")
 @pytest.mark.parametrize("border", ["2024-02-29", "2024-03-01", "2023-03-01", "2024-01-01", "2025-01-01"])
 @pytest.mark.parametrize("source", ["rest", "archive"])

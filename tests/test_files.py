@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from runs import examples
 
 from candle_fetcher.core.files import File, choose_files, published_end_ms
 from candle_fetcher.core.series import Series
@@ -24,6 +25,7 @@ instants = st.integers(START // 60_000, (NOW + 5 * DAY) // 60_000).map(lambda mi
 spans = st.tuples(instants, instants).map(lambda ends: Span(min(ends), max(ends))).filter(bool)
 missing = st.lists(spans, min_size=1, max_size=4)
 lost = st.sets(st.integers(0, 200), max_size=30)
+few = examples(200)
 
 
 def finder(timeframe):
@@ -72,6 +74,7 @@ def is_month(file):
     return "/monthly/" in file.path
 
 
+@few
 @given(missing, timeframes, st.booleans())
 def test_no_file_comes_twice_and_no_two_overlap(spans, timeframe, forced):
     files = chosen(spans, timeframe, forced)
@@ -79,6 +82,7 @@ def test_no_file_comes_twice_and_no_two_overlap(spans, timeframe, forced):
     assert all(one.span.end_ms <= two.span.start_ms for one, two in pairwise(files))
 
 
+@few
 @given(missing, timeframes, st.booleans())
 def test_no_file_is_asked_for_before_it_can_be_there(spans, timeframe, forced):
     for file in chosen(spans, timeframe, forced):
@@ -86,18 +90,21 @@ def test_no_file_is_asked_for_before_it_can_be_there(spans, timeframe, forced):
         assert file.span.end_ms + lag * DAY <= NOW
 
 
+@few
 @given(missing, timeframes)
 def test_every_file_saves_more_requests_than_it_costs(spans, timeframe):
     for file in chosen(spans, timeframe, forced=False):
         assert slots(wanted_in(spans, file), timeframe) > 3 * 1000
 
 
+@few
 @given(missing, timeframes, st.booleans())
 def test_every_file_brings_something_that_is_missing(spans, timeframe, forced):
     for file in chosen(spans, timeframe, forced):
         assert slots(wanted_in(spans, file), timeframe) > 0
 
 
+@few
 @given(missing, timeframes)
 def test_where_the_archive_is_all_there_is_its_files_cover_all_that_is_published(spans, timeframe):
     files = chosen(spans, timeframe, forced=True)
@@ -107,6 +114,8 @@ def test_where_the_archive_is_all_there_is_its_files_cover_all_that_is_published
     assert slots(left, timeframe) == 0
 
 
+@pytest.mark.slow
+@few
 @given(missing, timeframes.filter(lambda timeframe: timeframe.nominal_ms <= DAY), lost)
 def test_what_is_absent_is_not_asked_for_and_days_stand_in_for_a_month(spans, timeframe, days):
     find = finder(timeframe)
@@ -124,6 +133,7 @@ def test_what_is_absent_is_not_asked_for_and_days_stand_in_for_a_month(spans, ti
             assert not [rest for part in needed for rest in subtract(part, covered)]
 
 
+@few
 @given(timeframes, instants)
 def test_a_file_holds_the_instant_that_it_is_found_by(timeframe, ms):
     for monthly in (True, False):
@@ -169,7 +179,9 @@ def test_nothing_is_found_where_a_provider_has_no_files():
     assert published_end_ms(lambda ms, monthly: File("x", Span(7, 9)), NOW) == 7
 
 
+@pytest.mark.slow
 @pytest.mark.fault("J25")
+@few
 @given(missing, timeframes, lost, st.sampled_from([100, 720, 1000, 1500]))
 def test_the_choice_is_that_of_looking_at_every_file(spans, timeframe, days, rows_per_call):
     find = finder(timeframe)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from runs import examples
 
 from candle_fetcher.core.candles import COLUMNS, OHLCV, candles_from
 from candle_fetcher.core.fill import fill_gaps
@@ -31,7 +32,8 @@ def opens_of(frame):
     return (frame.index.asi8 // 1_000_000).tolist()
 
 
-@settings(max_examples=50)
+@pytest.mark.slow
+@examples()
 @given(
     name=st.sampled_from(["1h", "1d", "1M", "7m"]),
     slots=st.sets(st.integers(0, 20)),
@@ -52,7 +54,7 @@ def test_every_slot_has_a_row_and_every_invented_one_is_marked(name, slots, colu
     assert filled.dtypes[: len(frame.columns)].to_dict() == frame.dtypes.to_dict()
     assert (filled.index.dtype, filled.index.name, filled.index.freq) == (frame.index.dtype, "timestamp", None)
     real, invented = filled[~filled["is_synthetic"]], filled[filled["is_synthetic"]]
-    pd.testing.assert_frame_equal(real.drop(columns="is_synthetic"), frame)
+    pd.testing.assert_frame_equal(real.drop(columns="is_synthetic"), frame, check_exact=True)
     missing = [slot for slot in range(slots[0], stop) if slot not in slots] if slots else []
     assert opens_of(invented) == [grid.open_ms(slot) for slot in missing]
     assert filled.index.is_monotonic_increasing
@@ -62,6 +64,7 @@ def test_every_slot_has_a_row_and_every_invented_one_is_marked(name, slots, colu
     assert (invented["low"] <= invented[["open", "close"]].min(axis=1)).all()
 
 
+@examples()
 @given(slots=st.sets(st.integers(0, 20), min_size=1))
 def test_a_forward_filled_row_stands_at_the_close_before_it(slots):
     frame = frame_at([slot * HOUR for slot in sorted(slots)])
@@ -73,6 +76,8 @@ def test_a_forward_filled_row_stands_at_the_close_before_it(slots):
         close = row.close
 
 
+@pytest.mark.slow
+@examples()
 @given(slots=st.sets(st.integers(0, 20), min_size=1))
 def test_an_interpolated_price_lies_on_the_line_between_its_neighbours(slots):
     slots = sorted(slots)
@@ -108,12 +113,12 @@ def test_the_frame_that_was_handed_in_stays_as_it_is(how):
     frame.attrs[MANIFEST] = {"rows": 2}
     before = frame.copy()
     filled = fill_gaps(frame, parse_timeframe("1h"), Span(0, 5 * HOUR), how)
-    pd.testing.assert_frame_equal(frame, before)
+    pd.testing.assert_frame_equal(frame, before, check_exact=True)
     assert filled.attrs[MANIFEST] == {"rows": 2}
 
 
 def test_a_frame_without_gaps_is_only_marked():
     frame = frame_at([0, HOUR])
     filled = fill_gaps(frame, parse_timeframe("1h"), Span(0, 2 * HOUR), "ffill")
-    pd.testing.assert_frame_equal(filled.drop(columns="is_synthetic"), frame)
+    pd.testing.assert_frame_equal(filled.drop(columns="is_synthetic"), frame, check_exact=True)
     assert not filled["is_synthetic"].any()

@@ -18,9 +18,9 @@ from runs import FAULT_RUNS
 from world import World, ms, same
 
 from candle_fetcher import CandleFetcher, IncompleteData
-from candle_fetcher.core.candles import iso
 from candle_fetcher.core.finality import Finality
 from candle_fetcher.core.frame import index_ms
+from candle_fetcher.core.gap import iso
 from candle_fetcher.providers import Limit, all_providers, find_provider
 
 # A Tuesday, in the middle of a session of New York.
@@ -135,6 +135,7 @@ def play(world: Sea, seed: int, steps: int) -> None:
     assert {one: close for one, close in held.items() if one in final} == final
 
 
+@pytest.mark.slow
 @pytest.mark.fault("H02", "H03", "H04", "H12")
 @pytest.mark.parametrize("name", sorted(RULES))
 def test_what_is_held_is_what_a_late_exchange_said_last(tmp_path: Path, name: str, record_property: Any) -> None:
@@ -179,6 +180,7 @@ def sent(world: Sea) -> list[dict[str, str]]:
     return [one.params for one in world.server.asked() if "klines" in one.path]
 
 
+@pytest.mark.slow
 @pytest.mark.fault("H12")
 def test_a_correction_soon_after_the_close_is_found_by_the_next_request_and_is_a_revision(tmp_path: Path) -> None:
     with sea(tmp_path, "binance", 1) as world:
@@ -202,6 +204,7 @@ def test_a_correction_soon_after_the_close_is_found_by_the_next_request_and_is_a
         assert world.fetch(fetcher, start, "2024-03-05T16:00")["close"].iloc[-1] == close_of(START_S - 60, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.fault("H12")
 def test_what_is_read_once_more_may_lie_in_the_chunk_before_and_costs_no_request(tmp_path: Path) -> None:
     border_s = START_S // 60_000 * 60_000 + 60_000  # where the next chunk of 1,000 minutes begins
@@ -221,6 +224,7 @@ def test_what_is_read_once_more_may_lie_in_the_chunk_before_and_costs_no_request
         assert held["close"].tolist() == [close_of(border_s - 60, 1), close_of(border_s, 0)]
 
 
+@pytest.mark.slow
 @pytest.mark.fault("H12")
 def test_a_failing_request_takes_no_candle_that_was_to_be_read_once_more(tmp_path: Path) -> None:
     with sea(tmp_path, "binance", 1) as world:
@@ -256,6 +260,7 @@ def test_a_row_that_is_late_is_no_gap_and_the_newest_are_those_that_there_are(tm
             world.move(300)
 
 
+@pytest.mark.slow
 @pytest.mark.fault("H04")
 def test_a_row_that_never_comes_is_a_gap_once_it_cannot_be_late_any_more(tmp_path: Path) -> None:
     with sea(tmp_path, "binance", 1) as world:
@@ -269,6 +274,7 @@ def test_a_row_that_never_comes_is_a_gap_once_it_cannot_be_late_any_more(tmp_pat
             assert len(frame) == 9
 
 
+@pytest.mark.slow
 @pytest.mark.fault("H02")
 def test_a_minute_that_is_over_and_not_committed_is_open_and_each_candle_is_there_once(tmp_path: Path) -> None:
     with sea(tmp_path, "kraken", 1) as world:
@@ -283,6 +289,7 @@ def test_a_minute_that_is_over_and_not_committed_is_open_and_each_candle_is_ther
             assert closes(settled) == closes(frame[frame["is_closed"]])
 
 
+@pytest.mark.slow
 @pytest.mark.fault("H03")
 @pytest.mark.parametrize("name", ["alpaca", "alpaca-crypto"])
 def test_a_bar_is_settled_31_seconds_after_its_end(tmp_path: Path, name: str) -> None:
@@ -299,6 +306,7 @@ def test_a_bar_is_settled_31_seconds_after_its_end(tmp_path: Path, name: str) ->
 # -- what is stored stays ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow(every=3)
 @pytest.mark.fault("K07")
 @pytest.mark.parametrize("timeframe", ["3d", "1h", "1w"])
 def test_a_stored_candle_outlives_a_tail_that_comes_back_empty(tmp_path: Path, timeframe: str) -> None:

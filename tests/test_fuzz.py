@@ -16,7 +16,7 @@ from fuzz import CASES, TARGETS, Target, cases_of, main, run, share, table
 from runs import FAULT_RUNS
 
 TESTS = Path(__file__).resolve().parent
-QUICK = 20_000
+QUICK = 5_000
 # The rows of the table of faults (faults.py) that the changes of a target amount to.
 ROWS = {
     "rows": ("A08", "A09", "A18"), "numbers": ("A09", "A18"), "csv": ("A09", "C09"), "candles": ("A09", "A12"),
@@ -37,6 +37,7 @@ def marked(target: Target) -> object:
 every_target = pytest.mark.parametrize("target", [marked(target) for target in TARGETS])
 
 
+@pytest.mark.slow(only=("csv", "rows"))
 @every_target
 def test_hostile_input_is_read_right_or_refused_in_a_line(target: Target, record_property: Any) -> None:
     tally = run(target, share(target, QUICK))
@@ -87,7 +88,7 @@ def test_the_command_prints_a_line_for_each_target(capsys: pytest.CaptureFixture
 MEMORY = """
     import io, json, os, re, struct, sys, zipfile
     from pathlib import Path
-    from candle_fetcher.core.decimals import parse_csv
+    from candle_fetcher.core.text.rows import parse_csv
     from candle_fetcher.core.errors import InputError, ReplyError
     from candle_fetcher.core.series import Series
     from candle_fetcher.core.timeframe import parse_timeframe

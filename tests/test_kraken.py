@@ -16,7 +16,8 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from world import World, ms, same, skip_waits
+from runs import examples
+from world import World, ms, same
 
 from candle_fetcher import (
     CandleFetcher,
@@ -40,6 +41,7 @@ from candle_fetcher.core.timeframe import DAY_MS, HOUR_MS, MINUTE_MS, parse_time
 from candle_fetcher.practice import PracticeExchange, faults
 from candle_fetcher.providers import binance, find_provider
 from candle_fetcher.providers.kraken import parse_candles, parse_listing, refusal
+from candle_fetcher.sources.wire import LimiterClocks
 
 KRAKEN = find_provider("kraken")
 FEED = KRAKEN.feed("candles")
@@ -95,6 +97,7 @@ rows = st.lists(st.tuples(texts, texts, texts, texts, texts, texts, st.integers(
 )
 
 
+@examples()
 @given(rows=rows, data=st.data())
 def test_however_the_reply_is_written_its_candles_are_what_float_reads(rows, data):
     body = reply(rows)
@@ -118,6 +121,7 @@ def test_however_the_reply_is_written_its_candles_are_what_float_reads(rows, dat
 LIES = ["NaN", "Infinity", "1e5", "1_000", " 1 ", "", "1,5", "+1", "1.", ".5", "null", 0.5, None, True]
 
 
+@pytest.mark.slow(every=8)
 @pytest.mark.fault("A09")
 @pytest.mark.parametrize("lie", LIES)
 @pytest.mark.parametrize("field", range(8))
@@ -164,6 +168,7 @@ def test_an_envelope_of_another_shape_is_a_reply_error(body):
         parse_candles(body, series())
 
 
+@pytest.mark.slow
 def test_a_candle_costs_no_more_than_twice_what_binance_s_does():
     count = 1000
     ours = reply([[1_700_000_040 + 60 * at, "36501.5", "36544.0", "36500.0", "36540.1", "36520.7", "12.34567890", 321]
@@ -415,10 +420,7 @@ def world(tmp_path):
 
 def fetcher_of(world, **settings):
     """A fetcher of Kraken; its waits pass at once."""
-    settings = {"provider": UNHURRIED, **settings}
-    fetcher = world.fetcher(**settings)
-    skip_waits(fetcher._source(settings["provider"])._asker)
-    return fetcher
+    return world.fetcher(**{"provider": UNHURRIED, **settings})
 
 
 def sent(world):
@@ -438,9 +440,9 @@ def test_the_newest_candles_come_by_one_request_and_then_by_none(world):
     assert frame.attrs["candle_fetcher"]["provider"] == "kraken"
     assert frame.attrs["candle_fetcher"]["symbol"] == "BTC/USD"
     for spelling in ("BTC/USD", "xbtusd", "XXBTZUSD", "BTC-USD"):
-        pd.testing.assert_frame_equal(fetcher.fetch(spelling, "1h", limit=100), frame)
+        pd.testing.assert_frame_equal(fetcher.fetch(spelling, "1h", limit=100), frame, check_exact=True)
     again = fetcher_of(world).fetch("BTCUSD", "1h", limit=100)
-    pd.testing.assert_frame_equal(again, frame)
+    pd.testing.assert_frame_equal(again, frame, check_exact=True)
     assert sent(world) == []
     everything = fetcher.fetch("BTC/USD", "1h", limit=3, columns="all")
     assert (
@@ -449,6 +451,7 @@ def test_the_newest_candles_come_by_one_request_and_then_by_none(world):
     assert everything["quote_volume"].isna().all()
 
 
+@pytest.mark.slow(every=3)
 @pytest.mark.parametrize("timeframe", FEED.timeframes)
 def test_every_timeframe_is_what_the_exchange_has(world, timeframe):
     steps = 30 * parse_timeframe(timeframe).nominal_ms
@@ -502,6 +505,7 @@ def test_a_listing_within_the_newest_720_is_no_depth_limit(world):
     assert gap["cause"] == "not_listed"
 
 
+@pytest.mark.slow
 def test_history_grows_with_each_fetch(world):
     wanted, begun = "2024-06-15T00:00", world.now_s
     fetcher_of(world).fetch("BTC/USD", "1m", wanted)
@@ -514,6 +518,7 @@ def test_history_grows_with_each_fetch(world):
     assert {params["interval"] for params in sent(world)} == {"1"}
 
 
+@pytest.mark.slow(every=3)
 @pytest.mark.parametrize("pause_h", [12.5, 13, 14, 30, 24 * 7])
 def test_what_was_ever_fetched_stays_though_the_next_reply_does_not_touch_it(world, pause_h):
     """Two windows of 720 minutes apart, within one chunk of 1,000 or not: the minutes between are lost, no others."""
@@ -533,12 +538,12 @@ def test_what_was_ever_fetched_stays_though_the_next_reply_does_not_touch_it(wor
     reach_ms = later_ms // MINUTE_MS * MINUTE_MS - 720 * MINUTE_MS
     assert lost == (reach_ms - begun_ms // MINUTE_MS * MINUTE_MS) // MINUTE_MS
     for part in (first, second):
-        pd.testing.assert_frame_equal(frame.loc[part.index], part, check_freq=False)
+        pd.testing.assert_frame_equal(frame.loc[part.index], part, check_freq=False, check_exact=True)
     # And so it is for whoever asks nobody.
     kept = fetcher_of(world).fetch(
         "BTC/USD", "1m", int(index_ms(first)[0]), begun_ms // MINUTE_MS * MINUTE_MS, source="cache"
     )
-    pd.testing.assert_frame_equal(kept, first, check_freq=False)
+    pd.testing.assert_frame_equal(kept, first, check_freq=False, check_exact=True)
 
 
 def test_two_hours_are_made_of_hours(world):
@@ -564,6 +569,7 @@ def test_the_running_candle_comes_only_where_it_is_asked_for(world):
     same(final, truth(world, "1h", "2024-06-15T12:00", "2024-06-15T13:00"))
 
 
+@pytest.mark.slow
 @pytest.mark.fault("B10")
 def test_weeks_keep_the_time_that_they_are_sent_with_on_whatever_day_they_are_asked_for(world, record_property):
     """The practice exchange's open on Thursdays: in the middle of our slots, and a slot's candle is late by days."""
@@ -591,15 +597,15 @@ def test_a_hole_inside_is_asked_for_again_and_then_believed(world):
 def test_a_rate_limit_is_waited_for_though_its_status_is_200(world):
     fault = world.exchange.fail(faults.body(b'{"error":["EAPI:Rate limit exceeded"]}'), match="/OHLC")
     fetcher = fetcher_of(world)
-    waits = skip_waits(fetcher._source(UNHURRIED)._asker)
     frame = fetcher.fetch("BTC/USD", "1h", limit=5)
     assert fault.hits == 1
-    assert sum(waits) >= 1
+    assert sum(world.waits) >= 1
     assert len(frame) == 5
     assert frame.attrs["candle_fetcher"]["retries"] == 1
     assert len(sent(world)) == 2
 
 
+@pytest.mark.slow(every=3)
 @pytest.mark.parametrize("words", ["EService:Unavailable", "EService:Busy", "EGeneral:Internal error"])
 def test_what_passes_is_tried_again(world, words):
     world.exchange.fail(faults.body(json.dumps({"error": [words]}).encode()), match="/OHLC")
@@ -607,6 +613,7 @@ def test_what_passes_is_tried_again(world, words):
     assert len(sent(world)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.fault("A07")
 def test_an_error_with_status_200_is_that_error_and_nothing_is_stored(world, record_property):
     runs = 0
@@ -630,6 +637,7 @@ def test_an_error_with_status_200_is_that_error_and_nothing_is_stored(world, rec
     record_property("runs", runs)
 
 
+@pytest.mark.slow(every=2)
 @pytest.mark.parametrize(
     "action",
     [faults.html_200(), faults.cut(0.5), faults.body(b""), faults.body(b'{"error":[],"result":{"XXBTZUSD":[]'),
@@ -687,12 +695,13 @@ def test_calls_go_out_one_a_second(tmp_path):
         passes(seconds)
         return stop.is_set()
 
+    def clocks(server_clock):
+        return LimiterClocks(server_clock.estimated_ms, lambda: int(1000 * now_s), lambda: int(1000 * now_s))
+
     with PracticeExchange(clock=clock) as exchange, CandleFetcher(
         "kraken", base_urls=exchange.base_urls, cache_dir=tmp_path, clock=clock, progress=False, network_threads=1
     ) as fetcher:  # fmt: skip
-        asker = fetcher._source(KRAKEN)._asker
-        asker.limiter._wait = asker._wait = wait
-        asker.limiter._steady_ms = asker.limiter._machine_ms = lambda: int(1000 * now_s)
+        fetcher._runtime.wire = fetcher._runtime.wire._replace(wait=wait, limiter_clocks=clocks)
         exchange.kraken.burst = 2.5
         frames = [fetcher.fetch(symbol, "1h", "2024-06-10", "2024-06-15") for symbol in ("BTC/USD", "ETH/USD")]
         assert [len(frame) for frame in frames] == [120, 120]
@@ -724,7 +733,7 @@ def test_to_ask_for_everything_again_loses_nothing_that_is_not_served_any_more(w
     sent(world)
     for span in (("2024-05-20", "2024-06-25"), ("2024-05-20", "2024-05-22")):
         again = fetcher.fetch("BTC/USD", "1h", *span, refresh=True)
-        pd.testing.assert_frame_equal(again, frame.loc[: again.index[-1]], check_freq=False)
+        pd.testing.assert_frame_equal(again, frame.loc[: again.index[-1]], check_freq=False, check_exact=True)
         assert len(again) == (ms(span[1]) - ms(span[0])) // HOUR_MS
     assert len(sent(world)) == 1  # there is nothing to ask for of what is older
     assert sum(again.attrs["candle_fetcher"]["sources"].values()) == len(again)
@@ -738,6 +747,7 @@ def test_nothing_is_given_up_because_our_clock_is_ahead(world, days):
     same(frame, world.exchange.kraken.truth("XBTUSD", "1m", ms("2024-06-15T10:00"), ms("2024-06-15T12:00")))
 
 
+@pytest.mark.slow(every=3)
 @pytest.mark.parametrize(("timeframe", "start"), [("1h", "2024-05-01"), ("1m", "2024-06-14"), ("1d", "2021-01-01")])
 def test_what_is_not_served_any_more_is_asked_for_once(world, timeframe, start):
     found = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,6 @@ pytestmark = pytest.mark.fault("J02")
 HOUR, DAY = 3_600_000, 86_400_000
 # Chunk 476 of 1h holds 2024-04-20T08:00 to 2024-06-01T00:00 (excluded).
 BORDER, NEXT = "2024-04-20T08:00", "2024-06-01"
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path / "cache") as world:
-        yield world
 
 
 def hide(world: World, first: str, hours: int, symbol: str = "BTCUSDT") -> None:
@@ -99,6 +92,7 @@ def test_a_failure_among_the_newest_candles_is_reported_alone(world: World) -> N
     fail.stop()
 
 
+@pytest.mark.slow
 def test_the_archive_alone_gives_the_newest_candles_though_it_begins_soon_before(world: World) -> None:
     world.exchange.hide("binance", "SOLUSDT", (ms("2020-09-05"), ms("2020-09-08")))
     fetcher = world.fetcher(source="archive")
@@ -114,6 +108,7 @@ def test_resampled_candles_are_counted_the_same_way(world: World) -> None:
     assert len(frame) == 3
 
 
+@pytest.mark.slow
 def test_the_newest_candle_alone_comes_where_two_may_still_change(tmp_path: Path) -> None:
     with World(tmp_path / "cache", now="2024-06-15T12:30:10") as world:  # Alpaca's bars are final half a minute late
         fetcher = world.fetcher(provider="alpaca-crypto")

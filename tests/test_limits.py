@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import email.utils
+import itertools
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from loopback import Asked, Loopback, Said
-from world import World, ms, same, skip_waits
+from world import World, ms, same
 
 from candle_fetcher import (
     AccessDenied,
@@ -31,22 +32,15 @@ from candle_fetcher.providers import find_provider
 SPAN = ("BTC/USDT", "1h", "2024-06-01", "2024-06-02")
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path / "cache") as made:
-        yield made
-
-
 def quick(world: World, **settings: Any) -> tuple[Any, list[float]]:
-    """A fetcher that asks REST alone and waits for nothing, and its waits."""
-    fetcher = world.fetcher(**{"source": "rest", **settings})
-    return fetcher, skip_waits(fetcher._source(find_provider("binance"))._asker)
+    """A fetcher that asks REST alone, and its waits."""
+    return world.fetcher(**{"source": "rest", **settings}), world.waits
 
 
 # -- limits ------------------------------------------------------------------------------------------------------------
 
 
-def telling(**changed: Any) -> faults.Action:
+def telling(**changed: Any) -> faults.FaultAction:
     """exchangeInfo with another limit by weight."""
 
     def change(body: bytes) -> bytes:
@@ -59,6 +53,7 @@ def telling(**changed: Any) -> faults.Action:
     return faults.transform(change)
 
 
+@pytest.mark.slow(every=4)
 @pytest.mark.fault("K15")
 @pytest.mark.parametrize(
     "changed",
@@ -68,7 +63,7 @@ def telling(**changed: Any) -> faults.Action:
 def test_a_limit_that_cannot_be_is_warned_of_once_and_the_candles_come(world: World, changed: dict[str, Any]) -> None:
     fault = world.exchange.fail(telling(**changed), times=None, match="exchangeInfo")
     fetcher, waits = quick(world)
-    with pytest.warns(CandleFetcherWarning, match="binance tells a limit of .* not obeyed"):
+    with pytest.warns(CandleFetcherWarning, match="binance states a limit of .* the documented limits apply"):
         same(fetcher.fetch(*SPAN), truth(world))
     same(fetcher.fetch("BTC/USDT", "1m", "2024-06-01", "2024-06-05"), truth(world, "1m", "2024-06-05"))
     assert waits == []
@@ -78,6 +73,7 @@ def test_a_limit_that_cannot_be_is_warned_of_once_and_the_candles_come(world: Wo
     same(world.fetcher(source="rest").fetch("BTC/USDT", "5m", *SPAN[2:]), truth(world, "5m"))
 
 
+@pytest.mark.slow(every=3)
 @pytest.mark.fault("K15")
 @pytest.mark.parametrize(
     "limits",
@@ -93,11 +89,11 @@ def test_a_malformed_limit_takes_nothing_from_the_listing_and_the_documented_lim
 
     fault = world.exchange.fail(faults.transform(change), times=None, match="exchangeInfo")
     fetcher, _ = quick(world)
-    with pytest.warns(CandleFetcherWarning, match="binance tells a limit of .* not obeyed") as said:
+    with pytest.warns(CandleFetcherWarning, match="binance states a limit of .* the documented limits apply") as said:
         assert "BTC/USDT" in set(fetcher.symbols()["symbol"])
     assert len(said) == 1
     assert fault.hits == 1
-    left = fetcher._source(find_provider("binance")).limits_left()
+    left = fetcher._runtime.rest(find_provider("binance")).limits.left()
     assert [limit for limit, _ in left] == list(find_provider("binance").default_limits)
     same(fetcher.fetch(*SPAN), truth(world))
 
@@ -106,6 +102,7 @@ def truth(world: World, timeframe: str = "1h", end: str = SPAN[3], *, start: str
     return dict(world.truth("BTCUSDT", timeframe, start, end))
 
 
+@pytest.mark.slow(only=("22", "23"))
 @pytest.mark.fault("K15")
 @pytest.mark.parametrize("limit", [22, 23, 10**12])
 def test_a_limit_that_lets_a_chunk_through_is_obeyed_without_a_word(world: World, limit: int) -> None:
@@ -176,6 +173,7 @@ IN_A_200 = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.fault("J11")
 @pytest.mark.parametrize(("name", "body"), [(name, body) for name, bodies in IN_A_200.items() for body in bodies])
 def test_an_error_of_a_limit_with_status_200_is_waited_for(tmp_path: Path, name: str, body: bytes) -> None:
@@ -197,10 +195,9 @@ def test_an_error_of_a_limit_with_status_200_is_waited_for(tmp_path: Path, name:
     names = (name, *([provider.token.name] if provider.token else []))
     with Loopback(tmp_path, names, answer, now="2024-06-15T12:00:30") as server:
         fetcher = server.fetcher(max_retries=1, source="rest", **({"api_keys": {name: keys}} if keys else {}))
-        skip_waits(fetcher._source(fetcher._find(name))._asker)
         with pytest.raises((RateLimited, IncompleteData)) as raised:
             fetcher.fetch(symbol, feed.timeframes[-1], "2024-01-01", "2024-02-01")
-    found = raised.value if isinstance(raised.value, RateLimited) else raised.value.__cause__
+    found = raised.value if isinstance(raised.value, RateLimited) else raised.value.cause
     assert type(found) is RateLimited
     assert calls >= 2
 
@@ -221,6 +218,7 @@ def test_a_ban_with_status_200_is_one(world: World) -> None:
 # -- replies that are none ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow(every=3)
 @pytest.mark.fault("K22")
 @pytest.mark.parametrize(
     ("status", "match"),
@@ -240,9 +238,8 @@ def test_a_status_beside_200_is_tried_again(world: World, status: int, match: st
 def test_a_part_of_a_file_is_not_a_file(world: World) -> None:
     fault = world.exchange.fail(faults.status(206, b"PK"), times=2, match="data/spot")
     fetcher = world.fetcher(source="archive")
-    waits = skip_waits(fetcher._archive(find_provider("binance"))._asker)
     same(fetcher.fetch(*SPAN), truth(world))
-    assert fault.hits == len(waits) == 2
+    assert fault.hits == len(world.waits) == 2
 
 
 # -- messages ----------------------------------------------------------------------------------------------------------
@@ -252,22 +249,27 @@ PAGE = b"<html><head><title>502 Bad Gateway</title></head></html>"
 
 @pytest.mark.fault("J21")
 @pytest.mark.parametrize("name", sorted(IN_A_200))
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 418, 429, 451, 500, 503])
-@pytest.mark.parametrize("body", [b"", PAGE, b'{"code":-1,"msg":"No.","message":"No."}'])
-def test_a_message_says_a_thing_once(name: str, status: int, body: bytes) -> None:
-    error = find_provider(name).refuse(Reply(status, {}, body, 0.0), "AAPL", ms("2024-06-15"))
-    said = str(error).lower()
-    assert said.count(str(status)) <= 1, said
-    for words in ("none", "?", "''", "status 0"):
-        assert words not in said.replace("did you mean", ""), said
-    for words in ("try again", "call it again", "wait ", "api_keys"):
-        assert said.count(words) <= 1, said
+def test_a_message_says_a_thing_once(name: str) -> None:
+    statuses, bodies = (
+        (400, 401, 403, 404, 418, 429, 451, 500, 503),
+        (b"", PAGE, b'{"code":-1,"msg":"No.","message":"No."}'),
+    )
+    for status, body in itertools.product(statuses, bodies):
+        error = find_provider(name).refuse(Reply(status, {}, body, 0.0), "AAPL", ms("2024-06-15"))
+        said = str(error).lower()
+        assert said.count(str(status)) <= 1, said
+        for words in ("none", "?", "''", "status 0"):
+            assert words not in said.replace("did you mean", ""), said
+        for words in ("try again", "call it again", "wait ", "api_keys"):
+            assert said.count(words) <= 1, said
 
 
 @pytest.mark.fault("J21")
 @pytest.mark.parametrize("action", [faults.status(500), faults.status(503, PAGE), faults.cut(0.5), faults.reset()])
 @pytest.mark.parametrize("provider", ["binance", "binance-um"])
-def test_an_error_that_shows_another_one_says_a_thing_once(world: World, action: faults.Action, provider: str) -> None:
+def test_an_error_that_shows_another_one_says_a_thing_once(
+    world: World, action: faults.FaultAction, provider: str
+) -> None:
     world.exchange.fail(action, times=None, match="1/klines")
     world.exchange.fail(action, times=None, match="3/klines")
     world.exchange.fail(action, times=None, match="fundingRate")
@@ -281,9 +283,9 @@ def test_an_error_that_shows_another_one_says_a_thing_once(world: World, action:
         said = str(raised.value).lower()
         assert said.count("again") <= 1, said
         assert said.count("500") + said.count("503") <= 1, said
-        assert isinstance(raised.value.__cause__, TransportError | ReplyError)
-        assert raised.value.__cause__.reason.lower() in said
-        assert str(raised.value.__cause__).startswith(raised.value.__cause__.reason)
+        assert isinstance(raised.value.cause, TransportError | ReplyError)
+        assert raised.value.cause.reason.lower() in said
+        assert str(raised.value.cause).startswith(raised.value.cause.reason)
 
 
 @pytest.mark.fault("J21")
@@ -329,8 +331,7 @@ def start_of(months: int) -> str:
 def test_a_plan_counts_what_is_left_of_the_day(tmp_path: Path) -> None:
     with Loopback(tmp_path, ("alphavantage",), lambda asked: Said(b"{}"), now="2024-06-15T12:00:30") as server:
         fetcher = server.fetcher(api_keys={"alphavantage": {"apikey": "a-long-key"}})
-        limiter = fetcher._source(fetcher._find("alphavantage"))._asker.limiter
-        skip_waits(fetcher._source(fetcher._find("alphavantage"))._asker)
+        limiter = fetcher._runtime.rest(fetcher._runtime.find("alphavantage"))._client.limiter
         for _ in range(20):
             limiter.release(limiter.acquire(1, stop=threading.Event()))
         plan = fetcher.plan("IBM", "1h", start_of(10), "2024-06-01")

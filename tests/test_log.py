@@ -12,7 +12,7 @@ import pytest
 from candle_fetcher import CandleFetcher, InputError
 from candle_fetcher.cli import main
 from candle_fetcher.core.events import Gaps, Lookup, Operation, Rerouted, Retried, Sent, Waited
-from candle_fetcher.fetcher.log import LOG, EventLog
+from candle_fetcher.log import LOG, EventLog
 from candle_fetcher.practice import PracticeExchange, faults
 
 DAY = ("BTC/USDT", "1h", "2024-03-01", "2024-03-02")
@@ -105,6 +105,7 @@ def test_each_event_has_its_line_and_level(log: pytest.LogCaptureFixture, event:
     assert lines(log) == [line]
 
 
+@pytest.mark.slow
 @pytest.mark.fault("J14")
 def test_the_command_line_says_that_it_tries_again_and_goes_on(
     exchange: PracticeExchange, tmp_path: Path, capsys: pytest.CaptureFixture[str]

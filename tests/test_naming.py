@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,11 @@ from candle_fetcher.cli import main
 from candle_fetcher.core.naming import csv_name, read_csv_name, stamp
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import parse_timeframe
-from candle_fetcher.exports import replacing
+from candle_fetcher.files.writing import replacing
 
 MANIFEST = "candle_fetcher"
 DAY = ("BTC/USDT", "1h", "2024-03-01", "2024-03-02")
 NVDA = ("NVDA", "1d", "2020-01-02", "2020-03-01")
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path / "cache") as world:
-        yield world
 
 
 def stocks(world: World, folder: Path, **chosen: str) -> CandleFetcher:
@@ -91,6 +84,7 @@ def test_two_exports_within_one_minute_are_two_files(world: World, tmp_path: Pat
 # -- settings ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.fault("H05")
 def test_an_adjusted_export_has_a_name_of_its_own_and_goes_to_its_own_series(world: World, tmp_path: Path) -> None:
     raw, split = stocks(world, tmp_path / "a"), stocks(world, tmp_path / "b", adjustment="split")
@@ -109,10 +103,11 @@ def test_an_adjusted_export_has_a_name_of_its_own_and_goes_to_its_own_series(wor
             wanted = {"start": NVDA[2], "end": "2020-02-29", "source": "cache"}
             closes = stocks(world, folder, **own).fetch(*NVDA[:2], **wanted)["close"]
             assert closes.tolist() == (raw if own == {} else split).fetch(*NVDA)["close"].tolist()
-            with pytest.raises(Exception, match="only the cache"):
+            with pytest.raises(Exception, match="allows no other source"):
                 stocks(world, folder, **other).fetch(*NVDA[:2], **wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.fault("H05")
 def test_an_adjusted_export_without_its_day_is_refused(world: World, tmp_path: Path) -> None:
     path = stocks(world, tmp_path / "a", adjustment="split").export(*NVDA, path=tmp_path)
@@ -160,9 +155,13 @@ def test_the_command_that_fetches_and_writes_says_it_too(world: World, tmp_path:
     assert main(["cache", "import", str(tmp_path / "mine.csv"), "--cache-dir", str(tmp_path / "real")]) == 2
 
 
-def test_the_manifest_of_an_export_in_pieces_is_that_of_the_frame(world: World, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_manifest_of_an_export_in_pieces_is_that_of_the_frame(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("candle_fetcher.fetcher.frames._STREAM_CHUNKS", 3)
     fetcher = world.fetcher()
-    wanted = ("BTC/USDT", "1m", "2018-01-05", "2018-03-20")  # more pieces than one, with gaps
+    wanted = ("BTC/USDT", "1m", "2018-02-05", "2018-02-12")  # more pieces than one, with gaps
     path = fetcher.export(*wanted, path=tmp_path, manifest=True)
     beside = json.loads(path.with_suffix(".json").read_text())
     fetched = dict(fetcher.fetch(*wanted).attrs[MANIFEST])
@@ -172,6 +171,7 @@ def test_the_manifest_of_an_export_in_pieces_is_that_of_the_frame(world: World, 
     assert beside == fetched
 
 
+@pytest.mark.slow(every=3)
 @pytest.mark.fault("H05", "H06")
 @pytest.mark.parametrize(
     ("changed", "said"),
@@ -181,9 +181,9 @@ def test_the_manifest_of_an_export_in_pieces_is_that_of_the_frame(world: World, 
         ({"kind": "mark"}, "mark"),
         ({"provider": "binance-um"}, "binance-um"),
         ({"provider": "nobody-knows"}, "not known"),
-        ({"provider": 5}, "does not say"),
+        ({"provider": 5}, "does not name"),
         ({"settings": {"adjustment": "split"}}, "adjustment"),
-        ({"settings": 5}, "does not say"),
+        ({"settings": 5}, "does not name"),
     ],
 )
 def test_a_name_that_contradicts_its_manifest_is_refused(

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import gzip
 import json
-import os
 import re
 import socket
-import subprocess
+import struct
 import sys
-import textwrap
 import time
-from collections.abc import Iterator
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import forks
 import numpy as np
 import pytest
-from world import World, ms, same, skip_waits
+from runs import FAULT_RUNS
+from world import World, ms, same
 
 from candle_fetcher import (
     AccessDenied,
@@ -32,23 +34,18 @@ from candle_fetcher import (
     TransportError,
     UnknownSymbol,
 )
+from candle_fetcher.core.call import Call
+from candle_fetcher.net.transport import Transport
 from candle_fetcher.practice import faults
 from candle_fetcher.providers import find_provider
 
 SPAN = ("BTC/USDT", "1m", "2024-06-01", "2024-06-03")
-
-
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    with World(tmp_path / "cache") as made:
-        yield made
+DAY = ("BTC/USDT", "1m", "2024-06-01", "2024-06-02")
 
 
 def quick(world: World, **settings: Any) -> Any:
-    """A fetcher that asks REST alone, whose pauses between tries take no time."""
-    fetcher = world.fetcher(**{"source": "rest", **settings})
-    skip_waits(fetcher._source(find_provider("binance"))._asker)
-    return fetcher
+    """A fetcher that asks REST alone."""
+    return world.fetcher(**{"source": "rest", **settings})
 
 
 def shuffled(body: bytes) -> bytes:
@@ -79,6 +76,27 @@ def spoiled(old: str, new: str) -> Any:
     return faults.transform(change)
 
 
+@functools.lru_cache
+def packed(unpacked_bytes: int) -> bytes:
+    """The gzip body of `faults.bomb`, made in no time: one block, again and again."""
+    packer, block, crc = zlib.compressobj(9, zlib.DEFLATED, -15), b"0," * 500_000, zlib.crc32(b"[")
+    begin = packer.compress(b"[") + packer.flush(zlib.Z_FULL_FLUSH)
+    again = packer.compress(block) + packer.flush(zlib.Z_FULL_FLUSH)
+    count = unpacked_bytes // len(block)
+    for _ in range(count):
+        crc = zlib.crc32(block, crc)
+    end = packer.compress(b"0]") + packer.flush() + struct.pack("<II", zlib.crc32(b"0]", crc), count * len(block) + 3)
+    return gzip.compress(b"")[:10] + begin + again * count + end
+
+
+def bomb(unpacked_bytes: int) -> faults.FaultAction:
+    def act(wire: faults.FaultConnection, reply: faults.ServedReply) -> bool:
+        packs = (("Content-Encoding", "gzip"),)
+        return faults.status(200, packed(unpacked_bytes), packs).act(wire, reply)
+
+    return faults.FaultAction("bomb", act)
+
+
 PASSING = {
     "500": faults.status(500, b"<html>oops</html>"),
     "503": faults.overloaded(),
@@ -104,7 +122,7 @@ PASSING = {
     "endless integer": faults.body(b"[[" + b"9" * 5_000 + b"]]"),
     "nothing": faults.body(b""),
     "429": faults.rate_limited(0),
-    "bomb": faults.bomb(80_000_000),
+    "bomb": bomb(80_000_000),
 }
 
 
@@ -131,34 +149,40 @@ def marked(*without: str) -> list[Any]:
     return [pytest.param(name, marks=pytest.mark.fault(ROW_OF[name], "D24")) for name in PASSING if name not in without]
 
 
+@pytest.mark.slow(every=3)
 @pytest.mark.parametrize("name", marked())
 def test_a_fault_that_passes_is_mended_and_leaves_nothing_in_the_cache(world: World, name: str) -> None:
     world.exchange.fail(PASSING[name], times=2, match="klines")
     fetcher = quick(world)
-    frame = fetcher.fetch(*SPAN)
-    same(frame, world.truth("BTCUSDT", *SPAN[1:]))
-    same(world.fetcher(source="cache").fetch(*SPAN), world.truth("BTCUSDT", *SPAN[1:]))
+    frame = fetcher.fetch(*DAY)
+    same(frame, world.truth("BTCUSDT", *DAY[1:]))
+    same(world.fetcher(source="cache").fetch(*DAY), world.truth("BTCUSDT", *DAY[1:]))
 
 
+@pytest.mark.slow(keep=[names[0] for names in ROWS.values() if names[0] not in ("429", "bomb")])
 @pytest.mark.parametrize("name", marked("429", "bomb"))
 def test_a_fault_that_stays_is_an_error_of_ours_and_the_next_fetch_has_the_truth(world: World, name: str) -> None:
     fault = world.exchange.fail(PASSING[name], times=None, match="klines")
     fetcher = quick(world, max_retries=1)
     with pytest.raises(IncompleteData) as raised:
-        fetcher.fetch(*SPAN)
-    assert isinstance(raised.value.__cause__, TransportError | ReplyError)
-    assert sum(gap.count for gap in raised.value.missing) == 2880
+        fetcher.fetch(*DAY)
+    assert isinstance(raised.value.cause, TransportError | ReplyError)
+    assert sum(gap.count for gap in raised.value.missing) == 1440
     assert {gap.cause for gap in raised.value.missing} == {"fetch_failed"}
-    assert len(str(raised.value.__cause__)) < 300
+    assert len(str(raised.value.cause)) < 300
     assert len(str(raised.value)) < 500
     fault.stop()
-    same(quick(world).fetch(*SPAN), world.truth("BTCUSDT", *SPAN[1:]))
+    same(quick(world).fetch(*DAY), world.truth("BTCUSDT", *DAY[1:]))
 
 
 def refusing(code: int) -> Any:
     return faults.body(b'{"code":%d,"msg":"IP banned until 1717243200000. Invalid symbol."}' % code)
 
 
+@pytest.mark.slow(
+    keep=("-1121-UnknownSymbol-1", "-2015-AccessDenied-1", "0-ProviderRefused-1", "-1003-RateLimited-3",
+          "-1000-TransportError-3")
+)  # fmt: skip
 @pytest.mark.fault("A07", "D24")
 @pytest.mark.parametrize(
     ("code", "error", "requests"),
@@ -174,7 +198,7 @@ def test_an_error_object_with_status_200_is_the_error_that_it_tells(
     span = ("BTC/USDT", "1h", "2024-06-01", "2024-06-02")
     with pytest.raises((error, IncompleteData)) as raised:
         fetcher.fetch(*span)
-    found = raised.value.__cause__ if isinstance(raised.value, IncompleteData) else raised.value
+    found = raised.value.cause if isinstance(raised.value, IncompleteData) else raised.value
     assert type(found) is error
     assert len(str(raised.value)) < 500
     assert len(world.asked()) == requests
@@ -216,6 +240,9 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow(
+    keep=[f"{name}-klines" for name in HOSTILE] + ["nested deep-time", "infinite-time", "infinite-exchangeInfo"]
+)
 @pytest.mark.fault("A08", "A18")
 @pytest.mark.parametrize("where", ["klines", "time", "exchangeInfo"])
 @pytest.mark.parametrize("name", HOSTILE)
@@ -228,42 +255,33 @@ def test_a_hostile_body_is_an_error_of_ours_wherever_it_comes(world: World, name
         return
     with pytest.raises(IncompleteData) as raised:
         fetcher.fetch(*span)
-    assert isinstance(raised.value.__cause__, ReplyError)
+    assert isinstance(raised.value.cause, ReplyError)
     assert len(str(raised.value)) < 500
 
 
-BODIES = """
-    import json, re, sys, time
-    from pathlib import Path
-    from candle_fetcher.core.call import Call
-    from candle_fetcher.core.errors import ReplyError
-    from candle_fetcher.net.transport import Transport
-
-    Path("/proc/self/clear_refs").write_text("5")
-    before = int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
-    began = time.perf_counter()
-    try:
-        call = Call("/api/v3/klines", (("symbol", "BTCUSDT"), ("interval", "1h")))
-        Transport(timeout_s=60, user_agent="test").send(sys.argv[1], call)
-    except ReplyError as error:
-        seconds = time.perf_counter() - began
-        peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
-        print(json.dumps([peak - before, seconds, str(error)]))
-"""
-
-
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak out of /proc")
 @pytest.mark.fault("A14")
 @pytest.mark.parametrize("action", [faults.bomb(200_000_000), faults.endless()], ids=["200 MB in gzip", "endless"])
 def test_a_body_without_bounds_ends_at_the_cap_and_takes_little_memory(world: World, action: Any) -> None:
     world.exchange.fail(action, times=None)
-    command = [sys.executable, "-c", textwrap.dedent(BODIES), world.exchange.url]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    grown_kb, seconds, said = json.loads(ran.stdout)
+
+    def send() -> None:
+        Path("/proc/self/clear_refs").write_text("5")
+        before = int(re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+        began = time.perf_counter()
+        try:
+            call = Call("/api/v3/klines", (("symbol", "BTCUSDT"), ("interval", "1h")))
+            Transport(timeout_s=60, user_agent="test").send(world.exchange.url, call)
+        except ReplyError as error:
+            seconds = time.perf_counter() - began
+            peak = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+            sys.stdout.write(json.dumps([peak - before, seconds, str(error)]))
+
+    grown_kb, seconds, said = json.loads(forks.run(send, timeout_s=60).out)
     assert "larger than the cap of 67108864 bytes" in said
     assert grown_kb < 4 * 64 * 1024
-    assert seconds < 15  # most of it until the cap, on a busy machine
+    assert seconds < 45  # most of it until the cap, on a busy machine
 
 
 @pytest.mark.fault("A12")
@@ -272,6 +290,7 @@ def test_equal_duplicates_are_dropped(world: World) -> None:
     same(quick(world).fetch(*SPAN), world.truth("BTCUSDT", *SPAN[1:]))
 
 
+@pytest.mark.slow
 @pytest.mark.fault("A08")
 def test_every_single_place_change_of_a_reply_ends_in_the_truth_or_an_error(world: World) -> None:
     random = np.random.default_rng(1)
@@ -285,7 +304,7 @@ def test_every_single_place_change_of_a_reply_ends_in_the_truth_or_an_error(worl
 
     fetcher = quick(world, use_cache=False, max_retries=0)
     wrong = 0
-    for _ in range(150):
+    for _ in range(round(150 * FAULT_RUNS)):
         world.exchange.fail(faults.transform(change), match="klines")
         try:
             frame = fetcher.fetch(*span, refresh=True)
@@ -305,10 +324,11 @@ def test_a_server_error_is_retried_as_often_as_allowed_and_not_once_more(world: 
     with pytest.raises(IncompleteData) as raised:
         fetcher.fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-02")
     assert len(world.asked()) == retries + 1
-    assert raised.value.__cause__.attempts == retries + 1
-    assert raised.value.__cause__.status == 500
+    assert raised.value.cause.attempts == retries + 1
+    assert raised.value.cause.status == 500
 
 
+@pytest.mark.slow
 @pytest.mark.fault("C02", "C11")
 def test_one_chunk_that_fails_for_good_loses_no_other(world: World) -> None:
     span = ("BTC/USDT", "1m", "2024-05-25", "2024-06-03")
@@ -327,8 +347,9 @@ def test_one_chunk_that_fails_for_good_loses_no_other(world: World) -> None:
     assert [one["startTime"] for one in world.asked()] == [str(chunk)]
 
 
+@pytest.mark.slow
 @pytest.mark.fault("A20")
-@pytest.mark.parametrize("asks", [faults.rate_limited(1), faults.body(b'{"code":-1003,"msg":"Too many requests."}')])
+@pytest.mark.parametrize("asks", [faults.rate_limited(2), faults.body(b'{"code":-1003,"msg":"Too many requests."}')])
 def test_a_pause_that_is_asked_for_holds_every_thread(world: World, asks: Any) -> None:
     came_s: list[float] = []
     told_s: list[float] = []
@@ -340,12 +361,12 @@ def test_a_pause_that_is_asked_for_holds_every_thread(world: World, asks: Any) -
         told_s.extend(came_s[2:3] if not told_s else [])
         return len(came_s) == 3
 
-    world.now_s += 28.8  # what names no pause holds until the minute is over
+    world.now_s += 27.8  # what names no pause holds until the minute is over
     fault = world.exchange.fail(asks, match=is_third)
-    frame = world.fetcher().fetch("BTC/USDT", "1m", "2024-05-20", "2024-06-03", source="rest")
+    frame = world.fetcher(waits=True).fetch("BTC/USDT", "1m", "2024-05-20", "2024-06-03", source="rest")
     same(frame, world.truth("BTCUSDT", "1m", "2024-05-20", "2024-06-03"))
-    assert [at_s for at_s in came_s if 0.2 < at_s - told_s[0] < 0.95] == [], "beyond what was under way"
-    assert came_s[-1] - told_s[0] >= 0.95
+    assert [at_s for at_s in came_s if 1 < at_s - told_s[0] < 1.95] == [], "beyond what was under way"
+    assert came_s[-1] - told_s[0] >= 1.95
     assert fault.hits == 1
     assert len(world.asked()) == 21 + 1
 
@@ -356,8 +377,8 @@ def test_a_pause_of_more_than_five_minutes_is_not_waited_for(world: World) -> No
     began = time.monotonic()
     with pytest.raises(IncompleteData) as raised:
         world.fetcher(source="rest").fetch(*SPAN)
-    assert isinstance(raised.value.__cause__, RateLimited)
-    assert time.monotonic() - began < 5
+    assert isinstance(raised.value.cause, RateLimited)
+    assert time.monotonic() - began < 60
     assert len(world.asked()) <= 3
 
 
@@ -373,8 +394,9 @@ def test_a_ban_is_told_at_once_and_nothing_goes_out_before_it_ends(world: World,
     time.sleep(0.05)
     world.asked("")
     for _ in range(20):
-        with pytest.raises(Banned):
+        with pytest.raises(Banned) as raised:
             fetcher.fetch(*SPAN)
+        assert raised.value.until.timestamp() * 1000 == until_ms  # not by the clock that is ahead
     assert world.asked("") == []
 
 
@@ -390,7 +412,6 @@ def test_a_ban_is_told_at_once_and_nothing_goes_out_before_it_ends(world: World,
 def test_a_refusal_comes_at_once_and_as_it_is(world: World, action: Any, error: type[Exception], said: str) -> None:
     world.exchange.fail(action, times=None, match="klines")
     fetcher = world.fetcher()
-    fetcher._archive(fetcher._provider)._asker._wait = lambda stop, seconds: bool(stop.is_set())
     with pytest.raises(error, match=said):
         fetcher.fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-02")  # the archive refuses it too
     assert len(world.asked("/api/v3/klines")) == 1
@@ -401,6 +422,7 @@ def test_a_failing_exchange_info_keeps_nobody_from_the_candles(world: World) -> 
     same(quick(world, max_retries=0).fetch(*SPAN), world.truth("BTCUSDT", *SPAN[1:]))
 
 
+@pytest.mark.slow
 @pytest.mark.fault("A27")
 def test_no_network_is_one_clear_error_and_what_is_stored_still_serves(world: World) -> None:
     world.fetcher().fetch(*SPAN)
@@ -410,11 +432,12 @@ def test_no_network_is_one_clear_error_and_what_is_stored_still_serves(world: Wo
     assert len(same_as_before) == 2880
     with pytest.raises(IncompleteData) as raised:
         late.fetch("BTC/USDT", "1m", "2024-05-01", "2024-06-03")
-    assert isinstance(raised.value.__cause__, TransportError)
-    assert raised.value.__cause__.status is None
+    assert isinstance(raised.value.cause, TransportError)
+    assert raised.value.cause.status is None
     assert len(raised.value.frame) == 2880
 
 
+@pytest.mark.slow
 @pytest.mark.fault("A25")
 def test_a_base_url_of_the_caller_is_the_only_host(world: World) -> None:
     other = socket.create_server(("127.0.0.1", 0))
@@ -422,7 +445,7 @@ def test_a_base_url_of_the_caller_is_the_only_host(world: World) -> None:
     world.exchange.fail(faults.redirect(f"http://127.0.0.2:{other.getsockname()[1]}/"), times=None, match="klines")
     with pytest.raises(IncompleteData) as raised:
         quick(world, max_retries=0).fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-02")
-    assert isinstance(raised.value.__cause__, ReplyError)
+    assert isinstance(raised.value.cause, ReplyError)
     with pytest.raises(TimeoutError):
         other.accept()
     other.close()
@@ -430,6 +453,7 @@ def test_a_base_url_of_the_caller_is_the_only_host(world: World) -> None:
         world.fetcher(base_urls={"binance": "http://user:secret@127.0.0.1"})
 
 
+@pytest.mark.slow
 @pytest.mark.fault("A21")
 def test_threads_never_run_into_the_limit_of_an_exchange_that_allows_little(world: World, tmp_path: Path) -> None:
     # Real minutes would take too long: the limit is what one minute of the exchange's stopped clock allows.
@@ -499,6 +523,7 @@ def test_where_the_first_host_is_out_of_reach_the_other_host_of_the_provider_ser
             assert len(first.exchange.requests) <= 12  # a host that keeps failing is left alone
 
 
+@pytest.mark.slow
 @pytest.mark.fault("C02")
 def test_of_a_chunk_of_many_calls_what_came_before_the_failure_is_kept(world: World) -> None:
     fetcher = world.fetcher(provider="binance-cm", max_retries=0, source="rest")
@@ -528,6 +553,7 @@ def test_limits_that_could_not_be_read_for_a_refusal_are_read_by_the_next_fetch(
     assert len(world.asked("exchangeInfo")) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.fault("J22")
 def test_a_slow_reply_ends_with_its_time_and_loses_no_other_symbol(world: World) -> None:
     is_slow = world.exchange.fail(
@@ -538,7 +564,7 @@ def test_a_slow_reply_ends_with_its_time_and_loses_no_other_symbol(world: World)
     began = time.monotonic()
     with pytest.raises(FetchManyError) as raised:
         fetcher.fetch_many(["BTC/USDT", "ETH/USDT"], "1h", "2024-06-01", "2024-06-02")
-    assert 0.5 <= time.monotonic() - began < 3
+    assert 0.5 <= time.monotonic() - began < 20
     assert "no whole reply within 0.5 s" in str(raised.value.errors["ETH/USDT"])
     same(raised.value.frames["BTC/USDT"], world.truth("BTCUSDT", "1h", "2024-06-01", "2024-06-02"))
     is_slow.stop()

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from runs import examples
 
 from candle_fetcher.core.candles import MISSING
 from candle_fetcher.core.errors import ReplyError
-from candle_fetcher.core.objects import parse_alike, read_objects
+from candle_fetcher.core.text.objects import parse_uniform, read_objects
 
 FIELDS = {"t": "t", "o": "d", "v": "q", "n": "i"}
 EPOCH = dt.datetime.fromisoformat("1970-01-01")
@@ -51,6 +52,8 @@ def same(found, expected):
         assert found[name].view(np.int64).tolist() == column.view(np.int64).tolist(), name
 
 
+@pytest.mark.slow
+@examples()
 @given(made=st.lists(rows, min_size=1, max_size=6), order=st.permutations(["t", "o", "v", "n", "vw", "live", "x"]))
 @example([(EPOCH.replace(year=2024, month=2, day=29), "0", "0.1", 0, "0.00000001")], [*"xvnot", "vw", "live"])
 def test_alike_objects_are_their_columns_in_whatever_order_the_names_stand(made, order):
@@ -61,13 +64,15 @@ def test_alike_objects_are_their_columns_in_whatever_order_the_names_stand(made,
         "v": np.array([float(row[2]) for row in made]),
         "n": np.array([row[3] for row in made], np.int64),
     }
-    same(parse_alike(text, FIELDS), expected)
+    same(parse_uniform(text, FIELDS), expected)
     same(read_objects(json.loads(b"[" + text + b"]"), FIELDS), expected)
 
 
 SCRAPS = [*(bytes([byte]) for byte in b'0179.-~eEZT:,"{} \nx'), b"", b"00", b'"o":', b"\x80", b"\xff", b"},{", b"null"]
 
 
+@pytest.mark.slow
+@examples()
 @given(data=st.data())
 def test_objects_that_were_tampered_with_are_what_json_reads_in_them_or_none(data):
     made = data.draw(st.lists(rows, min_size=1, max_size=3))
@@ -75,7 +80,7 @@ def test_objects_that_were_tampered_with_are_what_json_reads_in_them_or_none(dat
     for _ in range(data.draw(st.integers(1, 2))):
         at = data.draw(st.integers(0, len(text) - 1))
         text[at : at + data.draw(st.integers(0, 3))] = data.draw(st.sampled_from(SCRAPS))
-    found = parse_alike(bytes(text), FIELDS)
+    found = parse_uniform(bytes(text), FIELDS)
     if found is None:
         return
 
@@ -135,7 +140,7 @@ def test_objects_that_were_tampered_with_are_what_json_reads_in_them_or_none(dat
     ],
 )
 def test_what_is_in_doubt_is_none(text):
-    assert parse_alike(text, FIELDS) is None
+    assert parse_uniform(text, FIELDS) is None
 
 
 @pytest.mark.parametrize(
@@ -143,11 +148,11 @@ def test_what_is_in_doubt_is_none(text):
 )
 def test_fields_that_nobody_reads_may_be_called_and_hold_anything(more):
     text = ",".join([f'{{"o":1.5,{more},"t":"2024-01-01T00:00:00Z"}}'] * 3).encode()
-    same(parse_alike(text, FIELDS), {"o": np.full(3, 1.5), "t": np.full(3, 1_704_067_200_000)})
+    same(parse_uniform(text, FIELDS), {"o": np.full(3, 1.5), "t": np.full(3, 1_704_067_200_000)})
 
 
 def test_a_field_that_the_objects_lack_has_no_column():
-    assert list(parse_alike(b'{"o":1.5},{"o":2}', FIELDS)) == ["o"]
+    assert list(parse_uniform(b'{"o":1.5},{"o":2}', FIELDS)) == ["o"]
 
 
 def test_an_optional_field_that_is_not_there_is_a_value_that_is_lacking():

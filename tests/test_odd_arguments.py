@@ -105,6 +105,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow(keep=("symbols",))
 @pytest.mark.fault("K19")
 @pytest.mark.parametrize("name", METHODS)
 def test_an_odd_argument_is_answered_or_refused(
@@ -122,6 +123,7 @@ def test_an_odd_argument_is_answered_or_refused(
                     next(iter([call(**{**METHODS[name], "source": value})]))
 
 
+@pytest.mark.slow
 @pytest.mark.fault("K19")
 def test_an_odd_option_of_several_fetches_is_refused(fetcher: CandleFetcher) -> None:
     def call(provider: Any = None, kind: Any = "candles", columns: Any = "ohlcv", limit: Any = None) -> object:
@@ -131,6 +133,7 @@ def test_an_odd_option_of_several_fetches_is_refused(fetcher: CandleFetcher) -> 
     assert faults_of(call, {}) == []
 
 
+@pytest.mark.slow
 @pytest.mark.fault("K19")
 def test_an_odd_setting_is_taken_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,6 @@ RANGES = {
 }
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path / "cache") as world:
-        yield world
-
-
 def alpaca(world: World, **settings: Any) -> CandleFetcher:
     return world.fetcher(**{"provider": "alpaca", "api_keys": world.exchange.api_keys, "max_retries": 0, **settings})
 
@@ -47,6 +40,7 @@ def calls(fetcher: CandleFetcher, folder: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["auto", "cache"])
 def test_what_could_not_be_had_is_said_though_its_slot_opens_before_the_range(world: World, source: str) -> None:
     world.exchange.fail(faults.status(500), times=None)
@@ -57,6 +51,7 @@ def test_what_could_not_be_had_is_said_though_its_slot_opens_before_the_range(wo
             assert name in ("limit", "iter_frames") or sum(gap.count for gap in raised.value.missing) == count
 
 
+@pytest.mark.slow
 def test_every_candle_of_the_range_is_there_and_none_is_called_missing(world: World) -> None:
     fetcher = alpaca(world)
     for start, end, count in RANGES.values():
@@ -66,6 +61,7 @@ def test_every_candle_of_the_range_is_there_and_none_is_called_missing(world: Wo
         assert frame.attrs["candle_fetcher"]["expected"] == count
 
 
+@pytest.mark.slow
 def test_the_first_day_is_missed_though_the_later_ones_are_stored(world: World) -> None:
     border = pd.Timestamp(19_000 * DAY, unit="ms", tz="UTC")  # chunks of days end there: 2022-01-08
     end = border + pd.Timedelta(days=7)
@@ -99,6 +95,7 @@ def test_a_range_inside_a_slot_of_the_grid_is_not_known_to_be_empty_either(world
     assert [(gap.first, gap.count) for gap in raised.value.missing] == [("2024-06-01T01:00:00Z", 24)]
 
 
+@pytest.mark.slow
 def test_3d_candles_between_any_two_instants_have_no_gap(world: World) -> None:
     opens = world.truth("BTCUSDT", "3d", "2024-01-01", "2024-04-01")["open_time"]
     fetcher = world.fetcher(source="rest")
@@ -107,3 +104,15 @@ def test_3d_candles_between_any_two_instants_have_no_gap(world: World) -> None:
             frame = fetcher.fetch("BTC/USDT", "3d", start, end)
             assert index_ms(frame).tolist() == [at for at in opens.tolist() if start <= at < end]
             assert frame.attrs["candle_fetcher"]["gap_count"] == 0, (start, end)
+
+
+def test_a_candle_with_a_phase_of_its_own_is_missed_where_nothing_is_known_of_the_phase(world: World) -> None:
+    truth = world.truth("EOSETH", "3d", "2019-04-21", "2019-04-30")["open_time"].tolist()
+    assert truth[0] == ms("2019-04-21")
+    assert (truth[0] // DAY) % 3  # it opens inside its slot
+    world.exchange.fail(faults.status(500), times=None)
+    fetcher = world.fetcher(max_retries=0)
+    with pytest.raises(IncompleteData) as raised:
+        fetcher.fetch("EOS/ETH", "3d", "2019-04-21", "2019-04-30")
+    lost = [range(gap.first_ms // (3 * DAY), gap.last_ms // (3 * DAY) + 1) for gap in raised.value.missing]
+    assert all(any(open_ms // (3 * DAY) in slots for slots in lost) for open_ms in truth)

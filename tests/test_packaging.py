@@ -84,10 +84,14 @@ def test_python_3_10_is_the_oldest(setup: dict[str, Any]) -> None:
     assert "Programming Language :: Python :: 3.10" in setup["classifiers"]
 
 
-def test_only_the_package_is_packaged_and_it_is_typed(setup: dict[str, Any]) -> None:
+def test_only_the_package_is_packaged_with_its_pages_and_it_is_typed(setup: dict[str, Any]) -> None:
     assert setup["packages"] == {"include": ["candle_fetcher", "candle_fetcher.*"]}
-    assert setup["package_data"] == {"candle_fetcher": ["py.typed"]}
-    assert (ROOT / "candle_fetcher" / "py.typed").is_file()
+    data = setup["package_data"].pop("candle_fetcher")
+    assert setup["package_data"] == {}
+    package = ROOT / "candle_fetcher"
+    packed = {path for pattern in data for path in package.glob(pattern)}
+    assert packed == {package / "py.typed", *(package / "docs").rglob("*.md")}
+    assert package / "py.typed" in packed
 
 
 def test_every_folder_with_modules_is_a_package() -> None:

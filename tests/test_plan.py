@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from runs import examples
 
 from candle_fetcher.core.candles import OHLCV, candles_from
 from candle_fetcher.core.entry import Entry, Hole, HoleState
@@ -17,6 +17,7 @@ from candle_fetcher.core.plan import (
     CHUNK_SLOTS,
     Ask,
     FetchPlan,
+    Query,
     Step,
     chunk_of,
     chunk_span,
@@ -32,8 +33,13 @@ DAY = 24 * HOUR
 SLOTS = 30
 CHUNK = Span(0, SLOTS * HOUR)
 NOW = 400 * DAY
-SETTLING = Settling(parse_timeframe("1h"), Finality(delay_ms=2_000, late_ms=60_000))
-asks_of = partial(find_asks, settling=SETTLING)
+SETTLING = Settling(parse_timeframe("1h"), Finality(delay_ms=2_000, late_rows_ms=60_000))
+
+
+def asks_of(entry, chunk, wanted, bounds, **rules):
+    """What must be asked for of the chunk, by a query with those rules."""
+    return find_asks(entry, chunk, bounds, Query(wanted, SETTLING, **rules))
+
 
 frames = st.sampled_from(["1s", "1m", "7m", "1h", "1d", "3d", "1w", "1M"]).map(parse_timeframe)
 edges = st.integers(-3, SLOTS + 3)
@@ -107,7 +113,8 @@ def test_a_chunk_of_which_nothing_is_stored_is_asked_whole(wanted, bounds):
     assert not any(ask.again for ask in asks)
 
 
-@settings(max_examples=300)
+@pytest.mark.slow
+@examples(300)
 @given(
     stored=entries(),
     wanted=bounds_of_slots,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
+import children
 import pytest
 from world import World
 
@@ -38,23 +36,20 @@ def install(folder: Path, package: str, points: dict[str, str], modules: dict[st
         (folder / f"{name}.py").write_text(text)
 
 
-def run(folder: Path, code: str, *, warnings: str = "default") -> subprocess.CompletedProcess[str]:
-    """The code in a process that has what is installed in the folder."""
-    paths = os.pathsep.join(map(str, (ROOT, EXAMPLES, folder)))
-    return subprocess.run(
-        [sys.executable, "-W", warnings, "-c", code],
-        env={**os.environ, "PYTHONPATH": paths, "HOME": str(folder)},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=120,
-        check=False,
+def run(folder: Path, code: str, *, warnings: str = "default") -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the code in a process that has what is installed in the folder."""
+    paths = [str(ROOT), str(EXAMPLES), str(folder)]
+    return children.run(
+        f"import os, sys, warnings\nsys.path[:0] = {paths}\nos.environ['HOME'] = {str(folder)!r}\n"
+        f"warnings.resetwarnings()\nwarnings.simplefilter({warnings!r})\n{code}"
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["station:STATION", "station:PROVIDERS", "station"])
 def test_an_installed_package_offers_a_provider(tmp_path: Path, value: str) -> None:
     install(tmp_path, "station", {"price-service": value}, {"station": MODULE})
-    done = run(
+    _, out, err = run(
         tmp_path,
         "from candle_fetcher import CandleFetcher\n"
         "from candle_fetcher.providers import all_providers\n"
@@ -62,12 +57,13 @@ def test_an_installed_package_offers_a_provider(tmp_path: Path, value: str) -> N
         "print(fetcher.plan('GOLD', '1h', '2024-01-01', '2024-01-02').provider, 'binance' in all_providers())\n",
         warnings="error",
     )
-    assert (done.stdout.strip(), done.stderr) == ("price-service True", "")
+    assert (out.strip(), err) == ("price-service True", "")
 
 
+@pytest.mark.slow
 def test_the_command_line_finds_it_and_fetches_from_it(tmp_path: Path) -> None:
     install(tmp_path, "station", {"price-service": "station:PROVIDERS"}, {"station": MODULE})
-    done = run(
+    code, out, err = run(
         tmp_path,
         "import sys\n"
         "from price_service import serve\n"
@@ -78,54 +74,73 @@ def test_the_command_line_finds_it_and_fetches_from_it(tmp_path: Path) -> None:
             "CACHE", str(tmp_path / "cache")
         ),
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] == "timestamp,open,high,low,close,volume"
-    assert len(done.stdout.splitlines()) == 4
+    assert code == 0, err
+    assert out.splitlines()[0] == "timestamp,open,high,low,close,volume"
+    assert len(out.splitlines()) == 4
 
 
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [
-        ("import nothing_of_that_name", "ModuleNotFoundError"),
-        ("raise RuntimeError('out of order')", "out of order"),
-        ("import sys; sys.exit(3)", "SystemExit"),
-        ("PROVIDERS = 5", "is no Provider"),
-        ("PROVIDERS = ('binance',)", "is no Provider"),
-        ("from candle_fetcher.providers import find_provider\nPROVIDERS = find_provider('binance')", "already"),
-        ("def (", "SyntaxError"),
-    ],
-)
-def test_a_broken_plug_in_names_itself_and_harms_no_other(tmp_path: Path, text: str, why: str) -> None:
-    install(tmp_path / "a", "broken-one", {"broken": "broken_one"}, {"broken_one": text})
-    install(tmp_path / "a", "station", {"price-service": "station"}, {"station": MODULE})
-    done = run(
-        tmp_path / "a",
+BROKEN = [
+    ("import nothing_of_that_name", "ModuleNotFoundError"),
+    ("raise RuntimeError('out of order')", "out of order"),
+    ("import sys; sys.exit(3)", "SystemExit"),
+    ("PROVIDERS = 5", "must be a Provider"),
+    ("PROVIDERS = ('binance',)", "must be a Provider"),
+    ("from candle_fetcher.providers import find_provider\nPROVIDERS = find_provider('binance')", "is taken"),
+    ("def (", "SyntaxError"),
+]
+
+
+def names_what_is_broken(folder: Path, texts: list[tuple[str, str]]) -> None:
+    """Fails unless each of the packages, installed beside one that is whole, is named with why it is of no use."""
+    for number, (text, _) in enumerate(texts):
+        install(folder, f"package{number}", {f"broken{number}": f"broken_{number}"}, {f"broken_{number}": text})
+    install(folder, "station", {"price-service": "station"}, {"station": MODULE})
+    code, out, err = run(
+        folder,
         "from candle_fetcher.providers import all_providers, find_provider\n"
         "print(find_provider('binance').hosts[0], find_provider('price-service').name)\n"
-        "try:\n"
-        "    find_provider('broken')\n"
-        "except ValueError as error:\n"
-        "    print(type(error).__name__, error)\n",
+        f"for number in range({len(texts)}):\n"
+        "    try:\n"
+        "        find_provider(f'broken{number}')\n"
+        "    except ValueError as error:\n"
+        "        print(type(error).__name__, error)\n",
     )
-    assert done.returncode == 0, done.stderr
-    found, named = done.stdout.splitlines()
+    assert code == 0, err
+    found, *named = out.splitlines()
     assert found == "https://api.binance.com price-service"
-    for said in (named, done.stderr):
-        assert "'broken' of broken-one" in said
-        assert why in said
-    assert named.startswith("InputError")
-    assert done.stderr.count("cannot be used") == 1
+    assert len(named) == len(texts)
+    warned = [line for line in err.splitlines() if "cannot be used" in line]
+    assert len(warned) == len(texts)
+    for number, (_, why) in enumerate(texts):
+        mine = [line for line in warned if f"'broken{number}' of package{number}" in line]
+        for said in (named[number], *mine):
+            assert f"'broken{number}' of package{number}" in said
+            assert why in said
+        assert len(mine) == 1
+        assert named[number].startswith("InputError")
 
 
+@pytest.mark.slow
+def test_broken_plug_ins_are_named_each_and_harm_no_other(tmp_path: Path) -> None:
+    names_what_is_broken(tmp_path / "a", BROKEN)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("text", "why"), BROKEN)
+def test_a_broken_plug_in_names_itself_and_harms_no_other(tmp_path: Path, text: str, why: str) -> None:
+    names_what_is_broken(tmp_path / "a", [(text, why)])
+
+
+@pytest.mark.slow
 def test_built_in_providers_are_found_without_looking_through_packages(tmp_path: Path) -> None:
     install(tmp_path, "broken-one", {"broken": "broken_one"}, {"broken_one": "raise RuntimeError"})
-    done = run(
+    code, _, err = run(
         tmp_path,
         "from candle_fetcher import CandleFetcher\n"
         "CandleFetcher(use_cache=False).plan('BTC/USDT', '1h', '2024-01-01', '2024-01-02')\n",
         warnings="error",
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (code, err) == (0, "")
 
 
 def test_a_value_that_is_no_provider_is_an_input_error() -> None:
@@ -133,6 +148,7 @@ def test_a_value_that_is_no_provider_is_an_input_error() -> None:
         find_provider(5)
 
 
+@pytest.mark.slow
 def test_the_example_answers_as_any_provider_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLES))
     import own_provider

@@ -103,6 +103,7 @@ def listing(exchange: PracticeExchange, prefix: str, **params: str) -> tuple[lis
 # Against real files
 
 
+@pytest.mark.slow(every=2)
 @pytest.mark.parametrize(
     "key",
     [
@@ -142,6 +143,11 @@ def shape(line: str) -> list[tuple[int, int]]:
     ]
 
 
+@pytest.mark.slow(
+    only=(
+        "spot_daily_klines_dogeusdt_1s_2025-01-01_first3.csv-data/spot/daily/klines/DOGEUSDT/1s/DOGEUSDT-1s-2025-01-01.zip",
+    )
+)
 @pytest.mark.parametrize(
     ("name", "key"),
     [
@@ -178,6 +184,7 @@ def test_a_recorded_checksum_has_our_form(whole: PracticeExchange, shared: Path)
     assert len(ours) == len(theirs)
 
 
+@pytest.mark.slow
 def test_a_listing_has_the_elements_of_the_recorded_one(whole: PracticeExchange, shared: Path) -> None:
     theirs = ET.parse(shared / "recorded" / "binance_vision" / "s3_listing_um_daily_trades_2026-09.xml").getroot()
     prefix = "data/futures/um/daily/klines/BTCUSDT/1m/BTCUSDT-1m-2026-06-0"
@@ -203,6 +210,7 @@ def test_real_files_are_served_as_they_are(exchange: PracticeExchange, shared: P
 # Layout
 
 
+@pytest.mark.slow(every=2)
 @pytest.mark.parametrize(
     "key",
     [
@@ -287,6 +295,17 @@ def test_header_and_unit_follow_market_and_date(whole: PracticeExchange, key: st
 # Rows
 
 
+@pytest.mark.slow(
+    keep=(
+        "binance-candles-BTCUSDT-1m-data/spot/daily/klines/BTCUSDT/1m/BTCUSDT-1m-2018-02-09.zip-2018-02-09-2018-02-10",
+        "binance-candles-ETHUSDT-1h-data/spot/monthly/klines/ETHUSDT/1h/ETHUSDT-1h-2025-01.zip-2025-01-01-2025-02-01",
+        "binance-candles-SOLUSDT-3d-data/spot/monthly/klines/SOLUSDT/3d/SOLUSDT-3d-2020-08.zip-2020-08-01-2020-09-01",
+        "binance-um-candles-BTCUSDT-1w-data/futures/um/monthly/klines/BTCUSDT/1w/BTCUSDT-1w-2024-12.zip-2024-12-01-2025-01-01",
+        "binance-um-premium-BTCUSDT-1h-data/futures/um/daily/premiumIndexKlines/BTCUSDT/1h/BTCUSDT-1h-2024-03-05.zip-2024-03-05-2024-03-06",
+        "binance-cm-index-BTCUSD_PERP-1h-data/futures/cm/daily/indexPriceKlines/BTCUSD/1h/BTCUSD-1h-2024-03-05.zip-2024-03-05-2024-03-06",
+        "binance-cm-candles-BTCUSD_240329-12h-data/futures/cm/monthly/klines/BTCUSD_240329/12h/BTCUSD_240329-12h-2024-03.zip-2024-03-01-2024-04-01",
+    )
+)
 @pytest.mark.parametrize(
     ("provider", "kind", "symbol", "timeframe", "key", "start", "end"),
     [
@@ -324,6 +343,7 @@ def test_rows_are_the_candles_of_the_market(
         np.testing.assert_array_equal(ours, truth[field].astype(ours.dtype), err_msg=field)
 
 
+@pytest.mark.slow
 def test_values_are_the_very_texts_of_rest(whole: PracticeExchange) -> None:
     start, end = utc_ms("2025-03-05"), utc_ms("2025-03-06")
     query = f"interval=15m&startTime={start}&endTime={end - 1}&limit=1000"
@@ -375,6 +395,7 @@ def test_loaded_and_corrected_and_hidden_candles_show_in_the_files(exchange: Pra
     assert lines(exchange, SPOT_DAY.replace("BTC", "NEW")) == [",".join(map(str, row))]
 
 
+@pytest.mark.slow
 def test_a_day_that_an_outage_swallows_has_no_file() -> None:
     stop = (utc_ms("2024-03-05"), utc_ms("2024-03-06T12:00"))
     with PracticeExchange(clock=Clock(), outages=[stop]) as exchange:
@@ -389,6 +410,7 @@ def test_a_day_that_an_outage_swallows_has_no_file() -> None:
 # Time
 
 
+@pytest.mark.slow
 def test_a_file_appears_when_its_time_has_come() -> None:
     clock = Clock("2024-03-06T04:59:59")
     with PracticeExchange(clock=clock) as exchange:
@@ -483,7 +505,8 @@ def test_everything_listed_is_there_and_is_as_old_as_it_says(whole: PracticeExch
             assert entry.findtext(f"{S3}Size") == str(len(body))
 
 
-@pytest.mark.parametrize("delimiter", ["/", ""])
+@pytest.mark.slow
+@pytest.mark.parametrize("delimiter", ["/", ""], ids=["folders", "keys"])
 def test_long_listings_are_paged_by_marker(whole: PracticeExchange, delimiter: str) -> None:
     prefix = "data/spot/daily/klines/SOLUSDT/1m/"
     found: list[str] = []
@@ -521,6 +544,7 @@ def test_folders_are_paged_too_and_the_next_marker_can_be_left_out(exchange: Pra
     assert found == whole
 
 
+@pytest.mark.slow
 def test_loaded_files_are_listed(exchange: PracticeExchange) -> None:
     key = "data/spot/daily/klines/ABCUSDT/1h/ABCUSDT-1h-2024-03-05.zip"
     exchange.archive.load(key, pack("ABCUSDT-1h-2024-03-05.csv", [b"1,2\n"]))
@@ -545,6 +569,7 @@ def test_a_wrong_checksum_is_shown_so_many_times_or_for_good(exchange: PracticeE
     assert verified(exchange, SPOT_MONTH)
 
 
+@pytest.mark.slow
 def test_a_checksum_can_be_missing_or_read_differently(exchange: PracticeExchange) -> None:
     spoiled = exchange.archive.spoil(SPOT_DAY, damage.missing_checksum())
     assert get(exchange, f"/{SPOT_DAY}")[0] == 200
@@ -555,6 +580,7 @@ def test_a_checksum_can_be_missing_or_read_differently(exchange: PracticeExchang
     assert fetch(exchange, SPOT_DAY + ".CHECKSUM").endswith(b"  BTCUSDT-1H-2024-03-05.ZIP\r\n")
 
 
+@pytest.mark.slow
 def test_a_file_can_be_missing(exchange: PracticeExchange) -> None:
     spoiled = exchange.archive.spoil("BTCUSDT-1h-2024-03-05", damage.missing())
     assert [get(exchange, f"/{SPOT_DAY}{ending}")[0] for ending in ("", ".CHECKSUM")] == [404, 404]
@@ -679,6 +705,7 @@ def test_requests_are_noted_and_weigh_nothing(exchange: PracticeExchange) -> Non
     assert exchange.base_urls["binance-archive"] == exchange.url
 
 
+@pytest.mark.slow
 def test_files_are_the_same_from_any_thread_and_again_after_they_were_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     built = archive.Built(50_000)
     monkeypatch.setattr(archive, "_built", built)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
+import functools
 import itertools
 import json
 import tracemalloc
@@ -21,8 +22,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from runs import FAULT_RUNS, examples
 
 from candle_fetcher.core import errors
 from candle_fetcher.core.call import Call, Reply
@@ -62,6 +64,7 @@ class Case(NamedTuple):
     body: bytes
 
 
+@functools.cache
 def told(name, file):
     with (REPLIES / name / file).open(newline="", encoding="utf-8") as lines:
         return list(csv.DictReader(lines))
@@ -72,6 +75,7 @@ def series_of(name, row):
     return Series(name, None, row["symbol"], parse_timeframe(row["timeframe"]), row["kind"], chosen)
 
 
+@functools.cache
 def cases(name):
     return [
         Case(row["case"], series_of(name, row), (REPLIES / name / f"{row['case']}.body").read_bytes())
@@ -88,6 +92,7 @@ def feed_of(name, case):
     return all_providers()[name].feed(case.series.kind)
 
 
+@functools.cache
 def refusals(name):
     return sorted(path.name.removesuffix(".refused.body") for path in (REPLIES / name).glob("*.refused.body"))
 
@@ -190,6 +195,7 @@ def test_whitespace_in_a_reply_is_no_fact(name):
 
 @pytest.mark.fault("A08")
 @every_provider
+@examples()
 @given(data=st.data())
 def test_a_cut_reply_is_an_error_and_never_fewer_candles(name, data):
     case = data.draw(st.sampled_from(cases(name)))
@@ -236,12 +242,13 @@ def judge(name, case, body):
             assert again.block.tolist() == candles.block.tolist()
 
 
+@pytest.mark.slow(keep=("binance-um",))
 @pytest.mark.fault("A08")
 @every_provider
 def test_a_reply_with_one_byte_of_it_changed_or_cut_there_is_what_json_reads_or_an_error(name):
     case = case_of(name)
     size = len(case.body.rstrip())
-    for at in range(0, size, 1 + size // 300):
+    for at in range(0, size, 1 + size // max(1, round(150 * FAULT_RUNS))):
         assert isinstance(read(feed_of(name, case), case.body[:at], case.series), Exception)
         for scrap in (b"", b"\xff", b'"', b"7"):
             judge(name, case, case.body[:at] + scrap + case.body[at + 1 :])
@@ -249,6 +256,7 @@ def test_a_reply_with_one_byte_of_it_changed_or_cut_there_is_what_json_reads_or_
 
 @pytest.mark.fault("A08")
 @every_provider
+@examples()
 @given(data=st.data())
 def test_a_mutated_body_is_what_json_reads_in_it_or_an_error(name, data):
     case = data.draw(st.sampled_from(cases(name)))
@@ -287,6 +295,7 @@ def other_shape(data, body):
 
 @pytest.mark.fault("A08")
 @every_provider
+@examples()
 @given(data=st.data())
 def test_a_reply_of_another_shape_is_candles_or_an_error(name, data):
     case = data.draw(st.sampled_from(cases(name)))
@@ -381,8 +390,8 @@ def allowed(call, name, symbol):
 
 
 @every_feed
+@examples(50)
 @given(data=st.data())
-@settings(max_examples=25)
 def test_a_call_asks_for_no_more_than_the_provider_gives(name, kind, data):
     feed, series, span, rows = asked(data, name, kind)
     call = feed.call(series, span, rows)
@@ -397,11 +406,11 @@ def test_a_call_asks_for_no_more_than_the_provider_gives(name, kind, data):
 
 
 @every_feed
+@examples(50)
 @given(data=st.data())
-@settings(max_examples=25)
 def test_one_reply_that_holds_all_of_a_window_is_asked_for_by_one_call(name, kind, data):
     feed, series, span, rows = asked(data, name, kind)
-    if not feed.is_whole:
+    if not feed.replies_with_all:
         return
     window = feed.window(series, span.start_ms) if feed.window is not None else None
     if window is not None:
@@ -414,8 +423,8 @@ def test_one_reply_that_holds_all_of_a_window_is_asked_for_by_one_call(name, kin
 
 
 @every_provider
+@examples()
 @given(data=st.data())
-@settings(max_examples=50)
 def test_the_next_call_goes_on_where_a_reply_ended(name, data):
     case = data.draw(st.sampled_from(cases(name)))
     feed = feed_of(name, case)
@@ -428,15 +437,28 @@ def test_the_next_call_goes_on_where_a_reply_ended(name, data):
         at = data.draw(st.integers(0, len(body) - 1))
         mutated[at : at + data.draw(st.integers(0, 9))] = data.draw(st.sampled_from(SCRAPS))
         body = bytes(mutated)
-    for sent in (body, data.draw(st.binary(max_size=30)), b"[" * 100_000):
-        try:
-            following = feed.next_call(call, sent)
-        except (SourceError, UnknownSymbol):
-            continue
-        if following is not None:
-            assert following != call
-            assert following.path == call.path
-            allowed(following, name, case.series.symbol)
+    for sent in (body, data.draw(st.binary(max_size=30))):
+        judge_next(name, case, call, sent)
+
+
+@every_provider
+def test_no_next_call_comes_of_what_is_no_reply(name):
+    for case in cases(name):
+        call = feed_of(name, case).call(case.series, Span(1_600_000_000_000, 1_600_086_400_000), 1)
+        for body in NOT_CANDLES if feed_of(name, case).next_call is not None else ():
+            judge_next(name, case, call, body)
+
+
+def judge_next(name, case, call, body):
+    """Fails unless the body is refused, ends the pages, or leads to another call that is allowed."""
+    try:
+        following = feed_of(name, case).next_call(call, body)
+    except (SourceError, UnknownSymbol):
+        return
+    if following is not None:
+        assert following != call
+        assert following.path == call.path
+        allowed(following, name, case.series.symbol)
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------------
@@ -464,30 +486,24 @@ def test_each_refusal_is_the_error_that_the_documentation_means(name, record_pro
 HTML = b"<html><head><title>Error</title></head><body>Please enable cookies.</body></html>"
 
 
-@every_provider
-@pytest.mark.parametrize("body", [HTML, b""])
-@pytest.mark.parametrize(
-    ("status", "kinds"),
-    [
-        (400, (ProviderRefused, UnknownSymbol)),
-        (404, (ProviderRefused, UnknownSymbol)),
-        (401, (AccessDenied,)),
-        (403, (AccessDenied,)),
-        (451, (AccessDenied,)),
-        (429, (RateLimited,)),
-        (408, (TransportError,)),
-        (500, (TransportError,)),
-        (502, (TransportError,)),
-        (503, (TransportError,)),
-        (504, (TransportError,)),
-        (520, (TransportError,)),
-    ],
-)
-def test_a_status_without_words_is_the_error_that_http_means(name, status, kinds, body):
-    assert type(all_providers()[name].refuse(Reply(status, {}, body, 0.0), "XYZ", NOW_MS)) in kinds
+KINDS_OF_STATUS = {
+    **dict.fromkeys((400, 404), (ProviderRefused, UnknownSymbol)),
+    **dict.fromkeys((401, 403, 451), (AccessDenied,)),
+    429: (RateLimited,),
+    **dict.fromkeys((408, 500, 502, 503, 504, 520), (TransportError,)),
+}
 
 
 @every_provider
+def test_a_status_without_words_is_the_error_that_http_means(name):
+    for (status, kinds), body in itertools.product(KINDS_OF_STATUS.items(), (HTML, b"")):
+        error = all_providers()[name].refuse(Reply(status, {}, body, 0.0), "XYZ", NOW_MS)
+        assert type(error) in kinds, status
+
+
+@pytest.mark.slow(only=("alphavantage",))
+@every_provider
+@examples()
 @given(data=st.data())
 def test_any_refusal_is_an_error_of_ours(name, data):
     status = data.draw(st.sampled_from([400, 401, 402, 403, 404, 408, 418, 422, 429, 451, 500, 502, 503, 504, 599]))
@@ -539,21 +555,19 @@ def test_every_spelling_of_a_symbol_is_the_provider_s_own(name):
 
 @pytest.mark.fault("F04")
 @every_provider
-@pytest.mark.parametrize(
-    "text",
-    [
+def test_what_cannot_be_a_symbol_is_an_input_error_that_shows_it(name):
+    for text in (
         "", " ", "../../x", "BTC/USDT/..", "BTC\0USDT", "A" * 300, "BTC/" + "U" * 300, "BTC USDT", "BTC|USDT",
         "BTC&limit=1", "%2e", "BTC\nUSDT", "/USDT", "BTC/", "http://x", "BTC\\USDT", "\ud800", "<b>", 5, None,
         b"BTCUSDT", ["BTCUSDT"],
-    ],
-)  # fmt: skip
-def test_what_cannot_be_a_symbol_is_an_input_error_that_shows_it(name, text):
-    with pytest.raises(InputError) as caught:
-        all_providers()[name].provider_symbol(text, "candles")
-    assert repr(text)[:60] in str(caught.value)
+    ):  # fmt: skip
+        with pytest.raises(InputError) as caught:
+            all_providers()[name].provider_symbol(text, "candles")
+        assert repr(text)[:60] in str(caught.value)
 
 
 @every_provider
+@examples()
 @given(text=st.text(max_size=12) | st.text("ABCXZ/-:._0", max_size=9))
 def test_any_text_is_a_symbol_that_reads_as_itself_or_an_input_error(name, text):
     provider = all_providers()[name]
@@ -590,18 +604,31 @@ def test_clock_and_listing_are_read_as_worked_out_by_hand(name):
 
 
 @every_provider
+@examples()
 @given(data=st.data())
 def test_a_listing_or_clock_of_another_shape_is_read_or_is_an_error(name, data):
     for file, question in questions(name):
         body = (REPLIES / name / f"{file}.body").read_bytes()
-        for sent in (other_shape(data, body), body[:-1], b"", b"<html>", b"\xff", b"[" * 100_000):
-            try:
-                answer = question.parse(sent)
-            except (SourceError, UnknownSymbol):
-                continue
-            assert sent not in (b"", b"<html>", b"\xff", b"[" * 100_000)
-            for one in getattr(answer, "symbols", ()):
-                assert all(str(field).isprintable() for field in one)
+        judge_question(question, other_shape(data, body))
+
+
+@every_provider
+def test_what_is_no_listing_or_clock_is_an_error(name):
+    for file, question in questions(name):
+        judge_question(question, (REPLIES / name / f"{file}.body").read_bytes()[:-1])
+        for body in (b"", b"<html>", b"\xff", b"[" * 100_000):
+            assert not judge_question(question, body)
+
+
+def judge_question(question, body):
+    """Whether the body is read, and not refused; fails where that is no answer to show."""
+    try:
+        answer = question.parse(body)
+    except (SourceError, UnknownSymbol):
+        return False
+    for one in getattr(answer, "symbols", ()):
+        assert all(str(field).isprintable() for field in one)
+    return True
 
 
 # -- what a provider is -----------------------------------------------------------------------------------------------

@@ -20,21 +20,27 @@ FAILED = {
     6_044: "a pause at the live edge of a COIN-M series whose older candles are stored was an IncompleteData",
     7_116: "limit=1 with include_open gave the two candles that may still change",
     7_132: "a COIN-M series without candles from some day on was said never to have had one",
+    20_079: "without the provider's clock, a range was refused as one of the future by a clock that was behind",
+    9_150: "a candle off the grid, whose slot opens before the range, was not named as missing with the others",
     6_033: "with the clock not to be had, a made candle that still formed was a row of the frame",
 }
+# Worlds of which the driver expected what no client can know: it goes by a clock that is wrong and that nothing checks,
+# or by a provider that repeats on two connections that there is no candle.
+MISJUDGED = (9_087, 9_142, 9_173, 20_078, 20_121)
 
 pytestmark = pytest.mark.filterwarnings("ignore::candle_fetcher.CandleFetcherWarning")
 
 
-@pytest.mark.parametrize("seed", [1, 3])
+@pytest.mark.slow(keep=("3",))
+@pytest.mark.parametrize("seed", [3, 6, 1])
 def test_every_result_in_a_random_world_is_what_the_exchange_has(seed: int) -> None:
     assert run_world(seed, steps=10) == ""
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", list(FAILED))
+@pytest.mark.parametrize("seed", [*FAILED, *(pytest.param(seed, marks=pytest.mark.slow) for seed in MISJUDGED)])
 def test_a_world_that_failed_once_holds(seed: int) -> None:
-    assert run_world(seed) == "", FAILED[seed]
+    assert run_world(seed) == "", FAILED.get(seed)
 
 
 @pytest.mark.long

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from runs import examples
 
 from candle_fetcher.core.arguments import float_of
 from candle_fetcher.core.errors import InputError
@@ -105,6 +106,7 @@ def spellings(when, offset):
         yield from (f"{when:%Y-%m-%dT%H:%M}" if when.year > 999 else text, f"{when:%Y-%m-%d %H:%M}Z")
 
 
+@examples()
 @pytest.mark.fault("B06")
 @given(when=moments, offset=offsets)
 def test_every_spelling_of_an_instant_is_the_same_anywhere(when, offset):
@@ -176,6 +178,7 @@ BAD = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow(every=3)
 @pytest.mark.parametrize("value", BAD, ids=repr)
 def test_what_is_no_instant_is_an_input_error_that_shows_it(value):
     with pytest.raises(InputError) as caught:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,8 @@ SPAN = ("BTC/USDT", "1h", "2018-02-01", "2018-02-20")  # with a gap
 SYMBOLS = {"binance": "BTC/USDT", "binance-cm": "BTC/USD", "kraken": "BTC/USD"}
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path / "cache") as world:
-        yield world
-
-
+@pytest.mark.slow(every=4)
+@pytest.mark.fault("J23")
 @pytest.mark.parametrize("columns", ["ohlcv", "all"])
 @pytest.mark.parametrize("provider", SYMBOLS)
 def test_a_file_reads_back_as_the_frame_that_was_fetched(

@@ -22,17 +22,17 @@ pytestmark = pytest.mark.skipif(not COPIES_ON_WRITE, reason="pandas 2 copies dee
 def works(fetcher: CandleFetcher, *args: Any, **options: Any) -> tuple[pd.DataFrame, bool]:
     """The frame, and whether a thread was asked for it."""
     asked: list[object] = []
-    run = fetcher._calls.run
+    run = fetcher._runtime.calls.run
 
     def counted(*given: Any) -> Any:
         asked.append(given)
         return run(*given)
 
-    fetcher._calls.run = counted  # type: ignore[method-assign]
+    fetcher._runtime.calls.run = counted  # type: ignore[method-assign]
     try:
         return fetcher.fetch(*args, **options), bool(asked)
     finally:
-        fetcher._calls.run = run  # type: ignore[method-assign]
+        fetcher._runtime.calls.run = run  # type: ignore[method-assign]
 
 
 def test_the_same_call_again_needs_no_thread_and_is_counted(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_the_same_call_again_needs_no_thread_and_is_counted(tmp_path: Path) -> N
         before = fetcher.monitor.snapshot()["candles"]
         again, asked = works(fetcher, *DAY)
         assert not asked
-        pd.testing.assert_frame_equal(first, again)
+        pd.testing.assert_frame_equal(first, again, check_exact=True)
         assert again.attrs[MANIFEST]["sources"] == {"memory": 24, "disk": 0, "archive": 0, "rest": 0}
         assert fetcher.monitor.snapshot()["candles"] == before + 24
         again.loc[again.index[0], "close"] = -1.0

@@ -36,6 +36,7 @@ def fetched_like(world: World, provider: str, symbol: str, timeframe: str, rows:
     return frame
 
 
+@pytest.mark.slow(keep=("3d",))
 @pytest.mark.parametrize("timeframe", ["15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w", "1M"])
 def test_the_rest_rows_of_years_come_back_row_for_row(shared: Path, tmp_path: Path, timeframe: str) -> None:
     files = sorted((shared / "market_data/binance_rest/spot/klines/BTCUSDT" / timeframe).glob("*.json"))
@@ -50,22 +51,24 @@ def test_the_rest_rows_of_years_come_back_row_for_row(shared: Path, tmp_path: Pa
 
 
 @pytest.mark.fault("A11", "B09")
-def test_the_month_that_left_the_grid_comes_back_as_it_is(shared: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("cap", [None, 1, 7, 100, 639, 640])
+def test_the_month_that_left_the_grid_comes_back_as_it_is(shared: Path, tmp_path: Path, cap: int | None) -> None:
     file = shared / "market_data/vision_csv/spot/monthly/klines/BTCUSDT/1h/BTCUSDT-1h-2018-02.csv"
     with file.open() as lines:
         rows: list[list[Any]] = [
             [int(field) if at in (0, 6, 8) else field for at, field in enumerate(row)] for row in csv.reader(lines)
         ]
     assert sum(row[0] % 3_600_000 != 0 for row in rows) == 43
-    for cap in (None, 1, 7, 100, 639, 640):
-        with World(tmp_path / str(cap), page_cap=cap, weight_limit=10**6) as world:
-            frame = fetched_like(world, "binance", "BTCUSDT", "1h", rows)
-            gaps = [gap for gap in frame.attrs["candle_fetcher"]["gaps"] if gap["cause"] == "no_candle"]
-            assert [(gap["first"], gap["last"], gap["count"]) for gap in gaps] == [
-                ("2018-02-08T01:00:00Z", "2018-02-09T08:00:00Z", 32)
-            ]
+    with World(tmp_path, page_cap=cap, weight_limit=10**6) as world:
+        frame = fetched_like(world, "binance", "BTCUSDT", "1h", rows)
+        gaps = [gap for gap in frame.attrs["candle_fetcher"]["gaps"] if gap["cause"] == "no_candle"]
+        assert [(gap["first"], gap["last"], gap["count"]) for gap in gaps] == [
+            ("2018-02-08T01:00:00Z", "2018-02-09T08:00:00Z", 32)
+        ]
 
 
+@pytest.mark.slow(every=2)
 @pytest.mark.parametrize("name", ["klines_btcusdt_12h_2018_outages", "klines_adausdt_3d_anchor_listing_day",
                                   "klines_btcusdt_2h_sep2017_zero_volume_close", "klines_ethusdt_1w_first_partial_week",
                                   "klines_bnbusdt_1M_calendar_months"])  # fmt: skip

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from runs import examples
 
 from candle_fetcher.core.candles import COLUMNS, OHLCV, candles_from
 from candle_fetcher.core.errors import InputError
@@ -33,6 +34,7 @@ PAIRS = [
     ("1M", "3M"),
     ("1d", "2d"),
 ]
+few = examples(200)
 
 
 def candles_at(opens, names, seed):
@@ -76,7 +78,9 @@ def rows_of(candles):
     return [dict(zip(candles.names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.fault("C13")
+@few
 @given(data=st.data(), pair=st.sampled_from(PAIRS), names=st.sampled_from([NAMES, COIN, NAMES[:6]]))
 def test_coarse_candles_are_those_of_a_loop_over_rows(data, pair, names):
     base, target = map(parse_timeframe, pair)

@@ -5,25 +5,21 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 
+import children
 import pytest
 from world import World, same
 
 from candle_fetcher import CacheWarning, CandleFetcher, InputError
 from candle_fetcher.cache import CandleCache
+from candle_fetcher.concurrency.pool import ThreadPool
 from candle_fetcher.core.entry import seal
 from candle_fetcher.core.events import Progress
 from candle_fetcher.store import DiskTier, MemoryTier, Store
 
 SPAN = ("BTC/USDT", "1m", "2024-06-01", "2024-06-08")
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path / "cache") as made:
-        yield made
 
 
 def open_files() -> int:
@@ -60,6 +56,7 @@ def test_a_cache_folder_that_cannot_be_made_is_one_warning_and_the_data_are_righ
     assert len(world.asked()) == 11
 
 
+@pytest.mark.slow
 @pytest.mark.fault("D07")
 def test_a_damaged_cache_is_told_once_and_made_anew(world: World) -> None:
     with world.fetcher() as fetcher:
@@ -77,6 +74,7 @@ def test_a_damaged_cache_is_told_once_and_made_anew(world: World) -> None:
     assert world.asked() == []
 
 
+@pytest.mark.slow
 @pytest.mark.fault("D02")
 def test_changed_bytes_on_disk_never_become_rows(world: World) -> None:
     with world.fetcher() as fetcher:
@@ -111,6 +109,7 @@ def test_what_cannot_be_read_just_now_is_not_called_damaged_and_stays(tmp_path: 
     disk.close()
 
 
+@pytest.mark.slow
 @pytest.mark.fault("D06")
 def test_entries_that_were_swapped_never_become_rows(world: World) -> None:
     with world.fetcher() as fetcher:
@@ -124,6 +123,7 @@ def test_entries_that_were_swapped_never_become_rows(world: World) -> None:
         same(world.fetcher().fetch(*SPAN), world.truth("BTCUSDT", *SPAN[1:]))
 
 
+@pytest.mark.slow
 def test_without_a_cache_nothing_is_read_or_written(world: World) -> None:
     fetcher = world.fetcher(use_cache=False)
     for _ in range(2):
@@ -157,6 +157,7 @@ print(len(frames[0]), frames[0].equals(frames[1]), sum("cache" in str(one.messag
     assert run.stdout.split() == ["10080", "True", "1"], run.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.fault("E08")
 def test_a_program_that_never_closes_its_fetcher_ends_cleanly(world: World) -> None:
     script = f"""
@@ -165,13 +166,11 @@ from candle_fetcher import CandleFetcher
 fetcher = CandleFetcher(base_urls={{"binance": sys.argv[1]}}, cache_dir=sys.argv[2], clock=lambda: {world.now_s})
 print(len(fetcher.fetch("BTC/USDT", "1m", "2024-06-01", "2024-06-08")))
 """
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script, world.exchange.base_urls["binance"], str(world.folder)],
-        capture_output=True, text=True, timeout=20, check=False,
-    )  # fmt: skip
-    assert (run.returncode, run.stdout.strip(), run.stderr) == (0, "10080", "")
+    done = children.run(script, world.exchange.base_urls["binance"], world.folder, timeout=20)
+    assert done == (0, "10080\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.fault("E10")
 def test_progress_counts_the_candles_and_nothing_goes_to_stdout(
     world: World, capfd: pytest.CaptureFixture[str]
@@ -232,7 +231,7 @@ def test_the_log_is_silent_unless_it_is_asked_for(
     log = tmp_path / "log.txt"
     monkeypatch.setenv("CANDLE_FETCHER_LOG_FILE", str(log))
     monkeypatch.setenv("CANDLE_FETCHER_LOG_LEVEL", "info")
-    from candle_fetcher.fetcher.log import LOG
+    from candle_fetcher.log import LOG
 
     before = list(LOG.handlers)
     for _ in range(2):
@@ -243,3 +242,41 @@ def test_the_log_is_silent_unless_it_is_asked_for(
         handler.close()
     assert len(added) == 1
     assert log.read_text().count("INFO fetch BTC/USDT 1m: 10,080 rows in ") == 2
+
+
+def test_a_pool_closes_though_its_first_jobs_were_handed_over_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    registers = threading.Event()
+    start = threading.Thread.start
+
+    def start_slowly(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name.startswith("candle-"):
+            registers.wait(10)
+
+    class Job:
+        def __init__(self) -> None:
+            self.begins, self.ends = threading.Event(), threading.Event()
+
+        def __call__(self) -> None:
+            self.begins.set()
+            self.ends.wait(10)
+
+    monkeypatch.setattr(threading.Thread, "start", start_slowly)
+    pool, first, second = ThreadPool("test", 1), Job(), Job()
+    one, other = (threading.Thread(target=pool.submit, args=(job,)) for job in (first, second))
+    one.start()
+    assert first.begins.wait(10)
+    other.start()
+    assert second.begins.wait(10)  # in the thread that handed it over: no other is known yet
+    registers.set()
+    one.join(10)
+    closing = threading.Thread(target=pool.close, kwargs={"cancels": True}, daemon=True)
+    closing.start()
+    with pytest.raises(CancelledError):
+        while True:
+            pool.submit(int)  # until it is being closed
+    second.ends.set()
+    other.join(10)
+    first.ends.set()
+    closing.join(10)
+    assert not closing.is_alive()

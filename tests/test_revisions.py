@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pandas as pd
 import pytest
 from world import World, ms
 
 COLUMNS = ["provider", "symbol", "timeframe", "kind", "timestamp", "column", "old", "new", "old_read", "new_read"]
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path / "cache") as made:
-        yield made
 
 
 @pytest.mark.fault("C05")
@@ -53,6 +44,7 @@ def test_the_newest_candle_that_is_read_again_is_compared_too(world: World) -> N
     assert fetcher.cache.revisions()["column"].tolist() == ["close", "low"]
 
 
+@pytest.mark.slow
 def test_nothing_is_listed_where_nothing_changed(world: World) -> None:
     fetcher = world.fetcher()
     for _ in range(3):

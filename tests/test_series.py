@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from candle_fetcher.core.series import Series
@@ -23,7 +23,6 @@ series = st.builds(
 
 
 @pytest.mark.fault("C15")
-@settings(max_examples=300)
 @given(one=series, other=series)
 def test_two_series_share_a_key_only_where_they_are_the_same(one, other):
     assert (one.key == other.key) == (one == other)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from world import World, ms
+from world import World, hide_calendars, ms
 
-from candle_fetcher import CandleFetcher, CandleFetcherWarning, IncompleteData, MissingExtra
+from candle_fetcher import CandleFetcher, CandleFetcherWarning, IncompleteData, MissingExtra, sessions
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS, parse_timeframe
-from candle_fetcher.fetcher import sessions
 
 MINUTES_OF_A_DAY = 390
 # New Year, Martin Luther King, Washington, Good Friday, Memorial, Juneteenth, Independence, Labor, Thanksgiving,
@@ -25,18 +21,8 @@ HALF_DAYS = ("07-03", "11-29", "12-24")
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def without_calendars(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """exchange_calendars is not installed."""
-    monkeypatch.setitem(sys.modules, "exchange_calendars", None)
-    sessions._sessions.cache_clear()
-    yield
-    sessions._sessions.cache_clear()
+def without_calendars(monkeypatch: pytest.MonkeyPatch) -> None:
+    hide_calendars(monkeypatch)
 
 
 def stocks(world: World, **settings: Any) -> CandleFetcher:
@@ -76,6 +62,7 @@ def test_a_session_begins_and_ends_by_the_clock_of_new_york(day: str, first: str
     assert len(minutes) == (MINUTES_OF_A_DAY if day[5:] not in HALF_DAYS else 210)
 
 
+@pytest.mark.slow
 def test_weeks_and_hours_count_where_a_session_touches_them() -> None:
     assert open_slots("1h", "2024-03-11", "2024-03-12")[0][11:] == "13:00"
     assert len(open_slots("1h", "2024-03-11", "2024-03-12")) == 7
@@ -84,6 +71,7 @@ def test_weeks_and_hours_count_where_a_session_touches_them() -> None:
     assert open_slots("1d", "2001-09-11", "2001-09-17") == []
 
 
+@pytest.mark.slow
 @pytest.mark.fault("B16")
 def test_nights_weekends_holidays_and_half_days_are_no_gaps(world: World) -> None:
     fetcher = stocks(world)
@@ -100,6 +88,7 @@ def test_nights_weekends_holidays_and_half_days_are_no_gaps(world: World) -> Non
         assert fetcher.fetch("AAPL", timeframe, start, end, on_gap="raise").equals(frame)
 
 
+@pytest.mark.slow
 def test_a_missing_minute_of_a_session_is_a_gap(world: World) -> None:
     world.exchange.hide("alpaca", "AAPL", (ms("2024-03-12T14:31"), ms("2024-03-12T14:33")))  # 10:31 and 10:32
     fetcher = stocks(world)
@@ -112,10 +101,11 @@ def test_a_missing_minute_of_a_session_is_a_gap(world: World) -> None:
             "cause": "no_candle",
         }
     ]
-    with pytest.raises(IncompleteData, match="2 slots"):
+    with pytest.raises(IncompleteData, match="2 candles"):
         fetcher.fetch("AAPL", "1m", "2024-03-11", "2024-03-14", on_gap="raise")
 
 
+@pytest.mark.slow
 def test_invented_rows_stand_in_sessions_only(world: World) -> None:
     world.exchange.hide("alpaca", "AAPL", (ms("2024-03-12T14:31"), ms("2024-03-12T14:33")))
     frame = stocks(world).fetch("AAPL", "1m", "2024-03-11", "2024-03-14", on_gap="ffill")
@@ -123,6 +113,7 @@ def test_invented_rows_stand_in_sessions_only(world: World) -> None:
     assert frame.index[frame["is_synthetic"]].strftime("%H:%M").tolist() == ["14:31", "14:32"]
 
 
+@pytest.mark.slow
 def test_a_hole_of_a_stock_is_not_asked_for_twice(world: World) -> None:
     world.exchange.hide("alpaca", "AAPL", (ms("2024-03-12T14:31"), ms("2024-03-12T14:33")))
     fetcher = stocks(world)
@@ -134,12 +125,13 @@ def test_a_hole_of_a_stock_is_not_asked_for_twice(world: World) -> None:
     assert world.asked("bars") == []
 
 
+@pytest.mark.slow
 def test_without_the_calendar_the_frame_comes_with_a_warning_and_gaps_name_the_extra(
     world: World, without_calendars: None
 ) -> None:
     fetcher = stocks(world)
     with pytest.warns(
-        CandleFetcherWarning, match=r"count hours in which its exchange is closed.*candle-fetcher\[calendars\]"
+        CandleFetcherWarning, match=r"include hours in which its exchange is closed.*candle-fetcher\[calendars\]"
     ):
         frame = fetcher.fetch("AAPL", "1m", "2024-03-11", "2024-03-13")
     assert len(frame) == 2 * MINUTES_OF_A_DAY
@@ -162,6 +154,7 @@ def test_who_trades_always_needs_no_calendar(world: World, without_calendars: No
     assert fetcher.gaps("alpaca-crypto:BTC/USD", "1h", "2024-03-11", "2024-03-13").empty
 
 
+@pytest.mark.slow(keep=("XBOM-1985-01-07-1985-01-12",))
 @pytest.mark.parametrize(
     ("calendar", "start", "end"),
     [("XBOM", "1985-01-07", "1985-01-12"), ("XSHG", "1975-01-06", "1975-01-11"), ("XNYS", "2080-01-01", "2080-01-08")],

@@ -6,8 +6,7 @@ import contextlib
 import copy
 import gc
 import pickle
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,6 @@ import pytest
 from world import World, same
 
 MANIFEST = "candle_fetcher"
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path / "cache") as made:
-        yield made
 
 
 def manifest(frame: pd.DataFrame) -> Any:
@@ -77,6 +70,7 @@ EDITS: dict[str, Callable[[pd.DataFrame], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.fault("D27", "H08", "K08")
 @pytest.mark.filterwarnings("ignore::Warning")  # pandas warns of edits of what is a copy
 def test_no_edit_of_an_array_reaches_another_frame(world: World) -> None:
@@ -104,6 +98,7 @@ def test_no_edit_of_an_array_reaches_another_frame(world: World) -> None:
     assert reached == []
 
 
+@pytest.mark.slow
 @pytest.mark.fault("D27", "H08")
 @pytest.mark.filterwarnings("ignore::Warning")  # pandas warns of edits of what is a copy
 @pytest.mark.parametrize("columns", ["ohlcv", "all"])

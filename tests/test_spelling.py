@@ -20,11 +20,11 @@ from candle_fetcher import (
     NotOffered,
     UnknownArgument,
     UnknownSymbol,
+    settings,
     summary,
 )
-from candle_fetcher.cli import main, show
+from candle_fetcher.cli import main, tables, talk
 from candle_fetcher.core.call import Reply
-from candle_fetcher.fetcher import settings
 from candle_fetcher.practice import PracticeExchange, faults
 from candle_fetcher.providers import alpaca
 
@@ -61,6 +61,7 @@ def test_spellings_of_a_perpetual(fetcher: CandleFetcher, symbol: str, provider:
 
 
 @pytest.mark.fault("J12")
+@pytest.mark.usefixtures("no_waits")
 def test_ids_of_providers_ignore_case_everywhere(exchange: PracticeExchange, monkeypatch: pytest.MonkeyPatch) -> None:
     roots = {name.upper(): url for name, url in exchange.base_urls.items()}
     keys = {"Alpaca": {"key_id": "a", "secret_key": "b"}}
@@ -113,6 +114,17 @@ def test_the_name_of_another_library_brings_ours(fetcher: CandleFetcher, call: s
         getattr(fetcher, call)(**{word: "1h"})
     assert isinstance(raised.value, TypeError)
     assert isinstance(raised.value, InputError)
+
+
+@pytest.mark.fault("J15")
+def test_what_is_not_there_yet_is_an_unknown_argument(
+    fetcher: CandleFetcher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("partial", "output"):
+        with pytest.raises(UnknownArgument, match=name):
+            fetcher.fetch("BTC/USDT", "1h", *DAY, **{name: "allow"})
+    assert main(["fetch", "BTC/USDT", "1h", "--days", "1", "--partial", "--practice"]) == 2
+    assert "--partial" in capsys.readouterr().err
 
 
 @pytest.mark.fault("J17")
@@ -177,15 +189,15 @@ def test_no_line_is_longer_than_the_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(show, "is_terminal", lambda: True)
+    monkeypatch.setattr(tables, "is_terminal", lambda: True)
     long = "asked on 2024-01-01 of https://api.example.com, which has no candle there and said so twice"
-    show.print_table(pd.DataFrame({"start": ["2024-01-01"], "state": ["no_candle"], "evidence": [long]}))
+    tables.print_table(pd.DataFrame({"start": ["2024-01-01"], "state": ["no_candle"], "evidence": [long]}))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert long in " ".join(" ".join(lines).split())
     times = pd.date_range("2024-01-01 01:00", periods=20, freq="h", tz="UTC", name="timestamp")
     wide = pd.DataFrame({f"a_long_name_{number}": range(20) for number in range(9)}, index=times, dtype="float64")
-    show.print_candles(wide, None, with_header=True)
+    tables.print_candles(wide, None, with_header=True)
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     assert all(name in out for name in wide)
@@ -206,7 +218,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
         ("TIMEOUT", "did you mean CANDLE_FETCHER_TIMEOUT_S?"),
         ("LOGLEVEL", "did you mean CANDLE_FETCHER_LOG_LEVEL?"),
         ("BASE_URL", "did you mean CANDLE_FETCHER_BASE_URLS?"),
-        ("HOUSE", "see the settings in the README, or unset it"),
+        ("HOUSE", "`candle-fetcher help settings` lists them; or unset it"),
     ],
 )
 @pytest.mark.usefixtures("fresh")
@@ -290,13 +302,13 @@ def test_a_table_shows_nothing_where_there_is_no_value_and_names_hidden_columns_
 ) -> None:
     times = pd.to_datetime(["2024-01-01", None], utc=True)
     table = pd.DataFrame({"asked": times, "ours": [1.5, None], "count": pd.array([1, None], dtype="Int64")})
-    assert show.table_csv(table).splitlines() == ["asked,ours,count", "2024-01-01 00:00:00,1.5,1", ",,"]
+    assert tables.table_csv(table).splitlines() == ["asked,ours,count", "2024-01-01 00:00:00,1.5,1", ",,"]
     monkeypatch.setenv("COLUMNS", "60")
-    monkeypatch.setattr(show, "is_terminal", lambda: True)
-    monkeypatch.setattr(show.Palette, "paint", lambda _, text, role: f"\x1b[1m{text}\x1b[0m")
+    monkeypatch.setattr(tables, "is_terminal", lambda: True)
+    monkeypatch.setattr(tables.Palette, "paint", lambda _, text, role: f"\x1b[1m{text}\x1b[0m")
     index = pd.date_range("2024-01-01 01:00", periods=3, freq="h", tz="UTC", name="timestamp")
     wide = pd.DataFrame({f"long_name_{number}": 1.5 for number in range(9)}, index=index)
-    show.print_candles(wide, None, with_header=True)
+    tables.print_candles(wide, None, with_header=True)
     said = " ".join(capsys.readouterr().out.partition("not shown: ")[2].split())
     assert said.startswith("long_name_3, long_name_4, ")
 
@@ -308,9 +320,9 @@ def test_what_is_said_on_a_terminal_is_broken_between_words(
     monkeypatch.setenv("COLUMNS", "40")
     text = "binance does not know the symbol 'XX/USDT'; candle-fetcher symbols lists those that it knows"
     for is_terminal in (False, True):
-        monkeypatch.setattr(show, "is_on_terminal", lambda _, answer=is_terminal: answer)
-        talk = show.Talk()
-        for say in (talk.warn, talk.fail, talk.notice):
+        monkeypatch.setattr(talk, "is_on_terminal", lambda _, answer=is_terminal: answer)
+        shown = talk.Talk()
+        for say in (shown.warn, shown.fail, shown.notice):
             say(text)
             lines = re.sub(r"\x1b\[\d+m", "", capsys.readouterr().err).splitlines()
             assert " ".join(" ".join(lines).split()).endswith(text)
@@ -336,8 +348,8 @@ def test_a_message_about_keys_and_settings_speaks_of_what_the_command_line_has(
     reply = Reply(403, {}, b'{"message": "subscription does not permit querying recent SIP data"}', 0.0)
     for body, expected in ((reply.body, "--set alpaca.feed=iex"), (b'{"message": "forbidden."}', "providers shows")):
         error = alpaca.PROVIDERS[0].refusal(reply._replace(body=body), "AAPL", 0)
-        assert expected in show.in_our_words(error)
-        assert not re.search(r"api_keys|provider_settings", show.in_our_words(error))
+        assert expected in talk.in_command_words(error)
+        assert not re.search(r"api_keys|provider_settings", talk.in_command_words(error))
 
 
 @pytest.mark.fault("J15")

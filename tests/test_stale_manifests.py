@@ -56,6 +56,7 @@ def frames(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, pd.Da
         }
 
 
+@pytest.mark.slow(every=3)
 @pytest.mark.fault("H07")
 @pytest.mark.parametrize("which", ["plain", "with a gap", "filled", "with the open one", "of stocks"])
 @pytest.mark.parametrize("part", PARTS)
@@ -69,6 +70,7 @@ def test_what_is_a_part_of_a_frame_has_its_manifest(frames: dict[str, Any], whic
     assert list(combined.attrs[MANIFEST]) == [frame.attrs[MANIFEST]["symbol"]]
 
 
+@pytest.mark.slow(every=2)
 @pytest.mark.fault("H07")
 @pytest.mark.parametrize("which", ["plain", "with a gap", "of stocks"])
 @pytest.mark.parametrize("way", MADE)
@@ -85,7 +87,7 @@ def test_what_is_made_of_a_frame_has_another_manifest_or_none(frames: dict[str, 
     assert (told["symbol"], told["timeframe"]) == ("BTC/USDT", "4h")
     with (
         pytest.warns(CandleFetcherWarning, match="is ignored"),
-        pytest.raises(InputError, match="frame 1 does not say"),
+        pytest.raises(InputError, match="frame 1 does not name its series"),
     ):
         combine([frame])
     if frame.index.is_unique:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,19 +12,6 @@ from candle_fetcher import IncompleteData
 from candle_fetcher.practice import faults
 
 HOUR, DAY = 3_600_000, 86_400_000
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path / "cache") as world:
-        yield world
-
-
-def quick(world: World, **settings: Any) -> Any:
-    fetcher = world.fetcher(**settings)
-    for source in (fetcher._source(fetcher._provider), fetcher._archive(fetcher._provider)):
-        source._asker._wait = lambda stop, seconds: bool(stop.is_set())
-    return fetcher
 
 
 def is_probe(path: str, params: Any) -> bool:
@@ -57,7 +42,7 @@ def test_an_empty_reply_and_then_the_one_of_before_hide_no_history(world: World,
     if count == 1:
         stray = json.dumps(json.loads(stray)[:1]).encode()
     world.exchange.fail(faults.body(stray), match=is_probe)
-    fetcher = quick(world, source="rest")
+    fetcher = world.fetcher(source="rest")
     try:
         frame = fetcher.fetch("BTC/USDT", "1h", start, end)
     except IncompleteData as error:
@@ -65,30 +50,31 @@ def test_an_empty_reply_and_then_the_one_of_before_hide_no_history(world: World,
         assert not frame.attrs["candle_fetcher"]["gap_count"]
     else:
         same(frame, world.truth("BTCUSDT", "1h", start, end))
-    again = quick(world, source="rest").fetch("BTC/USDT", "1h", "2024-01-01", end)
+    again = world.fetcher(source="rest").fetch("BTC/USDT", "1h", "2024-01-01", end)
     same(again, world.truth("BTCUSDT", "1h", "2024-01-01", end))
     assert fetcher.first_available("BTC/USDT").isoformat() == "2017-08-17T04:00:00+00:00"
 
 
+@pytest.mark.slow
 @pytest.mark.fault("K04")
 def test_a_first_candle_that_one_reply_alone_tells_is_asked_for_again(world: World) -> None:
     stray = json.dumps(json.loads(rows(world, "2023-05-01", "2023-05-02"))[:1]).encode()
     world.exchange.fail(faults.body(stray), match=is_probe)
     with pytest.raises(IncompleteData, match="first candle"):
-        quick(world, source="rest").fetch("BTC/USDT", "1h", "2016-01-01", "2018-06-01")
-    frame = quick(world, source="rest").fetch("BTC/USDT", "1h", "2016-01-01", "2018-06-01")
+        world.fetcher(source="rest").fetch("BTC/USDT", "1h", "2016-01-01", "2018-06-01")
+    frame = world.fetcher(source="rest").fetch("BTC/USDT", "1h", "2016-01-01", "2018-06-01")
     same(frame, world.truth("BTCUSDT", "1h", "2016-01-01", "2018-06-01"))
 
 
 @pytest.mark.fault("K04")
 def test_a_listing_later_than_a_stored_candle_is_not_believed(world: World) -> None:
-    fetcher = quick(world, source="rest")
+    fetcher = world.fetcher(source="rest")
     fetcher.fetch("BTC/USDT", "1h", "2024-01-10", "2024-01-20")
     world.exchange.hide("binance", "BTCUSDT", (ms("2024-04-20T08:00"), ms("2024-04-22")))
     stray = json.dumps(json.loads(rows(world, "2024-04-23", "2024-04-24"))[:1]).encode()
     world.exchange.fail(faults.body(stray), times=None, match=is_probe)
     with pytest.raises(IncompleteData, match="first candle"):
-        quick(world, source="rest").fetch("BTC/USDT", "1h", "2024-04-20T08:00", "2024-04-25")
+        world.fetcher(source="rest").fetch("BTC/USDT", "1h", "2024-04-20T08:00", "2024-04-25")
     kept = world.fetcher(source="cache").fetch("BTC/USDT", "1h", "2024-01-10", "2024-01-20")
     same(kept, world.truth("BTCUSDT", "1h", "2024-01-10", "2024-01-20"))
 
@@ -105,9 +91,9 @@ def test_a_start_before_the_listing_costs_no_more_than_before(world: World) -> N
 def test_after_a_reply_that_contradicts_its_request_a_new_connection_is_used(world: World) -> None:
     opened = []
     world.exchange.fail(faults.body(rows(world, "2023-05-01", "2023-05-02")), match=is_first("2024-04-20T08:00"))
-    fetcher = quick(world, source="rest", network_threads=1)
-    renew = fetcher._transport.renew
-    fetcher._transport.renew = lambda root: (opened.append(root), renew(root))
+    fetcher = world.fetcher(source="rest", network_threads=1)
+    renew = fetcher._runtime.transport.renew
+    fetcher._runtime.transport.renew = lambda root: (opened.append(root), renew(root))
     same(
         fetcher.fetch("BTC/USDT", "1h", "2024-04-21", "2024-04-25"),
         world.truth("BTCUSDT", "1h", "2024-04-21", "2024-04-25"),
@@ -123,7 +109,7 @@ def test_empty_windows_on_the_way_to_the_first_candle_hide_no_history(world: Wor
     def is_window(path: str, params: Any) -> bool:
         return "klines" in path and params.get("interval") == "1d"
 
-    fetcher = quick(world, source="rest", network_threads=1)
+    fetcher = world.fetcher(source="rest", network_threads=1)
     start, end = "2020-01-01", "2021-05-03"
     market = world.exchange.truth("binance-cm", "BTCUSD_PERP", "2h", ms(start), ms(end))["open_time"].tolist()
     assert market[0] > ms(start)  # the range begins before the listing
@@ -140,20 +126,22 @@ def test_empty_windows_on_the_way_to_the_first_candle_hide_no_history(world: Wor
     assert again.index.as_unit("ms").asi8.tolist() == market
 
 
+@pytest.mark.slow
 @pytest.mark.fault("K04")
 def test_a_pause_at_the_live_edge_does_not_contradict_what_is_stored_of_before(world: World) -> None:
-    fetcher = quick(world, source="rest")
+    fetcher = world.fetcher(source="rest")
     fetcher.fetch("binance-cm:BTC/USD", "1h", "2022-02-01", "2022-03-01")
     fetcher.fetch("binance-cm:BTC/USD", "1h", "2024-06-14", "2024-06-15T12:00")
     world.exchange.hide("binance-cm", "BTCUSD_PERP", (ms("2024-06-15T06:00"), ms("2024-06-16")))
     world.now_s += 5 * 3_600
-    frame = quick(world, source="rest").fetch("binance-cm:BTC/USD", "1h", "2024-06-14")
+    frame = world.fetcher(source="rest").fetch("binance-cm:BTC/USD", "1h", "2024-06-14")
     assert len(frame) == 36
 
 
 BLANK = b'{"bars": null, "next_page_token": null, "symbol": "AAPL"}'
 
 
+@pytest.mark.slow(every=2)
 @pytest.mark.fault("K04")
 @pytest.mark.parametrize("nth", [0, 1, 2])
 def test_one_blank_reply_of_a_provider_without_rows_for_quiet_slots_hides_no_history(world: World, nth: int) -> None:

@@ -40,7 +40,7 @@ def test_a_frame_is_summed_up_as_the_contract_says():
 
 def test_symbol_and_timeframe_come_from_the_manifest_unless_given():
     frame = frame_at([0, 2 * HOUR])
-    frame.attrs[MANIFEST] = Manifest(symbol="ETH/USDT", timeframe="1h").lazily(pytest.fail)
+    frame.attrs[MANIFEST] = Manifest(symbol="ETH/USDT", timeframe="1h").add_fingerprint(pytest.fail)
     told = summary(frame)
     assert (told["symbol"], told["timeframe"], told["candles"]["gap_count"]) == ("ETH/USDT", "1h", 1)
     told = summary(frame, "X/Y", "2h")

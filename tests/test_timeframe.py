@@ -205,6 +205,7 @@ def is_made_of(frame, base):
     return all(border(base, slot_of(base, ms)) == ms for ms in borders)
 
 
+@pytest.mark.slow(every=5)
 @pytest.mark.parametrize("name", FRAMES)
 def test_a_timeframe_divides_those_whose_every_border_is_one_of_its_own(name):
     base = parse_timeframe(name)

@@ -6,13 +6,13 @@ from __future__ import annotations
 import datetime as dt
 import json
 import random
-import time
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from loopback import Loopback, Said
+from runs import examples
 
 from candle_fetcher import AccessDenied, IncompleteData, RateLimited, UnknownSymbol
 from candle_fetcher.core.errors import CandleFetcherError, ReplyError
@@ -91,6 +91,7 @@ class Station:
         self.tokens = 0
         self.is_ended = False
         self.seconds = 1200
+        self.token_refusal = 403
 
     @property
     def token(self):
@@ -99,7 +100,10 @@ class Station:
     def __call__(self, asked):
         if asked.path == "/oauth/token":
             if asked.method != "POST" or asked.params.get("refresh_token") != LASTING["refresh_token"]:
-                return Said(b'{"error":"invalid_grant","error_description":"Unknown or invalid refresh token."}', 403)
+                return Said(
+                    b'{"error":"invalid_grant","error_description":"Unknown or invalid refresh token."}',
+                    self.token_refusal,
+                )
             self.tokens += 1
             self.is_ended = False
             told = {"access_token": self.token, "token_type": "Bearer", "expires_in": self.seconds}
@@ -135,6 +139,7 @@ def tokens_asked(asked):
 # -- fetching ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.fault("B12")
 @pytest.mark.fault("B16")
 def test_days_keep_the_date_of_their_session_and_the_second_fetch_sends_nothing(world):
@@ -151,6 +156,7 @@ def test_days_keep_the_date_of_their_session_and_the_second_fetch_sends_nothing(
     assert world.asked() == []
 
 
+@pytest.mark.slow
 @pytest.mark.fault("B12")
 @pytest.mark.parametrize("timeframe", ["1m", "5m", "15m", "30m"])
 def test_minutes_open_their_length_before_their_stamp(world, timeframe):
@@ -163,6 +169,7 @@ def test_minutes_open_their_length_before_their_stamp(world, timeframe):
     assert frame["volume"].tolist() == [float(bar((one + step).to_pydatetime())["TotalVolume"]) for one in opens]
 
 
+@pytest.mark.slow
 def test_hours_are_made_of_half_hours(world):
     frame = world.fetcher(**KEYS).fetch("MSFT", "1h", "2024-03-07", "2024-03-08")
     assert [stamp.hour for stamp in frame.index] == [14, 15, 16, 17, 18, 19, 20]
@@ -175,6 +182,7 @@ def test_a_bar_that_forms_is_no_candle(world):
     assert frame.index[-1].isoformat() == "2024-06-14T14:30:00+00:00"
 
 
+@pytest.mark.slow
 def test_another_session_is_another_series(world):
     world.fetcher(**KEYS).fetch("MSFT", "1d", "2024-03-04", "2024-03-08")
     world.asked()
@@ -210,6 +218,7 @@ def test_sessions_are_those_of_stocks_alone(symbol, calendar):
 # -- tokens -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_token_that_is_refused_is_got_anew_once_and_the_call_repeated(world, station):
     fetcher = world.fetcher(**KEYS)
     fetcher.fetch("MSFT", "1d", "2024-03-04", "2024-03-08")
@@ -223,6 +232,7 @@ def test_a_token_that_is_refused_is_got_anew_once_and_the_call_repeated(world, s
     assert asked[-1].headers["authorization"] == f"Bearer {SENTINEL}-t2"
 
 
+@pytest.mark.slow
 def test_a_token_that_stays_refused_is_an_error_after_one_new_one(world, station):
     station.says = Said(b'{"Error":"Unauthorized","Message":"No such user"}', 401)
     with pytest.raises(AccessDenied) as caught:
@@ -231,11 +241,13 @@ def test_a_token_that_stays_refused_is_an_error_after_one_new_one(world, station
     assert "refresh_token" in caught.value.fix
 
 
+@pytest.mark.slow
 def test_a_token_that_has_ended_is_got_anew_before_it_is_used(world, station):
     station.seconds = 1
-    fetcher = world.fetcher(**KEYS)
+    fetcher, now_s = world.fetcher(**KEYS), 0.0
+    fetcher._runtime.wire = fetcher._runtime.wire._replace(steady_s=lambda: now_s)
     fetcher.fetch("MSFT", "1d", "2024-03-04", "2024-03-08")
-    time.sleep(0.51)  # a token of a second is used for half of it
+    now_s = 0.51  # a token of a second is used for half of it
     fetcher.fetch("MSFT", "5m", "2024-03-04", "2024-03-05")
     asked = world.asked()
     assert len(tokens_asked(asked)) == 2
@@ -255,6 +267,15 @@ def test_a_token_by_itself_serves_until_it_is_refused(world, station):
     assert "client_id" in caught.value.fix
 
 
+@pytest.mark.parametrize("status", [400, 401, 403])
+def test_a_refused_refresh_token_is_access_denied(world, station, status):
+    station.token_refusal = status
+    wrong = {**LASTING, "refresh_token": f"{SENTINEL}-wrong"}
+    with pytest.raises(AccessDenied, match=f"gave no token .status {status}."):
+        world.fetcher(api_keys={"tradestation": wrong}).fetch("MSFT", "1d", "2024-03-04", "2024-03-08")
+    assert len(world.asked()) == 1
+
+
 def test_keys_are_never_shown_whatever_fails(world, station, caplog):
     wrong = {**LASTING, "refresh_token": f"{SENTINEL}-wrong"}
     for keys, says in ((wrong, None), (LASTING, Said(f"<html>{SENTINEL}-t1 {SENTINEL}-secret</html>".encode(), 400))):
@@ -265,7 +286,7 @@ def test_keys_are_never_shown_whatever_fails(world, station, caplog):
         error, texts = caught.value, [repr(fetcher), fetcher.monitor.report(), caplog.text]
         while error is not None:
             texts += [str(error), repr(error)]
-            error = error.__cause__
+            error = error.cause
         assert not any(SENTINEL in text for text in texts)
 
 
@@ -306,7 +327,7 @@ def test_a_quota_that_is_used_up_holds_those_who_come_after(world, station):
     for _ in range(2):
         with pytest.raises((RateLimited, IncompleteData)) as caught:
             world.fetcher(**KEYS).fetch("MSFT", "1d", "2024-03-04", "2024-03-08")
-        error = caught.value.__cause__ if isinstance(caught.value, IncompleteData) else caught.value
+        error = caught.value.cause if isinstance(caught.value, IncompleteData) else caught.value
         assert isinstance(error, RateLimited)
     assert len([one for one in world.asked() if one.path != "/oauth/token"]) == 1
 
@@ -318,6 +339,7 @@ times = st.integers(1_600_000_000 // 60, 1_700_000_000 // 60).map(
 )
 
 
+@examples()
 @given(ends=st.lists(times, min_size=1, max_size=12, unique=True).map(sorted), is_open=st.booleans())
 def test_the_fast_and_the_careful_reader_agree_to_the_last_bit(ends, is_open):
     bars = [bar(one, is_last=one == ends[-1]) for one in ends]

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from world import World, ms, skip_waits
+from world import World, ms
 
 from candle_fetcher import CandleFetcher, IncompleteData
 from candle_fetcher.core.frame import index_ms
 from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.practice import faults
-from candle_fetcher.providers import find_provider
 
 FAULTS = [
     faults.status(500, b"<html>oops</html>"),
@@ -35,13 +34,10 @@ CASES = [
 
 
 def patient(world: World, provider: str, chance: random.Random) -> CandleFetcher:
-    """A fetcher that waits for nothing between its tries."""
     settings: dict[str, Any] = chance.choice(
         [{}, {"cache_ttl": 60}, {"memory_cache_size": 100_000}, {"network_threads": 1}]
     )
-    fetcher = world.fetcher(provider=provider, max_retries=2, **settings)
-    skip_waits(fetcher._source(find_provider(provider))._asker)
-    return fetcher
+    return world.fetcher(provider=provider, max_retries=2, **settings)
 
 
 def check(frame: Any, gaps: Any, missing: Any, truth: dict[str, Any], timeframe: str) -> None:
@@ -62,7 +58,7 @@ def check(frame: Any, gaps: Any, missing: Any, truth: dict[str, Any], timeframe:
     assert not unsaid, f"{len(unsaid)} candles are neither there nor told of"
 
 
-@pytest.mark.slow(keep=("0", "1", "2"))
+@pytest.mark.slow(keep=("0",))
 @pytest.mark.filterwarnings("ignore::candle_fetcher.ArchiveMismatch")
 @pytest.mark.fault("A01", "A02", "A03", "A06", "A08", "C02", "D24", "E05")
 @pytest.mark.parametrize("seed", range(18))

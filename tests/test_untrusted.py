@@ -6,7 +6,6 @@ import contextlib
 import os
 import stat
 import struct
-import subprocess
 import sys
 import time
 import warnings
@@ -14,8 +13,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
-from conftest import ROOT
 from world import World, same
 
 from candle_fetcher import CacheWarning, CandleFetcher, InputError
@@ -129,6 +128,20 @@ def test_states_of_ours_that_are_old_are_removed(tmp_path):
         assert state.exists()
 
 
+@pytest.mark.slow(
+    keep=(
+        "cache.db-link",
+        "cache.db-fifo",
+        "cache.db-wal-dangling",
+        "candle_fetcher.cache-link",
+        "candle_fetcher.cache-folder",
+        "claims-link",
+        "claims-dangling",
+        "claims-fifo",
+        "pacing-link",
+        "pacing-folder",
+    )
+)
 @posix
 @pytest.mark.fault("K12")
 @pytest.mark.parametrize("kind", ["link", "dangling", "fifo", "folder"])
@@ -206,26 +219,24 @@ def test_a_cache_folder_may_be_a_link_itself(tmp_path):
 
 # -- the log ----------------------------------------------------------------------------------------------------------
 
-LOGGING = """
-import sys
-from candle_fetcher import CandleFetcher, InputError
-try:
-    with CandleFetcher(base_urls={"binance": sys.argv[1]}, use_cache=False, progress=False) as fetcher:
-        fetcher.fetch("BTC/USDT", "1h", "2024-03-05", "2024-03-06", source="rest")
-except InputError as error:
-    print(error)
-"""
 
-
+@pytest.mark.slow
+@forks.needs_fork
 @pytest.mark.fault("K13")
 def test_a_log_is_written_to_no_file_that_is_not_one(tmp_path):
     path = tmp_path / "all.log"
 
+    def fetch() -> None:
+        try:
+            with CandleFetcher(base_urls=exchange.base_urls, use_cache=False, progress=False) as fetcher:
+                fetcher.fetch("BTC/USDT", "1h", "2024-03-05", "2024-03-06", source="rest")
+        except InputError as error:
+            sys.stdout.write(str(error))
+
     def run() -> str:
-        line = [sys.executable, "-c", LOGGING, exchange.base_urls["binance"]]
-        settings = {"CANDLE_FETCHER_LOG_FILE": str(path), "CANDLE_FETCHER_LOG_LEVEL": "DEBUG", "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, **settings}, check=True)
-        return done.stdout
+        done = forks.run(fetch, CANDLE_FETCHER_LOG_FILE=str(path), CANDLE_FETCHER_LOG_LEVEL="DEBUG")
+        assert done.code == 0, done.err
+        return done.out.decode()
 
     with PracticeExchange() as exchange:
         assert run() == ""
@@ -235,16 +246,16 @@ def test_a_log_is_written_to_no_file_that_is_not_one(tmp_path):
         assert path.stat().st_size > size
         path.rename(tmp_path / "old.log")
         (tmp_path / "all.log.1").write_text("of value\n")
-        assert "is no log of candle_fetcher" in run()  # it would be moved away one day
+        assert "is not a log of candle_fetcher" in run()  # it would be moved away one day
         (tmp_path / "all.log.1").unlink()
         path.write_text("of value\n")
-        assert "is no log of candle_fetcher" in run()
+        assert "is not a log of candle_fetcher" in run()
         assert path.read_text() == "of value\n"
         path.unlink()
         with contextlib.suppress(OSError, NotImplementedError):
             path.symlink_to(tmp_path / "old.log")
             before = (tmp_path / "old.log").read_bytes()
-            assert "is no log of candle_fetcher" in run()
+            assert "is not a log of candle_fetcher" in run()
             assert (tmp_path / "old.log").read_bytes() == before
 
 
@@ -284,6 +295,7 @@ def test_the_least_disk_that_is_taken_holds_a_chunk(tmp_path):
         assert len(world.fetcher(disk_cache_size=300_000, source="cache").fetch(*hours)) == 1_000
 
 
+@pytest.mark.slow
 @pytest.mark.fault("J16")
 @pytest.mark.parametrize("how", [{"days": 1}, {"start": "2024-06-14"}])
 def test_a_series_that_is_polled_keeps_its_newest_frame_alone(tmp_path, how):

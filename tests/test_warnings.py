@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from world import World
+from world import World, hide_calendars
 
 from candle_fetcher import (
     ArchiveMismatch,
@@ -22,18 +22,12 @@ from candle_fetcher import (
     summary,
 )
 from candle_fetcher.core import errors
-from candle_fetcher.fetcher import sessions
 from candle_fetcher.practice import damage
 
 MARCH = ("BTC/USDT", "5m", "2024-03-01", "2024-04-01")
+DAY = ("BTC/USDT", "1h", "2024-03-05", "2024-03-06")
 ZIP = "BTCUSDT-5m-2024-03.zip"
 Made = tuple[CandleFetcher, tuple[str, ...]]
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path / "cache") as made:
-        yield made
 
 
 def with_a_wrong_clock(world: World, _: pytest.MonkeyPatch) -> Made:
@@ -47,12 +41,11 @@ def with_a_spoiled_file(world: World, _: pytest.MonkeyPatch) -> Made:
 
 def without_a_folder(world: World, _: pytest.MonkeyPatch) -> Made:
     (world.folder.parent / "file").write_text("not a folder")
-    return world.fetcher(cache_dir=world.folder.parent / "file" / "cache", source="rest"), MARCH
+    return world.fetcher(cache_dir=world.folder.parent / "file" / "cache", source="rest"), DAY
 
 
 def without_calendars(world: World, monkeypatch: pytest.MonkeyPatch) -> Made:
-    monkeypatch.setitem(sys.modules, "exchange_calendars", None)
-    sessions._sessions.cache_clear()  # an earlier test may have had the package
+    hide_calendars(monkeypatch)
     return world.fetcher(api_keys=world.exchange.api_keys), ("alpaca:AAPL", "1h", "2024-03-04", "2024-03-06")
 
 
@@ -99,6 +92,12 @@ def skips_files(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(errors, "_SKIPS_FILES", request.param)
 
 
+# Each cause by the usual call, each call for one cause.
+USUAL = [f"{level.id}-{cause}-fetch" for level in levels() for cause in CAUSES]
+USUAL += [f"counted-clock-{call}" for call in CALLS]
+
+
+@pytest.mark.slow(keep=USUAL)
 @pytest.mark.fault("J19")
 @pytest.mark.usefixtures("skips_files")
 @pytest.mark.parametrize("call", CALLS)
@@ -118,6 +117,7 @@ def test_a_warning_points_at_the_line_of_the_call(
     assert places_of(caught, kind, text) == {(__file__, work.__code__.co_firstlineno)}
 
 
+@pytest.mark.slow
 @pytest.mark.fault("J19")
 @pytest.mark.usefixtures("skips_files")
 def test_a_warning_about_a_frame_points_at_the_line_too(world: World) -> None:

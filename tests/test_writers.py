@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from world import World, ms, same
 
 from candle_fetcher import CandleFetcher, IncompleteData, InputError
+from candle_fetcher.cache.contents import find_holdings
 from candle_fetcher.cli import main
 from candle_fetcher.core.candles import OHLCV, Candles, candles_from
 from candle_fetcher.core.entry import Entry, Hole, HoleState
@@ -107,6 +108,7 @@ def kraken_file(world: World, folder: Path, start: str, end: str) -> Path:
     return path
 
 
+@pytest.mark.slow(keep=("refresh",))
 @pytest.mark.fault("K03")
 @pytest.mark.parametrize("source", ["auto", "cache", "refresh"])
 def test_what_another_fetcher_has_imported_is_found_and_outlives_a_refresh(tmp_path, source):
@@ -175,6 +177,7 @@ def expected(stored: object, ours: object, seen: object, *, is_answered: bool) -
     return ours, False
 
 
+@pytest.mark.slow
 @pytest.mark.fault("K02", "K03")
 @given(st.data())
 def test_each_slot_keeps_the_newer_word(data):
@@ -244,6 +247,7 @@ ALL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.fault("J27")
 def test_the_stored_series_are_listed(several):
     world, fetcher = several
@@ -262,6 +266,7 @@ def test_the_stored_series_are_listed(several):
         assert none.cache.clear() == 0
 
 
+@pytest.mark.slow(keep=("words2-gone2", "words4-gone4", "words6-gone6"))
 @pytest.mark.fault("J27")
 @pytest.mark.parametrize(
     ("words", "gone"),
@@ -296,6 +301,7 @@ def test_what_cannot_be_cleared_is_wrong_input(several):
             several[1].cache.clear(*words)
 
 
+@pytest.mark.slow
 @pytest.mark.fault("I04", "J27")
 def test_the_command_line_lists_and_clears(several, capsys, monkeypatch):
     world, fetcher = several
@@ -341,7 +347,7 @@ def test_the_tail_of_a_month_leaves_the_funding_rates_that_another_fetcher_has_c
         ours, theirs = (world.fetcher(provider="binance-um") for _ in range(2))
         before = ours.fetch_funding(*june)["funding_rate"]
         cache = theirs.cache
-        (series,) = [one for one in cache._contents() if one.kind == "funding"]
+        (series,) = [one for one in find_holdings(cache._store) if one.kind == "funding"]
         month = parse_timeframe("1M").ordinal(ms("2024-06-01"))
 
         def correct(stored: dict[int, Entry]) -> dict[int, Merged]:
@@ -351,7 +357,7 @@ def test_the_tail_of_a_month_leaves_the_funding_rates_that_another_fetcher_has_c
             new = old._replace(candles=Candles(old.candles.names, block))
             return {month: Merged(new, (new.covered,))}
 
-        cache.update(series, [month], correct)
+        cache.entries.update(series, [month], correct)
         world.now_s += 9 * 3_600
         after = ours.fetch_funding(*june)["funding_rate"]
         assert len(after) > len(before)

@@ -72,6 +72,7 @@ def check(name):
     assert (begun <= instants).all()
 
 
+@pytest.mark.slow(every=3)
 @pytest.mark.fault("H14", "B07", "B16")
 @pytest.mark.parametrize("name", ODD)
 def test_the_clock_of_an_odd_zone_is_that_of_the_tz_database(name):

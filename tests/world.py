@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 
-from candle_fetcher import CandleFetcher
+from candle_fetcher import CandleFetcher, sessions
+from candle_fetcher.concurrency import POLL_S
 from candle_fetcher.core.frame import index_ms
 from candle_fetcher.practice import PracticeExchange
+from candle_fetcher.sources.clock import ServerClock
+from candle_fetcher.sources.wire import LimiterClocks, limiter_clocks
 
 
 def ms(text: str) -> int:
@@ -28,6 +35,7 @@ class World:
         self.now_s = ms(now) / 1000
         self.exchange = PracticeExchange(clock=lambda: self.now_s, **exchange)
         self.fetchers: list[CandleFetcher] = []
+        self.waits: list[float] = []  # of the fetchers' requests, in seconds; they pass at once
 
     def __enter__(self) -> World:
         self.exchange.start()
@@ -38,8 +46,9 @@ class World:
             fetcher.close()
         self.exchange.close()
 
-    def fetcher(self, **settings: Any) -> CandleFetcher:
-        """A new fetcher on the world's folder, as another run of the program would make it."""
+    def fetcher(self, *, waits: bool = False, **settings: Any) -> CandleFetcher:
+        """Return a new fetcher on the world's folder, as another run of the program would make it. Its requests wait
+        for budgets, holds and retries only if `waits` is set."""
         settings = {
             "base_urls": self.exchange.base_urls,
             "cache_dir": self.folder,
@@ -48,6 +57,10 @@ class World:
             **settings,
         }
         made = CandleFetcher(**settings)
+        # A request takes no time by the steady clock, however busy the machine is: a slow reply does not tell the time.
+        made._runtime.wire = made._runtime.wire._replace(steady_s=lambda: 0.0)
+        if not waits:
+            skip_waits(made, self.waits)
         self.fetchers.append(made)
         return made
 
@@ -65,25 +78,50 @@ class World:
         return self.exchange.truth(provider, symbol, timeframe, ms(start), ms(end), kind=kind)
 
 
-def skip_waits(asker: Any) -> list[float]:
-    """Lets the waits of a source's requests pass at once, by clocks of its budget that go on by as much; returns them.
+def wait_until(is_so: Callable[[], object], seconds: float = 30) -> None:
+    """Wait until it is so; fail after so many seconds."""
+    until = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
-    The clocks of the exchange and of the fetcher stay where they are.
+
+def hide_calendars(patch: pytest.MonkeyPatch) -> None:
+    """Let the package exchange_calendars be missing, and what was read with it be unknown, as long as the patch is."""
+    patch.setitem(sys.modules, "exchange_calendars", None)
+    patch.setattr(sessions, "_sessions", functools.lru_cache(sessions._sessions.__wrapped__))
+
+
+def skip_waits(fetcher: CandleFetcher, waits: list[float] | None = None) -> list[float]:
+    """Let the waits of the fetcher's requests (budgets, holds, retries) pass at once; return them, in seconds.
+
+    To be called before the fetcher's first call. Fetchers that share a budget have to share `waits`, too.
     """
-    waits: list[float] = []
-    limiter = asker.limiter
+    assert not fetcher._runtime._rests
+    waits = [] if waits is None else waits
+    fetcher._runtime.wire = fetcher._runtime.wire._replace(**skipping(waits))
+    return waits
+
+
+def skipping(waits: list[float]) -> dict[str, Any]:
+    """Return the fields of a Wire whose waits pass at once, and are added to the list, in seconds.
+
+    The clocks of its budgets go on by as much; the clock of the fetcher and that of the exchange stay where they are.
+    """
 
     def wait(stop: Any, seconds: float) -> bool:
+        if seconds <= POLL_S:  # a look whether another thread is done
+            return bool(stop.wait(seconds))
         waits.append(seconds)
         return bool(stop.is_set())
 
     def later(clock: Callable[[], int]) -> Callable[[], int]:
         return lambda: clock() + int(1000 * sum(waits)) + len(waits)
 
-    for name in ("_now_ms", "_steady_ms", "_machine_ms"):
-        setattr(limiter, name, later(getattr(limiter, name)))
-    limiter._wait = asker._wait = wait
-    return waits
+    def clocks(server_clock: ServerClock) -> LimiterClocks:
+        return LimiterClocks(*map(later, limiter_clocks(server_clock)))
+
+    return {"wait": wait, "limiter_clocks": clocks}
 
 
 def same(frame: pd.DataFrame, truth: dict[str, Any], rows: slice = slice(None)) -> None:

@@ -1,4 +1,4 @@
-"""Floor 5: the command line. It parses, calls one public method, prints; errors become exit codes.
+"""Floor 6: the command line. It parses, calls one public method, prints; errors become exit codes.
 
 arguments -> commands -> CandleFetcher -> show
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
-import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -16,7 +15,7 @@ from candle_fetcher.cli.arguments import read_arguments
 from candle_fetcher.cli.commands import COMMANDS
 from candle_fetcher.cli.environment import dotenv
 from candle_fetcher.cli.notices import logging_to
-from candle_fetcher.cli.show import Talk, show_gaps, silence
+from candle_fetcher.cli.talk import Talk, show_gaps, silence
 from candle_fetcher.core.errors import (
     CandleFetcherError,
     CandleFetcherWarning,
@@ -25,31 +24,35 @@ from candle_fetcher.core.errors import (
     InputError,
     TransportError,
 )
+from candle_fetcher.core.tracebacks import format_error, whole_tracebacks
 
 OK, ERROR, WRONG_INPUT, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code: 0 ok, 1 error, 2 wrong input, 3 incomplete or partly failed, 130 interrupted."""
+    """Run a command and return its exit code.
+
+    0 is ok, 1 an error, 2 wrong input, 3 incomplete or partly failed, 130 interrupted."""
     words = sys.argv[1:] if argv is None else argv
     debug = "--debug" in words
     try:
         _set_up_streams()
         arguments = read_arguments(words)
         talk = Talk()
-        with _warnings_to(talk), dotenv(arguments, talk), logging_to(talk, arguments.log_level):
+        whole = whole_tracebacks() if debug else contextlib.nullcontext()
+        with whole, _warnings_to(talk), dotenv(arguments, talk), logging_to(talk, arguments.log_level):
             return COMMANDS[arguments.command](arguments, talk)
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else OK
-    except KeyboardInterrupt:
-        _explain(debug)
+    except KeyboardInterrupt as error:
+        _explain(error, debug)
         Talk().say("\ninterrupted; what arrived is stored, and the same line asks for the rest")
         return INTERRUPTED
-    except BrokenPipeError:  # that of stdout: whoever read our data has seen enough
+    except BrokenPipeError:  # of stdout: the reader of the data has closed the pipe
         silence(sys.stdout)
         return OK
-    except Exception as error:  # noqa: BLE001 - the last door: whatever comes here is told in a line
-        _explain(debug)
+    except Exception as error:  # noqa: BLE001 - the last place that can show an error as a line
+        _explain(error, debug)
         _report(Talk(), error, is_practice="--practice" in words)
         return _exit_code(error)
 
@@ -64,7 +67,7 @@ def _exit_code(error: Exception) -> int:
 
 
 def _report(talk: Talk, error: Exception, *, is_practice: bool) -> None:
-    """What went wrong, in as many lines as there are things to say."""
+    """Print what went wrong, a line for each fact."""
     if isinstance(error, FetchManyError):
         talk.fail(f"{len(error.errors)} of {len(error.frames) + len(error.errors)} symbols failed")
         for symbol, one in error.errors.items():
@@ -72,7 +75,7 @@ def _report(talk: Talk, error: Exception, *, is_practice: bool) -> None:
     elif isinstance(error, CandleFetcherError):
         talk.fail(error)
     elif isinstance(error, OSError):
-        talk.fail(_told(error))
+        talk.fail(_os_message(error))
     else:
         talk.fail(f"{type(error).__name__}: {error}; this is a fault of candle_fetcher, --debug shows where")
     if isinstance(error, IncompleteData) and error.missing:
@@ -83,29 +86,29 @@ def _report(talk: Talk, error: Exception, *, is_practice: bool) -> None:
         talk.say("No host could be reached. Is there a network? With --practice none is needed.")
 
 
-def _told(error: OSError) -> str:
-    """What the system said, without its number, and the file once."""
+def _os_message(error: OSError) -> str:
+    """Return the message of the system, without its number, and the name of the file once."""
     if error.strerror is None or error.filename is None or str(error.filename) in error.strerror:
         return error.strerror or str(error)
     return f"{error.filename}: {error.strerror}"
 
 
 def _is_unreached(error: BaseException) -> bool:
-    """Whether the reason is that no host answered."""
+    """Return whether the cause is that no host answered."""
     if isinstance(error, FetchManyError):
         return any(map(_is_unreached, error.errors.values()))
-    reason = error if isinstance(error, TransportError) else error.__cause__
+    reason = error if isinstance(error, TransportError) else getattr(error, "cause", None)
     return isinstance(reason, TransportError) and not reason.reached
 
 
-def _explain(debug: bool) -> None:
+def _explain(error: BaseException, debug: bool) -> None:
     if debug:
-        Talk().say(traceback.format_exc().rstrip())
+        Talk().say(format_error(error))
 
 
 @contextlib.contextmanager
 def _warnings_to(talk: Talk) -> Iterator[None]:
-    """Warnings as a line each, without the place in the code."""
+    """Show each warning as a line, without the place in the code."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", CandleFetcherWarning)
         warnings.showwarning = lambda message, *_, **__: talk.warn(message)
@@ -118,9 +121,9 @@ class _Nowhere(io.TextIOBase):
 
 
 def _set_up_streams() -> None:
-    """What is closed leads nowhere: print() would write the talk to stdout where there is no stderr.
+    """Replace a closed stream by one that discards its text, and print UTF-8 with LF on every system.
 
-    A CSV is the same on every system: UTF-8, and LF at the end of a line. A path is written as the system has it.
+    Without a stderr, print() would write messages to stdout. A path is written with the bytes that the system has.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:

@@ -1,8 +1,9 @@
-"""What is typed, as a Namespace: commands, flags, help. What the library checks is not checked here."""
+"""The words of a command as a Namespace: commands, flags, help. The library checks the values."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
@@ -15,7 +16,8 @@ PORT = 8700
 _TOP = """\
 Candles (OHLCV) that are complete, correct and quick to get again.
 
-Flags without a command mean fetch. Data goes to stdout, talk to stderr.
+Without a command, the flags are those of fetch. Data goes to stdout, messages
+to stderr.
 Exit codes: 0 ok, 1 error, 2 wrong input, 3 incomplete or partly failed,
 130 interrupted."""
 _TOP_EXAMPLES = """\
@@ -39,7 +41,7 @@ examples:
   candle-fetcher export BTC/USDT 1h --days 30 --output btc.csv
   candle-fetcher export --symbols-file avail.csv 1d
 
-Of a --symbols-file each symbol begins with its earliest_date, unless --start,
+With --symbols-file each symbol begins at its earliest_date, unless --start,
 --days or --limit is given."""
 _PLAN_EXAMPLES = """\
 example:
@@ -53,15 +55,14 @@ examples:
   candle-fetcher audit BTC/USDT 1d --start 2019-01-01 --end 2020-01-01
   candle-fetcher audit BTC/USDT 1d --days 30 --against 1h --json
 
-A line for each value that differs, nothing where all agrees.
-Exits with 1 where something differs."""
+Prints a line for each value that differs. Exits with 1 where a value differs."""
 _FUNDING_EXAMPLES = """\
 examples:
   candle-fetcher funding BTC/USDT --start 2024-01-01 --end 2024-02-01
   candle-fetcher funding BTC/USD --days 30 --provider binance-cm > funding.csv
   candle-fetcher funding ETH/USDT --source archive > funding.csv
 
-A funding time is some milliseconds after the hour, and is shown as it was sent.
+A funding time is a few milliseconds after the hour, and is printed as sent.
 The files of the archive have no mark prices."""
 _SYMBOLS_EXAMPLES = """\
 examples:
@@ -69,9 +70,9 @@ examples:
   candle-fetcher symbols --provider binance-um | grep USDT
   candle-fetcher symbols --availability --out avail.csv
 
---availability lists the bases that are traded on Binance spot (in USDT), USD-M
-and COIN-M alike, and since when the archive has candles. Delete rows as you
-like: fetch and export take the file as --symbols-file."""
+--availability lists the bases that Binance spot (in USDT), USD-M and COIN-M all
+trade, with the first date of candles in the archive. Delete the rows that you
+do not need: fetch and export take the file as --symbols-file."""
 _CACHE_EXAMPLES = """\
 examples:
   candle-fetcher cache stats
@@ -82,16 +83,16 @@ examples:
   candle-fetcher cache import prices.csv --symbol BTC/USDT --timeframe 1h
 
 import takes CSVs that export wrote, files of Binance's archive (zip or CSV) and
-Kraken's downloadable OHLCVT CSVs. What their names do not say is said by flags.
-What is stored already stays: a file fills in what is missing."""
+Kraken's downloadable OHLCVT CSVs. Flags give what the names do not say. Stored
+candles stay: a file adds what is missing."""
 _PROVIDERS_EXAMPLES = """\
 examples:
   candle-fetcher providers
   candle-fetcher fetch BTC/USD 1h --days 7 --provider kraken
   candle-fetcher fetch alpaca:AAPL 1d --days 30 --set alpaca.feed=iex
 
-Keys are read from the environment, or from a file .env in the folder where you
-are: ALPACA_API_KEY_ID=..."""
+Keys are read from the environment, or from a file .env in the working folder:
+ALPACA_API_KEY_ID=..."""
 
 _DOCTOR_EXAMPLES = """\
 examples:
@@ -99,8 +100,8 @@ examples:
   candle-fetcher doctor --provider binance-um --json
   candle-fetcher doctor --practice    (no network needed)
 
-Looks at proxy, names, TLS, region block, clock, limits, disk space,
-permissions, the cache and versions; changes nothing.
+Checks proxy, names, TLS, region block, clock, limits, keys, disk space,
+permissions, cache and versions, and prints remedies; changes nothing.
 Exits with 1 where a check fails."""
 _PRACTICE_EXAMPLES = """\
 examples:
@@ -108,12 +109,19 @@ examples:
   candle-fetcher practice --port 0 --delay 0.2 --weight-limit 100
 
 A command that has --practice starts one for itself."""
+_HELP_EXAMPLES = """\
+examples:
+  candle-fetcher help
+  candle-fetcher help gaps
+  candle-fetcher help kraken
+
+The name of a command that has no page prints the help of that command."""
 
 
 def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """The command and its arguments; `symbol` or `symbols`, and `timeframe`, however they were given.
+    """Return the command and its arguments: `symbol` or `symbols`, and `timeframe`, as words or as flags.
 
-    Leaves by SystemExit: 2 for wrong usage, which stderr has been told, 0 for --help and --version.
+    Raises SystemExit: 2 for wrong usage, after a message on stderr, 0 for --help and --version.
     """
     parser, commands = _make_parsers()
     words = list(argv)
@@ -146,7 +154,8 @@ def _hint(word: str, known: Iterable[str]) -> str:
 
 
 def _name_series(arguments: argparse.Namespace, left: Sequence[str], parser: argparse.ArgumentParser) -> None:
-    """Sorts out the bare words; argparse takes those before the first flag and leaves the others."""
+    """Set symbols and timeframe from the bare words: argparse takes those before the first flag and leaves the
+    others."""
     words = [word for word in (arguments.word, arguments.second, *left) if word is not None]
     several = getattr(arguments, "symbols", None)
     if several is not None:
@@ -165,22 +174,23 @@ def _name_series(arguments: argparse.Namespace, left: Sequence[str], parser: arg
 
 
 class _Parser(argparse.ArgumentParser):
-    """Help as it was written, and no flag by half its name."""
+    """A parser that prints help texts as they are written, and takes no abbreviated flags."""
 
     def __init__(self, **facts: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **facts)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {printable(message)}\n{self.prog} --help says what there is\n")
+        self.exit(2, f"{self.prog}: error: {printable(message)}\nsee {self.prog} --help\n")
 
 
+@functools.cache
 def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     parser = _Parser(prog="candle-fetcher", description=_TOP, epilog=_TOP_EXAMPLES)
     _add_version(parser)
-    rooms = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
 
     def command(name: str, line: str, examples: str) -> argparse.ArgumentParser:
-        made = rooms.add_parser(name, help=line, description=f"{line[0].upper()}{line[1:]}.", epilog=examples)
+        made = subparsers.add_parser(name, help=line, description=f"{line[0].upper()}{line[1:]}.", epilog=examples)
         commands[name] = made
         return made
 
@@ -191,51 +201,47 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     _add_range(export)
     _add_rows(export)
     _add_output(export.add_argument_group("output"))
-    plan = command("plan", "say what a fetch would ask for and cost; asks nobody", _PLAN_EXAMPLES)
+    plan = command("plan", "show what a fetch would request and its cost; sends no request", _PLAN_EXAMPLES)
     _add_series(plan)
     _add_range(plan)
     gaps = command("gaps", "list the missing candles of a range, with their causes", _GAPS_EXAMPLES)
     _add_series(gaps)
     _add_range(gaps, counts=False)
     gaps.add_argument(
-        "--coverage", action="store_true", help="all that the cache knows of the series, and who said so; asks nobody"
+        "--coverage",
+        action="store_true",
+        help="show what the cache knows of the series, with evidence; sends no request",
     )
-    audit = command("audit", "compare candles: finer ones, archive, cache; 1 if they differ", _AUDIT_EXAMPLES)
+    audit = command("audit", "compare candles with finer ones, the archive and the cache", _AUDIT_EXAMPLES)
     _add_series(audit)
     _add_range(audit, counts=False)
-    audit.add_argument("--against", metavar="WHAT", help="finer, archive, cache or a timeframe; all unless given")
-    funding = command("funding", "get the funding rates of a perpetual future", _FUNDING_EXAMPLES)
-    funding.add_argument("symbol", metavar="SYMBOL", help="such as BTC/USDT")
-    _add_range(funding, counts=False, what="funding times in UTC; without any of these, all there are")
-    rows = funding.add_argument_group("rows")
-    rows.add_argument("--refresh", action="store_true", help="ask again for everything in the range")
-    _add_settings(funding, providers="binance-um (default) or binance-cm")
+    audit.add_argument("--against", metavar="WHAT", help="finer, archive, cache or a timeframe; default: all")
+    _add_funding(command("funding", "get the funding rates of a perpetual future", _FUNDING_EXAMPLES))
     symbols = command("symbols", "list the symbols of a provider", _SYMBOLS_EXAMPLES)
     symbols.add_argument(
-        "--availability", action="store_true", help="those on Binance spot, um and cm alike, and since when"
+        "--availability", action="store_true", help="symbols that Binance spot, um and cm all have, with first dates"
     )
-    symbols.add_argument("--out", "--output", metavar="FILE", help="write the CSV there and print its path")
+    symbols.add_argument("--out", "--output", metavar="FILE", help="write a CSV file and print its path")
     for made in (commands["fetch"], export, plan, gaps, audit, symbols):
         _add_settings(made)
-    command("providers", "say what each provider offers, and what it needs; asks nobody", _PROVIDERS_EXAMPLES)
-    _add_cache(
-        command("cache", "look at the cache, empty or check it, list what was changed, import files", _CACHE_EXAMPLES)
-    )
-    _add_settings(command("doctor", "check network, provider, disk, cache, versions; say what to do", _DOCTOR_EXAMPLES))
+    command("providers", "show what each provider offers and needs; sends no request", _PROVIDERS_EXAMPLES)
+    _add_cache(command("cache", "show, check or clear the cache; list revisions; import files", _CACHE_EXAMPLES))
+    _add_settings(command("doctor", "check network, provider, disk, cache and versions", _DOCTOR_EXAMPLES))
     practice = command("practice", "serve a practice exchange on this machine until Ctrl-C", _PRACTICE_EXAMPLES)
-    practice.add_argument("--port", type=int, default=PORT, metavar="N", help=f"{PORT} unless given; 0 is a free one")
+    practice.add_argument("--port", type=int, default=PORT, metavar="N", help=f"default: {PORT}; 0 takes a free port")
     practice.add_argument("--delay", type=float, default=0.0, metavar="S", help="seconds before every reply")
-    practice.add_argument(
-        "--weight-limit", type=int, metavar="N", help="weight allowed a minute; Binance's unless given"
-    )
-    practice.add_argument("--seed", type=int, default=1, metavar="N", help="another number, another market")
+    practice.add_argument("--weight-limit", type=int, metavar="N", help="weight per minute; default: Binance's")
+    practice.add_argument("--seed", type=int, default=1, metavar="N", help="each number is another market")
+    pages = command("help", "print a page of the documentation; without a name, list the pages", _HELP_EXAMPLES)
+    pages.add_argument("page", nargs="?", metavar="PAGE", help="such as gaps, cache or kraken")
+    pages.set_defaults(commands=tuple(commands))
     for name, made in commands.items():
         other = made.add_argument_group("other")
-        if name not in ("export", "practice"):
-            what = "a summary as JSON on stdout, the candles under `rows`" if name == "fetch" else "JSON on stdout"
+        if name not in ("export", "practice", "help"):
+            what = "print a summary as JSON, with the candles under `rows`" if name == "fetch" else "print JSON"
             other.add_argument("--json", action="store_true", help=what)
         other.add_argument("--log-level", metavar="LEVEL", help="log on stderr: debug, info, warning, error")
-        other.add_argument("--debug", action="store_true", help="tracebacks, and where the time went")
+        other.add_argument("--debug", action="store_true", help="print tracebacks, and the durations of all operations")
         _add_version(other)
     return parser, commands
 
@@ -258,24 +264,41 @@ def _add_rows(parser: argparse.ArgumentParser) -> None:
     rows.add_argument(
         "--on-gap",
         metavar="HOW",
-        help="leave (default), raise, refetch; ffill, interpolate invent rows and mark them",
+        help="leave (default), raise or refetch; ffill and interpolate invent rows and mark them",
     )
-    rows.add_argument("--include-open", action="store_true", help="add the candle still forming, and is_closed")
-    rows.add_argument("--refresh", action="store_true", help="ask again for everything in the range")
+    rows.add_argument(
+        "--include-open", action="store_true", help="add candles that may still change, with a column is_closed"
+    )
+    rows.add_argument("--refresh", action="store_true", help="fetch everything in the range again")
+
+
+def _add_funding(funding: argparse.ArgumentParser) -> None:
+    funding.add_argument("symbol", metavar="SYMBOL", help="such as BTC/USDT")
+    _add_range(funding, counts=False, what="funding times in UTC; default: all")
+    rows = funding.add_argument_group("rows")
+    rows.add_argument("--refresh", action="store_true", help="fetch everything in the range again")
+    _add_settings(funding, providers="binance-um (default) or binance-cm")
 
 
 def _add_cache(cache: argparse.ArgumentParser) -> None:
     cache.add_argument("action", choices=("stats", "list", "clear", "verify", "revisions", "import"), help="what to do")
-    cache.add_argument("files", nargs="*", metavar="WORD", help="files to import; clear: SYMBOL, TIMEFRAME")
+    cache.add_argument("files", nargs="*", metavar="WORD", help="import: files; clear: SYMBOL and TIMEFRAME")
     cache.add_argument("--yes", action="store_true", help="clear without asking")
-    cache.add_argument("--cache-dir", metavar="DIR", help="the folder; the user's cache folder unless given")
+    cache.add_argument("--cache-dir", metavar="DIR", help="default: the user's cache folder")
     cache.add_argument("--practice", action="store_true", help="the cache of --practice")
-    group = cache.add_argument_group("import", "of what the files are, where their names do not say so; clear: of what")
+    group = cache.add_argument_group(
+        "series", "import: what the files hold, where their names do not say it; clear: what to clear"
+    )
     group.add_argument("-s", "--symbol", help="such as BTC/USDT")
     group.add_argument("-i", "--timeframe", help="such as 1h")
     group.add_argument("--kind", help="candles; mark, index, premium on Binance futures")
-    group.add_argument("--provider", metavar="ID", help="binance unless given")
-    group.add_argument("--base-url", action="append", metavar="ID=URL", help="of another host's candles; repeatable")
+    group.add_argument("--provider", metavar="ID", help="default: binance")
+    group.add_argument(
+        "--base-url",
+        action="append",
+        metavar="ID=URL",
+        help="import: the host of the candles, if not the provider's own; repeatable",
+    )
 
 
 def _add_series(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
@@ -283,7 +306,7 @@ def _add_series(parser: argparse.ArgumentParser, *, several: bool = False) -> No
     parser.add_argument(
         "second", nargs="?", metavar="TIMEFRAME", help="1h (default), 1m, 1d, 1w, 1M ...; also 45m or 10h"
     )
-    group = parser.add_argument_group("what")
+    group = parser.add_argument_group("series")
     names = group.add_mutually_exclusive_group()
     names.add_argument("-s", "--symbol", help="the symbol, as a flag")
     if several:
@@ -291,43 +314,45 @@ def _add_series(parser: argparse.ArgumentParser, *, several: bool = False) -> No
         names.add_argument(
             "--symbols-file",
             metavar="FILE",
-            help="those of a CSV with a column `symbol`, as symbols --availability has",
+            help="symbols of a CSV with a column `symbol`, as symbols --availability has",
         )
     group.add_argument("-i", "--timeframe", help="the timeframe, as a flag")
     group.add_argument("--kind", default="candles", help="candles (default); mark, index, premium on Binance futures")
 
 
 def _add_range(parser: argparse.ArgumentParser, *, counts: bool = True, what: str = "opening times in UTC") -> None:
-    newest = "; without any of these, the newest 500" if counts else ""
-    group = parser.add_argument_group("range", f"[start, end) on {what}{newest}")
+    newest = "; default: the newest 500" if counts else ""
+    group = parser.add_argument_group("range", f"[start, end) of {what}{newest}")
     group.add_argument("--start", metavar="TIME", help="2024-03-01, 2024-03-01T12:00Z, Unix ms, 7d, yesterday, first")
-    group.add_argument("--end", metavar="TIME", help="excluded; now unless given")
-    group.add_argument("-d", "--days", type=float, metavar="N", help="so many days before the end")
+    group.add_argument("--end", metavar="TIME", help="excluded; default: now")
+    group.add_argument("-d", "--days", type=float, metavar="N", help="N days before the end")
     if counts:
-        group.add_argument("--limit", type=int, metavar="N", help="so many: the first from start, else the newest")
+        group.add_argument("--limit", type=int, metavar="N", help="N candles: the first from start, else the newest")
 
 
 def _add_output(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--output", metavar="PATH", help="a folder (historical_data unless given), or a name in .csv")
+    group.add_argument("--output", metavar="PATH", help="a folder (default: historical_data) or a name in .csv")
     group.add_argument("--columns", default="ohlcv", metavar="SET", help="ohlcv (default) or all")
 
 
 def _add_settings(
-    parser: argparse.ArgumentParser, *, providers: str = "binance unless given; candle-fetcher providers lists them"
+    parser: argparse.ArgumentParser, *, providers: str = "default: binance; the command providers lists them"
 ) -> None:
-    group = parser.add_argument_group("settings", "what is not given is read from CANDLE_FETCHER_*, see the README")
+    group = parser.add_argument_group(
+        "settings", "what is not given is read from CANDLE_FETCHER_*: candle-fetcher help settings"
+    )
     group.add_argument("--provider", metavar="ID", help=providers)
-    group.add_argument("--source", help="auto (default), rest, archive, or cache (asks nobody)")
+    group.add_argument("--source", help="auto (default), rest, archive, cache (sends no request)")
     group.add_argument(
-        "--set", action="append", metavar="ID.NAME=VALUE", help="a setting of a provider, see providers; repeatable"
+        "--set", action="append", metavar="ID.NAME=VALUE", help="a setting of a provider (see providers); repeatable"
     )
     hosts = group.add_mutually_exclusive_group()
     hosts.add_argument("--base-url", action="append", metavar="ID=URL", help="another host for a provider; repeatable")
-    hosts.add_argument("--practice", action="store_true", help="ask an exchange in this process: no network needed")
+    hosts.add_argument(
+        "--practice", action="store_true", help="use a practice exchange in this process; needs no network"
+    )
     group.add_argument("--performance-mode", metavar="MODE", help="low, standard (default) or high")
     group.add_argument("--no-cache", action="store_true", help="neither read nor write the cache")
-    group.add_argument("--cache-dir", metavar="DIR", help="the user's cache folder unless given")
-    group.add_argument("--cache-size", type=float, metavar="MB", help="megabytes in memory; 256 unless given")
-    group.add_argument(
-        "--cache-ttl", type=float, metavar="S", help="believe the newest candles for so many seconds at most"
-    )
+    group.add_argument("--cache-dir", metavar="DIR", help="default: the user's cache folder")
+    group.add_argument("--cache-size", type=float, metavar="MB", help="megabytes in memory; default: 256")
+    group.add_argument("--cache-ttl", type=float, metavar="S", help="use cached newest candles for S seconds at most")

@@ -1,4 +1,4 @@
-"""`.env`: settings and keys of a folder, for the command line alone. A library reads nothing that it was not given."""
+"""`.env`: settings and keys of the working folder, for the command line alone. The library never reads such a file."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from candle_fetcher.cli.show import Talk
+from candle_fetcher.cli.talk import Talk
 from candle_fetcher.core.errors import MissingExtra
-from candle_fetcher.fetcher.log import LEVELS
-from candle_fetcher.fetcher.settings import ENVIRONMENT
+from candle_fetcher.log import LEVELS
 from candle_fetcher.providers import Provider, all_providers
+from candle_fetcher.settings import ENVIRONMENT
 
 _NAME = re.compile(r"^[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)[ \t]*=", re.M)
-# No file of settings is as large; what is, is something else of that name.
+# A larger file of this name is not a file of settings.
 _MOST_BYTES = 1 << 20
 _ROOTS, _LOG_FILE, _PROVIDER = f"{ENVIRONMENT}BASE_URLS", f"{ENVIRONMENT}LOG_FILE", f"{ENVIRONMENT}PROVIDER"
-# The names that other programs of this kind use, by ours, and what a value must be like. From the file alone: in the
-# environment they are anybody's.
+# Older names of settings, and the values that they may have. They are read from the file alone: in the environment
+# another program may have set them.
 _OLDER = {"CACHE_DIR": "CACHE_DIR", "MAX_RETRIES": "MAX_RETRIES", "THREAD_POOL_SIZE": "NETWORK_THREADS"} | {
     "LOG_LEVEL": "LOG_LEVEL"
 }
@@ -35,12 +35,12 @@ _OLDER_VALUES = {
 
 @contextlib.contextmanager
 def dotenv(arguments: argparse.Namespace, talk: Talk) -> Iterator[None]:
-    """Puts into the environment, for the duration of a command, what `.env` in the working folder (no folder above it)
-    sets and the environment lacks: `CANDLE_FETCHER_*`, the keys of the providers that the command names, and the older
-    names CACHE_DIR, MAX_RETRIES, THREAD_POOL_SIZE and LOG_LEVEL. Other names in it are left alone.
+    """Set environment variables from `.env` of the working folder for the duration of a command, where they are not
+    set: `CANDLE_FETCHER_*`, the keys of the providers that the command names, and the older names CACHE_DIR,
+    MAX_RETRIES, THREAD_POOL_SIZE and LOG_LEVEL. Other names in it are left alone.
 
-    The folder is not trusted. A file of another owner is not read; `${NAME}` is not replaced from the environment; and
-    keys that the file does not hold itself go to no root, and into no log file, that it names.
+    The folder is not trusted. A file of another owner is not read, and `${NAME}` is not replaced. Where keys come from
+    elsewhere, the URLs and the log file that the file names are ignored: they could receive these keys.
 
     Raises MissingExtra where the command needs a name in it, and python-dotenv is not installed.
     """
@@ -63,7 +63,7 @@ def dotenv(arguments: argparse.Namespace, talk: Talk) -> Iterator[None]:
 
 
 def is_ours(name: str) -> bool:
-    """Whether we read the variable."""
+    """Return whether this package reads the variable."""
     return name.startswith(ENVIRONMENT) or name in _keys_of(all_providers().values())
 
 
@@ -72,7 +72,7 @@ def _keys_of(providers: Collection[Provider]) -> set[str]:
 
 
 def _read_text(path: Path, talk: Talk) -> str:
-    """The text of the file; "" where there is none, it is no plain file of this user, or too large."""
+    """Return the text of the file; "" where it is missing, too large, of another user or not a regular file."""
     try:
         fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except (FileNotFoundError, IsADirectoryError):
@@ -92,37 +92,44 @@ def _read_text(path: Path, talk: Talk) -> str:
 
 
 def _read(names: Collection[str], arguments: argparse.Namespace, talk: Talk) -> dict[str, str]:
-    """The values of those of the names that the command reads, as python-dotenv reads them, less what that would put in
-    from the environment."""
+    """Return the values of the names that the command reads, as python-dotenv reads them without interpolation."""
     settings = [name for name in names if name.startswith(ENVIRONMENT)]
     older = [name for name in names if name in _OLDER]
     is_practice = getattr(arguments, "practice", False) is True
     keys = [] if is_practice else [name for name in names if name in _keys_of(all_providers().values())]
     if not (settings or older or keys):
         return {}
+    found = _load_file()
+    if found is None:
+        used = _keys_of(_used(arguments, os.environ))
+        _refuse_without_package([*settings, *(key for key in keys if key in used)], older, talk)
+        return {}
+    used = _keys_of(_used(arguments, {**found, **os.environ}))
+    readable = [*settings, *older, *(key for key in keys if key in used)]
+    return {name: found[name] for name in readable if name in found}
+
+
+def _load_file() -> dict[str, str] | None:
+    """Return the names and values of `.env`; None where python-dotenv is not installed."""
     try:
         from dotenv import dotenv_values
-    except ImportError as error:
-        used = _keys_of(_used(arguments, os.environ))
-        for name in [*settings, *(key for key in keys if key in used)]:
-            raise MissingExtra("dotenv", f".env of this folder sets {name}, and reading it") from error
-        if older:
-            missing = MissingExtra("dotenv", f".env of this folder sets {older[0]}, which is not read: that")
-            talk.warn(str(missing))
-        return {}
-    found = {
-        name: value
-        for name, value in dotenv_values(".env", encoding="utf-8-sig", interpolate=False).items()
-        if value is not None
-    }
-    used = _keys_of(_used(arguments, {**found, **os.environ}))
-    return {
-        name: found[name] for name in [*settings, *older, *keys] if name in found and (name not in keys or name in used)
-    }
+    except ImportError:
+        return None
+    values = dotenv_values(".env", encoding="utf-8-sig", interpolate=False)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _refuse_without_package(needed: Sequence[str], older: Sequence[str], talk: Talk) -> None:
+    """Raise MissingExtra where the command needs a name of the file; warn where the file has an older name."""
+    if needed:
+        raise MissingExtra("dotenv", f".env of this folder sets {needed[0]}, and reading it")
+    if older:
+        missing = MissingExtra("dotenv", f".env of this folder sets {older[0]}, which is not read: that")
+        talk.warn(str(missing))
 
 
 def _used(arguments: argparse.Namespace, environment: Mapping[str, str]) -> list[Provider]:
-    """The providers that the command may ask: those that it names, else the one of the settings."""
+    """Return the providers that the command may ask: those that it names, else the one of the settings."""
     known = all_providers()
     if getattr(arguments, "symbols_file", None) is not None or arguments.command in ("providers", "doctor"):
         return list(known.values())
@@ -135,8 +142,8 @@ def _used(arguments: argparse.Namespace, environment: Mapping[str, str]) -> list
 
 
 def _renamed(found: Mapping[str, str], talk: Talk) -> dict[str, str]:
-    """The values under our names. Of an older name a value that is none of ours is left out: it may be meant for
-    another program."""
+    """Return the values under the names of this package. An older name with a value that this package does not take is
+    left out: another program may use it."""
     values = {name: value for name, value in found.items() if name not in _OLDER}
     for older, name in _OLDER.items():
         ours = f"{ENVIRONMENT}{name}"
@@ -150,7 +157,7 @@ def _renamed(found: Mapping[str, str], talk: Talk) -> dict[str, str]:
 
 
 def _trusted(values: dict[str, str], talk: Talk) -> dict[str, str]:
-    """The values without roots and a log file where keys are at hand that the file does not hold."""
+    """Return the values; without URLs and log file where keys come from outside the file."""
     left = dict(values)
     foreign = {name for name in _keys_of(all_providers().values()) if os.environ.get(name)}
     if "https:" in left.get(_ROOTS, "").lower():  # plain http leads to this machine, or is refused

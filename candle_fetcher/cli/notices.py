@@ -1,4 +1,4 @@
-"""What the command line shows of the log while a command runs: waits and retries, and with --log-level all of it."""
+"""Log records on stderr while a command runs: waits and retries, and with --log-level all of them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import logging
 import os
 from collections.abc import Iterator
 
-from candle_fetcher.cli.show import Talk
+from candle_fetcher.cli.talk import Talk
 from candle_fetcher.console import above_bars
-from candle_fetcher.fetcher.log import LEVELS, LOG
-from candle_fetcher.fetcher.settings import LOG_FILE, LOG_LEVEL, one_of
+from candle_fetcher.log import LEVELS, LOG
+from candle_fetcher.settings import LOG_FILE, LOG_LEVEL, one_of
 
 
 class _Notices(logging.Handler):

@@ -1,4 +1,4 @@
-"""The file that --symbols-file names: what `symbols --availability` writes, or what a spreadsheet has left of it."""
+"""The file of --symbols-file: as `symbols --availability` writes it, or as a spreadsheet saves it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _MOST_SYMBOL = 80
 
 
 class Target(NamedTuple):
-    """A symbol to fetch. `provider` None is the one of the settings; `since` is the row's earliest_date as it stands,
-    None where the file has no such column; `place` says where the symbol was read, for errors."""
+    """A symbol to fetch. A `provider` of None is the one of the settings; `since` is the text of the row's
+    earliest_date, None where the file has no such column; `place` says where the symbol was read, for errors."""
 
     symbol: str
     provider: str | None = None
@@ -32,11 +32,11 @@ class Target(NamedTuple):
     place: str = ""
 
     def label(self, *, mixed: bool) -> str:
-        """The symbol, behind its provider where it is told and others are about."""
+        """Return the symbol; among symbols of several providers, after its provider and a colon."""
         return f"{self.provider}:{self.symbol}" if mixed and self.provider is not None else self.symbol
 
     def start(self) -> str | None:
-        """The earliest_date, checked. InputError names the line where it is none."""
+        """Return the earliest_date. Raises InputError with the line where it is not a date."""
         if self.since is None:
             return None
         try:
@@ -46,15 +46,15 @@ class Target(NamedTuple):
         return self.since
 
 
-def read_symbols_file(path: str, asked: str | None, usual: str) -> list[Target]:
-    """The symbols that the file names, each once, in its order.
+def read_symbols_file(path: str, asked: str | None, default: str) -> list[Target]:
+    """Return the symbols of the file, each once, in its order.
 
-    A CSV with a header that has a `symbol`, separated by commas, semicolons or tabs; `market` (spot, um, cm) and
-    `earliest_date` are read where they are there, all else is left alone. `usual` is the provider of rows without a
-    market; `asked` the one that was asked for, if any, which a market may not contradict. Raises InputError, which
-    names the line.
+    The file is a CSV separated by commas, semicolons or tabs, with a column `symbol` in its header; the columns
+    `market` (spot, um, cm) and `earliest_date` are read too, other columns are ignored. `default` is the provider of
+    rows without a market. Raises InputError with the line, also where a market contradicts `asked`, the provider of
+    --provider.
     """
-    find_provider(usual)
+    find_provider(default)
     try:
         with Path(path).open("rb") as file:
             data = file.read(_MOST_BYTES + 1)
@@ -62,9 +62,9 @@ def read_symbols_file(path: str, asked: str | None, usual: str) -> list[Target]:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no text in UTF-8; save it as CSV (UTF-8)") from error
+        raise InputError(f"{path} is not text in UTF-8; save it as CSV (UTF-8)") from error
     except ValueError as error:
-        raise InputError(f"{path!r} is no path: {error}") from error
+        raise InputError(f"{path!r} is not a path: {error}") from error
     if len(data) > _MOST_BYTES:
         raise InputError(f"{path} has more than {_MOST_BYTES:,} bytes; expected a list of symbols")
     rows = _rows(path, text)
@@ -82,7 +82,7 @@ def read_symbols_file(path: str, asked: str | None, usual: str) -> list[Target]:
                 f"{place} has {len(cells)} cells and the header has {len(header)}; quote cells with commas"
             )
         row = dict(zip(header, cells, strict=False))
-        target = _target(place, row, asked, usual)
+        target = _target(place, row, asked, default)
         targets.setdefault((target.provider, target.symbol.upper()), target)
     if not targets:
         raise InputError(f"{path} names no symbol below its header")
@@ -90,7 +90,8 @@ def read_symbols_file(path: str, asked: str | None, usual: str) -> list[Target]:
 
 
 def _rows(path: str, text: str) -> Iterator[tuple[str, list[str]]]:
-    """Place and cells of each row that is not blank, the header first; a spreadsheet leaves rows of separators."""
+    """Yield place and cells of each row that is not blank, the header first; a spreadsheet leaves rows of
+    separators."""
     first = next((line for line in text.splitlines() if line.strip(' "' + "".join(_SEPARATORS))), "")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(first), strict=True)
     try:
@@ -99,11 +100,11 @@ def _rows(path: str, text: str) -> Iterator[tuple[str, list[str]]]:
             if any(stripped):
                 yield f"line {reader.line_num} of {path}", stripped
     except csv.Error as error:
-        raise InputError(f"line {reader.line_num} of {path} is no CSV: {printable(error)}") from error
+        raise InputError(f"line {reader.line_num} of {path} is not CSV: {printable(error)}") from error
 
 
 def _separator(header: str) -> str:
-    """The separator with which the header has a column `symbol`; a comma where none does."""
+    """Return the separator with which the header has a column `symbol`; a comma where none does."""
 
     def names(separator: str) -> Sequence[str]:
         return [name.strip(' "\r\n').casefold() for name in header.split(separator)]
@@ -111,13 +112,13 @@ def _separator(header: str) -> str:
     return next((one for one in _SEPARATORS if "symbol" in names(one)), ",")
 
 
-def _target(place: str, row: dict[str, str], asked: str | None, usual: str) -> Target:
+def _target(place: str, row: dict[str, str], asked: str | None, default: str) -> Target:
     symbol, market = row.get("symbol", ""), row.get("market", "").casefold()
     if not symbol:
         raise InputError(f"{place} has no symbol")
     if market and market not in _PROVIDERS:
         raise InputError(f"{place} has the market {market[:40]!r}; expected one of {', '.join(_PROVIDERS)}")
-    provider = _PROVIDERS.get(market, usual)
+    provider = _PROVIDERS.get(market, default)
     if asked is not None and provider != asked:
         raise InputError(
             f"{place} is of {market}, which is {provider}, and --provider is {asked}; leave one of them out"

@@ -1,7 +1,7 @@
 """Numbers and flags as arguments: one rule for every setting and every call.
 
-A number is an int, a float, a Decimal, a Fraction or a number of NumPy, a whole number an integer of Python or of
-NumPy; neither is ever a text or a bool. A flag is a bool.
+A number is an int, a float, a Decimal, a Fraction or a NumPy number; a whole number is an integer of Python or NumPy.
+Neither is ever a text or a bool. A flag is a bool.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def is_number(value: object) -> TypeGuard[Number]:
 
 
 def float_of(value: object) -> float:
-    """Return the number as a float; NaN where it is no number, or too large for one."""
+    """Return the number as a float; NaN where the value is not a number or too large for a float."""
     try:
         return float(value) if is_number(value) else math.nan
     except (OverflowError, ValueError):
@@ -33,7 +33,10 @@ def float_of(value: object) -> float:
 
 
 def read_number(name: str, value: object, least: float, most: float, *, is_open: bool = False) -> float:
-    """Return the number, from least to most; `is_open` excludes the least. Raises InputError for any other value."""
+    """Return the number, from least to most; `is_open` excludes the least.
+
+    Raises InputError for any other value.
+    """
     number = float_of(value)
     if not least <= number <= most or (is_open and number == least):
         bound = f"above {least:g}" if is_open else f"of at least {least:g}"
@@ -50,7 +53,7 @@ def read_whole(name: str, value: object, least: int, most: int) -> int:
 
 
 def is_several(value: object) -> bool:
-    """Return whether the value can be iterated over and is no text; an array without dimensions cannot."""
+    """Return whether the value can be iterated over and is not a text; a NumPy array of 0 dimensions cannot."""
     if isinstance(value, str | bytes):
         return False
     try:
@@ -61,7 +64,7 @@ def is_several(value: object) -> bool:
 
 
 def read_flag(name: str, value: object) -> bool:
-    """Return the flag. Raises InputError for anything but True and False, of Python or of NumPy."""
+    """Return the flag. Raises InputError for anything but True and False, of Python or NumPy."""
     if isinstance(value, bool | np.bool_):
         return bool(value)
     raise InputError(f"{name} {shown(value)} is not understood; expected True or False")

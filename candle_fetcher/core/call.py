@@ -1,4 +1,4 @@
-"""What is sent and what came back, as values. Providers build Calls, the transport turns a Call into a Reply."""
+"""Requests and replies as values. Providers build a Call; the transport turns it into a Reply."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 
 class Call(NamedTuple):
-    """One GET below a provider's root URL. `cost` is its weight in the provider's budget. Keys are no part of it.
+    """One GET request below a provider's root URL. `cost` is its weight in the provider's budget.
 
-    `is_form` makes it a POST, whose parameters are a form in the body: so a token is got.
+    API keys are never part of it. `is_form` makes it a POST with the parameters as a form in the body, as requests for
+    tokens need.
     """
 
     path: str
@@ -23,7 +24,7 @@ class Call(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """A whole reply: decoded body, header names in lower case, seconds from sending to the last byte."""
+    """A complete reply: decoded body, header names in lower case, seconds from sending to the last byte."""
 
     status: int
     headers: Mapping[str, str]
@@ -32,7 +33,7 @@ class Reply(NamedTuple):
 
 
 class Limit(NamedTuple):
-    """`cost` units may be spent in each whole interval of the provider's clock."""
+    """A budget: `cost` units may be spent in each whole interval of the provider's clock."""
 
     cost: int
     interval_s: int
@@ -44,8 +45,10 @@ _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 
 
 def parse_retry_after(text: str | None, now_s: float) -> float | None:
-    """Seconds that a Retry-After header (a number or an HTTP date) asks for, at most 1e9; 0.0 for the past, None if
-    unreadable."""
+    """Return the seconds that a Retry-After header (a number or an HTTP date) asks for.
+
+    At most 1e9, and 0.0 for a time in the past; None for text that is neither.
+    """
     if not text or not text.strip():
         return None
     if _NUMBER.fullmatch(text):

@@ -1,7 +1,7 @@
-"""Candles as columns: one block of 8-byte values, a row of the block for each column, a place in it for each candle.
+"""Candles as columns: one block of 8-byte values, with a row for each column and a place in it for each candle.
 
 Times are UTC integer milliseconds, prices and volumes float64, counts int64. Volumes are in base units unless the
-column says otherwise; on Binance COIN-M `volume` counts contracts and `base_volume` the base asset.
+column's name says otherwise; on Binance COIN-M `volume` counts contracts and `base_volume` the base asset.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from candle_fetcher.core.errors import ReplyError
+from candle_fetcher.core.gap import Gap, iso
 from candle_fetcher.core.spans import ALL_TIME, Span
 from candle_fetcher.core.timeframe import Timeframe
 
 Int64s = npt.NDArray[np.int64]
 Float64s = npt.NDArray[np.float64]
 
-# The order is the order of an entry on disk, where a bit mask says which of them are there: append, never reorder.
+# The order of the columns in an entry on disk; its bit mask says which are present: append, never reorder.
 COLUMNS = (
     "open_time",
     "open",
@@ -41,35 +42,42 @@ COLUMNS = (
 )
 INTEGERS = frozenset({"open_time", "close_time", "trades"})
 OHLCV = COLUMNS[1:6]
-# In a column of integers: there is no such value. As a time it is NumPy's NaT. Of decimals that is NaN.
+# Stands for a missing value in a column of integers (as a time it is NumPy's NaT). Decimals have NaN.
 MISSING = -(2**63)
 _BLOCK_ROWS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candles:
-    """`block` is int64 of shape (len(names), candles); float columns are float64 bits in it. Read, never written."""
+    """Candles in one int64 block of shape (len(names), candles), which is never written to.
+
+    Columns of decimals hold the bits of float64.
+    """
 
     names: tuple[str, ...]
     block: Int64s
 
     @property
     def count(self) -> int:
+        """The number of candles."""
         return int(self.block.shape[1])
 
     @property
     def open_ms(self) -> Int64s:
+        """The open times in Unix ms."""
         return self.integers("open_time")
 
     def integers(self, name: str) -> Int64s:
+        """Return the column as int64."""
         row: Int64s = self.block[self.names.index(name)]
         return row
 
     def floats(self, name: str) -> Float64s:
+        """Return the column as float64."""
         return self.integers(name).view(np.float64)
 
     def trim(self, span: Span) -> Candles:
-        """The candles that open in the span, sharing memory."""
+        """Return the candles that open in the span, sharing memory."""
         opens = self.open_ms
         if not self.count or (span.start_ms <= opens[0] and opens[-1] < span.end_ms):
             return self
@@ -77,30 +85,35 @@ class Candles:
         return Candles(self.names, self.block[:, first:last])
 
     def equals(self, other: Candles) -> bool:
-        """Whether they are the same candles, bit for bit."""
+        """Return whether the other candles are the same, bit for bit."""
         return self.names == other.names and bool(np.array_equal(self.block, other.block))
 
     def pick(self, names: Sequence[str]) -> Candles:
-        """Only those columns, open_time first; adjoining ones share memory."""
+        """Return only those columns, open_time first; adjoining columns share memory."""
         if tuple(names) == self.names[: len(names)]:
             return Candles(tuple(names), self.block[: len(names)])
         return Candles(tuple(names), self.block[[self.names.index(name) for name in names]])
 
 
 def have_prices(names: Sequence[str]) -> bool:
-    """Whether the columns are those of candles: open, high, low, close and volume after the time. Others are rows on
-    the grid with columns of their own, such as open interest."""
+    """Return whether the columns are those of candles: open, high, low, close and volume after the time.
+
+    Other rows on the grid, such as open interest, have columns of their own.
+    """
     return tuple(names[1:6]) == OHLCV
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
-    """The names, each once: those of COLUMNS in their order, then the others as they come."""
+    """Return the names without duplicates: those in COLUMNS in its order, then the others in the given order."""
     each = tuple(dict.fromkeys(names))
     return (*(name for name in COLUMNS if name in each), *(name for name in each if name not in COLUMNS))
 
 
 def candles_from(names: Sequence[str], columns: Sequence[npt.NDArray[np.generic]]) -> Candles:
-    """Candles made of equally long columns, `open_time` first. Columns that are not in COLUMNS are float64."""
+    """Return candles made of equally long columns, `open_time` first.
+
+    Columns that are not in COLUMNS are float64.
+    """
     block = np.empty((len(names), len(columns[0])), np.int64)
     for row, name, column in zip(block, names, columns, strict=True):
         if name in INTEGERS:
@@ -111,12 +124,12 @@ def candles_from(names: Sequence[str], columns: Sequence[npt.NDArray[np.generic]
 
 
 def no_candles(names: Sequence[str]) -> Candles:
-    """Columns without a candle."""
+    """Return zero candles with these columns."""
     return Candles(tuple(names), np.empty((len(names), 0), np.int64))
 
 
 def join(parts: Sequence[Candles]) -> Candles:
-    """The parts in one block, by one allocation. They follow each other in time."""
+    """Return the parts in one block, made by one allocation. Each part follows the one before it in time."""
     if len({part.names for part in parts}) > 1:
         names = in_order(name for part in parts for name in part.names)
         parts = [widen(part, names) for part in parts]
@@ -124,7 +137,10 @@ def join(parts: Sequence[Candles]) -> Candles:
 
 
 def widen(part: Candles, names: tuple[str, ...]) -> Candles:
-    """The same candles with the named columns; those that it lacks are NaN, or MISSING in a column of integers."""
+    """Return the candles with the named columns.
+
+    A column that they lack is NaN, or MISSING if it holds integers.
+    """
     block = np.full((len(names), part.count), MISSING, np.int64)
     for row, name in zip(block, names, strict=True):
         if name in part.names:
@@ -135,16 +151,16 @@ def widen(part: Candles, names: tuple[str, ...]) -> Candles:
 
 
 def overlay(base: Candles, newer: Candles, span: Span) -> Candles:
-    """The newer candles inside the span and the base ones outside it, in order of open time."""
+    """Return the newer candles inside the span and the base candles outside it, in order of open time."""
     return join([base.trim(ALL_TIME.before(span.start_ms)), newer, base.trim(ALL_TIME.after(span.end_ms))])
 
 
 def check(candles: Candles, span: Span) -> Candles:
-    """The candles, equal duplicates dropped, if they can be true.
+    """Return the candles without equal duplicates, after checking that they are possible.
 
-    Raises ReplyError where they are out of order, contradict each other, lie outside the span, or hold a number that no
-    market prints: not finite, low above open or close, high below them, a negative volume. A column that is not in
-    COLUMNS may lack values (NaN), and is never infinite.
+    Raises ReplyError where they are out of order, contradict each other, lie outside the span, or hold impossible
+    numbers: not finite, low above open or close, high below open or close, a negative volume. A column that is not in
+    COLUMNS may have NaN, but no infinity.
     """
     opens = candles.open_ms
     if not candles.count:
@@ -187,39 +203,24 @@ def _check_numbers(candles: Candles) -> None:
 def _have_true_prices(candles: Candles) -> npt.NDArray[np.bool_]:
     open_, high, low, close, volume = (candles.floats(name) for name in OHLCV)
     if np.isnan(volume).all():
-        volume = np.zeros(1)  # the provider has no volumes; a single one that is lacking is an error
+        volume = np.zeros(1)  # the provider has no volumes; if only some are missing, that is an error
     with np.errstate(invalid="ignore", over="ignore"):
         # A NaN makes every comparison false, an infinity makes the sum not finite.
         fine = (low <= open_) & (low <= close) & (open_ <= high) & (close <= high) & (volume >= 0)
         return np.asarray(fine & np.isfinite(high - low + volume))
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """Slots without a candle: the first and the last open time that is missing (ms), how many, and why."""
-
-    first_ms: int
-    last_ms: int
-    count: int
-    cause: str
-
-    @property
-    def first(self) -> str:
-        return iso(self.first_ms)
-
-    @property
-    def last(self) -> str:
-        return iso(self.last_ms)
-
-
 def find_holes(open_ms: Int64s, timeframe: Timeframe, span: Span) -> list[Span]:
-    """The runs of slots without a candle, among the slots that open in the span; in order, border to border."""
+    """Return the runs of slots without a candle, among the slots that open in the span.
+
+    In order; each from the opening of its first slot to the end of its last one.
+    """
     wanted = timeframe.slots(span)
     if not wanted:
         return []
     first, stop = wanted.start, wanted.stop
     holes, last = [], first - 1
-    # By blocks: whole columns of slots and steps would be the largest things around.
+    # By blocks, to bound the memory.
     for at in range(0, len(open_ms), _BLOCK_ROWS):
         slots = timeframe.ordinals(open_ms[at : at + _BLOCK_ROWS])
         begin, end = np.searchsorted(slots, (first, stop))
@@ -235,13 +236,13 @@ def find_holes(open_ms: Int64s, timeframe: Timeframe, span: Span) -> list[Span]:
 
 
 def gap_of(hole: Span, timeframe: Timeframe, cause: str) -> Gap:
-    """The hole, which runs from border to border of slots, told by its first and last slot."""
+    """Return the gap that a hole is; the hole begins and ends at borders of slots."""
     first, stop = timeframe.ordinal(hole.start_ms), timeframe.first_slot(hole.end_ms)
     return Gap(hole.start_ms, timeframe.open_ms(stop - 1), stop - first, cause)
 
 
 def chunk_pieces(candles: Candles, timeframe: Timeframe, chunk_slots: int) -> Iterator[Candles]:
-    """The candles cut at the borders of chunks, in order."""
+    """Yield the candles cut at the borders of chunks, in order."""
     if not candles.count:
         return
     chunks = timeframe.ordinals(candles.open_ms) // chunk_slots
@@ -251,11 +252,11 @@ def chunk_pieces(candles: Candles, timeframe: Timeframe, chunk_slots: int) -> It
 
 
 class Fingerprint:
-    """SHA-256 over the SHA-256 digests of the pieces that chunk borders cut.
+    """SHA-256 over the SHA-256 digests of the pieces between chunk borders.
 
     A piece is its open times as little-endian int64 ms, then open, high, low, close, volume as little-endian float64,
-    column after column; of rows without prices, their own columns. The same candles give the same text however they
-    came. Candles may be added part by part, where each part but the last ends where a chunk does.
+    column after column; rows without prices use their own columns. Equal candles have equal fingerprints, from any
+    source. Candles may be added in parts if each part but the last one ends at a chunk border.
     """
 
     def __init__(self, timeframe: Timeframe, chunk_slots: int) -> None:
@@ -282,9 +283,3 @@ def fingerprint(candles: Candles, timeframe: Timeframe, chunk_slots: int) -> str
     made = Fingerprint(timeframe, chunk_slots)
     made.add(candles)
     return made.text
-
-
-def iso(ms: int) -> str:
-    """The instant as 2024-01-01T00:00:00Z, with milliseconds only where there are some."""
-    text = str(np.datetime64(ms, "ms"))
-    return (text[:-4] if text.endswith(".000") else text) + "Z"

@@ -1,4 +1,4 @@
-"""Where two sides disagree about the same candles: value by value, or coarse candles against finer ones."""
+"""Differences between two sources of the same candles, and between coarse candles and finer ones."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import Timeframe
 
 _TIMES = ("open_time", "close_time")
-# Wide enough for the sum of any number of float64 prices or volumes as they are printed.
+# Enough digits for an exact sum of any number of float64 prices or volumes.
 _DIGITS = Context(prec=800)
 
 
 class Differences(NamedTuple):
-    """A place in each for every value that differs, by time and then by column; NaN where a side has no candle.
+    """One element for each value that differs, by time and then by column; NaN where one side has no candle.
 
-    `compared` counts the candles that were looked at, those that only one side has among them.
+    `compared` is the number of candles compared, including those that only one side has.
     """
 
     open_ms: Int64s
@@ -34,9 +34,10 @@ class Differences(NamedTuple):
 
 
 def find_differences(ours: Candles, theirs: Candles, names: Sequence[str] | None = None) -> Differences:
-    """What differs, bit for bit, in the named columns, or in all that both sides have but for the times.
+    """Return the values that differ, bit for bit, in the named columns.
 
-    Candles are the same candle where they open at the same instant; a candle of one side alone differs in every column.
+    Without names, these are all columns that both sides have, except the times. Candles are compared where they open at
+    the same instant; a candle that only one side has differs in every column.
     """
     if names is None:
         names = [name for name in ours.names if name in theirs.names and name not in _TIMES]
@@ -48,7 +49,7 @@ def find_differences(ours: Candles, theirs: Candles, names: Sequence[str] | None
 
 
 def _spread(candles: Candles, name: str, opens: Int64s) -> Float64s:
-    """The column with a place for each of the opens, NaN where there is no candle."""
+    """Return the column with a place for each of the opens, NaN where there is no candle."""
     values = np.full(opens.size, np.nan)
     at = np.searchsorted(opens, candles.open_ms)
     values[at] = candles.integers(name) if name in INTEGERS else candles.floats(name)
@@ -58,10 +59,10 @@ def _spread(candles: Candles, name: str, opens: Int64s) -> Float64s:
 
 
 def find_borders(coarse: Candles, timeframe: Timeframe, span: Span) -> Int64s:
-    """The instants at which the finer candles of the span are to be cut, in order.
+    """Return the instants at which the finer candles of the span have to be cut, in order.
 
-    A coarse candle begins where it opens, on the grid or off it. A slot without one begins at its border, or later, at
-    the end of the candle that runs over it.
+    A coarse candle begins where it opens, on the grid or off it. A slot without a candle begins at its border, or at
+    the end of a candle that extends into it.
     """
     opens = coarse.open_ms
     wanted = timeframe.slots(span)
@@ -74,16 +75,16 @@ def find_borders(coarse: Candles, timeframe: Timeframe, span: Span) -> Int64s:
 
 
 def ends_ms(opens: Int64s, timeframe: Timeframe) -> Int64s:
-    """`timeframe.close_ms` of each."""
+    """Return `timeframe.close_ms` of each open time."""
     step = timeframe.step_ms
     return timeframe.opens_ms(timeframe.ordinals(opens) + 1) if step is None else opens + step
 
 
 def find_differences_with_finer(coarse: Candles, fine: Candles, borders: Int64s) -> Differences:
-    """What differs between coarse candles and the finer ones put together, cut at the borders.
+    """Return the differences between coarse candles and the finer ones put together, cut at the borders.
 
-    Prices and volumes have to be equal exactly: a volume is held against the sum of the finer ones as they are printed,
-    not as floats add up. The finer candles may be an incomplete set; no trade is in what was never there.
+    Prices and volumes have to be exactly equal: a volume is compared with the sum of the finer volumes as decimals, not
+    as floats. The finer candles may be incomplete.
     """
     names = ("open_time", *OHLCV)
     fine = fine.pick(names)
@@ -105,5 +106,8 @@ def find_differences_with_finer(coarse: Candles, fine: Candles, borders: Int64s)
 
 
 def _exact_sum(values: Sequence[float]) -> float:
-    """The float64 of the sum of the values as they are printed, which their texts still are."""
+    """Return the float64 nearest to the exact sum of the values, each taken as the decimal of its shortest text.
+
+    That text is what the provider sent.
+    """
     return float(reduce(_DIGITS.add, (Decimal(repr(value)) for value in values), Decimal(0)))

@@ -27,17 +27,16 @@ def absorb(
     remember_ms: int = FOREVER_MS,
     open_ms: int = FOREVER_MS,
 ) -> Entry | None:
-    """The entry with the answer in it: inside the span the answer's candles and holes, outside it what was there.
+    """Return the entry with an answer merged in: inside the span the answer's candles and holes, outside it the stored.
 
-    A stored candle stays where the answer has none in its slot: an answer may lack rows, and a candle that was settled
-    does not cease to be. What the answer has of a slot replaces what was stored of it.
-    Candles that are not settled are left out, and so is as much of a hole at the end as is so close to now that its
-    rows may still be written, unless the provider is to be spared; what is covered ends before them. An answer that
-    does not touch what is covered replaces it: an entry covers one span. `state` is that of the holes: confirmed
-    now, or DUE for a source whose word is not enough. What is covered is a fact all the same where holes are not to be
-    asked for again: those that are older than `remember_ms`. `open_ms` is where a candle opens of which the reply says
-    that it may still change, and which is not among `candles`: what is covered ends before its slot, unless it has been
-    over for long.
+    Per slot the answer replaces the stored candle. Where the answer has no candle, the stored one stays: a reply may
+    lack rows. Candles that are not settled are left out, and the covered span ends before them. It also ends before a
+    hole at the live edge that may be a late row, unless the feed spares requests (`spares_edge`). An answer that does
+    not touch the covered span replaces the entry, because an entry covers one span.
+
+    state: of the answer's holes; DUE where REST still has to confirm them. remember_ms: holes older than this are not
+    stored. open_ms: the opening of a candle that may still change by the reply's own word and is left out of `candles`;
+    the covered span ends before its slot, unless the candle closed long ago.
     """
     timeframe = settling.timeframe
     settled = settling.settled(candles, now_ms)
@@ -54,8 +53,8 @@ def absorb(
         stored = entry.candles.trim(span)
         candles = _with_stored(candles, stored, timeframe)
         holes = [part for hole in holes for part in _without(hole, stored, timeframe)]
-    told = [hole.clip(span) for hole in holes]
-    kept = [Hole.at(hole, state, now_ms) for hole in told if hole and now_ms - hole.end_ms < remember_ms]
+    clipped = [hole.clip(span) for hole in holes]
+    kept = [Hole.at(hole, state, now_ms) for hole in clipped if hole and now_ms - hole.end_ms < remember_ms]
     if entry is None or not span.touches(entry.covered):
         return Entry(span, now_ms, tuple(kept), candles) if span else entry
     if not span:
@@ -68,7 +67,7 @@ def absorb(
 
 
 def _with_stored(candles: Candles, stored: Candles, timeframe: Timeframe) -> Candles:
-    """The candles, and those stored ones in whose slots there is none."""
+    """Return the candles, and the stored candles of slots that have none among them."""
     stays = ~np.isin(timeframe.ordinals(stored.open_ms), timeframe.ordinals(candles.open_ms))
     if not stays.any():
         return candles
@@ -77,13 +76,13 @@ def _with_stored(candles: Candles, stored: Candles, timeframe: Timeframe) -> Can
 
 
 def _without(hole: Span, stored: Candles, timeframe: Timeframe) -> list[Span]:
-    """The parts of the hole in whose slots no candle is stored."""
+    """Return the parts of the hole without a stored candle in their slots."""
     slots = timeframe.ordinals(stored.trim(hole).open_ms).tolist()
     return subtract(hole, [timeframe.span(slot, slot + 1) for slot in slots])
 
 
 def bridge(entry: Entry | None, span: Span, *, settling: Settling, now_ms: int, state: HoleState) -> Entry | None:
-    """The entry, covering up to the span that it does not touch: what lies between is a hole of that state.
+    """Return the entry, covering up to the span that it does not touch: what lies between is a hole of that state.
 
     Without this an answer would replace it, and what was stored would be lost.
     """
@@ -106,8 +105,8 @@ class Filled(NamedTuple):
 def fill(
     entry: Entry | None, span: Span, candles: Candles, *, timeframe: Timeframe, now_ms: int, state: HoleState | None
 ) -> Filled:
-    """The entry with what it lacks of the span: `candles` are all that there are in it, with the entry's columns. What
-    is stored stays.
+    """Return the entry with what it lacks of the span. `candles` are all candles of the span, with the entry's columns;
+    what is stored stays.
 
     A hole in what is added gets that state; with None it is a fact, and not to be asked for. Where the span does not
     touch what is covered, what lies between is UNASKED.

@@ -1,4 +1,4 @@
-"""Versions of what this library runs on that have a defect which reaches it. Facts alone, each with its source."""
+"""Versions of other software with a known defect that affects this library. Facts only, each with its source."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 
 class Defect(NamedTuple):
-    """A defect of a package before the version `fixed`; `also_fixed` are older lines that were mended too: 3.50.7 says
-    that 3.50.7 and what follows it in 3.50 are sound. What is `contained` costs a user nothing: it is told, and is no
-    reason to change anything."""
+    """A defect of a package before the version `fixed`.
+
+    also_fixed: older lines in which it was fixed too: 3.50.7 means 3.50.7 and later versions of 3.50.
+    contained: it does not harm users of this library; they need not change anything.
+    """
 
     package: str
     fixed: tuple[int, ...]
@@ -21,12 +23,12 @@ class Defect(NamedTuple):
 
 DEFECTS = (
     # sqlite.org/wal.html, "The WAL-reset bug": 3.7.0 to 3.51.2. Two connections that write and checkpoint at the same
-    # instant. The threads of one process take turns at writing (store/disk.py), so that it takes two processes.
+    # instant. The threads of one process write one after another (store/disk.py), so that it takes two processes.
     Defect(
         "sqlite",
         (3, 51, 3),
         "two programs that write at the same instant can damage a cache, very rarely (the WAL-reset bug); entries have "
-        "checksums, so that candles stay right and are downloaded again",
+        "checksums, so that candles stay correct and are downloaded again",
         "A Python with SQLite 3.51.3 or newer does not have it",
         also_fixed=((3, 50, 7), (3, 44, 6)),
         contained=True,
@@ -38,15 +40,15 @@ DEFECTS = (
         "urllib3", (2, 7, 0), "GHSA-mf9v-mfxr-j63j and GHSA-qccp-gfcp-xxvc", 'pip install --upgrade "urllib3>=2.7.0"'
     ),
 )
-# Known of a package in any version, and kept out by the way it is used here.
+# Defects in all versions of a package that do not matter, because of the way it is used here.
 HARMLESS = {
-    # CVE-2025-69872 has no fixed release: diskcache unpickles what it reads. store/database.py never lets it.
+    # CVE-2025-69872 has no fixed release: diskcache unpickles what it reads; store/database.py prevents it.
     "diskcache": "CVE-2025-69872 does not reach this library, which stores no pickles",
 }
 
 
 def find_defect(package: str, version: str) -> Defect | None:
-    """The known defect that this version of the package has; None where it has none."""
+    """Return the known defect that this version of the package has; None where it has none."""
     numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:3])
     for defect in DEFECTS:
         is_mended = any(numbers[:2] == line[:2] and numbers >= line for line in defect.also_fixed)

@@ -1,11 +1,12 @@
-"""What the cache stores for a chunk, and how it becomes bytes: plain columns behind a checksum that covers the key.
+"""A stored chunk, and its bytes: plain columns behind a checksum that covers the key.
 
 Layout, little-endian: magic `CNDL`, CRC-32 of everything else and of the key, version, packing (0 plain, 1 zlib), two
-bytes of padding, length of the head, head, body. Whatever does not check out is None: a miss, never an error.
+bytes of padding, length of the head, head, body. Bytes that fail a check read as None: a miss, never an error.
+
 The head of an entry: covered start and end, stored at (ms), rows, bit mask of COLUMNS, number of holes, number of
-unverified spans; then each hole as start, end, time of asking (ms) or the number of its state, and each of those spans
-as start, end. The body is the block of `Candles`. Columns that are not in COLUMNS are named at the end of the head; see
-NAMED.
+unverified spans; then each hole as start, end, and time of asking (ms) or number of its state; then each unverified
+span as start, end. Names of columns that are not in COLUMNS end the head; see NAMED. The body is the block of
+`Candles`.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from candle_fetcher.core.expiry import FOREVER_MS, ask_again_ms, is_due
 from candle_fetcher.core.spans import Span, subtract
 
 VERSION = 1
-# The version of an entry whose columns are not those of COLUMNS in their order: its mask is 0, and their names end the
-# head. A program that does not know it takes it for one of a newer version.
+# The version of an entry with other columns than those of COLUMNS, or in another order: its mask is 0, and their names
+# end the head. A program that does not know this version treats the entry as one of a newer version.
 NAMED = VERSION | 0x80
 _ENVELOPE = struct.Struct("<4sIBBHI")
 _MAGIC = b"CNDL"
@@ -32,30 +33,30 @@ _VERSION_AT = 8
 _HEAD = struct.Struct("<qqqIIII")
 _HOLE = struct.Struct("<qqq")
 _SPAN = struct.Struct("<qq")
-# What a packed body may unpack to: more than any listing or chunk, less than a bomb.
+# The most bytes that a packed body may unpack to: more than any listing or chunk.
 _MOST_BYTES = 64 * 2**20
 _MASK_OF: dict[tuple[str, ...], int] = {}
 _NAMES_OF: dict[int, tuple[str, ...]] = {}
 
 
 class HoleState(enum.IntEnum):
-    """What is known of a hole. A later state outranks an earlier one.
+    """What is known about a hole. A later state outranks an earlier one.
 
-    The number of a state stands for it in stored bytes, in the place of the time of asking, which a confirmed hole has.
+    In stored bytes the number of a state stands in the place of the time of asking, which only a confirmed hole has.
     """
 
     UNASKED = -2
-    """No source was asked: it lies between two imported files, and is not covered after all."""
+    """No source was asked: it lies between two imported files and does not count as covered."""
     BEYOND = -1
-    """It is older than what the provider served: it is no gap, and cannot be asked about any more."""
+    """Older than what the provider serves: not a gap, and it cannot be asked for any more."""
     DUE = 0
-    """It is to be asked about at once: the word of its source, such as a file, is not enough."""
+    """To be asked for at once: its source, such as a file, is not sufficient evidence."""
     CONFIRMED = 1
-    """The provider was asked about it alone and has no candle; it is believed for a while."""
+    """The provider was asked for exactly this span and has no candle. The answer expires; see `expiry`."""
 
 
 class Hole(NamedTuple):
-    """A part of what an entry covers that has no candle; `asked_ms` is when it was confirmed, None in other states."""
+    """A part of the covered span that has no candle; `asked_ms` is when it was confirmed, None in other states."""
 
     span: Span
     state: HoleState
@@ -63,37 +64,40 @@ class Hole(NamedTuple):
 
     @classmethod
     def at(cls, span: Span, state: HoleState, now_ms: int) -> Hole:
-        """Return a hole in that state; one that is CONFIRMED is so as of `now_ms`."""
+        """Return a hole in that state; a CONFIRMED one was confirmed at `now_ms`."""
         return cls(span, state, now_ms if state is HoleState.CONFIRMED else None)
 
-    def ask_again_ms(self, late_ms: int = 0) -> int:
-        """When it is asked about again: 0 for at once, FOREVER_MS for never; see `expiry.ask_again_ms`."""
+    def ask_again_ms(self, late_rows_ms: int = 0) -> int:
+        """Return when it is asked for again: 0 for at once, FOREVER_MS for never; see `expiry.ask_again_ms`."""
         if self.asked_ms is not None:
-            return ask_again_ms(self.span.end_ms, self.asked_ms, late_ms)
+            return ask_again_ms(self.span.end_ms, self.asked_ms, late_rows_ms)
         return FOREVER_MS if self.state is HoleState.BEYOND else 0
 
-    def is_due(self, now_ms: int, late_ms: int = 0) -> bool:
-        """Whether its answer has expired; never where `now_ms` is 0: no source can be asked. See `expiry.is_due`."""
+    def is_due(self, now_ms: int, late_rows_ms: int = 0) -> bool:
+        """Return whether it has to be asked for again now; never where `now_ms` is 0, that is, no source may be asked.
+
+        See `expiry.is_due`.
+        """
         if self.asked_ms is not None:
-            return is_due(self.span.end_ms, self.asked_ms, now_ms, late_ms)
+            return is_due(self.span.end_ms, self.asked_ms, now_ms, late_rows_ms)
         return self.state is HoleState.DUE and now_ms > 0
 
 
-# What lies in such a hole is neither stored nor known to be empty.
+# States of a hole that is not known to be empty.
 UNKNOWN = HoleState.UNASKED, HoleState.BEYOND
 _STATES = {int(state): state for state in HoleState if state is not HoleState.CONFIRMED}
 
 
 def holes_outside(holes: Iterable[Hole], spans: Sequence[Span]) -> list[Hole]:
-    """Return the parts of the holes that lie in none of the spans."""
+    """Return the parts of the holes that lie outside the spans."""
     return [hole._replace(span=part) for hole in holes for part in subtract(hole.span, spans)]
 
 
 class Entry(NamedTuple):
     """A stored chunk: every settled candle of the covered span, and the holes in it.
 
-    `stored_ms` is when the end of the covered span was last asked for. `unverified` are, once it is stored, the spans
-    whose candles have no checksum; the series' facts tell out of which file they are.
+    stored_ms: when the end of the covered span was last asked for.
+    unverified: in a stored entry, the spans of candles without a checksum; the series' facts name their files.
     """
 
     covered: Span
@@ -104,7 +108,7 @@ class Entry(NamedTuple):
 
 
 def seal(key: str, head: bytes, body: bytes, *, compress: bool = False, version: int = VERSION) -> bytes:
-    """The bytes to store under the key. Head and body come back from `unseal` under the same key only."""
+    """Return the bytes to store under the key. `unseal` returns head and body only for the same key."""
     packing = 0
     if compress:
         body, packing = zlib.compress(body, 1), 1
@@ -114,9 +118,9 @@ def seal(key: str, head: bytes, body: bytes, *, compress: bool = False, version:
 
 
 def unseal(key: str, data: bytes, *, trusted: bool = False) -> tuple[bytes, memoryview] | None:
-    """Head and body; None where the bytes are cut, changed, of another key or of another version.
+    """Return head and body; None where the bytes are cut, changed, of another key or of another version.
 
-    `trusted` skips the checksum, for bytes that never left this process's memory since they were checked.
+    `trusted` skips the checksum, for bytes that were checked and have stayed in this process's memory since.
     """
     if len(data) < _ENVELOPE.size:
         return None
@@ -141,19 +145,19 @@ def unseal(key: str, data: bytes, *, trusted: bool = False) -> tuple[bytes, memo
 
 
 def is_of_newer_version(key: str, data: bytes) -> bool:
-    """Whether the bytes are whole and a newer version of this package sealed them."""
+    """Return whether the bytes are whole and were sealed by a newer version of this package."""
     version = _sealed_version(key, data)
     return version is not None and version > VERSION and version != NAMED
 
 
 def is_of_older_version(key: str, data: bytes) -> bool:
-    """Whether the bytes are whole and an older version of this package sealed them."""
+    """Return whether the bytes are whole and were sealed by an older version of this package."""
     version = _sealed_version(key, data)
     return version is not None and version < VERSION
 
 
 def _sealed_version(key: str, data: bytes) -> int | None:
-    """The version in the envelope, which is the same in every version; None where the bytes are not whole."""
+    """Return the version in the envelope; None where the bytes are not whole. All versions share this envelope."""
     if len(data) < _ENVELOPE.size:
         return None
     magic, checksum, version, *_ = _ENVELOPE.unpack_from(data)
@@ -162,7 +166,7 @@ def _sealed_version(key: str, data: bytes) -> int | None:
 
 
 def pack(key: str, entry: Entry, *, compress: bool = False) -> bytes:
-    """The entry as bytes to store under the key."""
+    """Return the entry as bytes to store under the key."""
     candles = entry.candles
     counts = candles.count, _mask(candles.names), len(entry.holes), len(entry.unverified)
     head = _HEAD.pack(*entry.covered, entry.stored_ms, *counts)
@@ -178,7 +182,7 @@ def pack(key: str, entry: Entry, *, compress: bool = False) -> bytes:
 
 
 def unpack(key: str, data: bytes, *, trusted: bool = False) -> Entry | None:
-    """The entry, its candles sharing the bytes; None where they are not a whole entry of this key and version."""
+    """Return the entry; its candles share the bytes. None unless they are a whole entry of this key and version."""
     opened = unseal(key, data, trusted=trusted)
     if opened is None or len(opened[0]) < _HEAD.size:
         return None
@@ -211,7 +215,7 @@ HEAD_BYTES = _ENVELOPE.size + _HEAD.size
 
 
 def count_rows(beginning: bytes) -> int | None:
-    """The candles of a stored entry, by its first HEAD_BYTES bytes; None where they are none of this version."""
+    """Return the number of candles of a stored entry, given its first HEAD_BYTES bytes; None for other bytes."""
     if len(beginning) < HEAD_BYTES:
         return None
     magic, _, version, *_ = _ENVELOPE.unpack_from(beginning)
@@ -219,11 +223,11 @@ def count_rows(beginning: bytes) -> int | None:
 
 
 def _mask(names: tuple[str, ...]) -> int:
-    """The columns as bits; 0 where these are not the names in their order."""
+    """Return the columns as bits; 0 where they are not names of COLUMNS in its order."""
     mask = _MASK_OF.get(names)
     if mask is None:
-        is_usual = set(names) <= set(COLUMNS) and names == in_order(names)
-        mask = _MASK_OF[names] = sum(1 << COLUMNS.index(name) for name in names) if is_usual else 0
+        is_ordered = set(names) <= set(COLUMNS) and names == in_order(names)
+        mask = _MASK_OF[names] = sum(1 << COLUMNS.index(name) for name in names) if is_ordered else 0
     return mask
 
 

@@ -3,7 +3,7 @@
     CandleFetcherError
       InputError (also ValueError)   the caller can fix it: setting, provider, timeframe, range
         UnknownSymbol                the provider refused the symbol; with the closest names
-        UnknownArgument (also TypeError)   a call has no such keyword; with the one that it has
+        UnknownArgument (also TypeError)   a call has no such keyword; with the one that was meant
         NotOffered                   this provider has no such feed
       SourceError                    a source was asked and could not answer
         TransportError               no whole reply in time         retried
@@ -14,13 +14,15 @@
         ReplyError                   cut, undecodable or wrong      retried, then the next source
       IncompleteData                 .frame .missing .refusals
       FetchManyError                 .frames .errors
-      BadFile                        a file of ours that is not whole
+      BadFile                        a file is damaged or incomplete
       CacheError                     the store cannot be opened or written
       MissingExtra                   .extra; the install line is the message
     CandleFetcherWarning: CacheWarning, ClockSkew, ArchiveMismatch
 
-`.provider`, `.symbol`, `.timeframe` and `.span` say what an error is about that a call raised; None where it is about
-none or several.
+`.provider`, `.symbol`, `.timeframe` and `.span` say which series and range the error of a call is about; None where it
+is about none or several.
+
+`.cause` is the error that led to one. Public calls shorten tracebacks (core/tracebacks.py).
 
 A message says what happened, shows the value and what was expected, and ends with what to do, which is also `.fix`.
 The facts are attributes.
@@ -34,23 +36,30 @@ import datetime as dt
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from candle_fetcher.core.gap import Gap
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Characters of a value in a message.
 _MOST_SHOWN = 200
-# A name is near to another where so much of both is alike: `biannce` to `binance`, but not `coinbase` to `coingecko`.
+# The least similarity (0 to 1) of a suggested name: `binance` for `biannce`, but not `coingecko` for `coinbase`.
 NEAR = 0.7
-# Files whose lines are not the caller's: those of this package, and what stands between two of its functions.
-_SKIPS_FILES = sys.version_info >= (3, 12)  # whether `warnings` leaves such lines out by itself
+# Files that are not the caller's: those of this package, and contextlib, which calls its functions.
+_SKIPS_FILES = sys.version_info >= (3, 12)  # whether `warnings` can skip such lines
 _INSIDE = (__file__.rpartition("core")[0], contextlib.__file__)
 
 
 class _Prescribes:
-    """`.fix` is a sentence on what to do, and always part of the message: that of the class, else what stands behind
-    the semicolon of a message `what; what to do`, else `_otherwise`."""
+    """Base of errors and warnings that say what to do: `.fix`, a sentence that is always part of the message.
+
+    It is that of the class, else the text after the first semicolon of a message `what; what to do`, else `_otherwise`.
+    """
 
     fix: str = ""
-    _otherwise = "candle-fetcher doctor shows what is in the way"
+    _otherwise = "Run candle-fetcher doctor, which looks for the cause"
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)
@@ -58,7 +67,7 @@ class _Prescribes:
 
     @property
     def reason(self) -> str:
-        """The message without what to do: for another error that shows this one."""
+        """The message without what to do, for another error that shows this one."""
         said, fix = super().__str__(), self.fix
         return said.removesuffix(fix).rstrip("; .") if fix and said.endswith(fix) else said
 
@@ -69,25 +78,32 @@ class _Prescribes:
         return f"{said} {self.fix}" if said.endswith((".", "?")) else f"{said}. {self.fix}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # BaseException would call the class with the message alone, which those made of facts do not take.
-        return _restore, (type(self), getattr(self, "args", ()), self.__dict__)
+        # BaseException would call the class with the message alone; some classes take facts instead.
+        facts = dict(self.__dict__)
+        if not isinstance(facts.get("cause"), CandleFetcherError):
+            facts.pop("cause", None)  # an error of another library may not be fit for another process
+        return _restore, (type(self), getattr(self, "args", ()), facts)
 
 
 def _restore(kind: type[Any], arguments: tuple[object, ...], facts: dict[str, Any]) -> Any:
-    """The error as it was before it was copied, or sent to another process."""
+    """Return the error as it was before it was copied or sent to another process."""
     error: Any = kind.__new__(kind, *arguments)
     error.__dict__.update(facts)
     return error
 
 
 class CandleFetcherError(_Prescribes, Exception):
-    """Anything this library raises on purpose. `.fix` says what to do.
+    """Base of all errors that this library raises on purpose. `.fix` says what to do.
 
     `.provider` (its id), `.symbol`, `.timeframe` and `.span` (start and end of the range, as `2024-01-01T00:00:00Z`)
-    say which call of a CandleFetcher it ended. None where the call has none or several of them; the span also where
-    the error came before its start and end were known.
+    identify the call of a CandleFetcher that the error ended. They are None where a call has none or several of them;
+    the span also where the error came before start and end were known.
+
+    `.cause` is the error that led to this one, if any; its own `.cause` is the one before that. Neither has a
+    traceback: the log has them at level DEBUG.
     """
 
+    cause: BaseException | None = None
     provider: str | None = None
     symbol: str | None = None
     timeframe: str | None = None
@@ -95,37 +111,35 @@ class CandleFetcherError(_Prescribes, Exception):
 
 
 class InputError(CandleFetcherError, ValueError):
-    """The caller can fix it: a setting, a name or a range. The message says what is allowed."""
+    """A setting, name or range that the caller can correct. The message says what is allowed."""
 
     _otherwise = "Correct it and call again"
 
 
 class UnknownSymbol(InputError):
-    """The provider refused the symbol. `.symbol`, `.provider`, `.closest` (names it does list), `.fix`."""
+    """The provider refused the symbol. `.symbol`, `.provider`, `.closest` (names that it lists), `.fix`."""
 
     def __init__(self, symbol: str, provider: str, closest: Sequence[str] = ()) -> None:
         self.symbol = symbol
         self.provider = provider
         self.closest = tuple(closest)
-        self.fix = f"did you mean {' or '.join(self.closest)}?" if closest else "symbols() lists those that it knows"
+        self.fix = f"did you mean {' or '.join(self.closest)}?" if closest else "symbols() lists those of the provider"
         super().__init__(f"{provider} does not know the symbol {symbol!r}; {self.fix}")
 
 
 class UnknownArgument(InputError, TypeError):
-    """A call has no argument of that name. `.name`, `.meant` (the one that it has for the
-    purpose, if any), `.fix`."""
+    """A call has no argument of that name. `.name`, `.meant` (the argument that serves the purpose), `.fix`."""
 
     def __init__(self, call: str, name: str, allowed: Iterable[str], meant: str | None = None) -> None:
         names = list(allowed)
         self.name = name
         self.meant = meant or nearest(name, names)
-        known = f"expected some of {', '.join(names)}"
-        self.fix = f"use {self.meant!r}; {known}" if self.meant else known
+        self.fix = f"use {self.meant!r}" if self.meant else f"expected some of {', '.join(names)}"
         super().__init__(f"{call} has no argument {name!r}; {self.fix}")
 
 
 class NotOffered(InputError):
-    """The provider has no such feed, or none here."""
+    """The provider has no such feed, or not for this series."""
 
     fix = "Choose another kind, source or provider"
 
@@ -135,10 +149,12 @@ class SourceError(CandleFetcherError):
 
 
 class TransportError(SourceError):
-    """No whole reply arrived in time. `.attempts`, `.status` (the last one, if any), `.reached` (False where no
-    connection could be made at all)."""
+    """No complete reply arrived in time.
 
-    fix = "Look at the network (candle-fetcher doctor does), or try again later"
+    `.attempts`, `.status` (the last one, if any), `.reached` (False where no connection could be made).
+    """
+
+    fix = "Check the network with candle-fetcher doctor, or try again later"
 
     def __init__(self, message: str, *, attempts: int = 1, status: int | None = None, reached: bool = True) -> None:
         self.attempts = attempts
@@ -148,11 +164,14 @@ class TransportError(SourceError):
 
 
 class RateLimited(SourceError):
-    """The provider asked for a pause. `.retry_after_s` seconds, None where it did not say; `.status` of the reply."""
+    """The provider asked for a pause.
+
+    `.retry_after_s` is its length, None where the provider did not say; `.status` is that of the reply.
+    """
 
     status: int | None = None
 
-    fix = "Wait for that long, and see whether other programs use this address"
+    fix = "Wait that long, and check whether other programs send requests from this address"
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         self.retry_after_s = retry_after_s
@@ -160,9 +179,9 @@ class RateLimited(SourceError):
 
 
 class Banned(RateLimited):
-    """The address is banned. `.until` (UTC); nothing is sent before."""
+    """The address is banned. `.until` (UTC); nothing is sent before that time."""
 
-    fix = "Wait until then, and see which programs on this address send too much"
+    fix = "Wait until then, and check which programs at this address send too many requests"
 
     def __init__(self, message: str, *, until: dt.datetime, retry_after_s: float | None = None) -> None:
         self.until = until
@@ -170,7 +189,7 @@ class Banned(RateLimited):
 
 
 class AccessDenied(SourceError):
-    """A key, a firewall or a region is in the way. `.status`, `.fix` says what helps."""
+    """A key, a firewall or a region prevents access. `.status`; `.fix` says what helps."""
 
     def __init__(self, message: str, *, fix: str, status: int | None = None) -> None:
         self.fix = fix
@@ -179,9 +198,10 @@ class AccessDenied(SourceError):
 
 
 class ProviderRefused(SourceError):
-    """The provider understood and said no. `.status`, `.code`, `.message` as it sent them."""
+    """The provider understood the request and refused it. `.status`, `.code`, `.message` as sent."""
 
-    fix = "Change the call as the provider's words say; the same one would be refused again"
+    fix = "Change the call as the provider says; the same call would be refused again"
+    head: Any = None  # the times of the reply, set by the client
 
     def __init__(self, message: str, *, status: int, code: int | str | None = None, said: str = "") -> None:
         self.status = status
@@ -191,16 +211,16 @@ class ProviderRefused(SourceError):
 
 
 class ReplyError(SourceError):
-    """The reply was cut, undecodable or wrong; the message shows what came."""
+    """The reply was cut, cannot be decoded or is wrong; the message shows its beginning."""
 
-    fix = "Try again later; look for a proxy on the way"
+    fix = "Try again later, and check whether a proxy changes the replies"
 
 
 class IncompleteData(CandleFetcherError):
-    """Part of the range could not be had. Nothing partial is ever returned as whole.
+    """Part of the range could not be fetched. A partial result is never returned as a complete one.
 
-    `.frame` holds what there is, `.missing` the spans without an answer (each with `first`, `last`,
-    `count`, `cause`), `.refusals` the errors of the sources, the last of them also as `__cause__`; `.fix` says
+    `.frame` holds what arrived, `.missing` the spans without an answer (each with `first`, `last`,
+    `count`, `cause`), `.refusals` the errors of the sources, the last of them also as `.cause`; `.fix` says
     what helps.
     """
 
@@ -208,10 +228,10 @@ class IncompleteData(CandleFetcherError):
         self,
         message: str,
         *,
-        frame: Any = None,
-        missing: Sequence[Any] = (),
+        frame: pd.DataFrame | None = None,
+        missing: Sequence[Gap] = (),
         refusals: Sequence[SourceError] = (),
-        fix: str = "Call it again, or let more sources be asked; .frame holds what there is",
+        fix: str = "Call again, or allow more sources; .frame holds what arrived",
     ) -> None:
         self.fix = fix
         self.frame = frame
@@ -221,32 +241,47 @@ class IncompleteData(CandleFetcherError):
 
 
 class FetchManyError(CandleFetcherError):
-    """Some symbols failed. `.frames` has the others, `.errors` says why, by symbol."""
+    """Some symbols failed. `.frames` has the others; `.errors` has the errors by symbol."""
 
-    fix = "Use .frames, and do for each failed symbol what .errors says"
+    fix = ".frames holds the other frames, and .errors the error of each symbol"
 
-    def __init__(self, frames: Mapping[str, Any], errors: Mapping[str, Exception]) -> None:
+    def __init__(self, frames: Mapping[str, pd.DataFrame], errors: Mapping[str, Exception]) -> None:
         self.frames = dict(frames)
         self.errors = dict(errors)
-        shown = "; ".join(f"{symbol}: {error}" for symbol, error in list(self.errors.items())[:3])
-        more = f"; and {len(self.errors) - 3} more" if len(self.errors) > 3 else ""
-        super().__init__(f"{len(self.errors)} of {len(self.frames) + len(self.errors)} symbols failed: {shown}{more}")
+        super().__init__(f"{len(self.errors)} of {len(self.frames) + len(self.errors)} symbols failed: {self._why()}")
+
+    def _why(self) -> str:
+        """Return the first symbols that failed and why, each class of errors once."""
+        if len(self.errors) == 1:
+            return "".join(f"{symbol}: {error}" for symbol, error in self.errors.items())
+        groups: dict[type[Exception], list[str]] = {}
+        for symbol, error in self.errors.items():
+            groups.setdefault(type(error), []).append(symbol)
+        shown = []
+        for kind, symbols in groups.items():
+            first = self.errors[symbols[0]]
+            names = ", ".join(symbols[:3]) + (f" and {len(symbols) - 3} more" if len(symbols) > 3 else "")
+            shown.append(f"{names}: {kind.__name__} ({getattr(first, 'reason', first)})")
+        return "; ".join(shown)
 
 
 class BadFile(CandleFetcherError):
-    """A file of ours is not whole."""
+    """A file is damaged or incomplete."""
 
-    fix = "Make it anew, or take a copy that is whole"
+    fix = "Create it again, or use a complete copy"
 
 
 class CacheError(CandleFetcherError):
-    """The store cannot be opened or written."""
+    """The cache cannot be opened or written."""
 
     fix = "Choose another cache_dir"
 
 
 class MissingExtra(CandleFetcherError):
-    """An optional package is not installed. `.extra` names the extra that brings it, `.fix` is the line that does."""
+    """An optional package is not installed.
+
+    `.extra` names the extra of this package that brings it; `.fix` is the install command.
+    """
 
     def __init__(self, extra: str, purpose: str) -> None:
         self.extra = extra
@@ -255,17 +290,17 @@ class MissingExtra(CandleFetcherError):
 
 
 class CandleFetcherWarning(_Prescribes, UserWarning):
-    """Anything this library warns about. `.fix` says what to do."""
+    """Base of all warnings of this library. `.fix` says what to do."""
 
 
 class CacheWarning(CandleFetcherWarning):
     """The cache works less well than it should; results are not affected."""
 
-    fix = "candle-fetcher doctor looks into the cache"
+    fix = "Run candle-fetcher doctor, which checks the cache"
 
 
 class ClockSkew(CandleFetcherWarning):
-    """This machine's clock and the provider's disagree; the provider's decides."""
+    """This machine's clock differs from the provider's, which decides."""
 
     fix = "set this machine's clock"
 
@@ -273,11 +308,11 @@ class ClockSkew(CandleFetcherWarning):
 class ArchiveMismatch(CandleFetcherWarning):
     """A file of a provider's archive contradicts its checksum, its name or itself, and was not used."""
 
-    fix = "Nothing needs doing: REST is asked instead where it may be, and the manifest names the file in `rejected`"
+    fix = "No action is needed: REST serves these candles where it may, and the manifest lists the file in `rejected`"
 
 
 class About(NamedTuple):
-    """What a call is about, as far as that is known: the attributes of its errors."""
+    """What a call is about, as far as known: attributes for its errors."""
 
     provider: str | None = None
     symbol: str | None = None
@@ -287,7 +322,7 @@ class About(NamedTuple):
 
 @contextlib.contextmanager
 def completing_errors(about: Callable[[], About]) -> Iterator[None]:
-    """Give an error that leaves the block the facts that it does not have yet."""
+    """Add the facts that an error lacks, when it leaves the block."""
     try:
         yield
     except CandleFetcherError as error:
@@ -297,9 +332,9 @@ def completing_errors(about: Callable[[], About]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def naming_errors(about: Callable[[], About]) -> Iterator[None]:
-    """Give an error that leaves the block its facts, and those that it came of.
+    """Give an error that leaves the block, and its causes, the facts of the call.
 
-    Calls that waited for one reply fail with one and the same error: a later one raises a copy with its own facts.
+    Calls that waited for one reply fail with the same error object: later calls raise a copy with their own facts.
     """
     try:
         yield
@@ -322,7 +357,7 @@ def naming_errors(about: Callable[[], About]) -> Iterator[None]:
 
 
 def _named(error: SourceError, about: About) -> SourceError:
-    """Return the error with these facts; a copy where it has those of another call."""
+    """Return the error with these facts; a copy where it has the facts of another call."""
     _complete(error, about)
     if (error.provider, error.symbol, error.timeframe, error.span) == about:
         return error
@@ -339,20 +374,20 @@ def _complete(error: CandleFetcherError, about: About) -> None:
 
 
 def shown(value: object) -> str:
-    """The value as a message shows it: on a line, and not the whole of what is long.
+    """Return the value for a message: on one line, and cut if it is long.
 
-    It never raises, as `repr` does of an integer with more digits than Python writes (sys.set_int_max_str_digits).
+    Never raises, although `repr` may, as for integers with more digits than sys.set_int_max_str_digits allows.
     """
     try:
         text = repr(value)
-    except Exception:  # noqa: BLE001 - whatever it is, it is wrong, and that is what is to be said
+    except Exception:  # noqa: BLE001 - a value that cannot be shown must not replace the error that shows it
         return f"(of type {type(value).__name__}, which cannot be shown)"
     text = text if text.isprintable() else " ".join(text.split())
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def unknown(what: str, value: object, allowed: Iterable[str]) -> InputError:
-    """The InputError for a name that is not among the allowed ones, with the closest match."""
+    """Return the InputError for a name that is not among the allowed ones, with the closest match."""
     names = list(allowed)
     close = nearest(value, names) if isinstance(value, str) else None
     hint = f" Did you mean {close!r}?" if close else ""
@@ -360,8 +395,8 @@ def unknown(what: str, value: object, allowed: Iterable[str]) -> InputError:
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """Return the name that is most like the given one, whatever its case; None where none is near."""
-    import difflib  # when something is wrong, and not at every import
+    """Return the name that is most similar to the given one, in any case; None where none is similar."""
+    import difflib  # needed for an error only, and not at every import
 
     lowered = {one.lower(): one for one in names}
     close = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=NEAR)
@@ -369,7 +404,7 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
 
 
 def warn(warning: CandleFetcherWarning) -> None:
-    """Issue the warning at the line outside of this package that made the call, in the thread that made it."""
+    """Issue the warning at the line outside this package that made the call, in the thread that made it."""
     _deliver(_issue, warning)
 
 
@@ -384,7 +419,7 @@ def _issue(warning: CandleFetcherWarning) -> None:
 
 
 def deliver_warnings_by(deliver: Callable[[Callable[[Any], None], Any], object]) -> None:
-    """Have each warning handed to `deliver(issue, warning)`, which calls `issue` in the thread that made the call."""
+    """Pass each warning to `deliver(issue, warning)`, which calls `issue` in the thread that made the call."""
     global _deliver  # noqa: PLW0603 (the threads are those of a higher floor)
     _deliver = deliver
 

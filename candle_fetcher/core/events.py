@@ -1,8 +1,9 @@
-"""What happened, as frozen records. Whoever does something tells an `Observe`; who listens is not its business.
+"""What happened, as frozen records, and the type of a function that receives them.
 
-    transport, pacing, store, cache, fetcher  ->  observe(event)  ->  PerformanceMonitor, progress bar, your callable
+    transport, limiter, store, cache, fetcher  ->  observe(event)  ->  PerformanceMonitor, progress bar, a callable
 
-Records are NamedTuples: building one costs a fraction of a microsecond, which keeps a warm read cheap.
+Code that does something calls an `Observe` and does not depend on what receives the record. Records are NamedTuples:
+building one costs a fraction of a microsecond, which keeps a warm read cheap.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from typing import NamedTuple
 
 
 class Operation(NamedTuple):
-    """One piece of work ended: fetch, export, plan, audit, parse, disk_read, disk_write.
+    """A piece of work ended: fetch, export, plan, audit, parse, disk_read, disk_write.
 
-    `label` says what a public call was about; the other pieces of work have none.
+    `label` names the series of a public call; other work has none.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Failed(NamedTuple):
 
 
 class Lookup(NamedTuple):
-    """A tier (memory, disk) was asked for entries."""
+    """A tier of the cache (memory, disk) was searched for entries."""
 
     tier: str
     hits: int
@@ -42,7 +43,7 @@ class Lookup(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """One HTTP request ended; status None where no reply came. Bytes are those of the body on the wire."""
+    """One HTTP request ended; `status` is None where no reply came. `bytes` counts the body as transferred."""
 
     provider: str
     path: str
@@ -52,8 +53,10 @@ class Sent(NamedTuple):
 
 
 class Retried(NamedTuple):
-    """A request is going to be sent again after `wait_s` seconds, for the `attempt`th time of `most`. `reason` is the
-    class of the error, `detail` what happened: `status 503`."""
+    """A request will be sent again after `wait_s` seconds, for the `attempt`th time of `most`.
+
+    `reason` is the class of the error, `detail` what happened, such as `status 503`.
+    """
 
     provider: str
     reason: str
@@ -64,7 +67,10 @@ class Retried(NamedTuple):
 
 
 class Rerouted(NamedTuple):
-    """A request goes to another host of the provider, or its candles come from another source; `reason` says why."""
+    """A request goes to another host of the provider, or its candles come from another source.
+
+    `reason` says why.
+    """
 
     provider: str
     to: str
@@ -72,7 +78,7 @@ class Rerouted(NamedTuple):
 
 
 class Gaps(NamedTuple):
-    """An answer lacks candles that the provider itself lacks: how many gaps, and how many candles."""
+    """An answer lacks candles that the provider itself lacks: the number of gaps, and of candles."""
 
     label: str
     gaps: int
@@ -80,7 +86,7 @@ class Gaps(NamedTuple):
 
 
 class Waited(NamedTuple):
-    """A request was held back: reason budget, or hold (429)."""
+    """A request had to wait; `reason` is budget, or hold after a reply of 429."""
 
     provider: str
     reason: str
@@ -88,15 +94,17 @@ class Waited(NamedTuple):
 
 
 class Busy(NamedTuple):
-    """A worker of a pool (network, io) worked for so long."""
+    """A worker of a pool (network, io) worked for that time."""
 
     pool: str
     seconds: float
 
 
 class Progress(NamedTuple):
-    """Candles of a call under way: `phase` is start, advance or end, `done` how many are there in addition to those
-    told before, `total` how many there can be: it counts slots."""
+    """Candles of a running call. `phase` is start, advance or end.
+
+    `done` counts the candles since the last such event, `total` the slots of the range.
+    """
 
     phase: str
     label: str
@@ -109,4 +117,4 @@ Observe = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """An Observe that listens to nothing."""
+    """Receive an event and do nothing."""

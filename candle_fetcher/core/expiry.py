@@ -1,4 +1,7 @@
-"""Until when the word about a hole is believed, given now. All times are UTC milliseconds of the provider's clock."""
+"""How long the answer "there is no candle" is kept before it is asked again.
+
+All times are UTC milliseconds of the provider's clock.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +9,27 @@ from candle_fetcher.core.spans import ALL_TIME
 from candle_fetcher.core.timeframe import DAY_MS, HOUR_MS
 
 FOREVER_MS = ALL_TIME.end_ms
-# A range that ends further back than this is settled whatever our own clock says, if that is right by days.
+# A range that ended longer ago than this is settled even if this machine's clock is wrong by up to two days.
 NEAR_MS = 2 * DAY_MS
 _YOUNG_MS = 2 * DAY_MS
 
 
-def ask_again_ms(end_ms: int, asked_ms: int, late_ms: int = 0) -> int:
-    """When a hole that ends there is asked for again: after an hour while younger than two days, else after 30 days.
+def ask_again_ms(end_ms: int, asked_ms: int, late_rows_ms: int = 0) -> int:
+    """Return when a hole that ends at `end_ms` is asked for again.
 
-    One that was younger than `late_ms` when it was asked for may have been a row that was late: it is asked for again
-    as soon as that is over, if that is sooner.
+    A hole younger than two days is asked for again after an hour, an older one after 30 days. A hole that was younger
+    than `late_rows_ms` when it was asked for may be a late row: it is asked for again once that time is over, if that
+    is sooner.
     """
     age_ms = asked_ms - end_ms
     again_ms = asked_ms + (HOUR_MS if age_ms < _YOUNG_MS else 30 * DAY_MS)
-    return min(again_ms, end_ms + late_ms) if age_ms < late_ms else again_ms
+    return min(again_ms, end_ms + late_rows_ms) if age_ms < late_rows_ms else again_ms
 
 
-def is_due(end_ms: int, asked_ms: int, now_ms: int, late_ms: int = 0) -> bool:
-    """Whether a hole that ends there is to be asked for again; never where `now_ms` is 0: nobody can be asked.
+def is_due(end_ms: int, asked_ms: int, now_ms: int, late_rows_ms: int = 0) -> bool:
+    """Return whether a hole that ends at `end_ms` has to be asked for again now.
 
-    One that was asked for at a time still to come was so by a clock that was wrong, and is not believed until then.
+    It never has to where `now_ms` is 0, which means that no source may be asked. It has to where `asked_ms` lies more
+    than an hour in the future: the clock was wrong when it was asked for.
     """
-    return now_ms >= ask_again_ms(end_ms, asked_ms, late_ms) or 0 < now_ms < asked_ms - HOUR_MS
+    return now_ms >= ask_again_ms(end_ms, asked_ms, late_rows_ms) or 0 < now_ms < asked_ms - HOUR_MS

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeVar
 
 from candle_fetcher.core.expiry import is_due
-from candle_fetcher.core.files import USUAL_LAGS, File
+from candle_fetcher.core.files import DEFAULT_LAGS, File
 from candle_fetcher.core.spans import Span, merge, subtract
 from candle_fetcher.core.timeframe import DAY_MS
 
@@ -28,8 +28,8 @@ class EmptySpan(NamedTuple):
         return not is_due(self.span.end_ms, self.asked_ms, now_ms)
 
 
-class Failed(NamedTuple):
-    """A span that could not be had when it was last asked for, and the error; it is asked for again at once."""
+class FailedSpan(NamedTuple):
+    """A span that could not be fetched when it was last asked for, and the error; it is asked for again at once."""
 
     span: Span
     error: str
@@ -37,13 +37,13 @@ class Failed(NamedTuple):
 
 
 class Unverified(NamedTuple):
-    """A span whose candles are out of a file of the archive that had no checksum beside it."""
+    """A span of candles out of a file of the archive without a checksum."""
 
     span: Span
     path: str
 
 
-Fact = TypeVar("Fact", EmptySpan, Failed, Unverified)
+Fact = TypeVar("Fact", EmptySpan, FailedSpan, Unverified)
 
 
 class News(NamedTuple):
@@ -57,7 +57,7 @@ class News(NamedTuple):
     first_ms: int | None = None
     empty: EmptySpan | None = None
     absent: Sequence[File] = ()
-    failed: Sequence[Failed] = ()
+    failed: Sequence[FailedSpan] = ()
     unverified: Sequence[Unverified] = ()
     replaced: Sequence[Span] = ()
     filled: Sequence[Span] = ()
@@ -70,7 +70,7 @@ class Facts(NamedTuple):
     first_ms: int | None = None
     empty: tuple[EmptySpan, ...] = ()
     absent: tuple[tuple[str, int], ...] = ()
-    failed: tuple[Failed, ...] = ()
+    failed: tuple[FailedSpan, ...] = ()
     unverified: tuple[Unverified, ...] = ()
 
     @property
@@ -79,21 +79,21 @@ class Facts(NamedTuple):
         return [one.span for one in self.empty]
 
     def is_absent(self, path: str, now_ms: int) -> bool:
-        """Whether the archive said so lately that it has no such file; a late one may come on any day."""
+        """Return whether the archive answered lately that it has no such file; a late one may come on any day."""
         return any(one == path and now_ms < until_ms <= now_ms + _ABSENT_MS for one, until_ms in self.absent)
 
     def unverified_in(self, span: Span) -> tuple[Span, ...]:
-        """The parts of the span whose candles have no checksum."""
+        """Return the parts of the span that have no checksum."""
         before = self.unverified[: bisect.bisect_left(self.unverified, ((span.end_ms,),))]
         return tuple(merge(one.span.clip(span) for one in before if one.span.end_ms > span.start_ms))
 
     def lacks_note_of(self, spans: Iterable[Span]) -> list[Span]:
-        """The parts of the spans, whose candles have no checksum, of which the facts do not say so."""
+        """Return the parts of the spans that have no checksum and are missing in the facts."""
         noted = merge(one.span for one in self.unverified)
         return [part for span in spans for part in subtract(span, noted)]
 
     def bounds(self, span: Span, now_ms: int) -> Span:
-        """The span without its ends that are known to be empty."""
+        """Return the span without its ends that are known to be empty."""
         start_ms, end_ms = span
         for empty in self.empty:
             if not empty.is_believed(now_ms):
@@ -112,7 +112,7 @@ class Facts(NamedTuple):
             empty = [*(one for one in empty if not one.span.clip(news.empty.span)), news.empty]
         absent = {path: until_ms for path, until_ms in self.absent if now_ms < until_ms <= now_ms + _ABSENT_MS}
         for file in news.absent:
-            may_be_late = now_ms < file.span.end_ms + USUAL_LAGS.of(file)
+            may_be_late = now_ms < file.span.end_ms + DEFAULT_LAGS.of(file)
             absent[file.path] = now_ms + (_LATE_MS if may_be_late else _ABSENT_MS)
         tried = [*news.filled, *(one.span for one in news.failed)]
         return Facts(
@@ -130,5 +130,5 @@ class Facts(NamedTuple):
 
 
 def _outside(facts: Iterable[Fact], spans: Sequence[Span]) -> list[Fact]:
-    """The facts about what lies in none of the spans."""
+    """Return the facts about what lies in none of the spans."""
     return [one._replace(span=part) for one in facts for part in subtract(one.span, spans)]

@@ -1,4 +1,4 @@
-"""Which files of an archive to fetch. Pure: what is missing and what a request brings in, files out."""
+"""Which files of an archive to fetch: a pure choice, given what is missing and what a request costs."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from typing import NamedTuple
 from candle_fetcher.core.spans import Span, merge, subtract
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe
 
-# A file costs two requests, for itself and for its checksum; it is worth them where REST would need more than this
-# many.
+# A file costs two requests, one for itself and one for its checksum. It is chosen where REST would need at least this
+# many requests.
 _WORTH_CALLS = 4
 _MONTH_MS = 31 * DAY_MS
-# Files come out after their time is over: a day's within a day or two, a month's on the first of the next or days
-# later. Unless more is known, they are not asked for before that; that one may come later still is learned from its
-# absence.
+# Files are published after the end of their span: days within two days, months on the first of the next month or some
+# days later. Unless more is known, they are not requested before that. A later publication shows as an absence.
 _DAY_LAG_MS = 2 * DAY_MS
 _MONTH_LAG_MS = 1 * DAY_MS
-_SLACK_MS = DAY_MS // 24  # files do not come out at the same minute
+_SLACK_MS = DAY_MS // 24  # files are not published at the same minute every day
 
 
 class File(NamedTuple):
-    """A file of an archive: its path below the archive's root, and the span whose candles it holds. For parts that are
-    `disputed` another file, or REST, has the word."""
+    """A file of an archive: its path below the archive's root, and the span of its candles.
+
+    In the parts that are `disputed` its rows are not used: another file, or REST, is more reliable.
+    """
 
     path: str
     span: Span
@@ -30,37 +31,42 @@ class File(NamedTuple):
 
     @property
     def parts(self) -> list[Span]:
-        """What of its span it is believed about."""
+        """The parts of its span in which its rows are used."""
         return subtract(self.span, self.disputed)
 
     @property
     def monthly(self) -> bool:
+        """Whether it holds a month, not a day."""
         return self.span.end_ms - self.span.start_ms > DAY_MS
 
 
 class Lags(NamedTuple):
-    """How long after their time is over files are known to be out, days and months."""
+    """How long after the end of their span files are known to be published, by the day and by the month."""
 
     daily_ms: int = _DAY_LAG_MS
     monthly_ms: int = _MONTH_LAG_MS
 
     def of(self, file: File) -> int:
+        """Return the lag of such a file."""
         return self.monthly_ms if file.monthly else self.daily_ms
 
     def found(self, file: File, published_ms: int) -> Lags:
-        """What is known once a file has come that was published at that time. Of one that was replaced, nothing."""
+        """Return the lags after a file was found that was published at that time.
+
+        A file that was replaced since says nothing.
+        """
         lag_ms = published_ms - file.span.end_ms + _SLACK_MS
-        return self._with(file, lag_ms) if _SLACK_MS <= lag_ms <= USUAL_LAGS.of(file) else self
+        return self._with(file, lag_ms) if _SLACK_MS <= lag_ms <= DEFAULT_LAGS.of(file) else self
 
     def missed(self, file: File, now_ms: int) -> Lags:
-        """What is known once the file is not out by now: nothing, where it should have been."""
-        return self._with(file, USUAL_LAGS.of(file)) if now_ms >= file.span.end_ms + self.of(file) else self
+        """Return the lags after a file was found to be absent now; unchanged where it is not due yet."""
+        return self._with(file, DEFAULT_LAGS.of(file)) if now_ms >= file.span.end_ms + self.of(file) else self
 
     def _with(self, file: File, lag_ms: int) -> Lags:
         return self._replace(monthly_ms=lag_ms) if file.monthly else self._replace(daily_ms=lag_ms)
 
 
-USUAL_LAGS = Lags()
+DEFAULT_LAGS = Lags()
 
 
 def choose_files(
@@ -71,18 +77,18 @@ def choose_files(
     now_ms: int,
     rows_per_call: int,
     is_absent: Callable[[str], bool],
-    lags: Lags = USUAL_LAGS,
+    lags: Lags = DEFAULT_LAGS,
     forced: bool = False,
 ) -> list[File]:
-    """The files to fetch for what is missing, in order: months, and days where there is no month's file.
+    """Return the files to fetch for the missing spans, in order: months, then days where no month is chosen.
 
-    `find_file(ms, monthly)` is the file of that day or month. A file is worth its requests where it should be out by
-    its `lags` and REST would need more of them; `forced` takes every file there can be.
+    `find_file(ms, monthly)` gives the file of that day or month. A file is chosen where it should be published, by its
+    `lags`, and REST would need more requests; `forced` chooses every file that can exist.
     """
     chosen: dict[str, File] = {}
 
     def can_pay(longest_ms: int) -> bool:
-        """Whether any file of at most that length can; the files are not walked through where none can."""
+        """Return whether a file of at most that length can be worth its requests."""
         most = _count_slots(timeframe, spans)
         if timeframe.step_ms is not None:
             most = min(most, -(-longest_ms // timeframe.step_ms))
@@ -109,18 +115,19 @@ def choose_files(
 
 
 def _count_slots(timeframe: Timeframe, spans: Sequence[Span]) -> int:
-    """Return how many slots open in the spans."""
+    """Return the number of slots that open in the spans."""
     return sum(len(timeframe.slots(span)) for span in spans)
 
 
 def published_end_ms(find_file: Callable[[int, bool], File | None], now_ms: int) -> int:
-    """Where the newest file that there can be ends; 0 where the archive has none of the series."""
+    """Return where the newest file that can exist ends; 0 where the archive has no files of the series."""
     present = [find_file(now_ms, monthly) for monthly in (True, False)]
-    return max((file.span.start_ms for file in present if file is not None), default=0)  # its own is not over yet
+    # The file that holds the present is not complete, so that the newest one ends where it begins.
+    return max((file.span.start_ms for file in present if file is not None), default=0)
 
 
 def _files(spans: Sequence[Span], find: Callable[[int], File | None]) -> Iterator[File]:
-    """The files that the spans touch, each once."""
+    """Yield the files that the spans touch, each once."""
     last = None
     for span in spans:
         at_ms = span.start_ms

@@ -1,4 +1,4 @@
-"""Invented candles, for those who ask for them: every one is marked, none is ever stored."""
+"""Invented candles, made on request: each one is marked, and none is ever stored."""
 
 from __future__ import annotations
 
@@ -26,13 +26,12 @@ def fill_gaps(
     how: str,
     open_parts: Callable[[Span], list[Span]] = lambda hole: [hole],
 ) -> pd.DataFrame:
-    """The frame with a row in every slot from its first row to the end of the span, and a column `is_synthetic`; of a
-    hole, in those slots that `open_parts` leaves of it.
+    """Return the frame with a row in every slot from its first row to the end of the span, and `is_synthetic`.
 
-    `how="ffill"`: open, high, low and close of an invented row are the close before it. `"interpolate"`: each price
-    lies on the line between its neighbours, a run at the end repeats the close before it. Volumes and trades of
-    invented rows are 0, whatever `how`: nothing was traded; missing where the row before the hole lacks them too. Slots
-    before the first row stay empty: there is nothing to go by.
+    `open_parts(hole)` gives the parts of a hole to fill. `how="ffill"`: open, high, low and close of an invented row
+    are the close before it. `how="interpolate"`: each price lies on the line between its neighbours; a run at the end
+    repeats the close before it. Either way, volumes and trades of invented rows are 0, or missing where the row before
+    the hole lacks them. Slots before the first row stay empty.
     """
     filled = frame.copy()
     filled["is_synthetic"] = False

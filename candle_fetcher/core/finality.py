@@ -1,8 +1,8 @@
-"""When a candle is final. Each provider's feed states it once; every module asks here. All times are UTC milliseconds.
+"""When a candle is final. Each feed states its rule as a `Finality`; `Settling` applies it to one series.
 
-A candle is **over** once it has closed, **settled** once its provider does not change it any more. In between it is
-provisional: it is not stored, and it is asked for again. A row may also come later than its candle settles: a hole at
-the live edge that is younger than `late_ms` is not a fact yet, and what is known of the series ends before it.
+A candle is **over** once it has closed, and **settled** once its provider no longer changes it. In between it is
+provisional: it is not stored, and it is requested again. Rows may also be late: a hole at the live edge that is younger
+than `late_rows_ms` is not a fact yet, and the known part of the series ends before it. All times are UTC milliseconds.
 """
 
 from __future__ import annotations
@@ -19,18 +19,20 @@ from candle_fetcher.core.zones import zone
 
 @dataclass(frozen=True)
 class Finality:
-    """A feed's rule. `source` names the page that states it, or how it was learned.
+    """When the candles of a feed stop changing. `source` names the page that states it, or how it was observed.
 
-    `delay_ms`: a candle that closed less than this ago may still change. `late_ms`: a row may be absent from replies
-    for this long after its candle closed. `confirm_ms`: a candle that was read when it was younger than this is read
-    once more by the next request of its series that is sent anyway. `spares_edge`: a live edge without rows is left
-    alone for an hour, as any hole is; for providers that count requests by the day.
+    delay_ms: a candle may still change for this long after its close.
+    late_rows_ms: a row may be absent from replies for this long after its candle closed.
+    confirm_ms: a candle that was read sooner than this after its close is read once more, by the next request for its
+    series that is sent anyway.
+    spares_edge: a live edge without rows is left alone for an hour, as any other hole; for providers that count
+    requests by the day.
 
-    The defaults are for a provider that states nothing; they are longer than any delay of the providers here.
+    The defaults are for a feed that states nothing.
     """
 
     delay_ms: int = MINUTE_MS
-    late_ms: int = 10 * MINUTE_MS
+    late_rows_ms: int = 10 * MINUTE_MS
     confirm_ms: int = 2 * MINUTE_MS
     spares_edge: bool = False
     source: str = "nothing is stated: a safe default"
@@ -41,36 +43,41 @@ UNSTATED = Finality()
 
 @dataclass(frozen=True)
 class Settling:
-    """When the candles of one series settle. Days, weeks and months open at midnight in `zone_name`, where given."""
+    """When the candles of one series settle. Days, weeks and months open at midnight in `zone_name`, if given."""
 
     timeframe: Timeframe
     finality: Finality
     zone_name: str | None = None
 
     def of(self, timeframe: Timeframe) -> Settling:
-        """The same for candles of another length."""
+        """Return the same for candles of another length."""
         return Settling(timeframe, self.finality, self.zone_name if timeframe.unit in "dwM" else None)
 
     def close_ms(self, open_ms: int) -> int:
-        """When a candle that opens there is over: a day of a zone has 25 hours where the clock is put back."""
+        """Return when a candle that opens at that time is over.
+
+        A day has 25 hours in a zone where the clock is put back on it.
+        """
         timeframe = self.timeframe
         if self.zone_name is None:
             return timeframe.close_ms(open_ms)
         local_ms = self._local_ms(open_ms)
         if zone(self.zone_name).midnight_ms(np.array([open_ms]))[0] == open_ms:
-            local_ms -= local_ms % DAY_MS  # a day whose midnight is skipped opens later by the clock
+            local_ms -= local_ms % DAY_MS  # a day with a skipped midnight opens at a later local time
         return self._utc_ms(timeframe.close_ms(local_ms))
 
     def slot_open_ms(self, slot: int) -> int:
-        """When the candle of that slot opens where it should: at the slot's start, or at the midnight in the zone that
-        lies in the slot."""
+        """Return when the candle of that slot should open.
+
+        At the start of the slot, or at the midnight in the zone that lies in the slot.
+        """
         timeframe = self.timeframe
         if self.zone_name is None:
             return timeframe.open_ms(slot)
         return self._utc_ms(timeframe.ceil_ms(self._local_ms(timeframe.open_ms(slot))))
 
     def slot_close_ms(self, slot: int) -> int:
-        """When the candle of that slot is over, if it opens where it should."""
+        """Return when the candle of that slot is over, if it opens where it should."""
         timeframe = self.timeframe
         if self.zone_name is None:
             return timeframe.open_ms(slot + 1)
@@ -78,11 +85,11 @@ class Settling:
         return self._utc_ms(timeframe.open_ms(own + 1))
 
     def end_ms(self, now_ms: int) -> int:
-        """The opening of the first slot that is not settled."""
+        """Return the opening of the first slot that is not settled."""
         return self.over_ms(now_ms - self.finality.delay_ms)
 
     def over_ms(self, ms: int) -> int:
-        """The opening of the first slot whose candle was not over at that time."""
+        """Return the opening of the first slot with a candle that was not over at that time."""
         timeframe = self.timeframe
         if self.zone_name is None:
             return timeframe.floor_ms(ms)
@@ -90,33 +97,40 @@ class Settling:
         return timeframe.floor_ms(self._utc_ms(forming_ms))
 
     def settles_ms(self, end_ms: int) -> int:
-        """When every slot that ends by `end_ms` is settled."""
+        """Return when every slot that ends by `end_ms` is settled."""
         return self.slot_close_ms(self.timeframe.ordinal(end_ms - 1)) + self.finality.delay_ms
 
     def settled(self, candles: Candles, now_ms: int) -> Candles:
-        """The settled candles. One off the grid settles by its own open time, later than its slot."""
+        """Return the settled candles. A candle off the grid settles by its own open time, later than its slot."""
         count, opens, last_ms = candles.count, candles.open_ms, now_ms - self.finality.delay_ms
         while count and self.close_ms(int(opens[count - 1])) > last_ms:
             count -= 1
         return candles if count == candles.count else Candles(candles.names, candles.block[:, :count])
 
     def known_ms(self, now_ms: int) -> int:
-        """Where facts end: a hole after this may be a row that is late."""
-        return self.over_ms(now_ms - self.finality.late_ms)
+        """Return where facts end: a hole after this time may be a late row."""
+        return self.over_ms(now_ms - self.finality.late_rows_ms)
 
     def changes(self, open_ms: int, now_ms: int) -> bool:
-        """Whether a candle that its reply says may change is believed to: it is not over for longer than rows are
-        late."""
-        return open_ms < FOREVER_MS and self.close_ms(open_ms) > now_ms - self.finality.late_ms
+        """Return whether to believe a reply that marks this candle as one that may still change.
+
+        Only while the candle has not been over for longer than `late_rows_ms`.
+        """
+        return open_ms < FOREVER_MS and self.close_ms(open_ms) > now_ms - self.finality.late_rows_ms
 
     def edge_until_ms(self, end_ms: int, stored_ms: int, ttl_ms: int | None) -> int:
-        """Until when a range up to `end_ms` is the newest there is: its next candle settles, or the ttl is up."""
+        """Return until when a range up to `end_ms` is the newest one that exists.
+
+        That is until the next candle settles, or until the ttl has passed.
+        """
         next_ms = self.slot_close_ms(self.timeframe.ordinal(end_ms)) + self.finality.delay_ms
         return next_ms if ttl_ms is None else min(next_ms, stored_ms + ttl_ms)
 
     def unconfirmed_ms(self, candles: Candles, stored_ms: int) -> int | None:
-        """The opening of the slot of the oldest candle that was younger than `confirm_ms` at `stored_ms`, when they
-        were read; None where there is none."""
+        """Return the opening of the slot of the oldest unconfirmed candle; None where all are confirmed.
+
+        A candle is unconfirmed if it was younger than `confirm_ms` when it was read, at `stored_ms`.
+        """
         opens, since_ms = candles.open_ms, stored_ms - self.finality.confirm_ms
         if self.timeframe.unit in "smh":
             first = int(np.searchsorted(opens, since_ms - self.timeframe.nominal_ms, side="right"))

@@ -1,4 +1,4 @@
-"""Candles as the DataFrame that the user gets, and the manifest that says what it is."""
+"""Candles as the DataFrame that users get, and the manifest that describes it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from candle_fetcher.core.errors import CandleFetcherWarning, InputError, shown, 
 from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import Timeframe, parse_timeframe
+from candle_fetcher.core.tracebacks import short_errors
+from candle_fetcher.core.types import COLUMN_SETS
 
 MANIFEST = "candle_fetcher"
 ALL_COLUMNS = (
@@ -24,48 +26,48 @@ COPIES_ON_WRITE = int(pd.__version__.partition(".")[0]) >= 3
 
 
 class Manifest(dict[str, Any]):
-    """The facts about a frame, JSON-able. `fingerprint` is worked out when it is first read.
+    """The facts about a frame, JSON-able. `fingerprint` is computed when it is first read.
 
-    pandas deep-copies a frame's attrs at every operation; a copy of this costs a microsecond, not a walk.
+    pandas deep-copies a frame's attrs at every operation; a copy of this class costs a microsecond.
     """
 
-    _work_out: Callable[[], str] | None = None
-    # A frame that shares read-only arrays with the one that has this manifest. While it lives, pandas copies such an
-    # array before it writes; without it, pandas would write in place, which fails.
+    _compute: Callable[[], str] | None = None
+    # A frame that shares read-only arrays with the frame of this manifest. While it exists, pandas copies such an array
+    # before it writes; otherwise pandas would write in place, which fails.
     shared_with: pd.DataFrame | None = None
-    # Whether the frame is the whole answer for good: nothing of it has to be asked for again.
+    # Whether the frame is the final and complete answer to its request.
     is_final: bool = False
 
-    def lazily(self, work_out: Callable[[], str], **rest: Any) -> Manifest:
-        """The same manifest, with a fingerprint to be worked out and then the rest."""
+    def add_fingerprint(self, compute: Callable[[], str], **rest: Any) -> Manifest:
+        """Add a fingerprint that `compute` gives when it is first read, then the rest. Returns the manifest itself."""
         self["fingerprint"] = ""
         self.update(rest)
-        self._work_out = work_out
+        self._compute = compute
         return self
 
-    def _settle(self) -> None:
-        work_out = self._work_out
-        if work_out is not None:
-            # In this order, another thread may work it out too, but never reads its empty place.
-            super().__setitem__("fingerprint", work_out())
-            self._work_out = None
+    def _fill_fingerprint(self) -> None:
+        compute = self._compute
+        if compute is not None:
+            # In this order another thread may compute it as well, but never reads the empty placeholder.
+            super().__setitem__("fingerprint", compute())
+            self._compute = None
 
     def __getitem__(self, key: str) -> Any:
         if key == "fingerprint":
-            self._settle()
+            self._fill_fingerprint()
         return super().__getitem__(key)
 
     def get(self, key: str, default: Any = None) -> Any:
         if key == "fingerprint":
-            self._settle()
+            self._fill_fingerprint()
         return super().get(key, default)
 
     def setdefault(self, key: str, default: Any = None) -> Any:
-        self._settle()
+        self._fill_fingerprint()
         return super().setdefault(key, default)
 
     def pop(self, key: str, *default: Any) -> Any:
-        self._settle()
+        self._fill_fingerprint()
         return super().pop(key, *default)
 
     def __iter__(self) -> Iterator[str]:
@@ -73,31 +75,36 @@ class Manifest(dict[str, Any]):
         return super().__iter__()
 
     def items(self) -> Any:
-        self._settle()
+        self._fill_fingerprint()
         return super().items()
 
     def values(self) -> Any:
-        self._settle()
+        self._fill_fingerprint()
         return super().values()
 
     def __eq__(self, other: object) -> bool:
-        self._settle()
+        self._fill_fingerprint()
         if isinstance(other, Manifest):
-            other._settle()
+            other._fill_fingerprint()
         return super().__eq__(other)
 
     def __ne__(self, other: object) -> bool:
-        return not self == other  # dict has one of its own
+        return not self == other  # dict has its own
 
     __hash__ = None
 
     def __repr__(self) -> str:
-        self._settle()
+        self._fill_fingerprint()
         return super().__repr__()
+
+    def _repr_html_(self) -> str:
+        from candle_fetcher.core.html import fact_table
+
+        return fact_table("", self.items())
 
     def __deepcopy__(self, memo: Any) -> Manifest:
         twin = Manifest((name, _copied(value)) for name, value in super().items())
-        twin._work_out = self._work_out
+        twin._compute = self._compute
         twin.shared_with = self.shared_with
         return twin
 
@@ -111,27 +118,28 @@ class Manifest(dict[str, Any]):
 
 
 def _copied(value: Any) -> Any:
-    """A list or a dict of the manifest, so that who changes a copy changes no other."""
+    """Return a copy of a list or dict in the manifest, so that changing one manifest changes no other."""
     if isinstance(value, list):
         return [_copied(one) for one in value]
     return dict(value) if isinstance(value, dict) else value
 
 
 def check_columns(columns: object) -> str:
-    """The columns setting, if it is one."""
-    if not isinstance(columns, str) or columns not in ("ohlcv", "all"):
-        raise unknown("columns", columns, ("ohlcv", "all"))
+    """Return the `columns` setting. Raises InputError for any other value."""
+    if not isinstance(columns, str) or columns not in COLUMN_SETS:
+        raise unknown("columns", columns, COLUMN_SETS)
     return columns
 
 
 def to_frame(
     candles: Candles, columns: str, closed: npt.NDArray[np.bool_] | None = None, *, is_shared: bool = False
 ) -> pd.DataFrame:
-    """Make a frame of the candles, with a UTC DatetimeIndex named `timestamp`; the float columns share their memory.
+    """Return the candles as a frame with a UTC DatetimeIndex named `timestamp`; float columns share their memory.
 
     `columns="ohlcv"` gives float64 open, high, low, close, volume; `"all"` adds close_time (UTC), quote_volume, trades
-    (Int64), taker_buy_volume, taker_buy_quote_volume, and what else the provider has. Rows without prices have their
-    own columns in either case. `closed` becomes `is_closed`. `is_shared` makes every array read-only; see `hand_out`.
+    (Int64), taker_buy_volume, taker_buy_quote_volume, and other columns of the provider. Rows without prices have their
+    own columns in either case. `closed` becomes the column `is_closed`. `is_shared` makes every array read-only; see
+    `hand_out`.
     """
     if is_shared:
         candles = _frozen(candles)
@@ -142,8 +150,10 @@ def to_frame(
 
 
 def frame_of(candles: Candles, names: Sequence[str]) -> pd.DataFrame:
-    """Make a frame of those columns of the candles, empty where they lack one. Its arrays can be written to where the
-    block can."""
+    """Return a frame of those columns of the candles; a column that they lack is empty.
+
+    Its arrays are read-only where the block is.
+    """
     opens_ns = candles.open_ms * 1_000_000
     if not candles.block.flags.writeable:
         _read_only(opens_ns)
@@ -152,7 +162,7 @@ def frame_of(candles: Candles, names: Sequence[str]) -> pd.DataFrame:
 
 
 def shown_columns(names: Sequence[str], columns: str) -> tuple[str, ...]:
-    """The columns of a frame or a file of candles that have these names; see `to_frame`."""
+    """Return the columns that a frame or file of such candles has; see `to_frame`."""
     if not have_prices(names):
         return tuple(names[1:])
     if columns == "ohlcv":
@@ -161,12 +171,12 @@ def shown_columns(names: Sequence[str], columns: str) -> tuple[str, ...]:
 
 
 def utc_index(ms: npt.NDArray[np.int64], name: str | None = None) -> pd.DatetimeIndex:
-    """Unix ms as a UTC index in nanoseconds, without a frequency; MISSING is NaT."""
+    """Return Unix ms as a UTC index in nanoseconds, without a frequency; MISSING becomes NaT."""
     return _index(np.where(ms == MISSING, MISSING, ms * 1_000_000), name)
 
 
 def _index(ns: npt.NDArray[np.int64], name: str | None = None) -> pd.DatetimeIndex:
-    """Unix ns as a UTC index that shares their memory."""
+    """Return Unix ns as a UTC index that shares their memory."""
     return pd.DatetimeIndex(ns, name=name, tz="UTC", copy=False)
 
 
@@ -176,10 +186,10 @@ def _read_only(array: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def hand_out(kept: pd.DataFrame) -> pd.DataFrame:
-    """Copy a frame that was made with `is_shared` and is kept, so that no edit of the copy reaches another one.
+    """Return a copy of a frame that was made with `is_shared` and is kept; editing the copy changes no other.
 
-    pandas 3 copies a column when it is written to; its arrays, which are shared and reached by `.array` too, are
-    read-only. Earlier versions of pandas get a deep copy, of the index and the names of columns too.
+    pandas 3 copies a column before it writes to it. Its arrays, which are shared and also available as `.array`, are
+    read-only. For earlier versions the copy is deep and includes the index and the column names.
     """
     frame = kept.copy(deep=not COPIES_ON_WRITE)
     if COPIES_ON_WRITE:
@@ -190,7 +200,7 @@ def hand_out(kept: pd.DataFrame) -> pd.DataFrame:
 
 
 def _frozen(candles: Candles) -> Candles:
-    """The same candles, in arrays that cannot be written to."""
+    """Return the same candles in a read-only array."""
     return Candles(candles.names, _read_only(candles.block.view()))
 
 
@@ -214,9 +224,9 @@ GAP_COLUMNS = ("first", "last", "count", "cause")
 
 
 def gap_frame(gaps: Sequence[Any]) -> pd.DataFrame:
-    """Every gap: the first and the last open time that is missing (UTC), how many candles, and the cause.
+    """Return a row for each gap: first and last missing open time (UTC), number of candles, and cause.
 
-    Times are in ms, which reach back to the year 1 where somebody asks for all there ever was; ns do not.
+    Times are in ms, which reach back to the year 1, as a range without a start does; ns do not.
     """
     return pd.DataFrame(
         {
@@ -233,7 +243,10 @@ def _utc_ms(ms: list[int]) -> pd.DatetimeIndex:
 
 
 def index_ms(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
-    """The open times of a frame in Unix ms; InputError where its index has no times, or lacks one."""
+    """Return the open times of a frame in Unix ms.
+
+    Raises InputError where its index does not consist of times, or lacks one.
+    """
     if not isinstance(frame, pd.DataFrame):
         raise InputError(f"expected a frame of candles, got {shown(frame)}")
     index = frame.index
@@ -247,11 +260,10 @@ def index_ms(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
 
 
 def manifest_that_fits(frame: pd.DataFrame) -> Mapping[str, Any] | None:
-    """Return the manifest of a frame as long as it describes the frame's index; None without one.
+    """Return the manifest of a frame while it describes the frame's index; None without one.
 
-    pandas carries a manifest along to what is made of a frame. It describes a part of the frame still, whose rows
-    follow each other; it does not describe candles of another timeframe, or a selection of rows. Warns where it does
-    not fit, and returns None.
+    pandas copies a manifest to frames derived from a frame. It still describes consecutive rows of the frame. It does
+    not describe candles of another timeframe, or selected rows: then this warns and returns None.
     """
     manifest = frame.attrs.get(MANIFEST)
     if not isinstance(manifest, Mapping):
@@ -269,7 +281,7 @@ def manifest_that_fits(frame: pd.DataFrame) -> Mapping[str, Any] | None:
 
 
 def _misfit(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> str | None:
-    """What contradicts the manifest; None where nothing does. Rows that are invented or not closed are left out."""
+    """Return what contradicts the manifest; None where nothing does. Invented or open rows do not count."""
     is_meant = np.ones(len(frame), np.bool_)
     for name, value in (("is_synthetic", False), ("is_closed", True)):
         if name in frame:
@@ -293,13 +305,13 @@ def _misfit(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> str | None:
 def _misstep(
     open_ms: npt.NDArray[np.int64], manifest: Mapping[str, Any], timeframe: Timeframe, span: Span
 ) -> str | None:
-    """What the distances of the open times, in order, contradict in the manifest; None where they fit."""
+    """Return what the distances between the open times contradict in the manifest; None where they fit."""
     rows = int(manifest["rows"])
     if len(open_ms) > rows or (np.diff(open_ms) <= 0).any():
-        return f"the frame has other rows than its {rows:,}"
+        return f"the frame does not have its {rows:,} rows"
     if len(open_ms) == rows:
         return None
-    # Rows that follow each other lack no more slots than the whole does, and mostly take one after the other.
+    # Consecutive rows lack no more slots than the whole frame does, and most of them adjoin.
     slots = timeframe.ordinals(open_ms)
     lacking = len(timeframe.slots(span)) - rows
     lacking = max(lacking, int(manifest.get("expected", rows)) - rows)
@@ -309,11 +321,12 @@ def _misstep(
     return None
 
 
+@short_errors
 def find_gaps(frame: pd.DataFrame, timeframe: str) -> pd.DataFrame:
-    """The runs of missing candles between the first and the last row of the frame; columns first, last, count.
+    """Return the runs of missing candles between the first and the last row: columns first, last, count.
 
-    Works on any frame with a DatetimeIndex of open times; naive times count as UTC. It knows only the index, whatever a
-    manifest says, so it names no cause: `CandleFetcher.gaps` does. Raises InputError where the index has no times.
+    Works on any frame with a DatetimeIndex of open times; naive times count as UTC. Only the index is used, so that
+    causes are unknown: `CandleFetcher.gaps` gives them. Raises InputError where the index has no times.
     """
     grid = parse_timeframe(timeframe)
     open_ms = np.sort(index_ms(frame))

@@ -1,7 +1,7 @@
-"""Funding rates as columns: the funding time as `open_time`, the rate, and the mark price (NaN where there is none).
+"""Funding rates as columns: the funding time as `open_time`, the rate, and the mark price (NaN where unknown).
 
-A record stands at the time that the provider sent, milliseconds after the hour; how far apart they are (8, 4 or 1 h)
-differs by symbol and changes, so that nothing is expected of a record's neighbours but their order.
+A record has the time that the provider sent, some milliseconds after the hour. The interval between records (8, 4 or 1
+h) differs by symbol and changes, so that only the order of records is checked.
 """
 
 from __future__ import annotations
@@ -9,23 +9,27 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from candle_fetcher.core.candles import Candles, iso
+from candle_fetcher.core.candles import Candles
 from candle_fetcher.core.errors import ReplyError
 from candle_fetcher.core.frame import utc_index
+from candle_fetcher.core.gap import iso
 from candle_fetcher.core.spans import Span
 
 FUNDING_COLUMNS = ("open_time", "funding_rate", "mark_price")
 
 
 def check_funding(records: Candles, span: Span) -> Candles:
-    """The records, equal duplicates dropped. Raises ReplyError where they are out of order, contradict each other, lie
-    outside the span, or hold a number that is not finite; a mark price may be missing."""
+    """Return the records without equal duplicates, after checking that they are possible.
+
+    Raises ReplyError where they are out of order, contradict each other, lie outside the span, or hold a number that is
+    not finite; a mark price may be missing.
+    """
     times = records.open_ms
     if not records.count:
         return records
     for stray in (int(times.min()), int(times.max())):
         if not span.start_ms <= stray < span.end_ms:
-            raise ReplyError(f"a funding of {iso(stray)} came for {iso(span.start_ms)} to {iso(span.end_ms)}")
+            raise ReplyError(f"a funding rate of {iso(stray)} came for {iso(span.start_ms)} to {iso(span.end_ms)}")
     steps = np.diff(times)
     if (steps < 0).any():
         row = int(np.argmax(steps < 0)) + 1
@@ -45,6 +49,6 @@ def check_funding(records: Candles, span: Span) -> Candles:
 
 
 def funding_frame(records: Candles) -> pd.DataFrame:
-    """float64 funding_rate and mark_price, with a UTC DatetimeIndex named `timestamp`: the funding times as sent."""
+    """Return float64 funding_rate and mark_price, with the funding times as a UTC index named `timestamp`."""
     data = {name: records.floats(name) for name in FUNDING_COLUMNS[1:]}
     return pd.DataFrame(data, index=utc_index(records.open_ms, "timestamp"), copy=False)

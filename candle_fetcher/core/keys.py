@@ -1,4 +1,4 @@
-"""The keys that a service wants to see with each request: added where it is written, hidden in all that comes of it."""
+"""API keys: added to a request when it is written, and hidden in everything that results from it."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from candle_fetcher.core.errors import InputError
 Pairs = Iterable[tuple[str, str]]
 
 HIDDEN = "***"
-# What is shorter stands in any text, and is no key.
+# A shorter word occurs in any text, and is not a key.
 _LEAST = 4
 _ESCAPES = (b"%", b"\\", b"&", b"\0")
 
 
 class Keys:
-    """Headers and query parameters that carry keys, `also` further values that must not be shown.
+    """Headers and query parameters that carry keys; `also` holds further values that must not be shown.
 
-    They are no part of a Call: whoever asks a service hands them to the transport, which writes them and hides them in
-    the reply, before anybody reads it. The repr has their names alone. Of a value of several words (`Bearer abc`) the
-    last one is hidden by itself too.
+    Keys are not part of a Call: the client hands them to the transport, which adds them to the request and hides them
+    in the reply before any other code reads it. The repr shows only names. Where a value has several words (`Bearer
+    abc`), the last one is also hidden on its own.
 
     Raises InputError, which names the header or parameter, for a value that cannot be a key.
     """
@@ -39,9 +39,9 @@ class Keys:
         ]
         words += [word for value in words if len(word := value.split()[-1]) >= _LEAST]
         # The longest first: one may be the beginning of another.
-        forms = "|".join(_forms(word) for word in sorted(set(words), key=len, reverse=True))
-        self._text = re.compile(forms)
-        self._bytes = re.compile(forms.encode("ascii"))
+        pattern = "|".join(_any_spelling(word) for word in sorted(set(words), key=len, reverse=True))
+        self._text = re.compile(pattern)
+        self._bytes = re.compile(pattern.encode("ascii"))
         self._words = tuple(word.lower().encode() for word in words)
 
     def __bool__(self) -> bool:
@@ -51,12 +51,12 @@ class Keys:
         return f"Keys({', '.join(name for name, _ in (*self.headers, *self.params))})"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("keys cannot be pickled; they belong to the process that was given them")
+        raise TypeError("keys cannot be pickled; they stay in the process that received them")
 
     def hide(self, said: AnyStr) -> AnyStr:
-        """The same with `***` for each key, be it in other case, or escaped as URLs, JSON and HTML do.
+        """Return the text or bytes with `***` for each key, in any case and as escaped by URLs, JSON and HTML.
 
-        A number or name that happens to hold a key is none any more: its parser refuses it, and never reads another.
+        A number or name that happens to contain a key becomes invalid: its parser refuses it and reads no wrong value.
         """
         if not self._words:
             return said
@@ -65,29 +65,32 @@ class Keys:
         return self._bytes.sub(HIDDEN.encode(), said) if self._may_stand_in(said) else said
 
     def _may_stand_in(self, said: bytes) -> bool:
-        """Whether a closer look is worth while: of rows without an escape it takes forty times as long."""
+        """Return whether a closer search is needed; for rows without escapes it takes forty times as long."""
         lower = said.lower()
         return any(mark in said for mark in _ESCAPES) or any(word in lower for word in self._words)
 
 
 def _checked(value: str, what: str) -> str:
-    """The value, if it can stand in a header. It is never shown."""
+    """Return the value, if a header can hold it. Raises InputError otherwise, which does not show the value."""
     if not (value.isascii() and value.isprintable()) or value != value.strip():
-        raise InputError(f"the key for the {what} holds blanks or characters that no key has; copy it once more")
+        raise InputError(f"the key for the {what} has blanks or characters that keys do not have; copy it again")
     if len(value) < _LEAST:
-        raise InputError(f"the key for the {what} is too short to be one; expected {_LEAST} characters or more")
+        raise InputError(f"the key for the {what} is too short; expected at least {_LEAST} characters")
     return value
 
 
-def _forms(word: str) -> str:
-    """A pattern for the word however its characters are written; in UTF-16 and UTF-32 there are zeros between them."""
-    return r"\x00{0,3}".join(_form(char) for char in word)
+def _any_spelling(word: str) -> str:
+    """Return a pattern for the word with its characters in any spelling.
+
+    In UTF-16 and UTF-32 there are zeros between them.
+    """
+    return r"\x00{0,3}".join(_spellings(char) for char in word)
 
 
-def _form(char: str) -> str:
+def _spellings(char: str) -> str:
     code = ord(char)
     written = {char, f"\\{char}", html.escape(char), f"\\u{code:04x}", f"\\x{code:02x}", f"&#{code};", f"&#x{code:x};"}
-    # Encoded once more, `%2B` is `%252B`.
+    # Encoded twice, `%2B` is `%252B`.
     return f"(?:{'|'.join(map(_any_case, sorted(written)))}|%(?:25)*{_any_case(f'{code:02x}')})"
 
 

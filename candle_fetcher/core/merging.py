@@ -70,7 +70,7 @@ def merge_entries(
 
 
 def _differing(entry: Entry, other: Entry | None, timeframe: Timeframe) -> list[Span]:
-    """The slots of which `entry` has a candle or a confirmed hole, and the other something else or nothing."""
+    """Return the slots of which `entry` has a candle or a confirmed hole, and the other something else or nothing."""
     holes = _spans(entry, HoleState.CONFIRMED)
     if other is not None:
         known = _spans(other, HoleState.CONFIRMED)
@@ -80,7 +80,7 @@ def _differing(entry: Entry, other: Entry | None, timeframe: Timeframe) -> list[
 
 
 def _differing_opens(candles: Candles, other: Entry | None) -> Int64s:
-    """When those of the candles open that the other entry has not, or with other values."""
+    """Return the open times of the candles that the other entry lacks, or has with other values."""
     if other is None or candles.equals(other.candles):
         return candles.open_ms if other is None else candles.open_ms[:0]
     names = [name for name in candles.names if name in other.candles.names]

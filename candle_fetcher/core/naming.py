@@ -1,8 +1,8 @@
-"""Names of the CSV files that `export` writes: what they say of the series and the range, and how they are read.
+"""Names of the CSV files that `export` writes: made from a series and a range, and read back.
 
 `[PROVIDER_]BASE_QUOTE[_KIND][_SETTING…]_TIMEFRAME_START_END.csv`: the provider unless it is `binance`, the kind unless
-it is `candles`, each setting of the series by its value unless that is the provider's default, `1mo` for 1M since some
-disks ignore case. The origin is never in the name; the manifest beside the file has it.
+it is `candles`, each setting of the series by its value unless that is the provider's default, and `1mo` for 1M,
+because some file systems ignore case. The origin is never in the name; the manifest beside the file has it.
 """
 
 from __future__ import annotations
@@ -16,32 +16,38 @@ import numpy as np
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import Timeframe
 
-USUAL_PROVIDER, USUAL_KIND = "binance", "candles"
+DEFAULT_PROVIDER, DEFAULT_KIND = "binance", "candles"
 
-# Names that Windows keeps for devices, whatever their ending.
+# Names that Windows reserves for devices, with any extension.
 _DEVICES = re.compile(r"(?i)^(con|prn|aux|nul|com\d|lpt\d)$")
 _TIME = r"\d{8}(?:T\d{4}(?:\d{2}(?:\d{3})?)?)?"
 _LENGTH = r"\d+(?:s|m|h|d|w|mo)"
 
 
 class Label(NamedTuple):
-    """What the name of a file says. `symbol` is as it stands there; `settings` are those that are not the default."""
+    """What the name of a file says.
+
+    `symbol` is as written there; `settings` are those that are not the default.
+    """
 
     symbol: str
     timeframe: str
-    kind: str = USUAL_KIND
+    kind: str = DEFAULT_KIND
     settings: tuple[tuple[str, str], ...] = ()
 
 
 def csv_name(
     provider: str, symbol: str, kind: str, timeframe: Timeframe, span: Span, settings: Iterable[str] = ()
 ) -> str:
-    """Name the file of those candles. `settings` are the values of the series' settings that are not the default."""
+    """Return the name of the file of those candles.
+
+    `settings` are the values of the series' settings that are not the default.
+    """
     base = text_of(symbol)
     parts = [
-        *([] if provider == USUAL_PROVIDER else [provider]),
+        *([] if provider == DEFAULT_PROVIDER else [provider]),
         f"{base}_" if _DEVICES.match(base) else base,
-        *([] if kind == USUAL_KIND else [text_of(kind)]),
+        *([] if kind == DEFAULT_KIND else [text_of(kind)]),
         *map(text_of, settings),
         f"{timeframe.count}mo" if timeframe.unit == "M" else timeframe.name,
         stamp(span.start_ms),
@@ -51,12 +57,12 @@ def csv_name(
 
 
 def text_of(text: str) -> str:
-    """The text as names of files have it: letters, digits, `-` and `_`."""
+    """Return the text as file names contain it: letters, digits, `-` and `_`."""
     return re.sub(r"[^\w-]", "_", text)
 
 
 def stamp(ms: int) -> str:
-    """The instant as 20240101, 20240101T0630, 20240101T063015 or 20240101T063015250, the shortest that is exact."""
+    """Return the instant as 20240101, 20240101T0630, 20240101T063015 or 20240101T063015250: the shortest exact one."""
     text = re.sub(r"[-:.]", "", str(np.datetime64(ms, "ms")))
     for zeros, end in (("T000000000", 8), ("00000", 13), ("000", 15)):
         if text.endswith(zeros):
@@ -65,12 +71,12 @@ def stamp(ms: int) -> str:
 
 
 def read_csv_name(name: str, kinds: Collection[str], settings: Sequence[tuple[str, Collection[str]]]) -> Label | None:
-    """Read a name that `csv_name` made, without its provider; None where it is no such name.
+    """Return what a name made by `csv_name` says, given without its provider; None for another name.
 
-    `kinds` are those that the provider has, `settings` its settings, in order, each with the values that are not the
-    default.
+    `kinds` are those that the provider has; `settings` are its settings, in order, each with the values that are not
+    the default.
     """
-    texts = {text_of(kind): kind for kind in kinds if kind != USUAL_KIND}
+    texts = {text_of(kind): kind for kind in kinds if kind != DEFAULT_KIND}
     options = [(f"setting{at}", {text_of(value): value for value in values}) for at, (_, values) in enumerate(settings)]
     middle = "".join(
         rf"(?:_(?P<{group}>{'|'.join(map(re.escape, sorted(among, key=len, reverse=True)))}))?"
@@ -86,5 +92,5 @@ def read_csv_name(name: str, kinds: Collection[str], settings: Sequence[tuple[st
         for (setting, _), (group, among) in zip(settings, options, strict=True)
         if groups.get(group)
     ]
-    kind = texts[groups["kind"]] if groups.get("kind") else USUAL_KIND
+    kind = texts[groups["kind"]] if groups.get("kind") else DEFAULT_KIND
     return Label(groups["symbol"], groups["length"].replace("mo", "M"), kind, tuple(chosen))

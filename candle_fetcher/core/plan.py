@@ -1,17 +1,20 @@
-"""What to ask whom. Pure: coverage in, asks out; the fetch does what the plan says and `plan()` prints it.
+"""What a fetch asks its sources for. Pure: what is stored and known goes in, a Plan comes out.
 
-Chunk k of a series holds the slots k*1000 … k*1000+999 of its grid, whoever asks, so that every stored chunk serves
-every later request that touches it.
+`CandleFetcher.plan` prints the plan of a range, and a fetch runs it. Chunk k of a series holds the slots
+k*1000 ... k*1000+999 of its grid in every call, so each stored chunk serves every later call that touches it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from candle_fetcher.core.candles import iso
 from candle_fetcher.core.entry import UNKNOWN, Entry, HoleState
+from candle_fetcher.core.expiry import FOREVER_MS
+from candle_fetcher.core.facts import Facts
+from candle_fetcher.core.files import File
 from candle_fetcher.core.finality import Settling
+from candle_fetcher.core.gap import iso
 from candle_fetcher.core.spans import Span, subtract
 from candle_fetcher.core.timeframe import Timeframe
 
@@ -19,24 +22,24 @@ CHUNK_SLOTS = 1_000
 
 
 def chunk_of(timeframe: Timeframe, ms: int) -> int:
-    """The number of the chunk that holds the instant."""
+    """Return the number of the chunk that holds the instant."""
     return timeframe.ordinal(ms) // CHUNK_SLOTS
 
 
 def chunk_span(timeframe: Timeframe, chunk: int) -> Span:
-    """[start, end) of the chunk."""
+    """Return [start, end) of the chunk."""
     return Span(timeframe.open_ms(chunk * CHUNK_SLOTS), timeframe.open_ms((chunk + 1) * CHUNK_SLOTS))
 
 
 def chunks_of(timeframe: Timeframe, span: Span) -> range:
-    """The numbers of the chunks that the span touches."""
+    """Return the numbers of the chunks that the span touches."""
     if not span:
         return range(0)
     return range(chunk_of(timeframe, span.start_ms), chunk_of(timeframe, span.end_ms - 1) + 1)
 
 
 def group_chunks(chunks: Sequence[int], most: int) -> list[list[int]]:
-    """The chunks in runs that adjoin, of at most so many; a run begins at a multiple of that number."""
+    """Return the chunks in runs of adjoining numbers, at most `most` in each; a run begins at a multiple of `most`."""
     groups: list[list[int]] = []
     for chunk in sorted(chunks):
         if groups and chunk == groups[-1][-1] + 1 and most > 1 and chunk % most:
@@ -47,9 +50,9 @@ def group_chunks(chunks: Sequence[int], most: int) -> list[list[int]]:
 
 
 class Ask(NamedTuple):
-    """A span to ask a source for. `again` marks a hole that was believed once: one empty answer renews the belief.
+    """A span to ask a source for. `again` marks a confirmed hole: one empty answer confirms it once more.
 
-    `from_ms` is where the request begins: before the span, where what is stored in front of it is to be read once more.
+    `from_ms`: where the request begins, if earlier than the span: what is stored before the span is read once more.
     """
 
     span: Span
@@ -58,76 +61,129 @@ class Ask(NamedTuple):
 
     @property
     def reach(self) -> Span:
-        """What is asked for."""
+        """The span of the request."""
         return self.span if self.from_ms is None else Span(self.from_ms, self.span.end_ms)
 
     def part(self, span: Span) -> Ask:
-        """The ask for a part of its span."""
+        """Return the Ask for a part of its span."""
         return Ask(span, from_ms=self.from_ms if span.start_ms == self.span.start_ms else None)
 
 
-def find_asks(
-    entry: Entry | None,
-    chunk: Span,
-    wanted: Span,
-    bounds: Span,
-    *,
-    settling: Settling,
-    now_ms: int,
-    ttl_ms: int | None = None,
-    recheck: bool = False,
-    remembers: bool = True,
-    serves_all: bool = False,
-) -> list[Ask]:
-    """What has to be asked for before the chunk can answer for the wanted span; empty where nothing.
+class Query(NamedTuple):
+    """The span that a call wants of a series, and the rules that decide what stored chunks lack of it.
 
-    `bounds` is what is listed and settled. A chunk is asked whole, clipped to its bounds, or its uncovered part; a
-    believed hole is asked alone when its time has come, or at once to `recheck`; where none is remembered, all of the
-    wanted part is asked for to recheck it. What lay beyond what the provider served is asked for where it `serves_all`
-    of its candles after all. `ttl_ms` caps how long the last candle before the live edge is believed: then the tail is
-    asked for from its slot on. Where the tail is asked for, the request begins with what is not confirmed yet.
+    now_ms: the instant of the call; 0 where no source may be asked, and every stored fact counts at any age.
+    settled_ms: where the newest settled slot ends. reach_ms: before it the provider serves no candle.
+    ttl_ms: the longest time for which the last candle before the live edge is valid; None for no such limit.
+    recheck: asks for confirmed holes at any age. stores_holes: False where the feed's holes are not stored, so a
+    recheck asks for all of the span. serves_all: False where the provider serves the newest candles only.
     """
-    needed = wanted.clip(bounds).clip(chunk)
+
+    span: Span
+    settling: Settling
+    now_ms: int
+    settled_ms: int = FOREVER_MS
+    reach_ms: int = -FOREVER_MS
+    ttl_ms: int | None = None
+    recheck: bool = False
+    stores_holes: bool = True
+    serves_all: bool = False
+
+    def asks(self, chunk: int, entry: Entry | None, facts: Facts) -> list[Ask]:
+        """Return what must be asked for before the chunk can answer for the span, given its stored entry."""
+        borders = chunk_span(self.settling.timeframe, chunk)
+        bounds = facts.bounds(borders.after(self.reach_ms).before(self.settled_ms), self.now_ms)
+        return find_asks(entry, borders, bounds, self)
+
+
+def find_asks(entry: Entry | None, chunk: Span, bounds: Span, query: Query) -> list[Ask]:
+    """Return what must be asked for before the chunk can answer for the span of the query; empty where nothing.
+
+    `bounds` is the listed and settled part of the chunk. A chunk without an entry is asked whole, within its bounds;
+    else the part that its entry does not cover. A confirmed hole is asked alone once it is due. The request for the
+    newest part begins with the candles and holes that are not confirmed yet.
+    """
+    needed = query.span.clip(bounds).clip(chunk)
     if not needed:
         return []
     whole = chunk.clip(bounds)
     if entry is None:
         return [Ask(whole)]
-    covered = entry.covered
-    at_edge = covered.end_ms < chunk.end_ms
-    if ttl_ms is not None and at_edge and entry.candles.count and abs(now_ms - entry.stored_ms) >= ttl_ms:
-        newest_ms = settling.timeframe.floor_ms(int(entry.candles.open_ms[-1]))
-        covered = covered.before(newest_ms)
-    open_ = UNKNOWN if serves_all else (HoleState.UNASKED,)
-    unasked = [hole.span.clip(bounds) for hole in entry.holes if hole.state in open_]
-    asks = [Ask(span) for span in unasked if span.clip(needed)]
-    asks += [
-        Ask(hole.span, again=True)
-        for hole in entry.holes
-        if hole.state not in UNKNOWN
-        and hole.span.clip(needed)
-        and hole.span.end_ms <= covered.end_ms  # else it is part of the tail
-        and (recheck or hole.is_due(now_ms, settling.finality.late_ms))
-    ]
-    if recheck and not remembers and needed.clip(covered):
+    covered = _valid_part(entry, chunk, query)
+    asks = [*_hole_asks(entry, needed, bounds, covered, query)]
+    if query.recheck and not query.stores_holes and needed.clip(covered):
         asks.append(Ask(needed.clip(covered)))
     if not covered.holds(needed):
         for span in subtract(whole, [covered]):
-            from_ms = find_unconfirmed(entry, settling) if span.start_ms == covered.end_ms else None
+            from_ms = find_unconfirmed(entry, query.settling) if span.start_ms == covered.end_ms else None
             asks.append(Ask(span, from_ms=from_ms if from_ms is not None and from_ms < span.start_ms else None))
     return asks
 
 
+def _valid_part(entry: Entry, chunk: Span, query: Query) -> Span:
+    """Return what the entry covers, without its last candle where that is older than the ttl at the live edge."""
+    covered, ttl_ms = entry.covered, query.ttl_ms
+    if ttl_ms is None or covered.end_ms >= chunk.end_ms or not entry.candles.count:
+        return covered
+    if abs(query.now_ms - entry.stored_ms) < ttl_ms:
+        return covered
+    return covered.before(query.settling.timeframe.floor_ms(int(entry.candles.open_ms[-1])))
+
+
+def _hole_asks(entry: Entry, needed: Span, bounds: Span, covered: Span, query: Query) -> Iterator[Ask]:
+    """Yield an Ask for each hole of the entry that was never asked for, then for each that is due."""
+    open_states = UNKNOWN if query.serves_all else (HoleState.UNASKED,)
+    for hole in entry.holes:
+        span = hole.span.clip(bounds)
+        if hole.state in open_states and span.clip(needed):
+            yield Ask(span)
+    late_ms = query.settling.finality.late_rows_ms
+    for hole in entry.holes:
+        if hole.state in UNKNOWN or not hole.span.clip(needed) or hole.span.end_ms > covered.end_ms:
+            continue  # a hole at the end is a part of the newest part
+        if query.recheck or hole.is_due(query.now_ms, late_ms):
+            yield Ask(hole.span, again=True)
+
+
 def find_unconfirmed(entry: Entry, settling: Settling) -> int | None:
-    """Where what is not confirmed yet of the entry begins: candles that were read soon after their close, and holes
-    that may have been rows that were late. None where everything is."""
-    covered, late_ms = entry.covered, settling.finality.late_ms
+    """Return where the part of the entry begins that the next request reads once more; None where all is confirmed.
+
+    Not confirmed are candles that were read soon after their close, and holes that may have been late rows.
+    """
+    covered, late_ms = entry.covered, settling.finality.late_rows_ms
     starts = [
         span.start_ms for span, _, asked_ms in entry.holes if asked_ms is not None and asked_ms - span.end_ms < late_ms
     ]
     first_ms = settling.unconfirmed_ms(entry.candles, entry.stored_ms)
     starts += [] if first_ms is None else [first_ms]
     return max(covered.start_ms, min(starts)) if starts else None
+
+
+class Plan(NamedTuple):
+    """What a fetch does for the chunks that lack something.
+
+    asks: by chunk, what it lacks. files: the archive's files to read. groups: the chunks that no file touches; one
+    request serves a whole group where the provider's page is long enough. Each other chunk waits for its files; then
+    REST is asked for the rest of it.
+    """
+
+    asks: Mapping[int, Sequence[Ask]]
+    files: Sequence[File]
+    groups: Sequence[Sequence[int]]
+
+
+def make_plan(
+    asks: Mapping[int, Sequence[Ask]],
+    choose: Callable[[Sequence[Ask]], Sequence[File]],
+    *,
+    timeframe: Timeframe,
+    rows_per_call: int,
+) -> Plan:
+    """Return the plan for what the chunks lack. `choose` returns the files that bring Asks at less cost than REST."""
+    files = choose([ask for several in asks.values() for ask in several])
+    touched = {chunk for file in files for chunk in chunks_of(timeframe, file.span)}
+    direct = [chunk for chunk in asks if chunk not in touched]
+    return Plan(asks, files, group_chunks(direct, rows_per_call // CHUNK_SLOTS))
 
 
 class Step(NamedTuple):
@@ -199,25 +255,24 @@ class FetchPlan(NamedTuple):
         lines.append(f"  about {_duration(self.seconds)}")
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
-    def _repr_html_(self) -> str:
-        import html
+    def __repr__(self) -> str:
+        return str(self)
 
-        rows = "".join(
-            f"<tr><td>{html.escape(step.source)}</td><td>{step.chunks:,}</td><td>{step.candles:,}</td>"
-            f"<td>{step.requests:,}</td><td>{step.weight:,}</td><td>{step.bytes / 1e6:,.1f}</td></tr>"
-            for step in self.steps
-        )
+    def _repr_html_(self) -> str:
+        from candle_fetcher.core.html import fact_table, html_table
+
         title, *_ = str(self).splitlines()
-        notes = "".join(f"<div>{html.escape(note)}</div>" for note in self.notes)
-        head = "".join(f"<th>{name}</th>" for name in ("source", "chunks", "candles", "requests", "weight", "MB"))
-        return (
-            f"<div><b>{html.escape(title)}</b><div>{iso(self.span.start_ms)} to {iso(self.span.end_ms)}, "
-            f"about {_duration(self.seconds)}</div><table><tr>{head}</tr>{rows}</table>{notes}</div>"
-        )
+        facts = [
+            ("range", f"{iso(self.span.start_ms)} to {iso(self.span.end_ms)} (end excluded)"),
+            ("time", f"about {_duration(self.seconds)}"),
+            *(("note", note) for note in self.notes),
+        ]
+        rows = [[one.source, *(f"{figure:,}" for figure in one[1:5]), f"{one.bytes / 1e6:,.1f}"] for one in self.steps]
+        return fact_table(title, facts) + html_table(("source", "chunks", "candles", "requests", "weight", "MB"), rows)
 
 
 def _duration(seconds: float) -> str:
-    """As 37.5 s, 12.0 min, 24.0 h or 3.0 days."""
+    """Return the text of a duration: 37.5 s, 12.0 min, 24.0 h or 3.0 days."""
     for unit_s, name in ((86_400, "days"), (3_600, "h"), (60, "min")):
         if seconds >= 2 * unit_s:
             return f"{seconds / unit_s:,.1f} {name}"
@@ -225,7 +280,7 @@ def _duration(seconds: float) -> str:
 
 
 def merge_steps(steps: Sequence[Step]) -> tuple[Step, ...]:
-    """One step per source, in the order in which the sources are asked."""
+    """Return one step per source, in the order in which the sources are asked."""
     merged: dict[str, Step] = {}
     for step in steps:
         old = merged.get(step.source)

@@ -1,4 +1,4 @@
-"""What people write for an instant, as UTC milliseconds. One rule for all of it: naive is UTC, aware is converted."""
+"""Instants in the notations that callers use, as UTC milliseconds. Naive times are UTC, aware ones are converted."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ _YEAR = re.compile(r"(?:19|20|21)\d\d(?:\d{4})?", re.ASCII)  # 2024, 20240131
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?(?:e[+-]?\d+)?", re.IGNORECASE)
 _AGO = re.compile(r"(\d{1,6})([hd])", re.IGNORECASE)
 _AGO_MS = {"h": HOUR_MS, "d": DAY_MS}
-FIRST = "first"  # the start of a range that begins with the listing
+FIRST = "first"  # as a start: the first candle of the series
 NOW = "now"
-# No provider has candles by the minute this old, and Unix seconds of any later time are milliseconds before it.
+# No provider has candles of minutes before this time, and Unix seconds of recent times, read as ms, lie before it.
 _YEAR_1973_MS = 94_694_400_000
-_MOST_LIMIT = 1_000_000  # a smaller number may be meant for a count
-_YEAR_1_MS = -62_135_596_800_000
-_YEAR_10000_MS = 253_402_300_800_000
+_MOST_LIMIT = 1_000_000  # a smaller number may be meant as a count
+YEAR_1_MS = -62_135_596_800_000
+YEAR_10000_MS = 253_402_300_800_000
 
 
 def instant_ms(value: Any, name: str, now_ms: Callable[[], int] | None = None) -> int:
     """Return the instant in Unix milliseconds.
 
-    Texts are ISO dates and times, `2024`, `20240101`, and with a clock the words `now`, `today`, `yesterday` (midnight
-    in UTC), `7d` and `12h` (so long ago). Integers are Unix milliseconds, in texts too, and never lie before 1973.
-    Raises InputError, which names the argument and shows the value and what is understood.
+    Texts are ISO dates and times, `2024`, `20240101`, and, with a clock, the words `now`, `today`, `yesterday`
+    (midnight in UTC), `7d` and `12h` (that long ago). Integers, also in texts, are Unix milliseconds, and never lie
+    before 1973. Raises InputError, which names the argument and shows the value and the accepted notations.
     """
     ms = _text_ms(value.strip(), name, now_ms) if isinstance(value, str) else _value_ms(value, name)
-    if not _YEAR_1_MS <= ms < _YEAR_10000_MS:
+    if not YEAR_1_MS <= ms < YEAR_10000_MS:
         raise InputError(f"{name} {shown(value)} lies outside the years 1 to 9999; integers are Unix milliseconds")
     if 0 < ms < _YEAR_1973_MS and ms % MINUTE_MS:
-        # What becomes of a number that was turned into a time by the wrong unit, as pd.Timestamp does with seconds.
+        # The result of converting a number in the wrong unit, as pd.Timestamp does with seconds.
         raise InputError(
             f"{name} {shown(value)} lies in the first years of Unix time; expected a later time: "
             "was a number read in the wrong unit?"
@@ -57,7 +57,7 @@ def instant_ms(value: Any, name: str, now_ms: Callable[[], int] | None = None) -
 
 
 def is_word(value: Any, word: str) -> bool:
-    """Return whether the value is this word, in whatever case."""
+    """Return whether the value is this word, in any case."""
     return isinstance(value, str) and value.strip().lower() == word
 
 
@@ -89,7 +89,7 @@ def _date_ms(date: dt.date) -> int:
 
 
 def _number_ms(number: Any, given: object, name: str) -> int:
-    """Return the number, `given` as it was written. InputError where it cannot be Unix milliseconds."""
+    """Return the number as Unix milliseconds; `given` is how it was written. Raises InputError for others."""
     is_whole = isinstance(number, int | np.integer)
     size = int(number) if is_whole else _float(number)
     if not is_whole and not math.isfinite(size):
@@ -109,7 +109,7 @@ def _float(number: Any) -> float:
 
 
 def _before_1973(number: float, name: str) -> str:
-    """Say what a number that lies before 1973 as milliseconds may be instead."""
+    """Return what to say about a number that is before 1973 as milliseconds: what it may be instead."""
     if number >= _YEAR_1973_MS // 1000:
         return f"looks like Unix seconds; expected milliseconds: {int(number * 1000)}"
     said = "lies before 1973 as Unix milliseconds; expected milliseconds such as 1704067200000"
@@ -125,7 +125,7 @@ def _before_1973(number: float, name: str) -> str:
 
 
 def _compact_date(text: str) -> dt.date | None:
-    """Return the date that is written as 20240131; None where there is no such day."""
+    """Return the date written as 20240131; None where there is no such day."""
     try:
         return dt.date(int(text[:4]), int(text[4:6]), int(text[6:]))
     except ValueError:
@@ -139,7 +139,7 @@ def _text_ms(text: str, name: str, now_ms: Callable[[], int] | None) -> int:
     if _YEAR.fullmatch(text):
         date = _compact_date(text if len(text) == 8 else f"{text}0101")
         if date is None:
-            raise InputError(f"{name} {shown(text)} is no day of the calendar; expected one such as 20240131")
+            raise InputError(f"{name} {shown(text)} is not a day of the calendar; expected one such as 20240131")
         return _date_ms(date)
     if _NUMBER.fullmatch(text) and text.isascii():
         return _number_ms(int(text) if text.isdigit() and len(text) < 19 else _float(text), text, name)
@@ -152,13 +152,13 @@ def _text_ms(text: str, name: str, now_ms: Callable[[], int] | None) -> int:
             int(year), int(month), int(day or 1), int(hour or 0), int(minute or 0), int(second or 0), tzinfo=_zone(zone)
         )
     except ValueError as error:
-        raise InputError(f"{name} {shown(text)} is no date or time: {error}") from None
+        raise InputError(f"{name} {shown(text)} is not a date or time: {error}") from None
     milliseconds = int((fraction or "0").ljust(3, "0")[:3])
     return (moment - _EPOCH) // dt.timedelta(milliseconds=1) + milliseconds
 
 
 def _word_ms(text: str, now_ms: Callable[[], int]) -> int | None:
-    """Return the instant of a word that is relative to now, None for any other text."""
+    """Return the instant of a word that is relative to now; None for any other text."""
     word, back_ms = text.lower(), ago_ms(text)
     if back_ms is not None:
         return now_ms() - back_ms

@@ -1,4 +1,4 @@
-"""Coarse candles from fine ones: open of the first, close of the last, highest high, lowest low, sums of the rest."""
+"""Coarse candles made of fine ones: first open, last close, highest high, lowest low, sums of the rest."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _EXACT = 2.0**53  # below it every whole number is a float64, so that sums of wh
 
 
 def base_for(timeframe: Timeframe, native: Sequence[str], provider: str, off_grid: Collection[str] = ()) -> Timeframe:
-    """The largest native timeframe that divides this one; itself where it is native.
+    """Return the largest native timeframe that divides this one; a native timeframe is its own base.
 
-    One that is `off_grid` is never a base: where its candles open is not where its slots do. Raises NotOffered where
-    nothing divides it.
+    Timeframes in `off_grid` are never a base: their candles open elsewhere than their slots. Raises NotOffered where no
+    native timeframe divides this one.
     """
-    offered = [parse_timeframe(name) for name in native]
-    if timeframe in offered:
+    if timeframe.name in native:
         return timeframe
+    offered = [parse_timeframe(name) for name in native]
     bases = [base for base in offered if base.divides(timeframe) and base.name not in off_grid]
     if not bases:
         raise NotOffered(
@@ -34,10 +34,10 @@ def base_for(timeframe: Timeframe, native: Sequence[str], provider: str, off_gri
 
 
 def resample(candles: Candles, base: Timeframe, target: Timeframe, span: Span) -> tuple[Candles, list[int]]:
-    """The target timeframe's candles that open in the span, and the open times of those that lack a fine candle.
+    """Return the target timeframe's candles that open in the span, and the open times of the incomplete ones.
 
-    A candle made of an incomplete set is made of what there is; a slot without any fine candle has none. Open times are
-    those of the slots; closing times those of the last fine candle.
+    A slot with at least one fine candle has a candle; it is incomplete where others are missing. Open times are those
+    of the slots, close times those of the last fine candle.
     """
     candles = candles.trim(span)
     slots = target.ordinals(candles.open_ms)
@@ -53,7 +53,7 @@ def resample(candles: Candles, base: Timeframe, target: Timeframe, span: Span) -
 
 
 def aggregate(candles: Candles, firsts: Int64s, opens_ms: Int64s) -> Candles:
-    """A candle of each run of candles; the runs begin at the places `firsts`, and open at those times."""
+    """Return a candle for each run of candles; run n begins at index `firsts[n]`, and its candle at `opens_ms[n]`."""
     columns: list[Int64s | Float64s] = []
     for name in candles.names:
         if name == "open_time":
@@ -77,7 +77,7 @@ def aggregate(candles: Candles, firsts: Int64s, opens_ms: Int64s) -> Candles:
 
 
 def _counts(values: Int64s, firsts: Int64s) -> Int64s:
-    """The sum of each run of counts; that of a run which lacks one is lacking too."""
+    """Return the sum of each run of counts; MISSING for a run that lacks a count."""
     sums: Int64s = np.add.reduceat(values, firsts)
     missing = values == MISSING
     if missing.any():
@@ -86,10 +86,10 @@ def _counts(values: Int64s, firsts: Int64s) -> Int64s:
 
 
 def _sums(values: Float64s, firsts: Int64s) -> Float64s:
-    """Return the sum of each run of values; NaN for a run which lacks one.
+    """Return the sum of each run of values; NaN for a run that lacks a value.
 
-    Decimals of at most eight places are added as integers, so that the sum is the one that the provider prints and not
-    the neighbour that adding floats ends at; other values are added as they are.
+    Decimals of at most eight places are added as integers, which gives the sum as the provider prints it; a sum of
+    floats may end at a neighbouring value. Other values are added as floats.
     """
     with np.errstate(invalid="ignore", over="ignore"):
         scaled = np.rint(values * _PLACES)

@@ -1,4 +1,4 @@
-"""What a provider changed of a candle that was settled: the old value and the new one, and when each was read."""
+"""Revisions: values of settled candles that a provider changed later."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from candle_fetcher.core.entry import Entry
 
 
 class Revision(NamedTuple):
-    """One value of one candle that is not what it was. Times are Unix ms."""
+    """One changed value of one candle: old and new value, and when each was read. Times are Unix ms."""
 
     open_ms: int
     column: str
@@ -23,7 +23,7 @@ class Revision(NamedTuple):
 
 
 def find_revisions(old: Entry, new: Entry) -> list[Revision]:
-    """The values that differ, among the candles and columns that both entries have."""
+    """Return the values that differ, among the candles and columns that both entries have."""
 
     def has(name: str, column: Int64s) -> npt.NDArray[np.bool_]:
         return column != MISSING if name in INTEGERS else ~np.isnan(column.view(np.float64))

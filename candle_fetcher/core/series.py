@@ -1,7 +1,8 @@
-"""Which candles: the value that names a series, and the cache keys made of it."""
+"""The value that identifies a series, and the cache keys made of it."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
@@ -10,10 +11,10 @@ from candle_fetcher.core.timeframe import Timeframe, parse_timeframe
 
 
 class Series(NamedTuple):
-    """(provider, origin, symbol, timeframe, kind, settings that change values).
+    """What a candle belongs to: provider, origin, symbol, timeframe, kind, and the settings that change values.
 
-    `symbol` is the provider's own id, so that a key needs no listing. `origin` is the base URL where it is not the
-    provider's own: candles of a practice exchange can never answer a request to the real one.
+    `symbol` is the provider's own id, so that a key needs no listing. `origin` is the base URL, None for the provider's
+    own host: candles of a practice exchange never answer a request to the real one.
     """
 
     provider: str
@@ -26,13 +27,18 @@ class Series(NamedTuple):
     @property
     def key(self) -> str:
         """The prefix of the series' cache keys. Fields are percent-encoded, so that no field can imitate another."""
-        settings = ",".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in self.settings)
-        fields = (self.provider, self.origin or "", self.symbol, self.timeframe.name, self.kind, settings)
-        return "|".join(quote(field, safe="") for field in fields)
+        return _key_of(self)
+
+
+@lru_cache(maxsize=4096)
+def _key_of(series: Series) -> str:
+    settings = ",".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in series.settings)
+    fields = (series.provider, series.origin or "", series.symbol, series.timeframe.name, series.kind, settings)
+    return "|".join(quote(field, safe="") for field in fields)
 
 
 def split_key(key: str) -> tuple[Series, str] | None:
-    """The series that a cache key is of, and the rest of the key; None for a key that is of none."""
+    """Return the series of a cache key, and the rest of the key; None for another key."""
     *fields, rest = key.split("|", 6)
     if len(fields) != 6:
         return None

@@ -1,4 +1,4 @@
-"""Half-open spans [start_ms, end_ms) of UTC milliseconds, and the arithmetic of what is covered and what is missing."""
+"""Half-open spans of UTC milliseconds: merge, subtract, clip."""
 
 from __future__ import annotations
 
@@ -14,48 +14,48 @@ class Span(NamedTuple):
 
     @classmethod
     def between(cls, start_ms: int, end_ms: int) -> Span:
-        """The span from the start to the end; empty at the start where the end lies before it."""
+        """Return the span from start to end; empty at the start where the end is before it."""
         return cls(start_ms, max(start_ms, end_ms))
 
     def __bool__(self) -> bool:
         return self.end_ms > self.start_ms
 
     def clip(self, other: Span) -> Span:
-        """What both hold; empty where they do not meet."""
+        """Return the part that lies in both spans; empty where they do not overlap."""
         return Span(max(self.start_ms, other.start_ms), min(self.end_ms, other.end_ms))
 
     def before(self, ms: int) -> Span:
-        """The part that lies before the instant; empty at the start where there is none."""
+        """Return the part before the instant; empty at the start where there is none."""
         start_ms, end_ms = self
         return self if start_ms <= end_ms <= ms else Span(start_ms, max(start_ms, min(end_ms, ms)))
 
     def after(self, ms: int) -> Span:
-        """The part that lies after the instant; empty at the end where there is none."""
+        """Return the part after the instant; empty at the end where there is none."""
         start_ms, end_ms = self
         return self if ms <= start_ms <= end_ms else Span(min(end_ms, max(start_ms, ms)), end_ms)
 
     def touches(self, other: Span) -> bool:
-        """Whether the two share an instant or adjoin."""
+        """Return whether the two overlap or adjoin."""
         return self.start_ms <= other.end_ms and other.start_ms <= self.end_ms
 
     def holds(self, other: Span) -> bool:
-        """Whether all of the other lies in this one; an empty span lies in every span."""
-        (start_ms, end_ms), (first_ms, last_ms) = self, other  # in one go: this runs for every chunk of a fetch
+        """Return whether the other span lies entirely in this one; an empty span lies in every span."""
+        (start_ms, end_ms), (first_ms, last_ms) = self, other  # one step: this runs for every chunk
         return (start_ms <= first_ms and last_ms <= end_ms) or first_ms >= last_ms
 
 
-# Bounds beyond every instant that a provider could name.
+# Far beyond every instant that a provider can name.
 ALL_TIME = Span(-(2**62), 2**62)
 
 
 def hull(spans: Iterable[Span]) -> Span:
-    """The shortest span that holds all of them, of which there must be one."""
+    """Return the shortest span that holds all of the spans, of which there must be at least one."""
     starts, ends = zip(*spans, strict=True)
     return Span(min(starts), max(ends))
 
 
 def merge(spans: Iterable[Span]) -> list[Span]:
-    """The same instants as few spans as possible, in order."""
+    """Return the union of the spans as few spans as possible, in order."""
     merged: list[Span] = []
     for span in sorted(span for span in spans if span):
         if merged and span.start_ms <= merged[-1].end_ms:
@@ -66,7 +66,7 @@ def merge(spans: Iterable[Span]) -> list[Span]:
 
 
 def subtract(span: Span, covered: Iterable[Span]) -> list[Span]:
-    """What of the span no covered span holds, in order."""
+    """Return the parts of the span outside all covered spans, in order."""
     missing: list[Span] = []
     at = span.start_ms
     for done in merge(covered):
@@ -83,5 +83,5 @@ def subtract(span: Span, covered: Iterable[Span]) -> list[Span]:
 
 
 def intersect(spans: Iterable[Span], others: Sequence[Span]) -> list[Span]:
-    """What both the spans and the others hold, as few spans as possible, in order."""
+    """Return the overlap of the spans with the others, as few spans as possible, in order."""
     return merge(part for span in spans for other in others if (part := span.clip(other)))

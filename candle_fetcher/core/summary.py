@@ -1,4 +1,4 @@
-"""What a frame of candles amounts to, in a few figures."""
+"""A frame of candles in a few figures."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from candle_fetcher.core.candles import iso
 from candle_fetcher.core.errors import InputError, shown
 from candle_fetcher.core.frame import find_gaps, index_ms, manifest_that_fits
+from candle_fetcher.core.gap import iso
+from candle_fetcher.core.tracebacks import short_errors
 
 _COLUMNS = ("high", "low", "close", "volume")
 
 
+@short_errors
 def summary(frame: pd.DataFrame, symbol: str | None = None, timeframe: str | None = None) -> dict[str, Any]:
-    """Count, first and last open time, missing candles, and the highest, lowest, total and mean figures; JSON-able.
+    """Return count, first and last open time, missing candles, highest, lowest, total and mean figures; JSON-able.
 
-    Symbol and timeframe are those of the frame's manifest unless given. `gaps` lists what is missing between the first
-    and the last row, as {first, last, count, cause}, the cause None where the manifest does not say it; `gap_count` is
-    how many there are. Both are None without a timeframe. `avg_price` is the mean close. A figure is None where there
-    are no rows, or where a value that it is made of is not known. Rows without any value, as `combine` makes them, are
-    no candles. Raises InputError where a column is missing.
+    Symbol and timeframe default to those in the frame's manifest. `gaps` lists the missing candles between the first
+    and the last row, as {first, last, count, cause}; the cause is None where the manifest has none. `gap_count` is
+    their number. Both are None without a timeframe. `avg_price` is the mean close. A figure is None where there are no
+    rows, or where a value that it depends on is unknown. Rows without any value, as `combine` makes them, do not count.
+    Raises InputError where a column is missing.
     """
     if not isinstance(frame, pd.DataFrame):
         raise InputError(f"expected a frame of candles, got {type(frame).__name__}")
     for name, value in (("symbol", symbol), ("timeframe", timeframe)):
         if value is not None and not isinstance(value, str):
-            raise InputError(f"{name} {shown(value)} is not a text; expected one such as 'BTC/USDT' or '1h'")
+            raise InputError(f"{name} {shown(value)} must be a text such as 'BTC/USDT' or '1h'")
     lacking = [name for name in _COLUMNS if name not in frame]
     if lacking:
         raise InputError(f"expected a frame of candles; it lacks the columns {', '.join(lacking)}")
@@ -63,7 +65,7 @@ def summary(frame: pd.DataFrame, symbol: str | None = None, timeframe: str | Non
 
 
 def _figure(column: pd.Series, figure: Callable[[npt.NDArray[np.float64]], Any]) -> float | None:
-    """Return the figure of the column; None where there is no value, one is not known, or JSON has no number for it."""
+    """Return the figure of the column; None where it has no values, unknown ones, or the result is not finite."""
     values = column.to_numpy(np.float64, na_value=np.nan)
     if not values.size or not np.isfinite(values).all():
         return None
@@ -72,7 +74,7 @@ def _figure(column: pd.Series, figure: Callable[[npt.NDArray[np.float64]], Any])
 
 
 def _gaps(frame: pd.DataFrame, timeframe: str, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The gaps between the rows, with the causes that the manifest has for them."""
+    """Return the gaps between the rows, with their causes from the manifest."""
     causes = {gap["first"]: gap["cause"] for gap in manifest.get("gaps", ())}
     found = find_gaps(frame, timeframe)
     return [

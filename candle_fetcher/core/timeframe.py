@@ -1,8 +1,8 @@
-"""The candle grid. Every slot has a number, so that floor, count, split and gaps are integer arithmetic.
+"""The candle grid. Every slot has a number, so that rounding, counting, splitting and finding gaps use integers.
 
-Slot 0 holds 1970-01-01T00:00Z. Seconds, minutes, hours and days count from there; weeks open on Monday, so
-their slot 0 opens on 1969-12-29; months are calendar months. A real candle may open off its slot's border (after an
-outage, or Binance's 3d candles, which are anchored per symbol): the slot finds it, its own time is kept.
+Slot 0 holds 1970-01-01T00:00Z. Seconds, minutes, hours and days count from there; weeks open on Monday, so their slot 0
+opens on 1969-12-29; months are calendar months. A real candle may open off the border of its slot (after an outage, or
+Binance's 3d candles, which are anchored per symbol): it belongs to the slot that holds its time, and keeps that time.
 
 All times are UTC integer milliseconds.
 """
@@ -28,10 +28,10 @@ WEEK_MS = 7 * DAY_MS
 # 1969-12-29 is the Monday before 1970-01-01: weeks are counted from there.
 _MONDAY_MS = -3 * DAY_MS
 _UNIT_MS = {"s": SECOND_MS, "m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS, "w": WEEK_MS}
-# Where the slots are counted from, and the length of the unit.
+# By unit: the start of slot 0, and the length of the unit.
 _GRID = {unit: (_MONDAY_MS if unit == "w" else 0, length_ms) for unit, length_ms in _UNIT_MS.items()}
 _PATTERN = re.compile(r"([1-9][0-9]{0,4})([smhdwM])")
-# The same length is one timeframe whatever unit it is written in: 60m is 1h. Not weeks: 7d counts from a Thursday.
+# A length is the same timeframe in every unit: 60m is 1h. Not so weeks: 7d counts from a Thursday.
 _CLIMB = (("s", 60, "m"), ("m", 60, "h"), ("h", 24, "d"))
 
 Int64s = npt.NDArray[np.int64]
@@ -59,7 +59,7 @@ class Timeframe:
         return self.step_ms or self.count * 30 * DAY_MS
 
     def ordinal(self, ms: int) -> int:
-        """The number of the slot that holds the instant."""
+        """Return the number of the slot that holds the instant."""
         if self.unit == "M":
             month = int(np.datetime64(ms // DAY_MS, "D").astype("datetime64[M]").astype(np.int64))
             return month // self.count
@@ -67,7 +67,7 @@ class Timeframe:
         return (ms - origin_ms) // (self.count * unit_ms)
 
     def open_ms(self, ordinal: int) -> int:
-        """The instant at which the slot opens."""
+        """Return the instant at which the slot opens."""
         if self.unit == "M":
             day = np.datetime64(ordinal * self.count, "M").astype("datetime64[D]").astype(np.int64)
             return int(day) * DAY_MS
@@ -75,18 +75,18 @@ class Timeframe:
         return origin_ms + ordinal * self.count * unit_ms
 
     def floor_ms(self, ms: int) -> int:
-        """The instant at which the slot opens that holds the instant."""
+        """Return the opening of the slot that holds the instant."""
         if self.unit == "M":
             return self.open_ms(self.ordinal(ms))
         origin_ms, unit_ms = _GRID[self.unit]
         return ms - (ms - origin_ms) % (self.count * unit_ms)
 
     def ceil_ms(self, ms: int) -> int:
-        """The first instant at which a slot opens, at or after the instant."""
+        """Return the first opening of a slot at or after the instant."""
         return self.open_ms(self.first_slot(ms))
 
     def ordinals(self, ms: Int64s) -> Int64s:
-        """`ordinal` of each instant."""
+        """Return `ordinal` of each instant."""
         if self.unit == "M":
             months = (ms // DAY_MS).astype("datetime64[D]").astype("datetime64[M]").astype(np.int64)
             return months // self.count
@@ -94,7 +94,7 @@ class Timeframe:
         return (ms - origin_ms) // (self.count * unit_ms)
 
     def opens_ms(self, ordinals: Int64s) -> Int64s:
-        """`open_ms` of each slot."""
+        """Return `open_ms` of each slot."""
         if self.unit == "M":
             days = (ordinals * self.count).astype("datetime64[M]").astype("datetime64[D]").astype(np.int64)
             return days * DAY_MS
@@ -102,26 +102,29 @@ class Timeframe:
         return origin_ms + ordinals * (self.count * unit_ms)
 
     def first_slot(self, ms: int) -> int:
-        """The first slot that opens at or after the instant: where a range [ms, …) begins, and where [.., ms) ends."""
+        """Return the first slot that opens at or after the instant.
+
+        A range [ms, …) begins with it, and a range [.., ms) ends before it.
+        """
         slot = self.ordinal(ms)
         return slot if self.open_ms(slot) == ms else slot + 1
 
     def slots(self, span: Span) -> range:
-        """The slots that open in the span."""
+        """Return the slots that open in the span."""
         return range(self.first_slot(span.start_ms), self.first_slot(span.end_ms))
 
     def span(self, first: int, stop: int) -> Span:
-        """From where the first slot opens to where slot `stop` does."""
+        """Return the span from the opening of slot `first` to the opening of slot `stop`."""
         return Span(self.open_ms(first), self.open_ms(stop))
 
     def close_ms(self, open_ms: int) -> int:
-        """The instant at which a candle that opened then is over; months and weeks by the calendar."""
+        """Return when a candle that opened at `open_ms` is over; months by the calendar."""
         if self.unit == "M":
             return self.open_ms(self.ordinal(open_ms) + 1)
         return open_ms + self.count * _UNIT_MS[self.unit]
 
     def divides(self, other: Timeframe) -> bool:
-        """Whether each slot of `other` is made of whole slots of this one."""
+        """Return whether each slot of `other` consists of whole slots of this timeframe."""
         if "M" in (self.unit, other.unit):
             return (self.unit == other.unit and other.count % self.count == 0) or (
                 self.unit in "smhd" and DAY_MS % self.nominal_ms == 0
@@ -134,9 +137,9 @@ class Timeframe:
 
 
 def parse_timeframe(text: str) -> Timeframe:
-    """The timeframe that the text names: a count and s, m, h, d, w or M, such as 1m, 4h, 45m, 1M.
+    """Return the timeframe of a text: a count and s, m, h, d, w or M, such as 1m, 4h, 45m, 1M.
 
-    The same length is the same timeframe: 60m is 1h, 24h is 1d. Raises InputError.
+    Equal lengths are the same timeframe: 60m is 1h, 24h is 1d. Raises InputError for other texts.
     """
     found = _parse(text) if isinstance(text, str) else None
     if found is None:
@@ -160,7 +163,7 @@ def _parse(text: str) -> Timeframe | None:
 
 
 def _hint(text: str) -> str:
-    """What somebody who wrote 1min, 1H or 1day most likely meant."""
+    """Return what 1min, 1H or 1day most likely means, as the end of a message."""
     match = re.fullmatch(r"\s*([1-9][0-9]{0,4})?\s*([A-Za-z]+)\s*", text)
     if match is None:
         return ""

@@ -1,4 +1,4 @@
-"""The wall clock of an exchange and UTC, whole columns at a time."""
+"""Local time in a time zone and UTC, converted whole columns at a time."""
 
 from __future__ import annotations
 
@@ -17,33 +17,37 @@ Int64s = npt.NDArray[np.int64]
 
 NEW_YORK = "America/New_York"
 _YEARS = (1970, 2100)
-# No zone of the tz database changes its offset twice within so many days from 1970 on; the least there is are seven,
-# on the West Bank in years to come and in Brazil in 2000.
+# No zone of the tz database changes its offset twice within three days since 1970; the shortest interval is seven days,
+# in Brazil in 2000 and in future years of the West Bank.
 _STEP_S = 3 * 86_400
 
 
 @dataclass(frozen=True, eq=False)
 class Zone:
-    """A zone by its changes from 1970 to 2099: the instants (UTC ms), and the offsets before, between and after."""
+    """A time zone as its changes from 1970 to 2099.
+
+    changes_ms: the instants (UTC ms) at which the offset changes.
+    offsets_ms: the offsets before, between and after the changes; one more than there are changes.
+    """
 
     changes_ms: Int64s
     offsets_ms: Int64s
 
     def to_utc(self, local_ms: Int64s) -> Int64s:
-        """Return the instants of these wall clock times, counted like Unix ms.
+        """Return the instants of these local times, which count like Unix ms.
 
-        A time that comes twice is the first one. A skipped time is read by the offset after the change.
+        A local time that occurs twice is the first one. A skipped one uses the offset after the change.
         """
         found: Int64s = local_ms - self.offsets_ms[np.searchsorted(self._borders_ms, local_ms, side="right")]
         return found
 
     def to_local(self, utc_ms: Int64s) -> Int64s:
-        """The wall clock times of these instants."""
+        """Return the local times of these instants."""
         found: Int64s = utc_ms + self.offsets_ms[np.searchsorted(self.changes_ms, utc_ms, side="right")]
         return found
 
     def begins_ms(self, local_ms: Int64s) -> Int64s:
-        """Return the first instants at which the wall clock shows these times; of a skipped time the change over it."""
+        """Return the first instants at which local clocks show these times; for a skipped time, the change."""
         found = self.to_utc(local_ms)
         is_skipped = self.to_local(found) < local_ms
         if not is_skipped.any():
@@ -53,24 +57,24 @@ class Zone:
         return found
 
     def midnight_ms(self, utc_ms: Int64s) -> Int64s:
-        """Return the instants at which the local days that hold these instants began."""
+        """Return when the local days that hold these instants began."""
         return self.begins_ms(self.to_local(utc_ms) // DAY_MS * DAY_MS)
 
     @functools.cached_property
     def _borders_ms(self) -> Int64s:
-        """What the wall clock shows when it changes."""
+        """Return the local times at which the offset changes."""
         borders: Int64s = self.changes_ms + self.offsets_ms[:-1]
         return borders
 
 
 @functools.cache
 def zone(name: str) -> Zone:
-    """Return the zone by its name in the tz database. Raises InputError for a name that is not there."""
+    """Return the zone by its name in the tz database. Raises InputError for an unknown name."""
     try:
         info = ZoneInfo(name)
     except (ZoneInfoNotFoundError, OSError, ValueError, TypeError):
         raise InputError(
-            f"zone {shown(name)} is not in this machine's tz database; expected a name such as {NEW_YORK}, and the "
+            f"zone {shown(name)} is not in this machine's tz database; expected a name such as {NEW_YORK}; install the "
             "package tzdata where the system has no database"
         ) from None
 
@@ -96,8 +100,10 @@ def zone(name: str) -> Zone:
 
 
 def clock_ms(stamps: Int64s) -> Int64s | None:
-    """What a clock shows, written as integers like 20171218145600, counted like Unix ms; None where one is no time
-    of the years that zones are known for."""
+    """Return local times written as integers such as 20171218145600, as Unix ms.
+
+    None where one is not a time of the years 1970 to 2099.
+    """
     days, clocks = np.divmod(stamps, 1_000_000)
     months, day = np.divmod(days, 100)
     years, month = np.divmod(months, 100)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
-from candle_fetcher.core.errors import UnknownArgument
+from candle_fetcher.core.arguments import is_several
+from candle_fetcher.core.errors import InputError, UnknownArgument, shown, unknown
+from candle_fetcher.core.tracebacks import short_errors
+from candle_fetcher.core.types import FILE_FORMATS
+from candle_fetcher.files.places import find_target
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 # What other libraries call our arguments.
 _FOREIGN = {
@@ -45,7 +52,39 @@ def check_arguments(call: str, given: Iterable[str], allowed: Sequence[str]) -> 
 
 
 def names_of(call: Callable[..., Any]) -> list[str]:
-    """The names by which arguments can be given."""
+    """Return the names by which arguments can be given."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     found = inspect.signature(call).parameters.values()
     return [one.name for one in found if one.kind in kinds and one.name != "self"]
+
+
+def checked_constructor(method: F) -> F:
+    """Decorate an `__init__`: a keyword that it does not have is an UnknownArgument, which names the one it has."""
+    names = names_of(method)
+    call = f"{method.__qualname__.partition('.')[0]}()"
+
+    @functools.wraps(method)
+    def construct(self: Any, /, *args: Any, **kwargs: Any) -> None:
+        check_arguments(call, kwargs, names)
+        method(self, *args, **kwargs)
+
+    return short_errors(cast(F, construct))
+
+
+def read_symbols(symbols: Any) -> list[str]:
+    """Return the symbols of a call for several, each once. Raises InputError where they are not several texts."""
+    if not is_several(symbols):
+        raise InputError(f"symbols {shown(symbols)} is not a list; expected a list such as ['BTC/USDT', 'ETH/USDT']")
+    several = list(symbols)
+    if not all(isinstance(name, str) for name in several):
+        raise InputError(f"symbols {shown(several)} must all be text; expected a list such as ['BTC/USDT', 'ETH/USDT']")
+    return list(dict.fromkeys(several))
+
+
+def check_export(path: Any, file_format: Any, manifest: Any) -> None:
+    """Raise InputError where an argument of `export` is not valid."""
+    find_target(path, "")
+    if not isinstance(manifest, bool):
+        raise InputError(f"manifest {shown(manifest)} is not understood; expected True or False")
+    if not isinstance(file_format, str) or file_format not in FILE_FORMATS:
+        raise unknown("format", file_format, FILE_FORMATS)

@@ -1,74 +1,56 @@
-"""availability(): what exchangeInfo and the archive's bucket say together."""
+"""availability(): symbols by exchangeInfo, with dates and intervals by the archive's bucket."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import partial
 
+import numpy as np
 import pandas as pd
 
-from candle_fetcher.concurrency import as_done
-from candle_fetcher.core.events import Busy, Observe
-from candle_fetcher.fetcher.pools import Pools
-from candle_fetcher.providers.binance_bucket import SPOT, Trio, daily_folder, find_first_day, find_intervals
-from candle_fetcher.sources import BucketSource, Errand
+from candle_fetcher.core.events import Operation
+from candle_fetcher.fetcher.listings import find_first_candle, load_listing
+from candle_fetcher.fetcher.policy import FetchPolicy
+from candle_fetcher.fetcher.pools import run_in_network
+from candle_fetcher.fetcher.runtime import Runtime
+from candle_fetcher.providers.binance_bucket import MARKETS, SPOT, daily_folder, find_intervals, find_trios
+from candle_fetcher.sources import BucketSource, CallScope
 
 COLUMNS = ("market", "symbol", "earliest_date", "available_intervals", "um", "cm")
-# Keys are in the order of their dates: the first zip is what is wanted, and no page of a thousand.
-_FIRST_KEYS = 20
 
 
-class Found(NamedTuple):
-    """What the bucket has of a symbol; `first_day` None where it has no day of 1d candles (yet)."""
-
-    first_day: str | None
-    intervals: tuple[str, ...]
-
-
-def look_up(
-    bucket: BucketSource, symbols: Sequence[str], pools: Pools, errand: Errand, observe: Observe
-) -> list[Found]:
-    """What the bucket has of each symbol, asked by the network pool. Raises the first error, and asks no more then."""
-
-    def look(symbol: str) -> Found:
-        began = time.perf_counter()
-        try:
-            return _look(bucket, symbol, errand)
-        finally:
-            observe(Busy("network", time.perf_counter() - began))
-
-    pool = pools.network()
-    futures = [pool.submit(look, symbol) for symbol in symbols]
-    try:
-        for future in as_done(futures, errand):
-            future.result()
-        return [future.result() for future in futures]
-    except BaseException:
-        for future in futures:
-            future.cancel()
-        raise
-
-
-def _look(bucket: BucketSource, symbol: str, errand: Errand) -> Found:
+def _look_up(bucket: BucketSource, symbol: str, scope: CallScope) -> tuple[int | None, tuple[str, ...]]:
+    """Return the day of the oldest daily file of 1d (Unix ms; None without one), and the intervals in the bucket."""
     folder = daily_folder(symbol)
-    folders = [name for page in bucket.pages(folder, errand) for name in page.folders]
-    first_day = None
-    if f"{folder}1d/" in folders:
-        days = (find_first_day(page.keys) for page in bucket.pages(f"{folder}1d/", errand, most=_FIRST_KEYS))
-        first_day = next((day for day in days if day), None)
-    return Found(first_day, find_intervals(folders))
+    folders = [name for page in bucket.pages(folder, scope) for name in page.folders]
+    first_ms = bucket.first_ms(f"{folder}1d/", scope) if f"{folder}1d/" in folders else None
+    return first_ms, find_intervals(folders)
 
 
-def availability_frame(
-    trios: Sequence[Trio], found: Sequence[Found], first_candle: Callable[[str], pd.Timestamp]
-) -> pd.DataFrame:
-    """A row for each base, the oldest first. `first_candle(symbol)` is asked where the bucket has no day of a symbol.
+def availability(runtime: Runtime, policy: FetchPolicy) -> pd.DataFrame:
+    """Return the table of `CandleFetcher.availability`: a row for each base, the oldest first.
 
-    Raises what it raises: a row that lacks its date would pass for one that has none.
+    Where the bucket has no day, the first candle gives the date. Raises what asking for it raises: a row without its
+    date would look like a symbol without candles.
     """
+    began = time.perf_counter()
+    bucket = runtime.bucket()
+    with runtime.scope() as scope:
+        try:
+            sources = {market: runtime.rest(runtime.find(market.provider)) for market in MARKETS}
+            trios = find_trios({market: load_listing(runtime, source, scope) for market, source in sources.items()})
+            jobs = [partial(_look_up, bucket, trio.spot, scope) for trio in trios]
+            found = run_in_network(runtime.pools, runtime.observe, jobs, scope)
+        except BaseException:
+            runtime.stop(scope)
+            raise
     rows = []
-    for trio, one in zip(trios, found, strict=True):
-        first_day = one.first_day or f"{first_candle(trio.spot):%Y-%m-%d}"
-        rows.append((SPOT.name, trio.spot, first_day, ",".join(one.intervals), trio.um, trio.cm))
-    return pd.DataFrame(rows, columns=list(COLUMNS)).sort_values(["earliest_date", "symbol"], ignore_index=True)
+    for (spot, um, cm), (first_ms, intervals) in zip(trios, found, strict=True):
+        if first_ms is None:
+            day = f"{find_first_candle(runtime, spot, SPOT.provider, 'candles', policy):%Y-%m-%d}"
+        else:
+            day = str(np.datetime64(first_ms, "ms").astype("M8[D]"))
+        rows.append((SPOT.name, spot, day, ",".join(intervals), um, cm))
+    frame = pd.DataFrame(rows, columns=list(COLUMNS)).sort_values(["earliest_date", "symbol"], ignore_index=True)
+    runtime.observe(Operation("availability", time.perf_counter() - began, label=f"{len(frame):,} symbols"))
+    return frame

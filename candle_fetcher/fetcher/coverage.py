@@ -1,7 +1,8 @@
-"""What the cache knows of a series, span by span: stored, empty and who said so, failed. Asks nobody."""
+"""coverage(): the state of each span of a series in the cache, with its evidence. Sends nothing."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -9,22 +10,26 @@ import numpy as np
 import pandas as pd
 
 from candle_fetcher.cache import CandleCache
-from candle_fetcher.core.candles import iso
 from candle_fetcher.core.entry import Hole, HoleState
+from candle_fetcher.core.errors import naming_errors
+from candle_fetcher.core.events import Operation
 from candle_fetcher.core.expiry import ask_again_ms
 from candle_fetcher.core.facts import Facts
+from candle_fetcher.core.gap import iso
 from candle_fetcher.core.plan import chunks_of
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
+from candle_fetcher.fetcher.request import Arguments, make_request
+from candle_fetcher.fetcher.runtime import Runtime
 
 _BATCH = 64
-# Where time begins for those who ask about all of it.
+# The bounds of a call without a range.
 _FIRST_MS, _LAST_MS = 0, 253_402_300_800_000
 
 
 class Line(NamedTuple):
-    """A span and what is known of it; `evidence` says how. `asked_ms` is when somebody was asked about it, and
-    `again_ms` when somebody will be asked again: None for what is final."""
+    """A span, its state, and the evidence for it. `asked_ms` is the time of the last request for it, `again_ms` the
+    time after which it is requested again; None for what is final."""
 
     span: Span
     state: str
@@ -33,23 +38,23 @@ class Line(NamedTuple):
     evidence: str
 
 
-def read_coverage(cache: CandleCache, series: Series, span: Span | None, late_ms: int) -> list[Line]:
-    """What is known of the span, or of all time, in order. What no line speaks of has never been asked for.
+def read_coverage(cache: CandleCache, series: Series, span: Span | None, late_rows_ms: int) -> list[Line]:
+    """Return the states of the span, or of all time, in order. Parts without a line were never requested.
 
-    `late_ms` is how late a row may come.
+    `late_rows_ms` is how late a row may come, in ms.
     """
-    facts = cache.look_up_facts(series)
+    facts = cache.facts.reload(series)
     empty = facts.empty_spans
     lines: list[Line] = []
     stored: list[Span] = []
     for batch in _batches(cache, series, span):
-        for _, entry in cache.read_stored(series, batch).values():
+        for _, entry in cache.entries.read(series, batch).values():
             stored += subtract(entry.covered, [hole.span for hole in entry.holes])
             for hole in entry.holes:
                 if hole.state is not HoleState.UNASKED:
-                    known = _of_hole(hole, series.provider, late_ms)
+                    known = _of_hole(hole, series.provider, late_rows_ms)
                     lines += [known._replace(span=part) for part in subtract(hole.span, empty)]
-    facts = cache.facts(series)  # an entry may know more than they did
+    facts = cache.facts.get(series)  # an entry may know more than they did
     unverified = [one.span for one in facts.unverified]
     lines += [Line(part, "stored", None, None, "") for one in merge(stored) for part in subtract(one, unverified)]
     lines += _of_facts(facts, series.provider, known=[*empty, *stored, *(line.span for line in lines)])
@@ -57,19 +62,19 @@ def read_coverage(cache: CandleCache, series: Series, span: Span | None, late_ms
     return _joined(sorted(line for line in clipped if line.span))
 
 
-def _of_hole(hole: Hole, provider: str, late_ms: int) -> Line:
-    """What is known of a hole that a source was asked about."""
+def _of_hole(hole: Hole, provider: str, late_rows_ms: int) -> Line:
+    """Return the state of a hole for which a source was asked."""
     if hole.state is HoleState.BEYOND:
         evidence = f"it was older than what {provider} serves when it was last asked"
         return Line(hole.span, "depth_limit", None, None, evidence)
     evidence = f"{provider} was asked for it alone and has none"
     if hole.state is HoleState.DUE:
         evidence = "a file has none; REST is asked before that is believed"
-    return Line(hole.span, "no_candle", hole.asked_ms, hole.ask_again_ms(late_ms), evidence)
+    return Line(hole.span, "no_candle", hole.asked_ms, hole.ask_again_ms(late_rows_ms), evidence)
 
 
 def _of_facts(facts: Facts, provider: str, known: list[Span]) -> Iterator[Line]:
-    """What the facts tell; that something failed where nothing better is known."""
+    """Yield the states of the facts; failures only where no better state is known."""
     for span, cause, asked_ms in facts.empty:
         evidence = f"{provider} answered for it with nothing"
         if cause == "not_listed" and facts.first_ms is not None:
@@ -84,8 +89,8 @@ def _of_facts(facts: Facts, provider: str, known: list[Span]) -> Iterator[Line]:
 
 
 def _batches(cache: CandleCache, series: Series, span: Span | None) -> Iterator[Sequence[int]]:
-    """The numbers of the stored chunks of the span, some at a time."""
-    chunks = cache.stored_chunks(series)
+    """Yield the numbers of the stored chunks of the span, some at a time."""
+    chunks = cache.entries.chunks(series)
     if span is not None:
         wanted = chunks_of(series.timeframe, span)
         chunks = [chunk for chunk in chunks if chunk in wanted]
@@ -94,7 +99,7 @@ def _batches(cache: CandleCache, series: Series, span: Span | None) -> Iterator[
 
 
 def _joined(lines: list[Line]) -> list[Line]:
-    """Lines of one state that adjoin and say the same, as one."""
+    """Return the lines, with adjoining ones of the same state and evidence joined."""
     done: list[Line] = []
     for line in lines:
         last = done[-1] if done else None
@@ -106,7 +111,8 @@ def _joined(lines: list[Line]) -> list[Line]:
 
 
 def coverage_frame(lines: list[Line]) -> pd.DataFrame:
-    """Columns start, end (excluded), state, asked, ask_again (UTC, NaT where there is no such time), evidence."""
+    """Return columns start, end (excluded), state, asked, ask_again (UTC, NaT where there is no such time),
+    evidence."""
 
     def times(values: list[int | None]) -> pd.DatetimeIndex:
         stamps = [np.datetime64("NaT", "ms") if ms is None else np.datetime64(ms, "ms") for ms in values]
@@ -122,3 +128,19 @@ def coverage_frame(lines: list[Line]) -> pd.DataFrame:
             "evidence": pd.Series([line.evidence for line in lines], dtype="str"),
         }
     )
+
+
+def describe_coverage(runtime: Runtime, arguments: Arguments, *, is_all: bool) -> pd.DataFrame:
+    """Return the table of `CandleFetcher.coverage`; `is_all` takes all of time in place of the range."""
+    began = time.perf_counter()
+    request, span = make_request(runtime, arguments), None
+    if not is_all:
+        wanted = request.range
+        end_ms = request.source.estimated_ms() if wanted.end_ms is None else wanted.end_ms
+        start_ms = 0 if wanted.back_ms is None else end_ms - wanted.back_ms
+        span = Span(start_ms if wanted.start_ms is None else wanted.start_ms, end_ms)
+    late_rows_ms = request.feed.finality.late_rows_ms
+    with naming_errors(lambda: request.about(span)):
+        frame = coverage_frame(read_coverage(runtime.cache, request.series, span, late_rows_ms))
+    runtime.observe(Operation("coverage", time.perf_counter() - began, label=request.label))
+    return frame

@@ -1,33 +1,41 @@
-"""What was asked for, checked and in the library's own terms."""
+"""The arguments of a call, checked: a range and a request."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import re
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from candle_fetcher.core.arguments import read_number, read_whole
-from candle_fetcher.core.candles import iso
-from candle_fetcher.core.errors import About, CandleFetcherError, InputError, NotOffered, shown
+from candle_fetcher.core.errors import (
+    About,
+    CandleFetcherError,
+    IncompleteData,
+    InputError,
+    NotOffered,
+    completing_errors,
+    shown,
+)
+from candle_fetcher.core.gap import iso
 from candle_fetcher.core.ranges import FIRST, NOW, ago_ms, instant_ms, is_word
-from candle_fetcher.core.resample import base_for
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
-from candle_fetcher.core.timeframe import DAY_MS, Timeframe, parse_timeframe
-from candle_fetcher.fetcher.adjusting import Adjusted
-from candle_fetcher.fetcher.settings import one_of
-from candle_fetcher.providers import Provider, all_providers, split_symbol
-from candle_fetcher.sources import ArchiveSource, Source
+from candle_fetcher.core.timeframe import DAY_MS, Timeframe
+from candle_fetcher.core.types import SOURCE_NAMES
+from candle_fetcher.fetcher.adjusting import Adjusted, ask_adjusted, stored_adjusted
+from candle_fetcher.providers import Feed, Provider, split_symbol
+from candle_fetcher.providers.series import read_pair, read_series
+from candle_fetcher.settings import one_of
+from candle_fetcher.sources import ArchiveSource, CallScope, RestSource
 
-ON_GAP = ("leave", "raise", "refetch", "ffill", "interpolate")
+if TYPE_CHECKING:
+    from candle_fetcher.cache import CandleCache
+    from candle_fetcher.fetcher.runtime import Runtime
+
 NEWEST = 500
 _MOST = 1_000_000_000
-# How much of a base, a quote or an id must be alike for a hint: `BCT` and `BTC` are 0.67.
-_NEAR_BASE, _NEAR_QUOTE, _NEAR_ID = 0.65, 0.65, 0.8
 _MOST_DAYS = 100_000  # a number of candles or of seconds is above it
-_PAIR = re.compile(r"\s*([^\W_]+)[/-]([^\W_]+)\s*")
 
 
 class Range(NamedTuple):
@@ -46,17 +54,17 @@ class Range(NamedTuple):
 
     @property
     def ends(self) -> tuple[str, str] | None:
-        """Start and end as errors show them; None where one of them is not known."""
+        """Return start and end as errors show them; None where one of them is not known."""
         return None if not self.start_ms or self.end_ms is None else (iso(self.start_ms), iso(self.end_ms))
 
 
 class Request(NamedTuple):
     """What to fetch. `series` is asked for and stored, `timeframe` comes out: resampled where the two differ.
 
-    `adjusted` says by what the prices are adjusted, of a series whose history is restated.
+    `adjusted` says by what the prices are adjusted, where the provider restates the history of the series.
     """
 
-    source: Source
+    source: RestSource
     series: Series
     symbol: str
     timeframe: Timeframe
@@ -66,12 +74,16 @@ class Request(NamedTuple):
     adjusted: Adjusted | None = None
 
     @property
+    def feed(self) -> Feed:
+        return self.source.provider.feed(self.series.kind)
+
+    @property
     def label(self) -> str:
         return f"{self.symbol} {self.timeframe}"
 
     @property
     def is_readjusted(self) -> bool:
-        """Whether the provider may have adjusted the prices again since the request was made."""
+        """Return whether the provider may have adjusted the prices again since the request was made."""
         return self.adjusted is not None and self.adjusted.has_changed(self.source.estimated_ms())
 
     def about(self, span: Span | None) -> About:
@@ -80,11 +92,69 @@ class Request(NamedTuple):
         timeframe = None if self.series.kind == "funding" else self.timeframe.name
         return About(self.series.provider, self.symbol, timeframe, wanted.ends)
 
+    def describe(self, span: Span) -> dict[str, Any]:
+        """Return the facts of the request that its manifests have in common, for a frame of that span."""
+        series = self.series
+        return {
+            "provider": series.provider,
+            "origin": series.origin,
+            "symbol": self.symbol,
+            "timeframe": self.timeframe.name,
+            "kind": series.kind,
+            "start": iso(span.start_ms),
+            "end": iso(span.end_ms),
+        }
+
     def settled_ms(self, now_ms: int) -> int:
-        """The opening of the first slot that is not settled: of what is resampled, of the slot that holds that of the
-        series."""
-        end_ms = self.source.provider.feed(self.series.kind).settling(self.series).end_ms(now_ms)
+        """Return the opening of the first slot that is not settled: of resampled candles, of the slot that holds that
+        of the series."""
+        end_ms = self.feed.settling(self.series).end_ms(now_ms)
         return self.timeframe.floor_ms(end_ms)
+
+
+class Arguments(NamedTuple):
+    """The arguments of a call that say which candles it is about."""
+
+    symbol: str
+    timeframe: str
+    range: Range
+    provider: str | Provider | None = None
+    kind: str = "candles"
+    source: str | None = None
+
+
+def make_request(
+    runtime: Runtime, arguments: Arguments, adjust: Callable[[RestSource, CandleCache, Series], Adjusted] | None = None
+) -> Request:
+    """Return the request of a call. `adjust` finds by what a restated series is adjusted; unless given, the provider is
+    asked where it may be.
+
+    Raises InputError for an argument that is not valid, NotOffered for what the provider does not have.
+    """
+    symbol, timeframe, wanted, provider, kind, source = arguments
+    with completing_errors(lambda: About(span=wanted.ends)):
+        if source is not None:
+            one_of("source", source, SOURCE_NAMES)
+        if not isinstance(kind, str):
+            raise InputError(f"kind {shown(kind)} is not a text; expected a name such as 'candles'")
+        found, symbol = runtime.split_symbol(symbol, provider)
+        archive = runtime.archive(found)
+        if archive is None and (source or runtime.settings.source) == "archive":
+            raise NotOffered(f"{found.name} has no archive here; use source='auto' or 'rest'")
+        series, name, target = read_series(found, runtime.origin(found), symbol, timeframe, kind)
+        if read_pair(symbol) is None:
+            name = runtime.cache.listings.unified_symbol(found, series.origin, series.symbol)
+        adjusted = None
+        if series.settings and found.feed(kind).restates_history(series):
+            adjust = adjust or (stored_adjusted if runtime.is_offline(source) else partial(_ask_adjusted, runtime))
+            adjusted = adjust(runtime.rest(found), runtime.cache, series)
+            series = series._replace(settings=(*series.settings, *adjusted.settings))
+        return Request(runtime.rest(found), series, name, target, wanted, archive, symbol.strip(), adjusted)
+
+
+def _ask_adjusted(runtime: Runtime, source: RestSource, cache: CandleCache, series: Series) -> Adjusted:
+    with runtime.scope() as scope:
+        return ask_adjusted(source, cache, series, scope)
 
 
 def read_range(
@@ -109,7 +179,7 @@ def read_range(
     if limit is not None:
         limit = read_whole("limit", limit, 1, _MOST)
     if end_ms is not None and end_ms <= 0:
-        raise InputError(f"end {shown(end)} lies before 1970; there are no candles that old")
+        raise InputError(f"end {shown(end)} lies before 1970; expected a later time, since no candle is that old")
     if start_ms is not None and end_ms is not None and start_ms >= end_ms:
         raise InputError(f"start {shown(start)} is not before end {shown(end)}; the range is [start, end)")
     if start_ms is None and back_ms is None and limit is None:
@@ -137,27 +207,8 @@ def about_arguments(names: Collection[str], given: Mapping[str, Any], find: Call
     )
 
 
-def near_symbols(wanted: str, listed: Mapping[str, str]) -> list[str]:
-    """Return the listed symbols that a mistyped one may have meant; `listed` has them by their name in capitals.
-
-    Of `SHIB/USDT` the quote is like that of every other pair: the base has to be near too.
-    """
-    import difflib  # when something is wrong
-
-    def likeness(name: str) -> float:
-        parts, others = wanted.split("/"), name.split("/")
-        if len(parts) != len(others):
-            parts, others = [wanted.replace("/", "")], [name.replace("/", "")]
-        alike = [difflib.SequenceMatcher(None, one, other).ratio() for one, other in zip(parts, others, strict=True)]
-        is_near = alike[0] >= (_NEAR_BASE if len(alike) > 1 else _NEAR_ID) and min(alike) >= _NEAR_QUOTE
-        return sum(alike) if is_near else 0.0
-
-    found = sorted(((likeness(name), name) for name in listed if name != wanted), key=lambda one: (-one[0], one[1]))
-    return [listed[name] for alike, name in found[:3] if alike]
-
-
 def read_span(wanted: Range, settled_ms: int, now_ms: int) -> Span:
-    """The span, given now, from 1970 on; without a start it begins there.
+    """Return the span, given now, from 1970 on; without a start it begins there.
 
     Days without an end count from `settled_ms`, where the newest settled candle ends, so that two days of 1h are 48
     candles at any minute.
@@ -176,64 +227,19 @@ def read_span(wanted: Range, settled_ms: int, now_ms: int) -> Span:
     return Span(start_ms, end_ms)
 
 
-def check_on_gap(on_gap: object) -> str:
-    """The on_gap setting, if it is one."""
-    return one_of("on_gap", on_gap, ON_GAP)
+def read_call_span(wanted: Range, settled_ms: int, now_ms: int, scope: CallScope) -> Span:
+    """Return the span as `read_span`, of a call that is under way.
 
-
-def _with_others(error: NotOffered, offered: Callable[[Provider], object]) -> NotOffered:
-    """The error, naming the providers that do offer it."""
-    having = []
-    for other in all_providers().values():
-        with contextlib.suppress(InputError):
-            offered(other)
-            having.append(other.name)
-    return NotOffered(f"{error.args[0]}; these do: {', '.join(having)}") if having else error
-
-
-def read_pair(symbol: str) -> str | None:
-    """Return BASE/QUOTE of a symbol that says where the one ends and the other begins; None of an id alone."""
-    pair = _PAIR.fullmatch(symbol)
-    return "/".join(pair.groups()).upper() if pair else None
-
-
-@functools.lru_cache(maxsize=1024)
-def _unified(unified: Callable[[str], str], provider_symbol: str) -> str:
-    return unified(provider_symbol)
-
-
-def read_series(
-    provider: Provider, origin: str | None, symbol: str, timeframe: str, kind: str
-) -> tuple[Series, str, Timeframe]:
-    """The series to ask for, the symbol as BASE/QUOTE, and the timeframe that comes out."""
+    Raises IncompleteData where it begins in the future by this machine's clock, because the provider's could not be
+    read: there may be candles.
+    """
     try:
-        feed = provider.feed(kind)
-    except NotOffered as error:
-        if kind == "funding":
-            raise NotOffered(
-                "funding rates are no candles; fetch_funding gets them, funding on the command line"
-            ) from None
-        raise _with_others(error, lambda other: other.feed(kind)) from None
-    if not isinstance(timeframe, str):
-        raise InputError(f"timeframe {shown(timeframe)} is not a text such as '1h'")
-    wanted = parse_timeframe(timeframe)
-    try:
-        base = base_for(wanted, feed.timeframes, provider.name, feed.off_grid)
-        if base != wanted and not feed.is_resampled:
-            raise NotOffered(
-                f"{provider.name} has no {shown(kind)} of {wanted}, and none is made of columns of its own; it offers "
-                f"{', '.join(feed.timeframes)}"
-            )
-    except NotOffered as error:
-        raise _with_others(error, lambda other: base_for(wanted, other.feed(kind).timeframes, other.name)) from None
-    provider_symbol = provider.provider_symbol(symbol, kind)
-    name = _unified(provider.unified, provider_symbol)
-    # An id alone has to be taken apart.
-    pair = read_pair(symbol)
-    typed = pair or name
-    if typed.replace("/", "") == name.replace("/", "").upper() and typed != name.upper():
-        name = typed
-    settings: tuple[tuple[str, str], ...] = ()
-    if provider.settings:
-        settings = tuple((one.name, one.allowed[0]) for one in provider.settings if one.is_of_series)
-    return Series(provider.name, origin, provider_symbol, base, kind, settings), name, wanted
+        return read_span(wanted, settled_ms, now_ms)
+    except InputError as error:
+        if scope.clock_error is None:
+            raise
+        raise IncompleteData(
+            f"the provider's clock could not be read, and by this machine's clock {error.reason}",
+            refusals=(scope.clock_error,),
+            fix="Call again, and set this machine's clock if it is wrong",
+        ) from scope.clock_error

@@ -1,4 +1,4 @@
-"""The calls of the package: methods of one fetcher, which is made at the first call and closed at exit."""
+"""The functions of the package: methods of one CandleFetcher, made at the first call and closed at exit."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from candle_fetcher.core.tracebacks import short_errors
 from candle_fetcher.fetcher import CandleFetcher
 
 P = ParamSpec("P")
@@ -18,11 +19,15 @@ _shared: list[CandleFetcher] = []
 def _of_package(method: Callable[Concatenate[CandleFetcher, P], Result]) -> Callable[P, Result]:
     """Return the method as a function of the package, with the signature that it has behind `self`."""
 
+    checked: Callable[Concatenate[CandleFetcher, P], Result] = method.__wrapped__  # type: ignore[attr-defined]
+
+    @short_errors
     @functools.wraps(method)
     def call(*args: P.args, **kwargs: P.kwargs) -> Result:
         if not _shared:
-            _shared.append(CandleFetcher())  # without a lock, which a signal handler might wait for; two are no harm
-        return method(_shared[0], *args, **kwargs)
+            # Without a lock, for which a signal handler could wait; a second fetcher does no harm.
+            _shared.append(CandleFetcher())
+        return checked(_shared[0], *args, **kwargs)
 
     signature = inspect.signature(method)
     made: Any = call

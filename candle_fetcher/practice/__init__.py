@@ -5,10 +5,20 @@ faults.py    what can go wrong with a reply               damage.py   what can b
 """
 
 from candle_fetcher.practice import damage, faults
-from candle_fetcher.practice.archive import Archive, Spoil
+from candle_fetcher.practice.archive import PracticeArchive, Spoil
 from candle_fetcher.practice.damage import Damage
-from candle_fetcher.practice.exchange import PracticeExchange, Request
+from candle_fetcher.practice.exchange import PracticeExchange, ServedRequest
 from candle_fetcher.practice.faults import Fault
 from candle_fetcher.practice.limits import Counts
 
-__all__ = ["Archive", "Counts", "Damage", "Fault", "PracticeExchange", "Request", "Spoil", "damage", "faults"]
+__all__ = [
+    "Counts",
+    "Damage",
+    "Fault",
+    "PracticeArchive",
+    "PracticeExchange",
+    "ServedRequest",
+    "Spoil",
+    "damage",
+    "faults",
+]

@@ -16,15 +16,27 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from candle_fetcher.core.timeframe import DAY_MS, parse_timeframe
-from candle_fetcher.practice import bucket, vision
-from candle_fetcher.practice.bucket import XML, Entry
+from candle_fetcher.practice.bucket import XML, BucketEntry, list_keys, no_such_key
 from candle_fetcher.practice.damage import Damage, gone, pack
-from candle_fetcher.practice.faults import Match, Reply, Turn
+from candle_fetcher.practice.faults import Match, ServedReply, Turn
 from candle_fetcher.practice.funding import funding_csv
-from candle_fetcher.practice.listings import Listing, find_pair, list_all
+from candle_fetcher.practice.listings import MarketListing, find_pair, list_all
 from candle_fetcher.practice.request import View
 from candle_fetcher.practice.series import Generated, Holes, Series, Tape
-from candle_fetcher.practice.vision import File
+from candle_fetcher.practice.vision import (
+    KINDS,
+    MARKETS,
+    PERIODS,
+    PublicationLags,
+    VisionFile,
+    begins_ms,
+    kinds,
+    make_file,
+    read_interval,
+    read_key,
+    timeframes,
+    write_interval,
+)
 
 _CHECKSUM = ".CHECKSUM"
 _KEPT_BYTES = 192 * 2**20
@@ -50,7 +62,7 @@ class Spoil(Turn):
         self.since_ms = since_ms
 
 
-# What the bytes of a file depend on: its key, what its rows come from, and when it was published.
+# The key of a file's bytes: its name, the origin of its rows, and the time of its publication.
 _State = tuple[str, object, int, Holes, int]
 
 
@@ -64,7 +76,7 @@ class Built:
         self._lock = threading.Lock()
 
     def find(self, state: _State) -> Stored | None:
-        """The file, None where it has to be built."""
+        """Return the file, None where it has to be built."""
         with self._lock:
             found = self._kept.get(state)
             if found is not None:
@@ -72,7 +84,7 @@ class Built:
             return found
 
     def keep(self, state: _State, stored: Stored) -> None:
-        """Keeps the file, and drops those that were not used for longest."""
+        """Keep the file, and drop those that were not used for longest."""
         with self._lock:
             old = self._kept.pop(state, None)
             self._kept[state] = stored
@@ -85,10 +97,10 @@ _built = Built(_KEPT_BYTES)
 _building = [threading.Lock() for _ in range(_LOCKS)]
 
 
-class Archive:
+class PracticeArchive:
     """Binance's public archive over the practice market. Files are made when asked for, and kept for a while."""
 
-    def __init__(self, tape: Tape, clock_ms: Callable[[], int], lags: vision.Lags) -> None:
+    def __init__(self, tape: Tape, clock_ms: Callable[[], int], lags: PublicationLags) -> None:
         self.next_marker = True
         self._tape = tape
         self._clock_ms = clock_ms
@@ -98,18 +110,18 @@ class Archive:
         self._spoils: list[Spoil] = []
 
     def read(self, key: str) -> bytes | None:
-        """The zip with this key as it should be, whatever is spoiled; None where there is none yet."""
+        """Return the zip with this key without its damages; None where there is none yet."""
         stored = self._find(key)
         return stored.data if stored else None
 
     def load(self, key: str, zip_bytes: bytes, checksum: str | None = None) -> None:
-        """Serves these bytes under the key from now on; a CHECKSUM text of its own, or the one that is right."""
+        """Serve these bytes under the key from now on; with this CHECKSUM text, else with the right one."""
         stored = Stored(zip_bytes, _checksum(key, zip_bytes) if checksum is None else checksum, self._clock_ms())
         with self._lock:
             self._loaded[key] = stored
 
     def spoil(self, match: str | Callable[[str], bool], damage: Damage, *, times: int | None = None) -> Spoil:
-        """Damages the files that match, a part of the key of the zip or a function of it, until stopped.
+        """Damage the files that match, a part of the key of the zip or a function of it, until stopped.
 
         `times` counts the replies that show it: zips where the zip is changed, else CHECKSUMs. What was published shows
         in the CHECKSUM as long as it shows in the zip.
@@ -121,27 +133,27 @@ class Archive:
         return spoil
 
     def answers(self, path: str, params: Mapping[str, str]) -> bool:
-        """Whether a request is for the archive: a key, or a listing at the root."""
+        """Return whether a request is for the archive: a key, or a listing at the root."""
         return path.startswith("/data/") or (path == "/" and "prefix" in params)
 
-    def answer(self, path: str, params: Mapping[str, str]) -> Reply:
-        """A zip, a CHECKSUM, a listing, or the 404 of S3."""
+    def answer(self, path: str, params: Mapping[str, str]) -> ServedReply:
+        """Return a zip, a CHECKSUM, a listing, or the 404 of S3."""
         if path == "/":
-            body = bucket.list_keys(self._names, self._describe, params, next_marker=self.next_marker)
-            return Reply(200, (("Content-Type", XML),), body)
+            body = list_keys(self._names, self._describe, params, next_marker=self.next_marker)
+            return ServedReply(200, (("Content-Type", XML),), body)
         key = path[1:]
         zip_key = key.removesuffix(_CHECKSUM)
         stored = self._find(zip_key)
         data = None if stored is None else self._zip(key, stored) if key == zip_key else self._sum(zip_key, stored)
         if data is None:
-            return Reply(404, (("Content-Type", XML),), bucket.no_such_key(key))
+            return ServedReply(404, (("Content-Type", XML),), no_such_key(key))
         entry = self._describe(key)
         headers = (
             ("Content-Type", "application/zip" if key == zip_key else "binary/octet-stream"),
             ("Last-Modified", email.utils.formatdate(entry.modified_ms // 1000, usegmt=True)),
             ("ETag", entry.etag),
         )
-        return Reply(200, headers, data)
+        return ServedReply(200, headers, data)
 
     # One file
 
@@ -175,7 +187,7 @@ class Archive:
     def _find(self, key: str) -> Stored | None:
         if key in self._loaded:
             return self._loaded[key]
-        file = vision.read_key(key)
+        file = read_key(key)
         if file is None or not self._exists(file):
             return None
         state = self._state(file)
@@ -187,8 +199,8 @@ class Archive:
                     _built.keep(state, stored)
         return stored
 
-    def _build(self, file: File) -> Stored | None:
-        """The file; None where it has no row."""
+    def _build(self, file: VisionFile) -> Stored | None:
+        """Return the file; None where it has no row."""
         pieces = filter(None, self._pieces(file))
         first = next(pieces, None)
         if first is None:
@@ -197,8 +209,8 @@ class Archive:
         data = pack(f"{file.name}.csv", itertools.chain((file.header, first), pieces), modified_ms)
         return Stored(data, _checksum(file.key, data), modified_ms)
 
-    def _pieces(self, file: File) -> Iterator[bytes]:
-        """The data rows, a few at a time."""
+    def _pieces(self, file: VisionFile) -> Iterator[bytes]:
+        """Yield the data rows, a few at a time."""
         listing = self._listing(file)
         assert listing is not None
         series = self._series(file)
@@ -213,8 +225,9 @@ class Archive:
 
     # Which files there are
 
-    def _listing(self, file: File) -> Listing | None:
-        """The symbol, or the perpetual contract of the pair for index prices; None where the archive has none."""
+    def _listing(self, file: VisionFile) -> MarketListing | None:
+        """Return the symbol, or the perpetual contract of the pair for index prices; None where the archive has
+        none."""
         listing = self._tape.find(file.provider, file.symbol)
         if file.kind == "index":
             listing = find_pair(file.provider, file.symbol) or listing
@@ -224,15 +237,15 @@ class Archive:
             return None
         return listing
 
-    def _series(self, file: File) -> Series | None:
-        """The candles of the file; None for funding rates."""
+    def _series(self, file: VisionFile) -> Series | None:
+        """Return the candles of the file; None for funding rates."""
         listing = self._listing(file)
         if listing is None or file.kind == "funding":
             return None
         return self._tape.series(file.provider, listing, file.timeframe, file.kind)
 
-    def _state(self, file: File) -> _State:
-        """What the bytes of the file depend on; equal for equal bytes, in other exchanges too."""
+    def _state(self, file: VisionFile) -> _State:
+        """Return a key that is equal for equal bytes of the file, in other exchanges too."""
         series, listing = self._series(file), self._listing(file)
         hidden = self._tape.hidden(file.provider, listing.symbol) if listing else ()
         owner: object = series or self
@@ -240,29 +253,29 @@ class Archive:
             owner = series.market
         return file.key, owner, series.version if series else 0, hidden, self._published_ms(file)
 
-    def _life(self, file: File) -> tuple[int, int]:
-        """From when to when the archive has rows of the file's series."""
+    def _life(self, file: VisionFile) -> tuple[int, int]:
+        """Return the start and the end of the archive's rows of the file's series."""
         series, listing = self._series(file), self._listing(file)
         if listing is None:
             return 0, 0
         start_ms, end_ms = series.life if series else (listing.listed_ms, listing.ended_ms)
-        return max(start_ms, vision.begins_ms(file.provider, file.symbol, is_month=file.is_month)), end_ms
+        return max(start_ms, begins_ms(file.provider, file.symbol, is_month=file.is_month)), end_ms
 
-    def _exists(self, file: File) -> bool:
+    def _exists(self, file: VisionFile) -> bool:
         start_ms, end_ms = self._life(file)
         if file.start_ms >= end_ms or file.end_ms <= start_ms or self._published_ms(file) > self._clock_ms():
             return False
         series = self._series(file)
         return series is None or series.has_rows(file.start_ms, file.end_ms)
 
-    def _published_ms(self, file: File) -> int:
+    def _published_ms(self, file: VisionFile) -> int:
         series = self._series(file)
         return self._lags.published_ms(file, series.closed_ms(file.end_ms) if series else file.end_ms)
 
     # The bucket
 
     def _names(self, folder: str) -> Iterator[str]:
-        """What lies in a folder of the bucket, in order; made one by one, as a listing may stop early."""
+        """Yield the names in a folder of the bucket, in order, one by one: a listing may stop early."""
         with self._lock:
             loaded = {key[len(folder) :] for key in self._loaded if key.startswith(folder)}
         names = {name.partition("/")[0] + "/" for name in loaded if "/" in name}
@@ -273,30 +286,30 @@ class Archive:
                 yield name
 
     def _market_names(self, folder: str) -> Iterable[str]:
-        """What the market has in a folder of the bucket, in order."""
-        for root, provider in vision.MARKETS.items():
+        """Return the names that the market has in a folder of the bucket, in order."""
+        for root, provider in MARKETS.items():
             if folder.startswith(root):
                 return self._names_below(provider, folder[len(root) :].split("/")[:-1])
-        below = {root[len(folder) :].partition("/")[0] for root in vision.MARKETS if root.startswith(folder)}
+        below = {root[len(folder) :].partition("/")[0] for root in MARKETS if root.startswith(folder)}
         return sorted(f"{name}/" for name in below)
 
     def _names_below(self, provider: str, path: Sequence[str]) -> Iterable[str]:
-        """What lies below period, kind, symbol and interval, as far as they are given."""
+        """Return the names below period, kind, symbol and interval, as far as they are given."""
         period, folder, symbol, interval = (*path, *[""] * 4)[:4]
-        kind, is_month = vision.KINDS.get(folder, ""), period == "monthly"
+        kind, is_month = KINDS.get(folder, ""), period == "monthly"
         if not path:
-            names: Iterable[str] = vision.PERIODS
-        elif period not in vision.PERIODS or (folder and folder not in vision.kinds(provider, period)):
+            names: Iterable[str] = PERIODS
+        elif period not in PERIODS or (folder and folder not in kinds(provider, period)):
             return []
         elif len(path) == 1:
-            names = vision.kinds(provider, period)
+            names = kinds(provider, period)
         elif len(path) == 2:
             names = self._symbols(provider, kind)
         elif len(path) == 3 and kind != "funding":
-            names = map(vision.write_interval, vision.timeframes(provider, kind, is_month=is_month))
+            names = map(write_interval, timeframes(provider, kind, is_month=is_month))
         else:
-            timeframe = vision.read_interval(interval)
-            if timeframe not in vision.timeframes(provider, kind, is_month=is_month) or len(path) > 4:
+            timeframe = read_interval(interval)
+            if timeframe not in timeframes(provider, kind, is_month=is_month) or len(path) > 4:
                 return []
             files = self._files(provider, kind, symbol, timeframe, is_month=is_month)
             return (file.name + ending for file in files for ending in (".zip", ".zip" + _CHECKSUM))
@@ -307,35 +320,35 @@ class Archive:
         listings = {*list_all(provider, now_ms), *self._tape.symbols(provider, now_ms)}
         return {listing.pair if kind == "index" else listing.symbol for listing in listings}
 
-    def _files(self, provider: str, kind: str, symbol: str, timeframe: str, *, is_month: bool) -> Iterator[File]:
-        """The files of a series, oldest first."""
-        start_ms, end_ms = self._life(vision.make_file(provider, kind, symbol, timeframe, 0, is_month=is_month))
+    def _files(self, provider: str, kind: str, symbol: str, timeframe: str, *, is_month: bool) -> Iterator[VisionFile]:
+        """Yield the files of a series, oldest first."""
+        start_ms, end_ms = self._life(make_file(provider, kind, symbol, timeframe, 0, is_month=is_month))
         end_ms = min(end_ms, self._clock_ms())
         while start_ms < end_ms:
-            file = vision.make_file(provider, kind, symbol, timeframe, start_ms, is_month=is_month)
+            file = make_file(provider, kind, symbol, timeframe, start_ms, is_month=is_month)
             if self._exists(file):
                 yield file
             start_ms = file.end_ms
 
-    def _estimate(self, file: File) -> int:
-        """About the size of a zip of so many rows."""
+    def _estimate(self, file: VisionFile) -> int:
+        """Return an estimate of the bytes of the zip."""
         start_ms, end_ms = self._life(file)
         covered_ms = min(file.end_ms, end_ms) - max(file.start_ms, start_ms)
         return 200 + covered_ms // parse_timeframe(file.timeframe or "8h").nominal_ms * _ROW_BYTES
 
     def _is_gone(self, key: str) -> bool:
-        """Whether a damage has taken it away for now."""
+        """Return whether a damage hides the key at present."""
         zip_key = key.removesuffix(_CHECKSUM)
         return any(
             spoil.is_on and (spoil.damage.zip is gone or (key != zip_key and spoil.damage.checksum is gone))
             for spoil in self._spoils_of(zip_key)
         )
 
-    def _describe(self, key: str) -> Entry:
-        """Time, ETag and size; the size of a zip that is made of the market is an estimate."""
+    def _describe(self, key: str) -> BucketEntry:
+        """Return time, ETag and size; the size of a zip that is made of the market is an estimate."""
         zip_key = key.removesuffix(_CHECKSUM)
         stored = self._loaded.get(zip_key)
-        file = None if stored else vision.read_key(zip_key)
+        file = None if stored else read_key(zip_key)
         modified_ms = stored.modified_ms if stored else self._published_ms(file) if file else 0
         published = [spoil.since_ms for spoil in self._spoils_of(zip_key) if spoil.damage.follows and spoil.is_on]
         modified_ms = max([modified_ms, *published])
@@ -345,9 +358,9 @@ class Archive:
             size = len(stored.checksum) if stored else len(_checksum(zip_key, b""))
         else:
             size = len(stored.data) if stored else self._estimate(file) if file else 0
-        return Entry(modified_ms, f'"{etag}"', size)
+        return BucketEntry(modified_ms, f'"{etag}"', size)
 
 
 def _checksum(key: str, data: bytes) -> str:
-    """The text of a CHECKSUM as the archive writes it: two spaces, no line end."""
+    """Return the text of a CHECKSUM as the archive writes it: two spaces, no line end."""
     return f"{hashlib.sha256(data).hexdigest()}  {key.rpartition('/')[2]}"

@@ -27,7 +27,7 @@ class Endpoint(NamedTuple):
 
 
 def find_endpoint(path: str) -> Endpoint | None:
-    """The endpoint of a path; `/us` before a spot path is Binance.US."""
+    """Return the endpoint of a path; `/us` before a spot path is Binance.US."""
     if path.startswith("/us/"):
         endpoint = ENDPOINTS.get(path[3:])
         return endpoint._replace(provider="binance-us") if endpoint and endpoint.provider == "binance" else None
@@ -35,7 +35,7 @@ def find_endpoint(path: str) -> Endpoint | None:
 
 
 def read_params(endpoint: Endpoint, pairs: Sequence[tuple[str, str]]) -> Params:
-    """The parameters by name. Raises Refused for doubled and unknown ones."""
+    """Return the parameters by name. Raises Refused for doubled and unknown ones."""
     params = dict(pairs)
     if len(params) < len(pairs):
         raise Refused(-1101, f"Too many parameters; expected '{len(params)}' and received '{len(pairs)}'.")
@@ -56,20 +56,20 @@ def _by_symbol(one: int, all_: int) -> Callable[[Params], int]:
 
 
 def _by_limit(params: Params) -> int:
-    """Futures klines: 1 below 100, 2 below 500, 5 up to 1000, 10 above."""
+    """Return the weight of futures klines: 1 below 100, 2 below 500, 5 up to 1000, 10 above."""
     text = params.get("limit", "500")
     limit = int(text) if INTEGER.fullmatch(text) else 500
     return 1 if limit < 100 else 2 if limit < 500 else 5 if limit <= 1000 else 10
 
 
 def _by_symbols(params: Params) -> int:
-    """Spot ticker/24hr: 2 up to 20 symbols, 40 up to 100, 80 above or for all."""
+    """Return the weight of spot ticker/24hr: 2 up to 20 symbols, 40 up to 100, 80 above or for all."""
     count = 1 if params.get("symbol") else params["symbols"].count(",") + 1 if params.get("symbols") else 1000
     return 2 if count <= 20 else 40 if count <= 100 else 80
 
 
 def _endpoints() -> dict[str, Endpoint]:
-    """Every path, with what it reads and costs."""
+    """Return every path, with what it reads and costs."""
     none: frozenset[str] = frozenset()
     funding = frozenset(("symbol", "startTime", "endTime", "limit"))
     window = frozenset(("interval", "startTime", "endTime", "limit"))

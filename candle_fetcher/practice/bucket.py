@@ -1,4 +1,4 @@
-"""The bucket of the archive as S3 answers: listings by prefix, and the error for a key that there is not.
+"""The bucket of the archive as S3 answers: listings by prefix, and the error for a missing key.
 
 Source: Amazon S3 API reference, ListObjects (version 1).
 """
@@ -19,16 +19,18 @@ _DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>\n'
 Tree = Callable[[str], Iterable[str]]  # the names in a folder, in the order of their bytes; folders end in "/"
 
 
-class Entry(NamedTuple):
-    """What a listing says of a key."""
+class BucketEntry(NamedTuple):
+    """A key in a listing: its time, ETag and size."""
 
     modified_ms: int
     etag: str
     size: int
 
 
-def list_keys(tree: Tree, describe: Callable[[str], Entry], params: Mapping[str, str], *, next_marker: bool) -> bytes:
-    """The reply to a listing; at most 1000 keys and folders, those after the marker.
+def list_keys(
+    tree: Tree, describe: Callable[[str], BucketEntry], params: Mapping[str, str], *, next_marker: bool
+) -> bytes:
+    """Return the reply to a listing; at most 1000 keys and folders, those after the marker.
 
     Reads prefix, delimiter (none or "/"), marker and max-keys. With a delimiter a cut listing names the next marker,
     as S3 does, unless `next_marker` is off: then its last entry is the marker, as it is without a delimiter.
@@ -57,14 +59,14 @@ def list_keys(tree: Tree, describe: Callable[[str], Entry], params: Mapping[str,
 
 
 def no_such_key(key: str) -> bytes:
-    """The body of a 404."""
+    """Return the body of a 404."""
     return (
         f"{_DECLARATION}<Error><Code>NoSuchKey</Code><Message>The specified key does not exist.</Message>"
         f"<Key>{escape(key)}</Key><RequestId>7Q2M0T9W1B5Y8C4E</RequestId><HostId>practice</HostId></Error>"
     ).encode()
 
 
-def _contents(key: str, entry: Entry) -> str:
+def _contents(key: str, entry: BucketEntry) -> str:
     when = dt.datetime.fromtimestamp(entry.modified_ms / 1000, dt.timezone.utc)
     return (
         f"<Contents><Key>{escape(key)}</Key><LastModified>{when:%Y-%m-%dT%H:%M:%S}.000Z</LastModified>"
@@ -74,7 +76,7 @@ def _contents(key: str, entry: Entry) -> str:
 
 
 def _walk(tree: Tree, folder: str, prefix: str, marker: str, *, folders: bool) -> Iterator[str]:
-    """Keys with the prefix after the marker, in order; what lies in a folder below the prefix as the folder itself."""
+    """Yield the keys with the prefix after the marker, in order; of a folder below the prefix, the folder alone."""
     for name in tree(folder):
         path = folder + name
         if not path.endswith("/"):

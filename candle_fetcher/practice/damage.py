@@ -10,6 +10,7 @@ is that of the zip as it should be. `Damage.published` and `Damage.on_the_way` t
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import io
 import struct
@@ -28,6 +29,8 @@ _CENTRAL = struct.Struct("<4sHHHHHHIIIHHHHHII")
 _END = struct.Struct("<4sHHHHIIH")
 _UNIX_FILE = 0o100644 << 16
 _DIGITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_PER_S = tuple(_DIGITS.values())
+_UP_TO = tuple(10**11 * per_s for per_s in _PER_S)
 
 
 class Damage(NamedTuple):
@@ -42,21 +45,21 @@ class Damage(NamedTuple):
     follows: bool = False
 
     def published(self) -> Damage:
-        """The same with the CHECKSUM of the changed zip."""
+        """Return the same damage with the CHECKSUM of the changed zip."""
         return self._replace(follows=True)
 
     def on_the_way(self) -> Damage:
-        """The same with the CHECKSUM of the zip as it should be."""
+        """Return the same damage with the CHECKSUM of the zip as it should be."""
         return self._replace(follows=False)
 
 
 def gone(_: object) -> None:
-    """Takes a file away."""
+    """Take a file away."""
     return
 
 
 def missing() -> Damage:
-    """Neither the zip nor its CHECKSUM is there: 404, and not listed."""
+    """Take zip and CHECKSUM away: 404, and not listed."""
     return Damage("missing", zip=gone, follows=True)
 
 
@@ -64,17 +67,17 @@ def missing() -> Damage:
 
 
 def missing_checksum() -> Damage:
-    """No CHECKSUM beside the zip."""
+    """Take the CHECKSUM beside the zip away."""
     return Damage("missing checksum", checksum=gone)
 
 
 def wrong_checksum() -> Damage:
-    """The CHECKSUM of other bytes, under the right name."""
+    """Give the CHECKSUM of other bytes, under the right name."""
     return checksum_text(lambda text: hashlib.sha256(text[:64].encode()).hexdigest() + text[64:])
 
 
 def checksum_text(change: Callable[[str], str]) -> Damage:
-    """A CHECKSUM file that reads differently: `str.upper`, another file's name, CRLF, empty …"""
+    """Change the text of the CHECKSUM file: `str.upper`, another file's name, CRLF, empty …"""
     return Damage("checksum text", checksum=change)
 
 
@@ -82,7 +85,7 @@ def checksum_text(change: Callable[[str], str]) -> Damage:
 
 
 def flip(part: int | float = 0.5) -> Damage:
-    """One bit is wrong in the byte at this index (int) or that part (float) of the zip."""
+    """Change one bit of the zip, in the byte at this index (int) or at that part (float)."""
 
     def change(data: bytes) -> bytes:
         at = part if isinstance(part, int) else int(len(data) * part)
@@ -92,12 +95,12 @@ def flip(part: int | float = 0.5) -> Damage:
 
 
 def cut(part: int | float = 0.5) -> Damage:
-    """The zip ends after so many bytes (int) or that part of them (float); Content-Length agrees."""
+    """End the zip after so many bytes (int) or that part of them (float); Content-Length agrees."""
     return Damage("cut", zip=lambda data: data[: part if isinstance(part, int) else int(len(data) * part)])
 
 
 def zip_bytes(change: Callable[[bytes], bytes]) -> Damage:
-    """Any other change of the zip."""
+    """Change the zip by any function."""
     return Damage("zip bytes", zip=change)
 
 
@@ -105,7 +108,7 @@ def zip_bytes(change: Callable[[bytes], bytes]) -> Damage:
 
 
 def csv(change: Callable[[bytes], bytes]) -> Damage:
-    """Another text in the CSV: a byte order mark, CRLF, blank lines, a header …"""
+    """Change the text of the CSV: a byte order mark, CRLF, blank lines, a header …"""
 
     def changed(data: bytes) -> bytes:
         name, text = unpack(data)
@@ -115,7 +118,7 @@ def csv(change: Callable[[bytes], bytes]) -> Damage:
 
 
 def rows(change: Callable[[Lines], Iterable[bytes]]) -> Damage:
-    """Other data rows, given and returned without line ends; a header stays."""
+    """Change the data rows, given and returned without line ends; a header stays."""
 
     def changed(text: bytes) -> bytes:
         lines = text.splitlines()
@@ -126,12 +129,12 @@ def rows(change: Callable[[Lines], Iterable[bytes]]) -> Damage:
 
 
 def drop(start_ms: int, end_ms: int) -> Damage:
-    """The rows that open in [start_ms, end_ms) are missing."""
+    """Leave out the rows that open in [start_ms, end_ms)."""
     return rows(lambda lines: [line for line in lines if not start_ms <= _open_ms(line) < end_ms])
 
 
 def revise(open_ms: int, **fields: Any) -> Damage:
-    """The row that opens then has other values, printed as they are: `volume="12.5"`."""
+    """Give the row that opens then other values, printed as they are: `volume="12.5"`."""
     for field in fields:
         if field not in FIELDS:
             raise ValueError(f"unknown field {field!r}; expected one of {', '.join(FIELDS)}")
@@ -148,7 +151,7 @@ def revise(open_ms: int, **fields: Any) -> Damage:
 
 
 def shift(by_ms: int, first: int = 0, last: int | None = None) -> Damage:
-    """The rows [first, last) bear times that lie so much later: rows of another day."""
+    """Move the times of the rows [first, last) by so much: rows of another day."""
 
     def moved(line: bytes) -> bytes:
         return _with_times(line, lambda value, per_s: value + by_ms * per_s // 1000)
@@ -159,12 +162,12 @@ def shift(by_ms: int, first: int = 0, last: int | None = None) -> Damage:
 
 
 def out_of_order() -> Damage:
-    """The second half of the rows comes first."""
+    """Put the second half of the rows first."""
     return rows(lambda lines: [*lines[len(lines) // 2 :], *lines[: len(lines) // 2]])
 
 
 def in_unit(unit: str, first: int = 0) -> Damage:
-    """The rows from this one on bear their times in s, ms, us or ns."""
+    """Write the times of the rows from this one on in s, ms, us or ns."""
     if unit not in _DIGITS:
         raise ValueError(f"unknown unit {unit!r}; expected one of {', '.join(_DIGITS)}")
 
@@ -175,7 +178,7 @@ def in_unit(unit: str, first: int = 0) -> Damage:
 
 
 def _with_times(line: bytes, change: Callable[[int, int], int]) -> bytes:
-    """The row with its open and close time changed, given their value and their units per second."""
+    """Return the row with its open and close time changed by a function of the value and its units per second."""
     values = line.split(b",")
     for at in (0, 6) if len(values) > 6 else (0,):
         value = int(values[at])
@@ -189,20 +192,20 @@ def _open_ms(line: bytes) -> int:
 
 
 def _per_s(value: int) -> int:
-    """Units per second of a time of this size: 10 digits are s, 13 ms, 16 us, 19 ns."""
-    return next(per_s for per_s in _DIGITS.values() if value < 10**11 * per_s)
+    """Return the units per second of a time of this size: 10 digits are s, 13 ms, 16 us, 19 ns."""
+    return _PER_S[bisect.bisect_right(_UP_TO, value)]
 
 
 # The container, published
 
 
 def renamed(name: str) -> Damage:
-    """A member of another name: of another day, "../evil.csv", "/etc/passwd" …"""
+    """Give the member another name: of another day, "../evil.csv", "/etc/passwd" …"""
     return _container("renamed", lambda data: pack(name, [unpack(data)[1]]))
 
 
 def two_members(name: str = "other.csv", text: bytes = b"1,2,3\n") -> Damage:
-    """A second member after the first."""
+    """Add a second member after the first."""
 
     def changed(data: bytes) -> bytes:
         out = io.BytesIO(data)
@@ -214,27 +217,27 @@ def two_members(name: str = "other.csv", text: bytes = b"1,2,3\n") -> Damage:
 
 
 def no_members() -> Damage:
-    """An empty zip."""
+    """Make the zip empty."""
     return _container("no members", lambda data: _END.pack(b"PK\5\6", 0, 0, 0, 0, 0, 0, 0))
 
 
 def encrypted() -> Damage:
-    """A member that is said to be encrypted."""
+    """Mark the member as encrypted."""
     return _container("encrypted", lambda data: pack(*_once(data), flags=1))
 
 
 def wrong_crc() -> Damage:
-    """A member whose CRC is another's."""
+    """Give the member a wrong CRC."""
     return _container("wrong crc", lambda data: pack(*_once(data), crc_xor=0xFFFF_FFFF))
 
 
 def wrong_size(size: int) -> Damage:
-    """A member that is said to be so many bytes."""
+    """Give the member a wrong size of so many bytes."""
     return _container("wrong size", lambda data: pack(*_once(data), claimed_bytes=size))
 
 
 def bomb(unpacked_bytes: int = 200_000_000) -> Damage:
-    """A small zip whose member unpacks to so many bytes more than its rows."""
+    """Make a small zip with a member that unpacks to so many bytes more than its rows."""
 
     def changed(data: bytes) -> bytes:
         name, text = unpack(data)
@@ -274,7 +277,7 @@ def pack(
     crc_xor: int = 0,
     claimed_bytes: int | None = None,
 ) -> bytes:
-    """A zip with one member, made of the pieces one after the other; the same bytes for the same arguments.
+    """Return a zip with one member, made of the pieces one after the other; the same bytes for the same arguments.
 
     `flags`, `crc_xor` and `claimed_bytes` make it lie about its member.
     """

@@ -14,24 +14,25 @@ from urllib.parse import parse_qsl, unquote
 
 import numpy.typing as npt
 
-from candle_fetcher.practice import alpaca, binance
-from candle_fetcher.practice.archive import Archive
-from candle_fetcher.practice.faults import Action, Fault, Match, Reply
+from candle_fetcher.practice.alpaca import Bars
+from candle_fetcher.practice.archive import PracticeArchive
+from candle_fetcher.practice.binance import ROOTS, Endpoint, find_endpoint, read_params
+from candle_fetcher.practice.faults import Fault, FaultAction, Match, ServedReply
 from candle_fetcher.practice.kraken import Kraken
 from candle_fetcher.practice.limits import Budget, Counts, Verdict
 from candle_fetcher.practice.listings import PROVIDERS
 from candle_fetcher.practice.request import Refused, View, dump
 from candle_fetcher.practice.series import KINDS, Series, Tape
-from candle_fetcher.practice.server import Connection, Incoming, Server
+from candle_fetcher.practice.server import ClientConnection, HttpServer, Incoming
 from candle_fetcher.practice.text import FIELDS
-from candle_fetcher.practice.vision import Lags
+from candle_fetcher.practice.vision import PublicationLags
 
 _DOCUMENTED_LIMITS = {"binance": 6000, "binance-us": 6000, "binance-um": 2400, "binance-cm": 2400}
 _FUNDING = "binance-um funding"
 _JSON = ("Content-Type", "application/json;charset=UTF-8")
 
 
-class Request(NamedTuple):
+class ServedRequest(NamedTuple):
     """One request; `time` in s by the exchange's clock, `status` None where a fault took the reply.
 
     `market` is a provider id or "archive", which has no weights. Calls of providers that count no weight have one of 1.
@@ -48,27 +49,28 @@ class Request(NamedTuple):
 
 
 class Dialect(Protocol):
-    """How another provider than Binance answers: which paths are its own, with what, and what there was to answer."""
+    """The REST dialect of a provider other than Binance: its paths, its replies, and the true candles."""
 
     name: str
 
     def answers(self, path: str) -> bool:
-        """Whether the path is one of its own."""
+        """Return whether the path is one of its own."""
 
-    def answer(self, path: str, pairs: Sequence[tuple[str, str]], headers: Mapping[str, str]) -> Reply:
-        """The reply, less the headers that all have."""
+    def answer(self, path: str, pairs: Sequence[tuple[str, str]], headers: Mapping[str, str]) -> ServedReply:
+        """Return the reply without the headers that all replies have."""
 
     def truth(self, symbol: str, timeframe: str, start_ms: int, end_ms: int) -> dict[str, npt.NDArray[Any]]:
-        """The candles that open in [start_ms, end_ms) and have opened by now."""
+        """Return the candles that open in [start_ms, end_ms) and have opened by now."""
 
 
 class PracticeExchange:
     """A loopback HTTP server that answers as Binance spot, Binance.US, USD-M and COIN-M do, as their archive does, and
     as the other providers of `base_urls` do.
 
-    `weight_limit` None is the documented weight per whole minute of its clock, each market by itself; more than
-    `patience` refusals in one minute are a ban of `ban_s`. `delay_s` is slept before every reply. `page_cap` serves
-    fewer rows than asked for. `outages` None are the real stops of Binance spot; otherwise pairs (stop ms, resume ms).
+    `weight_limit` None is the documented weight per whole minute of its clock, each market by itself; one above 500
+    allows as many requests for funding rates in five minutes, too. More than `patience` refusals in one minute are a
+    ban of `ban_s`. `delay_s` is slept before every reply. `page_cap` serves fewer rows than asked for. `outages` None
+    are the real stops of Binance spot; otherwise pairs (stop ms, resume ms).
     The archive has a file of a day or a month `daily_lag_h` or `monthly_lag_h` hours after its end.
     """
 
@@ -98,21 +100,23 @@ class PracticeExchange:
         self._budgets = {
             market: Budget(limit, patience=patience, ban_ms=ban_ms) for market, limit in self._limits.items()
         }
-        self._budgets[_FUNDING] = Budget(500, window_ms=300_000, patience=patience, ban_ms=ban_ms)
+        self._budgets[_FUNDING] = Budget(
+            max(500, weight_limit or 0), window_ms=300_000, patience=patience, ban_ms=ban_ms
+        )
         self._delay_s = delay_s
         self._gzip = gzip
         self._page_cap = page_cap
         self._faults = list(faults)
-        self._log: list[Request] | None = [] if log else None
+        self._log: list[ServedRequest] | None = [] if log else None
         self._lock = threading.Lock()
         self._tape = Tape(seed, outages)
-        self._archive = Archive(self._tape, self._now_ms, Lags(daily_lag_h, monthly_lag_h))
+        self._archive = PracticeArchive(self._tape, self._now_ms, PublicationLags(daily_lag_h, monthly_lag_h))
         self.kraken = Kraken(self._tape, self._now_ms)
         self.alpaca, self.alpaca_crypto = (
-            alpaca.Bars(name, self._tape, self._now_ms, page_cap=page_cap) for name in ("alpaca", "alpaca-crypto")
+            Bars(name, self._tape, self._now_ms, page_cap=page_cap) for name in ("alpaca", "alpaca-crypto")
         )
         self._dialects: tuple[Dialect, ...] = (self.kraken, self.alpaca, self.alpaca_crypto)
-        self._server: Server | None = None
+        self._server: HttpServer | None = None
         self._date = (0, "")
 
     def __enter__(self) -> PracticeExchange:
@@ -122,13 +126,13 @@ class PracticeExchange:
         self.close()
 
     def start(self) -> PracticeExchange:
-        """Listens; returns itself. A port of 0 takes a free one."""
+        """Start to listen, and return the exchange. A port of 0 takes a free one."""
         if self._server is None:
-            self._server = Server(*self._address, self._respond)
+            self._server = HttpServer(*self._address, self._respond)
         return self
 
     def close(self) -> None:
-        """Ends every connection and thread; does nothing the second time."""
+        """End every connection and thread. A second call does nothing."""
         server, self._server = self._server, None
         if server is not None:
             server.close()
@@ -143,7 +147,7 @@ class PracticeExchange:
     @property
     def base_urls(self) -> dict[str, str]:
         """Root URLs by provider id, as CandleFetcher takes them."""
-        roots = {provider: self.url + binance.ROOTS[provider] for provider in PROVIDERS}
+        roots = {provider: self.url + ROOTS[provider] for provider in PROVIDERS}
         return roots | {"binance-archive": self.url, **{dialect.name: self.url for dialect in self._dialects}}
 
     @property
@@ -152,18 +156,18 @@ class PracticeExchange:
         return {"alpaca": self.alpaca.keys}
 
     @property
-    def archive(self) -> Archive:
+    def archive(self) -> PracticeArchive:
         """The public archive: what is spoiled in it, and files of your own."""
         return self._archive
 
     @property
-    def requests(self) -> list[Request]:
+    def requests(self) -> list[ServedRequest]:
         """Every request so far, in the order of the replies."""
         with self._lock:
             return list(self._log or ())
 
     def clear_log(self) -> None:
-        """Forgets the requests so far."""
+        """Forget the requests so far."""
         with self._lock:
             if self._log is not None:
                 self._log.clear()
@@ -176,7 +180,7 @@ class PracticeExchange:
     def truth(
         self, provider: str, symbol: str, timeframe: str, start_ms: int, end_ms: int, *, kind: str = "candles"
     ) -> dict[str, npt.NDArray[Any]]:
-        """The candles that open in [start_ms, end_ms) and have opened by now, as the printed rows read.
+        """Return the candles that open in [start_ms, end_ms) and have opened by now, as the printed rows read.
 
         Columns open_time, close_time (ms) and trades are int64, the others float64. Loaded and corrected candles count,
         hidden ones too: hiding is a fault of what is served, not of the market.
@@ -195,7 +199,7 @@ class PracticeExchange:
         *,
         kind: str = "candles",
     ) -> None:
-        """Serves these rows (a JSON list of 12-field rows) in place of the market's, value for value.
+        """Serve these rows (a JSON list of 12-field rows) in place of the market's, value for value.
 
         They may lie off the grid, end early and have holes. A symbol that the market does not have becomes listed.
         """
@@ -204,7 +208,7 @@ class PracticeExchange:
         self._tape.load(provider, symbol, timeframe, rows, kind)
 
     def restate(self, provider: str, symbol: str, timeframe: str, open_ms: int, **fields: Any) -> None:
-        """Corrects the candle that opens then, in this timeframe only: `volume=12.5`, `close="42000.10"` …
+        """Correct the candle that opens then, in this timeframe only: `volume=12.5`, `close="42000.10"` …
 
         The archive's file is made again with it; `archive.spoil(…, damage.revise(…))` changes the file alone.
         """
@@ -214,15 +218,15 @@ class PracticeExchange:
         self._series(provider, symbol, timeframe, "candles").restate(open_ms, fields)
 
     def hide(self, provider: str, symbol: str, span: tuple[int, int]) -> None:
-        """Serves no row of the symbol that opens in [start ms, end ms), in no timeframe, by REST or in the archive."""
+        """Serve no row of the symbol that opens in [start ms, end ms), in no timeframe, by REST or in the archive."""
         self._tape.hide(provider, symbol, span)
 
     def unhide(self, provider: str, symbol: str, span: tuple[int, int] | None = None) -> None:
-        """Serves them again; every hidden span of the symbol where none is given."""
+        """Serve these rows again; where no span is given, those of all hidden spans of the symbol."""
         self._tape.unhide(provider, symbol, span)
 
-    def fail(self, action: Action, *, times: int | None = 1, match: Match = None, after: int = 0) -> Fault:
-        """Shows a fault to the next `times` requests that match (None: until stopped), after `after` that pass.
+    def fail(self, action: FaultAction, *, times: int | None = 1, match: Match = None, after: int = 0) -> Fault:
+        """Show a fault to the next `times` requests that match (None: until stopped), after `after` that pass.
 
         `match` is a part of the path or a function of path and parameters. The fault switched on first comes first.
         """
@@ -241,14 +245,14 @@ class PracticeExchange:
     def _now_ms(self) -> int:
         return round(self._clock() * 1000)
 
-    def _respond(self, connection: Connection, incoming: Incoming) -> bool:
-        """Answers one request; returns whether the connection goes on."""
+    def _respond(self, connection: ClientConnection, incoming: Incoming) -> bool:
+        """Answer one request; return whether the connection stays open."""
         now_ms = self._now_ms()
         path, _, query = incoming.target.partition("?")
         path = unquote(path)
         pairs = parse_qsl(query, keep_blank_values=True)
         params = dict(pairs)
-        endpoint = binance.find_endpoint(path)
+        endpoint = find_endpoint(path)
         dialect = next((one for one in self._dialects if one.answers(path)), None)
         if incoming.method == "GET" and self._archive.answers(path, params):
             market, weight = "archive", 0
@@ -262,7 +266,7 @@ class PracticeExchange:
             missing = endpoint is None
             market, weight, headers = "", 0, self._headers(now_ms)
             body = dump({"code": -1000, "msg": "Path not found." if missing else "Request method not supported."})
-            reply = Reply(404 if missing else 405, headers, body)
+            reply = ServedReply(404 if missing else 405, headers, body)
         else:
             market, weight = endpoint.provider, endpoint.weight(params)
             reply = self._reply(endpoint, pairs, weight, now_ms, "gzip" in incoming.headers.get("accept-encoding", ""))
@@ -271,7 +275,9 @@ class PracticeExchange:
         fault = self._find_fault(path, params)
         if self._log is not None:
             status = None if fault else reply.status
-            request = Request(now_ms / 1000, incoming.method, path, params, status, weight, market, incoming.headers)
+            request = ServedRequest(
+                now_ms / 1000, incoming.method, path, params, status, weight, market, incoming.headers
+            )
             with self._lock:
                 self._log.append(request)
         if fault is None:
@@ -287,8 +293,8 @@ class PracticeExchange:
         return next((fault for fault in faults if fault.take(path, params)), None)
 
     def _reply(
-        self, endpoint: binance.Endpoint, pairs: Sequence[tuple[str, str]], weight: int, now_ms: int, packs: bool
-    ) -> Reply:
+        self, endpoint: Endpoint, pairs: Sequence[tuple[str, str]], weight: int, now_ms: int, packs: bool
+    ) -> ServedReply:
         budget = self._budgets[_FUNDING if endpoint.funding else endpoint.provider]
         verdict = budget.spend(weight, now_ms)
         shown = self._budgets[endpoint.provider].spend(0, now_ms).used if endpoint.funding else verdict.used
@@ -297,12 +303,12 @@ class PracticeExchange:
             return _refusal(verdict, budget.limit, now_ms, headers)
         view = View(endpoint.provider, self._tape, now_ms, self._limits[endpoint.provider], self._page_cap)
         try:
-            body = endpoint.answer(view, binance.read_params(endpoint, pairs))
+            body = endpoint.answer(view, read_params(endpoint, pairs))
         except Refused as refused:
-            return Reply(refused.status, headers, refused.body)
+            return ServedReply(refused.status, headers, refused.body)
         if self._gzip and packs:
-            return Reply(200, (*headers, ("Content-Encoding", "gzip")), gzip_module.compress(body, 1))
-        return Reply(200, headers, body)
+            return ServedReply(200, (*headers, ("Content-Encoding", "gzip")), gzip_module.compress(body, 1))
+        return ServedReply(200, headers, body)
 
     def _headers(self, now_ms: int, market: str = "", used: int = 0) -> tuple[tuple[str, str], ...]:
         second, date = self._date
@@ -327,8 +333,8 @@ def _check(provider: str, kind: str) -> None:
         raise ValueError(f"unknown kind {kind!r}; expected one of {', '.join(KINDS)}")
 
 
-def _refusal(verdict: Verdict, limit: int, now_ms: int, headers: tuple[tuple[str, str], ...]) -> Reply:
-    """429 until the next window, 418 until the end of the ban."""
+def _refusal(verdict: Verdict, limit: int, now_ms: int, headers: tuple[tuple[str, str], ...]) -> ServedReply:
+    """Return the reply 429 until the next window, 418 until the end of the ban."""
     if verdict.status == 418:
         message = (
             f"Way too much request weight used; IP banned until {verdict.until_ms}. "
@@ -341,4 +347,4 @@ def _refusal(verdict: Verdict, limit: int, now_ms: int, headers: tuple[tuple[str
         )
     wait_s = -(-(verdict.until_ms - now_ms) // 1000)
     body = dump({"code": -1003, "msg": message})
-    return Reply(verdict.status, (*headers, ("Retry-After", str(wait_s))), body)
+    return ServedReply(verdict.status, (*headers, ("Retry-After", str(wait_s))), body)

@@ -3,7 +3,8 @@
     exchange.fail(faults.status(500), times=2, match="/klines")
     exchange.fail(faults.cut(0.5))
 
-An action gets the wire and the reply that was due. It says whether the connection may go on; most end it.
+An action gets the connection and the reply that was due. It returns whether the connection stays open; most
+actions close it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ Params = Mapping[str, str]
 Match = str | Callable[[str, Params], bool] | None
 
 
-class Reply(NamedTuple):
+class ServedReply(NamedTuple):
     """A whole reply before it is framed; Content-Length and Connection are added on the wire."""
 
     status: int
@@ -28,7 +29,7 @@ class Reply(NamedTuple):
     body: bytes
 
     def head(self, *, length: int | None = None, extra: Headers = (), without: Sequence[str] = ()) -> bytes:
-        """Status line and headers with the blank line; `length` None leaves Content-Length out."""
+        """Return status line and headers with the blank line; `length` None leaves Content-Length out."""
         lines = [f"HTTP/1.1 {self.status} {_REASONS.get(self.status, 'Unknown')}"]
         lines += [f"{name}: {value}" for name, value in self.headers if name not in without]
         lines += [f"{name}: {value}" for name, value in extra]
@@ -37,7 +38,7 @@ class Reply(NamedTuple):
         return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
     def whole(self) -> bytes:
-        """Head and body, properly framed."""
+        """Return head and body, properly framed."""
         return self.head(length=len(self.body)) + self.body
 
 
@@ -50,28 +51,29 @@ _REASONS = {
 }  # fmt: skip
 
 
-class Wire(Protocol):
+class FaultConnection(Protocol):
     """The connection as an action sees it."""
 
     def send(self, data: bytes) -> None:
-        """Sends all of it. Raises OSError where the client is gone."""
+        """Send all of the data. Raises OSError where the client has closed the connection."""
 
     def reset(self) -> None:
-        """Ends the connection with a RST."""
+        """End the connection with a RST."""
 
     def wait(self, seconds: float) -> bool:
-        """Waits; True at once when the exchange closes."""
+        """Wait; return True at once when the exchange closes."""
 
 
-class Action(NamedTuple):
+class FaultAction(NamedTuple):
     """What is done to a reply; `act` returns whether the connection may be used again."""
 
     name: str
-    act: Callable[[Wire, Reply], bool]
+    act: Callable[[FaultConnection, ServedReply], bool]
 
 
 class Turn:
-    """For whom something is meant: the first `after` requests that match pass, the next `times` get it (None: all)."""
+    """The requests that get a fault: the first `after` requests that match pass, the next `times` get it (None:
+    all)."""
 
     def __init__(self, *, times: int | None = 1, match: Match = None, after: int = 0) -> None:
         self.hits = 0
@@ -81,7 +83,7 @@ class Turn:
         self._lock = threading.Lock()
 
     def matches(self, path: str, params: Params) -> bool:
-        """Whether it is meant for such requests."""
+        """Return whether the fault is for such requests."""
         if isinstance(self._match, str):
             return self._match in path
         return self._match is None or self._match(path, params)
@@ -93,7 +95,7 @@ class Turn:
             return self._after == 0 and self._left != 0
 
     def take(self, path: str, params: Params) -> bool:
-        """Whether this request gets it; counts it."""
+        """Return whether this request gets the fault, and count it."""
         if not self.matches(path, params):
             return False
         with self._lock:
@@ -108,7 +110,7 @@ class Turn:
             return True
 
     def stop(self) -> None:
-        """No request gets it from now on."""
+        """End the fault: no further request gets it."""
         with self._lock:
             self._left = 0
 
@@ -116,29 +118,29 @@ class Turn:
 class Fault(Turn):
     """An action, and the requests that get it."""
 
-    def __init__(self, action: Action, *, times: int | None = 1, match: Match = None, after: int = 0) -> None:
+    def __init__(self, action: FaultAction, *, times: int | None = 1, match: Match = None, after: int = 0) -> None:
         super().__init__(times=times, match=match, after=after)
         self.action = action
 
 
-def _instead(name: str, made: Callable[[Reply], Reply]) -> Action:
-    def act(wire: Wire, reply: Reply) -> bool:
+def _instead(name: str, made: Callable[[ServedReply], ServedReply]) -> FaultAction:
+    def act(wire: FaultConnection, reply: ServedReply) -> bool:
         wire.send(made(reply).whole())
         return True
 
-    return Action(name, act)
+    return FaultAction(name, act)
 
 
-def _then_close(name: str, sent: Callable[[Reply], Sequence[bytes]]) -> Action:
-    def act(wire: Wire, reply: Reply) -> bool:
+def _then_close(name: str, sent: Callable[[ServedReply], Sequence[bytes]]) -> FaultAction:
+    def act(wire: FaultConnection, reply: ServedReply) -> bool:
         for data in sent(reply):
             wire.send(data)
         return False
 
-    return Action(name, act)
+    return FaultAction(name, act)
 
 
-def _typed(reply: Reply, content_type: str) -> tuple[tuple[str, str], ...]:
+def _typed(reply: ServedReply, content_type: str) -> tuple[tuple[str, str], ...]:
     return (
         *(pair for pair in reply.headers if pair[0] not in ("Content-Type", "Content-Encoding")),
         ("Content-Type", content_type),
@@ -148,25 +150,25 @@ def _typed(reply: Reply, content_type: str) -> tuple[tuple[str, str], ...]:
 # Statuses
 
 
-def status(code: int, body: bytes = b"", headers: Headers = ()) -> Action:
-    """A reply with this status, body and additional headers."""
+def status(code: int, body: bytes = b"", headers: Headers = ()) -> FaultAction:
+    """Answer with this status, body and additional headers."""
     kind = "text/html" if body.lstrip()[:1] == b"<" else "application/json;charset=UTF-8"
-    return _instead(f"status {code}", lambda reply: Reply(code, (*_typed(reply, kind), *headers), body))
+    return _instead(f"status {code}", lambda reply: ServedReply(code, (*_typed(reply, kind), *headers), body))
 
 
 def _error(code: int, message: str) -> bytes:
     return json.dumps({"code": code, "msg": message}, separators=(",", ":")).encode()
 
 
-def rate_limited(retry_after: str | int | None = 1) -> Action:
-    """429 with the JSON of the exchange; Retry-After as given, left out where None."""
+def rate_limited(retry_after: str | int | None = 1) -> FaultAction:
+    """Answer 429 with the JSON of the exchange; Retry-After as given, left out where None."""
     message = "Too much request weight used; current limit is 6000 request weight per 1 MINUTE."
     body = _error(-1003, message)
     return status(429, body, () if retry_after is None else (("Retry-After", str(retry_after)),))
 
 
-def banned(until_ms: int, retry_after_s: int = 120) -> Action:
-    """418 with the end of the ban in the message."""
+def banned(until_ms: int, retry_after_s: int = 120) -> FaultAction:
+    """Answer 418 with the end of the ban in the message."""
     message = f"Way too much request weight used; IP banned until {until_ms}."
     return status(
         418,
@@ -175,80 +177,80 @@ def banned(until_ms: int, retry_after_s: int = 120) -> Action:
     )
 
 
-def forbidden() -> Action:
-    """403 of the firewall, an HTML page."""
+def forbidden() -> FaultAction:
+    """Answer 403 with the HTML page of the firewall."""
     return status(
         403,
         b"<html>\r\n<head><title>403 Forbidden</title></head>\r\n<body><h1>403 Forbidden</h1></body>\r\n</html>\r\n",
     )
 
 
-def restricted() -> Action:
-    """451 for a restricted location, pretty-printed JSON with code 0."""
+def restricted() -> FaultAction:
+    """Answer 451 for a restricted location, with pretty-printed JSON of code 0."""
     message = "Service unavailable from a restricted location according to 'b. Eligibility' in https://www.binance.com/en/terms."
     return status(451, json.dumps({"code": 0, "msg": message}, indent=2).encode())
 
 
-def overloaded() -> Action:
-    """503 with -1008."""
+def overloaded() -> FaultAction:
+    """Answer 503 with -1008."""
     return status(
         503,
         _error(-1008, "Server is currently overloaded with other requests. Please try again in a few minutes."),
     )
 
 
-def redirect(url: str) -> Action:
-    """302 to another address."""
+def redirect(url: str) -> FaultAction:
+    """Answer 302 to another address."""
     return status(302, b"", (("Location", url),))
 
 
 # Connections
 
 
-def reset() -> Action:
-    """The connection ends with a RST instead of a reply."""
+def reset() -> FaultAction:
+    """End the connection with a RST instead of a reply."""
 
-    def act(wire: Wire, reply: Reply) -> bool:
+    def act(wire: FaultConnection, reply: ServedReply) -> bool:
         wire.reset()
         return False
 
-    return Action("reset", act)
+    return FaultAction("reset", act)
 
 
-def close_before_reply() -> Action:
-    """The connection is closed instead of a reply."""
+def close_before_reply() -> FaultAction:
+    """Close the connection instead of a reply."""
     return _then_close("close before reply", lambda reply: ())
 
 
-def close_after_reply() -> Action:
-    """A whole reply that does not announce that the connection is closed after it."""
+def close_after_reply() -> FaultAction:
+    """Close the connection after a whole reply that does not announce it."""
     return _then_close("close after reply", lambda reply: (reply.whole(),))
 
 
-def hang(seconds: float) -> Action:
-    """Nothing for so long, then the reply; ends at once when the exchange closes."""
+def hang(seconds: float) -> FaultAction:
+    """Send nothing for so long, then the reply; end at once when the exchange closes."""
 
-    def act(wire: Wire, reply: Reply) -> bool:
+    def act(wire: FaultConnection, reply: ServedReply) -> bool:
         if wire.wait(seconds):
             return False
         wire.send(reply.whole())
         return True
 
-    return Action("hang", act)
+    return FaultAction("hang", act)
 
 
-def drip(bytes_per_s: float) -> Action:
-    """The head at once, the body byte by byte."""
+def drip(bytes_per_s: float) -> FaultAction:
+    """Send the head at once, the body byte by byte."""
     return _dripping("drip", bytes_per_s, lambda reply: (reply.head(length=len(reply.body)), reply.body))
 
 
-def drip_headers(bytes_per_s: float) -> Action:
-    """Status line and headers byte by byte, the body after them."""
+def drip_headers(bytes_per_s: float) -> FaultAction:
+    """Send status line and headers byte by byte, the body after them."""
     return _dripping("drip headers", bytes_per_s, lambda reply: (b"", reply.whole()))
 
 
-def _dripping(name: str, bytes_per_s: float, split: Callable[[Reply], tuple[bytes, bytes]]) -> Action:
-    def act(wire: Wire, reply: Reply) -> bool:
+def _dripping(name: str, bytes_per_s: float, split: Callable[[ServedReply], tuple[bytes, bytes]]) -> FaultAction:
+    def act(wire: FaultConnection, reply: ServedReply) -> bool:
         at_once, slowly = split(reply)
         wire.send(at_once)
         for at in range(len(slowly)):
@@ -257,36 +259,36 @@ def _dripping(name: str, bytes_per_s: float, split: Callable[[Reply], tuple[byte
                 return False
         return True
 
-    return Action(name, act)
+    return FaultAction(name, act)
 
 
 # Framing
 
 
 def _kept(size: int, part: int | float) -> int:
-    """How many bytes stay: a count where it is an int, else a fraction; at least one is lost."""
+    """Return how many bytes stay: a count where `kept` is an int, else a fraction; at least one byte is lost."""
     return max(0, min(part if isinstance(part, int) else int(size * part), size - 1))
 
 
-def cut(part: int | float) -> Action:
-    """A body that ends after so many bytes (int) or that part (float) while Content-Length says more."""
+def cut(part: int | float) -> FaultAction:
+    """End the body after so many bytes (int) or that part (float), while Content-Length says more."""
     return _then_close(
         "cut", lambda reply: (reply.head(length=len(reply.body)), reply.body[: _kept(len(reply.body), part)])
     )
 
 
-def cut_unframed(part: int | float) -> Action:
-    """The same without Content-Length: the end of the connection is the end of the body."""
+def cut_unframed(part: int | float) -> FaultAction:
+    """Do the same without Content-Length: the end of the connection is the end of the body."""
     close = (("Connection", "close"),)
     return _then_close(
         "cut unframed", lambda reply: (reply.head(extra=close), reply.body[: _kept(len(reply.body), part)])
     )
 
 
-def cut_chunked(part: int | float, *, at_border: bool = False) -> Action:
-    """A chunked body that ends inside a chunk, or between two chunks without the last one."""
+def cut_chunked(part: int | float, *, at_border: bool = False) -> FaultAction:
+    """End a chunked body inside a chunk, or between two chunks without the last one."""
 
-    def sent(reply: Reply) -> Sequence[bytes]:
+    def sent(reply: ServedReply) -> Sequence[bytes]:
         kept = reply.body[: _kept(len(reply.body), part)]
         said = len(kept) if at_border else len(kept) + 1000
         return reply.head(extra=(("Transfer-Encoding", "chunked"),)), b"%x\r\n" % said + kept + (
@@ -296,25 +298,26 @@ def cut_chunked(part: int | float, *, at_border: bool = False) -> Action:
     return _then_close("cut chunked", sent)
 
 
-def no_headers() -> Action:
-    """The body alone, without status line and headers."""
+def no_headers() -> FaultAction:
+    """Send the body alone, without status line and headers."""
     return _then_close("no headers", lambda reply: (reply.body,))
 
 
-def gzip_cut(part: int | float) -> Action:
-    """A gzip stream that ends early although Content-Length is right."""
+def gzip_cut(part: int | float) -> FaultAction:
+    """End a gzip stream early, with a right Content-Length."""
 
-    def made(reply: Reply) -> Reply:
+    def made(reply: ServedReply) -> ServedReply:
         packed = gzip.compress(_plain(reply), 1)
         return _packed(reply, packed[: _kept(len(packed), part)])
 
     return _instead("gzip cut", made)
 
 
-def bad_gzip(kind: str = "crc") -> Action:
-    """Kinds: `crc` wrong, `plain` text, `bare` deflate, `twice` two members, `nested` said to be packed twice."""
+def bad_gzip(kind: str = "crc") -> FaultAction:
+    """Send a bad gzip body: `crc` wrong, `plain` text, `bare` deflate, `twice` two members, `nested` marked as packed
+    twice."""
 
-    def made(reply: Reply) -> Reply:
+    def made(reply: ServedReply) -> ServedReply:
         body = _plain(reply)
         packed = gzip.compress(body, 1)
         if kind == "nested":
@@ -333,57 +336,57 @@ def bad_gzip(kind: str = "crc") -> Action:
     return _instead(f"bad gzip ({kind})", made)
 
 
-def _plain(reply: Reply) -> bytes:
+def _plain(reply: ServedReply) -> bytes:
     return gzip.decompress(reply.body) if ("Content-Encoding", "gzip") in reply.headers else reply.body
 
 
-def _packed(reply: Reply, body: bytes, encoding: str = "gzip") -> Reply:
+def _packed(reply: ServedReply, body: bytes, encoding: str = "gzip") -> ServedReply:
     headers = tuple(pair for pair in reply.headers if pair[0] != "Content-Encoding")
-    return Reply(reply.status, (*headers, ("Content-Encoding", encoding)), body)
+    return ServedReply(reply.status, (*headers, ("Content-Encoding", encoding)), body)
 
 
 # Bodies
 
 
-def html_200(content_type: str = "text/html") -> Action:
-    """A maintenance page with status 200."""
+def html_200(content_type: str = "text/html") -> FaultAction:
+    """Answer with a maintenance page and status 200."""
     page = b"<!DOCTYPE html>\n<html><head><title>Maintenance</title></head><body>We will be back soon</body></html>\n"
-    return _instead("html 200", lambda reply: Reply(200, _typed(reply, content_type), page))
+    return _instead("html 200", lambda reply: ServedReply(200, _typed(reply, content_type), page))
 
 
-def body(data: bytes) -> Action:
-    """Another body with status 200."""
-    return _instead("body", lambda reply: Reply(200, _typed(reply, "application/json;charset=UTF-8"), data))
+def body(data: bytes) -> FaultAction:
+    """Answer with another body and status 200."""
+    return _instead("body", lambda reply: ServedReply(200, _typed(reply, "application/json;charset=UTF-8"), data))
 
 
-def transform(change: Callable[[bytes], bytes]) -> Action:
-    """The reply with its body changed: shuffled, doubled, with numbers that lie …"""
+def transform(change: Callable[[bytes], bytes]) -> FaultAction:
+    """Change the body of the reply: shuffled, doubled, with wrong numbers …"""
 
-    def made(reply: Reply) -> Reply:
-        return Reply(reply.status, _typed(reply, "application/json;charset=UTF-8"), change(_plain(reply)))
+    def made(reply: ServedReply) -> ServedReply:
+        return ServedReply(reply.status, _typed(reply, "application/json;charset=UTF-8"), change(_plain(reply)))
 
     return _instead("transform", made)
 
 
-def endless() -> Action:
-    """A chunked body that never ends."""
+def endless() -> FaultAction:
+    """Send a chunked body that never ends."""
     block = (
         b'[1502942400000,"4261.48","4485.39","4200.74","4285.08","795.15",1503014399999,"1.0",1,"1.0","1.0","0"],' * 500
     )
 
-    def act(wire: Wire, reply: Reply) -> bool:
+    def act(wire: FaultConnection, reply: ServedReply) -> bool:
         wire.send(reply.head(extra=(("Transfer-Encoding", "chunked"),)) + b"1\r\n[\r\n")
         while not wire.wait(0):
             wire.send(b"%x\r\n" % len(block) + block + b"\r\n")
         return False
 
-    return Action("endless", act)
+    return FaultAction("endless", act)
 
 
-def bomb(unpacked_bytes: int = 200_000_000) -> Action:
-    """A small gzip body that unpacks to a JSON list of so many bytes."""
+def bomb(unpacked_bytes: int = 200_000_000) -> FaultAction:
+    """Send a small gzip body that unpacks to a JSON list of so many bytes."""
 
-    def made(reply: Reply) -> Reply:
+    def made(reply: ServedReply) -> ServedReply:
         packer = zlib.compressobj(9, zlib.DEFLATED, 31)
         block = b"0," * 500_000
         parts = [packer.compress(b"[")]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from candle_fetcher.core.timeframe import HOUR_MS
-from candle_fetcher.practice.listings import Listing
+from candle_fetcher.practice.listings import MarketListing
 from candle_fetcher.practice.request import (
     Params,
     Refused,
@@ -29,12 +29,13 @@ _MARK_PRICE_SINCE_MS = 1_698_710_400_000  # 2023-10-31
 
 
 def _funding_rate(premium: float) -> float:
-    """The documented rule: the premium, drawn towards the interest rate of 0.01 % by at most 0.05 %."""
+    """Return the rate by the documented rule: the premium, drawn towards the interest rate of 0.01 % by at most 0.05
+    %."""
     return premium + min(max(0.0001 - premium, -0.0005), 0.0005)
 
 
-def _funding_rows(view: View, listing: Listing, times: Sequence[int]) -> list[dict[str, Any]]:
-    """One row per funding time: the rate follows the premium of the interval that ends there."""
+def _funding_rows(view: View, listing: MarketListing, times: Sequence[int]) -> list[dict[str, Any]]:
+    """Return a row for each funding time: the rate follows the premium of the interval that ends there."""
     span = listing.funding_hours * HOUR_MS
     if not times:
         return []
@@ -43,16 +44,17 @@ def _funding_rows(view: View, listing: Listing, times: Sequence[int]) -> list[di
     )
     mark = view.tape.generated(view.provider, listing, "1h", "mark").truth(times[0], times[-1] + HOUR_MS, view.now_ms)
     rows = []
-    for at in times:
-        first, last = np.searchsorted(premium["open_time"], (at - span, at))
-        mean = float(premium["close"][first:last].mean()) if last > first else 0.0
+    closes, stamps = premium["close"], np.array(times, np.int64)
+    firsts, lasts = (np.searchsorted(premium["open_time"], bounds).tolist() for bounds in (stamps - span, stamps))
+    indexes = np.searchsorted(mark["open_time"], stamps).tolist()
+    for at, first, last, index in zip(times, firsts, lasts, indexes, strict=True):
+        mean = float(np.add.reduce(closes[first:last])) / (last - first) if last > first else 0.0
         row: dict[str, Any] = {
             "symbol": listing.symbol,
             "fundingTime": at + (at // span * 7919) % 17 * ((at // span * 31) % 3 == 0),
             "fundingRate": printed(_funding_rate(mean), 8),
         }
         if not view.coin:
-            index = int(np.searchsorted(mark["open_time"], at))
             row["markPrice"] = printed(float(mark["open"][index]), 8) if at >= _MARK_PRICE_SINCE_MS else ""
             if view.now_ms >= _RATE_TYPE_SINCE_MS:
                 row["rateType"] = "Regular"
@@ -60,8 +62,8 @@ def _funding_rows(view: View, listing: Listing, times: Sequence[int]) -> list[di
     return rows
 
 
-def _funding_times(listing: Listing, start_ms: int, end_ms: int) -> range:
-    """Funding times in [start_ms, end_ms]; none for delivery contracts."""
+def _funding_times(listing: MarketListing, start_ms: int, end_ms: int) -> range:
+    """Return funding times in [start_ms, end_ms]; none for delivery contracts."""
     span = listing.funding_hours * HOUR_MS
     if listing.contract != "PERPETUAL":
         return range(0)
@@ -70,8 +72,8 @@ def _funding_times(listing: Listing, start_ms: int, end_ms: int) -> range:
     return range(first * span, end_ms + 1, span)
 
 
-def funding_csv(view: View, listing: Listing, start_ms: int, end_ms: int) -> bytes:
-    """CSV lines of the archive: time, interval in hours and rate of the funding times in [start_ms, end_ms)."""
+def funding_csv(view: View, listing: MarketListing, start_ms: int, end_ms: int) -> bytes:
+    """Return CSV lines of the archive: time, interval in hours and rate of the funding times in [start_ms, end_ms)."""
     rows = _funding_rows(view, listing, _funding_times(listing, start_ms, end_ms - 1))
     return "".join(
         f"{row['fundingTime']},{listing.funding_hours},{row['fundingRate']}\n"
@@ -120,7 +122,7 @@ def funding_info(view: View, params: Params) -> bytes:
 
 
 def premium_index(view: View, params: Params) -> bytes:
-    def row(view: View, listing: Listing) -> dict[str, Any]:
+    def row(view: View, listing: MarketListing) -> dict[str, Any]:
         mark, index = last_day(view, listing, "mark").close, last_day(view, listing, "index").close
         perpetual = listing.contract == "PERPETUAL"
         span = listing.funding_hours * HOUR_MS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from candle_fetcher.core.timeframe import HOUR_MS
-from candle_fetcher.practice.listings import NO_DELIVERY_MS, Listing
+from candle_fetcher.practice.listings import NO_DELIVERY_MS, MarketListing
 from candle_fetcher.practice.request import Params, Refused, View, dump, find_symbol, printed, read_names
 
 
@@ -53,11 +53,11 @@ def exchange_info(view: View, params: Params) -> bytes:
     return dump(info)
 
 
-def _status(view: View, listing: Listing) -> str:
+def _status(view: View, listing: MarketListing) -> str:
     return "TRADING" if view.now_ms < listing.ended_ms else "BREAK"
 
 
-def _spot_symbol(view: View, listing: Listing) -> dict[str, Any]:
+def _spot_symbol(view: View, listing: MarketListing) -> dict[str, Any]:
     tick, step = printed(listing.tick / 1e8, 8), printed(listing.step / 1e8, 8)
     trading = _status(view, listing) == "TRADING"
     return {
@@ -99,7 +99,7 @@ def _spot_symbol(view: View, listing: Listing) -> dict[str, Any]:
     }
 
 
-def _futures_symbol(view: View, listing: Listing) -> dict[str, Any]:
+def _futures_symbol(view: View, listing: MarketListing) -> dict[str, Any]:
     tick = printed(listing.tick * 10.0**-listing.price_decimals, listing.price_decimals)
     step = printed(listing.step * 10.0**-listing.volume_decimals, listing.volume_decimals)
     perpetual = listing.contract == "PERPETUAL"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from candle_fetcher.core.timeframe import DAY_MS
-from candle_fetcher.practice.listings import FOREVER_MS, Listing, find_continuous
+from candle_fetcher.practice.listings import FOREVER_MS, MarketListing, find_continuous
 from candle_fetcher.practice.request import (
     Params,
     Refused,
@@ -24,7 +24,7 @@ _WINDOW_MS = 200 * DAY_MS
 
 
 def klines(kind: str, name: str = "symbol") -> Callable[[View, Params], bytes]:
-    """Klines of a kind, asked for by symbol or by pair."""
+    """Return the function that answers for klines of a kind, by symbol or by pair."""
 
     def answer(view: View, params: Params) -> bytes:
         if name == "pair" and kind == "candles":
@@ -39,8 +39,8 @@ def klines(kind: str, name: str = "symbol") -> Callable[[View, Params], bytes]:
     return answer
 
 
-def _kline_page(view: View, params: Params, listing: Listing, kind: str) -> bytes:
-    """One page by the market's own rule for bounds: inclusive on open times, oldest first in the list."""
+def _kline_page(view: View, params: Params, listing: MarketListing, kind: str) -> bytes:
+    """Return one page by the market's own rule for bounds: inclusive on open times, oldest first in the list."""
     timeframe = params.get("interval")
     if not timeframe:
         raise missing("interval")

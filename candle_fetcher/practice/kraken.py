@@ -1,7 +1,7 @@
 """The REST dialect of Kraken over the practice market: OHLC, Time, AssetPairs, SystemStatus.
 
-OHLC sends the newest 720 candles and the running one, whatever it is asked for; `since` leaves out what opens then or
-before. A slot without trades has a row, flat at the close before. What is refused is told with status 200. Weeks and
+OHLC sends the newest 720 candles and the running one, for every request; `since` leaves out what opens then or
+before. A slot without trades has a row, flat at the close before. A refusal has status 200. Weeks and
 15 days are counted from 1970-01-01, a Thursday: no source says from when the real ones are.
 Sources: docs.kraken.com, api-reference/market-data (2026); replies recorded in November 2025.
 """
@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from candle_fetcher.practice.faults import Reply
-from candle_fetcher.practice.listings import Listing, find_listing
-from candle_fetcher.practice.series import Tape
+from candle_fetcher.practice.faults import ServedReply
+from candle_fetcher.practice.listings import MarketListing, find_listing
+from candle_fetcher.practice.market import Kept
+from candle_fetcher.practice.series import Generated, Tape
 
 DEPTH = 720
 INTERVALS = {
@@ -41,7 +42,7 @@ class Pair(NamedTuple):
     altname: str
     base: str
     quote: str
-    listing: Listing
+    listing: MarketListing
 
     @property
     def wsname(self) -> str:
@@ -53,7 +54,7 @@ _OLD = ("XXBT", "XETH", "XXDG", "ZUSD", "ZEUR")
 
 
 def _pair(name: str, base: str, quote: str, source: str, *, decimals: int, daily: tuple[int, float]) -> Pair:
-    """A pair that moves as the source does on spot; `daily` are trades and volume of a day."""
+    """Return a pair that moves as the source does on spot; `daily` are trades and volume of a day."""
     found = find_listing("binance", source)
     assert found is not None
     altname = "".join(asset[1:] if asset in _OLD else asset for asset in (base, quote))
@@ -75,7 +76,11 @@ PAIRS = (
 )
 
 
-class _Refused(Exception):
+# Rows as they are printed, shared by all exchanges.
+_kept_rows: Kept[tuple[Any, ...], list[list[Any]]] = Kept(50)
+
+
+class _KrakenRefusal(Exception):
     """The request is answered with this error."""
 
 
@@ -93,11 +98,11 @@ class Kraken:
         self._counted_ms = 0
 
     def answers(self, path: str) -> bool:
-        """Whether the path is one of Kraken's."""
+        """Return whether the path is one of Kraken's."""
         return path.startswith("/0/")
 
-    def answer(self, path: str, pairs: Sequence[tuple[str, str]], headers: Mapping[str, str]) -> Reply:
-        """The reply; its status is 200 whatever became of the request."""
+    def answer(self, path: str, pairs: Sequence[tuple[str, str]], headers: Mapping[str, str]) -> ServedReply:
+        """Return the reply; its status is 200 also for errors."""
         now_ms = self._now_ms()
         methods: dict[str, Callable[[Mapping[str, str], int], dict[str, Any]]] = {
             "Time": _time, "SystemStatus": _status, "AssetPairs": _asset_pairs, "OHLC": self._ohlc,
@@ -106,24 +111,24 @@ class Kraken:
         envelope: dict[str, Any]
         try:
             if method is None:
-                raise _Refused("EGeneral:Unknown method")
+                raise _KrakenRefusal("EGeneral:Unknown method")
             if not self._is_within_limit(now_ms):
-                raise _Refused("EAPI:Rate limit exceeded")
+                raise _KrakenRefusal("EAPI:Rate limit exceeded")
             envelope = {"error": [], "result": method(dict(pairs), now_ms)}
-        except _Refused as refused:
+        except _KrakenRefusal as refused:
             envelope = {"error": [str(refused)]}
         body = json.dumps(envelope, separators=(",", ":")).replace("/", "\\/").encode()
-        return Reply(200, (("Content-Type", "application/json; charset=utf-8"),), body)
+        return ServedReply(200, (("Content-Type", "application/json; charset=utf-8"),), body)
 
     def truth(self, symbol: str, timeframe: str, start_ms: int, end_ms: int) -> Columns:
-        """The candles that open in [start_ms, end_ms) and have opened by now, older ones than are served too."""
+        """Return the candles that open in [start_ms, end_ms) and have opened by now, older ones than are served too."""
         pair = _find(symbol)
         if pair is None:
             raise ValueError(f"the practice market of kraken has no pair {symbol!r}")
         return self._candles(pair, timeframe, start_ms, end_ms, self._now_ms())
 
     def _is_within_limit(self, now_ms: int) -> bool:
-        """Counts a call; the counter falls by one a second."""
+        """Count a call; return whether it is within the limit. The counter falls by one a second."""
         with self._lock:
             past_s = max(0, now_ms - self._counted_ms) / 1000
             self._count, self._counted_ms = max(0.0, self._count - past_s) + 1, now_ms
@@ -132,14 +137,13 @@ class Kraken:
     def _ohlc(self, params: Mapping[str, str], now_ms: int) -> dict[str, Any]:
         pair = _asked(params)
         if not _is_number(params.get("interval", "1")) or not _is_number(params.get("since", "0")):
-            raise _Refused("EGeneral:Invalid arguments")
+            raise _KrakenRefusal("EGeneral:Invalid arguments")
         timeframe = INTERVALS.get(int(params.get("interval", "1")))
         if timeframe is None:
-            raise _Refused("EGeneral:Invalid arguments")
+            raise _KrakenRefusal("EGeneral:Invalid arguments")
         step_ms = _STEP_MS[timeframe]
         running_ms = now_ms // step_ms * step_ms
-        candles = self._candles(pair, timeframe, running_ms - DEPTH * step_ms, now_ms + 1, now_ms)
-        rows = list(_rows(candles, pair.listing.price_decimals))
+        rows = self._printed(pair, timeframe, running_ms - DEPTH * step_ms, now_ms)
         committed = [row[0] for row in rows if row[0] * 1000 < running_ms]
         holes = self._tape.hidden(self.name, pair.altname)
         rows = [row for row in rows if not any(first <= row[0] * 1000 < last for first, last in holes)]
@@ -148,6 +152,19 @@ class Kraken:
             pair.name: [row for row in rows if row[0] > since_s or row[0] * 1000 == running_ms],
             "last": committed[-1] if committed else 0,
         }
+
+    def _printed(self, pair: Pair, timeframe: str, start_ms: int, now_ms: int) -> list[list[Any]]:
+        """Return the rows from the instant to now; those of an unchanged market are kept for other requests."""
+        series = self._tape.series(self.name, pair.listing, "1d" if timeframe in _DAYS else timeframe, "candles")
+        market = series.market if isinstance(series, Generated) else None
+        name = (market, timeframe, start_ms, now_ms)
+        rows = None if market is None else _kept_rows.find(name)
+        if rows is None:
+            candles = self._candles(pair, timeframe, start_ms, now_ms + 1, now_ms)
+            rows = list(_rows(candles, pair.listing.price_decimals))
+            if market is not None:
+                _kept_rows.keep(name, rows)
+        return rows
 
     def _candles(self, pair: Pair, timeframe: str, start_ms: int, end_ms: int, now_ms: int) -> Columns:
         days = _DAYS.get(timeframe)
@@ -161,7 +178,7 @@ class Kraken:
 
 
 def _together(days: Columns, step_ms: int) -> Columns:
-    """Longer candles, counted from 1970, made of days."""
+    """Return longer candles, counted from 1970, made of days."""
     opens = days["open_time"] // step_ms * step_ms
     if not len(opens):
         return days
@@ -182,7 +199,8 @@ def _together(days: Columns, step_ms: int) -> Columns:
 
 
 def _rows(candles: Columns, decimals: int) -> Iterator[list[Any]]:
-    """The rows as they are sent: times in s, numbers as text, the mean price of those with trades before the volume."""
+    """Return the rows as they are sent: times in s, numbers as text, the mean price of those with trades before the
+    volume."""
     names = ("open_time", "open", "high", "low", "close", "volume", "quote_volume", "trades")
     for open_ms, *prices, volume, worth, trades in zip(*(candles[name].tolist() for name in names), strict=True):
         mean = worth / volume if volume else 0.0
@@ -205,7 +223,7 @@ def _asset_pairs(params: Mapping[str, str], now_ms: int) -> dict[str, Any]:
         return {pair.name: _described(pair) for pair in PAIRS}
     found = [_find(name) for name in params["pair"].split(",")]
     if None in found:
-        raise _Refused("EQuery:Unknown asset pair")
+        raise _KrakenRefusal("EQuery:Unknown asset pair")
     return {pair.name: _described(pair) for pair in found if pair is not None}
 
 
@@ -223,10 +241,10 @@ def _described(pair: Pair) -> dict[str, Any]:
 
 def _asked(params: Mapping[str, str]) -> Pair:
     if not params.get("pair"):
-        raise _Refused("EGeneral:Invalid arguments")
+        raise _KrakenRefusal("EGeneral:Invalid arguments")
     pair = _find(params["pair"])
     if pair is None:
-        raise _Refused("EQuery:Unknown asset pair")
+        raise _KrakenRefusal("EQuery:Unknown asset pair")
     return pair
 
 

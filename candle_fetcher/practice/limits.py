@@ -1,4 +1,4 @@
-"""Request weight as Binance counts it: by whole minutes of its clock, 429 above the limit, 418 for those who go on."""
+"""Request weight as Binance counts it: by whole minutes of its clock, 429 above the limit, 418 after that."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MINUTE_MS = 60_000
 
 
 class Verdict(NamedTuple):
-    """What is said to one request: status 200, 429 or 418; the weight used in this window, this request included."""
+    """The answer to one request: status 200, 429 or 418; the weight used in this window, this request included."""
 
     status: int
     used: int
@@ -42,7 +42,7 @@ class Budget:
         self._banned_until_ms = 0
 
     def spend(self, weight: int, now_ms: int) -> Verdict:
-        """Counts a request and says whether it is answered."""
+        """Count a request, and return whether it is answered."""
         window = now_ms // self._window_ms * self._window_ms
         with self._lock:
             self._requests += 1
@@ -62,6 +62,6 @@ class Budget:
             return Verdict(429, used, window + self._window_ms)
 
     def counts(self) -> Counts:
-        """A copy of what was counted."""
+        """Return a copy of the counts."""
         with self._lock:
             return Counts(self._requests, dict(self._weights), self._refusals, self._bans)

@@ -21,16 +21,16 @@ Curve = tuple[tuple[int, float], ...]
 
 
 def utc_ms(text: str) -> int:
-    """The Unix milliseconds of an ISO date or time, read as UTC."""
+    """Return the Unix milliseconds of an ISO date or time, read as UTC."""
     return round(dt.datetime.fromisoformat(text).replace(tzinfo=dt.timezone.utc).timestamp() * 1000)
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class MarketListing:
     """One symbol of one market. Quantities are per day; a tick and a step count units of the last printed decimal.
 
-    `curve` is what the base asset is worth in US dollars, `against` what the quote asset is where that is no dollar: an
-    asset has one price, whatever the provider and the quote. `size` is None where the volume is in base asset and field
+    `curve` is the price of the base asset in US dollars, `against` that of a quote asset other than dollars: an
+    asset has one price at all providers and in all quotes. `size` is None where the volume is in base asset and field
     7 in quote asset; on COIN-M it is the contract's worth in quote asset: the volume counts contracts and field 7 is in
     base asset. `path` names the amounts: what shares it trades as one. `offset` is taken off printed prices (premium is
     around zero).
@@ -61,7 +61,8 @@ class Listing:
 
 
 def _curve(*knots: tuple[str, float], since: str = "", prices: str = "", months: int = 3) -> Curve:
-    """Prices in US dollars: some knots, and one price every so many months since a day. What the days had, about."""
+    """Return a price curve in US dollars: some points, and one price every so many months since a day, about as they
+    were."""
     points = {utc_ms(day): price for day, price in knots}
     for number, price in enumerate(map(float, prices.split())):
         years, month = divmod(int(since[5:7]) - 1 + number * months, 12)
@@ -131,11 +132,13 @@ def _spot(
     daily: tuple[int, float],
     units: tuple[float, float],
     against: Curve = (),
-) -> Listing:
-    """`daily` are trades and volume of a day, `units` tick and step."""
+) -> MarketListing:
+    """Return a spot pair. `daily` are trades and volume of a day, `units` tick and step."""
     tick, step = (round(unit * 10**8) for unit in units)
     base = symbol.removesuffix(quote)
-    return Listing(symbol, base, quote, utc_ms(listed), curve, symbol, *daily, tick=tick, step=step, against=against)
+    return MarketListing(
+        symbol, base, quote, utc_ms(listed), curve, symbol, *daily, tick=tick, step=step, against=against
+    )
 
 
 _SPOT = (
@@ -174,19 +177,20 @@ _US = tuple(
 
 def _um(
     symbol: str, listed: str, curve: Curve, *, daily: tuple[int, float], decimals: tuple[int, int], tick: int
-) -> Listing:
-    """`decimals` of price and quantity; quote volume prints as many as both together."""
+) -> MarketListing:
+    """Return a USD-M contract. `decimals` are those of price and quantity; quote volume prints as many as both
+    together."""
     price, quantity = decimals
-    return Listing(
+    return MarketListing(
         symbol, symbol.removesuffix("USDT"), "USDT", utc_ms(listed), curve, symbol, *daily,
         price_decimals=price, tick=tick, volume_decimals=quantity, quote_decimals=price + quantity,
         pair=symbol, contract="PERPETUAL",
     )  # fmt: skip
 
 
-def _cm(base: str, listed: str, curve: Curve, *, daily: tuple[int, float], decimals: int, size: int) -> Listing:
-    """`size` is what one contract is worth in USD."""
-    return Listing(
+def _cm(base: str, listed: str, curve: Curve, *, daily: tuple[int, float], decimals: int, size: int) -> MarketListing:
+    """Return a COIN-M contract. `size` is the worth of one contract in USD."""
+    return MarketListing(
         f"{base}USD_PERP", base, "USD", utc_ms(listed), curve, f"{base}USD", *daily,
         price_decimals=decimals, volume_decimals=0, size=size, pair=f"{base}USD", contract="PERPETUAL",
     )  # fmt: skip
@@ -219,27 +223,28 @@ _DELIVERY = re.compile(r"([A-Z0-9]+)_(\d{6})")
 
 
 def _delivery_day(year: int, quarter: int) -> dt.datetime:
-    """08:00 UTC on the last Friday of the quarter."""
+    """Return 08:00 UTC on the last Friday of the quarter."""
     month = quarter * 3
     last = dt.datetime(year, month, 31 if month in (3, 12) else 30, 8, tzinfo=dt.timezone.utc)
     return last - dt.timedelta(days=(last.weekday() - 4) % 7)
 
 
 def _deliveries(now_ms: int) -> tuple[dt.datetime, dt.datetime]:
-    """The next two delivery days after the instant."""
+    """Return the next two delivery days after the instant."""
     year = dt.datetime.fromtimestamp(now_ms / 1000, dt.timezone.utc).year
     days = [_delivery_day(year + later, quarter) for later in (0, 1) for quarter in (1, 2, 3, 4)]
     first, second = [day for day in days if day.timestamp() * 1000 > now_ms][:2]
     return first, second
 
 
-def _perpetual(provider: str, pair: str) -> Listing:
+def _perpetual(provider: str, pair: str) -> MarketListing:
     return next(listing for listing in _FIXED[provider] if listing.pair == pair)
 
 
 @functools.lru_cache(maxsize=256)
-def find_listing(provider: str, symbol: str) -> Listing | None:
-    """The symbol's listing, None where there is no such symbol; delivered contracts and delisted symbols included."""
+def find_listing(provider: str, symbol: str) -> MarketListing | None:
+    """Return the symbol's listing, None where there is no such symbol; delivered contracts and delisted symbols
+    included."""
     for listing in _FIXED[provider]:
         if listing.symbol == symbol:
             return listing
@@ -254,8 +259,8 @@ def find_listing(provider: str, symbol: str) -> Listing | None:
     return None
 
 
-def _contract(provider: str, pair: str, day: dt.datetime, since_ms: int) -> Listing:
-    """The quarterly contract that is delivered on the day; its last six months are traded."""
+def _contract(provider: str, pair: str, day: dt.datetime, since_ms: int) -> MarketListing:
+    """Return the quarterly contract that is delivered on the day; its last six months are traded."""
     ended_ms = round(day.timestamp() * 1000)
     listed_ms = max(since_ms, ended_ms - 182 * 86_400_000)
     perpetual = _perpetual(provider, pair)
@@ -265,8 +270,8 @@ def _contract(provider: str, pair: str, day: dt.datetime, since_ms: int) -> List
     )  # fmt: skip
 
 
-def find_continuous(provider: str, pair: str, contract: str) -> Listing | None:
-    """The path of a pair's perpetual or quarterly contracts, None where there is none."""
+def find_continuous(provider: str, pair: str, contract: str) -> MarketListing | None:
+    """Return the path of a pair's perpetual or quarterly contracts, None where there is none."""
     if contract == "PERPETUAL":
         return next(
             (listing for listing in _FIXED[provider] if listing.pair == pair and listing.contract == contract), None
@@ -278,13 +283,14 @@ def find_continuous(provider: str, pair: str, contract: str) -> Listing | None:
     return None
 
 
-def find_pair(provider: str, pair: str) -> Listing | None:
-    """The perpetual contract of the pair, from which its index price is read."""
+def find_pair(provider: str, pair: str) -> MarketListing | None:
+    """Return the perpetual contract of the pair, from which its index price is read."""
     return find_continuous(provider, pair, "PERPETUAL")
 
 
-def list_symbols(provider: str, now_ms: int) -> Iterator[Listing]:
-    """What exchangeInfo shows at the instant: listed symbols, delisted ones of spot, two quarterly contracts a pair."""
+def list_symbols(provider: str, now_ms: int) -> Iterator[MarketListing]:
+    """Return the symbols of exchangeInfo at the instant: listed symbols, delisted ones of spot, two quarterly contracts
+    a pair."""
     yield from (listing for listing in _FIXED[provider] if listing.listed_ms <= now_ms)
     for pair, since in _QUARTERLY.get(provider, ()):
         for day, contract in zip(_deliveries(now_ms), ("CURRENT_QUARTER", "NEXT_QUARTER"), strict=True):
@@ -293,8 +299,8 @@ def list_symbols(provider: str, now_ms: int) -> Iterator[Listing]:
                 yield replace(listing, contract=contract)
 
 
-def list_all(provider: str, now_ms: int) -> Iterator[Listing]:
-    """Every symbol that was listed before the instant, delivered contracts too."""
+def list_all(provider: str, now_ms: int) -> Iterator[MarketListing]:
+    """Return every symbol that was listed before the instant, delivered contracts too."""
     yield from (listing for listing in _FIXED[provider] if listing.listed_ms <= now_ms)
     for pair, since in _QUARTERLY.get(provider, ()):
         day = _deliveries(utc_ms(since))[0]
@@ -303,8 +309,8 @@ def list_all(provider: str, now_ms: int) -> Iterator[Listing]:
             day = _deliveries(listing.ended_ms)[0]
 
 
-def premium_of(listing: Listing) -> Listing:
-    """The path of the premium index: 8 decimals, a few hundredths of a percent around zero."""
+def premium_of(listing: MarketListing) -> MarketListing:
+    """Return the path of the premium index: 8 decimals, a few hundredths of a percent around zero."""
     return replace(
         listing, path=f"{listing.path} premium", curve=((0, 0.01),), price_decimals=8, tick=1, swing=0.25, gaps=False,
         offset=1_000_000,
@@ -361,10 +367,10 @@ def _read_stops(lines: Sequence[str]) -> tuple[tuple[int, int], ...]:
 
 @functools.cache
 def documented_outages(provider: str) -> Stops:
-    """The spot market's stops: no candle exists for the time between stop and resumption; none elsewhere."""
+    """Return the spot market's stops: no candle exists for the time between stop and resumption; none elsewhere."""
     return _read_stops(_SPOT_STOPS.split("\n")[1:-1]) if provider == "binance" else ()
 
 
 def documented_halts(provider: str) -> Stops:
-    """Stops that show as flat candles without volume, as on the futures markets."""
+    """Return stops that show as flat candles without volume, as on the futures markets."""
     return _read_stops(_HALTS.get(provider, ()))

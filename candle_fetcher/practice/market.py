@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from candle_fetcher.core.timeframe import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
-from candle_fetcher.practice.listings import FOREVER_MS, Curve, Listing, Stops
+from candle_fetcher.practice.listings import FOREVER_MS, Curve, MarketListing, Stops
 
 Int64s = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -37,7 +37,7 @@ _BLOCK_DAYS = 512
 _KEPT_BLOCKS = 96
 
 
-class Candles(NamedTuple):
+class MarketCandles(NamedTuple):
     """Candles in order, one int64 array per column: ms, ticks, steps and quote units."""
 
     open_time: Int64s
@@ -69,9 +69,14 @@ class Grid(NamedTuple):
     taker_quote: Int64s
 
     def cut(self, first: int, last: int) -> Grid:
-        """The slots [first, last) as views."""
+        """Return the slots [first, last) as views."""
         exists, *columns = self
         return Grid(exists[first:last], *(column[first:last] for column in columns))
+
+    def take(self, numbers: Int64s) -> Grid:
+        """Return the slots with these numbers, counted from 0, as copies."""
+        exists, *columns = self
+        return Grid(exists[numbers], *(column[numbers] for column in columns))
 
 
 class Draws(NamedTuple):
@@ -84,15 +89,15 @@ class Draws(NamedTuple):
 class Hours:
     """When a symbol trades: from its listing to its end, without outages (no candles) and halts (flat candles)."""
 
-    def __init__(self, listing: Listing, outages: Stops, halts: Stops) -> None:
+    def __init__(self, listing: MarketListing, outages: Stops, halts: Stops) -> None:
         self._stops = np.array([stop for stop, _ in outages], np.int64)
         self._resumes = np.array([resume for _, resume in outages], np.int64)
         self._existing = self._clock(listing, outages)
         self._trading = self._clock(listing, [*outages, *halts]) if halts else self._existing
 
     @staticmethod
-    def _clock(listing: Listing, stops: Stops) -> tuple[Floats, Floats]:
-        """Corners of the clock that runs while trading is on: instants and what it shows, both in ms."""
+    def _clock(listing: MarketListing, stops: Stops) -> tuple[Floats, Floats]:
+        """Return the corners of a clock that runs during trading: instants and the time it shows, both in ms."""
         at, shown = [float(listing.listed_ms)], [0.0]
         for stop, resume in sorted(stops):
             start, end = max(stop, listing.listed_ms), min(resume, listing.ended_ms)
@@ -104,15 +109,17 @@ class Hours:
         return np.array(at), np.array(shown)
 
     def existing_ms(self, edges: Int64s) -> Floats:
-        """How many ms of each stretch between two edges lie outside outages, within the symbol's life."""
+        """Return how many ms of each stretch between two edges of a row lie outside outages, within the symbol's
+        life."""
         return np.diff(np.interp(edges, *self._existing))
 
     def trading_ms(self, edges: Int64s) -> Floats:
-        """`existing_ms` less the halts."""
+        """Return `existing_ms` less the halts."""
         return np.diff(np.interp(edges, *self._trading))
 
     def close_times(self, opens: Int64s, ends: Int64s) -> Int64s:
-        """The last ms of each candle: where trading stopped and did not go on before its end, the last ms traded."""
+        """Return the last ms of each candle: where trading stopped and did not go on before its end, the last ms
+        traded."""
         if not len(self._stops):
             return ends - 1
         last = np.searchsorted(self._stops, ends, "left") - 1
@@ -123,10 +130,10 @@ class Hours:
 class Path:
     """The candles of one listing at the four levels. Blocks of slots are made when asked for and kept for a while."""
 
-    def __init__(self, seed: int, provider: str, listing: Listing, hours: Hours) -> None:
+    def __init__(self, seed: int, provider: str, listing: MarketListing, hours: Hours) -> None:
         self.listing = listing
         self.hours = hours
-        self._number = next(_numbers)
+        self.number = next(_numbers)
         self._key = _key_of(f"{seed} {provider} {listing.path}")
         # An asset has one price on all markets of all providers; amounts are each market's own, and so is the premium.
         asset = listing.path if listing.offset else listing.base
@@ -136,7 +143,8 @@ class Path:
             self._assets.append((_key_of(f"{seed} {listing.quote}"), -1.0, listing.against))
 
     def rows(self, level: int, start_ms: int, end_ms: int) -> tuple[int, Grid]:
-        """The number of the first slot, and the slots that open in [start_ms, end_ms) and in the symbol's life."""
+        """Return the number of the first slot, and the slots that open in [start_ms, end_ms) and in the symbol's
+        life."""
         step = STEP_MS[level]
         first = max(start_ms, self.listing.listed_ms // step * step)
         last = min(end_ms, self.listing.ended_ms, FOREVER_MS)
@@ -152,8 +160,16 @@ class Path:
             return number, self._block(DAY, self.listing.listed_ms // DAY_MS // _BLOCK_DAYS).cut(0, 0)
         return number, Grid(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
+    def children(self, level: int, parents: Int64s) -> tuple[Int64s, Grid]:
+        """Return open times and slots of these parents: numbers of the level above, in order, at least one."""
+        step = STEP_MS[level - 1]
+        number, rows = self.rows(level - 1, int(parents[0]) * step, (int(parents[-1]) + 1) * step)
+        parents = parents[(parents >= number) & (parents < number + len(rows.exists))]
+        numbers = parents[:, None] * _CHILDREN[level] + np.arange(_CHILDREN[level])
+        return numbers.ravel() * STEP_MS[level], self._refine(level, parents, rows.take(parents - number))
+
     def _block(self, level: int, index: int) -> Grid:
-        name = (self._number, level, index)
+        name = (self.number, level, index)
         block = _blocks.find(name)
         if block is None:
             block = self._draw_days(index) if level == DAY else self._refine_block(level, index)
@@ -161,9 +177,7 @@ class Path:
         return block
 
     def _refine_block(self, level: int, index: int) -> Grid:
-        """The children of `_BLOCK_PARENTS` slots of the level above."""
-        size = _BLOCK_PARENTS * _CHILDREN[level]
-        step = STEP_MS[level]
+        """Return the children of `_BLOCK_PARENTS` slots of the level above."""
         parent_first = index * _BLOCK_PARENTS
         per_parent_block = _BLOCK_DAYS if level == HOUR else _BLOCK_PARENTS * _CHILDREN[level - 1]
         parents = []
@@ -174,16 +188,20 @@ class Path:
             parents.append(self._block(level - 1, block).cut(inside, until))
             at += until - inside
         whole = parents[0] if len(parents) == 1 else Grid(*(np.concatenate(c) for c in zip(*parents, strict=True)))
-        numbers = np.arange(index * size, (index + 1) * size, dtype=np.int64)
-        edges = np.arange(index * size, (index + 1) * size + 1, dtype=np.int64) * step
-        exists = self.hours.existing_ms(edges) > 0
-        weights = self.hours.trading_ms(edges) / step
-        shape = (_BLOCK_PARENTS, _CHILDREN[level])
-        draws = Draws(*(_noise(key, level, numbers).reshape(*shape, 4) for key in (self._price_key, self._key)))
-        return _refine(whole, exists, weights.reshape(shape), draws, self.listing)
+        return self._refine(level, np.arange(parent_first, parent_first + _BLOCK_PARENTS, dtype=np.int64), whole)
+
+    def _refine(self, level: int, parents: Int64s, rows: Grid) -> Grid:
+        """Return the children of the slots with these numbers, which are those rows of the level above."""
+        edges = parents[:, None] * _CHILDREN[level] + np.arange(_CHILDREN[level] + 1)
+        numbers, edges = edges[:, :-1].ravel(), edges * STEP_MS[level]
+        exists = self.hours.existing_ms(edges).ravel() > 0
+        weights = self.hours.trading_ms(edges) / STEP_MS[level]
+        keys = self._price_key, self._key
+        draws = Draws(*(_noise(key, level, numbers).reshape(*weights.shape, 4) for key in keys))
+        return _refine(rows, exists, weights, draws, self.listing)
 
     def _draw_days(self, index: int) -> Grid:
-        """Days: a smooth random walk around the listing's price curve."""
+        """Return days: a smooth random walk around the listing's price curve."""
         listing = self.listing
         numbers = np.arange(index * _BLOCK_DAYS, (index + 1) * _BLOCK_DAYS + 1, dtype=np.int64)
         price_unit = 10.0**-listing.price_decimals * listing.tick
@@ -215,7 +233,8 @@ class Path:
         return Grid(exists, opens, opens, highs, lows, closes, trades, volume, quote, taker, taker_quote)
 
     def _log_price(self, days: Int64s) -> Floats:
-        """The logarithm of the price at the start of each day: of the base asset, less that of the quote asset."""
+        """Return the logarithm of the price at the start of each day: of the base asset, less that of the quote
+        asset."""
         total: Floats = np.zeros(len(days))
         for key, sign, curve in self._assets:
             total += sign * _log_worth(key, curve, self.listing.swing, days)
@@ -259,7 +278,7 @@ class Kept(Generic[Name, Value]):
         self._lock = threading.Lock()
 
     def find(self, name: Name) -> Value | None:
-        """The value, None where it has to be made."""
+        """Return the value, None where it has to be made."""
         with self._lock:
             value = self._kept.get(name)
             if value is not None:
@@ -267,7 +286,7 @@ class Kept(Generic[Name, Value]):
             return value
 
     def keep(self, name: Name, value: Value) -> None:
-        """Keeps the value, and drops the one that was not used for longest."""
+        """Keep the value, and drop the one that was not used for longest."""
         with self._lock:
             self._kept[name] = value
             while len(self._kept) > self._most:
@@ -280,13 +299,13 @@ _numbers = itertools.count()
 
 
 @functools.lru_cache(maxsize=256)
-def find_path(seed: int, provider: str, listing: Listing, outages: Stops, halts: Stops) -> Path:
+def find_path(seed: int, provider: str, listing: MarketListing, outages: Stops, halts: Stops) -> Path:
     """Return the path of the listing in the market of the seed, one for all exchanges; the stops are tuples."""
     return Path(seed, provider, listing, Hours(listing, outages, halts))
 
 
 def _noise(key: int, stream: int, numbers: Int64s) -> npt.NDArray[np.uint16]:
-    """Four random 16-bit numbers per number, always the same ones (the splitmix64 finalizer over a counter)."""
+    """Return four random 16-bit numbers per number, always the same ones (the splitmix64 finalizer over a counter)."""
     start = (key + stream * 0xD1342543DE82EF95) & 0xFFFF_FFFF_FFFF_FFFF
     mixed = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(start)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -296,7 +315,8 @@ def _noise(key: int, stream: int, numbers: Int64s) -> npt.NDArray[np.uint16]:
 
 
 def _share(totals: Int64s, weights: Floats) -> Int64s:
-    """Each total dealt out over its row in proportion to the weights; rows sum to the total, weight 0 gets nothing."""
+    """Return each total split over its row in proportion to the weights; rows sum to the total, weight 0 gets
+    nothing."""
     running = np.cumsum(weights, axis=1)
     whole = running[:, -1:]
     part = running / np.where(whole > 0, whole, 1.0)
@@ -307,7 +327,7 @@ def _share(totals: Int64s, weights: Floats) -> Int64s:
 
 
 def _share_trades(parents: Grid, weights: Floats, draws: Floats) -> Int64s:
-    """Trades of the children. A parent that opens off the previous close trades in its first open child."""
+    """Return trades of the children. A parent that opens off the previous close trades in its first open child."""
     running = np.cumsum(weights * (0.4 + draws), axis=1)
     whole = running[:, -1:]
     part = running / np.where(whole > 0, whole, 1.0)
@@ -319,7 +339,7 @@ def _share_trades(parents: Grid, weights: Floats, draws: Floats) -> Int64s:
 
 
 def _share_taker(parents: Grid, volume: Int64s, draws: Floats) -> Int64s:
-    """The taker buy part of each child's volume: around the parent's part, never above the child's volume."""
+    """Return the taker buy part of each child's volume: around the parent's part, never above the child's volume."""
     most = np.maximum(parents.volume, 1)
     ratio = (parents.taker / most)[:, None]
     mean = ((volume * draws).sum(axis=1) / most)[:, None]
@@ -331,7 +351,7 @@ def _share_taker(parents: Grid, volume: Int64s, draws: Floats) -> Int64s:
 
 
 def _walk(parents: Grid, active: Bools, volume: Int64s, middle: Floats, draws: Floats) -> Int64s:
-    """Closes of the children: a random walk from the parent's open to its close, around its mean price.
+    """Return the closes of the children: a random walk from the parent's open to its close, around its mean price.
 
     A child without trades closes where the one before closed.
     """
@@ -358,15 +378,15 @@ def _walk(parents: Grid, active: Bools, volume: Int64s, middle: Floats, draws: F
     return rounded
 
 
-def _quote_unit(listing: Listing) -> float:
-    """Quote units of one step of volume at a price of one tick; on COIN-M they fall as the price rises."""
+def _quote_unit(listing: MarketListing) -> float:
+    """Return quote units of one step of volume at a price of one tick; on COIN-M they fall as the price rises."""
     steps = listing.step * 10.0 ** (listing.quote_decimals - listing.volume_decimals)
     tick = listing.tick * 10.0**-listing.price_decimals
     return steps * tick if listing.size is None else steps * listing.size / tick
 
 
-def _worth(total: Int64s, volume: Int64s, lows: Int64s, highs: Int64s, listing: Listing) -> Floats:
-    """What each child's volume is worth, between its low and its high, so that rows come to the totals if they can."""
+def _worth(total: Int64s, volume: Int64s, lows: Int64s, highs: Int64s, listing: MarketListing) -> Floats:
+    """Return the worth of each child's volume, between its low and its high; rows sum to the totals where possible."""
     unit = _quote_unit(listing)
     if listing.size is None:
         least, most = volume * (lows * unit), volume * (highs * unit)
@@ -378,8 +398,8 @@ def _worth(total: Int64s, volume: Int64s, lows: Int64s, highs: Int64s, listing: 
     return worth
 
 
-def _refine(parents: Grid, exists: Bools, weights: Floats, draws: Draws, listing: Listing) -> Grid:
-    """The children of each parent, row after row: exact in open, high, low, close and in every sum."""
+def _refine(parents: Grid, exists: Bools, weights: Floats, draws: Draws, listing: MarketListing) -> Grid:
+    """Return the children of each parent, row after row: exact in open, high, low, close and in every sum."""
     unit, amount = draws.price / 65536.0, draws.amount / 65536.0
     trades = _share_trades(parents, weights, amount[..., 0])
     active = trades > 0
@@ -411,27 +431,33 @@ def _refine(parents: Grid, exists: Bools, weights: Floats, draws: Draws, listing
     return Grid(exists, *(column.reshape(-1) for column in columns))
 
 
-def gather(grid: Grid, opens: Int64s, slots: Int64s) -> tuple[Int64s, Int64s, Candles]:
-    """Candles of the slots that existing rows fall into, after the slots and the opens of their first rows.
+def gather(grid: Grid, opens: Int64s, slots: Int64s) -> tuple[Int64s, Int64s, MarketCandles]:
+    """Return candles of the slots that existing rows fall into, after the slots and the opens of their first rows.
 
     `open_time` is the first row's own, `close_time` is 0: the caller knows the borders.
     """
     rows = np.flatnonzero(grid.exists)
     slots, opens = slots[rows], opens[rows]
     if not len(rows):
-        return slots, opens, Candles(*[np.zeros(0, np.int64)] * 11)
+        return slots, opens, MarketCandles(*[np.zeros(0, np.int64)] * 11)
+    grid = grid.take(rows)
     starts = np.flatnonzero(np.diff(slots, prepend=slots[0] - 1))
+    if len(starts) == len(rows):  # each is a candle by itself
+        none = np.zeros(len(rows), np.int64)
+        prices = grid.open, grid.high, grid.low, grid.close
+        amounts = grid.quote, grid.trades, grid.taker, grid.taker_quote
+        return slots, opens, MarketCandles(opens, *prices, grid.volume, none, *amounts)
     ends = np.append(starts[1:], len(rows)) - 1
 
     def total(column: Int64s) -> Int64s:
-        return np.add.reduceat(column[rows], starts)
+        return np.add.reduceat(column, starts)
 
-    candles = Candles(
+    candles = MarketCandles(
         opens[starts],
-        grid.open[rows][starts],
-        np.maximum.reduceat(grid.high[rows], starts),
-        np.minimum.reduceat(grid.low[rows], starts),
-        grid.close[rows][ends],
+        grid.open[starts],
+        np.maximum.reduceat(grid.high, starts),
+        np.minimum.reduceat(grid.low, starts),
+        grid.close[ends],
         total(grid.volume),
         np.zeros(len(starts), np.int64),
         total(grid.quote),

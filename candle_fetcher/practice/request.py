@@ -1,4 +1,4 @@
-"""What an endpoint is asked, and how it refuses: parameters read by the rules of Binance, with its error codes."""
+"""Parameters of a request, read by the rules of Binance, and refusals with its error codes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from candle_fetcher.practice.listings import Listing, find_pair
+from candle_fetcher.practice.listings import MarketListing, find_pair
 from candle_fetcher.practice.series import Tape
 
 Params = dict[str, str]
@@ -45,7 +45,7 @@ class View(NamedTuple):
 
 
 def dump(value: Any) -> bytes:
-    """Compact JSON, as the exchange prints it."""
+    """Return compact JSON, as the exchange prints it."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -84,7 +84,7 @@ def read_limit(view: View, params: Params, default: int, most: int) -> int:
     return limit if view.page_cap is None else min(limit, view.page_cap)
 
 
-def find_symbol(view: View, name: str) -> Listing:
+def find_symbol(view: View, name: str) -> MarketListing:
     if not _SYMBOL.fullmatch(name):
         raise Refused(-1100, "Illegal characters found in parameter 'symbol'; legal range is '^[A-Z0-9-_.]{1,20}$'.")
     listing = view.tape.find(view.provider, name)
@@ -93,13 +93,13 @@ def find_symbol(view: View, name: str) -> Listing:
     return listing
 
 
-def known(listing: Listing | None, what: str) -> Listing:
+def known(listing: MarketListing | None, what: str) -> MarketListing:
     if listing is None:
         raise Refused(-1121, f"Invalid {what}.")
     return listing
 
 
-def read_listing(view: View, params: Params, name: str) -> Listing:
+def read_listing(view: View, params: Params, name: str) -> MarketListing:
     value = read_text(params, name)
     if value is None:
         raise missing(name)
@@ -112,8 +112,8 @@ def printed(value: float, decimals: int) -> str:
     return f"{value:.{decimals}f}"
 
 
-def select(view: View, params: Params) -> tuple[list[Listing], bool]:
-    """The symbols that a ticker is asked for, and whether it answers with one object instead of a list."""
+def select(view: View, params: Params) -> tuple[list[MarketListing], bool]:
+    """Return the symbols that a ticker is asked for, and whether it answers with one object instead of a list."""
     symbol = read_text(params, "symbol")
     if symbol is not None:
         return [find_symbol(view, symbol)], not view.coin
@@ -138,7 +138,7 @@ def read_names(text: str) -> list[str]:
     return names
 
 
-def answer_each(view: View, params: Params, row: Callable[[View, Listing], dict[str, Any]]) -> bytes:
+def answer_each(view: View, params: Params, row: Callable[[View, MarketListing], dict[str, Any]]) -> bytes:
     listings, single = select(view, params)
     rows = [row(view, listing) for listing in listings]
     return dump(rows[0] if single else rows)

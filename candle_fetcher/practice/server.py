@@ -23,7 +23,7 @@ class Incoming(NamedTuple):
     headers: dict[str, str]
 
 
-class Connection:
+class ClientConnection:
     """One client. What a fault may do to it: send, reset, wait."""
 
     def __init__(self, client: socket.socket, closing: threading.Event) -> None:
@@ -33,29 +33,29 @@ class Connection:
         self.idle_since: float | None = time.monotonic()
 
     def send(self, data: bytes) -> None:
-        """Sends all of it. Raises OSError where the client is gone."""
+        """Send all of it. Raises OSError where the client has closed the connection."""
         self._socket.sendall(data)
 
     def reset(self) -> None:
-        """Ends the connection with a RST."""
+        """End the connection with a RST."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RST)
         self._socket.close()
 
     def wait(self, seconds: float) -> bool:
-        """Waits; True at once when the server closes."""
+        """Wait; return True at once when the server closes."""
         return self._closing.wait(seconds) if seconds > 0 else self._closing.is_set()
 
     def shut(self) -> None:
-        """Wakes whoever reads or writes here."""
+        """Wake the threads that read or write here."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Closes the socket."""
+        """Close the socket."""
         self._socket.close()
 
     def receive(self) -> Incoming | None:
-        """The next request; None where the client has gone, or sent what is no request."""
+        """Return the next request; None where the client has closed the connection, or sent no HTTP request."""
         self.idle_since = time.monotonic()
         head = self._read_head()
         self.idle_since = None
@@ -98,14 +98,14 @@ class Connection:
         self._buffer = self._buffer[count:]
 
 
-class Server:
+class HttpServer:
     """Listens, and hands every request to `respond`, which returns whether the connection goes on."""
 
-    def __init__(self, host: str, port: int, respond: Callable[[Connection, Incoming], bool]) -> None:
+    def __init__(self, host: str, port: int, respond: Callable[[ClientConnection, Incoming], bool]) -> None:
         self._respond = respond
         self._closing = threading.Event()
         self._lock = threading.Lock()
-        self._connections: dict[Connection, threading.Thread] = {}
+        self._connections: dict[ClientConnection, threading.Thread] = {}
         self._listener = socket.create_server((host, port), backlog=256)
         self.host = host
         self.port: int = self._listener.getsockname()[1]
@@ -113,7 +113,7 @@ class Server:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends every connection and thread, and waits for them."""
+        """End every connection and thread, and wait for them."""
         if self._closing.is_set():
             return
         self._closing.set()
@@ -140,7 +140,7 @@ class Server:
                 client.close()
                 return
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection = Connection(client, self._closing)
+            connection = ClientConnection(client, self._closing)
             thread = threading.Thread(target=self._serve, args=(connection,), name="practice-connection", daemon=True)
             with self._lock:
                 self._connections[connection] = thread
@@ -150,7 +150,7 @@ class Server:
                 self._make_room()
 
     def _make_room(self) -> None:
-        """Closes the connection that has been idle for longest; waits a moment where all are busy."""
+        """Close the connection that has been idle for longest; wait a moment where all are busy."""
         with self._lock:
             idle = [
                 (since, connection) for connection in self._connections if (since := connection.idle_since) is not None
@@ -160,7 +160,7 @@ class Server:
         else:
             self._closing.wait(0.01)
 
-    def _serve(self, connection: Connection) -> None:
+    def _serve(self, connection: ClientConnection) -> None:
         try:
             while not self._closing.is_set():
                 incoming = connection.receive()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from candle_fetcher.practice.market import Candles, Int64s
+from candle_fetcher.practice.market import Int64s, MarketCandles
 
 # The fields of a row, in order; the twelfth is "0" and means nothing.
 FIELDS = (
@@ -43,7 +43,7 @@ class Style(NamedTuple):
     quote: int | None
 
     def decimals(self, field: str) -> int | None:
-        """The decimals of a field that is printed as a string."""
+        """Return the decimals of a field that is printed as a string."""
         if field in ("open", "high", "low", "close"):
             return self.price
         return self.volume if field in ("volume", "taker_buy_volume") else self.quote
@@ -57,12 +57,12 @@ class Rows(NamedTuple):
     offsets: Int64s
 
     def text(self, first: int, last: int) -> bytes:
-        """The rows [first, last), each with its comma."""
+        """Return the rows [first, last), each with its comma."""
         return self.data[self.offsets[first] : self.offsets[last]]
 
 
-def print_rows(candles: Candles, style: Style) -> Rows:
-    """The candles as compact JSON arrays of 12."""
+def print_rows(candles: MarketCandles, style: Style) -> Rows:
+    """Return the candles as compact JSON arrays of 12."""
     pieces: list[_Piece] = []
     before = b"["
     for field in FIELDS:
@@ -76,8 +76,8 @@ def print_rows(candles: Candles, style: Style) -> Rows:
     return Rows(candles.open_time, page[shown].tobytes(), offsets)
 
 
-def print_csv(candles: Candles, style: Style, *, in_microseconds: bool) -> bytes:
-    """The candles as CSV lines of 12 fields without a header; a close time in µs is the last one of its ms."""
+def print_csv(candles: MarketCandles, style: Style, *, in_microseconds: bool) -> bytes:
+    """Return the candles as CSV lines of 12 fields without a header; a close time in µs is the last one of its ms."""
     pieces: list[_Piece] = []
     for field in FIELDS:
         pieces += _field(candles, field, style)
@@ -88,20 +88,20 @@ def print_csv(candles: Candles, style: Style, *, in_microseconds: bool) -> bytes
 
 
 def csv_of_raw(rows: Sequence[Sequence[Any]], *, in_microseconds: bool) -> bytes:
-    """Raw rows as such lines, every other value as it came."""
+    """Return raw rows as lines of CSV, other values than times as they are."""
     more = [(_MICROSECONDS.get(field, b"") if in_microseconds else b"").decode() for field in FIELDS] + [""]
     return "".join(
         ",".join(f"{value}{digits}" for value, digits in zip(row, more, strict=True)) + "\n" for row in rows
     ).encode()
 
 
-def _field(candles: Candles, field: str, style: Style) -> list[_Piece]:
+def _field(candles: MarketCandles, field: str, style: Style) -> list[_Piece]:
     decimals = 0 if field in WHOLE else style.decimals(field)
     return [(_constant(b"0"), None)] if decimals is None else _digits(getattr(candles, field), decimals)
 
 
 def _lay_out(pieces: Sequence[_Piece], count: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    """The characters side by side, one line for each candle, and which of them show."""
+    """Return the characters side by side, one line for each candle, and which of them show."""
     width = sum(chars.shape[1] for chars, _ in pieces)
     page = np.empty((count, width), np.uint8)
     shown = np.ones((count, width), np.bool_)
@@ -120,7 +120,8 @@ def _constant(text: bytes) -> npt.NDArray[np.uint8]:
 
 
 def _digits(values: Int64s, decimals: int) -> list[_Piece]:
-    """The characters of each number, and which of them show: no leading zeros, a minus only before negative ones."""
+    """Return the characters of each number, and which of them show: no leading zeros, a minus only before negative
+    ones."""
     pieces: list[_Piece] = []
     if len(values) and int(values.min()) < 0:
         pieces.append((np.full((len(values), 1), ord("-"), np.uint8), (values < 0)[:, None]))
@@ -147,15 +148,16 @@ def _digits(values: Int64s, decimals: int) -> list[_Piece]:
 
 
 def read_numbers(values: Int64s, decimals: int) -> npt.NDArray[np.float64]:
-    """The float64 that the text of each value reads as: both sides of the division are exact, so it rounds once."""
+    """Return the float64 of the text of each value: both sides of the division are exact, so it rounds
+    once."""
     numbers: npt.NDArray[np.float64] = values / 10.0**decimals
     for index in np.flatnonzero(np.abs(values) > _EXACT):
         numbers[index] = int(values[index]) / 10**decimals
     return numbers
 
 
-def read_candles(candles: Candles, style: Style) -> dict[str, npt.NDArray[Any]]:
-    """What a reader of the printed rows gets: float64 columns, int64 for times and trades."""
+def read_candles(candles: MarketCandles, style: Style) -> dict[str, npt.NDArray[Any]]:
+    """Return the columns that the printed rows read as: float64 columns, int64 for times and trades."""
     columns: dict[str, npt.NDArray[Any]] = {}
     for field in FIELDS:
         values: Int64s = getattr(candles, field)
@@ -168,7 +170,7 @@ def read_candles(candles: Candles, style: Style) -> dict[str, npt.NDArray[Any]]:
 
 
 def read_rows(rows: Sequence[Sequence[Any]]) -> dict[str, npt.NDArray[Any]]:
-    """The same from raw rows of 12 fields."""
+    """Return the columns of raw rows of 12 fields."""
     return {
         field: np.array([row[at] for row in rows], np.int64)
         if field in WHOLE
@@ -178,7 +180,7 @@ def read_rows(rows: Sequence[Sequence[Any]]) -> dict[str, npt.NDArray[Any]]:
 
 
 def print_raw(rows: Sequence[Sequence[Any]]) -> Rows:
-    """Raw rows in order of open time, every value as it came."""
+    """Return raw rows in order of open time, every value as it is."""
     rows = sorted(rows, key=lambda row: row[0])
     data = json.dumps(rows, separators=(",", ":")).encode()[1:-1] + b"," * bool(rows)
     ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("]")) + 2
@@ -190,7 +192,7 @@ def print_raw(rows: Sequence[Sequence[Any]]) -> Rows:
 
 
 def amend(row: list[Any], changes: dict[str, Any]) -> list[Any]:
-    """The row with some fields changed; a number gets the decimals of the field it replaces, a string stays."""
+    """Return the row with some fields changed; a number gets the decimals of the field it replaces, a string stays."""
     amended = list(row)
     for field, value in changes.items():
         at = FIELDS.index(field)
@@ -202,7 +204,7 @@ def amend(row: list[Any], changes: dict[str, Any]) -> list[Any]:
 
 
 def amend_rows(rows: Rows, changes: Mapping[int, dict[str, Any]]) -> Rows:
-    """The rows with some fields changed of those that open at these times; the others are not read."""
+    """Return the rows with some fields changed of those that open at these times; the others are not read."""
     pieces, sizes, done = [], np.diff(rows.offsets), 0
     for open_ms in sorted(changes):
         at = int(np.searchsorted(rows.opens, open_ms))
@@ -216,5 +218,5 @@ def amend_rows(rows: Rows, changes: Mapping[int, dict[str, Any]]) -> Rows:
 
 
 def print_number(value: Any, decimals: int) -> str:
-    """The number with so many decimals; a string stays as it is."""
+    """Return the number with so many decimals; a string stays as it is."""
     return value if isinstance(value, str) else f"{Decimal(str(value)):.{decimals}f}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from candle_fetcher.core.timeframe import DAY_MS
-from candle_fetcher.practice.listings import Listing
+from candle_fetcher.practice.listings import MarketListing
 from candle_fetcher.practice.request import Params, Refused, View, answer_each, dump, printed, read_listing
 
 
@@ -21,8 +21,8 @@ class Day(NamedTuple):
     trades: int
 
 
-def last_day(view: View, listing: Listing, kind: str = "candles") -> Day:
-    """The rolling day up to the instant, by whole seconds; the last day of a symbol that has ended."""
+def last_day(view: View, listing: MarketListing, kind: str = "candles") -> Day:
+    """Return the rolling day up to the instant, by whole seconds; the last day of a symbol that has ended."""
     series = view.tape.generated(view.provider, listing, kind=kind)
     end = min(view.now_ms // 1000 * 1000 + 1000, listing.ended_ms)
     candles = series.candles_between(max(end - DAY_MS, listing.listed_ms // 1000 * 1000), end)
@@ -35,7 +35,7 @@ def last_day(view: View, listing: Listing, kind: str = "candles") -> Day:
     return Day(prices[0], prices[1], prices[2], prices[3], volume, quote, int(candles.trades[0]))
 
 
-def _ticker_24hr(view: View, listing: Listing) -> dict[str, Any]:
+def _ticker_24hr(view: View, listing: MarketListing) -> dict[str, Any]:
     day = last_day(view, listing)
     price, amount, quote = listing.price_decimals, listing.volume_decimals, listing.quote_decimals
     average = 0.0
@@ -93,19 +93,19 @@ def day_tickers(view: View, params: Params) -> bytes:
         raise Refused(-1130, "Data sent for parameter 'type' is not valid.")
     mini = params.get("type") == "MINI"
 
-    def row(view: View, listing: Listing) -> dict[str, Any]:
+    def row(view: View, listing: MarketListing) -> dict[str, Any]:
         full = _ticker_24hr(view, listing)
         return {name: full[name] for name in _MINI} if mini else full
 
     return answer_each(view, params, row)
 
 
-def _identity(view: View, listing: Listing) -> dict[str, Any]:
+def _identity(view: View, listing: MarketListing) -> dict[str, Any]:
     return {"symbol": listing.symbol, "ps": listing.pair} if view.coin else {"symbol": listing.symbol}
 
 
 def price_tickers(view: View, params: Params) -> bytes:
-    def row(view: View, listing: Listing) -> dict[str, Any]:
+    def row(view: View, listing: MarketListing) -> dict[str, Any]:
         price = {"price": printed(last_day(view, listing).close, listing.price_decimals)}
         return _identity(view, listing) | price | ({"time": view.now_ms} if view.futures else {})
 
@@ -113,7 +113,7 @@ def price_tickers(view: View, params: Params) -> bytes:
 
 
 def book_tickers(view: View, params: Params) -> bytes:
-    def row(view: View, listing: Listing) -> dict[str, Any]:
+    def row(view: View, listing: MarketListing) -> dict[str, Any]:
         last = last_day(view, listing).close
         decimals, amount = listing.price_decimals, listing.volume_decimals
         quantity = listing.step * 10.0**-amount

@@ -1,4 +1,5 @@
-"""The layout of Binance's public archive (Binance Vision): which files there are, their names and form, and since when.
+"""The layout of Binance's public archive (Binance Vision): its files, their names and formats, and the first date of
+each.
 
     data/futures/um/monthly/klines/BTCUSDT/1h/BTCUSDT-1h-2024-03.zip
     market          period  kind   symbol  interval          date
@@ -49,7 +50,7 @@ _HEADER_SINCE_MS = {
 }
 
 
-class File(NamedTuple):
+class VisionFile(NamedTuple):
     """One file: the rows of a series in [start_ms, end_ms), a day or a month. `symbol` is a pair for index prices."""
 
     provider: str
@@ -90,32 +91,32 @@ class File(NamedTuple):
 
 
 def write_interval(timeframe: str) -> str:
-    """The timeframe as the archive writes it: 1M is 1mo."""
+    """Return the timeframe as the archive writes it: 1M is 1mo."""
     return "1mo" if timeframe == "1M" else timeframe
 
 
 def read_interval(text: str) -> str:
-    """The timeframe that the archive writes so."""
+    """Return the timeframe of the archive's text."""
     return "1M" if text == "1mo" else "" if text == "1M" else text
 
 
 def kinds(provider: str, period: str) -> list[str]:
-    """The folders of kinds; spot has klines alone, funding rates are monthly alone."""
+    """Return the folders of kinds; spot has klines alone, funding rates are monthly alone."""
     if provider == "binance":
         return ["klines"]
     return [folder for folder, kind in KINDS.items() if kind != "funding" or period == "monthly"]
 
 
 def timeframes(provider: str, kind: str, *, is_month: bool) -> list[str]:
-    """The timeframes of a kind; funding has one, written as the empty string."""
+    """Return the timeframes of a kind; funding has one, written as the empty string."""
     if kind == "funding":
         return [""] if is_month else []
     seconds = ["1s"] if provider == "binance" else []
     return [*seconds, *(name for name in INTERVALS if is_month or name not in _MONTHLY_ONLY)]
 
 
-def read_key(key: str) -> File | None:
-    """The file with this key, whether it exists or not; None where the archive names none like this."""
+def read_key(key: str) -> VisionFile | None:
+    """Return the file with this key, whether it exists or not; None for a key that the archive does not use."""
     match = _KEY.fullmatch(key)
     if match is None or len(match["date"]) != (7 if match["period"] == "monthly" else 10):
         return None
@@ -134,29 +135,30 @@ def read_key(key: str) -> File | None:
     return file if file.key == key else None
 
 
-def make_file(provider: str, kind: str, symbol: str, timeframe: str, at_ms: int, *, is_month: bool) -> File:
-    """The file of the day or month that holds the instant."""
+def make_file(provider: str, kind: str, symbol: str, timeframe: str, at_ms: int, *, is_month: bool) -> VisionFile:
+    """Return the file of the day or month that holds the instant."""
     if is_month:
         month = _MONTH.ordinal(at_ms)
         start_ms, end_ms = _MONTH.open_ms(month), _MONTH.open_ms(month + 1)
     else:
         start_ms = at_ms // DAY_MS * DAY_MS
         end_ms = start_ms + DAY_MS
-    return File(provider, kind, symbol, timeframe, start_ms, end_ms, is_month)
+    return VisionFile(provider, kind, symbol, timeframe, start_ms, end_ms, is_month)
 
 
 def begins_ms(provider: str, symbol: str, *, is_month: bool) -> int:
-    """Before this instant the archive has no file of the symbol, whenever it was listed."""
+    """Return the instant before which the archive has no file of the symbol, also of one listed earlier."""
     since_ms = _SINCE.get((provider, symbol), 0)
     return _MONTH.open_ms(_MONTH.ordinal(since_ms - 1) + 1) if is_month and since_ms else since_ms
 
 
-class Lags(NamedTuple):
+class PublicationLags(NamedTuple):
     """How long after the end of its day or month a file appears, in hours."""
 
     daily_h: float = 5
     monthly_h: float = 8
 
-    def published_ms(self, file: File, closed_ms: int) -> int:
-        """When the file appears; `closed_ms` is when its last candle is over, which may be after the month."""
+    def published_ms(self, file: VisionFile, closed_ms: int) -> int:
+        """Return the time at which the file appears; `closed_ms` is the close of its last candle, maybe after the
+        month."""
         return max(file.end_ms, closed_ms) + round((self.monthly_h if file.is_month else self.daily_h) * HOUR_MS)

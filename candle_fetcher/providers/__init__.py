@@ -1,7 +1,7 @@
-"""Floor 1: facts about providers and pure functions. One file a provider, whose `PROVIDERS` are listed here.
+"""The built-in providers, and those of installed packages. One module per provider lists its `PROVIDERS`.
 
-An installed package offers more through the entry-point group `candle_fetcher.providers`: a Provider, several, or a
-module with `PROVIDERS`. One that cannot be loaded is named in a warning, and harms no other.
+An installed package offers providers through the entry-point group `candle_fetcher.providers`: a Provider, several, or
+a module with `PROVIDERS`. One that cannot be loaded causes a warning and does not affect the others.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from candle_fetcher.providers.base import (
     Setting,
     Token,
     any_symbol,
-    by_status,
 )
+from candle_fetcher.providers.refusals import by_status
 
 __all__ = [
     "Action",
@@ -68,7 +68,7 @@ GROUP = "candle_fetcher.providers"
 
 
 class _PlugIns(NamedTuple):
-    """The providers of installed packages by id; and by the name of their entry point what is wrong with the others."""
+    """The providers of installed packages by id, and the faults of broken ones by the name of their entry point."""
 
     providers: dict[str, Provider]
     broken: dict[str, str]
@@ -78,9 +78,9 @@ _MODULES = ("alpaca", "alphavantage", "binance", "coingecko", "kraken", "tradest
 
 
 def _import(module: str) -> Sequence[Provider]:
-    """The providers of a module of ours, imported when they are wanted; none of another one.
+    """Return the providers of a built-in module, imported on demand; none for another name.
 
-    Each import is written out, since tools that freeze a program follow no others.
+    The imports are written out because tools that freeze a program follow no others.
     """
     if module == "alpaca":
         from candle_fetcher.providers import alpaca
@@ -121,7 +121,7 @@ def _built_in() -> dict[str, Provider]:
 
 @functools.cache
 def _plug_ins() -> _PlugIns:
-    from importlib import metadata  # when asked for: looking through all packages takes 10 ms
+    from importlib import metadata  # on demand: looking through all packages takes 10 ms
 
     found = _PlugIns({}, {})
     for point in metadata.entry_points(group=GROUP):
@@ -129,9 +129,9 @@ def _plug_ins() -> _PlugIns:
         try:
             for provider in _offered(point.load()):
                 if provider.name in _built_in() or provider.name in found.providers:
-                    raise InputError(f"there is a provider {provider.name!r} already; a plug-in needs an id of its own")
+                    raise InputError(f"the id {provider.name!r} is taken; a plug-in needs an id of its own")
                 found.providers[provider.name] = provider
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever somebody else's code does
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - code of another package may raise anything
             why = f"{type(error).__name__}: {str(error)[:200]}"
             said = f"the plug-in {point.name!r} of {package} cannot be used ({why}); update or uninstall {package}"
             found.broken[point.name] = said
@@ -140,24 +140,24 @@ def _plug_ins() -> _PlugIns:
 
 
 def _offered(value: Any) -> list[Provider]:
-    """The providers of an entry point."""
+    """Return the providers of an entry point."""
     value = getattr(value, "PROVIDERS", value)
     providers = [value] if isinstance(value, Provider) else value
     if not isinstance(providers, list | tuple) or not all(isinstance(one, Provider) for one in providers):
-        raise InputError(f"{str(value)[:80]!r} is no Provider, nor several, nor a module with PROVIDERS")
+        raise InputError(f"{str(value)[:80]!r} must be a Provider, a list of them, or a module with PROVIDERS")
     return list(providers)
 
 
 def all_providers() -> dict[str, Provider]:
-    """Every provider by its id: those built in, and those of installed packages."""
+    """Return every provider by its id: built-in ones and those of installed packages."""
     return {**_built_in(), **_plug_ins().providers}
 
 
 def find_known(name: str) -> Provider | None:
-    """Return the provider with that id, in any case of its letters; None where there is none.
+    """Return the provider with that id, in any case; None where there is none.
 
-    Looks first where its name says, since every module takes a moment to import, and through installed packages only
-    for ids that are not built in.
+    Imports the module that the name suggests first, since every import takes time, and looks through installed packages
+    only for ids that are not built in.
     """
     name = name.strip().lower()
     found = _of_module(name.partition("-")[0]).get(name)
@@ -165,8 +165,10 @@ def find_known(name: str) -> Provider | None:
 
 
 def split_symbol(text: str) -> tuple[str | None, str]:
-    """Return the provider, where one is named, and the symbol of `provider:symbol`. Of `BTC/USDT:USDT` the part behind
-    the colon says in what a perpetual is settled, as ccxt writes it."""
+    """Return provider (None where none is named) and symbol of `provider:symbol`.
+
+    In `BTC/USDT:USDT` the part after the colon is the currency that settles a perpetual, as ccxt writes it.
+    """
     name, colon, rest = text.partition(":")
     if not colon or "/" in name:
         return None, text
@@ -174,7 +176,10 @@ def split_symbol(text: str) -> tuple[str | None, str]:
 
 
 def find_provider(name: object) -> Provider:
-    """The provider with that id, or the value itself; InputError names the closest one."""
+    """Return the provider with that id, or the value itself if it is a Provider.
+
+    Raises InputError, which names the closest id.
+    """
     if isinstance(name, Provider):
         return name
     provider = find_known(name) if isinstance(name, str) else None
@@ -187,14 +192,14 @@ def find_provider(name: object) -> Provider:
 
 
 def settings_beside_defaults(series: Series) -> dict[str, str]:
-    """The settings of the series that are not the default of its provider, by name."""
+    """Return the settings of the series that are not the provider's default, by name."""
     known = find_known(series.provider)
     defaults = {} if known is None else {one.name: one.allowed[0] for one in known.settings}
     return {name: value for name, value in series.settings if defaults.get(name) != value}
 
 
 def find_funding(provider: Provider) -> Funding:
-    """The provider's funding rates; NotOffered names the providers that have some."""
+    """Return the provider's funding rates. Raises NotOffered, which names the providers that have some."""
     if provider.funding is None:
         having = ", ".join(name for name, one in all_providers().items() if one.funding is not None)
         raise NotOffered(f"{provider.name} has no funding rates; these have: {having}")

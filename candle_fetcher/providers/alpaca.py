@@ -1,17 +1,17 @@
-"""Alpaca: US stocks, and crypto pairs at its own venue, over REST.
+"""Alpaca: US stocks, and crypto pairs on its own exchange, by REST.
 
-Both bounds of a call are inclusive, a page may be shorter than asked for, and only its token tells whether there is
-more. There is no bar for an interval of a stock without trades. Of crypto there is one out of quotes now, but there was
-none in 2022, so that a hole proves nothing there either; and since the token tells that an answer is whole, none is
-asked for again. A bar has the time of its start: daily ones of stocks open at midnight of New York, those of crypto at
-midnight of Chicago, weeks on Monday and months on the first, also where that is a holiday.
+Both bounds of a call are inclusive. A page may be shorter than requested; only its token shows whether there is
+another. Stocks have no bar for an interval without trades. Crypto has one made of quotes now, but had none in 2022, so
+that a hole proves nothing there. Since the token shows that an answer is complete, no hole is asked for again. The time
+of a bar is its start: daily bars of stocks open at midnight in New York, those of crypto at midnight in Chicago, weeks
+on Monday and months on the first, even if that is a holiday.
 
-A symbol is mapped to who has it today (`asof`), and its bars before a renaming come with it: asked for by the symbol
-alone (`asof=-`), S is Sprint until 2020 and SentinelOne from 2021 on, two companies in one series.
+A symbol stands for the company that has it today (`asof`), and includes its bars before a renaming. With the symbol
+alone (`asof=-`), S would be Sprint until 2020 and SentinelOne from 2021 on, two companies in one series.
 
-Adjusted bars change with each split or dividend from its ex-date on. A reply does not tell it; the list of corporate
-actions does. It is asked for by the day on which an action is processed, which for a dividend is that of its payment,
-weeks after its ex-date: so it is asked for a year ahead.
+Adjusted bars change with each split or dividend, from its ex-date on. A reply does not show that; the list of corporate
+actions does. The list is requested by the day on which an action is processed. For a dividend that is its payment,
+weeks after its ex-date: so the request reaches a year ahead.
 Sources: docs.alpaca.markets, historical bars of stocks and crypto (market-data-api, 2026), Market Data FAQ (403),
 corporate actions (reference/corporateactions: types, process_date, no guarantee on when one is listed); alpaca-py,
 data/models/corporate_actions.py (fields); the forum's topics 13087 (asof), 14660 (ex_date counts) and 18614 (a dividend
@@ -32,8 +32,7 @@ import numpy as np
 
 from candle_fetcher.core.actions import Action, is_day
 from candle_fetcher.core.call import Call, Limit, Reply, parse_retry_after
-from candle_fetcher.core.candles import MISSING, OHLCV, Candles, candles_from, iso
-from candle_fetcher.core.decimals import load_json
+from candle_fetcher.core.candles import MISSING, OHLCV, Candles, candles_from
 from candle_fetcher.core.errors import (
     AccessDenied,
     InputError,
@@ -43,33 +42,36 @@ from candle_fetcher.core.errors import (
     UnknownSymbol,
 )
 from candle_fetcher.core.finality import Finality
-from candle_fetcher.core.objects import parse_alike, read_objects
+from candle_fetcher.core.gap import iso
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
+from candle_fetcher.core.text.json import load_json
+from candle_fetcher.core.text.objects import parse_uniform, read_objects
 from candle_fetcher.core.timeframe import DAY_MS, MINUTE_MS
 from candle_fetcher.core.zones import NEW_YORK
-from candle_fetcher.providers.base import Actions, Feed, Key, Provider, Setting, by_status, of_seconds, status_of
+from candle_fetcher.providers.base import Actions, Feed, Key, Provider, Setting
+from candle_fetcher.providers.refusals import by_status, error_object, of_seconds, status_of
 
 TITLE = "Alpaca"
 KEY_PAGE = "https://app.alpaca.markets"
 COLUMNS = ("open_time", *OHLCV, "trades")
 
-# A minute's bar is sent with its end, and computed again half a minute later with trades that were late ("updatedBars",
-# real-time-stock-pricing-data; forum topic 8947); longer ones are made of those of minutes.
+# A bar of a minute is sent at its end, and computed again half a minute later to include late trades ("updatedBars",
+# real-time-stock-pricing-data; forum topic 8947). Longer bars are made of bars of minutes.
 FINALITY = Finality(
-    delay_ms=31_000, late_ms=MINUTE_MS, source="updatedBars: bars are computed again 30 s after their end"
+    delay_ms=31_000, late_rows_ms=MINUTE_MS, source="updatedBars: bars are computed again 30 s after their end"
 )
 
-# "[1-59]Min, [1-23]Hour, 1Day, 1Week, [1,2,3,4,6,12]Month"; how those of several hours are aligned is not said.
+# "[1-59]Min, [1-23]Hour, 1Day, 1Week, [1,2,3,4,6,12]Month"; no page says how those of several hours are aligned.
 _TIMEFRAMES = {
     "1m": "1Min", "5m": "5Min", "15m": "15Min", "30m": "30Min", "1h": "1Hour", "1d": "1Day", "1w": "1Week",
     "1M": "1Month",
 }  # fmt: skip
 _FIELDS = {"t": "t", "o": "d", "h": "d", "l": "d", "c": "d", "v": "d", "n": "i"}
 _OPTIONAL = frozenset({"n"})
-# Without it, the beginning of the current day. No bar is as old.
+# Older than every bar. Without a start, a call begins with the current day.
 _LONG_AGO = "2000-01-01T00:00:00Z"
-# "limit 1-10000". A bar has some 120 bytes, 200 where it is printed in lines.
+# "limit 1-10000". A bar has some 120 bytes, or 200 with line breaks.
 _MOST_ROWS = 10_000
 _MOST_BYTES = 4 * 2**20
 _MOST_CONTAINERS = 2 * _MOST_ROWS
@@ -77,10 +79,9 @@ _MOST_CONTAINERS = 2 * _MOST_ROWS
 _MOST_ACTIONS = 1_000
 _MOST_ACTION_BYTES = 2**20
 _ANNOUNCED_MS = 366 * DAY_MS
-_MOST_ERROR_BYTES = 2**16
 _MOST_HEAD_BYTES = 2**12
 _MOST_CODE = 10**9
-# The value of a list whose text is read apart: one that no reply has.
+# Replaces the list of bars, since its text is read separately; no reply has this value.
 _STAND_IN = [-7e-301]
 _CHICAGO = "America/Chicago"
 _TOKEN = re.compile(r"[!-~]{1,1000}")
@@ -107,21 +108,25 @@ def _bars_call(series: Series, start: str, end: str | None, rows: int, sort: str
 
 
 def call_candles(series: Series, span: Span, rows: int) -> Call:
-    """Asks for the first page; the end is inclusive, ours is not."""
+    """Return the call for the first page. Its end is inclusive, unlike that of the span."""
     return _bars_call(series, iso(max(span.start_ms, 0)), iso(max(span.end_ms - 1, 0)), rows, "asc")
 
 
 def first_call(series: Series) -> Call:
-    # Without an end it is now, or 15 minutes ago where the plan has nothing newer.
+    """Return the call for the first candle.
+
+    Without an end it reaches to now, or to 15 minutes ago where the plan has nothing newer.
+    """
     return _bars_call(series, _LONG_AGO, None, 1, "asc")
 
 
 def last_call(series: Series, end_ms: int) -> Call:
+    """Return the call for the newest candle before `end_ms`."""
     return _bars_call(series, _LONG_AGO, iso(max(end_ms - 1, 0)), 1, "desc")
 
 
 def next_call(call: Call, body: bytes) -> Call | None:
-    """The same call with the page token of its reply; None where that was the last page."""
+    """Return the same call with the page token of its reply; None after the last page."""
     value = _envelope(body)[1]
     token = value.get("next_page_token") if isinstance(value, dict) else None
     if not token and (token is None or token == ""):
@@ -138,11 +143,13 @@ def next_call(call: Call, body: bytes) -> Call | None:
 
 
 def parse_candles(body: bytes, series: Series) -> Candles:
-    """Candles in the order sent; `trades` is MISSING where a bar does not tell. Raises ReplyError where a bar is none,
-    or is of another symbol, and what the body refuses where it is an error object."""
+    """Return candles in the order sent; `trades` is MISSING where a bar has no count.
+
+    Raises ReplyError where a bar is malformed or of another symbol, or the refusal in the body.
+    """
     rows, value = _envelope(body)
     bars = _bars(value, series, body)
-    columns = parse_alike(rows, _FIELDS) if rows else None
+    columns = parse_uniform(rows, _FIELDS) if rows else None
     if columns is None or not columns.keys() >= _FIELDS.keys() - _OPTIONAL:
         bars = _bars(_decoded(body), series, body) if rows else bars
         columns = read_objects(bars, _FIELDS, optional=_OPTIONAL)
@@ -152,10 +159,12 @@ def parse_candles(body: bytes, series: Series) -> Candles:
 
 
 def _envelope(body: bytes) -> tuple[bytes, Any]:
-    """The text of the bars, up to the first bracket that closes, and the value of the body with _STAND_IN for them; or
-    nothing, and the whole value, where that is no reply with bars."""
+    """Return the text of the bars, up to the first closing bracket, and the body's value with _STAND_IN for them.
+
+    For a reply without bars: no text, and the whole value.
+    """
     if len(body) > _MOST_BYTES or body.count(b"{") + body.count(b"[") > _MOST_CONTAINERS:
-        raise ReplyError(f"a reply of {len(body):,} bytes with more in it than any has: {body[:80]!r}")
+        raise ReplyError(f"a reply of {len(body):,} bytes has too many values: {body[:80]!r}")
     first, last = body.find(b"["), body.find(b"]")
     if 0 <= first < last - 1 and len(body) - (last - first) <= _MOST_HEAD_BYTES:
         try:
@@ -173,12 +182,12 @@ def _decoded(body: bytes) -> Any:
 
 
 def _bars(value: Any, series: Series, body: bytes) -> list[Any]:
-    """The bars of the series, in either form: a list, or lists by symbol. `null`, `{}` and `[]` are none."""
+    """Return the bars of the series, which come as a list, or as lists by symbol. `null`, `{}` and `[]` are none."""
     if not isinstance(value, dict):
         raise ReplyError(f"expected bars, got {body[:80]!r}")
     if "bars" not in value:
         if isinstance(value.get("message"), str):
-            # The caller knows the symbol, and puts it in.
+            # The caller knows the symbol, and adds it.
             raise refusal(Reply(200, {}, body, 0.0), series.symbol, 0)
         raise ReplyError(f"expected bars, got {body[:80]!r}")
     bars, symbol = value["bars"], value.get("symbol")
@@ -195,20 +204,20 @@ def _bars(value: Any, series: Series, body: bytes) -> list[Any]:
 
 # -- corporate actions ------------------------------------------------------------------------------------------------
 
-# What changes the number of shares, or after which the symbol may stand for other shares, counts for every adjustment:
-# the pages do not say what each of them takes for a split. Cash changes prices adjusted for dividends alone.
+# An action counts for every adjustment if it changes the number of shares, or may give the symbol to other shares: no
+# page says what an adjustment treats as a split. Cash changes only prices that are adjusted for dividends.
 _ACTION_TYPES = (
     *("forward_split", "reverse_split", "unit_split", "stock_dividend", "spin_off", "rights_distribution"),
     *("name_change", "stock_merger", "stock_and_cash_merger", "cash_merger", "cash_dividend"),
 )
 _CASH, _OF_CASH = "cash_dividends", ("dividend", "all")
-# The first of these that an action has is the day from which on it counts.
+# An action counts from the first of these days that it has.
 _DAYS = ("ex_date", "effective_date", "process_date")
 _TERMS = ("symbol", "rate")
 
 
 def actions_call(series: Series, now_ms: int) -> Call:
-    """Asks for every corporate action of the symbol that may change prices."""
+    """Return the call for every corporate action of the symbol that may change prices."""
     params = (
         ("symbols", series.symbol), ("types", ",".join(_ACTION_TYPES)), ("start", _LONG_AGO[:10]),
         ("end", iso(now_ms + _ANNOUNCED_MS)[:10]), ("limit", str(_MOST_ACTIONS)), ("sort", "asc"),
@@ -217,10 +226,12 @@ def actions_call(series: Series, now_ms: int) -> Call:
 
 
 def parse_actions(call: Call, body: bytes, series: Series) -> tuple[tuple[Action, ...], Call | None]:
-    """Reads a page of actions, and the call for the next one. Raises ReplyError where one is none, or is of another
-    symbol, and what the body refuses where it is an error object."""
+    """Return the actions on a page, and the call for the next page.
+
+    Raises ReplyError where one is malformed or of another symbol, or the refusal in the body.
+    """
     if len(body) > _MOST_ACTION_BYTES:
-        raise ReplyError(f"a reply of {len(body):,} bytes with more in it than any has: {body[:80]!r}")
+        raise ReplyError(f"a reply of {len(body):,} bytes; expected at most {_MOST_ACTION_BYTES:,}: {body[:80]!r}")
     value = load_json(body, "corporate actions")
     if isinstance(value, dict) and "corporate_actions" not in value and isinstance(value.get("message"), str):
         raise refusal(Reply(200, {}, body, 0.0), series.symbol, 0)
@@ -245,8 +256,10 @@ def _action(kind: str, row: Any, series: Series) -> Action:
 
 
 def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
-    """The error that a reply with a status other than 200, or an error object, stands for. A code begins with the
-    status that it goes with: 40110000."""
+    """Return the error for a status other than 200, or for an error object.
+
+    A code begins with its status: 40110000.
+    """
     code, said = _said(reply.body)
     status = status_of(reply.status, code // 100_000 if code is not None and code >= 100_000 else code)
     reply = reply._replace(status=status)
@@ -254,16 +267,16 @@ def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
     words = f"status {status}" + (f": {said[:160]!r}" if said else "")
     if status in (401, 403) and "subscription" in said.lower():
         return AccessDenied(
-            f"The plan does not give this data of {TITLE} ({words[:200]})",
+            f"the plan does not include this data of {TITLE} ({words[:200]})",
             fix="End 15 minutes before now, or choose provider_settings={'alpaca': {'feed': 'iex'}}, which every plan "
-            "has to the last minute",
+            "includes up to now",
             status=status,
         )
     if status in (401, 403):
         # "403 … the request was not authenticated, the provided credentials were incorrect" (FAQ).
         return AccessDenied(
             f"{TITLE} refused the key ({words[:200]})",
-            fix=f"Look at the key at {KEY_PAGE}, and give both of its parts as api_keys={{'alpaca': {{'key_id': …, "
+            fix=f"Check the key at {KEY_PAGE}, and give both of its parts as api_keys={{'alpaca': {{'key_id': …, "
             "'secret_key': …}}",
             status=status,
         )
@@ -280,15 +293,8 @@ def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
 
 
 def _said(body: bytes) -> tuple[int | None, str]:
-    """Code and message of an error object; None and nothing where the body is none."""
-    if len(body) > _MOST_ERROR_BYTES:
-        return None, ""
-    try:
-        value = load_json(body, "an error object")
-    except ReplyError:
-        return None, ""
-    if not isinstance(value, dict):
-        return None, ""
+    """Return code and message of an error object; None and "" for another body."""
+    value = error_object(body)
     code, said = value.get("code"), value.get("message")
     return (
         code if type(code) is int and 0 <= code <= _MOST_CODE else None,
@@ -297,7 +303,7 @@ def _said(body: bytes) -> tuple[int | None, str]:
 
 
 def _pause_s(reply: Reply, now_ms: int) -> float | None:
-    """How long to wait: Retry-After, else until the time (Unix s) at which the budget is full again."""
+    """Return the seconds to wait: Retry-After, else until the budget is full again (a time in Unix s)."""
     asked_s = parse_retry_after(reply.headers.get("retry-after"), now_ms / 1000)
     reset_s = _integer(reply.headers.get("x-ratelimit-reset"))
     if asked_s is not None or reset_s is None:
@@ -306,7 +312,7 @@ def _pause_s(reply: Reply, now_ms: int) -> float | None:
 
 
 def used(headers: Mapping[str, str]) -> int | None:
-    """The requests that the key has sent in the current minute, this one included."""
+    """Return the requests that the key has sent in the current minute, including this one."""
     limit, left = (_integer(headers.get(f"x-ratelimit-{name}")) for name in ("limit", "remaining"))
     return None if limit is None or left is None else max(0, limit - left)
 
@@ -323,18 +329,18 @@ def _capitals(text: object) -> str:
 
 
 def find_stock(text: str, kind: str = "candles") -> str:
-    """The symbol in capitals; a class of shares stands behind a point, as in BRK.B."""
+    """Return the symbol in capitals; a class of shares follows a point, as in BRK.B."""
     symbol = _capitals(text)
     if not _STOCK.fullmatch(symbol):
         raise InputError(
-            f"{text!r} is not a stock's symbol; expected letters and digits such as AAPL or BRK.B (for pairs such as "
-            "BTC/USD there is provider='alpaca-crypto')"
+            f"{text!r} is not the symbol of a stock; expected letters and digits such as AAPL or BRK.B (pairs such as "
+            "BTC/USD have provider='alpaca-crypto')"
         )
     return symbol
 
 
 def find_pair(text: str, kind: str = "candles") -> str:
-    """The pair as BASE/QUOTE, of BASE-QUOTE and BASEQUOTE too."""
+    """Return the pair as BASE/QUOTE, given that, BASE-QUOTE or BASEQUOTE."""
     symbol = _capitals(text)
     match = _PAIR.fullmatch(symbol)
     if match is not None:
@@ -346,13 +352,13 @@ def find_pair(text: str, kind: str = "candles") -> str:
     raise InputError(f"{text!r} is not a pair; expected BASE/QUOTE such as BTC/USD, quoted in {', '.join(_QUOTES)}")
 
 
-def held_back_ms(series: Series) -> int:
-    """ "Latest 15 minutes of sip" are not in the free plan."""
+def embargo_ms(series: Series) -> int:
+    """Return 15 minutes for the feed sip: "latest 15 minutes of sip" are not in the free plan."""
     return 15 * MINUTE_MS if dict(series.settings).get("feed") == "sip" else 0
 
 
-def restates(series: Series) -> bool:
-    """Whether each split or dividend changes all prices before it."""
+def restates_history(series: Series) -> bool:
+    """Return whether each split or dividend changes all prices before it."""
     return dict(series.settings).get("adjustment", "raw") != "raw"
 
 
@@ -368,18 +374,18 @@ _FEED = Feed(
     first_call=first_call,
     last_call=last_call,
     finality=FINALITY,
-    quiet_rows=False,
-    held_back_ms=held_back_ms,
-    restates=restates,
+    has_empty_bars=False,
+    embargo_ms=embargo_ms,
+    restates_history=restates_history,
     actions=Actions(actions_call, parse_actions),
     zone=lambda series: NEW_YORK if series.provider == "alpaca" else _CHICAGO,
 )
-# A free key has sip but for the last 15 minutes, and iex, the prices of one exchange, to the last one.
+# A free key gets sip except for the last 15 minutes, and iex, the prices of one exchange, up to now.
 _SETTINGS = (
     Setting("feed", ("sip", "iex", "otc", "boats")),
     Setting("adjustment", ("raw", "split", "dividend", "spin-off", "all")),
 )
-# "Basic: 200 API calls / min"; more by plan, which the headers tell.
+# "Basic: 200 API calls / min"; other plans have more, as the headers show.
 _LIMITS = (Limit(200, 60),)
 _HOSTS = ("https://data.alpaca.markets",)
 

@@ -1,4 +1,7 @@
-"""What a provider is: a value made of facts and pure functions. Asking for what it lacks is `NotOffered`."""
+"""What a provider is: a value made of facts and pure functions.
+
+A field is None for what the provider does not have; asking for that raises NotOffered.
+"""
 
 from __future__ import annotations
 
@@ -8,33 +11,31 @@ from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 from candle_fetcher.core.actions import Action
-from candle_fetcher.core.call import Call, Limit, Reply, parse_retry_after
+from candle_fetcher.core.call import Call, Limit, Reply
 from candle_fetcher.core.candles import COLUMNS, OHLCV, Candles, have_prices
 from candle_fetcher.core.errors import (
-    AccessDenied,
     InputError,
     NotOffered,
-    ProviderRefused,
-    RateLimited,
-    TransportError,
     shown,
 )
+from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.files import File
 from candle_fetcher.core.finality import UNSTATED, Finality, Settling
 from candle_fetcher.core.keys import Keys
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import MINUTE_MS
+from candle_fetcher.providers.refusals import by_status
 
 Answer = TypeVar("Answer")
 
-# What frames and files call columns of theirs.
+# Columns that frames and files add.
 _RESERVED = ("timestamp", "is_closed", "is_synthetic")
 _SYMBOL = re.compile(r"[^\W_][\w./-]{0,39}")
 
 
 class Listed(NamedTuple):
-    """A symbol that the provider lists, `trading` or not any more."""
+    """A symbol in the provider's list; `trading` is False once it does not trade any more."""
 
     symbol: str
     provider_symbol: str
@@ -45,7 +46,7 @@ class Listed(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """What the provider says of itself: its request limits and its symbols."""
+    """What the provider says about itself: its request limits and its symbols."""
 
     limits: tuple[Limit, ...]
     symbols: tuple[Listed, ...]
@@ -53,7 +54,7 @@ class Listing(NamedTuple):
 
 @dataclass(frozen=True)
 class Question(Generic[Answer]):
-    """A call and the function that reads its reply."""
+    """A call and the function that parses its reply."""
 
     call: Call
     parse: Callable[[bytes], Answer]
@@ -61,12 +62,13 @@ class Question(Generic[Answer]):
 
 @dataclass(frozen=True)
 class Archive:
-    """Whole days and months of a provider's candles as files, and of its funding rates where `Funding` says so.
+    """Files with whole days and months of a provider's candles, and of its funding rates where `Funding` says so.
 
-    `find_file(series, ms, monthly=…)` is the file that holds the instant, or None; `find_checksum(text, name)` the
-    SHA-256 that stands beside a file, or None; `read_file(data, file, series)` its rows, in order. `refusal` is the
-    error for a status other than 200; a 404 is a ProviderRefused. `listing_host` lists the files as S3 does; None where
-    nothing lists them.
+    find_file(series, ms, monthly=…): the file that holds the instant, or None.
+    find_checksum(text, name): the SHA-256 in the checksum file of `name`, or None.
+    read_file(data, file, series): the rows of a file, in order.
+    refusal(reply, name, now_ms): the error for a status other than 200; for 404 it is a ProviderRefused.
+    listing_host: lists the files as S3 does; None where nothing lists them.
     """
 
     name: str
@@ -80,12 +82,11 @@ class Archive:
 
 @dataclass(frozen=True)
 class Actions:
-    """The corporate actions by which the prices of a series are adjusted.
+    """The corporate actions that adjusted prices of a series follow.
 
-    `call(series, now_ms)` asks for all there ever were of the symbol, and for those that are announced. `parse(call,
-    body, series)` reads its reply: the actions, each with whether it changes the prices of this series, and the call
-    for those that it had no room for, None where there are no more. A list without any is not believed: it may be one
-    that does not know the symbol.
+    call(series, now_ms): the call for all past and announced actions of the symbol.
+    parse(call, body, series): the actions of a reply, and the call for the next page or None. A reply without any
+    action is not trusted: the list may not know the symbol.
     """
 
     call: Callable[[Series, int], Call]
@@ -94,34 +95,45 @@ class Actions:
 
 @dataclass(frozen=True)
 class Feed:
-    """Candles of one kind, or rows of another sort on the same grid.
+    """Candles of one kind, or rows of another kind on the same grid, such as open interest.
 
-    `columns` are open_time, the five of candles, and what else there is; a feed without prices, such as one of open
-    interest, has open_time and columns of its own, which are float64 and may lack values (NaN).
-    `call(series, span, rows)` asks for the candles that open in the span, at most `rows` of them, `limit` being the
-    provider's own bound; `parse(body, series)` reads its reply. `next_call(call, body)` asks for what a reply had no
-    room for; it is None where the rows tell that, and returns None where there is no more. `first_call(series)` asks
-    for the first candle there ever was, None where the provider cannot be asked that; `last_call(series, end_ms)` for
-    the newest one before that time. `window_ms` is the longest span of one call, `window(series, ms)` the one that
-    holds the instant where calls are for fixed spans, such as months, None where they are for all of time. Nothing is
-    older than `since_ms`. `probe` is the timeframe with which to look for the listing through such windows.
+    Required:
 
-    `zone(series)` is the zone at whose midnight its days, weeks and months open and close, where that is not UTC.
-    No others are made of the timeframes that are `off_grid`: theirs open elsewhere than the slots do.
+    timeframes: the names of those that the provider serves.
+    columns: `open_time`, the five columns of candles, then any others. A feed without prices has `open_time` and its
+    own columns: float64, NaN where a value is missing.
+    call(series, span, rows): the `Call` for the candles that open in the span, at most `rows` of them.
+    parse(body, series): the candles of a reply, oldest first.
+    limit: the most rows that one call can ask for.
 
-    `finality` states when candles stop changing and how late rows may come, and which page says so. Where a reply tells
-    more, `final_until(body, candles)` gives the opening of the first candle that may still change: that one and those
-    after it are not settled, whatever the clock says; `FOREVER_MS` where the reply has none.
+    How the provider is asked:
 
-    `quiet_rows` says that an interval without trades has a row, so that a hole is suspect and asked for again. Where it
-    has none, a hole that is older than `finality.late_ms` is a fact, and not asked for again.
-    `held_back_ms(series)` is the age that candles must have before everybody may ask for them: younger ones are asked
-    for only where they are wanted. `restates(series)` says that all of history changes now and then, as prices do that
-    are adjusted for splits: what was fetched on different days is kept apart, or where `actions` lists the splits and
-    dividends, what was fetched before one of them and after it.
-    `is_whole` says that a reply holds all that the provider has, or all of the call's window, and that the call depends
-    on nothing else of the span: rows outside it are no error, and the same call is sent once. `depth(series)` is how
-    many of the newest candles the provider serves; None means all of them.
+    next_call(call, body): the call for the next page, None after the last one; None as a field where rows are enough to
+    tell.
+    first_call(series), last_call(series, end_ms): the calls for the first candle ever, and for the newest one before
+    `end_ms`. `first_call` is None where the provider has no such request.
+    window_ms: the longest span of one call.
+    window(series, ms): the fixed span that holds the instant, where calls are for fixed spans such as months; None
+    where a call is for all of time.
+    since_ms: no candle is older.
+    probe: the timeframe used to search such windows for the first candle.
+    replies_with_all: a reply holds everything that the provider has, or everything in the call's window. The call
+    depends on nothing else in the span, rows outside the span are no error, and equal calls are sent once.
+    depth(series): how many of the newest candles the provider serves; None means all.
+    embargo_ms(series): the age below which candles need a special permission; such candles are requested only when a
+    range includes them.
+
+    What the candles mean:
+
+    zone(series): the time zone in which days, weeks and months open at midnight; None means UTC.
+    off_grid: timeframes with candles that open elsewhere than their slots; no coarser candles are made of them.
+    finality: when candles stop changing and how late rows may be.
+    final_until(body, candles): the open time of the first candle in the reply that may still change, `FOREVER_MS`
+    where there is none. That candle and those after it are not settled, even if `finality` says so.
+    has_empty_bars: an interval without trades has a row, so that a hole is suspect and asked for again. Otherwise a
+    hole older than `finality.late_rows_ms` is a fact.
+    restates_history(series): all past values change at times, as adjusted prices do after a split. Data fetched
+    on different days is stored separately, or, with `actions`, data fetched before and after each corporate action.
     """
 
     timeframes: tuple[str, ...]
@@ -140,11 +152,11 @@ class Feed:
     off_grid: tuple[str, ...] = ()
     finality: Finality = UNSTATED
     final_until: Callable[[bytes, Candles], int] | None = None
-    quiet_rows: bool = True
-    held_back_ms: Callable[[Series], int] = lambda series: 0
-    restates: Callable[[Series], bool] = lambda series: False
+    has_empty_bars: bool = True
+    embargo_ms: Callable[[Series], int] = lambda series: 0
+    restates_history: Callable[[Series], bool] = lambda series: False
     actions: Actions | None = None
-    is_whole: bool = False
+    replies_with_all: bool = False
     depth: Callable[[Series], int | None] = lambda series: None
 
     def __post_init__(self) -> None:
@@ -165,37 +177,49 @@ class Feed:
 
     @property
     def is_resampled(self) -> bool:
-        """Whether coarser candles can be made of its candles: how, is known of the columns of candles alone."""
+        """Whether coarser candles can be made of its candles: only of the columns in COLUMNS."""
         return have_prices(self.columns) and set(self.columns) <= set(COLUMNS)
 
     def settling(self, series: Series) -> Settling:
-        """When candles of the series settle."""
+        """Return when candles of the series settle."""
         timeframe = series.timeframe
         return Settling(timeframe, self.finality, self.zone(series) if timeframe.unit in "dwM" else None)
 
     def tells_first(self, series: Series) -> bool:
-        """Whether the provider can be asked since when it has candles of the series."""
-        if self.is_whole:
+        """Return whether the provider can be asked for the first candle of the series."""
+        if self.replies_with_all:
             return self.window is None or self.window(series, 0) is None
         return self.first_call is not None or self.window_ms is not None
+
+    def reach_ms(self, series: Series, now_ms: int) -> int:
+        """Return the time before which no candle is served any more; -FOREVER_MS where every candle is served."""
+        depth = self.depth(series)
+        if depth is None:
+            return -FOREVER_MS
+        # Where slots may have no row the newest rows reach further back: on no market twice as far.
+        slots = depth + 1 if self.has_empty_bars else 2 * depth + 7
+        return series.timeframe.open_ms(series.timeframe.ordinal(now_ms) - slots)
 
 
 @dataclass(frozen=True)
 class Funding:
-    """Funding rates, as columns of `core/funding.py`.
+    """Funding rates, with the columns of `core/funding.py`.
 
-    `call(symbol, span, rows)` asks for the oldest records of the span, at most `rows` of them, `limit` being the
-    provider's own bound; `parse(body, symbol)` reads the reply. Nothing is older than `since_ms`. A record may be
-    absent from replies for `late_ms` after its time. `limits` is the budget that the provider sets for these requests
-    alone, if any. `has_marks` says that newer records have a mark price, `in_archive` that the provider's archive has
-    files of them: calendar months, without mark prices.
+    call(symbol, span, rows): the call for the oldest records of the span, at most `rows` of them.
+    parse(body, symbol): the records of a reply.
+    limit: the most rows that one call can ask for.
+    since_ms: no record is older.
+    late_rows_ms: a record may be absent from replies for this long after its time.
+    limits: the budget for these requests alone, if the provider has one.
+    has_marks: newer records have a mark price.
+    in_archive: the provider's archive has files of funding rates, by the calendar month and without mark prices.
     """
 
     call: Callable[[str, Span, int], Call]
     parse: Callable[[bytes, str], Candles]
     limit: int
     since_ms: int
-    late_ms: int = MINUTE_MS
+    late_rows_ms: int = MINUTE_MS
     limits: tuple[Limit, ...] = ()
     has_marks: bool = True
     in_archive: bool = False
@@ -203,11 +227,12 @@ class Funding:
 
 @dataclass(frozen=True)
 class Key:
-    """A value that its user gets from the provider, `name` in `api_keys`.
+    """A value that users get from the provider; `name` is its name in `api_keys`.
 
-    `environment` names the variable where it is looked for else. It is sent as `header`, after `prefix`, or as the
-    parameter `param` of the query; neither where it only serves to get a `Token`. `is_needed` says that nothing can be
-    asked without it.
+    environment: the variable that holds it where `api_keys` does not.
+    header, prefix, param: it is sent as this header, after this prefix, or as this query parameter. A key with neither
+    only serves to get a `Token`.
+    is_needed: nothing can be requested without it.
     """
 
     name: str
@@ -220,11 +245,12 @@ class Key:
 
 @dataclass(frozen=True)
 class Token:
-    """A key that lives for some minutes, and is got with lasting ones.
+    """A key that is valid for some minutes and is obtained with permanent ones.
 
-    `name` is its host's name in `base_urls`. `call(keys)` asks for one, given the values in `api_keys` by name: the
-    call and the keys that go with it, None where they do not suffice. `parse(body)` gives the new values by name, and
-    for how many seconds they serve.
+    name: the name of its host in `base_urls`.
+    call(keys): the call for a token, and the keys that go with it, given `api_keys` by name; None where they do not
+    suffice.
+    parse(body): the new values by name, and the seconds for which they are valid.
     """
 
     name: str
@@ -235,9 +261,9 @@ class Token:
 
 @dataclass(frozen=True)
 class Setting:
-    """A choice that the provider leaves to its user, in `provider_settings`; the first of `allowed` unless chosen.
+    """A choice in `provider_settings`; the first of `allowed` is the default.
 
-    `is_of_series` says that it changes values, and is part of the series.
+    `is_of_series` says that it changes values, and so is part of the series.
     """
 
     name: str
@@ -246,7 +272,10 @@ class Setting:
 
 
 def any_symbol(text: str, kind: str) -> str:
-    """The symbol in capitals: letters, digits and . _ / - after a letter or digit; InputError for anything else."""
+    """Return the symbol in capitals: letters, digits and . _ / - after a letter or digit.
+
+    Raises InputError for other text.
+    """
     symbol = text.strip().upper() if isinstance(text, str) else ""
     if not _SYMBOL.fullmatch(symbol):
         raise InputError(
@@ -255,55 +284,22 @@ def any_symbol(text: str, kind: str) -> str:
     return symbol
 
 
-def status_of(status: int, code: object) -> int:
-    """The status that an error stands for: its code where that is a status, of either sign, and the reply says 200."""
-    if status == 200 and type(code) is int and 400 <= abs(code) < 600:
-        return abs(code)
-    return status
-
-
-def of_seconds(asked_s: float | None) -> str:
-    """` of 30 s` for a pause of which the length is known."""
-    return f" of {asked_s:g} s" if asked_s else ""
-
-
-def by_status(name: str, reply: Reply, symbol: str, now_ms: int, said: str = "") -> Exception:
-    """The error that a status other than 200 stands for where the provider means by it what HTTP does; `said` are its
-    words."""
-    status = reply.status
-    # The provider's words are shown escaped: they may hold anything.
-    words = f"status {status}" + (f": {said[:160]!r}" if said else "")
-    asked_s = parse_retry_after(reply.headers.get("retry-after"), now_ms / 1000)
-    if status == 429:
-        return RateLimited(f"{name} asks for a pause{of_seconds(asked_s)} ({words})", retry_after_s=asked_s)
-    if status in (401, 403, 407):
-        return AccessDenied(f"{name} refused access ({words})", fix=f"Check api_keys of {name}", status=status)
-    if status == 451:
-        return AccessDenied(
-            f"{name} does not serve this region ({words})", fix="Use data from another provider", status=status
-        )
-    if status >= 500 or status == 408:
-        return TransportError(f"{name} could not answer ({words})", status=status)
-    return ProviderRefused(f"{name} refused the request ({words})", status=status, said=said)
-
-
 @dataclass(frozen=True)
 class Provider:
     """A source of candles. `hosts` are root URLs that serve the same data, the preferred one first.
 
-    `refusal(reply, symbol, now_ms)` is the error that a reply other than 200 stands for; `by_status` unless given.
-    `default_limits` is the documented budget, and `used(headers)` how much of it the provider says is spent.
-    `provider_symbol(symbol, kind)` reads every spelling, `unified` gives BASE/QUOTE back, or the symbol where there is
-    no pair.
-
-    `clock` asks for the provider's time; without one the hour on its replies tells. `describe(provider_symbol)` asks
-    for the request limits and for what is said of the symbol, `listing` for every symbol: None where it cannot be
-    asked. `calendar(series)` is the exchange whose sessions the candles keep to, by its id in exchange_calendars; None
-    where trading never ends.
-
-    `keys` are what its user must have, `key_page` says where to get them, `token` turns them into one that is sent.
-    `settings` are its user's choices; where they change more than the series, `configure(settings)` is the provider
-    that they make.
+    refusal(reply, symbol, now_ms): the error for a reply other than 200; `by_status` by default.
+    default_limits: the documented budget. used(headers): how much of it is spent, as the provider says.
+    provider_symbol(symbol, kind): the provider's id for any spelling of a symbol.
+    unified(provider_symbol): BASE/QUOTE, or the symbol where it is not a pair.
+    clock: asks for the provider's time; without it, the date of its replies is used.
+    describe(provider_symbol): asks for the request limits and one symbol. listing: asks for every symbol; None where
+    the provider has no list.
+    calendar(series): the exchange that has the sessions of the candles, by its id in exchange_calendars; None where
+    trading never stops.
+    keys: what the user needs; key_page says where to get them; token turns them into one that is sent.
+    settings: choices of the user. configure(settings): the provider that they make, where they change more than the
+    series.
     """
 
     name: str
@@ -327,7 +323,7 @@ class Provider:
     configure: Callable[[Mapping[str, str]], Provider] | None = None
 
     def feed(self, kind: str) -> Feed:
-        """The feed of that kind; NotOffered names those that there are."""
+        """Return the feed of that kind. Raises NotOffered, which names those that exist."""
         feed = self.feeds.get(kind)
         if feed is None:
             offered = ", ".join(self.feeds)
@@ -335,7 +331,7 @@ class Provider:
         return feed
 
     def refuse(self, reply: Reply, symbol: str, now_ms: int) -> Exception:
-        """The error that a reply other than 200 stands for."""
+        """Return the error for a reply other than 200."""
         if self.refusal is None:
             return by_status(self.name, reply, symbol, now_ms)
         return self.refusal(reply, symbol, now_ms)

@@ -1,10 +1,11 @@
-"""Binance's public archive (data.binance.vision): a zip of one CSV for each day or month of a series, with its SHA-256.
+"""Binance's public archive (data.binance.vision): a zip with one CSV for each day or month of a series.
 
-It has candles, and of futures the funding rates: by the month alone, at times some milliseconds after the hour.
+Beside each zip lies a file with its SHA-256. The archive has candles, and the funding rates of futures by the month, at
+times some milliseconds after the hour.
 
-Spot files have no header row, and microseconds from 2025-01-01 on; futures files got a header row at some time and stay
-in milliseconds. So a header is told by its first letter and the unit by the number of digits, held against the file's
-own days. A file that is not there yet, or never was, answers 404: that says nothing about the market.
+Spot files have no header line, and microseconds from 2025-01-01 on; futures files have had a header line since some
+date, and milliseconds. So a header is recognised by its first letter and the unit by the number of digits, and both are
+checked against the days of the file. A missing file (404) says nothing about the market: it may not be published yet.
 Source: binance-public-data README.md; recorded files of 2017 to 2026.
 """
 
@@ -21,34 +22,37 @@ import numpy as np
 
 from candle_fetcher.core.call import Reply
 from candle_fetcher.core.candles import Candles, check, join
-from candle_fetcher.core.decimals import CSV_PIECE_BYTES, Column, Row, iter_csv
 from candle_fetcher.core.errors import AccessDenied, ProviderRefused, RateLimited, ReplyError, TransportError
 from candle_fetcher.core.files import File
 from candle_fetcher.core.funding import check_funding
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
+from candle_fetcher.core.text.decimals import Column
+from candle_fetcher.core.text.rows import CSV_PIECE_BYTES, Row, iter_csv
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe
 from candle_fetcher.providers.base import Archive
 from candle_fetcher.providers.binance_funding import FUNDING_ROW, funding_rates
 from candle_fetcher.providers.binance_klines import KLINE, KLINE_OF_11, coin_candles, kline_candles
 
 _MARKETS = {"binance": "spot", "binance-um": "futures/um", "binance-cm": "futures/cm"}
-_FOLDERS = {
+FOLDERS = {
     "candles": "klines",
     "mark": "markPriceKlines",
     "index": "indexPriceKlines",
     "premium": "premiumIndexKlines",
 }
 _FUNDING = "fundingRate"
-# A row is at most this long: twelve fields of nineteen digits and some; it bounds what a zip may unpack to.
+# The longest row, of twelve fields of some twenty characters, with a margin; it bounds the size of an unpacked zip.
 _ROW_BYTES = 300
-# A funding rate has three fields. They come hourly at most so far; one a minute is a bound and no rule.
+# A funding rate has three fields. So far they come at most hourly; one per minute is a safe bound.
 _FUNDING_BYTES, _FUNDING_MS = 80, 60_000
-# What unpacks piece by piece, however much it holds. bzip2 and LZMA do not in zipfile: 2 kB of them become gigabytes.
+# Formats that unpack piece by piece. In zipfile bzip2 and LZMA do not: 2 kB of them become gigabytes in memory.
 _PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# What reading a zip that is not whole, or of another kind, raises.
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError, ValueError)
 _UTF8_FLAG = 0x800  # bit 11 of a member's general purpose flags (APPNOTE.TXT, 4.4.4)
 
-# Days of spot on which rows of the months' files differ from those of the days' files and of REST, which agree
+# Days of spot on which rows of monthly files differ from those of daily files and REST, which agree
 # (binance-public-data issues, open in July 2026): 2020-12-21 13:00 to 13:49, and two rows of 2021-09-29.
 _DISPUTED = {
     "binance": tuple(Span(ms, ms + DAY_MS) for ms in (1_608_508_800_000, 1_632_873_600_000)),
@@ -56,10 +60,10 @@ _DISPUTED = {
 
 
 def find_file(series: Series, ms: int, *, monthly: bool) -> File | None:
-    """The file of the day or the month that holds the instant; None where the archive has no such files.
+    """Return the file of the day or month that holds the instant; None where the archive has no such files.
 
-    Daily files go from 1s to 1d; the months of 1s are left alone for their size (375 MB of text each). Funding rates
-    have months alone.
+    Daily files exist from 1s to 1d. Months of 1s are not used for their size (375 MB of text each). Funding rates have
+    only months.
     """
     timeframe, market = series.timeframe, _MARKETS[series.provider]
     if monthly:
@@ -78,11 +82,11 @@ def find_file(series: Series, ms: int, *, monthly: bool) -> File | None:
     if series.kind == "funding":
         return File(f"/data/{market}/{period}/{_FUNDING}/{symbol}/{symbol}-{_FUNDING}-{date}.zip", span)
     disputed: tuple[Span, ...] = ()
-    if monthly and timeframe.nominal_ms <= DAY_MS:  # longer candles have no files but the months'
+    if monthly and timeframe.nominal_ms <= DAY_MS:  # longer candles have only monthly files
         disputed = tuple(one for one in _DISPUTED.get(series.provider, ()) if span.holds(one))
     interval = f"{timeframe.count}mo" if timeframe.unit == "M" else timeframe.name
     name = f"{symbol}-{interval}-{date}"
-    return File(f"/data/{market}/{period}/{_FOLDERS[series.kind]}/{symbol}/{interval}/{name}.zip", span, disputed)
+    return File(f"/data/{market}/{period}/{FOLDERS[series.kind]}/{symbol}/{interval}/{name}.zip", span, disputed)
 
 
 def _ms(moment: np.datetime64) -> int:
@@ -90,23 +94,23 @@ def _ms(moment: np.datetime64) -> int:
 
 
 def find_checksum(text: bytes, name: str) -> str | None:
-    """The SHA-256 that the CHECKSUM file gives for that name, in lower case; None where it is empty.
+    """Return the SHA-256 that the CHECKSUM file gives for that name, in lower case; None where it is empty.
 
-    Raises ReplyError where it is of another file or no checksum at all.
+    Raises ReplyError where it belongs to another file or is not a checksum.
     """
     words = text.decode("utf-8", "replace").split()  # names such as 币安人生USDT-1m-2025-10.zip are UTF-8
     if not words:
         return None
     if len(words) != 2 or not re.fullmatch(r"[0-9a-fA-F]{64}", words[0]) or words[1].lstrip("*") != name:
-        raise ReplyError(f"the CHECKSUM of {name} is not one: {text[:80]!r}")
+        raise ReplyError(f"the CHECKSUM of {name} is not a checksum of it: {text[:80]!r}")
     return words[0].lower()
 
 
 def read_file(data: bytes, file: File, series: Series) -> Candles:
-    """The candles or the funding rates of a zip, in order; every one opens in the file's own span.
+    """Return the candles or funding rates of a zip, in order; all of them open in the file's own span.
 
     Raises ReplyError for a zip that is cut, changed, encrypted, of another member or larger than its rows can be, and
-    for rows that are not candles, or funding rates, of its span.
+    for rows that are not candles or funding rates of its span.
     """
     stem = file.path.rpartition("/")[2].removesuffix(".zip")
     if series.kind == "funding":
@@ -114,15 +118,14 @@ def read_file(data: bytes, file: File, series: Series) -> Candles:
         text = _unzip(data, f"{stem}.csv", most_bytes)
         records = check_funding(_read_rows(text, FUNDING_ROW, (0,), funding_rates), file.span)
         if not records.count:
-            raise ReplyError(f"{stem}.csv has no funding rate in it")
+            raise ReplyError(f"{stem}.csv has no funding rates")
         return records
     slots = max(1, (file.span.end_ms - file.span.start_ms) // (series.timeframe.step_ms or 28 * DAY_MS))
     return read_csv(_unzip(data, f"{stem}.csv", (slots + 2) * _ROW_BYTES), file, series)
 
 
 def read_csv(text: Iterator[bytes], file: File, series: Series) -> Candles:
-    """The candles of the CSV that is in a zip, which comes in pieces, in order; every one opens in the file's own
-    span."""
+    """Return the candles of the CSV in a zip, which comes in pieces, in order; all open in the file's own span."""
     read = coin_candles if series.provider == "binance-cm" else kline_candles
     first = next(text, b"")
     row = KLINE_OF_11 if first.partition(b"\n")[0].count(b",") == 10 else KLINE
@@ -134,20 +137,20 @@ def read_csv(text: Iterator[bytes], file: File, series: Series) -> Candles:
 def _check_grid(candles: Candles, timeframe: Timeframe) -> None:
     """Raise ReplyError where every candle opens equally late in its slot, by whole seconds: such times are wrong.
 
-    After an outage candles have been off the grid for two days, since the instant at which the exchange started again:
-    by 28 min 14.79 s from 2018-02-09 on, in whole files of days. Candles of 3d are anchored per symbol, at a day.
+    After an outage, candles were off the grid for two days, since the instant at which the exchange started again: by
+    28 min 14.79 s from 2018-02-09 on, in whole daily files. Candles of 3d are anchored per symbol, at a day.
     """
     late_ms = candles.open_ms - timeframe.opens_ms(timeframe.ordinals(candles.open_ms))
     if timeframe.name == "3d":
         late_ms %= DAY_MS
     if candles.count and late_ms[0] and late_ms[0] % 1000 == 0 and (late_ms == late_ms[0]).all():
-        raise ReplyError(f"each of its candles opens {late_ms[0] / 1000:g} s after its slot does")
+        raise ReplyError(f"each of its candles opens {late_ms[0] / 1000:g} s after the start of its slot")
 
 
 def _read_rows(
     text: Iterable[bytes], row: Row, times: Sequence[int], read: Callable[[Sequence[Column]], Candles]
 ) -> Candles:
-    """The rows by time, made by `read` of their columns; `times` are the places of those that are times."""
+    """Return the rows by time, made by `read` of their columns; `times` are the indexes of columns of times."""
     parts, unit = [], 0
     for columns in iter_csv(text, row):
         unit = unit or _unit(columns[0])
@@ -162,7 +165,7 @@ def _read_rows(
 
 
 def _unzip(data: bytes, member: str, most_bytes: int) -> Iterator[bytes]:
-    """The one member of a zip, piece by piece; its name is compared and never used."""
+    """Yield the one member of a zip, piece by piece; its name is compared and never used."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             infos = archive.infolist()
@@ -171,23 +174,23 @@ def _unzip(data: bytes, member: str, most_bytes: int) -> Iterator[bytes]:
                 raise ReplyError(f"expected one member {member}, found {[name[:60] for name in names[:3]]}")
             if infos[0].file_size > most_bytes:
                 raise ReplyError(
-                    f"{member} unpacks to {infos[0].file_size:,} bytes; its rows can be {most_bytes:,} at most"
+                    f"{member} unpacks to {infos[0].file_size:,} bytes; expected at most {most_bytes:,} bytes of rows"
                 )
             if infos[0].compress_type not in _PACKINGS:
-                raise ReplyError(f"{member} is packed in way {infos[0].compress_type}; expected deflate, or none")
+                raise ReplyError(f"{member} has compression method {infos[0].compress_type}; expected deflate or none")
             size = 0
             with archive.open(infos[0]) as file:
-                while piece := file.read(CSV_PIECE_BYTES):  # which holds the whole against its CRC at the end
+                while piece := file.read(CSV_PIECE_BYTES):  # the last read checks the CRC
                     size += len(piece)
                     if size > most_bytes:
-                        raise ReplyError(f"{member} unpacks to more than the {most_bytes:,} bytes that its rows can be")
+                        raise ReplyError(f"{member} unpacks to more than {most_bytes:,} bytes, the most for its rows")
                     yield piece
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError, ValueError) as error:
+    except ZIP_ERRORS as error:
         raise ReplyError(f"the zip of {member} is not whole ({type(error).__name__}: {str(error)[:120]})") from error
 
 
 def _member_name(info: zipfile.ZipInfo) -> str:
-    """Return the member's name, read as UTF-8 where its bytes are UTF-8, whether the zip flags that or not.
+    """Return the member's name, decoded as UTF-8 where its bytes are UTF-8, with or without the zip's flag.
 
     Without the flag, zipfile decodes the bytes as code page 437, which maps each byte to one character.
     """
@@ -199,21 +202,22 @@ def _member_name(info: zipfile.ZipInfo) -> str:
 
 
 def _unit(times: Column) -> int:
-    """How many units of the times make a millisecond: microseconds have sixteen digits until the year 2286, the others
-    thirteen."""
+    """Return the units of the times per millisecond: 1000 for microseconds, else 1.
+
+    Until 2286, microseconds have sixteen digits, and milliseconds thirteen.
+    """
     return 1000 if times[0] >= 10**14 else 1
 
 
 def _milliseconds(times: Column, unit: int) -> Column:
-    """Times of that unit in milliseconds."""
+    """Return times of that unit in milliseconds."""
     if ((times >= 10**14) != (unit == 1000)).any():
         raise ReplyError("a file mixes milliseconds and microseconds")
     return times // unit
 
 
 def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
-    """The error for a status other than 200: 404 is a ProviderRefused, which here only means that there is no such
-    file."""
+    """Return the error for a status other than 200; ProviderRefused for 404: there is no such file."""
     if reply.status == 404:
         return ProviderRefused("the archive has no such file (404)", status=404)
     if reply.status == 429:
@@ -232,6 +236,6 @@ ARCHIVE = Archive(
     find_checksum=find_checksum,
     read_file=read_file,
     refusal=refusal,
-    # Files are served by data.binance.vision, their listing by S3; https://data.binance.vision/?prefix= is a page.
+    # data.binance.vision serves files; https://data.binance.vision/?prefix= is an HTML page, so S3 lists them.
     listing_host="https://s3-ap-northeast-1.amazonaws.com/data.binance.vision",
 )

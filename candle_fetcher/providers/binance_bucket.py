@@ -1,8 +1,9 @@
-"""The bucket of Binance's archive: what lies in its folders, as S3 lists them, and whose folders are of use together.
+"""The bucket of Binance's archive: its folders as S3 lists them, and the symbols that spot and futures share.
 
-A listing holds at most 1000 entries, in the order of their bytes. A cut one names the marker to go on from; where it
-does not, its last entry is the marker. The root element has a Prefix of its own, which is no folder. The listing is
-foreign input: its size is bounded, and a DTD, with which a few bytes become billions, is refused.
+A page of a listing holds at most 1000 entries, in the order of their bytes. An incomplete page names the marker at
+which the next one begins; if it does not, its last entry is the marker. The root element has a Prefix of its own, which
+is not a folder. The listing is foreign input: its size is bounded, and a DTD is refused, since a few bytes of it can
+expand to billions.
 Sources: Amazon S3 API reference, ListObjects (version 1); recorded listings of data.binance.vision.
 """
 
@@ -29,14 +30,14 @@ _ID = re.compile(r"\w{1,40}")
 
 
 class Market(NamedTuple):
-    """A market as the archive names it, its provider, and the quote asset of the pairs that are set side by side."""
+    """A market as the archive names it, its provider, and the quote asset of the pairs to compare."""
 
     name: str
     provider: str
     quote: str
 
 
-# COIN-M quotes in dollars and nothing else; tethers are what spot and USDⓈ-M have in common for every base.
+# COIN-M quotes only in dollars; USDT is the quote that spot and USDⓈ-M share for every base.
 SPOT, UM, CM = Market("spot", "binance", "USDT"), Market("um", "binance-um", "USDT"), Market("cm", "binance-cm", "USD")
 MARKETS = (SPOT, UM, CM)
 
@@ -50,7 +51,10 @@ class Page(NamedTuple):
 
 
 def listing_call(prefix: str, marker: str = "", most: int | None = None) -> Call:
-    """Asks for the keys and folders right below the prefix, those after the marker, at most so many."""
+    """Return the call for the keys and folders directly below the prefix.
+
+    Only those after the marker, and at most `most` of them.
+    """
     params = [("delimiter", "/"), ("prefix", prefix)]
     if marker:
         params.append(("marker", marker))
@@ -60,13 +64,16 @@ def listing_call(prefix: str, marker: str = "", most: int | None = None) -> Call
 
 
 def parse_listing(body: bytes, prefix: str, marker: str = "") -> Page:
-    """The page that was asked for. Raises ReplyError for what is no listing, of another prefix, or leads nowhere."""
+    """Return the requested page.
+
+    Raises ReplyError for other content, for another prefix, and for a page that leads to itself.
+    """
     if len(body) > _MOST_BYTES:
         raise ReplyError(f"a listing of {len(body):,} bytes; a page of it can have {_MOST_BYTES:,} at most")
     texts: dict[str, list[str]] = {}
     path: list[str] = []
     text: list[str] = []
-    leaf = True  # whether the element that is open has had no other in it
+    leaf = True  # whether the open element has no child so far
 
     def start(name: str, attributes: object) -> None:
         nonlocal leaf
@@ -74,7 +81,9 @@ def parse_listing(body: bytes, prefix: str, marker: str = "") -> Page:
         leaf = True
         path.append(name)
         if len(path) > _MOST_DEPTH:
-            raise ReplyError(f"expected the listing of a bucket, got elements in elements: {body[:80]!r}")
+            raise ReplyError(
+                f"expected the listing of a bucket, got elements more than {_MOST_DEPTH} deep: {body[:80]!r}"
+            )
 
     def end(name: str) -> None:
         nonlocal leaf
@@ -86,13 +95,13 @@ def parse_listing(body: bytes, prefix: str, marker: str = "") -> Page:
         path.pop()
 
     def settle() -> None:
-        # Text beside elements would be a part of a key that is lost.
+        # Text beside elements may be a lost part of a key.
         if "".join(text).strip():
             raise ReplyError(f"expected the listing of a bucket, got text between elements: {body[:80]!r}")
         text.clear()
 
     def refuse(*_: object) -> None:
-        raise ReplyError(f"a listing has no DTD, this one does: {body[:80]!r}")
+        raise ReplyError(f"expected a listing without a DTD, got {body[:80]!r}")
 
     parser = expat.ParserCreate()
     parser.StartElementHandler, parser.EndElementHandler = start, end
@@ -114,12 +123,14 @@ def parse_listing(body: bytes, prefix: str, marker: str = "") -> Page:
     named = texts.get(f"{_ROOT}/NextMarker", [""])[-1]
     next_marker = named or max((*keys, *folders), default="")
     if next_marker <= marker:
-        raise ReplyError(f"a cut listing of {prefix} goes on at {next_marker[:80]!r}, from where it came")
+        raise ReplyError(
+            f"an incomplete listing of {prefix} continues at {next_marker[:80]!r}, which is not after its own marker"
+        )
     return Page(keys, folders, next_marker)
 
 
 def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
-    """The error for a status other than 200; where files are served without a listing, it is a 404."""
+    """Return the error for a status other than 200; 404 means that the host has files but no listing."""
     if reply.status == 404:
         return ProviderRefused("the archive has no listing there (404)", status=404)
     return ARCHIVE.refusal(reply, symbol, now_ms)
@@ -129,29 +140,24 @@ def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
 
 
 def daily_folder(symbol: str) -> str:
-    """The folder that holds a folder of daily files for each interval of a spot symbol."""
+    """Return the folder that holds, for each interval of a spot symbol, a folder of daily files."""
     return f"data/spot/daily/klines/{symbol}/"
 
 
 def find_intervals(folders: Iterable[str]) -> tuple[str, ...]:
-    """The intervals that the folders are named after, the shortest first, as the archive writes them (1mo is 1M)."""
+    """Return the intervals in the names of the folders, shortest first, as the archive writes them (1mo is 1M)."""
     found: dict[str, Timeframe] = {}
     for folder in folders:
         name = folder.rstrip("/").rpartition("/")[2]
         try:
             found[name] = parse_timeframe(re.sub(r"mo$", "M", name))
         except InputError:
-            continue  # a folder of something else
+            continue  # another kind of folder
     return tuple(sorted(found, key=lambda name: found[name].nominal_ms))
 
 
-def find_first_day(keys: Iterable[str]) -> str | None:
-    """The date of the oldest zip of a day among the keys, such as 2017-08-17; None where there is none."""
-    return min((day for key in keys for day in _day_of(key)), default=None)
-
-
 def find_first_ms(keys: Iterable[str]) -> int | None:
-    """When the day or month of the oldest zip among the keys begins, in Unix ms; None where there is none."""
+    """Return when the day or month of the oldest zip among the keys begins, in Unix ms; None without one."""
     return min((ms for key in keys for ms in _begins_ms(key)), default=None)
 
 
@@ -165,21 +171,11 @@ def _begins_ms(key: str) -> Iterator[int]:
         yield int(day.replace(tzinfo=dt.timezone.utc).timestamp() * 1000)
 
 
-def _day_of(key: str) -> Iterator[str]:
-    match = re.search(r"-(\d{4}-\d\d-\d\d)\.zip$", key, re.ASCII)
-    if match:
-        try:
-            dt.date.fromisoformat(match[1])
-        except ValueError:
-            return
-        yield match[1]
-
-
 # -- symbols of a base -------------------------------------------------------------------------------------------------
 
 
 class Trio(NamedTuple):
-    """The ids of one base: its pair on spot, and its perpetual futures in USDT and in dollars."""
+    """The ids of one base: its spot pair, and its perpetual futures in USDT and in dollars."""
 
     spot: str
     um: str
@@ -187,16 +183,16 @@ class Trio(NamedTuple):
 
 
 def find_trios(listings: Mapping[Market, Listing]) -> list[Trio]:
-    """The pairs of every base that is traded on spot, USDⓈ-M and COIN-M; what is halted, or to come, is not.
+    """Return the ids of every base that trades on spot, USDⓈ-M and COIN-M; halted or future symbols do not count.
 
-    Raises ReplyError for an id that could not be one: it would be part of a path, and a cell of a spreadsheet.
+    Raises ReplyError for an impossible id: ids become parts of paths and cells of spreadsheets.
     """
     spot, um, cm = (_traded(market, listings[market]) for market in MARKETS)
     return [Trio(spot[base], um[base], cm[base]) for base in sorted(spot.keys() & um.keys() & cm.keys())]
 
 
 def _traded(market: Market, listing: Listing) -> dict[str, str]:
-    """The traded id of each base. Delivery contracts have an id of their own for a symbol, and are left out."""
+    """Return the traded id of each base. Delivery contracts are left out: their symbol is their id."""
     found = {}
     for one in listing.symbols:
         if one.status == "TRADING" and one.quote == market.quote and one.symbol == f"{one.base}/{one.quote}":
@@ -206,5 +202,5 @@ def _traded(market: Market, listing: Listing) -> dict[str, str]:
 
 def _checked(one: Listed) -> str:
     if not _ID.fullmatch(one.provider_symbol):
-        raise ReplyError(f"exchangeInfo lists a symbol {one.provider_symbol[:80]!r}, which can be none")
+        raise ReplyError(f"exchangeInfo lists {one.provider_symbol[:80]!r}, which cannot be a symbol")
     return one.provider_symbol

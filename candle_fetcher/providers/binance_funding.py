@@ -1,7 +1,7 @@
-"""Binance's funding rates: USDⓈ-M and COIN-M futures, over REST and as rows of the archive's files.
+"""Binance's funding rates for USDⓈ-M and COIN-M futures, by REST and in the archive's files.
 
 Both bounds are inclusive; a window that holds more than the limit gives the oldest rows, in order. Times are some
-milliseconds after the hour. COIN-M has no mark price, USDⓈ-M none (or "") in its older records, files none at all.
+milliseconds after the hour. COIN-M has no mark price, older records of USDⓈ-M have none (or ""), and files have none.
 Sources: binance-connector-python derivatives_trading_* (2026), "Get Funding Rate History"; files of 2026.
 """
 
@@ -15,22 +15,26 @@ import numpy as np
 
 from candle_fetcher.core.call import Call, Limit
 from candle_fetcher.core.candles import Candles, candles_from
-from candle_fetcher.core.decimals import Column, Row, load_json
 from candle_fetcher.core.errors import ReplyError
 from candle_fetcher.core.funding import FUNDING_COLUMNS
 from candle_fetcher.core.spans import Span
+from candle_fetcher.core.text.decimals import Column
+from candle_fetcher.core.text.json import load_json
+from candle_fetcher.core.text.rows import Row
 from candle_fetcher.providers.base import Funding
 
 _DECIMAL = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?", re.ASCII)
 _LIMIT = 1000
 
-# Header and fields of a row: calc_time, funding_interval_hours (1, 4, 8 so far; not read: it changes, and the times
-# tell), last_funding_rate.
+# The header of a file. funding_interval_hours (1, 4, 8 so far) is not read: it changes, and the times show it.
 FUNDING_ROW = Row("calc_time:i funding_interval_hours:x last_funding_rate:d")
 
 
 def parse_funding(body: bytes, symbol: str) -> Candles:
-    """The records in the order sent. Raises ReplyError where the body is no list of records of the symbol."""
+    """Return the records in the order sent.
+
+    Raises ReplyError where the body is not a list of records of the symbol.
+    """
     rows = load_json(body, "a JSON list of funding rates")
     if not isinstance(rows, list):
         raise ReplyError(f"expected a JSON list of funding rates, got {body[:80]!r}")
@@ -49,7 +53,7 @@ def parse_funding(body: bytes, symbol: str) -> Candles:
 
 
 def funding_rates(columns: Sequence[Column]) -> Candles:
-    """The records out of the columns of FUNDING_ROW. They have no mark price."""
+    """Return the records of the columns of FUNDING_ROW. They have no mark price."""
     times, rates = columns
     return candles_from(FUNDING_COLUMNS, (times, rates, np.full(len(rates), np.nan)))
 
@@ -67,7 +71,7 @@ def _funding(
         params = (
             ("symbol", symbol),
             ("startTime", str(span.start_ms)),
-            ("endTime", str(span.end_ms - 1)),  # theirs is inclusive, ours is not
+            ("endTime", str(span.end_ms - 1)),  # inclusive, unlike span.end_ms
             ("limit", str(rows)),
         )
         return Call(f"{prefix}/fundingRate", params, cost)
@@ -83,6 +87,6 @@ def _funding(
     )
 
 
-# USDⓈ-M counts these requests apart, 500 in 5 minutes, and they cost no weight. It opened in September 2019.
+# USDⓈ-M counts these requests separately, 500 in 5 minutes, and they cost no weight. It opened in September 2019.
 UM_FUNDING = _funding("/fapi/v1", cost=0, since_ms=1_564_617_600_000, limits=(Limit(500, 300, "requests"),))
 CM_FUNDING = _funding("/dapi/v1", cost=1, since_ms=1_577_836_800_000, has_marks=False)

@@ -1,15 +1,16 @@
-"""Binance's kline row, which REST replies and the archive's files share."""
+"""Binance's kline row, in REST replies and in the archive's files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from candle_fetcher.core.candles import Candles, candles_from
-from candle_fetcher.core.decimals import Column, Row
+from candle_fetcher.core.text.decimals import Column
+from candle_fetcher.core.text.rows import Row
 
-# "Kline/Candlestick data": 12 fields; i an integer, d a quoted decimal, x a quoted decimal that is not read ("ignore").
+# "Kline/Candlestick data": 12 fields. The last one is "ignore".
 KLINE = Row("i d d d d d i d i d d x")
-# The same without the field that is not read, as third parties have seen it in files.
+# The same without the unread field; third parties have seen it in files.
 KLINE_OF_11 = Row("i d d d d d i d i d d")
 KLINE_COLUMNS = (
     "open_time", "open", "high", "low", "close", "volume", "close_time",
@@ -21,10 +22,10 @@ _COIN_ORDER = (0, 1, 2, 3, 4, 5, 6, 8, 9, 7, 10)
 
 
 def kline_candles(columns: Sequence[Column]) -> Candles:
-    """Candles out of the columns of KLINE: volumes in the base and the quote asset."""
+    """Return candles of the columns of KLINE; volumes are in the base and the quote asset."""
     return candles_from(KLINE_COLUMNS, columns)
 
 
 def coin_candles(columns: Sequence[Column]) -> Candles:
-    """Candles out of the columns of KLINE, as COIN-M means them."""
+    """Return candles of the columns of KLINE as COIN-M defines them."""
     return candles_from(COIN_COLUMNS, [columns[at] for at in _COIN_ORDER])

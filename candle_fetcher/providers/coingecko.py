@@ -1,15 +1,14 @@
 """CoinGecko: prices of coins over all markets, by the coin's id and a currency.
 
-A reply holds the newest candles, as many as `days` brings: of 30 minutes for one day, 4 hours for 30, 4 days for more.
-Nothing older is served, and there are no volumes. A stamp is the end of its candle. The newest row is the candle that
-is forming, and stays in a reply that is kept for 15 minutes after its end: nothing tells whether it is finished, so
-that it counts as one that may change until a newer one follows.
+A reply holds the newest candles for `days`: of 30 minutes for one day, 4 hours for 30, 4 days for more. Nothing older
+is available, and there are no volumes. A time stamp is the end of its candle. The newest row is the current candle, and
+it stays in a cached reply for 15 minutes after its end. Nothing shows whether it is finished, so that it counts as one
+that may change until a newer candle follows.
 Sources: docs.coingecko.com reference/coins-id-ohlc, reference/coins-list and docs/errors-and-rate-limits (2026).
 """
 
 from __future__ import annotations
 
-import json
 import re
 import reprlib
 from collections.abc import Mapping
@@ -20,24 +19,17 @@ import numpy as np
 
 from candle_fetcher.core.call import Call, Limit, Reply, parse_retry_after
 from candle_fetcher.core.candles import OHLCV, Candles, Int64s, candles_from
-from candle_fetcher.core.decimals import Column, Row, load_json, parse_csv
 from candle_fetcher.core.errors import AccessDenied, InputError, RateLimited, ReplyError, UnknownSymbol
 from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.finality import Finality
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
+from candle_fetcher.core.text.decimals import Column
+from candle_fetcher.core.text.json import load_json
+from candle_fetcher.core.text.rows import Row, parse_csv
 from candle_fetcher.core.timeframe import DAY_MS, MINUTE_MS, Timeframe
-from candle_fetcher.providers.base import (
-    Feed,
-    Key,
-    Listed,
-    Listing,
-    Provider,
-    Question,
-    Setting,
-    by_status,
-    status_of,
-)
+from candle_fetcher.providers.base import Feed, Key, Listed, Listing, Provider, Question, Setting
+from candle_fetcher.providers.refusals import by_status, checked_name, error_object, refused_by_firewall, status_of
 
 TITLE = "CoinGecko"
 COLUMNS = ("open_time", *OHLCV)
@@ -51,18 +43,16 @@ _DEPTHS = {"30m": 48, "4h": 180, "4d": 92}
 # midnight".
 FINALITY = Finality(
     delay_ms=0,
-    late_ms=35 * MINUTE_MS,
+    late_rows_ms=35 * MINUTE_MS,
     source="a newer row in the reply; replies are cached for 15 to 30 minutes (coins-id-ohlc)",
 )
 _ROW = Row("i d d d d")
-# A reply has 180 rows at most, in 20 KB. The list of 17,000 coins has 1 MB, and 3 with their platforms.
+# A reply has at most 180 rows, in 20 KB. The list of 17,000 coins has 1 MB, and 3 MB with their platforms.
 _MOST_BYTES = 2**20
 _MOST_ROWS = 10_000
 _MOST_LIST_BYTES = 16 * 2**20
 _MOST_COINS = 100_000
-_MOST_ERROR_BYTES = 2**16
 _MOST_MS = 2**53
-_MOST_NAME = 60
 _COIN = r"[a-z0-9][a-z0-9._-]{0,119}"
 _SYMBOL = re.compile(rf"({_COIN})(?:/([a-z]{{2,8}}))?")
 _LEADING_ZERO = re.compile(rb"[,\n]-?0[0-9]")
@@ -78,23 +68,28 @@ def _call(series: Series, span: Span, rows: int) -> Call:
 
 
 def parse_candles(body: bytes, series: Series) -> Candles:
-    """Candles in the order sent, without volumes, the newest one last. Raises ReplyError, or what the body says of a
-    refusal."""
+    """Return candles in the order sent, without volumes, the newest one last.
+
+    Raises ReplyError, or the refusal in the body.
+    """
     if len(body) > _MOST_BYTES or body.count(b"[") + body.count(b"{") > _MOST_ROWS:
-        raise ReplyError(f"a reply of {len(body):,} bytes; candles can be {_MOST_BYTES:,} at most: {body[:80]!r}")
+        raise ReplyError(f"a reply of {len(body):,} bytes; expected at most {_MOST_BYTES:,}: {body[:80]!r}")
     ends, *prices = _rows(body)
     opens = _opens_ms(ends.view(np.int64), series.timeframe)
     return candles_from(COLUMNS, [opens, *prices, np.full(len(opens), np.nan)])
 
 
 def final_until(body: bytes, candles: Candles) -> int:
-    """Where the candles begin that may still change: with the newest one, whether it is over or not."""
+    """Return the open time of the newest candle, which may still change, whether it is over or not."""
     return int(candles.open_ms[-1]) if candles.count else FOREVER_MS
 
 
 def _opens_ms(ends: Int64s, timeframe: Timeframe) -> Int64s:
-    """When candles that end then began. Where their length is 4 days, of which nothing says whether they go on over the
-    end of a month, not before the end of the one before them."""
+    """Return the open times of candles that end at these times.
+
+    Candles of 4 days do not begin before the end of the one before them: no page says whether they continue over the
+    end of a month.
+    """
     step = timeframe.nominal_ms
     is_long = step > DAY_MS
     strays = np.flatnonzero(ends % min(step, DAY_MS))
@@ -107,12 +102,12 @@ def _opens_ms(ends: Int64s, timeframe: Timeframe) -> Int64s:
 
 
 def _rows(body: bytes) -> tuple[Column, ...]:
-    found = _rows_alike(body)
+    found = _uniform_rows(body)
     return _each_row(body) if found is None else found
 
 
-def _rows_alike(body: bytes) -> tuple[Column, ...] | None:
-    """The columns of compact rows of plain numbers; None wherever in doubt."""
+def _uniform_rows(body: bytes) -> tuple[Column, ...] | None:
+    """Return the columns of compact rows of plain numbers; None wherever in doubt."""
     is_plain = body.startswith(b"[[") and body.endswith(b"]]") and body[2:3].isdigit()
     if not is_plain or b"\n" in body or b"\r" in body or b"[]" in body:
         return None
@@ -126,7 +121,7 @@ def _rows_alike(body: bytes) -> tuple[Column, ...] | None:
 
 
 def _each_row(body: bytes) -> tuple[Column, ...]:
-    """The columns, row by row: of small numbers with an exponent, or of a body with blanks."""
+    """Return the columns, row by row: of small numbers with an exponent, or of a body with blanks."""
     rows = load_json(body, "a JSON list of rows")
     if isinstance(rows, dict):
         _raise_refusal(body)
@@ -152,7 +147,10 @@ def _number(value: object, row: int) -> float:
 
 
 def _symbol(text: str, kind: str) -> str:
-    """The coin's id and the currency, in small letters; usd unless named. An id may hold dashes: bitcoin-cash."""
+    """Return the coin's id and the currency, in small letters; usd by default.
+
+    An id may contain dashes: bitcoin-cash.
+    """
     match = _SYMBOL.fullmatch(text.strip().lower()) if isinstance(text, str) else None
     if match is None:
         raise InputError(
@@ -162,9 +160,9 @@ def _symbol(text: str, kind: str) -> str:
 
 
 def parse_listing(body: bytes) -> Listing:
-    """Every coin, in dollars. Its ticker stands as the base: tickers are not unique, ids are."""
+    """Return every coin, in dollars, with its ticker as the base: tickers are not unique, ids are."""
     if len(body) > _MOST_LIST_BYTES or body.count(b"[") + body.count(b"{") > 2 * _MOST_COINS:
-        raise ReplyError(f"a reply of {len(body):,} bytes with more coins than there are: {body[:80]!r}")
+        raise ReplyError(f"a reply of {len(body):,} bytes has too many coins: {body[:80]!r}")
     coins = load_json(body, "a JSON list of coins")
     if isinstance(coins, dict):
         _raise_refusal(body)
@@ -174,21 +172,23 @@ def parse_listing(body: bytes) -> Listing:
 
 
 def _listed(coin: Any) -> Listed | None:
-    """The coin; None where its id is none that could be asked for."""
+    """Return the coin; None where its id cannot be requested."""
     name, ticker = (coin.get("id"), coin.get("symbol")) if isinstance(coin, dict) else (None, None)
     if not isinstance(name, str) or not isinstance(ticker, str):
         raise ReplyError(f"expected a coin with id and symbol, got {reprlib.repr(coin)}")
     if not re.fullmatch(_COIN, name):
         return None
-    # Tickers are free text: one that could not be a name must not get into a message or a cell.
-    fine = ticker[:1].isalnum() and ticker.isprintable() and len(ticker) <= _MOST_NAME
+    try:
+        base = checked_name(ticker)
+    except ValueError:  # tickers are free text
+        base = name
     symbol = f"{name}/usd"
-    return Listed(symbol, symbol, ticker.upper() if fine else name.upper(), "USD", "listed", True)
+    return Listed(symbol, symbol, base.upper(), "USD", "listed", True)
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------------
 
-# "Common Errors & Rate Limit": what helps, by code.
+# "Common Errors & Rate Limit": the remedy, by code.
 _FIXES = {
     10002: f"Get a key at {KEY_PAGE}, and give it as api_keys={{'coingecko': {{'demo_key': …}}}}",
     10005: "Ask for 30m, 4h or 4d, which every plan has, or take a paid plan and set plan='pro'",
@@ -199,7 +199,7 @@ _FIXES = {
 
 
 def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
-    """The error that a reply stands for: by its code where it has one, else by its status and its words."""
+    """Return the error for a reply: by its code if it has one, else by its status and message."""
     code, said = _said(reply.body)
     reply = reply._replace(status=status_of(reply.status, code))
     shown_code = "" if code in (None, reply.status) else f", code {code}"
@@ -215,37 +215,29 @@ def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
             f"{TITLE} refused the key ({words})", fix="Check api_keys of coingecko, and the setting plan", status=401
         )
     if reply.status == 403:
-        return AccessDenied(
-            f"{TITLE}'s firewall refused the request (403)",
-            fix="Wait some minutes, and send less often from this address; a proxy or VPN in between can cause it too",
-            status=403,
-        )
+        return refused_by_firewall(TITLE)
     if said in ("coin not found", "invalid vs_currency") and reply.status in (200, 400, 404, 422):
         return UnknownSymbol(symbol, TITLE)
     return by_status(TITLE, reply, symbol, now_ms, said)
 
 
 def _raise_refusal(body: bytes) -> None:
-    """Raises what the body refuses; an error object counts as one with status 200, too."""
+    """Raise the refusal that the body holds. An error object counts even with status 200."""
     if _said(body)[1]:
-        raise refusal(Reply(200, {}, body, 0.0), "", 0)  # the caller knows the symbol, and puts it in
+        raise refusal(Reply(200, {}, body, 0.0), "", 0)  # the caller knows the symbol, and adds it
 
 
 def _said(body: bytes) -> tuple[int | None, str]:
-    """Code and words of an error object: {"error": …}, or {"status": {"error_code": …, "error_message": …}}."""
-    if len(body) > _MOST_ERROR_BYTES:
-        return None, ""
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return None, ""
-    if not isinstance(value, dict):
-        return None, ""
+    """Return code and message of an error object.
+
+    {"error": …}, or {"status": {"error_code": …, "error_message": …}}.
+    """
+    value = error_object(body)
     error = value.get("error")
     inner: dict[str, Any] = error if isinstance(error, dict) else value
     status = inner.get("status")
-    told: dict[str, Any] = status if isinstance(status, dict) else inner
-    code, said = told.get("error_code"), told.get("error_message", told.get("error"))
+    facts: dict[str, Any] = status if isinstance(status, dict) else inner
+    code, said = facts.get("error_code"), facts.get("error_message", facts.get("error"))
     return (
         code if type(code) is int and abs(code) < 10**6 else None,
         said if isinstance(said, str) else "",
@@ -260,7 +252,7 @@ _FEED = Feed(
     call=_call,
     parse=parse_candles,
     limit=_MOST_ROWS,
-    is_whole=True,
+    replies_with_all=True,
     probe="4h",
     finality=FINALITY,
     final_until=final_until,
@@ -284,8 +276,8 @@ PROVIDER = Provider(
     hosts=("https://api.coingecko.com",),
     feeds={"candles": _FEED},
     listing=Question(Call("/api/v3/coins/list"), parse_listing),
-    # What the Demo plan may send for certain: the pricing page says 30, that of errors 100. Without a key it is less,
-    # by address, and a 429 says when.
+    # The lower of two limits of the Demo plan: the pricing page says 30, the page of errors 100. Without a key it is
+    # even lower, per address, and a 429 says so.
     default_limits=(Limit(30, 60),),
     refusal=refusal,
     provider_symbol=_symbol,

@@ -1,9 +1,9 @@
-"""Kraken: spot candles over REST.
+"""Kraken: spot candles by REST.
 
-A reply holds the newest 720 candles of a pair and the running one, whatever is asked for: older ones cannot be had, and
-`since` would only shorten it. An interval without trades has a row, with the close before as its prices. Errors come
-with status 200. 15 days (interval 21600) are left out: no source says where they begin. Nor does one for weeks, whose
-candles keep the time that they are sent with.
+A reply holds the newest 720 candles of a pair and the current one, for every span: older ones are not available, and
+`since` only shortens the reply. An interval without trades has a row with the close before as its prices. Errors come
+with status 200. Candles of 15 days (interval 21600) are not offered: no source says where they begin. None says so for
+weeks either; their candles keep the time that is sent.
 Sources: docs.kraken.com, api-reference/market-data (get-ohlc-data, get-tradable-asset-pairs, get-server-time) and
 guides/spot-rest-ratelimits (2026); krakenfx/kraken-cli, skills/kraken-rate-limits and src/errors.rs (2026-04); a
 recorded AssetPairs of 2021 for the names.
@@ -11,7 +11,6 @@ recorded AssetPairs of 2021 for the names.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import re
@@ -23,9 +22,7 @@ import numpy as np
 
 from candle_fetcher.core.call import Call, Limit, Reply
 from candle_fetcher.core.candles import Candles, candles_from
-from candle_fetcher.core.decimals import Column, Row, load_json, parse_rows
 from candle_fetcher.core.errors import (
-    AccessDenied,
     InputError,
     ProviderRefused,
     RateLimited,
@@ -37,19 +34,23 @@ from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.finality import Finality
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
+from candle_fetcher.core.text.decimals import Column
+from candle_fetcher.core.text.json import load_json
+from candle_fetcher.core.text.rows import Row, parse_rows
 from candle_fetcher.core.timeframe import MINUTE_MS
-from candle_fetcher.providers.base import Feed, Listed, Listing, Provider, Question, by_status
+from candle_fetcher.providers.base import Feed, Listed, Listing, Provider, Question
+from candle_fetcher.providers.refusals import by_status, checked_name, error_object, refused_by_firewall
 
 NAME = "Kraken"
 # "interval": minutes.
 INTERVALS = {"1m": 1, "5m": 5, "15m": 15, "30m": 30, "1h": 60, "4h": 240, "1d": 1440, "1w": 10080}
 COLUMNS = ("open_time", "open", "high", "low", "close", "volume", "trades")
-# "Returns up to 720 of the most recent entries", and the running one.
+# "Returns up to 720 of the most recent entries", and the current one.
 DEPTH = 720
 
 FINALITY = Finality(
     delay_ms=0,
-    late_ms=5 * MINUTE_MS,
+    late_rows_ms=5 * MINUTE_MS,
     source="the reply's own `last` (get-ohlc-data); one was seen 34 s behind",
 )
 
@@ -58,17 +59,15 @@ _ROW = Row("open_time:i open:d high:d low:d close:d vwap:x volume:d trades:i")
 _LAST_S = 253_402_300_799  # the end of the year 9999
 _PLAUSIBLE_S = (1_356_998_400, 4_102_444_800)  # a clock of the years 2013 to 2099
 
-# 721 rows are some 50 kB, 180 kB where they are indented; the 304 pairs of 2021 were 170 kB. Beyond these bounds, which
-# leave room for ten times as many, a body is not decoded: a few bytes of JSON become a hundred in memory.
+# 721 rows have some 50 kB, or 180 kB indented; the 304 pairs of 2021 had 170 kB. A body above ten times as much is not
+# decoded: a few bytes of JSON become a hundred in memory.
 _MOST_ROW_BYTES = 2**20
 _MOST_ROW_VALUES = 20_000
 _MOST_BYTES = 2**25
 _MOST_VALUES = 1_500_000
 _MOST_CONTAINERS = 500_000
-_MOST_ERROR_BYTES = 2**16
-_MOST_NAME = 60
 
-# The reply as Kraken writes it, around its rows. White space is JSON's.
+# The text before and after the rows, as Kraken writes it, with any JSON white space.
 _HEAD = re.compile(
     rb'[ \t\r\n]*\{[ \t\r\n]*"error"[ \t\r\n]*:[ \t\r\n]*\[[ \t\r\n]*\][ \t\r\n]*,[ \t\r\n]*"result"[ \t\r\n]*:'
     rb'[ \t\r\n]*\{[ \t\r\n]*"([A-Za-z0-9./]{1,60})"[ \t\r\n]*:[ \t\r\n]*(?=\[)'
@@ -77,8 +76,8 @@ _TAIL = re.compile(rb'"last"[ \t\r\n]*:[ \t\r\n]*(0|[1-9][0-9]{0,17})[ \t\r\n]*\
 _LAST = re.compile(rb'"last"[ \t\r\n]*:[ \t\r\n]*"?([0-9]{1,18})')
 _BLANKS = b" \t\r\n"
 
-# What the words of an error mean: the beginning of <severity><category>:<message>, without the blank that may follow
-# the colon. Any other one is final.
+# Errors by the beginning of <severity><category>:<message>, without the blank that may follow the colon. An error in
+# none of these lists is final.
 _PAUSES = (
     "EAPI:Rate limit exceeded",
     "EGeneral:Too many requests",
@@ -96,10 +95,10 @@ _TRANSIENT = (
 _NO_SUCH_PAIR = ("EQuery:Unknown asset pair", "EQuery:Invalid asset pair")
 _THROTTLED = re.compile(r"EService:Throttled:\s?([0-9]{1,12})")
 
-# Assets go by names of Kraken's own: XBT is BTC, XDG is DOGE. The oldest ones have a second name, with an X before a
-# coin's and a Z before a currency's; newer names begin with X and Z as others do (XTZ, ZRX).
-_OURS = {"XBT": "BTC", "XDG": "DOGE"}
-_THEIRS = {ours: theirs for theirs, ours in _OURS.items()}
+# Kraken has names of its own for some assets: XBT is BTC, XDG is DOGE. The oldest assets have a second name, with an X
+# before a coin or a Z before a currency. Newer names may begin with X or Z by chance (XTZ, ZRX).
+_COMMON = {"XBT": "BTC", "XDG": "DOGE"}
+_OWN = {common: own for own, common in _COMMON.items()}
 _LEGACY = {
     name: name[1:]
     for name in (
@@ -107,36 +106,39 @@ _LEGACY = {
         "ZAUD", "ZCAD", "ZEUR", "ZGBP", "ZJPY", "ZUSD",
     )
 }  # fmt: skip
-# The one pair of which a newer name has joined an old one: XTZUSD is XTZ/USD.
+# The only id of a newer name and an old one (ZUSD). Others only look like that: XTZUSD is XTZ/USD.
 _MIXED = {"USDTZUSD": "USDTUSD"}
-# Those of 2021 and stable coins since; longest first, for ids that are written in one.
+# Quotes of 2021 and stable coins since then; longest first, for ids without a separator.
 _QUOTES = (
     "PYUSD", "RLUSD", "USDT", "USDC", "USDG", "USDQ", "USDR", "EURC", "EURQ", "EURR", "EURT", "USD", "EUR", "GBP",
     "CAD", "JPY", "AUD", "CHF", "AED", "XBT", "BTC", "ETH", "DAI", "DOT", "SOL",
 )  # fmt: skip
 _SYMBOL = re.compile(r"[A-Z0-9]{1,30}(?:\.[A-Z0-9]{1,10})?(?:[/-][A-Z0-9]{1,20})?")
 
-# "online", and what hinders some orders alone; a pair that is delisted is not listed any more.
+# "online", and states that restrict some orders; a delisted pair is no longer listed.
 _TRADING = frozenset({"online", "post_only", "limit_only", "reduce_only", "cancel_only"})
 
 
 def parse_candles(body: bytes, series: Series) -> Candles:
-    """The newest candles of the pair, oldest first, the running one last; volume in the base asset.
+    """Return the newest candles of the pair, oldest first, the current one last; volume in the base asset.
 
-    Raises ReplyError where they are another pair's, or a row is not of 8 fields; else what the body refuses.
+    Raises ReplyError where they are another pair's, or a row does not have 8 fields; else the refusal in the body.
     """
     if len(body) > _MOST_ROW_BYTES:
-        raise ReplyError(f"a reply of {len(body):,} bytes; rows can be {_MOST_ROW_BYTES:,} at most: {body[:80]!r}")
+        raise ReplyError(f"a reply of {len(body):,} bytes; expected at most {_MOST_ROW_BYTES:,}: {body[:80]!r}")
     found = _split(body)
     pair, rows = _decoded_rows(body, series.symbol) if found is None else found
     if not _is_named(pair, series.symbol):
-        raise ReplyError(f"candles of {reprlib.repr(pair)} came for {series.symbol}")
+        raise ReplyError(f"expected candles of {series.symbol}, got those of {reprlib.repr(pair)}")
     return _candles(parse_rows(rows, _ROW))
 
 
 def final_until(body: bytes, candles: Candles) -> int:
-    """Where the candles begin that are not committed: after the reply's own `last`, which is the opening of the newest
-    one that is; without it, with the newest one, which "is for the current, not-yet-committed timeframe"."""
+    """Return the open time of the first candle that is not committed.
+
+    That is the one after the reply's `last`, the open time of the newest committed candle. Without `last` it is the
+    newest one, which "is for the current, not-yet-committed timeframe".
+    """
     at = body.rfind(b'"last"')
     last = _LAST.match(body, at) if at >= 0 else None
     if last is not None:
@@ -145,7 +147,7 @@ def final_until(body: bytes, candles: Candles) -> int:
 
 
 def _is_named(pair: str, symbol: str) -> bool:
-    """Whether it is a name of the pair."""
+    """Return whether it is a name of the pair."""
     try:
         return find_symbol(pair) == symbol
     except InputError:
@@ -153,7 +155,7 @@ def _is_named(pair: str, symbol: str) -> bool:
 
 
 def _split(body: bytes) -> tuple[str, bytes] | None:
-    """The pair and the text of its rows, where the reply is written as Kraken does."""
+    """Return the pair and the text of its rows, if the reply is written as Kraken does; else None."""
     head = _HEAD.match(body)
     at = body.rfind(b'"last"')
     if head is None or at < head.end() or not _TAIL.fullmatch(body, at):
@@ -163,7 +165,7 @@ def _split(body: bytes) -> tuple[str, bytes] | None:
 
 
 def _decoded_rows(body: bytes, symbol: str) -> tuple[str, bytes]:
-    """The same where it is written otherwise. What the body refuses is raised."""
+    """Return the same for a reply that is written in another way. Raises the refusal in the body."""
     result = _result(body, symbol, _MOST_ROW_VALUES, _MOST_ROW_VALUES)
     pairs = [name for name in result if name != "last"]
     if len(pairs) != 1 or not isinstance(result[pairs[0]], list):
@@ -180,7 +182,7 @@ def _candles(columns: Sequence[Column]) -> Candles:
 
 
 def parse_clock(body: bytes) -> int:
-    """The provider's clock in Unix ms, of which it tells the second."""
+    """Return the provider's time in Unix ms, with a resolution of a second."""
     now_s = _result(body, "").get("unixtime")
     if type(now_s) is not int or not _PLAUSIBLE_S[0] <= now_s <= _PLAUSIBLE_S[1]:
         raise ReplyError(f"expected a unixtime in s, got {_shown(body)}")
@@ -188,39 +190,33 @@ def parse_clock(body: bytes) -> int:
 
 
 def parse_listing(body: bytes, symbol: str = "") -> Listing:
-    """The pairs of AssetPairs, which tells no limits. Those without a wsname have no candles: dark pools."""
+    """Return the pairs of AssetPairs, which names no limits. Pairs without a wsname are dark pools without candles."""
     entries = _result(body, symbol)
     try:
         return Listing((), tuple(_listed(entry) for entry in entries.values() if entry.get("wsname")))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ReplyError(f"AssetPairs lacks {str(error)[:80]} or has another shape: {_shown(body)}") from error
+        raise ReplyError(f"AssetPairs lacks {str(error)[:80]} or has another layout: {_shown(body)}") from error
 
 
 def _listed(entry: dict[str, Any]) -> Listed:
-    own, pair, status = (_name(text) for text in (entry["altname"], entry["wsname"], entry.get("status", "online")))
+    own, pair, status = (
+        checked_name(text) for text in (entry["altname"], entry["wsname"], entry.get("status", "online"))
+    )
     base, slash, quote = pair.partition("/")
     if not slash:
         raise ValueError(f"a pair, not {pair!r},")
-    base, quote = (_name(_OURS.get(asset, asset)) for asset in (base, quote))
+    base, quote = (checked_name(_COMMON.get(asset, asset)) for asset in (base, quote))
     return Listed(f"{base}/{quote}", own, base, quote, status, status in _TRADING)
-
-
-def _name(text: object) -> str:
-    """The text, if it can be a name. Names end up in messages and in cells: none may command a terminal, or begin as a
-    spreadsheet's formula does (= + - @, tab)."""
-    if not isinstance(text, str) or len(text) > _MOST_NAME or not text.isprintable() or not text[:1].isalnum():
-        raise ValueError(f"a name, not {reprlib.repr(text)},")
-    return text
 
 
 def _result(
     body: bytes, symbol: str, most_values: int = _MOST_VALUES, most_containers: int = _MOST_CONTAINERS
 ) -> dict[str, Any]:
-    """`result` of the envelope. What `error` holds is raised."""
-    # As many values as commas, and as many again where containers hold but one.
+    """Return `result` of the envelope. Raises the errors in it."""
+    # The number of values is at most that of commas plus that of containers.
     containers = body.count(b"[") + body.count(b"{")
     if len(body) > _MOST_BYTES or body.count(b",") > most_values or containers > most_containers:
-        raise ReplyError(f"a reply of {len(body):,} bytes with more values than any has: {_shown(body)}")
+        raise ReplyError(f"a reply of {len(body):,} bytes has too many values: {_shown(body)}")
     value = load_json(body, "a JSON object with error and result")
     _raise_errors(_errors(value), symbol)
     if not isinstance(value, dict) or value.get("error") is None or not isinstance(value.get("result"), dict):
@@ -235,20 +231,23 @@ def _shown(body: bytes) -> str:
 
 def _raise_errors(errors: Sequence[str], symbol: str) -> None:
     if errors:
-        raise _meant(errors, 200, symbol, None)
+        raise _error_of(errors, 200, symbol, None)
 
 
 def _errors(value: object) -> list[str]:
-    """The errors of an envelope; a text that begins with W is a warning."""
-    told = value.get("error") if isinstance(value, dict) else None
-    texts = [told] if isinstance(told, str) else told if isinstance(told, list) else []
+    """Return the errors of an envelope; a text that begins with W is a warning."""
+    error = value.get("error") if isinstance(value, dict) else None
+    texts = [error] if isinstance(error, str) else error if isinstance(error, list) else []
     return [text for text in texts if isinstance(text, str) and text and not text.startswith("W")]
 
 
-def _meant(errors: Sequence[str], status: int, symbol: str, now_ms: int | None) -> Exception:
-    """The error that Kraken's own stand for, told by the first of them. `now_ms` is its clock, where that is known."""
+def _error_of(errors: Sequence[str], status: int, symbol: str, now_ms: int | None) -> Exception:
+    """Return the error of the library for those of Kraken; the first one decides.
+
+    `now_ms` is Kraken's time, None where it is unknown.
+    """
     said = re.sub(r":\s+", ":", errors[0])
-    # The provider's words are shown escaped: they may hold anything.
+    # The provider's message is shown escaped: it may hold anything.
     words = repr(", ".join(errors)[:160])[:200]
     if said.startswith(_PAUSES):
         until = _THROTTLED.match(said)
@@ -266,25 +265,21 @@ def _meant(errors: Sequence[str], status: int, symbol: str, now_ms: int | None) 
 
 
 def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
-    """The error that a reply with a status other than 200, or with errors in it, stands for."""
-    errors: list[str] = []
-    if len(reply.body) <= _MOST_ERROR_BYTES:
-        # Whoever stands before Kraken sends pages: then the status says enough.
-        with contextlib.suppress(ReplyError):
-            errors = _errors(load_json(reply.body, "errors"))
+    """Return the error for a reply with another status than 200, or with errors in it."""
+    # A proxy or firewall in front of Kraken sends pages without errors: then the status decides.
+    errors = _errors(error_object(reply.body))
     if errors and (reply.status == 200 or 400 <= reply.status < 500) and reply.status not in (401, 403, 408, 429, 451):
-        return _meant(errors, reply.status, symbol, now_ms)
+        return _error_of(errors, reply.status, symbol, now_ms)
     if reply.status == 403:
-        return AccessDenied(
-            f"{NAME}'s firewall refused the request (403)",
-            fix="Wait some minutes, and send less often from this address; a proxy or VPN in between can cause it too",
-            status=403,
-        )
+        return refused_by_firewall(NAME)
     return by_status(NAME, reply, symbol, now_ms, ", ".join(errors))
 
 
 def find_symbol(text: str, kind: str = "candles") -> str:
-    """The pair's altname, such as XBTUSD, for BTC/USD, btc-usd, XBT/USD, XBTUSD and XXBTZUSD; InputError."""
+    """Return the pair's altname, such as XBTUSD, for BTC/USD, btc-usd, XBT/USD, XBTUSD and XXBTZUSD.
+
+    Raises InputError for other text.
+    """
     symbol = text.strip().upper() if isinstance(text, str) and text.isascii() else ""
     if not _SYMBOL.fullmatch(symbol):
         raise InputError(
@@ -297,17 +292,17 @@ def find_symbol(text: str, kind: str = "candles") -> str:
 def _altname(pair: str) -> str:
     if pair[:4] in _LEGACY and pair[4:] in _LEGACY:
         return _LEGACY[pair[:4]] + _LEGACY[pair[4:]]
-    base, quote = _taken_apart(_MIXED.get(pair, pair))
-    return f"{_THEIRS.get(base, base)}{_THEIRS.get(quote, quote)}"
+    base, quote = _split_pair(_MIXED.get(pair, pair))
+    return f"{_OWN.get(base, base)}{_OWN.get(quote, quote)}"
 
 
 def _asset(name: str) -> str:
     plain = _LEGACY.get(name, name)
-    return _THEIRS.get(plain, plain)
+    return _OWN.get(plain, plain)
 
 
-def _taken_apart(pair: str) -> tuple[str, str]:
-    """Base and quote; no quote where it is none that is known."""
+def _split_pair(pair: str) -> tuple[str, str]:
+    """Return base and quote; quote is "" where the end of the pair is not a known quote."""
     for quote in _QUOTES:
         if pair.endswith(quote) and len(pair) > len(quote):
             return pair[: -len(quote)], quote
@@ -315,18 +310,18 @@ def _taken_apart(pair: str) -> tuple[str, str]:
 
 
 def unified(provider_symbol: str) -> str:
-    """BASE/QUOTE, or the altname where its quote is none that is known."""
-    base, quote = _taken_apart(provider_symbol)
-    return f"{_OURS.get(base, base)}/{_OURS.get(quote, quote)}" if quote else base
+    """Return BASE/QUOTE, or the altname where its quote is not known."""
+    base, quote = _split_pair(provider_symbol)
+    return f"{_COMMON.get(base, base)}/{_COMMON.get(quote, quote)}" if quote else base
 
 
 def call_candles(series: Series, span: Span, rows: int) -> Call:
-    """Asks for all that there is: one reply serves every span."""
+    """Return the call for all candles that Kraken has: one reply serves every span."""
     return Call("/0/public/OHLC", (("pair", series.symbol), ("interval", str(INTERVALS[series.timeframe.name]))))
 
 
 def describe(provider_symbol: str) -> Question[Listing]:
-    """What is said of one pair."""
+    """Return the question for one pair."""
     parse = functools.partial(parse_listing, symbol=provider_symbol)
     return Question(Call("/0/public/AssetPairs", (("pair", provider_symbol),)), parse)
 
@@ -344,15 +339,15 @@ PROVIDERS = (
                 limit=DEPTH,
                 finality=FINALITY,
                 final_until=final_until,
-                off_grid=("1w",),  # on which day its weeks open is nowhere said
-                is_whole=True,
+                off_grid=("1w",),  # no page says on which day weeks open
+                replies_with_all=True,
                 depth=lambda series: DEPTH,
             )
         },
         clock=Question(Call("/0/public/Time"), parse_clock),
         describe=describe,
         listing=Question(Call("/0/public/AssetPairs"), parse_listing),
-        # No number is published; one call a second is within the limits, which are kept by address.
+        # No number is published; one call a second is within the limits, which are per address.
         default_limits=(Limit(1, 1, "requests"),),
         refusal=refusal,
         provider_symbol=find_symbol,

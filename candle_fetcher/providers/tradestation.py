@@ -1,20 +1,19 @@
 """TradeStation: US stocks, futures and crypto pairs.
 
-A stamp is the end of its candle: a daily one has that of the close of its session. Daily candles open here at midnight
-of New York, weekly ones on the Monday and monthly ones on the first, so that the date of the open time is that of the
-session. A candle that is forming comes with the others; its BarStatus is `Open`. There is no row for an interval
-without trades.
+A time stamp is the end of its candle; that of a daily candle is the close of its session. Here, daily candles open at
+midnight in New York, weekly ones on Monday and monthly ones on the first, so that the date of the open time is that of
+the session. The current candle comes with the others; its BarStatus is `Open`. There is no row for an interval without
+trades.
 
-Whether firstdate and lastdate are inclusive, and of the start of a candle or its end, is not documented. So a call asks
-for a fixed window and a day more on both sides. Candles of 60 minutes begin with the session, at half past nine, and
-are not offered: those of an hour are made out of those of 30 minutes.
+No page says whether firstdate and lastdate are inclusive, or whether they mean the start or the end of a candle. So a
+call asks for a fixed window and one more day on both sides. Candles of 60 minutes begin with the session, at half past
+nine, and are not offered: hours are made of 30 minutes.
 Sources: api.tradestation.com/docs (barcharts, rate-limiting/historical-bar, authentication), and its OpenAPI as in
-mxcoppell/tradestation-api-ts docs (2026). No reply of the real service was at hand.
+mxcoppell/tradestation-api-ts docs (2026). No reply of the real service was available.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import reprlib
 from collections.abc import Mapping
@@ -23,8 +22,7 @@ from typing import Any
 import numpy as np
 
 from candle_fetcher.core.call import Call, Limit, Reply, parse_retry_after
-from candle_fetcher.core.candles import OHLCV, Candles, Int64s, candles_from, iso
-from candle_fetcher.core.decimals import load_json
+from candle_fetcher.core.candles import OHLCV, Candles, Int64s, candles_from
 from candle_fetcher.core.errors import (
     AccessDenied,
     InputError,
@@ -35,26 +33,29 @@ from candle_fetcher.core.errors import (
 )
 from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.finality import Finality
+from candle_fetcher.core.gap import iso
 from candle_fetcher.core.keys import Keys
-from candle_fetcher.core.objects import parse_alike, read_objects
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
+from candle_fetcher.core.text.json import load_json
+from candle_fetcher.core.text.objects import parse_uniform, read_objects
 from candle_fetcher.core.timeframe import DAY_MS, HOUR_MS, Timeframe
 from candle_fetcher.core.zones import NEW_YORK, zone
-from candle_fetcher.providers.base import Feed, Key, Provider, Setting, Token, by_status
+from candle_fetcher.providers.base import Feed, Key, Provider, Setting, Token
+from candle_fetcher.providers.refusals import by_status, error_object
 
 TITLE = "TradeStation"
 COLUMNS = ("open_time", *OHLCV)
 KEY_PAGE = "https://api.tradestation.com/docs/fundamentals/authentication/auth-overview"
 SESSIONS = ("Default", "USEQPre", "USEQPost", "USEQPreAndPost", "USEQ24Hour")
 
-# Nothing states how soon a bar is there.
-FINALITY = Finality(delay_ms=0, late_ms=HOUR_MS, source="the bar's own BarStatus (barcharts)")
+# No page states how soon a bar is available.
+FINALITY = Finality(delay_ms=0, late_rows_ms=HOUR_MS, source="the bar's own BarStatus (barcharts)")
 
 _MINUTES = {"1m": "1", "5m": "5", "15m": "15", "30m": "30"}
 _UNITS = {"1d": "Daily", "1w": "Weekly", "1M": "Monthly"}
-# "57,600 bars, regardless of the bar interval", and "three calendar years of minute bar data": windows of so many slots
-# have fewer, whatever the interval; the newest one is asked for anew while it grows.
+# "57,600 bars, regardless of the bar interval", and "three calendar years of minute bar data": a window of this many
+# slots stays below both. The newest window is requested again while it grows.
 _WINDOW_SLOTS = 5_000
 _MOST_ROWS = 57_600
 # An object has some 400 bytes.
@@ -72,7 +73,7 @@ _JOINED = re.compile(r"([A-Z0-9]{3,10})(USD|USDC|USDT)")
 
 
 def _window(series: Series, ms: int) -> Span:
-    """The 5000 slots, of those counted from 1970, that hold the instant."""
+    """Return the 5000 slots, counted from 1970, that hold the instant."""
     timeframe = series.timeframe
     first = timeframe.ordinal(ms) // _WINDOW_SLOTS * _WINDOW_SLOTS
     return Span(timeframe.open_ms(first), timeframe.open_ms(first + _WINDOW_SLOTS))
@@ -86,7 +87,7 @@ def _call(series: Series, span: Span, rows: int) -> Call:
         ("unit", _UNITS.get(name, "Minute")),
         ("firstdate", iso(max(0, window.start_ms - DAY_MS))),
     ]
-    # Of days and longer ones there may be any number, up to now: a window of theirs ends far from it.
+    # A window of days or longer candles ends far in the future: its call has no end, which means now.
     params += [("lastdate", iso(window.end_ms + DAY_MS))] if name in _MINUTES else []
     params += [("sessiontemplate", dict(series.settings).get("session", SESSIONS[0]))]
     return Call(f"/v3/marketdata/barcharts/{series.symbol}", tuple(params))
@@ -96,32 +97,35 @@ def _call(series: Series, span: Span, rows: int) -> Call:
 
 
 def parse_candles(body: bytes, series: Series) -> Candles:
-    """Candles in the order sent, with one that is forming. Raises ReplyError, or what the body says of a refusal."""
+    """Return candles in the order sent, including the current one.
+
+    Raises ReplyError, or the refusal in the body.
+    """
     if len(body) > _MOST_BYTES:
         raise _too_much(body)
-    found = _read_alike(body)
+    found = _read_uniform(body)
     ends, *prices = _read_each(body) if found is None else found
     return candles_from(COLUMNS, [_opens_ms(ends, series.timeframe), *prices])
 
 
 def final_until(body: bytes, candles: Candles) -> int:
-    """Where the first bar opens that the reply says is Open; the far future where all are Closed."""
+    """Return the open time of the first bar with the status Open; FOREVER_MS where all are Closed."""
     statuses = _STATUS.findall(body)
     if len(statuses) != candles.count:
-        raise ReplyError(f"expected a BarStatus a bar, got {len(statuses):,} of {candles.count:,} bars")
+        raise ReplyError(f"expected a BarStatus in each of {candles.count:,} bars, got {len(statuses):,}")
     return int(candles.open_ms[statuses.index(b"Open")]) if b"Open" in statuses else FOREVER_MS
 
 
 def _too_much(body: bytes) -> ReplyError:
-    return ReplyError(f"a reply of {len(body):,} bytes with more bars than any has: {body[:80]!r}")
+    return ReplyError(f"a reply of {len(body):,} bytes has too many bars: {body[:80]!r}")
 
 
 def _opens_ms(ends_ms: Int64s, timeframe: Timeframe) -> Int64s:
-    """When candles that end then began."""
+    """Return the open times of candles that end at these times."""
     if timeframe.name in _MINUTES:
         return ends_ms - timeframe.nominal_ms
     eastern = zone(NEW_YORK)
-    # What ends at midnight ends the day before.
+    # A candle that ends at midnight belongs to the day before.
     local_ms = eastern.to_local(ends_ms - 1)
     return eastern.to_utc(timeframe.opens_ms(timeframe.ordinals(local_ms)))
 
@@ -130,10 +134,10 @@ _STATUS = re.compile(rb'"BarStatus"[ \t\r\n]*:[ \t\r\n]*"(Open|Closed)"')
 _BARS = re.compile(rb'\{"Bars":\[(?=\{)')
 
 
-def _read_alike(body: bytes) -> list[Any] | None:
-    """Stamps, prices and volumes of compact bars that are written alike; None wherever in doubt.
+def _read_uniform(body: bytes) -> list[Any] | None:
+    """Return stamps, prices and volumes of compact bars of the same layout; None wherever in doubt.
 
-    The last bar differs from the others ("IsEndOfHistory":true), and is read by itself.
+    The last bar differs from the others ("IsEndOfHistory":true), and is read on its own.
     """
     body = body.rstrip(b" \t\r\n")
     head = _BARS.match(body)
@@ -141,8 +145,8 @@ def _read_alike(body: bytes) -> list[Any] | None:
     if head is None or at < 0 or not body.endswith(b"}]}"):
         return None
     bars = body[head.end() : at]
-    # What is no number is the same in all of them.
-    columns = parse_alike(bars, _FIELDS) if b'"BarStatus":"Closed"' in bars.partition(b"}")[0] else None
+    # Values that are not numbers are the same in all of these bars.
+    columns = parse_uniform(bars, _FIELDS) if b'"BarStatus":"Closed"' in bars.partition(b"}")[0] else None
     if columns is None or len(columns) < len(_FIELDS):
         return None
     newest = _read_each(b'{"Bars":[' + body[at + 1 :])
@@ -150,7 +154,7 @@ def _read_alike(body: bytes) -> list[Any] | None:
 
 
 def _read_each(body: bytes) -> list[Any]:
-    """Stamps, prices and volumes, bar by bar."""
+    """Return stamps, prices and volumes, bar by bar."""
     if body.count(b"{") + body.count(b"[") > _MOST_ROWS + 100:
         raise _too_much(body)
     value = load_json(body, "a JSON object with Bars")
@@ -161,7 +165,7 @@ def _read_each(body: bytes) -> list[Any]:
     for number, bar in enumerate(bars, 1):
         status = bar.get("BarStatus") if isinstance(bar, dict) else None
         if status not in ("Open", "Closed"):
-            raise ReplyError(f"bar {number}: expected one that is Open or Closed, got {reprlib.repr(bar)}")
+            raise ReplyError(f"bar {number}: expected the BarStatus Open or Closed, got {reprlib.repr(bar)}")
     columns = read_objects(bars, _FIELDS)
     return [columns[name] for name in _FIELDS]
 
@@ -170,7 +174,7 @@ def _read_each(body: bytes) -> list[Any]:
 
 
 def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
-    """The error that a reply stands for: by its status, and for what is wrong with a request by its words."""
+    """Return the error for a reply: by its status, and by its message for a wrong request."""
     kind, said = _said(reply.body)
     words = f"status {reply.status}" + (f": {kind[:40]!r}, {said[:160]!r}"[:260] if kind or said else "")
     is_quota = reply.status == 403 and b"quota exceeded" in reply.body[:_MOST_ERROR_BYTES].lower()
@@ -187,8 +191,8 @@ def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
         )
     if reply.status == 403 or kind == "Forbidden":
         return AccessDenied(
-            f"{TITLE} does not allow it ({words})",
-            fix="See that the key has the scope MarketData, and the account the data of that exchange",
+            f"{TITLE} denied access ({words})",
+            fix="Check that the key has the scope MarketData, and the account the data of that exchange",
             status=reply.status,
         )
     if reply.status in (200, 400, 404) and ("symbol" in said.lower() or kind == "NotFound"):
@@ -199,24 +203,16 @@ def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
 
 
 def _raise_refusal(body: bytes) -> None:
-    """Raises what the body refuses; an error object counts as one with status 200, too."""
+    """Raise the refusal that the body holds. An error object counts even with status 200."""
     if any(_said(body)):
-        raise refusal(Reply(200, {}, body, 0.0), "", 0)  # the caller knows the symbol, and puts it in
+        raise refusal(Reply(200, {}, body, 0.0), "", 0)  # the caller knows the symbol, and adds it
 
 
 def _said(body: bytes) -> tuple[str, str]:
-    """Kind and words of an error object: {"Error": "BadRequest", "Message": …}."""
-    value = _object(body) if len(body) <= _MOST_ERROR_BYTES else {}
+    """Return kind and message of an error object: {"Error": "BadRequest", "Message": …}."""
+    value = error_object(body)
     kind, said = value.get("Error"), value.get("Message")
     return kind if isinstance(kind, str) else "", said if isinstance(said, str) else ""
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 # -- symbols ----------------------------------------------------------------------------------------------------------
@@ -238,7 +234,7 @@ def _unified(symbol: str) -> str:
 
 
 def _calendar(series: Series) -> str | None:
-    """The exchange whose sessions the candles keep to; none for pairs, futures and indices."""
+    """Return the exchange that has the sessions of the candles; None for pairs, futures and indices."""
     return "XNYS" if series.symbol[0] not in "@$" and _unified(series.symbol) == series.symbol else None
 
 
@@ -250,7 +246,7 @@ _MOST_TOKEN_S = 86_400
 
 
 def _ask_token(keys: Mapping[str, str]) -> tuple[Call, Keys] | None:
-    """The call that makes an access token of a refresh token; None where that or the client is not given."""
+    """Return the call for an access token, given a refresh token; None without that or a client id."""
     if not keys.get("client_id") or not keys.get("refresh_token"):
         return None
     params = tuple((name, keys[name]) for name in ("client_id", "client_secret", "refresh_token") if keys.get(name))
@@ -258,13 +254,13 @@ def _ask_token(keys: Mapping[str, str]) -> tuple[Call, Keys] | None:
 
 
 def parse_token(body: bytes) -> tuple[Mapping[str, str], float]:
-    """The new token, and a new refresh token where they rotate; and for how many seconds it serves."""
-    told = _object(body) if len(body) <= _MOST_ERROR_BYTES else {}
-    found = {name: told[name] for name in ("access_token", "refresh_token") if told.get(name)}
-    seconds = told.get("expires_in", _TOKEN_S)
+    """Return the new token, a new refresh token if it changed, and the seconds for which the token is valid."""
+    value = error_object(body)
+    found = {name: value[name] for name in ("access_token", "refresh_token") if value.get(name)}
+    seconds = value.get("expires_in", _TOKEN_S)
     fine = all(isinstance(value, str) and value.isascii() and value.isprintable() for value in found.values())
     if "access_token" not in found or not fine or type(seconds) is not int or not 0 < seconds <= _MOST_TOKEN_S:
-        raise ReplyError(f"{TITLE} sent no access token, but {len(body):,} bytes of something else")
+        raise ReplyError(f"expected an access token of {TITLE}, got {len(body):,} bytes without one")
     return found, float(seconds)
 
 
@@ -281,11 +277,11 @@ PROVIDER = Provider(
             parse=parse_candles,
             limit=_WINDOW_SLOTS,
             window=_window,
-            quiet_rows=False,
+            has_empty_bars=False,
             finality=FINALITY,
             final_until=final_until,
             zone=lambda series: NEW_YORK,
-            is_whole=True,
+            replies_with_all=True,
         )
     },
     # "the overall rate limit of 500 bar chart requests per 5 minutes"; its window begins with the first request.

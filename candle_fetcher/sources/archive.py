@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import time
-from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from candle_fetcher.concurrency import SingleFlight
 from candle_fetcher.core.call import Call
 from candle_fetcher.core.candles import Candles
 from candle_fetcher.core.errors import ProviderRefused, ReplyError
-from candle_fetcher.core.events import Observe, Operation
+from candle_fetcher.core.events import Operation
 from candle_fetcher.core.files import File, published_end_ms
 from candle_fetcher.core.series import Series
 from candle_fetcher.providers import Archive
-from candle_fetcher.providers.binance_bucket import find_first_ms
-from candle_fetcher.sources.asking import Asker, Errand, Service
 from candle_fetcher.sources.bucket import BucketSource
-from candle_fetcher.sources.clock import Heard, Reading, ServerClock, date_ms, measure_date
-
-# Keys are in the order of their dates: the first zip is what is wanted, and no page of a thousand.
-_FIRST_KEYS = 20
+from candle_fetcher.sources.client import Service, ServiceClient
+from candle_fetcher.sources.clock import Reading, ReplyHead, date_ms, measure_date
+from candle_fetcher.sources.scope import CallScope
+from candle_fetcher.sources.wire import Wire
 
 
 class FileRead(NamedTuple):
-    """What came of a file: its candles, or None and why not. `verified` says that its checksum was there and fits.
+    """A file of the archive as it was read: its candles, or None.
 
-    trouble: "" where it can be used, "absent" where there is no such file, "rejected" where it is not what it should
-    be, and `error` says how. `published_ms` is when the archive says that it was put there.
+    verified: its checksum was there and fits. trouble: "" where the file can be used, "absent" where there is none,
+    "rejected" where its bytes or rows are wrong; `error` says how. published_ms: when the archive published it, as its
+    headers say.
     """
 
     file: File
@@ -42,34 +39,24 @@ class FileRead(NamedTuple):
 
 
 class ArchiveSource:
-    """Reads the files of one archive. Shared by all threads of a fetcher. `bucket` lists them, where anything does."""
+    """Reads the files of one archive. Shared by all threads of a fetcher. `bucket` lists them, if not None."""
 
-    def __init__(
-        self,
-        archive: Archive,
-        host: str,
-        *,
-        bucket: BucketSource | None,
-        clock: Callable[[], float],
-        observe: Observe,
-        **how: Any,
-    ) -> None:
+    def __init__(self, archive: Archive, host: str, wire: Wire, *, bucket: BucketSource | None) -> None:
         self.archive = archive
-        self._bucket = bucket
-        self._server_clock = ServerClock(clock)
+        self.host = host
+        self.bucket = bucket
+        self._server_clock = wire.server_clock()
         self.estimated_ms = self._server_clock.estimated_ms
-        self._observe = observe
-        self._flights: SingleFlight[str, FileRead] = SingleFlight()
-        self._asker = Asker(
-            Service(archive.name, (host,), (), lambda headers: None, archive.refusal),
-            clock=self._server_clock,
-            observe=observe,
-            **how,
-        )
+        self._observe = wire.observe
+        self._reads: SingleFlight[str, FileRead] = SingleFlight()
+        self._client = ServiceClient(Service(archive.name, (host,), archive.refusal), wire, self._server_clock)
 
-    def now_ms(self, stop: Errand, series: Series) -> int:
-        """The archive's clock in Unix ms, to the second: the Date header of the reply to a small request, which is sent
-        where the last reading is old or this machine's clock has been set since. This machine's where there is none."""
+    def now_ms(self, scope: CallScope, series: Series) -> int:
+        """Return the archive's clock in Unix ms, to the second; this machine's where it cannot be read.
+
+        It is the Date header of the reply to a small request, which is sent where the last reading is old, or this
+        machine's clock was set since.
+        """
         known_ms = self._server_clock.known_ms()
         if known_ms is not None:
             return known_ms
@@ -79,41 +66,41 @@ class ArchiveSource:
             return self.estimated_ms()
         call = Call(f"{file.path}.CHECKSUM")
 
-        def read_clock(*, again: bool) -> Reading | None:
-            heard: list[Heard] = []
-            with contextlib.suppress(ProviderRefused):  # that a file is absent, too, is said at some time
-                self._asker.ask(call, bytes, stop=stop, hear=heard.append)
-            return measure_date(heard[-1])
+        def read_clock(again: bool) -> Reading | None:
+            try:
+                _, head = self._client.request(call, bytes, scope=scope)
+            except ProviderRefused as error:  # the reply to an absent file has a date too
+                head = error.head
+            return measure_date(head)
 
         return self._server_clock.read(self.archive.name, read_clock)
 
-    def read(self, series: Series, file: File, errand: Errand, open_by: Executor) -> FileRead:
-        """The file's candles. What does not fit its checksum, or is no sound file, is fetched once more and then
-        rejected. `open_by` are the threads that check and read its bytes. Threads that want one file fetch it once.
+    def read(self, series: Series, file: File, scope: CallScope, open_by: Executor) -> FileRead:
+        """Return the file's candles. A file that does not fit its checksum, or is malformed, is fetched once more and
+        then rejected.
 
-        Raises TransportError where the archive cannot answer.
+        `open_by`: the threads that check and read its bytes. Threads that need the same file fetch it once. Raises
+        TransportError where the archive cannot answer.
         """
-        return self._flights.run(file.path, lambda: self._read(series, file, errand, open_by), errand)
+        return self._reads.run(file.path, lambda: self._read(series, file, scope, open_by), scope)
 
-    def _read(self, series: Series, file: File, errand: Errand, open_by: Executor) -> FileRead:
+    def _read(self, series: Series, file: File, scope: CallScope, open_by: Executor) -> FileRead:
         rejected = None
-        heard: list[Heard] = []
         for _ in range(2):
             try:
-                data = self._asker.ask(Call(file.path), bytes, stop=errand, hear=heard.append)
-            except ProviderRefused:
+                data, head = self._client.request(Call(file.path), bytes, scope=scope)
+            except ProviderRefused as error:
+                self._server_clock.note(measure_date(error.head))
                 return FileRead(file, None, trouble="absent")
-            finally:
-                if heard:
-                    self._server_clock.note(measure_date(heard[-1]))
+            self._server_clock.note(measure_date(head))
             try:
-                expected = self._checksum(file, errand)
+                expected = self._checksum(file, scope)
                 candles = open_by.submit(self._open, data, expected, file, series).result()
             except ReplyError as error:
                 rejected = error
                 continue
             verified = expected is not None
-            return FileRead(file, candles, verified=verified, published_ms=_published_ms(heard[-1]))
+            return FileRead(file, candles, verified=verified, published_ms=_published_ms(head))
         return FileRead(file, None, trouble="rejected", error=rejected)
 
     def _open(self, data: bytes, expected: str | None, file: File, series: Series) -> Candles:
@@ -125,50 +112,49 @@ class ArchiveSource:
         return candles
 
     def end_ms(self, series: Series, now_ms: int) -> int:
-        """Where the newest file that there can be of the series ends."""
+        """Return where the newest file that can be published of the series ends."""
         return published_end_ms(lambda ms, monthly: self.archive.find_file(series, ms, monthly=monthly), now_ms)
 
-    def first_ms(self, series: Series, stop: Errand, open_by: Executor) -> int | None:
-        """Return when the first candle that the archive has of the series opens; None where it lists no file of it.
+    def first_ms(self, series: Series, scope: CallScope, open_by: Executor) -> int | None:
+        """Return when the first candle of the series in the archive opens; None where it lists no file of the series.
 
         The listing names the oldest day and the oldest month; the candle itself is read out of the file. Raises
-        ReplyError where that cannot be used, and what the listing and the file refuse.
+        ReplyError where the file cannot be used, and what requests for the listing and the file raise.
         """
         first_ms: int | None = None
-        for file in self._first_files(series, stop):
+        for file in self._first_files(series, scope):
             if first_ms is None or file.span.start_ms < first_ms:
-                read = self.read(series, file, stop, open_by)
+                read = self.read(series, file, scope, open_by)
                 if read.candles is None or not read.candles.count:
                     raise read.error or ReplyError(f"{file.path} is listed, and has no candle")
                 opens_ms = int(read.candles.open_ms[0])
                 first_ms = opens_ms if first_ms is None else min(first_ms, opens_ms)
         return first_ms
 
-    def _first_files(self, series: Series, stop: Errand) -> list[File]:
-        """The oldest month's file and the oldest day's file that are listed, in the order of their times."""
+    def _first_files(self, series: Series, scope: CallScope) -> list[File]:
+        """Return the oldest listed file of a month and of a day, in the order of their times."""
         found = []
         for monthly in (True, False):
             file = self.archive.find_file(series, 0, monthly=monthly)
-            if file is None or self._bucket is None:
+            if file is None or self.bucket is None:
                 continue
             folder = file.path.rpartition("/")[0].lstrip("/") + "/"
-            times = (find_first_ms(page.keys) for page in self._bucket.pages(folder, stop, most=_FIRST_KEYS))
-            at_ms = next((ms for ms in times if ms is not None), None)
+            at_ms = self.bucket.first_ms(folder, scope)
             oldest = None if at_ms is None else self.archive.find_file(series, at_ms, monthly=monthly)
             found += [] if oldest is None else [oldest]
         return sorted(found, key=lambda file: file.span)
 
-    def _checksum(self, file: File, errand: Errand) -> str | None:
-        """The SHA-256 that the file should have; None where none stands beside it."""
+    def _checksum(self, file: File, scope: CallScope) -> str | None:
+        """Return the SHA-256 that the file should have; None where the archive has none of it."""
         try:
-            text = self._asker.ask(Call(f"{file.path}.CHECKSUM"), bytes, stop=errand)
+            text, _ = self._client.request(Call(f"{file.path}.CHECKSUM"), bytes, scope=scope)
         except ProviderRefused:
             return None
         return self.archive.find_checksum(text, file.path.rpartition("/")[2])
 
 
-def _published_ms(heard: Heard) -> int | None:
-    """When the archive put the file there, by the reply: at the latest when the reply was made. None where it does not
-    say."""
-    published_ms, made_ms = date_ms(heard.headers.get("last-modified")), heard.made_ms
+def _published_ms(head: ReplyHead) -> int | None:
+    """Return when the archive published the file, by the reply, and no later than the reply was made; None where it
+    does not say."""
+    published_ms, made_ms = date_ms(head.headers.get("last-modified")), head.made_ms
     return published_ms if published_ms is None or made_ms is None else min(published_ms, made_ms)

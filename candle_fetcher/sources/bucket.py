@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
-from candle_fetcher.providers.binance_bucket import NAME, Page, listing_call, parse_listing, refusal
-from candle_fetcher.sources.asking import Asker, Errand, Service
-from candle_fetcher.sources.clock import ServerClock
+from candle_fetcher.providers.binance_bucket import NAME, Page, find_first_ms, listing_call, parse_listing, refusal
+from candle_fetcher.sources.client import Service, ServiceClient
+from candle_fetcher.sources.scope import CallScope
+from candle_fetcher.sources.wire import Wire
+
+# Keys are in the order of their dates: the first zip is enough, and a page of a thousand would be slow.
+_FIRST_KEYS = 20
 
 
 class BucketSource:
     """Lists one bucket. Shared by all threads of a fetcher."""
 
-    def __init__(self, host: str, *, clock: Callable[[], float], **how: Any) -> None:
-        self._asker = Asker(Service(NAME, (host,), (), lambda headers: None, refusal), clock=ServerClock(clock), **how)
+    def __init__(self, host: str, wire: Wire) -> None:
+        self._client = ServiceClient(Service(NAME, (host,), refusal), wire)
 
-    def pages(self, prefix: str, stop: Errand, *, most: int | None = None) -> Iterator[Page]:
-        """What lies right below the prefix, in order; each page is asked for when it is wanted.
+    def pages(self, prefix: str, scope: CallScope, *, most: int | None = None) -> Iterator[Page]:
+        """Yield pages of what lies right below the prefix, in order; each is requested when it is needed.
 
-        `most` entries a page, as many as the bucket gives unless stated. Raises the error of a page that cannot be had.
+        `most` entries a page; as many as the bucket gives unless stated. Raises the error of a request that fails.
         """
         marker: str | None = ""
         while marker is not None:
-            page = self._asker.ask(
-                listing_call(prefix, marker, most), partial(parse_listing, prefix=prefix, marker=marker), stop=stop
+            page, _ = self._client.request(
+                listing_call(prefix, marker, most), partial(parse_listing, prefix=prefix, marker=marker), scope=scope
             )
             yield page
             marker = page.next_marker
+
+    def first_ms(self, folder: str, scope: CallScope) -> int | None:
+        """Return when the day or month of the oldest zip in the folder begins, in Unix ms; None without one."""
+        times = (find_first_ms(page.keys) for page in self.pages(folder, scope, most=_FIRST_KEYS))
+        return next((ms for ms in times if ms is not None), None)

@@ -1,8 +1,8 @@
-"""The clock of a service, as far as its replies tell it.
+"""The clock of a service, by the times that its replies state.
 
-A reply says what the time was at some moment between the sending of the request and the arrival of the reply. So each
-reading has bounds, as far apart as that journey was long. A reading after a long journey is not kept, and a reading
-that contradicts this machine's clock counts once a second reply confirms it.
+A reply states a time between the sending of the request and the arrival of the reply. So each reading has bounds, as
+far apart as the request took. A reading after a long request is not kept, and a reading that contradicts this machine's
+clock counts once a second reply confirms it.
 """
 
 from __future__ import annotations
@@ -11,53 +11,59 @@ import email.utils
 import re
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from candle_fetcher.core.candles import iso
 from candle_fetcher.core.errors import InputError, ReplyError, shown
+from candle_fetcher.core.gap import iso
 from candle_fetcher.core.timeframe import DAY_MS
 
-# How long a reading serves while the machine's two clocks keep step, and for how long where no other can be had.
+# How long a reading serves while the machine's two clocks keep step, and how long where no newer one can be read.
 _SERVES_S = 600.0
 _LASTS_S = 3_600.0
 # The wall clock was set, or the machine slept, where it parts from the steady clock by more.
 _STEP_S = 1.0
-# A reading is kept where its journey was shorter.
-_JOURNEY_S = 1.0
+# A reading is kept where its request was shorter.
+_SHORT_S = 1.0
 # A larger difference from this machine's clock, or from the last reading, has to be confirmed.
 _CONFIRM_MS = 5_000
 _READINGS = 3
-# A Date header tells the second that has begun; servers renew it with some delay.
+# A Date header states the second that has begun; servers renew it with some delay.
 _DATE_STEP_MS = 1_000
 _DATE_LATE_MS = 500
-# A Date header that differs by more is not believed.
-FARTHEST_MS = 370 * DAY_MS
+# How far two clocks of one provider may be apart: a Date header states the second that has begun.
+HOSTS_MS = 2_000
+# A Date header that differs by more is ignored.
+_FARTHEST_MS = 370 * DAY_MS
 # The years 1970 to 9999, in seconds.
 _LAST_S = 253_402_300_800.0
 
 
 class Moment(NamedTuple):
-    """The time of day and the steady clock of this machine, in seconds, read together."""
+    """This machine's time of day and its steady clock, in seconds, read together."""
 
     wall_s: float
     steady_s: float
 
 
-class Heard(NamedTuple):
-    """A reply without its body: the headers, and this machine's clocks before it was sent and after it came."""
+class ReplyHead(NamedTuple):
+    """A reply without its body: the headers, and this machine's clocks before the request and after the reply."""
 
     headers: Mapping[str, str]
     sent: Moment
     came: Moment
 
+    def times_alone(self) -> ReplyHead:
+        """Return the head without the other headers: an error that a user may pass on needs none of them."""
+        return self._replace(headers={name: text for name, text in self.headers.items() if name in ("date", "age")})
+
     @property
     def made_ms(self) -> int | None:
-        """When the reply was made, by its Date header; None where it has none."""
+        """Return when the reply was made, in Unix ms, by its Date header; None where it has none."""
         return date_ms(self.headers.get("date"))
 
     @property
     def server_ms(self) -> int | None:
-        """The time by the reply: when it was made, and for how long it lay in a cache since, a day at most."""
+        """Return the time by the reply: when it was made, and how long a cache has kept it since, a day at most."""
         made_ms, age = self.made_ms, self.headers.get("age", "")
         if made_ms is None:
             return None
@@ -68,71 +74,66 @@ class Heard(NamedTuple):
 class Reading(NamedTuple):
     """A service's clock, read once: between `least_ms` and `most_ms` ahead of this machine's, which showed `came`.
 
-    `step_ms` is the unit in which the service states the time. `is_steady` is False where this machine's clock was set
-    on the way.
+    step_ms: the unit in which the service states the time. took_s: how long the request took. is_steady: False where
+    this machine's clock was set meanwhile.
     """
 
     least_ms: int
     most_ms: int
     step_ms: int
     came: Moment
-    journey_s: float
+    took_s: float
     is_steady: bool
 
     @property
     def offset_ms(self) -> int:
-        """How far the service's clock is ahead. The least it can be, so that nothing settles too early; 0 where the
-        service tells seconds and this machine's clock agrees with it."""
+        """Return how far the service's clock is ahead: the least that it can be, so that no candle settles too early; 0
+        where the service states seconds and this machine's clock agrees with it."""
         is_right = self.step_ms > 0 and self.least_ms <= 0 <= self.most_ms + _DATE_LATE_MS
         return 0 if is_right and self.is_short else self.least_ms
 
     @property
     def skew_ms(self) -> int:
-        """How far this machine's clock is wrong; 0 where it lies within the bounds, and may be right."""
+        """Return how far this machine's clock is wrong; 0 where it lies within the bounds, and may be right."""
         if self.least_ms <= 0 <= self.most_ms:
             return 0
         return self.least_ms if self.is_short or self.least_ms > 0 else self.most_ms
 
     @property
     def is_short(self) -> bool:
-        return self.is_steady and self.journey_s <= _JOURNEY_S
+        return self.is_steady and self.took_s <= _SHORT_S
 
 
-def measure(server_ms: int, heard: Heard, step_ms: int = 0) -> Reading:
+def measure(server_ms: int, head: ReplyHead, step_ms: int = 0) -> Reading:
     """Return the reading of a reply that states the time `server_ms`, in units of `step_ms`."""
-    journey_s = max(0.0, heard.came.steady_s - heard.sent.steady_s)
-    least_ms = server_ms - int(1000 * heard.came.wall_s)
-    parted_s = heard.came.wall_s - heard.sent.wall_s - journey_s
+    took_s = max(0.0, head.came.steady_s - head.sent.steady_s)
+    least_ms = server_ms - int(1000 * head.came.wall_s)
+    parted_s = head.came.wall_s - head.sent.wall_s - took_s
     return Reading(
-        least_ms, least_ms + int(1000 * journey_s) + step_ms, step_ms, heard.came, journey_s, abs(parted_s) < _STEP_S
+        least_ms, least_ms + int(1000 * took_s) + step_ms, step_ms, head.came, took_s, abs(parted_s) < _STEP_S
     )
 
 
-def measure_date(heard: Heard) -> Reading | None:
-    """The reading that the Date header of a reply gives; None where it has none."""
-    server_ms = heard.server_ms
-    return None if server_ms is None else measure(server_ms, heard, _DATE_STEP_MS)
-
-
-class Ask(Protocol):
-    """Gets one reading, `again` by a request of its own."""
-
-    def __call__(self, *, again: bool) -> Reading | None: ...
+def measure_date(head: ReplyHead) -> Reading | None:
+    """Return the reading by the Date header of a reply; None where it has none."""
+    server_ms = head.server_ms
+    return None if server_ms is None else measure(server_ms, head, _DATE_STEP_MS)
 
 
 class ServerClock:
     """The clock of one service, as this machine's clock and how far that is off. Shared by threads.
 
-    `clock` tells this machine's time of day in Unix seconds, `steady` one that is never set.
+    clock: this machine's time of day in Unix seconds. steady: seconds of a clock that is never set.
     """
 
     def __init__(self, clock: Callable[[], float], steady: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._steady = steady
         self._reading: Reading | None = None
+        self._date_lag_ms = 0  # of Date headers behind the time that the service states
 
     def moment(self) -> Moment:
-        """This machine's clocks at one moment, if at all possible."""
+        """Return this machine's clocks at one moment, if possible."""
         for _ in range(10):
             steady_s = self._steady()
             wall_s = self._clock()
@@ -141,12 +142,25 @@ class ServerClock:
         return Moment(wall_s, steady_s)
 
     def estimated_ms(self) -> int:
-        """The service's clock as far as it is known; this machine's where it is not."""
+        """Return the service's clock in Unix ms as far as it is known; this machine's where it is not."""
         return int(self._clock() * 1000) + (self._reading.offset_ms if self._reading else 0)
 
+    def made_ms(self, head: ReplyHead) -> int | None:
+        """Return when the reply was made, by its Date header; None where it has none, or states another year."""
+        made_ms = head.made_ms
+        if made_ms is None or abs(made_ms - self.estimated_ms()) > _FARTHEST_MS:
+            return None
+        return made_ms + self._date_lag_ms
+
+    def note_lag(self, server_ms: int, head: ReplyHead) -> None:
+        """Note how far the Date header of a reply is behind the time that its body states."""
+        made_ms = head.made_ms
+        lag_ms = 0 if made_ms is None else server_ms - made_ms
+        self._date_lag_ms = lag_ms if lag_ms > HOSTS_MS else 0
+
     def known_ms(self, *, at_least_s: float = _SERVES_S) -> int | None:
-        """The service's clock by a reading that is younger; None where there is none, and after this machine's clock
-        was set."""
+        """Return the service's clock by a reading that is younger; None where there is none, or this machine's clock
+        was set since."""
         reading, now = self._reading, self.moment()
         if reading is None or not reading.is_short:
             return None
@@ -156,34 +170,35 @@ class ServerClock:
         return int(now.wall_s * 1000) + reading.offset_ms
 
     def lasting_ms(self) -> int | None:
-        """The service's clock by an older reading, for a time at which no other can be had."""
+        """Return the service's clock by an older reading, for a time at which no newer one can be read."""
         return self.known_ms(at_least_s=_LASTS_S)
 
     @property
     def skew_s(self) -> float:
-        """How far the service's clock is surely ahead of this machine's, in seconds; 0 while it is not known."""
+        """Return how many seconds the service's clock is certainly ahead of this machine's; 0 while it is not known."""
         return self._reading.skew_ms / 1000 if self._reading else 0.0
 
-    def read(self, name: str, ask: Ask) -> int:
-        """The service's clock, by as many readings as it takes to believe one; `ask(again=…)` gets each.
+    def read(self, name: str, read_once: Callable[[bool], Reading | None]) -> int:
+        """Return the service's clock, after as many readings as it takes to confirm one.
 
-        None of `ask` says that the service does not tell the time: this machine's clock stands then. Of readings that
-        contradict it, the one that does so least counts. Raises ReplyError where all tell another year.
+        `read_once(again)` returns one reading; `again` requires a request of its own. It returns None where the service
+        does not state the time: this machine's clock then counts. Of readings that contradict it, the one that does so
+        least counts. Raises ReplyError where all state another year.
         """
         readings: list[Reading] = []
         for _ in range(_READINGS):
-            reading = ask(again=bool(readings))
+            reading = read_once(bool(readings))
             if reading is None:
                 break
             readings.append(reading)
             if reading.is_short and self._is_confirmed(reading, readings):
                 break
             if sum(not one.is_short for one in readings) > 1:
-                break  # the line is slow, and asking again does not help
+                break  # the network is slow, and another reading does not help
         if not readings:
             return self.estimated_ms()
         best = min(readings, key=lambda one: (not one.is_short, abs(one.offset_ms)))
-        if best.step_ms and abs(best.offset_ms) > FARTHEST_MS:
+        if best.step_ms and abs(best.offset_ms) > _FARTHEST_MS:
             own_ms = int(self._clock() * 1000)
             theirs = iso(own_ms + best.offset_ms)
             raise ReplyError(
@@ -195,12 +210,12 @@ class ServerClock:
         return int(self._clock() * 1000) + best.offset_ms
 
     def note(self, reading: Reading | None) -> None:
-        """Keeps a reading that came along with another reply, where it agrees with what is known."""
+        """Keep a reading out of a reply to another request, where it agrees with what is known."""
         if reading is not None and reading.is_short and self._is_confirmed(reading, [reading]):
             self._reading = reading
 
     def _is_confirmed(self, reading: Reading, readings: list[Reading]) -> bool:
-        """Whether this machine's clock, the last reading, or one of the others says the same."""
+        """Return whether this machine's clock, the last reading, or one of the others agrees."""
         known_ms = self.lasting_ms()
         others = [0, *(one.offset_ms for one in readings[:-1] if one.is_short)]
         if known_ms is not None and self._reading is not None:
@@ -208,8 +223,15 @@ class ServerClock:
         return any(abs(reading.offset_ms - other_ms) <= _CONFIRM_MS for other_ms in others)
 
 
-def check_clock(clock: Callable[[], float]) -> Callable[[], float]:
-    """The clock, each reading of which is Unix seconds. The function raises InputError for any other."""
+def check_clock(clock: object) -> Callable[[], float]:
+    """Return a clock that reads Unix seconds, and raises InputError for any other value; time.time for None.
+
+    Raises InputError where the clock cannot be called or read.
+    """
+    if clock is None or clock is time.time:
+        return time.time
+    if not callable(clock):
+        raise InputError(f"clock {shown(clock)} cannot be called; expected a callable like time.time")
 
     def checked() -> float:
         now_s = clock()
@@ -223,11 +245,12 @@ def check_clock(clock: Callable[[], float]) -> Callable[[], float]:
             )
         return float(now_s)
 
+    checked()
     return checked
 
 
 def date_ms(text: str | None) -> int | None:
-    """The instant of an HTTP date; None where it is none."""
+    """Return the instant of an HTTP date in Unix ms; None where the text is not one."""
     try:
         return None if text is None else int(email.utils.parsedate_to_datetime(text).timestamp() * 1000)
     except (ValueError, TypeError, OverflowError):

@@ -1,56 +1,47 @@
-"""The keys of a provider: those that its user gave, else those of the environment; short-lived ones are got with them.
+"""The keys of a provider: those that its user gave, else those of the environment; tokens that they are exchanged for.
 
-No value leaves but as `Keys`, which shows none; what holds them shows names alone.
+Values leave as `Keys` alone, which shows none of them. An object that holds keys shows their names only.
 """
 
 from __future__ import annotations
 
 import hashlib
-import threading
-import time
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from candle_fetcher.concurrency import SingleFlight
 from candle_fetcher.core.call import Call
 from candle_fetcher.core.errors import AccessDenied, InputError
 from candle_fetcher.core.keys import HIDDEN, NO_KEYS, Keys
 from candle_fetcher.providers.base import Key, Provider
+from candle_fetcher.sources.scope import CallScope
 
-# A token is got anew this long before it ends, or once half of its time is over: it must still serve when the request
-# arrives. None is believed to last longer than a day.
+# A token is renewed this long before it ends, or once half of its time is over: it must still serve when the request
+# arrives. No token counts as lasting longer than a day.
 _SPARE_S = 60.0
 _LONGEST_S = 86_400.0
 
-# Sends a call with these keys, and gives what is made of the reply.
-Ask = Callable[[Call, Keys, Callable[[bytes], Any], threading.Event], Any]
+# Sends a call with these keys, and returns the parsed reply.
+RequestToken = Callable[[Call, Keys, Callable[[bytes], Any], CallScope], Any]
 
 
-class Keyholder(Protocol):
-    """Who has the keys for a service."""
-
-    def keys(self, stop: threading.Event) -> Keys:
-        """What goes along with the next request. Raises AccessDenied where a key is missing."""
-
-    def renew(self, used: Keys, stop: threading.Event) -> bool:
-        """Whether there are others now, since those were refused."""
-
-
-class Fixed:
-    """The same keys for ever."""
+class FixedKeys:
+    """The keys for a service, which never change."""
 
     def __init__(self, keys: Keys = NO_KEYS) -> None:
         self._keys = keys
 
-    def keys(self, stop: threading.Event) -> Keys:
+    def keys(self, scope: CallScope) -> Keys:
+        """Return the keys of the next request. Raises AccessDenied where one is missing."""
         return self._keys
 
-    def renew(self, used: Keys, stop: threading.Event) -> bool:
+    def renew(self, used: Keys, scope: CallScope) -> bool:
+        """Return whether there are other keys now, since the service refused those."""
         return False
 
 
 class ApiKeys:
-    """What `api_keys` and the environment say, by provider. Shows which providers, and no value."""
+    """Values of keys from `api_keys` and the environment, by provider. Shows names of providers, and no value."""
 
     __slots__ = ("_environment", "_given")
 
@@ -59,12 +50,12 @@ class ApiKeys:
         self._environment = environment
 
     def of(self, provider: Provider) -> dict[str, str]:
-        """The values by name. InputError where there is a name that the provider has no key of."""
+        """Return the values by name. Raises InputError for a name that is not one of the provider's keys."""
         given = self._given.get(provider.name, {})
         names = [key.name for key in provider.keys]
         if names and not set(given) <= set(names):
-            # Who mixed up name and value wrote a key where its name belongs: it is not shown.
-            raise InputError(f"api_keys of {provider.name} has a name that is none; expected {', '.join(names)}")
+            # The name may be a key, put in the place of its name: it is not shown.
+            raise InputError(f"api_keys of {provider.name} has an unknown name; expected {', '.join(names)}")
         found = {key.name: given.get(key.name) or self._environment.get(key.environment, "") for key in provider.keys}
         return {name: value.strip() for name, value in found.items() if value.strip()}
 
@@ -75,79 +66,82 @@ class ApiKeys:
         raise TypeError("keys cannot be pickled; they belong to the process that was given them")
 
 
-class Keyring:
+class Keyring(FixedKeys):
     """The keys of one provider. Shared by all threads of a fetcher."""
 
-    def __init__(self, provider: Provider, values: Mapping[str, str], ask: Ask) -> None:
+    def __init__(
+        self, provider: Provider, values: Mapping[str, str], request_token: RequestToken, steady_s: Callable[[], float]
+    ) -> None:
         self._provider = provider
         self._values = dict(values)
-        self._ask = ask
+        self._request_token = request_token
+        self._steady_s = steady_s
         self._token: SingleFlight[str, bool] = SingleFlight()
-        self._ends_s = float("inf")  # when the token has to be got anew, by the monotonic clock
-        self._keys = self._made()
+        self._ends_s = float("inf")  # of the steady clock, when the token has to be renewed
+        self._keys, self._is_ready = self._made()
 
     def __repr__(self) -> str:
         return f"Keyring({self._provider.name})"
 
     @property
     def digest(self) -> str:
-        """A name for these keys that tells nothing of them: what each may spend is counted by it. Empty without any."""
+        """Return a name for these keys, by which their budget is counted; it reveals none of them. "" without keys."""
         if not self._values:
             return ""
         lasting = [f"{name}={value}" for name, value in sorted(self._values.items())]
         return hashlib.sha256("\n".join(lasting).encode()).hexdigest()[:24]
 
-    def keys(self, stop: threading.Event) -> Keys:
+    def keys(self, scope: CallScope) -> Keys:
         if self._needs_token():
-            self._token.run("token", lambda: self._needs_token() and self._get_token(stop), stop)
-        if not self._is_ready():
+            self._token.run("token", lambda: self._needs_token() and self._get_token(scope), scope)
+        if not self._is_ready:
             raise self._missing()
         return self._keys
 
     def _needs_token(self) -> bool:
-        return not self._is_ready() or time.monotonic() >= self._ends_s
+        return not self._is_ready or self._steady_s() >= self._ends_s
 
     @property
     def names(self) -> list[str]:
-        """The names of the keys that there are."""
+        """Return the names of the keys that there are."""
         return list(self._values)
 
     def missing(self) -> AccessDenied | None:
-        """The error where a key is missing; nobody is asked for a token."""
+        """Return the error where a key is missing. No token is requested."""
         token = self._provider.token
-        if self._is_ready() or (token is not None and token.call(self._values) is not None):
+        if self._is_ready or (token is not None and token.call(self._values) is not None):
             return None
         return self._missing()
 
-    def renew(self, used: Keys, stop: threading.Event) -> bool:
-        return self._token.run("token", lambda: self._keys is not used or self._get_token(stop), stop)
+    def renew(self, used: Keys, scope: CallScope) -> bool:
+        return self._token.run("token", lambda: self._keys is not used or self._get_token(scope), scope)
 
-    def _get_token(self, stop: threading.Event) -> bool:
+    def _get_token(self, scope: CallScope) -> bool:
         token = self._provider.token
         wanted = token.call(self._values) if token is not None else None
         if token is None or wanted is None:
             return False
-        values, seconds = self._ask(*wanted, token.parse, stop)
-        # What was sent comes back hidden: a refresh token that stays the same is the one that is there.
+        values, seconds = self._request_token(*wanted, token.parse, scope)
+        # Keys in a reply are hidden: a hidden refresh token is the one that was sent, and stays.
         self._values.update((name, value) for name, value in values.items() if HIDDEN not in value)
         lasts_s = min(max(0.0, seconds), _LONGEST_S)
-        self._ends_s = time.monotonic() + lasts_s - min(_SPARE_S, lasts_s / 2)
-        self._keys = self._made()
+        self._ends_s = self._steady_s() + lasts_s - min(_SPARE_S, lasts_s / 2)
+        self._keys, self._is_ready = self._made()
         return True
 
-    def _is_ready(self) -> bool:
-        """Whether all is there that has to be sent."""
-        if any(key.is_needed and key.name not in self._values for key in self._provider.keys):
-            return False
-        return self._provider.token is None or bool(self._keys)
-
-    def _made(self) -> Keys:
-        there = [(key, self._values[key.name]) for key in self._provider.keys if key.name in self._values]
-        return Keys(
+    def _made(self) -> tuple[Keys, bool]:
+        """Return the keys that there are, and whether they are all that a request needs."""
+        provider, values = self._provider, self._values
+        if not values:
+            return NO_KEYS, provider.token is None and not any(key.is_needed for key in provider.keys)
+        there = [(key, values[key.name]) for key in provider.keys if key.name in values]
+        keys = Keys(
             headers=tuple((key.header, key.prefix + value) for key, value in there if key.header),
             params=tuple((key.param, value) for key, value in there if key.param),
             also=tuple(value for key, value in there if not (key.header or key.param)),
         )
+        has_needed = all(key.name in values for key in provider.keys if key.is_needed)
+        return keys, has_needed and (provider.token is None or bool(keys))
 
     def _missing(self) -> AccessDenied:
         provider = self._provider
@@ -158,7 +152,7 @@ class Keyring:
 
 
 def _where(name: str, keys: list[Key], *, is_renewed: bool) -> str:
-    """Where keys are put. Of a token that is renewed, the first is that token, in place of the others."""
+    """Return where keys are put. Where a token is renewed, the first key is that token, and takes the others' place."""
     shown = ", ".join(f"'{key.name}': …" for key in (keys[1:] if is_renewed else keys))
     first, *others = [key.environment for key in keys]
     variables = f"{first}, or {', '.join(others)} together" if is_renewed else " and ".join([first, *others])

@@ -1,15 +1,16 @@
-"""Bytes by key: in memory, on disk, and both. Nothing here knows what a candle or a provider is.
+"""Bytes by key: in memory, on disk, and both. Nothing here knows candles or providers.
 
     Store  ->  MemoryTier   cachetools, one lock, bounded by bytes, entries may expire
-           ->  DiskTier     diskcache over SQLite, bounded by bytes on disk; no failure of it ever reaches the caller
+           ->  DiskTier     SQLite in diskcache's layout, bounded by bytes on disk; its failures never reach the caller
 
-Keys are str, values are bytes (the memory tier alone holds any object, with the size that it is told).
+Keys are str, values are bytes (the memory tier alone holds any object, with the size that the caller gives).
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from candle_fetcher.core.events import Lookup, Observe, ignore
 from candle_fetcher.store.disk import DiskStats, DiskTier
@@ -24,7 +25,9 @@ class Store:
     def __init__(self, memory: MemoryTier, disk: DiskTier | None = None, observe: Observe = ignore) -> None:
         self.memory = memory
         self.disk = disk
+        self.keeps = disk is not None or memory.max_bytes > 0  # False: what is saved is dropped at once
         self._observe = observe
+        self._lock = threading.RLock()
 
     @property
     def problem(self) -> str:
@@ -32,16 +35,16 @@ class Store:
         return self.disk.problem if self.disk is not None else ""
 
     def load(self, key: str, *, keep: bool = True) -> tuple[str, bytes] | tuple[None, None]:
-        """The tier (memory, disk) and the value. A hit on disk is put into memory, unless `keep` is False."""
+        """Return the tier (memory, disk) and the value. `keep` puts a value from disk into memory."""
         return self.load_many((key,), keep=keep).get(key, (None, None))
 
     def load_many(self, keys: Iterable[str], *, keep: bool = True) -> dict[str, tuple[str, bytes]]:
-        """Tier and value of each entry that is there, in the order asked; one Lookup for each tier.
+        """Return tier and value of each entry that is there, in the order of the keys. Emits one Lookup for each tier.
 
         Ask for 16 to 64 keys at a time and use them up: a long list costs page faults, not disk time.
         """
         asked = list(dict.fromkeys(keys))
-        held = {key: data for key in asked if (data := self.memory.load(key)) is not None}
+        held = self.memory.load_many(asked)
         wanted = [key for key in asked if key not in held]
         self._observe(Lookup("memory", len(held), len(wanted)))
         if not wanted or self.disk is None:
@@ -58,15 +61,15 @@ class Store:
         }
 
     def save(self, key: str, data: bytes, *, until_s: float | None = None, keep: bool = True) -> bool:
-        """Keep the value in both tiers; False where the disk tier could not.
+        """Save the value in both tiers. Return False where the disk tier could not.
 
         `until_s` (seconds of the memory tier's clock) ends its stay in memory; None is no end. The disk knows no
-        expiry: an entry that can grow stale says so itself, to whoever loads it. With `keep` False memory forgets it.
+        expiry: the bytes themselves say when they are stale. With `keep` False memory drops the value.
         """
         return self.save_many({key: data}, {key: until_s}, keep=keep)
 
     def save_many(self, items: Mapping[str, bytes], until_s: Mapping[str, float | None], *, keep: bool = True) -> bool:
-        """Keep the values, on disk in one transaction; otherwise as `save`."""
+        """Save the values, on disk in one transaction; otherwise as `save`."""
         for key, data in items.items():
             if keep:
                 self.memory.save(key, data, len(data), until_s.get(key))
@@ -74,34 +77,29 @@ class Store:
                 self.memory.drop(key)
         return self.disk is None or self.disk.save_many(items)
 
-    @contextmanager
-    def transaction(self) -> Iterator[bool]:
-        """Nobody else writes to the disk tier meanwhile; see DiskTier.transaction. Without a disk it does nothing."""
-        if self.disk is None:
-            yield True
-            return
-        with self.disk.transaction() as begun:
-            yield begun
+    def transaction(self) -> AbstractContextManager[bool]:
+        """Exclude other writers in a block; see DiskTier.transaction. Without a disk it excludes other threads."""
+        return self._lock if self.disk is None else self.disk.transaction()
 
     def keys(self, prefix: str = "") -> list[str]:
-        """The keys that start with the prefix, of both tiers, in order."""
+        """Return the keys that start with the prefix, of both tiers, in order."""
         return sorted({*self.memory.keys(prefix), *(self.disk.keys(prefix) if self.disk is not None else ())})
 
     def drop(self, key: str) -> None:
-        """Forget the key in both tiers."""
+        """Drop the value under the key from both tiers."""
         self.memory.drop(key)
         if self.disk is not None:
             self.disk.drop(key)
 
     def drop_many(self, keys: Collection[str]) -> None:
-        """Forget the keys in both tiers, on disk in one transaction."""
+        """Drop the values under the keys from both tiers, on disk in one transaction."""
         for key in keys:
             self.memory.drop(key)
         if self.disk is not None:
             self.disk.drop_many(keys)
 
     def beginnings(self, length: int) -> Iterator[tuple[str, int, bytes]]:
-        """Each key with the size of its value and the value's first bytes; without a disk, those in memory."""
+        """Yield each key with the size and the first bytes of its value; without a disk, those in memory."""
         if self.disk is not None:
             yield from self.disk.beginnings(length)
             return
@@ -111,18 +109,18 @@ class Store:
                 yield key, len(value), value[:length]
 
     def clear(self) -> None:
-        """Forget everything in both tiers."""
+        """Drop everything in both tiers."""
         self.memory.clear()
         if self.disk is not None:
             self.disk.clear()
 
     def flush(self) -> None:
-        """Write down which entries were used, for the eviction order."""
+        """Write to disk which entries were used, for the order of eviction."""
         if self.disk is not None:
             self.disk.flush()
 
     def close(self) -> None:
-        """Empty the memory tier and close every file; may be called again and from any thread."""
+        """Empty the memory tier and close every file. May be called repeatedly, from any thread."""
         self.memory.clear()
         if self.disk is not None:
             self.disk.close()

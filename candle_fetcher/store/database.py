@@ -1,4 +1,4 @@
-"""One SQLite file in diskcache's layout: its connections, its schema, the rows it may hold, and what its errors mean.
+"""One SQLite file in diskcache's layout: its connections, its schema, its rows, and the meaning of its errors.
 
 Imported when a disk tier first opens, so that `import candle_fetcher` loads neither sqlite3 nor diskcache.
 
@@ -8,80 +8,64 @@ makes reading slower, not faster; memory mapping brings nothing and counts as ou
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import diskcache  # type: ignore[import-untyped]
 
 from candle_fetcher.core.errors import CacheError
-from candle_fetcher.store.files import DATABASE, check_names, identify
-from candle_fetcher.store.forks import gate
+from candle_fetcher.store.files import DATABASE, check_names, identify, within
+from candle_fetcher.store.forks import fork_guard
 
 PAGE_BYTES = 8192
 PAGE_CACHE_KB = 1024
 BUSY_S = 2.0  # for the write lock; readers never wait
-RAW = 1  # diskcache's mode of a value that lies in its row as it is; 4 would be a pickle, 2 and 3 name a file
+
+_SCHEMA = "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid"
+# Mode 1 of diskcache is a value that lies in its row as it is; 4 would be a pickle, 2 and 3 name a file.
+_SAVE = (
+    "INSERT INTO Cache(key, raw, store_time, access_time, access_count, size, mode, value)"
+    " VALUES (:key, 1, :now, :now, 0, 0, 1, :value) ON CONFLICT(key, raw) DO UPDATE SET store_time = :now,"
+    " expire_time = NULL, access_time = :now, access_count = 0, tag = NULL, size = 0, mode = 1, filename = NULL,"
+    " value = :value"
+)
 
 
 class Damaged(Exception):
-    """The file is a database, but not laid out as ours."""
+    """The file is a database of another layout."""
 
 
 class Gone(Exception):
     """The database was closed under the caller."""
 
 
-# All that a disk can do to us. The decoding error comes out of sqlite3 itself, where its message quotes damaged bytes.
-FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError, diskcache.Timeout, Damaged, Gone, CacheError)
+# All errors of a disk. The decoding error comes out of sqlite3 itself, where its message quotes damaged bytes.
+FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError, Damaged, Gone, CacheError)
 
 
-class _Rows(diskcache.Disk):  # type: ignore[misc]
-    """Rows hold bytes under str: nothing is pickled or unpickled, no file named in a row is opened or removed."""
+class _SchemaText(NamedTuple):
+    """The statements of diskcache's schema, as bytes, and the rows of its settings."""
 
-    def put(self, key: str) -> tuple[str, bool]:
-        if type(key) is not str:
-            raise TypeError(f"a key is a str, not {key!r}")
-        return key, True
-
-    def store(self, value: bytes, read: bool, key: object = None) -> tuple[int, int, None, bytes]:
-        if type(value) is not bytes:
-            raise TypeError(f"a value is bytes, not {type(value).__name__}")
-        return 0, RAW, None, value
-
-    def get(self, key: object, raw: object) -> Any:
-        raise NotImplementedError("keys are read by DiskTier.keys, which trusts no row")
-
-    def fetch(self, mode: object, filename: object, value: object, read: bool) -> Any:
-        raise NotImplementedError("values are read by DiskTier.load_many, which trusts no row")
-
-    def filename(self, key: object = None, value: object = None) -> Any:
-        raise NotImplementedError("no value is kept in a file")
-
-    def remove(self, file_path: object) -> None:
-        """Nothing: a file name in a row is somebody else's."""
+    schema: list[tuple[bytes, bytes, bytes]]
+    settings: list[tuple[Any, ...]]
 
 
-class _Cache(diskcache.Cache):  # type: ignore[misc]
-    """diskcache over the connection that the calling thread borrowed.
-
-    Its constructor writes every setting at every open and waits up to 60 s for the lock. So it works on a database in
-    memory: that gives the schema, and what a file says about settings is never believed. Its own connections, one for
-    each thread and closed only by that thread, are not used.
-    """
+class _Template(diskcache.Cache):  # type: ignore[misc]
+    """diskcache in memory, for its layout: its constructor writes every setting at every open and waits up to 60 s for
+    the lock of a file. What a file says about settings is never believed."""
 
     def __init__(self, max_bytes: int) -> None:
-        self.borrowed = threading.local()
-        self.borrowed.con = template = sqlite3.connect(":memory:", isolation_level=None)
+        self.con = sqlite3.connect(":memory:", isolation_level=None)
         super().__init__(
             os.sep,  # it expands $ and ~ in the name and makes the folder: no path of ours passes through it
             timeout=0,
-            disk=_Rows,
             statistics=0,
             tag_index=0,
             eviction_policy="least-recently-stored",  # for its index on store_time, which a use moves
@@ -95,40 +79,44 @@ class _Cache(diskcache.Cache):  # type: ignore[misc]
             disk_min_file_size=2**62,
             disk_pickle_protocol=0,
         )
-        self.schema: list[tuple[str, ...]] = template.execute(_SCHEMA).fetchall()
-        self.rows_of_settings: list[tuple[Any, ...]] = template.execute("SELECT key, value FROM Settings").fetchall()
-        del self.borrowed.con
-        template.close()
 
     @property
     def _con(self) -> sqlite3.Connection:
-        con: sqlite3.Connection = self.borrowed.con
-        return con
-
-    def close(self) -> None:
-        """Nothing: Database owns the connections, and the constructor calls this."""
+        return self.con
 
 
-_SCHEMA = "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid"
+@lru_cache(maxsize=8)
+def _make_layout(max_bytes: int) -> _SchemaText:
+    """Return what diskcache writes into a new database with that bound."""
+    con = _Template(max_bytes).con
+    try:
+        settings = con.execute("SELECT key, value FROM Settings").fetchall()
+        con.text_factory = bytes
+        return _SchemaText(con.execute(_SCHEMA).fetchall(), settings)
+    finally:
+        con.close()
 
 
 class Database:
-    """The open file, and the connections to it.
+    """The open file, and the connections to it. Shared by threads.
 
-    A connection is borrowed for one piece of work, by whatever thread, and given back: there are as many as ever worked
-    at once, and `close` can close them all. With `readonly` the file is read as it lies there, without lock or log.
-    Raises one of FAILURES where it cannot be opened.
+    A connection is taken for one piece of work, by any thread, and put back: there are as many as ever worked at once,
+    and `close` can close them all. With `readonly` the file is read as it lies there, without lock or log. Names in the
+    folder must have been checked before; see `prepare`. Raises one of FAILURES where it cannot be opened.
     """
 
     def __init__(self, folder: Path, max_bytes: int, wal_bytes: int, *, readonly: bool = False) -> None:
-        self.cache = _Cache(max_bytes)
         self.readonly = readonly
-        self._path = folder / DATABASE
+        self._layout = _make_layout(max_bytes)
+        self._folder = str(folder)
+        self._path = within(self._folder, DATABASE)
         self._wal_bytes = wal_bytes
         self._free: list[sqlite3.Connection] = []
-        self._out = 0
+        self._taken = 0
         self._closed = False
-        self._turn = threading.Condition()
+        self._local = threading.local()  # .con of this thread's transaction
+        self._lock = threading.Lock()
+        self._put_back = threading.Condition(self._lock)
         con = self._connect()
         try:
             self._prepare(con)
@@ -136,101 +124,124 @@ class Database:
         except BaseException:
             con.close()
             raise
-        self.identity = identify(folder)
+        self.identity = identify(self._path)
         self._free.append(con)
-        gate.resting.add(self)
+        fork_guard.suspendable.add(self)
 
-    @contextlib.contextmanager
-    def borrow(self) -> Iterator[sqlite3.Connection]:
-        """A connection of this thread's own; inside another `borrow` the same one."""
-        held: sqlite3.Connection | None = getattr(self.cache.borrowed, "con", None)
-        if held is not None:
-            yield held
-            return
-        with self._turn:
-            if self._closed:
-                raise Gone(str(self._path))
-            con = self._free.pop() if self._free else None
-            self._out += 1
+    def select(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Return the rows, as this thread's transaction sees them if it is in one."""
+        con: sqlite3.Connection | None = getattr(self._local, "con", None)
+        if con is not None:
+            return con.execute(sql, values).fetchall()
+        con = self._take()
         try:
-            con = con or self._connect()
-            self.cache.borrowed.con = con
-            yield con
+            return con.execute(sql, values).fetchall()
         finally:
-            self.cache.borrowed.__dict__.pop("con", None)
-            with self._turn:
-                self._out -= 1
-                if con is not None:
-                    self._take_back(con)
-                self._turn.notify_all()
+            self._put(con)
 
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A connection that holds the write lock; inside another `transaction` a part of that one."""
-        with self.borrow() as con, self.cache.transact():
-            yield con
+    def begin(self) -> None:
+        """Begin a transaction of this thread, with the write lock."""
+        con = self._take()
+        try:
+            con.execute("BEGIN IMMEDIATE")
+        except BaseException:
+            self._put(con)
+            raise
+        self._local.con = con
 
-    def write(self, sql: str, rows: Sequence[tuple[object, ...]]) -> int:
-        """Run the statement once for each row of values, in one transaction; how many rows of the table it changed."""
-        with self.transaction() as con:
-            return con.executemany(sql, rows).rowcount
+    def end(self, *, commit: bool) -> None:
+        """Commit this thread's transaction, or roll it back."""
+        con: sqlite3.Connection = self._local.__dict__.pop("con")
+        try:
+            if commit:
+                con.execute("COMMIT")
+        finally:
+            self._put(con)
+
+    def write(self, sql: str, rows: Iterable[Sequence[object]]) -> int:
+        """Run the statement in this thread's transaction, once for each row of values. Return how many rows of the
+        table it changed."""
+        con: sqlite3.Connection = self._local.con
+        return con.executemany(sql, rows).rowcount
+
+    def save(self, key: str, value: bytes) -> None:
+        """Save the value under the key, in this thread's transaction."""
+        con: sqlite3.Connection = self._local.con
+        con.execute(_SAVE, {"key": key, "value": value, "now": time.time()})
 
     def pages(self) -> tuple[int, int]:
-        """How many pages the file has, and how many of them are free."""
-        with self.borrow() as con:
-            (count,) = con.execute("PRAGMA page_count").fetchone()
-            (free,) = con.execute("PRAGMA freelist_count").fetchone()
+        """Return how many pages the file has, and how many of them are free, in this thread's transaction."""
+        con: sqlite3.Connection = self._local.con
+        ((count,),) = con.execute("PRAGMA page_count").fetchall()
+        ((free,),) = con.execute("PRAGMA freelist_count").fetchall()
         return count, free
 
     def shrink(self, pages: int) -> None:
-        """Give up to so many free pages back to the file system."""
-        _, free = self.pages()
-        with self.transaction() as con:
-            for _ in range(min(pages, free)):
-                con.execute("PRAGMA incremental_vacuum(1)")  # Python runs a pragma without columns for one step only
+        """Give up to so many free pages back to the file system, in this thread's transaction."""
+        for _ in range(min(pages, self.pages()[1])):
+            self.select("PRAGMA incremental_vacuum(1)")  # Python runs a pragma without columns for one step only
 
     def compact(self) -> None:
-        """Give all free pages back, where nobody else is in the way; fast only while little is stored."""
-        with self.borrow() as con, contextlib.suppress(sqlite3.OperationalError):
-            con.execute("VACUUM")
+        """Give all free pages back, unless another process holds a lock; fast only while little is stored."""
+        with suppress(sqlite3.OperationalError):
+            self.select("VACUUM")
 
     def close(self) -> None:
-        """Close every connection, those in use as they come back, and wait a while for them.
+        """Close every connection, those in use when they are put back, and wait a while for them.
 
         Waiting matters: SQLite removes the log by its name when the last connection closes, and by then it could be the
         log of a new database.
         """
-        with self._turn:
+        with self._lock:
             self._closed = True
-            while self._free:
-                self._free.pop().close()
-            own = 1 if hasattr(self.cache.borrowed, "con") else 0
-            self._turn.wait_for(lambda: self._out <= own, timeout=2 * BUSY_S)
+            self._close_free()
+            own = 1 if hasattr(self._local, "con") else 0
+            self._put_back.wait_for(lambda: self._taken <= own, timeout=2 * BUSY_S)
 
-    def rest(self) -> None:
-        """Close the connections that nobody has borrowed; the next one who needs one opens it."""
-        with self._turn, contextlib.suppress(sqlite3.Error):
-            while self._free:
-                self._free.pop().close()
+    def suspend(self) -> None:
+        """Close the connections that are not in use; the next use opens one."""
+        with self._lock, suppress(sqlite3.Error):
+            self._close_free()
 
-    def _take_back(self, con: sqlite3.Connection) -> None:
-        with contextlib.suppress(sqlite3.Error):
-            if con.in_transaction:  # a COMMIT that failed, or work cut short
+    def _close_free(self) -> None:
+        while self._free:
+            self._free.pop().close()
+
+    def _take(self) -> sqlite3.Connection:
+        """Return a connection for this thread alone, to be put back."""
+        with self._lock:
+            if self._closed:
+                raise Gone(self._path)
+            self._taken += 1
+            if self._free:
+                return self._free.pop()
+        try:
+            check_names(self._folder)  # SQLite follows links, and waits for pipes
+            return self._connect()
+        except BaseException:
+            self._put(None)
+            raise
+
+    def _put(self, con: sqlite3.Connection | None) -> None:
+        if con is not None and con.in_transaction:  # a COMMIT that failed, or work that did
+            with suppress(sqlite3.Error):
                 con.rollback()
-        if self._closed:
-            con.close()
-        else:
-            self._free.append(con)
+        with self._lock:
+            self._taken -= 1
+            if con is not None:
+                self._free.append(con)
+            if self._closed:
+                self._close_free()
+                self._put_back.notify_all()
 
     def _connect(self) -> sqlite3.Connection:
-        check_names(self._path.parent)  # SQLite follows links, and waits for pipes
-        name = f"{self._path.as_uri()}?mode=ro&immutable=1" if self.readonly else str(self._path)
+        name = f"{Path(self._path).as_uri()}?mode=ro&immutable=1" if self.readonly else self._path
         con = sqlite3.connect(
             name, uri=self.readonly, timeout=BUSY_S, isolation_level=None, check_same_thread=False
         )  # one thread at a time has it, but not always the same one
         try:
             if not self.readonly:
-                self._path.chmod(0o600)  # the log takes its mode from the database
+                os.chmod(self._path, 0o600)  # noqa: PTH101 - the log takes its mode from the database
             con.text_factory = bytes  # a flipped bit in a text must not raise before we look at it
             con.execute("PRAGMA trusted_schema = OFF")
             con.execute(f"PRAGMA cache_size = -{PAGE_CACHE_KB}")
@@ -246,10 +257,9 @@ class Database:
     def _prepare(self, con: sqlite3.Connection) -> None:
         """Make the schema where there is none. An existing database is only read: its writers are not waited for."""
         deadline = time.monotonic() + BUSY_S
-        while not self.readonly and not con.execute(_SCHEMA).fetchall():
+        while not (found := con.execute(_SCHEMA).fetchall()) and not self.readonly:
             self._create(con, last=time.monotonic() > deadline)
-        found = [tuple(text.decode("utf-8", "replace") for text in row) for row in con.execute(_SCHEMA)]
-        if sorted(found) != sorted(self.cache.schema):
+        if sorted(found) != sorted(self._layout.schema):
             raise Damaged("its tables are not those of this version")
 
     def _create(self, con: sqlite3.Connection, *, last: bool) -> None:
@@ -259,9 +269,9 @@ class Database:
             con.execute("PRAGMA journal_mode = WAL").fetchall()
             con.execute("BEGIN IMMEDIATE")
             if not con.execute(_SCHEMA).fetchall():  # another process may have been faster
-                for _, _, sql in self.cache.schema:
-                    con.execute(sql)
-                con.executemany("INSERT INTO Settings VALUES (?, ?)", self.cache.rows_of_settings)
+                for _, _, sql in self._layout.schema:
+                    con.execute(sql.decode())
+                con.executemany("INSERT INTO Settings VALUES (?, ?)", self._layout.settings)
             con.execute("COMMIT")
         except sqlite3.OperationalError as error:
             con.rollback()
@@ -275,7 +285,7 @@ _DAMAGE = ("malformed", "not a database", "unsupported file format", "no such ta
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether the file itself is wrong, so that only a new one helps."""
+    """Return whether the file itself is wrong, so that only a new one helps."""
     if isinstance(error, sqlite3.OperationalError):
         return any(text in str(error) for text in _DAMAGE)
     kinds = (sqlite3.DatabaseError, sqlite3.IntegrityError, sqlite3.InternalError)
@@ -283,12 +293,12 @@ def is_damage(error: BaseException) -> bool:
 
 
 def is_lock(error: BaseException) -> bool:
-    """Whether somebody else was writing for too long."""
+    """Return whether another program held a lock for too long."""
     return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
 
 
 def find_first(error: BaseException) -> BaseException:
-    """The error of SQLite that came first: diskcache's Timeout or a failing ROLLBACK hides it."""
+    """Return the error of SQLite that came first: those of further attempts hide it."""
     while isinstance(error.__context__, sqlite3.Error):
         error = error.__context__
     return error

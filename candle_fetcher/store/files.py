@@ -1,17 +1,19 @@
-"""The folder of a disk tier: whose it is, what its files are called, where a damaged one goes, what was warned of.
+"""The cache folder: its files and their names, its owner, damaged databases, and notes of warnings.
 
-The folder is not trusted. What has one of our names and is not a plain file (a link, a pipe, a folder) is left alone:
-it is not opened, followed, changed or removed. What is removed for its age is what this package made.
+The folder is not trusted. A link, a pipe or a folder with the name of one of our files is left as it is: it is not
+opened, followed, changed or removed. Only files that this package made are removed for their age.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
 import stat
 import time
+from contextlib import suppress
+from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
 
 from candle_fetcher.core.errors import CacheError
@@ -22,8 +24,9 @@ SHARED_MEMORY = "cache.db-shm"
 MARKER = "candle_fetcher.cache"
 ASIDE = f"{DATABASE}.bad-"
 WARNED = "warned-"
+_NAMES = frozenset({MARKER, DATABASE, LOG, SHARED_MEMORY})
 _ASIDE_NAME = re.compile(rf"{re.escape(ASIDE)}\d{{8}}T\d{{6}}(-wal)?")
-ASIDE_S = 30 * 86_400.0  # a damaged database that nobody looked into for so long is of no use to anybody
+ASIDE_S = 30 * 86_400.0  # a damaged database is of no use after so long
 WARN_AGAIN_S = 86_400.0
 
 # SQLite's log needs memory that all its users share, which disks of other machines do not give. 9p is not among them:
@@ -34,46 +37,77 @@ _REMOTE = frozenset(
 )
 MOUNTS = Path("/proc/self/mountinfo")  # of Linux; elsewhere a path tells, or nothing does
 
+# Folders as they were when this process prepared them: device, inode, mode and owner by path.
+_prepared: dict[str, tuple[int, ...]] = {}
+_IDENTITY_OF = attrgetter("st_dev", "st_ino", "st_mode", "st_uid")
 
-def prepare(folder: Path) -> str:
-    """Make the folder where it is missing and mark it as ours; what to warn of, "" for nothing.
 
-    Raises CacheError where it is somebody else's, OSError where it cannot be made.
+def prepare(folder: Path | str) -> str:
+    """Make the folder where it is missing and mark it as ours. Return a warning, "" for none.
+
+    Raises CacheError where the folder belongs to another user or program, OSError where it cannot be made.
     """
-    marker = folder / MARKER
-    if (folder / DATABASE).exists() and not marker.exists():  # in this order: the marker is written first
-        raise CacheError(f"{folder / DATABASE} was not written by candle_fetcher. Choose another cache_dir")
-    check_names(folder)
-    made = not folder.exists()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    warning = ""
+    folder, warning = str(folder), ""
+    try:
+        names = os.listdir(folder)  # noqa: PTH208 - a Path for each is slower than all the rest
+        is_made = False
+    except FileNotFoundError:
+        Path(folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+        names, is_made = [], True
+    if DATABASE in names and MARKER not in names:  # the marker is written first
+        raise CacheError(f"{within(folder, DATABASE)} was not written by candle_fetcher. Choose another cache_dir")
+    check_names(folder, _NAMES.intersection(names))
+    found = os.stat(folder)  # noqa: PTH116 - as above
     if os.name == "posix":
-        found = folder.stat()
         if os.geteuid() not in (0, found.st_uid):
             raise CacheError(f"{folder} belongs to another user. Choose another cache_dir")
-        if made or not any(folder.iterdir()):
-            folder.chmod(0o700)
+        if is_made or not names:
+            os.chmod(folder, 0o700)  # noqa: PTH101 - as above
         elif found.st_mode & stat.S_IWOTH:
             warning = f"{folder} can be written by every user of this machine: chmod 700 it"
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(marker, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    remote = find_remote(folder)
+    if MARKER not in names:
+        with suppress(FileExistsError):
+            os.close(os.open(within(folder, MARKER), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    remote = find_remote(folder, found.st_dev)
     if remote:
         raise CacheError(f"{folder} lies on a disk of another machine ({remote}). Choose a cache_dir on this one")
-    tidy(folder)
+    if any(map(_ASIDE_NAME.fullmatch, names)):
+        tidy(Path(folder))
+    _prepared[folder] = _IDENTITY_OF(os.stat(folder))  # noqa: PTH116 - as above
     return warning
 
 
-def find_remote(folder: Path) -> str:
-    """The kind of the file system where the folder lies on another machine's disk; "" where not, or nobody can tell.
+def prepare_once(folder: str) -> None:
+    """Do what `prepare` does, unless this process has prepared the folder and it is still the same."""
+    try:
+        os.lstat(f"{folder}{os.sep}{MARKER}")
+        is_prepared = _prepared.get(folder) == _IDENTITY_OF(os.stat(folder))  # noqa: PTH116 - as above
+    except OSError:
+        is_prepared = False
+    if not is_prepared:
+        prepare(folder)
+
+
+def within(folder: str, name: str) -> str:
+    """Return the path of that name in the folder, as text: a Path takes ten calls to make."""
+    return f"{folder}{os.sep}{name}"
+
+
+def find_remote(folder: str, device: int) -> str:
+    """Return the kind of the folder's file system where another machine has the disk; "" where not, or where unknown.
 
     Of proc(5): the third field of a line is the device, the one after the dash is the kind.
     """
-    if folder.absolute().drive.startswith("\\\\"):
+    if os.name == "nt" and Path(folder).absolute().drive.startswith("\\\\"):
         return "a network share"
+    return _find_remote(device, str(MOUNTS))
+
+
+@lru_cache(maxsize=16)
+def _find_remote(device: int, mounts: str) -> str:
+    """Return the kind of the file system on the device by the list of mounts, "" where it lies on this machine."""
     try:
-        device = folder.stat().st_dev
-        for line in MOUNTS.read_text("utf-8", "replace").splitlines():
+        for line in Path(mounts).read_text("utf-8", "replace").splitlines():
             about, _, mounted = line.partition(" - ")
             if about.split()[2] == f"{os.major(device)}:{os.minor(device)}":
                 kind = mounted.split()[0]
@@ -83,16 +117,20 @@ def find_remote(folder: Path) -> str:
     return ""
 
 
-def check_names(folder: Path) -> None:
-    """Raises CacheError where something else than a plain file has the name of one of the database's files."""
-    for name in (MARKER, DATABASE, LOG, SHARED_MEMORY):
-        found = look_at(folder / name)
-        if found is not None and not stat.S_ISREG(found.st_mode):
-            raise CacheError(f"{folder / name} is not a plain file, and is left alone. Choose another cache_dir")
+def check_names(folder: Path | str, names: frozenset[str] = _NAMES) -> None:
+    """Raise CacheError where one of the database's names belongs to anything but a plain file."""
+    for name in names:
+        path = f"{folder}{os.sep}{name}"
+        try:
+            mode = os.lstat(path).st_mode
+        except OSError:
+            continue
+        if not stat.S_ISREG(mode):
+            raise CacheError(f"{path} is not a plain file, and is not touched. Choose another cache_dir")
 
 
-def look_at(path: Path) -> os.stat_result | None:
-    """What lies there under that very name, through no link; None where nothing does, or nothing can be seen."""
+def look_at(path: Path | str) -> os.stat_result | None:
+    """Return the status of that very name, through no link; None where nothing has it, or it cannot be read."""
     try:
         return os.lstat(path)
     except OSError:
@@ -100,46 +138,51 @@ def look_at(path: Path) -> os.stat_result | None:
 
 
 def is_plain(path: Path) -> bool:
-    """Whether a plain file lies there, not a link to one."""
+    """Return whether the path is a plain file, not a link to one."""
     found = look_at(path)
     return found is not None and stat.S_ISREG(found.st_mode)
 
 
-def open_plain(path: Path, flags: int) -> int:
-    """The descriptor of a plain file, opened with the flags through no link, and without waiting.
+def open_plain(path: Path | str, flags: int) -> int:
+    """Open a plain file with the flags, through no link and without waiting, and return the descriptor.
 
     Raises OSError where anything else has the name.
     """
-    found = look_at(path)  # for systems that lack the flags; elsewhere these decide
-    if found is not None and not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EPERM, "it is not a plain file", str(path))
-    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    fd = os.open(path, flags, 0o600)
+    try:  # for systems that lack the flags; elsewhere these decide
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise OSError(errno.EPERM, "it is not a plain file", str(path))
+    except FileNotFoundError:
+        pass
+    fd = os.open(path, flags | _PLAIN_FLAGS, 0o600)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(errno.EPERM, "it is not a plain file", str(path))
     return fd
 
 
-def make_folder(path: Path) -> None:
-    """Makes a folder in that of the cache. Raises OSError where something else, or a link to one, has the name."""
-    path.mkdir(mode=0o700, exist_ok=True)
+_PLAIN_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+def make_folder(path: str) -> None:
+    """Make a folder in the cache folder. Raises OSError where something else, or a link to one, has the name."""
+    with suppress(FileExistsError):
+        os.mkdir(path, 0o700)  # noqa: PTH102 - as above
     if not stat.S_ISDIR(os.lstat(path).st_mode):
-        raise OSError(errno.ENOTDIR, "it is a link", str(path))
+        raise OSError(errno.ENOTDIR, "it is a link", path)
 
 
 def tidy(folder: Path) -> None:
-    """Remove what is left of damaged databases that nobody has looked into for a month."""
+    """Remove damaged databases that were moved aside a month ago or earlier."""
     now_s = time.time()
     for old in _find_aside(folder):
         found = look_at(old)
         if found is not None and now_s - found.st_mtime > ASIDE_S:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 old.unlink()
 
 
 def _find_aside(folder: Path) -> list[Path]:
-    """The damaged databases that `move_aside` put there."""
+    """Return the damaged databases that `move_aside` put there."""
     try:
         return [one for one in folder.glob(f"{ASIDE}*") if _ASIDE_NAME.fullmatch(one.name) and is_plain(one)]
     except OSError:
@@ -147,14 +190,14 @@ def _find_aside(folder: Path) -> list[Path]:
 
 
 def exists(path: Path) -> bool:
-    """Whether something is there that can be reached. Path.exists() raises where a folder above it is closed to us."""
+    """Return whether the path can be reached. Path.exists() raises where a folder above it is closed to this user."""
     return os.path.exists(path)  # noqa: PTH110
 
 
 def is_warned_of(folder: Path, kind: str) -> bool:
-    """Whether this kind of trouble was warned of within the last day, by whatever process; from now on it was.
+    """Return whether a process has warned of this kind of trouble within the last day, and note that one does now.
 
-    False too where nothing can be noted in the folder, or it is not ours.
+    False too where the note cannot be written, or the folder is not ours.
     """
     if not exists(folder / MARKER):
         return False
@@ -180,31 +223,31 @@ def is_warned_of(folder: Path, kind: str) -> bool:
 
 
 def move_aside(folder: Path) -> str:
-    """Keep the damaged database under the name that is returned; of those before it none."""
+    """Rename the damaged database and return its new name; remove those that were moved aside before."""
     for old in _find_aside(folder):
         old.unlink(missing_ok=True)
     bad = f"{ASIDE}{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
-    with contextlib.suppress(FileNotFoundError):
+    with suppress(FileNotFoundError):
         (folder / DATABASE).replace(folder / bad)
-    with contextlib.suppress(FileNotFoundError):
+    with suppress(FileNotFoundError):
         (folder / LOG).replace(folder / f"{bad}-wal")
-    with contextlib.suppress(FileNotFoundError):  # its age counts from now
+    with suppress(FileNotFoundError):  # its age counts from now
         os.utime(folder / bad)
     (folder / SHARED_MEMORY).unlink(missing_ok=True)
     return bad
 
 
-def identify(folder: Path) -> tuple[int, int] | None:
-    """What tells one database file from another of the same name; None where there is none."""
+def identify(path: str) -> tuple[int, int] | None:
+    """Return what distinguishes a file from another one of the same name; None where there is none."""
     try:
-        found = os.lstat(folder / DATABASE)
+        found = os.lstat(path)
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
 
 
 def size_bytes(folder: Path) -> int:
-    """Bytes of the database and its log."""
+    """Return the bytes of the database and its log."""
     total = 0
     for name in (DATABASE, LOG):
         found = look_at(folder / name)

@@ -1,4 +1,4 @@
-"""The memory tier: values by key, least recently used first out, bounded by the bytes that it is told."""
+"""The memory tier: values by key, bounded by the sizes that the caller gives; the least recently used leave first."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import cachetools
 
 
 class MemoryStats(NamedTuple):
-    """What the memory tier holds, and how often it was asked with and without success."""
+    """The entries of the memory tier, and how many loads found one and how many did not."""
 
     entries: int
     bytes: int
@@ -22,14 +23,12 @@ class MemoryStats(NamedTuple):
     misses: int
 
 
-class _Entry(NamedTuple):
-    value: Any
-    size_bytes: int
-    until_s: float
+# A value, its bytes, and the time until which it may be handed out.
+_Item = tuple[Any, int, float]
 
 
 class MemoryTier:
-    """Values by key, handed out by reference: give it what nobody changes, or copy what you get.
+    """Values by key, handed out by reference: save immutable ones, or copy what you load. Shared by threads.
 
     `clock` tells seconds like `time.time`; an entry is there while the clock is before its `until_s`. A clock that is
     set back gives no entry more time than it was given: `steady` goes on. While the machine sleeps, only `clock` does.
@@ -41,112 +40,129 @@ class MemoryTier:
         clock: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.max_bytes = max_bytes
         self._lock = threading.Lock()  # cachetools locks nothing itself
         self._clock = clock
         self._steady = steady
-        self._passed_s = 0.0  # by whichever clock says more, read after read
+        self._passed_s = 0.0  # since the first reading, by the clock that advanced more each time
         self._read_s: tuple[float, float] | None = None
         self._hits = 0
         self._misses = 0
-        self._max_bytes = max_bytes
-        self._entries = self._made()
-        self._is_under_way = False
+        self._is_in_use = False
+        self._items = self._new_items()
 
-    def _made(self) -> cachetools.TLRUCache[str, _Entry]:
-        return cachetools.TLRUCache(
-            self._max_bytes,
-            ttu=lambda key, entry, now: entry.until_s,
-            timer=self._passed,
-            getsizeof=lambda entry: entry.size_bytes,
-        )
+    def _new_items(self) -> cachetools.LRUCache[str, _Item]:
+        self._expires_s = math.inf  # before which no item expires
+        return cachetools.LRUCache(self.max_bytes, getsizeof=_SIZE_OF)
 
-    def _begin(self) -> cachetools.TLRUCache[str, _Entry]:
-        """The entries, for whoever has the lock and is going to look or to change; see `_end`.
+    def _begin(self) -> cachetools.LRUCache[str, _Item]:
+        """Return the items, for a caller that holds the lock and sets `_is_in_use` to False in the end.
 
-        What an interruption left half done cachetools would stumble over from then on: it is forgotten.
+        An interruption may have left them in a state that cachetools cannot work with: then they are dropped.
         """
-        if self._is_under_way:
-            self._entries = self._made()
-        self._is_under_way = True
-        return self._entries
+        if self._is_in_use:
+            self._items = self._new_items()
+        self._is_in_use = True
+        return self._items
 
-    def _end(self) -> None:
-        self._is_under_way = False
-
-    def _passed(self) -> float:
-        """Seconds since the first call, by the clock that went on farther each time."""
+    def _now(self) -> float:
+        """Return the seconds since the first call."""
         now = self._clock(), self._steady()
         before, self._read_s = self._read_s or now, now
         self._passed_s += max(0.0, now[0] - before[0], now[1] - before[1])
         return self._passed_s
 
+    def _drop_expired(self, items: cachetools.LRUCache[str, _Item]) -> None:
+        now = self._now()
+        if now >= self._expires_s:
+            for key in [key for key, (_, _, until_s) in items.items() if now >= until_s]:
+                del items[key]
+            self._expires_s = min([until_s for _, _, until_s in items.values()], default=math.inf)
+
     def load(self, key: str) -> Any | None:
-        """The value under the key, None where there is none or its time is over."""
+        """Return the value under the key, None where there is none or its time is over."""
+        return self.load_many((key,)).get(key)
+
+    def load_many(self, keys: Iterable[str]) -> dict[str, Any]:
+        """Return the values that are there, by key, at one reading of the clock."""
+        found: dict[str, Any] = {}
         with self._lock:
-            entries = self._begin()
-            try:
-                entry = entries[key]
-            except KeyError:
-                entry = None
-            self._end()
-            if entry is None:
-                self._misses += 1
-                return None
-            self._hits += 1
-            return entry.value
+            items = self._begin()
+            now = self._now()
+            for key in keys:
+                value, _, until_s = items.get(key, _NOTHING)
+                if now < until_s:
+                    found[key] = value
+                else:
+                    self._misses += 1
+            self._hits += len(found)
+            self._is_in_use = False
+        return found
 
     def save(self, key: str, value: Any, size_bytes: int, until_s: float | None = None) -> None:
-        """Keep the value until `until_s` (None: no end), in place of the one before.
+        """Save the value until `until_s` (None: no end), in place of the one before.
 
-        One larger than the whole tier is not kept, and the one before goes all the same.
+        A value larger than the whole tier is not saved, and the one before is dropped all the same.
         """
         with self._lock:
-            entries = self._begin()
-            if self._max_bytes and size_bytes <= self._max_bytes:
-                until_s = math.inf if until_s is None else self._passed() + until_s - self._clock()
-                entries[key] = _Entry(value, size_bytes, until_s)
+            items = self._begin()
+            if self.max_bytes and size_bytes <= self.max_bytes:
+                if items.currsize + size_bytes > self.max_bytes:
+                    self._drop_expired(items)
+                if until_s is None:
+                    until_s = math.inf
+                else:
+                    until_s += self._now() - self._clock()
+                    self._expires_s = min(self._expires_s, until_s)
+                items[key] = value, size_bytes, until_s
             else:
-                entries.pop(key, None)
-            self._end()
+                items.pop(key, None)
+            self._is_in_use = False
 
     def drop(self, key: str) -> None:
-        """Forget the key."""
+        """Drop the value under the key."""
         with self._lock:
             self._begin().pop(key, None)
-            self._end()
+            self._is_in_use = False
 
     def keys(self, prefix: str = "") -> list[str]:
-        """The keys that start with the prefix."""
+        """Return the keys that start with the prefix."""
         with self._lock:
-            found = [key for key in self._begin() if key.startswith(prefix)]
-            self._end()
+            items = self._begin()
+            self._drop_expired(items)
+            found = [key for key in items if key.startswith(prefix)]
+            self._is_in_use = False
             return found
 
     def drop_prefix(self, prefix: str) -> None:
-        """Forget every key that starts with the prefix."""
+        """Drop every value with a key that starts with the prefix."""
         with self._lock:
-            entries = self._begin()
-            for key in [key for key in entries if key.startswith(prefix)]:
-                entries.pop(key, None)
-            self._end()
+            items = self._begin()
+            for key in [key for key in items if key.startswith(prefix)]:
+                del items[key]
+            self._is_in_use = False
 
     def clear(self) -> None:
-        """Forget everything; the counts of hits and misses go on."""
+        """Drop every value; the counts of hits and misses go on."""
         with self._lock:
             self._begin().clear()
-            self._end()
+            self._is_in_use = False
 
     def stats(self) -> MemoryStats:
-        """What is held now; entries whose time is over are not."""
+        """Return what is held now, without expired values."""
         with self._lock:
-            entries = self._begin()
-            entries.expire()
-            self._end()
-            return MemoryStats(len(entries), int(entries.currsize), self._max_bytes, self._hits, self._misses)
+            items = self._begin()
+            self._drop_expired(items)
+            self._is_in_use = False
+            return MemoryStats(len(items), int(items.currsize), self.max_bytes, self._hits, self._misses)
 
 
-def give_back() -> None:
-    """Hands freed memory back to the system where the C library would keep it: glibc does, for each thread apart."""
+_SIZE_OF = itemgetter(1)
+_NOTHING: _Item = (None, 0, -math.inf)
+
+
+def trim_heap() -> None:
+    """Hand freed memory back to the system where the C library would keep it: glibc does, for each thread apart."""
     import ctypes
 
     with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library, another system

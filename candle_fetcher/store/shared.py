@@ -6,9 +6,9 @@
 A file has two places, written by turns and each with a checksum, so that a write which was cut leaves the one before
 it. Nothing is synced: what a power cut takes is minutes old by then.
 
-Whatever is wrong with the folder, the file or its locks is no error: `locked` then excludes the threads of this process
-alone, and what is saved stays in memory. When the file can be used again, `load` returns both, and the caller joins
-them. A file of a newer version is left as it is. The disk tier, on the same folder, is who warns of such things.
+Trouble with the folder, the file or its locks is no error: `locked` then excludes the threads of this process alone,
+and what is saved stays in memory. When the file can be used again, `load` returns both, for the caller to join. A file
+of a newer version is left as it is. The disk tier, on the same folder, warns of such trouble.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple
 
 from candle_fetcher.core.errors import CacheError
-from candle_fetcher.store import files
-from candle_fetcher.store.locks import Claims, LockFile, find_lock_file
+from candle_fetcher.store.files import open_plain, prepare_once, within
+from candle_fetcher.store.locks import KeyLocks, LockFile, find_lock_file
 
 FOLDER = "pacing"
 VERSION = 3  # of the file, and of what is kept in it
@@ -37,202 +37,213 @@ PLACE_BYTES = 4096
 # Magic and checksum; version, length and number of what follows, which are checked with it. The same in every version.
 _HEAD = struct.Struct("<4sI")
 _REST = struct.Struct("<HHQ")
+_START_BYTES = _HEAD.size + _REST.size
 _MAGIC = b"CNDS"
 _NAME = re.compile(r"[0-9a-f]{32}")
 _NUMBERS = 2**62
 
 # The byte that is locked while the file is read and written; beyond all that is ever in it, for Windows' sake.
 _BYTE = 1 << 20
-# Others hold the lock for microseconds. Who holds it longer is halted, and not waited for again for a while.
+# Other processes hold the lock for microseconds. One that holds it longer is suspended, and for a while nothing waits
+# for it again.
 PATIENCE_S = 1.0
 REST_S = 5.0
 REST_FAILED_S = 60.0
 _PAUSES_S = (0.00005, 0.0001, 0.0002, 0.0005, 0.001)
 
-IDLE_S = 30 * 86_400.0  # a file that nobody wrote to for so long holds nothing that still counts
+IDLE_S = 30 * 86_400.0  # a file that was not written for so long holds nothing that still counts
 
 
-class _Place(NamedTuple):
-    number: int
-    version: int
-    data: bytes
-
-
-class SharedState:
+class SharedState(AbstractContextManager[None]):
     """One set of bytes, by name, in a cache folder. Shared by threads; another process has its own of the same name."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        self._folder = Path(folder)
+        self._folder = str(folder)
         self._name = name.encode("utf-8", "surrogatepass")
-        self.path = self._folder / FOLDER / hashlib.blake2b(self._name, digest_size=16).hexdigest()
+        self._states = within(self._folder, FOLDER)
+        self._path = within(self._states, hashlib.blake2b(self._name, digest_size=16).hexdigest())
         self._files: dict[int, LockFile] = {}  # by process
-        self._claims = Claims(self.path, self._folder)
+        self._locks = KeyLocks(self._path, self._folder)
         self._closed = False
         self._memory: bytes | None = None
         self._is_ahead = False  # memory holds what the file does not
         self._rests_until = 0.0
-        # While locked: whether for other processes too, and then what the file holds and under which number.
+        # While locked: the file, whether it excludes other processes too, and then its content and the number of it.
+        self._held: LockFile | None = None
         self._is_shared = False
         self._found: bytes | None = None
         self._number = 0
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Nobody else loads or saves meanwhile. Waits for other processes a second at most."""
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return Path(self._path)
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Exclude other threads and processes in a block that loads or saves. Waits for other processes for a second at
+        most."""
+        return self
+
+    def __enter__(self) -> None:
         file = self._file()
-        with file.turn:
-            try:
-                self._is_shared = self._enter(file)
-                yield
-            finally:
-                self._is_shared = False
-                file.unlock(_BYTE)  # held or not
+        file.turn.acquire()
+        self._held = file
+        try:
+            self._is_shared = self._lock(file)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        file, self._held, self._is_shared = self._held, None, False
+        assert file is not None
+        try:
+            file.unlock(_BYTE)  # locked or not
+        finally:
+            file.turn.release()
 
     def load(self) -> tuple[bytes, ...]:
-        """What was saved last: nothing, the bytes, or theirs and ours where they went apart. To be called locked."""
+        """Return what was saved last: nothing, the bytes, or those of the file and of memory where they differ. To be
+        called in a block of `locked`."""
         theirs = self._found if self._is_shared else None
-        ours = self._memory if self._is_ahead or theirs is None else None
-        return tuple(data for data in (theirs, ours) if data is not None)
+        if self._is_ahead or theirs is None:
+            return tuple(data for data in (theirs, self._memory) if data is not None)
+        return (theirs,)
 
     def save(self, data: bytes) -> None:
-        """Keeps the bytes in place of those before. To be called locked."""
+        """Save the bytes in place of those before. To be called in a block of `locked`."""
         self._memory = data
         if self._is_shared and data == self._found and not self._is_ahead:
             return
         self._is_ahead = True
-        if self._is_shared and len(data) <= PLACE_BYTES - _HEAD.size - _REST.size:
+        if self._is_shared and len(data) <= PLACE_BYTES - _START_BYTES:
             try:
                 self._write(data)
                 self._is_ahead = False
             except OSError:
                 self._rests_until = time.monotonic() + REST_FAILED_S
 
-    def take(self, key: str) -> bool:
-        """Takes a claim that goes with these bytes; see Claims."""
-        return self._closed or self._claims.take(key)
+    def acquire(self, key: str) -> bool:
+        """Lock a key that belongs to these bytes; see KeyLocks."""
+        return self._closed or self._locks.acquire(key)
 
-    def free(self, key: str) -> None:
-        """Frees the claim."""
-        self._claims.free(key)
+    def release(self, key: str) -> None:
+        """Unlock the key."""
+        self._locks.release(key)
 
     def close(self) -> None:
-        """Lets go of the file. What is saved later stays in memory."""
+        """Close the file. What is saved later stays in memory."""
         self._closed = True
         file = self._file()
-        self._claims.close()
+        self._locks.close()
         with file.turn:
             file.leave(self)
 
     def _file(self) -> LockFile:
         pid = os.getpid()
-        return self._files.get(pid) or self._files.setdefault(pid, find_lock_file(self.path, self._folder))
+        return self._files.get(pid) or self._files.setdefault(pid, find_lock_file(self._path, self._folder))
 
-    def _enter(self, file: LockFile) -> bool:
-        """Locks the file for this process, and reads it; False where that cannot be."""
+    def _lock(self, file: LockFile) -> bool:
+        """Lock the file among processes, and read it. Return False where that is impossible."""
         began = time.monotonic()
         if self._closed or began < self._rests_until:
             return False
         rest_s = REST_FAILED_S
         try:
             if file.descriptor < 0:
-                files.prepare(self._folder)
-                _tidy(self.path.parent)
+                prepare_once(self._folder)
+                _tidy(self._states)
             file.join(self)
-            if not _lock(file, began + PATIENCE_S):
+            if not (file.lock(_BYTE) or _wait_for_lock(file, began + PATIENCE_S)):
                 rest_s = REST_S
-            elif self._read(file):
+            elif self._read(file.descriptor):
                 return True
         except (OSError, CacheError):
             pass
         self._rests_until = time.monotonic() + rest_s
         return False
 
-    def _read(self, file: LockFile) -> bool:
-        """Reads the place that was written last; False where a newer version wrote it."""
-        fd = file.descriptor
+    def _read(self, fd: int) -> bool:
+        """Read the place that was written last. Return False where a newer version wrote it."""
         os.lseek(fd, 0, os.SEEK_SET)
         whole = os.read(fd, 2 * PLACE_BYTES)
-        places = [self._unpack(whole[:PLACE_BYTES]), self._unpack(whole[PLACE_BYTES:])]
-        newest = max((place for place in places if place is not None), default=None)
-        self._number, version, self._found = newest or (0, VERSION, None)
+        places = self._unpack(whole[:PLACE_BYTES]), self._unpack(whole[PLACE_BYTES:])
+        self._number, version, self._found = max(places, key=_NUMBER_OF)
         return version <= VERSION
 
     def _write(self, data: bytes) -> None:
-        number = self._number + 1
+        assert self._held is not None
+        number, fd = self._number + 1, self._held.descriptor
         rest = _REST.pack(VERSION, len(data), number) + data
-        whole = _HEAD.pack(_MAGIC, self._sum(rest)) + rest
-        fd = self._file().descriptor
+        whole = _HEAD.pack(_MAGIC, zlib.crc32(rest, zlib.crc32(self._name))) + rest
         os.lseek(fd, number % 2 * PLACE_BYTES, os.SEEK_SET)
         if os.write(fd, whole) != len(whole):
-            raise OSError(f"{self.path}: no room for {len(whole)} bytes")
+            raise OSError(f"{self._path}: no room for {len(whole)} bytes")
         self._number, self._found = number, data
 
-    def _unpack(self, place: bytes) -> _Place | None:
-        if len(place) < _HEAD.size + _REST.size:
-            return None
-        magic, checksum = _HEAD.unpack_from(place)
-        version, length, number = _REST.unpack_from(place, _HEAD.size)
-        end = _HEAD.size + _REST.size + length
-        if magic != _MAGIC or end > len(place) or number >= _NUMBERS or self._sum(place[_HEAD.size : end]) != checksum:
-            return None
-        return _Place(number, version, place[_HEAD.size + _REST.size : end])
-
-    def _sum(self, data: bytes) -> int:
-        """A checksum that covers the name too, so that a file under another one's name is none."""
-        return zlib.crc32(data, zlib.crc32(self._name))
+    def _unpack(self, place: bytes) -> tuple[int, int, bytes | None]:
+        """Return number, version and bytes; no bytes where the place is damaged, or was written for another name."""
+        if len(place) >= _START_BYTES:
+            magic, checksum = _HEAD.unpack_from(place)
+            version, length, number = _REST.unpack_from(place, _HEAD.size)
+            rest = place[_HEAD.size : _START_BYTES + length]
+            is_whole = magic == _MAGIC and len(rest) == _REST.size + length and number < _NUMBERS
+            if is_whole and zlib.crc32(rest, zlib.crc32(self._name)) == checksum:
+                return number, version, rest[_REST.size :]
+        return 0, VERSION, None
 
 
-class Desk:
+_NUMBER_OF = itemgetter(0)
+
+
+class SharedStates:
     """All that the processes on one cache folder share beside candles: a SharedState for each name."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = Path(folder)
+        self._folder = folder
         self._states: dict[str, SharedState] = {}
 
     def state(self, name: str) -> SharedState:
-        """The state of that name, always the same object."""
+        """Return the state of that name, always the same object."""
         return self._states.get(name) or self._states.setdefault(name, SharedState(self._folder, name))
 
     def close(self) -> None:
-        """Lets go of every file."""
+        """Close every file."""
         for state in list(self._states.values()):
             state.close()
 
 
-def _lock(
-    file: LockFile, until_s: float, wait: Callable[[threading.Event, float], bool] = threading.Event.wait
-) -> bool:
-    """Whether the lock was free before then, by the monotonic clock."""
+def _wait_for_lock(file: LockFile, until_s: float) -> bool:
+    """Wait for the lock by polling. Return False where another process still has it then, by the monotonic clock."""
     pauses = iter(_PAUSES_S)
     pause_s = 0.0
-    while True:
+    while time.monotonic() < until_s:
+        pause_s = next(pauses, pause_s)
+        threading.Event().wait(pause_s)
         if file.lock(_BYTE):
             return True
-        if time.monotonic() >= until_s:
-            return False
-        pause_s = next(pauses, pause_s)
-        wait(threading.Event(), pause_s)
+    return False
 
 
-def _tidy(folder: Path) -> None:
-    """Removes states that nobody has written to for a month, such as those of practice exchanges long gone.
+def _tidy(folder: str) -> None:
+    """Remove states that were not written for a month, such as those of practice exchanges that are gone.
 
-    Whoever still has one open notices: a lock counts only while its file has the name.
+    A process that has one open notices: a lock counts only while its file has the name.
     """
     with contextlib.suppress(OSError):
         if not stat.S_ISDIR(os.lstat(folder).st_mode):
             return
-        for path in folder.iterdir():
+        for found in os.scandir(folder):
             with contextlib.suppress(OSError):
-                if time.time() - os.lstat(path).st_mtime > IDLE_S and _is_state(path):
-                    path.unlink()
+                if time.time() - found.stat(follow_symlinks=False).st_mtime > IDLE_S and _is_state(Path(found.path)):
+                    os.unlink(found.path)  # noqa: PTH108 - a Path for each takes ten calls
 
 
 def _is_state(path: Path) -> bool:
-    """Whether the file is one that a SharedState wrote: by its name, its length, and what it begins with."""
+    """Return whether a SharedState wrote the file, by its name, its length, and its first bytes."""
     if not _NAME.fullmatch(path.name):
         return False
-    fd = files.open_plain(path, os.O_RDONLY)
+    fd = open_plain(path, os.O_RDONLY)
     try:
         whole = os.read(fd, 2 * PLACE_BYTES + 1)
     finally:

@@ -275,8 +275,7 @@ def _joined(frames: Iterable[Any]) -> Any:
 def archive_export(url: str, start: str, end: str) -> Figures:
     """A whole listing to CSV out of the archive, nothing stored: by how much the peak of memory grew since the
     import."""
-    import candle_fetcher.exports  # noqa: F401 - before the clock starts
-
+    _csv_writer()  # its tables are read before the clock starts
     with tempfile.TemporaryDirectory() as folder, _fetcher(f"{folder}/cache", url, archive=True) as fetcher:
         before = peak_bytes()
         figures = timed(lambda: _lines(fetcher.export(SYMBOL, "1m", start, end, path=folder)))
@@ -292,10 +291,13 @@ def _lines(path: Path) -> int:
 def archive_ledger(url: str, start: str, end: str) -> Figures:
     """Ours from the archive, with a watch on its checks and its ledger: the CPU time of their calls, whatever the
     thread, beside that of the whole fetch."""
-    from candle_fetcher.cache import CandleCache
-    from candle_fetcher.fetcher import collect, gather
+    from candle_fetcher.cache.facts import FactStore
+    from candle_fetcher.cache.freshness import FreshnessIndex
+    from candle_fetcher.core import plan
+    from candle_fetcher.fetcher import collect
+    from candle_fetcher.fetcher.gathering import archive, chunks
     from candle_fetcher.providers import binance_archive
-    from candle_fetcher.sources import rest
+    from candle_fetcher.sources import pages, reader
 
     local, spent = threading.local(), []
 
@@ -317,10 +319,14 @@ def archive_ledger(url: str, start: str, end: str) -> Figures:
 
     for owner, names in (
         (binance_archive, ("check",)),
-        (rest, ("check", "find_holes")),
-        (gather, ("find_holes", "absorb", "find_asks")),
+        (pages, ("check",)),
+        (reader, ("find_holes",)),
+        (archive, ("find_holes", "absorb")),
+        (chunks, ("absorb",)),
+        (plan, ("find_asks",)),
         (collect, ("find_all_gaps", "failed_gaps")),
-        (CandleCache, ("facts", "learn", "believed_until", "open_shelves", "close_shelves")),
+        (FactStore, ("get", "learn")),
+        (FreshnessIndex, ("load", "save")),
     ):
         for name in names:
             if hasattr(owner, name):
@@ -377,6 +383,7 @@ def load_disk(folder: str, start: str, end: str, url: str, again: int = 30) -> F
 
 def export(folder: str, start: str, end: str, url: str) -> Figures:
     """A long export from the cache: by how much the most memory in use grew since the import."""
+    _csv_writer()  # its tables are read before the clock starts
     with _fetcher(folder, url) as fetcher, tempfile.TemporaryDirectory() as into:
         before = peak_bytes()
         figures = timed(lambda: fetcher.export(SYMBOL, "1m", start, end, path=into).stat().st_size)
@@ -385,21 +392,37 @@ def export(folder: str, start: str, end: str, url: str) -> Figures:
 
 def write_csv(folder: str, start: str, end: str, url: str, pairs: int) -> Figures:
     """Our writer and DataFrame.to_csv by turns, on the same candles, each to a file of its own."""
-    import candle_fetcher.exports
-    from candle_fetcher.core.candles import OHLCV, candles_from
-
+    write = _csv_writer()
     with _fetcher(folder, url) as fetcher:
-        frame = fetcher.fetch(SYMBOL, "1m", start, end).tz_localize(None)
+        frame = fetcher.fetch(SYMBOL, "1m", start, end)
     frame.attrs.clear()
-    open_ms = frame.index.asi8 // 1_000_000
-    candles = candles_from(("open_time", *OHLCV), [open_ms, *(frame[name].to_numpy() for name in OHLCV)])
+    plain = frame.tz_localize(None)
     found: Figures = {"rows": len(frame), "ours_s": [], "peer_s": []}
     with tempfile.TemporaryDirectory() as into:
         ours, peer = Path(into) / "ours.csv", Path(into) / "peer.csv"
         for _ in range(pairs):
-            found["ours_s"].append(_seconds(lambda: candle_fetcher.exports.write_csv(ours, "", [candles], "ohlcv")))
-            found["peer_s"].append(_seconds(lambda: frame.to_csv(peer)))
+            found["ours_s"].append(_seconds(lambda: write(ours, frame)))
+            found["peer_s"].append(_seconds(lambda: plain.to_csv(peer)))
     return found
+
+
+def _csv_writer() -> Callable[[Path, Any], object]:
+    """Return what writes a frame to a CSV file; commits before that module wrote columns, not frames."""
+    for name in ("candle_fetcher.files.writing", "candle_fetcher.exports", "candle_fetcher.export"):
+        with contextlib.suppress(ModuleNotFoundError):
+            exports: Any = importlib.import_module(name)
+            break
+    if name == "candle_fetcher.export":
+        candles: Any = importlib.import_module("candle_fetcher.core.candles")
+
+        def write(target: Path, frame: Any) -> object:
+            columns = [frame.index.asi8 // 1_000_000, *(frame[name].to_numpy() for name in candles.OHLCV)]
+            part = candles.candles_from(("open_time", *candles.OHLCV), columns)
+            return exports.write_csv(target, "", [part], "ohlcv")
+
+        return write
+    importlib.import_module("candle_fetcher.fetcher.exporting")
+    return lambda target, frame: exports.write_file(target, exports.csv_pieces([frame]), None)
 
 
 def plan(folder: str, start: str, end: str, url: str, archive: bool = False) -> Figures:

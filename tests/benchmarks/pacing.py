@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 
 from candle_fetcher.core.call import Limit
-from candle_fetcher.net.pacing import Limiter
-from candle_fetcher.store.shared import Desk
+from candle_fetcher.net.limiter import Limiter
+from candle_fetcher.store.shared import SharedStates
 
 GO = threading.Event()
 LIMITS = (Limit(10**9, 60), Limit(10**9, 300, "requests"))
@@ -27,21 +27,21 @@ LIMITS = (Limit(10**9, 60), Limit(10**9, 300, "requests"))
 
 def measure(folder: str | None, rounds: int) -> list[float]:
     """Microseconds of each of so many rounds."""
-    desk = Desk(Path(folder)) if folder is not None else None
+    shared_states = SharedStates(Path(folder)) if folder is not None else None
     limiter = Limiter(
         provider="bench",
         limits=LIMITS,
         now_ms=lambda: int(time.time() * 1000),
         steady_ms=lambda: int(time.monotonic() * 1000),
-        shared=desk.state("bench") if desk else None,
+        shared=shared_states.state("bench") if shared_states else None,
     )
     taken = []
     for _ in range(rounds):
         began = time.perf_counter()
         limiter.release(limiter.acquire(2, stop=GO), used=2)
         taken.append(1e6 * (time.perf_counter() - began))
-    if desk:
-        desk.close()
+    if shared_states:
+        shared_states.close()
     return taken
 
 

@@ -22,11 +22,11 @@ if __name__ == "__main__":
 
 from world import World, ms
 
-from candle_fetcher import CandleFetcher, CandleFetcherError, FetchPlan
+from candle_fetcher import CandleFetcher, FetchPlan
 from candle_fetcher.core.plan import chunk_span, chunks_of
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import parse_timeframe
-from candle_fetcher.practice.exchange import Request
+from candle_fetcher.practice.exchange import ServedRequest
 
 NOW = "2024-06-15T12:00:30"
 START, MIDDLE, END = "2020-06-15", "2022-06-15", "2024-06-15T12:00"
@@ -41,7 +41,7 @@ class Run(NamedTuple):
 
     name: str
     plan: FetchPlan
-    log: list[Request]
+    log: list[ServedRequest]
     holes: list[Span]
     rows: int
     seconds: float
@@ -87,14 +87,14 @@ class Run(NamedTuple):
     def _is_noted(self, what: str) -> bool:
         return any(what in note for note in self.plan.notes)
 
-    def _looks(self) -> list[Request]:
+    def _looks(self) -> list[ServedRequest]:
         return [request for request in self._klines() if any(hole.holds(_span(request)) for hole in self.holes)]
 
-    def _calls(self) -> list[Request]:
+    def _calls(self) -> list[ServedRequest]:
         looks = self._looks()
         return [request for request in self._klines() if request not in looks]
 
-    def _klines(self) -> list[Request]:
+    def _klines(self) -> list[ServedRequest]:
         return [request for request in self.log if request.path.endswith("/klines")]
 
     def _more(self) -> int:
@@ -119,7 +119,7 @@ def _line(what: str, planned: int, sent: int, ok: bool) -> str:
     return f"  {what:<24}{planned:>9,}{sent:>9,}{'' if ok else '   <-'}"
 
 
-def _span(request: Request) -> Span:
+def _span(request: ServedRequest) -> Span:
     return Span(int(request.params["startTime"]), int(request.params["endTime"]) + 1)
 
 
@@ -134,12 +134,11 @@ def holes_of(fetcher: CandleFetcher, timeframe: str, start: str, end: str) -> se
     return {chunk_span(grid, chunk).clip(span) for span in spans for chunk in chunks_of(grid, span)}
 
 
-def fetch_as_planned(world: World, fetcher: CandleFetcher, name: str, timeframe: str, start: str, end: str) -> Run:
+def fetch_as_planned(
+    world: World, fetcher: CandleFetcher, name: str, timeframe: str, start: str, end: str, stored_until: str = ""
+) -> Run:
     """Plans, fetches the same, and reads the exchange's log."""
-    try:
-        before = holes_of(fetcher, timeframe, start, MIDDLE)
-    except CandleFetcherError:
-        before = set()  # nothing is stored
+    before = holes_of(fetcher, timeframe, start, stored_until) if stored_until else set()
     plan = fetcher.plan(SYMBOL, timeframe, start, end)
     world.exchange.clear_log()
     began = time.perf_counter()
@@ -150,19 +149,19 @@ def fetch_as_planned(world: World, fetcher: CandleFetcher, name: str, timeframe:
     return Run(name, plan, log, holes, len(frame), seconds)
 
 
-def runs(timeframe: str, folder: Path) -> list[Run]:
+def runs(timeframe: str, folder: Path, start: str = START, middle: str = MIDDLE) -> list[Run]:
     """The three fetches, each with what it needs to know fetched before."""
     with World(folder, now=NOW, weight_limit=10**9) as world:
         cold = world.fetcher(cache_dir=folder / "cold")
         cold.fetch(SYMBOL, timeframe, "2017-08-01", limit=1)  # since when it is listed, and the limits
-        done = [fetch_as_planned(world, cold, f"four years of {timeframe}, nothing stored", timeframe, START, END)]
+        done = [fetch_as_planned(world, cold, f"{timeframe} since {start}, nothing stored", timeframe, start, END)]
         half = world.fetcher(cache_dir=folder / "half")
         half.fetch(SYMBOL, timeframe, "2017-08-01", limit=1)
-        half.fetch(SYMBOL, timeframe, START, MIDDLE)
-        done.append(fetch_as_planned(world, half, "the same, the first half stored", timeframe, START, END))
+        half.fetch(SYMBOL, timeframe, start, middle)
+        done.append(fetch_as_planned(world, half, "the same, the first half stored", timeframe, start, END, middle))
         new = world.fetcher(cache_dir=folder / "new")
-        name = "the last two years, by a fetcher that knows nothing"
-        done.append(fetch_as_planned(world, new, name, timeframe, MIDDLE, END))
+        name = f"since {middle}, by a fetcher that knows nothing"
+        done.append(fetch_as_planned(world, new, name, timeframe, middle, END))
     return done
 
 

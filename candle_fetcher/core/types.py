@@ -1,0 +1,17 @@
+"""The words that arguments of public calls take, as types: a checker names a misspelt one before the program runs."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+SourceName = Literal["auto", "cache", "archive", "rest"]
+CandleKind = Literal["candles", "mark", "index", "premium"]
+ColumnSet = Literal["ohlcv", "all"]
+GapPolicy = Literal["leave", "raise", "refetch", "ffill", "interpolate"]
+PerformanceMode = Literal["low", "standard", "high"]
+FileFormat = Literal["csv"]
+
+SOURCE_NAMES: tuple[str, ...] = get_args(SourceName)
+COLUMN_SETS: tuple[str, ...] = get_args(ColumnSet)
+GAP_POLICIES: tuple[str, ...] = get_args(GapPolicy)
+FILE_FORMATS: tuple[str, ...] = get_args(FileFormat)

@@ -1,0 +1,94 @@
+"""A file of candles, read and checked block by block; and a CSV of ours as a frame."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from candle_fetcher.core.candles import OHLCV, Candles, check, have_prices, in_order, join, no_candles
+from candle_fetcher.core.errors import BadFile, InputError, ReplyError
+from candle_fetcher.core.frame import MANIFEST, Manifest, frame_of
+from candle_fetcher.core.gap import iso
+from candle_fetcher.core.spans import Span
+from candle_fetcher.core.text.csv import FLAG_COLUMNS, read_rows
+from candle_fetcher.core.text.rows import CSV_PIECE_BYTES
+from candle_fetcher.files.formats import OURS, find_format
+from candle_fetcher.files.places import find_home, read_manifest
+
+_YEARS = Span(0, 253_402_300_800_000)  # 1970 to 9999
+HEAD_BYTES = 4_096
+
+
+def read_frame(path: object) -> pd.DataFrame:
+    """Read a CSV that `export` wrote; see `candle_fetcher.read_csv`."""
+    file = find_home(path, "the name of a CSV that export wrote")
+    with naming_file(file, "read"):
+        head = read_head(file)
+        if find_format(head) != OURS:
+            raise InputError(f"it is not {OURS}; expected one, which begins with timestamp,")
+        names = head.removeprefix(b"\xef\xbb\xbf").splitlines()[0].decode("utf-8", "replace").split(",")[1:]
+        blocks = list(checked_blocks(read_rows(read_pieces(file), None)))
+        manifest = read_manifest(file)
+    candles = join(blocks) if blocks else no_candles(in_order(("open_time", *names)))
+    frame = frame_of(candles, names)
+    for name in FLAG_COLUMNS:
+        if name in frame:
+            frame[name] = frame[name] == 1
+    if manifest is not None:
+        frame.attrs[MANIFEST] = Manifest(manifest)
+    return frame
+
+
+@contextlib.contextmanager
+def naming_file(path: Path, what: str) -> Iterator[None]:
+    """Put the name of the file before what an error says about it."""
+    try:
+        yield
+    except (ReplyError, BadFile) as error:
+        raise BadFile(f"{path.name} is damaged or incomplete: {error.args[0]}") from error
+    except InputError as error:
+        if type(error) is not InputError:
+            raise
+        raise InputError(f"{path.name} cannot be {what}: {error.args[0]}") from error
+
+
+def read_head(path: Path) -> bytes:
+    """Return the first bytes of the file. Raises BadFile for an empty file and for text that ends within a line."""
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+        if not head:
+            raise BadFile("it is empty")
+        if not head.startswith(b"PK"):
+            file.seek(-1, 2)
+            if file.read(1) != b"\n":
+                raise BadFile("its last line has no end, so it was cut")
+    return head
+
+
+def read_pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(CSV_PIECE_BYTES):
+            yield piece
+
+
+def checked_blocks(blocks: Iterable[Candles]) -> Iterator[Candles]:
+    """Yield the blocks, checked as a reply is, each against the last candle of the one before."""
+    last: Candles | None = None
+    for block in blocks:
+        if not block.count:
+            continue
+        whole = block if last is None else join([last, block])
+        checked = check(whole.pick(("open_time", *OHLCV)) if have_prices(whole.names) else whole, _YEARS)
+        if checked.count < whole.count:
+            twins = np.flatnonzero(np.diff(whole.open_ms) == 0) + 1
+            differing = (whole.block[:, twins] != whole.block[:, twins - 1]).any(axis=0)
+            if differing.any():
+                at = iso(int(whole.open_ms[twins[int(np.argmax(differing))]]))
+                raise ReplyError(f"there are two candles of {at}, which are not the same")
+            whole = Candles(whole.names, np.delete(whole.block, twins, axis=1))
+        yield whole if last is None else Candles(whole.names, whole.block[:, 1:])
+        last = Candles(whole.names, whole.block[:, -1:])

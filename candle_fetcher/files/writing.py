@@ -1,0 +1,184 @@
+"""Candles as a file for a spreadsheet. It is written beside its place, and moved there when it is whole.
+
+Where a file's name does not identify its series, `NAME.json` with the manifest is written beside it, and before it:
+after a crash between the two, an import refuses the file instead of taking it for another series.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pandas as pd
+
+from candle_fetcher.core.errors import InputError
+from candle_fetcher.core.frame import index_ms
+from candle_fetcher.core.text.decimals import Column
+from candle_fetcher.core.text.formatting import BLOCK_ROWS, Flags, Times, format_rows
+from candle_fetcher.files.places import manifest_path, read_manifest
+
+fcntl: Any = None
+with contextlib.suppress(ImportError):  # Windows, where no process can remove a file that another one has open
+    import fcntl
+
+# A file while it is written, by the name that `replacing` gives it. Killed writers leave it behind.
+_PART = re.compile(r"\..+\.(?:csv|json)\.\w{8}\.part", re.IGNORECASE)
+ORPHAN_S = 3600.0
+_PAUSES_S = (0.05, 0.1, 0.2, 0.4)  # for a virus scanner that looks at the file there
+
+
+def write_file(target: Path, pieces: Iterable[bytes], manifest: Callable[[], Mapping[str, Any]] | None) -> None:
+    """Write the pieces as they come, and then what `manifest` returns beside them; without it, an older one goes.
+
+    Raises OSError naming the file; then the file that was there before is untouched.
+    """
+    with replacing(target) as file:
+        for piece in pieces:
+            file.write(piece)
+            del piece
+        if manifest is not None:
+            with replacing(manifest_path(target)) as beside:
+                beside.write(json.dumps(dict(manifest()), indent=2, ensure_ascii=False, allow_nan=False).encode())
+                beside.write(b"\n")
+    if manifest is None:
+        with contextlib.suppress(OSError, InputError):
+            if read_manifest(target) is not None:
+                manifest_path(target).unlink()
+
+
+def csv_pieces(frames: Iterable[pd.DataFrame]) -> Iterator[bytes]:
+    """Yield the file of frames that have the same columns, as bytes: its header, then their rows."""
+    has_header = False
+    for frame in frames:
+        if not has_header:
+            has_header = True
+            yield ",".join(("timestamp", *frame.columns)).encode() + b"\n"
+        open_ms = index_ms(frame)
+        columns = [_values(frame[name]) for name in frame.columns]
+        borders = {*range(0, len(open_ms), BLOCK_ROWS), len(open_ms)}
+        for times in (column for column in columns if column.dtype.kind == "M"):
+            # Invented rows have no close time: a piece has them throughout or not at all.
+            borders.update((np.flatnonzero(np.diff(np.isnat(times))) + 1).tolist())
+        for start, stop in itertools.pairwise(sorted(borders)):
+            yield format_rows(open_ms[start:stop], [_without_nat(column[start:stop]) for column in columns])
+        del frame, open_ms, columns  # they are freed before the next frame is made
+
+
+def _values(values: pd.Series[Any]) -> Column | Times | Flags:
+    if isinstance(values.dtype, pd.DatetimeTZDtype):
+        times: Times = values.dt.tz_localize(None).to_numpy().astype("M8[ms]")
+        return times
+    if values.dtype == np.bool_:
+        return values.to_numpy(dtype=np.bool_)
+    if values.dtype == np.float64:
+        return values.to_numpy(dtype=np.float64)
+    if values.isna().any():
+        return values.to_numpy(dtype=np.float64, na_value=np.nan)
+    return values.to_numpy(dtype=np.int64)
+
+
+def _without_nat(column: Column | Times | Flags) -> Column | Times | Flags:
+    return np.full(len(column), np.nan) if column.dtype.kind == "M" and np.isnat(column).all() else column
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[IO[bytes]]:
+    """Give a file to write. It replaces the target when the block ends well, and is removed when the block fails.
+
+    A target that is a symbolic link stays one: the file that it points to is replaced.
+    """
+    name = None
+    try:
+        target = Path(os.path.realpath(target)) if target.is_symlink() else target
+        with contextlib.suppress(FileExistsError):  # a file in the folder's place: the next line says so more clearly
+            target.parent.mkdir(parents=True, exist_ok=True)
+        _tidy(target.parent)
+        handle, name = _begin(target)
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            with contextlib.suppress(OSError):
+                mask = os.umask(0)
+                os.umask(mask)
+                Path(name).chmod(0o666 & ~mask)  # mkstemp makes files that only their owner can read
+            if fcntl is not None:  # while it is locked, so that no other export takes it for an orphan
+                _move(Path(name), target)
+        if fcntl is None:
+            _move(Path(name), target)
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}; {target} was not written", str(target)) from error
+    finally:
+        if name is not None:
+            Path(name).unlink(missing_ok=True)
+
+
+def _begin(target: Path) -> tuple[int, str]:
+    """Make the file that is to take the target's place, and lock it. Returns its descriptor and its name."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        # Before it was locked, another export may have taken it for an orphan.
+        if _lock(handle) is not False and (fcntl is None or os.fstat(handle).st_nlink):
+            return handle, name
+        os.close(handle)
+
+
+def _move(path: Path, target: Path) -> None:
+    """Move the file. Wait a moment where another program has the target open, which Windows refuses."""
+    for pause_s in _PAUSES_S:
+        try:
+            path.replace(target)
+            return
+        except PermissionError:
+            threading.Event().wait(pause_s)
+    path.replace(target)
+
+
+def _lock(handle: int) -> bool | None:
+    """Lock the open file until it is closed or its process ends. Return False where another process has locked it, None
+    where the disk has no locks."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what killed exports left in the folder.
+
+    A process that is still writing holds the lock, however long ago it wrote last. Where there are no locks, a file
+    goes after an hour on Windows, which removes none that is open, and stays elsewhere.
+    """
+    with contextlib.suppress(OSError), os.scandir(folder) as found:
+        for one in found:
+            if _PART.fullmatch(one.name) and one.is_file(follow_symlinks=False):
+                with contextlib.suppress(OSError):
+                    _remove_orphan(one)
+
+
+def _remove_orphan(found: os.DirEntry[str]) -> None:
+    if fcntl is None:
+        if time.time() - found.stat().st_mtime > ORPHAN_S:
+            os.unlink(found.path)  # noqa: PTH108
+        return
+    handle = os.open(found.path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        if _lock(handle):
+            os.unlink(found.path)  # noqa: PTH108
+    finally:
+        os.close(handle)
