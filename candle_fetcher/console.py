@@ -54,6 +54,22 @@ def make_progress(progress: bool | Callable[[Progress], object] | None) -> Obser
 
 
 _open_bars: set[Any] = set()
+_drawing = threading.RLock()  # held while a bar is drawn, opened or closed
+
+
+class _NoLock:
+    """The lock of tqdm's bars here, which is never taken: tqdm does not release one where an interruption ends a
+    drawing. `_drawing` is held instead."""
+
+    def acquire(self, *_: object, **__: object) -> bool:
+        return True
+
+    def release(self) -> None: ...
+
+    def __enter__(self) -> bool:
+        return True
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 class ProgressBar:
@@ -67,7 +83,6 @@ class ProgressBar:
     def __init__(self, *, delay_s: float = 0.0, file: TextIO | None = None) -> None:
         self._delay_s = delay_s
         self._file = file
-        self._lock = threading.RLock()
         self._bar: Any = None
         self._labels: list[str] = []
         self._running = self._done = self._total = 0
@@ -75,7 +90,7 @@ class ProgressBar:
     def __call__(self, event: Event) -> None:
         if not isinstance(event, Progress):
             return
-        with self._lock:
+        with _drawing:
             if event.phase == "start":
                 self._running += 1
                 self._total += event.total
@@ -83,15 +98,17 @@ class ProgressBar:
             elif not self._running:
                 return
             self._done += event.done
-            self._draw()
-            if event.phase == "end":
-                self._running -= 1
-                if not self._running:
-                    self._close()
+            try:
+                self._draw()
+            finally:  # an interruption in the middle of a drawing leaves no bar open
+                if event.phase == "end":
+                    self._running -= 1
+                    if not self._running:
+                        self._close()
 
     def close(self) -> None:
         """Close the bar, also while calls are under way."""
-        with self._lock:
+        with _drawing:
             self._close()
 
     def _draw(self) -> None:
@@ -130,8 +147,7 @@ def _open_bar(file: TextIO | None, delay_s: float, label: str, done: int, total:
             if (widgets := getattr(self, "container", None)) is not None:
                 widgets.children[1].max = total
 
-    # A lock that is not shared with other processes leaves no semaphore behind.
-    CandleBar.set_lock(threading.RLock())
+    CandleBar.set_lock(_NoLock())
     stream = sys.stderr if file is None else file
     # A terminal without a size (in a container, under expect) has no columns: tqdm would draw nothing.
     unsized = is_on_terminal(stream) and not _columns(stream)
@@ -155,11 +171,10 @@ def _open_bar(file: TextIO | None, delay_s: float, label: str, done: int, total:
 @contextlib.contextmanager
 def above_bars() -> Iterator[None]:
     """Clear the bars that are drawn for as long as lines are written above them."""
-    with contextlib.ExitStack() as locked:
+    with _drawing:
         # A bar that is still within its delay has drawn nothing.
         bars = [bar for bar in tuple(_open_bars) if not bar.disable and bar._time() - bar.start_t >= bar.delay]
         for bar in bars:
-            locked.enter_context(bar.get_lock())
             bar.clear(nolock=True)
         yield
         for bar in bars:

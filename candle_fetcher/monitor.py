@@ -58,11 +58,9 @@ class PerformanceMonitor:
         self._last_s = now_s = self._clock()
         if self._since_s is None:
             self._since_s = now_s - getattr(event, "seconds", 0.0)
-        if len(inbox) >= _INBOX and self._lock.acquire(blocking=False):
-            try:
+        if len(inbox) >= _INBOX:
+            with self._lock:
                 self._fold()
-            finally:
-                self._lock.release()
 
     __call__ = observe
 

@@ -4,7 +4,9 @@ import io
 import os
 import sys
 import threading
+import time
 import types
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -160,6 +162,41 @@ def test_threads_may_share_a_bar() -> None:
         thread.join()
     bar(end("first"))
     assert "3.20k/3.20k" in stream.getvalue().split("\r")[-1]
+
+
+@pytest.mark.fault("E03", "E10")
+@pytest.mark.parametrize("broken_write", range(1, 6))
+def test_an_interrupted_drawing_keeps_no_other_thread_from_the_bar(broken_write: int) -> None:
+    class Interrupted(Terminal):
+        """Interrupts one write, as Ctrl-C does in the middle of a drawing."""
+
+        writes = 0
+
+        def write(self, text: str, /) -> int:
+            self.writes += 1
+            if self.writes == broken_write:
+                raise KeyboardInterrupt
+            return super().write(text)
+
+    stream = Interrupted()
+    bar = ProgressBar(file=stream)
+    ended_in_time = []
+
+    def draw(event: Event) -> None:
+        with suppress(KeyboardInterrupt):
+            bar(event)
+
+    draw(start("a", 0, 2000))
+    time.sleep(0.11)  # tqdm draws ten times a second at most
+    draw(advance("a", 1000))
+    # The call goes on for a moment in a thread of the library; then another call begins.
+    for event in (end("a"), start("b", 0, 1000), end("b")):
+        thread = threading.Thread(target=draw, args=(event,), daemon=True)
+        thread.start()
+        thread.join(30)
+        ended_in_time.append(not thread.is_alive())
+    assert ended_in_time == [True, True, True]
+    assert stream.writes > broken_write, "nothing was interrupted"
 
 
 @pytest.mark.fault("E10")
