@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from candle_fetcher.cache.documents import DocumentStore, int64, text
 from candle_fetcher.cache.facts import FactStore
 from candle_fetcher.cache.frames import FrameStore
 from candle_fetcher.cache.locks import ChunkLocks
+from candle_fetcher.cache.pages import PageStore, Run
 from candle_fetcher.core.entry import Entry, is_of_newer_version, pack, unpack
+from candle_fetcher.core.events import Lookup
 from candle_fetcher.core.merging import Merged, merge_entries
+from candle_fetcher.core.page import Page, fits_page
+from candle_fetcher.core.plan import chunk_span
 from candle_fetcher.core.revisions import Revision
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge
@@ -19,6 +23,8 @@ from candle_fetcher.store import Store
 
 CHUNK = re.compile(r"-?[0-9]{1,18}")  # the number of a chunk, as it ends the key of an entry
 _KEPT_REVISIONS = 10_000  # of a series
+_BATCH_CHUNKS = 16  # of more, the entries are read in batches, side by side
+_BATCHES = 16
 
 
 class _Unsaved(NamedTuple):
@@ -28,8 +34,17 @@ class _Unsaved(NamedTuple):
     seen: Entry | None
 
 
+class _Stored(NamedTuple):
+    """What the disk has of some chunks: the values of those that have entries of their own, the heads of pages that may
+    hold others, and the entries of all of them."""
+
+    data: dict[int, bytes]
+    pages: dict[int, Page]
+    entries: dict[int, Entry]
+
+
 class EntryStore:
-    """The entries of each series, one a chunk. Shared by threads."""
+    """The entries of each series, one a chunk: on their own, or in `pages`. Shared by threads."""
 
     def __init__(
         self,
@@ -47,51 +62,123 @@ class EntryStore:
         self._frames = frames
         self._locks = locks
         self._compress = compress
+        self.pages = PageStore(store, documents, is_on=not compress)
         self._unsaved: dict[str, _Unsaved] = {}  # by key
 
     def chunks(self, series: Series) -> list[int]:
-        """Return the numbers of the chunks that have an entry, in order."""
+        """Return the numbers of the chunks that are stored, in order."""
         prefix = f"{series.key}|"
         names = {key.removeprefix(prefix) for key in self._store.keys(prefix)}
-        return sorted(int(name) for name in names if CHUNK.fullmatch(name))
+        chunks = {int(name) for name in names if CHUNK.fullmatch(name)}
+        return sorted(chunks.union(*(page.chunks for page in self.pages.find_all(series).values())))
 
-    def load(self, series: Series, chunks: Sequence[int], *, keep: bool = True) -> dict[int, tuple[str, Entry]]:
-        """Return the stored entries of the chunks, each with its tier. `keep` puts those from disk into memory."""
-        prefix = series.key
-        keys = {f"{prefix}|{chunk}": chunk for chunk in chunks}
-        found = {}
-        for key, (tier, data) in self._store.load_many(keys, keep=keep).items():
-            entry = unpack(key, data, trusted=tier == "memory")
-            if entry is not None:
-                found[keys[key]] = (tier, entry)
-            elif is_of_newer_version(key, data):
-                self._store.memory.drop(key)
-            else:
-                self._store.drop(key)
-                self._documents.warn_of_damage(key, data)
+    def load(
+        self,
+        series: Series,
+        chunks: Sequence[int],
+        *,
+        keep: bool = True,
+        names: Sequence[str] | None = None,
+        run: Run[Any, Any] = map,
+    ) -> dict[int, tuple[str, Entry]]:
+        """Return the stored entries of the chunks, each with its tier. Emits a Lookup for each tier.
+
+        `keep` puts those from disk into memory. `names`: the columns that are wanted, where an entry answers for its
+        whole chunk and has no hole; it may have others. `run` does parts of the work, side by side where it can.
+        """
+        store, memory = self._store, self._load_memory(series, chunks, names)
+        left = [chunk for chunk in chunks if chunk not in memory]
+        store.observe(Lookup("memory", len(memory), len(left)))
+        found = {chunk: ("memory", entry) for chunk, entry in memory.items()}
+        if left and store.disk is not None:
+            data, pages = self._read_disk(series, left, run)
+            own = {chunk: entry for chunk, value in data.items() if (entry := self._unpack(series, chunk, value))}
+            for chunk in own if keep else ():
+                store.memory.save(f"{series.key}|{chunk}", data[chunk], len(data[chunk]))
+            # What may be asked for again keeps all of its columns.
+            final = {
+                chunk: entry
+                for chunk, entry in own.items()
+                if names is None or fits_page(entry, chunk_span(series.timeframe, chunk))
+            }
+            read = own | self.pages.read(series, pages, left, names=names, own=final, run=run, keep=keep)
+            store.observe(Lookup("disk", len(read), len(left) - len(read)))
+            found |= {chunk: ("disk", entry) for chunk, entry in read.items()}
         if found:
             self._facts.restore_unverified(series, [entry for _, entry in found.values()])
         return found
 
+    def _load_memory(self, series: Series, chunks: Sequence[int], names: Sequence[str] | None) -> dict[int, Entry]:
+        """Return the entries that memory has."""
+        prefix, found = series.key, {}
+        keys = {f"{prefix}|{chunk}": chunk for chunk in chunks}
+        for key, data in self._store.memory.load_many(keys).items():
+            entry = unpack(key, data, trusted=True)
+            if entry is not None:
+                found[keys[key]] = entry
+        left = [chunk for chunk in chunks if chunk not in found]
+        return found | self.pages.held(series, left, names) if left else found
+
+    def _read_disk(
+        self, series: Series, chunks: Sequence[int], run: Run[Any, Any] = map
+    ) -> tuple[dict[int, bytes], dict[int, Page]]:
+        """Return the values of the chunks that have entries of their own on disk, and the heads of pages that may hold
+        the others."""
+        disk, prefix = self._store.disk, series.key
+        if disk is None or not chunks:
+            return {}, {}
+        keys = {f"{prefix}|{chunk}": chunk for chunk in chunks}
+        heads = self.pages.keys(series, chunks)
+        if len(chunks) <= _BATCH_CHUNKS:
+            data = disk.load_many([*heads, *keys])
+            pages = self.pages.unpack({key: data.pop(key) for key in heads if key in data}, heads)
+        else:
+            pages = self.pages.unpack(disk.load_many(heads), heads)
+            # Most chunks of a long range lie in pages: then it is quicker to see first which of them do not.
+            present = disk.present(list(keys)) if pages else keys
+            asked = [key for key in keys if key in present]
+            size = max(_BATCH_CHUNKS, -(-len(asked) // _BATCHES))
+            data = {}
+            for read in run(disk.load_many, [asked[at : at + size] for at in range(0, len(asked), size)]):
+                data.update(read)
+        return {keys[key]: value for key, value in data.items()}, pages
+
+    def _unpack(self, series: Series, chunk: int, data: bytes) -> Entry | None:
+        """Return the entry of the chunk that was read from disk; damaged bytes are dropped, with a warning."""
+        key = f"{series.key}|{chunk}"
+        entry = unpack(key, data)
+        if entry is None and is_of_newer_version(key, data):
+            self._store.memory.drop(key)
+        elif entry is None:
+            self._store.drop(key)
+            self._documents.warn_of_damage(key, data)
+        return entry
+
     def read(self, series: Series, chunks: Sequence[int]) -> dict[int, tuple[str, Entry]]:
         """Return the entries as they lie on disk now, where another process may have stored newer ones than those in
         memory; from memory those that the disk does not have. Emits no Lookup event."""
-        return self._merge_memory(series, chunks, self._read_disk(series, chunks))
+        return self._merge_memory(series, chunks, self._read_stored(series, chunks).entries)
 
     def reload(self, series: Series, chunks: Sequence[int]) -> dict[int, tuple[str, Entry]]:
         """Return what `read` does, and put what another process has stored into memory in place of the old copy."""
-        read = self._read_disk(series, chunks)
-        found = self._merge_memory(series, chunks, read)
+        stored, memory = self._read_stored(series, chunks), self._store.memory
+        found = self._merge_memory(series, chunks, stored.entries)
+        is_old = self.pages.forget(series, stored.data)
         for chunk, (tier, entry) in found.items():
             key = f"{series.key}|{chunk}"
-            held = self._store.memory.load(key) if tier == "disk" else None
+            held = memory.load(key) if tier == "disk" else None
             if held is None:
                 continue
-            if held == read[key]:
+            if held == stored.data.get(chunk):
                 found[chunk] = "memory", entry
+            elif chunk in stored.data:
+                memory.save(key, stored.data[chunk], len(stored.data[chunk]))
+                is_old = True
             else:
-                self._store.memory.save(key, read[key], len(read[key]))
-                self._frames.drop(series)
+                memory.drop(key)
+                is_old = True
+        if is_old:
+            self._frames.drop(series)
         return found
 
     def update(
@@ -104,16 +191,16 @@ class EntryStore:
         keep: bool = True,
     ) -> tuple[dict[int, Entry], bool]:
         """Store what `change` returns for the entries of the chunks as they are stored now. No other thread or process
-        writes in between.
+        writes in between. Chunks that complete a page are written into it.
 
         `keep` puts them into memory, until `until_s`, after which the disk is read again; without it memory drops them.
         Returns the entries, and whether the disk took them. Where their columns lie in memory as they are, the entries
         share these bytes, so that they are held once.
         """
         with self._documents.transaction():
-            read = self._read_disk(series, chunks)
-            stored = self._merge_memory(series, chunks, read)
-            merged = change({chunk: entry for chunk, (_, entry) in stored.items()})
+            stored = self._read_stored(series, chunks)
+            known = self._merge_memory(series, chunks, stored.entries)
+            merged = change({chunk: entry for chunk, (_, entry) in known.items()})
             facts = self._facts.get(series)
             entries = {
                 chunk: one.entry._replace(unverified=facts.unverified_in(one.entry.covered))
@@ -121,17 +208,18 @@ class EntryStore:
             }
             if not self._store.keeps:
                 return entries, False
+            paged = self.pages.store(series, entries, stored.pages, keep=keep)
             prefix = series.key
-            keys = {chunk: f"{prefix}|{chunk}" for chunk in entries}
-            data = {keys[chunk]: pack(keys[chunk], entry, compress=self._compress) for chunk, entry in entries.items()}
-            until = {keys[chunk]: one for chunk, one in (until_s or {}).items()}
-            is_stored = self._save(data, until, read, keep=keep)
-            replaced = {keys[chunk]: one.replaced for chunk, one in merged.items()}
-            self._note_unsaved(replaced, read, is_unsaved=keep and not is_stored)
+            keys = {chunk: f"{prefix}|{chunk}" for chunk in entries if chunk not in paged}
+            data = {key: pack(key, entries[chunk], compress=self._compress) for chunk, key in keys.items()}
+            until = {keys[chunk]: one for chunk, one in (until_s or {}).items() if chunk in keys}
+            is_stored = self._save(series, data, until, stored, keep=keep)
+            replaced = {chunk: one.replaced for chunk, one in merged.items()}
+            self._note_unsaved(series, replaced, stored.entries, is_unsaved=keep and not is_stored)
         if self._compress or not keep:
             return entries, is_stored
         shared = {chunk: unpack(key, data[key], trusted=True) or entries[chunk] for chunk, key in keys.items()}
-        return shared, is_stored
+        return paged | shared, is_stored
 
     def rewrite(
         self, series: Series, chunks: Sequence[int], change: Callable[[dict[int, Entry]], Mapping[int, Merged]]
@@ -167,52 +255,69 @@ class EntryStore:
         except (TypeError, ValueError, OverflowError):
             return []
 
-    def _read_disk(self, series: Series, chunks: Sequence[int]) -> dict[str, bytes]:
-        """Return the values that the disk has of the chunks, by key."""
-        disk, prefix = self._store.disk, series.key
-        return {} if disk is None or not chunks else disk.load_many([f"{prefix}|{chunk}" for chunk in chunks])
+    def _read_stored(self, series: Series, chunks: Sequence[int]) -> _Stored:
+        """Return what the disk has of the chunks."""
+        data, pages = self._read_disk(series, chunks)
+        entries = {chunk: entry for chunk, value in data.items() if (entry := unpack(f"{series.key}|{chunk}", value))}
+        return _Stored(
+            data, pages, entries | self.pages.read(series, pages, [one for one in chunks if one not in data])
+        )
 
     def _merge_memory(
-        self, series: Series, chunks: Sequence[int], read: Mapping[str, bytes]
+        self, series: Series, chunks: Sequence[int], stored: Mapping[int, Entry]
     ) -> dict[int, tuple[str, Entry]]:
         """Return the entries that were read from disk, merged with what memory has because the disk did not take it."""
         found: dict[int, tuple[str, Entry]] = {}
         prefix = series.key if chunks else ""
         for chunk in chunks:
             key = f"{prefix}|{chunk}"
-            stored = unpack(key, read[key]) if key in read else None
             unsaved = self._unsaved.get(key)
-            held = self._store.memory.load(key) if stored is None or unsaved is not None else None
+            held = self._store.memory.load(key) if chunk not in stored or unsaved is not None else None
             ours = None if held is None else unpack(key, held, trusted=True)
             if ours is not None:
                 spans, seen = unsaved or ((), None)
-                merged = merge_entries(stored, ours, spans, timeframe=series.timeframe, seen=seen)
+                merged = merge_entries(stored.get(chunk), ours, spans, timeframe=series.timeframe, seen=seen)
                 found[chunk] = "memory", merged.entry
-            elif stored is not None:
-                found[chunk] = "disk", stored
+            elif chunk in stored:
+                found[chunk] = "disk", stored[chunk]
         if found:
             self._facts.restore_unverified(series, [entry for _, entry in found.values()])
         return found
 
     def _save(
-        self, data: Mapping[str, bytes], until_s: Mapping[str, float | None], read: Mapping[str, bytes], *, keep: bool
+        self,
+        series: Series,
+        data: Mapping[str, bytes],
+        until_s: Mapping[str, float | None],
+        stored: _Stored,
+        *,
+        keep: bool,
     ) -> bool:
         """Save the values; in memory alone where the disk has a value of a newer version of this package."""
+        read = {f"{series.key}|{chunk}": value for chunk, value in stored.data.items()}
         newer = {key: data[key] for key in data if key in read and is_of_newer_version(key, read[key])}
         for key, value in newer.items() if keep else ():
             self._store.memory.save(key, value, len(value), until_s.get(key))
         others = {key: value for key, value in data.items() if key not in newer}
-        return self._store.save_many(others, until_s, keep=keep) and not newer
+        is_stored = self._store.save_many(others, until_s, keep=keep) and not newer
+        if stored.pages:
+            self.pages.leave(series, [int(key.rpartition("|")[2]) for key in others], stored.pages)
+        return is_stored
 
     def _note_unsaved(
-        self, replaced: Mapping[str, tuple[Span, ...]], read: Mapping[str, bytes], *, is_unsaved: bool
+        self,
+        series: Series,
+        replaced: Mapping[int, tuple[Span, ...]],
+        stored: Mapping[int, Entry],
+        *,
+        is_unsaved: bool,
     ) -> None:
         """Note which spans of each entry memory has and the disk does not, or that there are none any more."""
-        before = {key: self._unsaved.pop(key, _Unsaved((), None)).spans for key in replaced}
+        keys = {chunk: f"{series.key}|{chunk}" for chunk in replaced}
+        before = {chunk: self._unsaved.pop(key, _Unsaved((), None)).spans for chunk, key in keys.items()}
         if not is_unsaved:
             return
         held = set(self._store.memory.keys())
         self._unsaved = {key: one for key, one in self._unsaved.items() if key in held}
-        for key, spans in replaced.items():
-            seen = unpack(key, read[key]) if key in read else None
-            self._unsaved[key] = _Unsaved(tuple(merge([*before[key], *spans])), seen)
+        for chunk, spans in replaced.items():
+            self._unsaved[keys[chunk]] = _Unsaved(tuple(merge([*before[chunk], *spans])), stored.get(chunk))

@@ -129,11 +129,39 @@ def no_candles(names: Sequence[str]) -> Candles:
 
 
 def join(parts: Sequence[Candles]) -> Candles:
-    """Return the parts in one block, made by one allocation. Each part follows the one before it in time."""
+    """Return the parts in one block, made by one allocation. Each part follows the one before it in time.
+
+    Parts that adjoin in one block which is never written to are returned as a part of it.
+    """
+    whole = _part_of_one_block(parts)
+    if whole is not None:
+        return whole
     if len({part.names for part in parts}) > 1:
         names = in_order(name for part in parts for name in part.names)
         parts = [widen(part, names) for part in parts]
     return Candles(parts[0].names, np.concatenate([part.block for part in parts], axis=1))
+
+
+def _part_of_one_block(parts: Sequence[Candles]) -> Candles | None:
+    """Return the parts as one part of the block that they share; None where they do not adjoin in a read-only block."""
+    names, first = parts[0].names, parts[0].block
+    base = first.base
+    if not isinstance(base, np.ndarray) or first.flags.writeable or base.ndim != 2 or first.strides != base.strides:
+        return None
+    place, at = first.ctypes.data, 0
+    for part in parts:
+        block = part.block
+        if part.names != names or (block.base is not base and block is not base):
+            return None
+        if block.ctypes.data != place + at * first.strides[1]:
+            return None
+        at += block.shape[1]
+    column, start = divmod((place - base.ctypes.data) // base.itemsize, base.shape[1] or 1)
+    if start + at > base.shape[1]:
+        return None
+    whole = base[column : column + len(names), start : start + at]
+    whole.flags.writeable = False
+    return Candles(names, whole)
 
 
 def widen(part: Candles, names: tuple[str, ...]) -> Candles:

@@ -170,10 +170,7 @@ def pack(key: str, entry: Entry, *, compress: bool = False) -> bytes:
     candles = entry.candles
     counts = candles.count, _mask(candles.names), len(entry.holes), len(entry.unverified)
     head = _HEAD.pack(*entry.covered, entry.stored_ms, *counts)
-    head += b"".join(
-        _HOLE.pack(*span, state if asked_ms is None else asked_ms) for span, state, asked_ms in entry.holes
-    )
-    head += b"".join(_SPAN.pack(*span) for span in entry.unverified)
+    head += pack_spans(entry.holes, entry.unverified)
     version = VERSION if counts[1] else NAMED
     if version == NAMED:
         head += "\0".join(candles.names).encode()
@@ -188,8 +185,7 @@ def unpack(key: str, data: bytes, *, trusted: bool = False) -> Entry | None:
         return None
     head, body = opened
     start_ms, end_ms, stored_ms, rows, mask, hole_count, unverified = _HEAD.unpack_from(head)
-    spans_at = _HEAD.size + hole_count * _HOLE.size
-    end = spans_at + unverified * _SPAN.size
+    end = _HEAD.size + hole_count * _HOLE.size + unverified * _SPAN.size
     names = _names(mask) if mask else tuple(head[end:].decode("utf-8", "replace").split("\0"))
     is_named = data[_VERSION_AT] == NAMED
     if (
@@ -201,14 +197,29 @@ def unpack(key: str, data: bytes, *, trusted: bool = False) -> Entry | None:
     ):
         return None
     block = np.frombuffer(body, "<i8").reshape(len(names), rows)
-    holes = tuple(
-        [
-            Hole(Span(first, stop), _STATES.get(word, HoleState.CONFIRMED), None if word in _STATES else word)
-            for first, stop, word in (_HOLE.iter_unpack(head[_HEAD.size : spans_at]) if hole_count else ())
-        ]
-    )
-    spans = tuple(Span(*span) for span in _SPAN.iter_unpack(head[spans_at:end])) if unverified else ()
+    holes, spans, _ = unpack_spans(head, _HEAD.size, hole_count, unverified)
     return Entry(Span(start_ms, end_ms), stored_ms, holes, Candles(names, block), spans)
+
+
+def pack_spans(holes: Iterable[Hole], unverified: Iterable[Span]) -> bytes:
+    """Return the holes and the unverified spans of an entry as bytes."""
+    data = b"".join(_HOLE.pack(*span, state if asked_ms is None else asked_ms) for span, state, asked_ms in holes)
+    return data + b"".join(_SPAN.pack(*span) for span in unverified)
+
+
+def unpack_spans(head: bytes, at: int, holes: int, unverified: int) -> tuple[tuple[Hole, ...], tuple[Span, ...], int]:
+    """Return so many holes and unverified spans that begin at that place of the head, and where they end."""
+    if not holes and not unverified:
+        return (), (), at
+    spans_at = at + holes * _HOLE.size
+    end = spans_at + unverified * _SPAN.size
+    if end > len(head):
+        raise ValueError("the head is cut")
+    found = [
+        Hole(Span(first, stop), _STATES.get(word, HoleState.CONFIRMED), None if word in _STATES else word)
+        for first, stop, word in _HOLE.iter_unpack(head[at:spans_at])
+    ]
+    return tuple(found), tuple(Span(*span) for span in _SPAN.iter_unpack(head[spans_at:end])), end
 
 
 HEAD_BYTES = _ENVELOPE.size + _HEAD.size

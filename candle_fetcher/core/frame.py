@@ -143,6 +143,8 @@ def to_frame(
     """
     if is_shared:
         candles = _frozen(candles)
+    elif not candles.block.flags.writeable:  # a part of what the cache holds
+        candles = Candles(candles.names, candles.block.copy())
     frame = frame_of(candles, shown_columns(candles.names, columns))
     if closed is not None:
         frame["is_closed"] = closed

@@ -69,10 +69,13 @@ def _make_frame(runtime: Runtime, answer: Answer, found: CandleResult, span: Spa
     is_plain = not (policy.include_open or policy.invents or "symbol" in answer.scope.warned)
     settings, size_bytes = runtime.settings, found.candles.block.nbytes + 8 * found.candles.count  # with the index
     fits = settings.use_cache and size_bytes <= settings.memory_cache_size // 2
-    if not (is_plain and found.span == span and fits):
+    is_held = not found.candles.block.flags.writeable  # the candles lie in the cache's memory
+    if not (is_plain and found.span == span and (fits or is_held)):
         return answer.to_frame(answer.whole(found))
     answer.refuse(found)
     frame = settled_frame(answer.collector, found, is_shared=True)
+    if not fits:
+        return hand_out(frame)
     gathered, frames = found.gathered, runtime.cache.frames
     until_s = min(runtime.clock(), gathered.wall_s) + (gathered.until_ms - gathered.now_ms) / 1000
     # Before an adjusted frame is handed out again, it is asked by what it is adjusted.

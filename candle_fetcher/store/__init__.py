@@ -26,7 +26,7 @@ class Store:
         self.memory = memory
         self.disk = disk
         self.keeps = disk is not None or memory.max_bytes > 0  # False: what is saved is dropped at once
-        self._observe = observe
+        self.observe = observe
         self._lock = threading.RLock()
 
     @property
@@ -46,11 +46,11 @@ class Store:
         asked = list(dict.fromkeys(keys))
         held = self.memory.load_many(asked)
         wanted = [key for key in asked if key not in held]
-        self._observe(Lookup("memory", len(held), len(wanted)))
+        self.observe(Lookup("memory", len(held), len(wanted)))
         if not wanted or self.disk is None:
             return {key: ("memory", data) for key, data in held.items()}
         read = self.disk.load_many(wanted)
-        self._observe(Lookup("disk", len(read), len(wanted) - len(read)))
+        self.observe(Lookup("disk", len(read), len(wanted) - len(read)))
         if keep:
             for key, data in read.items():
                 self.memory.save(key, data, len(data))

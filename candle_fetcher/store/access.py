@@ -118,6 +118,10 @@ class DatabaseAccess:
         self.problem = ""
         return done
 
+    def after_commit(self, work: Callable[[], object]) -> None:
+        """Have the work done once this thread's transaction is committed, and not if it is rolled back."""
+        self._inside.__dict__.setdefault("after", []).append(work)
+
     def compact(self) -> None:
         """Give free pages back to the file system."""
         self._attempt(lambda db: db.compact(), None)
@@ -176,11 +180,18 @@ class DatabaseAccess:
         try:
             done = work(db, *arguments)
         except BaseException:
-            db.end(commit=False)
+            self._finish(db, commit=False)
             raise
-        db.end(commit=True)
+        self._finish(db, commit=True)
         self.problem = ""
         return done
+
+    def _finish(self, db: Database, *, commit: bool) -> None:
+        """Commit the transaction of this thread and do what waits for that, or roll it back."""
+        after = self._inside.__dict__.pop("after", ())
+        db.end(commit=commit)
+        for work in after if commit else ():
+            work()
 
     def _begin(self, db: Database) -> bool:
         """Begin the transaction of this thread, which keeps its turn."""
@@ -192,7 +203,7 @@ class DatabaseAccess:
         """End the transaction of this thread."""
         db = self._inside.__dict__.pop("db")
         try:
-            db.end(commit=commit)
+            self._finish(db, commit=commit)
         except Exception as error:  # noqa: BLE001 - one that is no failure of the disk is raised again
             self._can_mend(error, writes=True)
         finally:

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,6 +24,7 @@ from candle_fetcher.core.events import Observe, Operation, ignore
 from candle_fetcher.store.access import DatabaseAccess
 from candle_fetcher.store.files import size_bytes
 from candle_fetcher.store.forks import fork_guard
+from candle_fetcher.store.page_files import PageFiles
 
 if TYPE_CHECKING:
     from candle_fetcher.store.database import Database
@@ -42,11 +44,17 @@ _KEYS = (
     "SELECT rowid, key, raw = 1 AND typeof(key) = 'text' FROM Cache WHERE (key, raw) > (?, ?) ORDER BY key, raw LIMIT ?"
 )
 _BEGINNINGS = (
-    "SELECT key, length(value), substr(value, 1, ?) FROM Cache"
+    "SELECT key, length(value) + size, substr(value, 1, ?) FROM Cache"
     " WHERE raw = 1 AND typeof(key) = 'text' AND typeof(value) = 'blob' AND key > ? ORDER BY key LIMIT ?"
 )
-_DROP = "DELETE FROM Cache WHERE key = ? AND raw = 1"
-_EVICT = "DELETE FROM Cache WHERE rowid = (SELECT rowid FROM Cache ORDER BY store_time LIMIT 1)"
+_PRESENT = "SELECT key FROM Cache WHERE raw = 1 AND key IN ({})"
+# Which rows are deleted.
+_OF_KEY = "key = ? AND raw = 1"
+_OF_ROW = "rowid = ?"
+_SOME = f"rowid IN (SELECT rowid FROM Cache LIMIT {ROWS_PER_CLEAR})"
+_OLDEST = "rowid = (SELECT rowid FROM Cache ORDER BY store_time LIMIT 1)"
+_FILES_OF = "SELECT tag FROM Cache WHERE size > 0 AND {}"
+_FILE_BYTES = "SELECT value FROM Settings WHERE key = 'size'"
 
 
 class DiskStats(NamedTuple):
@@ -68,6 +76,8 @@ class DiskTier:
         self._access = DatabaseAccess(self.folder, max_bytes)
         self._max_bytes = max_bytes
         self._observe = observe
+        self.files = PageFiles(self.folder)
+        self._has_swept = False
         self._used: set[str] = set()
         self._lock = threading.RLock()  # over `_used`
 
@@ -120,13 +130,35 @@ class DiskTier:
         self._observe(Operation("disk_write", time.perf_counter() - started, bytes=total if saved else 0))
         return saved
 
+    def save_with_file(self, key: str, data: bytes, file: str, size_bytes: int) -> bool:
+        """Save the value and publish its file, a new one of that size or the one that the value before had.
+
+        The file of the value before is removed where it is another one. Return False where it could not be saved: a
+        new file is then discarded.
+        """
+        started = time.perf_counter()
+        is_saved = self._access.write(self._save_file, False, key, data, file, size_bytes)
+        if not is_saved:
+            self.files.discard(file)
+        self._observe(Operation("disk_write", time.perf_counter() - started, bytes=size_bytes if is_saved else 0))
+        return is_saved
+
+    def present(self, keys: Sequence[str]) -> set[str]:
+        """Return those of the keys that have a value, without reading it."""
+        found: set[str] = set()
+        for at in range(0, len(keys), KEYS_PER_PAGE):
+            some = keys[at : at + KEYS_PER_PAGE]
+            names = (_decode(name) for (name,) in self._access.read(_PRESENT.format(",".join("?" * len(some))), some))
+            found.update(name for name in names if name is not None)
+        return found.intersection(keys)
+
     def drop(self, key: str) -> None:
         """Drop the value under the key."""
-        self._drop(_DROP, [(key,)])
+        self._drop(_OF_KEY, [(key,)])
 
     def drop_many(self, keys: Iterable[str]) -> None:
         """Drop the values under the keys, in one transaction."""
-        self._drop(_DROP, [(key,) for key in keys])
+        self._drop(_OF_KEY, [(key,) for key in keys])
 
     def warn_of_damage(self) -> None:
         """Warn that a value was not whole, which its reader finds out."""
@@ -139,9 +171,18 @@ class DiskTier:
 
     def clear(self) -> None:
         """Drop everything and give the space back."""
-        delete = f"DELETE FROM Cache WHERE rowid IN (SELECT rowid FROM Cache LIMIT {ROWS_PER_CLEAR})"
-        while self._drop(delete, [()]):
+        while self._drop(_SOME, [()]):
             pass  # in steps, so that other processes can write in between
+        self.sweep()
+        self._access.compact()
+
+    def sweep(self) -> None:
+        """Remove files that belong to no value: leftovers of processes that were killed."""
+        self._access.write(self._sweep, None)
+
+    def compact(self) -> None:
+        """Give free space of the database back to the file system, and remove files that belong to no value."""
+        self.sweep()
         self._access.compact()
 
     def keys(self, prefix: str = "") -> Iterator[str]:
@@ -177,7 +218,9 @@ class DiskTier:
     def stats(self) -> DiskStats:
         """Return what is on the disk now."""
         rows = self._access.read("SELECT COUNT(*) FROM Cache")
-        return DiskStats(rows[0][0] if rows else 0, size_bytes(self.folder), self._max_bytes)
+        files = self._access.read(_FILE_BYTES)
+        size = size_bytes(self.folder) + (int(files[0][0]) if files else 0)
+        return DiskStats(rows[0][0] if rows else 0, size, self._max_bytes)
 
     def transaction(self) -> AbstractContextManager[bool]:
         """Exclude the writes of all other threads and processes while the block reads and writes. Its writes are kept
@@ -199,8 +242,36 @@ class DiskTier:
             self.flush()
         self._access.close()
 
-    def _drop(self, sql: str, rows: list[tuple[object, ...]]) -> int:
-        return self._access.write(lambda db: db.write(sql, rows), 0)
+    def _drop(self, which: str, rows: list[tuple[object, ...]]) -> int:
+        return self._access.write(self._delete, 0, which, rows)
+
+    def _delete(self, db: Database, which: str, rows: list[tuple[object, ...]]) -> int:
+        """Delete rows, and their files once the transaction is committed. Return how many rows there were."""
+        files = [tag.decode() for row in rows for (tag,) in db.select(_FILES_OF.format(which), row) if tag]
+        count = db.write(f"DELETE FROM Cache WHERE {which}", rows)
+        if files:
+            self._access.after_commit(partial(self.files.remove, files))
+        return count
+
+    def _sweep(self, db: Database) -> None:
+        self.files.sweep(
+            {tag.decode("ascii", "replace") for (tag,) in db.select(_FILES_OF.format("tag IS NOT NULL")) if tag}
+        )
+
+    def _save_file(self, db: Database, key: str, data: bytes, file: str, size_bytes: int) -> bool:
+        before = [tag.decode("ascii", "replace") for (tag,) in db.select(_FILES_OF.format(_OF_KEY), (key,)) if tag]
+        if file not in before:
+            if not self._has_swept:  # of a database that was moved aside, and of processes that were killed
+                self._sweep(db)
+                self._has_swept = True
+            if not self._make_room(db, len(data), size_bytes):
+                return False
+            self.files.publish(file)
+        db.save(key, data, file, size_bytes)
+        old = [one for one in before if one != file]
+        if old:
+            self._access.after_commit(partial(self.files.remove, old))
+        return True
 
     def _groups(self, items: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
         """Yield the values in lists, each for one transaction."""
@@ -221,34 +292,41 @@ class DiskTier:
             if self._make_room(db, len(data)):
                 db.save(key, data)
             else:
-                db.write(_DROP, [(key,)])
+                self._delete(db, _OF_KEY, [(key,)])
                 fits = False
         return fits
 
-    def _make_room(self, db: Database, size_bytes: int) -> bool:
-        """Evict until a value of that size fits under the bound. Return False where it never would."""
+    def _make_room(self, db: Database, size_bytes: int, file_bytes: int = 0) -> bool:
+        """Evict until a value of that size fits under the bound, with its file. Return False where it never would."""
         limit = self._max_bytes // db.page_bytes
         need = size_bytes // db.page_bytes + 4  # its pages, and those that its key may add to the indexes
-        if need > limit:
+        need_file = -(-file_bytes // db.page_bytes)
+        if need + need_file > limit:
             return False
-        count, free = db.pages()
-        if count - free + need <= limit and count <= limit:
+        count, free, files = self._usage(db)
+        if count - free + files + need + need_file <= limit and count + files + need_file <= limit:
             return True
         self._write_used(db)
         for _ in range(EVICTIONS_PER_SAVE):
-            if count - free + need <= limit:
+            if count - free + files + need + need_file <= limit:
                 break
-            if not db.write(_EVICT, [()]):
+            if not self._delete(db, _OLDEST, [()]):
                 return False  # nothing left to evict: the bound is too small for anything
             self._access.warn(
                 "evicted",
                 f"the cache in {self.folder} is full ({self._max_bytes / 1e6:,.0f} MB): the least recently used"
                 " entries are removed. Raise disk_cache_size to keep more",
             )
-            count, free = db.pages()
-        if count > limit:
-            db.shrink(min(count - limit, PAGES_PER_SHRINK))
+            count, free, files = self._usage(db)
+        over = count + files + need_file - limit
+        if over > 0:
+            db.shrink(min(over, PAGES_PER_SHRINK))
         return True
+
+    def _usage(self, db: Database) -> tuple[int, int, int]:
+        """Return the pages of the database, those of them that are free, and the pages that the files would take."""
+        (file_bytes,) = db.select(_FILE_BYTES)[0]
+        return *db.pages(), -(-int(file_bytes) // db.page_bytes)
 
     def _note_used(self, keys: set[str]) -> None:
         fork_guard.enter()
@@ -270,7 +348,7 @@ class DiskTier:
 
     def _drop_foreign(self, rowids: list[int]) -> None:
         self._access.warn("foreign", f"{self.folder}: entries that candle_fetcher did not write were dropped, unread")
-        self._drop("DELETE FROM Cache WHERE rowid = ?", [(rowid,) for rowid in rowids])
+        self._drop(_OF_ROW, [(rowid,) for rowid in rowids])
 
 
 def _decode(name: object) -> str | None:

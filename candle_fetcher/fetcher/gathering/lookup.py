@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from candle_fetcher.core.candles import OHLCV, have_prices
 from candle_fetcher.core.entry import UNKNOWN, Entry
 from candle_fetcher.core.facts import Facts
 from candle_fetcher.core.plan import chunk_span, chunks_of
@@ -11,7 +12,7 @@ from candle_fetcher.core.spans import Span
 from candle_fetcher.fetcher.gathering.state import Gathering, Provenance
 from candle_fetcher.sources import SharedChunk
 
-_BATCH_CHUNKS = 16  # more are loaded by several threads
+_FEW_CHUNKS = 16  # more are loaded by several threads
 
 
 def find_chunks(gathering: Gathering, facts: Facts) -> range:
@@ -43,16 +44,12 @@ def load(gathering: Gathering, chunks: Sequence[int]) -> dict[int, tuple[str, En
 
     An entry in memory that lacks something wanted is read from the disk again: another process may have stored more.
     """
-    series, cache, keeps = gathering.series, gathering.cache, gathering.policy.keeps_entries
-    found: dict[int, tuple[str, Entry]] = {}
-    if len(chunks) <= _BATCH_CHUNKS:
-        found = cache.entries.load(series, chunks, keep=keeps)
-    else:
-        pools = gathering.resources.pools
-        size = max(_BATCH_CHUNKS, -(-len(chunks) // (4 * pools.sizes["io"])))
-        batches = [chunks[at : at + size] for at in range(0, len(chunks), size)]
-        for loaded in pools.io.map(lambda batch: cache.entries.load(series, batch, keep=keeps), batches):
-            found.update(loaded)
+    series, cache, policy = gathering.series, gathering.cache, gathering.policy
+    columns, may_ask = gathering.feed.columns, policy.refresh or policy.rechecks
+    # What is asked for again is merged with all of its columns.
+    names = columns[: 1 + len(OHLCV)] if policy.columns == "ohlcv" and have_prices(columns) and not may_ask else None
+    run = gathering.resources.pools.io.map if len(chunks) > _FEW_CHUNKS else map
+    found = cache.entries.load(series, chunks, keep=policy.keeps_entries, names=names, run=run)
     short = [
         chunk
         for chunk, (tier, entry) in found.items()
