@@ -8,7 +8,7 @@ with CandleFetcher() as fetcher:
 
 from __future__ import annotations
 
-from candle_fetcher.cache import CacheStats, CandleCache, Imported, Verified
+from candle_fetcher.cache import CacheStats, CandleCache, Compacted, Imported, Verified
 from candle_fetcher.core.combine import combine
 from candle_fetcher.core.errors import (
     AccessDenied,
@@ -60,6 +60,7 @@ __all__ = [
     "CandleKind",
     "ClockSkew",
     "ColumnSet",
+    "Compacted",
     "FetchManyError",
     "FetchPlan",
     "FileFormat",

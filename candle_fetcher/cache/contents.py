@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from candle_fetcher.cache.entries import CHUNK, EntryStore
+from candle_fetcher.cache.pages import PageStore
 from candle_fetcher.core.entry import HEAD_BYTES, count_rows
 from candle_fetcher.core.frame import utc_index
 from candle_fetcher.core.series import Series, split_key
@@ -47,10 +48,19 @@ def find_holdings(store: Store) -> dict[Series, Holding]:
     return found
 
 
+def add_pages(held: Mapping[Series, Holding], pages: PageStore) -> None:
+    """Add the chunks and rows that lie in pages; their keys and bytes are there already."""
+    for series, holding in held.items():
+        for page in pages.find_all(series).values() if any("|page|" in key for key in holding.keys) else ():
+            holding.chunks += page.chunks
+            holding.rows += sum(one.rows for one in page.chunks.values())
+
+
 def list_series(store: Store, entries: EntryStore, listings: ListingStore) -> pd.DataFrame:
     """Return a row for each series that has candles or funding rates stored; see `CandleCache.list`."""
-    rows = []
-    for series, holding in sorted(find_holdings(store).items(), key=lambda item: item[0].key):
+    rows, held = [], find_holdings(store)
+    add_pages(held, entries.pages)
+    for series, holding in sorted(held.items(), key=lambda item: item[0].key):
         if not holding.chunks:
             continue
         settings = ",".join(f"{name}={value}" for name, value in series.settings)
@@ -58,7 +68,7 @@ def list_series(store: Store, entries: EntryStore, listings: ListingStore) -> pd
         if provider is not None:
             symbol = listings.unified_symbol(provider, series.origin, symbol)
         names = series.provider, symbol, series.timeframe.name, series.kind, settings, series.origin
-        chunks = sorted(holding.chunks)
+        chunks = sorted(set(holding.chunks))
         ends = _find_open_ms(entries, series, chunks, 0), _find_open_ms(entries, series, chunks[::-1], -1)
         rows.append((*names, len(chunks), holding.rows, *ends, holding.bytes))
     columns = ("provider", "symbol", "timeframe", "kind", "settings", "origin")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from candle_fetcher.cache.documents import DocumentStore, int64, text
@@ -14,7 +14,7 @@ from candle_fetcher.cache.pages import PageStore, Run
 from candle_fetcher.core.entry import Entry, is_of_newer_version, pack, unpack
 from candle_fetcher.core.events import Lookup
 from candle_fetcher.core.merging import Merged, merge_entries
-from candle_fetcher.core.page import Page, fits_page
+from candle_fetcher.core.page import Page, fits_page, page_of
 from candle_fetcher.core.plan import chunk_span
 from candle_fetcher.core.revisions import Revision
 from candle_fetcher.core.series import Series
@@ -228,6 +228,15 @@ class EntryStore:
         whether the entries were stored."""
         with self._locks.hold(series, chunks):
             return self.update(series, chunks, change, keep=self._store.disk is None)[1]
+
+    def pack(self, series: Series, chunks: Iterable[int]) -> int:
+        """Write those of the chunks that may lie in a page and are stored on their own into their pages, a page in one
+        transaction. Return how many there were; see `PageStore.pack`."""
+        packed = 0
+        for number in sorted({page_of(chunk) for chunk in chunks}) if self.pages.has_any(series) else ():
+            with self._documents.transaction():
+                packed += self.pages.pack(series, number)
+        return packed
 
     def drop_unsaved(self, keys: Collection[str] | None = None) -> None:
         """Forget that memory has what the disk does not have, of the keys or of all."""

@@ -281,7 +281,8 @@ def _add_funding(funding: argparse.ArgumentParser) -> None:
 
 
 def _add_cache(cache: argparse.ArgumentParser) -> None:
-    cache.add_argument("action", choices=("stats", "list", "clear", "verify", "revisions", "import"), help="what to do")
+    actions = ("stats", "list", "clear", "verify", "compact", "revisions", "import")
+    cache.add_argument("action", choices=actions, help="what to do")
     cache.add_argument("files", nargs="*", metavar="WORD", help="import: files; clear: SYMBOL and TIMEFRAME")
     cache.add_argument("--yes", action="store_true", help="clear without asking")
     cache.add_argument("--cache-dir", metavar="DIR", help="default: the user's cache folder")

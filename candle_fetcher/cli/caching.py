@@ -33,6 +33,8 @@ def cache(arguments: argparse.Namespace, talk: Talk) -> int:
         if arguments.action == "verify":
             verified = kept.verify()
             document: dict[str, Any] = {"path": stats.path, **verified._asdict(), "damaged": list(verified.damaged)}
+        elif arguments.action == "compact":
+            document = {"path": stats.path, **kept.compact()._asdict()}
         elif arguments.action == "clear":
             symbol, timeframe = _to_clear(arguments)
             what = " ".join(filter(None, (symbol, timeframe)))

@@ -7,9 +7,11 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 
+from candle_fetcher.cache.pages import LEAST_CHUNKS
 from candle_fetcher.concurrency import POLL_S
 from candle_fetcher.core.errors import Banned, SourceError
 from candle_fetcher.core.events import Progress
@@ -122,6 +124,9 @@ class Fetch:
         if self.files.read_until_ms:
             trim_heap()  # what files were unpacked with, before the candles are joined
         cache.freshness.save(series, self._saver.valid_until())
+        if len(self._saver.filled) >= LEAST_CHUNKS:
+            with suppress(RuntimeError):  # the pool is closed; the call does not wait for it either way
+                gathering.resources.pools.io.submit(cache.entries.pack, series, self._saver.filled)
 
     def _report(self, step: str, slots: int) -> None:
         self._gathering.resources.observe(Progress(step, self._gathering.label, slots, self._slots))
