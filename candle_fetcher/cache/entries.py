@@ -99,7 +99,7 @@ class EntryStore:
             final = {
                 chunk: entry
                 for chunk, entry in own.items()
-                if names is None or fits_page(entry, chunk_span(series.timeframe, chunk))
+                if names is None or (not entry.holes and fits_page(entry, chunk_span(series.timeframe, chunk)))
             }
             read = own | self.pages.read(series, pages, left, names=names, own=final, run=run, keep=keep)
             store.observe(Lookup("disk", len(read), len(left) - len(read)))
@@ -308,10 +308,7 @@ class EntryStore:
         for key, value in newer.items() if keep else ():
             self._store.memory.save(key, value, len(value), until_s.get(key))
         others = {key: value for key, value in data.items() if key not in newer}
-        is_stored = self._store.save_many(others, until_s, keep=keep) and not newer
-        if stored.pages:
-            self.pages.leave(series, [int(key.rpartition("|")[2]) for key in others], stored.pages)
-        return is_stored
+        return self._store.save_many(others, until_s, keep=keep) and not newer
 
     def _note_unsaved(
         self,

@@ -1,4 +1,4 @@
-"""Pages of a series: runs of settled chunks, each in a file of columns beside the database.
+"""Pages of a series: settled chunks in files of columns beside the database.
 
 A chunk lies in a page or has an entry of its own. Where it has both, another version of this package stored the entry,
 and the entry counts.
@@ -15,7 +15,18 @@ import numpy as np
 from candle_fetcher.cache.documents import DocumentStore
 from candle_fetcher.core.candles import Candles, Int64s, join
 from candle_fetcher.core.entry import Entry, is_of_newer_version, unpack
-from candle_fetcher.core.page import Page, chunks_in, fits_page, make_page, pack_page, page_of, unpack_page
+from candle_fetcher.core.page import (
+    EMPTY_PAGE,
+    Page,
+    PagedChunk,
+    PageFile,
+    chunks_in,
+    file_of,
+    fits_page,
+    pack_page,
+    page_of,
+    unpack_page,
+)
 from candle_fetcher.core.plan import chunk_span
 from candle_fetcher.core.series import Series
 from candle_fetcher.store import Store
@@ -25,26 +36,29 @@ U = TypeVar("U")
 # Applies a function to each item, by this thread or by several.
 Run = Callable[[Callable[[T], U], Iterable[T]], Iterable[U]]
 
-LEAST_CHUNKS = 8  # a page that is not full is written for so many chunks that are not in it yet
+LEAST_CHUNKS = 8  # so many of one page that come together are written into a file
+_MOST_FILES = 4  # of a page; one more, and all are written into one
 
 
 class _Held(NamedTuple):
-    """A page in memory: its head, and the columns that were read of it."""
+    """A page in memory: its head, and what was read of each of its files; None of one that was not read."""
 
     page: Page
-    candles: Candles
+    files: tuple[Candles | None, ...]
 
 
-class _Segment(NamedTuple):
-    """A part of a block that is read at once: a page, or a chunk with an entry of its own."""
+class _Part(NamedTuple):
+    """A part of a block that is filled at once: a file of a page, or the candles of an entry that lies in none."""
 
     chunk: int
-    page: Page | None
+    number: int
+    file: PageFile | None
     own: Entry | None
+    wanted: tuple[int, ...]
 
     @property
     def rows(self) -> int:
-        return self.page.rows if self.page is not None else self.own.candles.count if self.own is not None else 0
+        return self.file.rows if self.file is not None else self.own.candles.count if self.own is not None else 0
 
 
 class PageStore:
@@ -57,6 +71,8 @@ class PageStore:
         self._disk = store.disk if is_on else None
         self._memory = store.memory
         self._documents = documents
+        # A page in memory keeps the whole block that it was read with.
+        self._most_bytes = store.memory.max_bytes // 8
 
     def has_any(self, series: Series) -> bool:
         """Return whether the series may have pages."""
@@ -98,17 +114,17 @@ class PageStore:
 
     def held(self, series: Series, chunks: Sequence[int], names: Sequence[str] | None) -> dict[int, Entry]:
         """Return the entries of those chunks that lie in pages in memory, with those columns at least; None: all."""
-        if not self.has_any(series):
-            return {}
-        keys = {_key(series, number): number for number in {page_of(chunk) for chunk in chunks}}
+        keys = self.keys(series, chunks)
         pages: dict[int, _Held] = {keys[key]: held for key, held in self._memory.load_many(keys).items()}
         found = {}
         for chunk in chunks if pages else ():
             held = pages.get(page_of(chunk))
-            if held is not None and chunk in held.page.chunks:
-                has, is_closed = held.candles.names, not held.page.chunks[chunk].holes
-                if has == held.page.names or (names is not None and is_closed and has[: len(names)] == tuple(names)):
-                    found[chunk] = held.page.entry(chunk, held.candles)
+            one = held.page.chunks.get(chunk) if held is not None else None
+            if held is None or one is None:
+                continue
+            candles, has_all = held.files[one.file], held.page.files[one.file].names
+            if candles is not None and (candles.names == has_all or _serves(candles.names, names, one)):
+                found[chunk] = held.page.entry(chunk, candles)
         return found
 
     def read(
@@ -125,82 +141,89 @@ class PageStore:
         """Return the entries of the chunks that lie in the pages.
 
         They share one block with those of `own`, chunks with entries of their own that come with them, so that their
-        candles are joined without a copy. `names` are the columns that are wanted, the first ones of a page; None:
-        all. A page with holes in the chunks is read whole. `keep` puts the pages into memory.
+        candles are joined without a copy. `names` are the columns that are wanted, the first ones of a file; None:
+        all. A file with holes in the chunks is read whole. `keep` puts what was read into memory.
         """
         own = own or {}
-        wanted = {number: [] for number in pages}  # type: dict[int, list[int]]
-        for chunk in chunks:
-            page = pages.get(page_of(chunk))
-            if page is not None and chunk in page.chunks and chunk not in own:
-                wanted[page_of(chunk)].append(chunk)
-        segments = [_Segment(some[0], pages[number], None) for number, some in wanted.items() if some]
-        if not segments:
+        parts = _parts_of(pages, [chunk for chunk in chunks if chunk not in own])
+        if not parts:
             return {}
-        segments += [_Segment(chunk, None, entry) for chunk, entry in own.items()]
+        parts += [_Part(chunk, page_of(chunk), None, entry, (chunk,)) for chunk, entry in own.items()]
         found: dict[int, Entry] = {}
-        for columns, some in _by_columns(segments, wanted, names):
-            for segment, candles in self._fill(columns, some, run):
-                page = segment.page
-                if page is None:
-                    found[segment.chunk] = own[segment.chunk]._replace(candles=candles)
+        read: dict[int, dict[PageFile, Candles]] = {}
+        for columns, some in _by_columns(parts, pages, names):
+            for part, candles in self._fill(columns, some, run):
+                if part.file is None:
+                    found[part.chunk] = own[part.chunk]._replace(candles=candles)
                     continue
-                number = page_of(segment.chunk)
-                found.update({chunk: page.entry(chunk, candles) for chunk in wanted[number]})
-                if keep:
-                    self._memory.save(_key(series, number), _Held(page, candles), candles.block.nbytes)
-        lost = [chunk for some in wanted.values() for chunk in some if chunk not in found]
+                found.update({chunk: pages[part.number].entry(chunk, candles) for chunk in part.wanted})
+                read.setdefault(part.number, {})[part.file] = candles
+        if keep and sum(one.block.nbytes for files in read.values() for one in files.values()) <= self._most_bytes:
+            for number, files in read.items():
+                self._keep(_key(series, number), pages[number], files)
+        lost = [chunk for part in parts for chunk in part.wanted if chunk not in found and chunk not in own]
         return found | (self._read_again(series, pages, lost) if lost else {})
 
+    def _keep(self, key: str, page: Page, files: Mapping[PageFile, Candles]) -> None:
+        """Put files of the page into memory, with what is there of its other files."""
+        held: _Held | None = self._memory.load(key)
+        known = dict(zip(held.page.files, held.files, strict=True)) if held is not None else {}
+        for file, candles in files.items():
+            before = known.get(file)
+            if before is None or len(before.names) < len(candles.names):
+                known[file] = candles
+        kept = tuple(known.get(file) for file in page.files)
+        self._memory.save(key, _Held(page, kept), sum(one.block.nbytes for one in kept if one is not None))
+
     def _fill(
-        self, columns: tuple[str, ...], segments: Sequence[_Segment], run: Run[Any, Any]
-    ) -> Iterator[tuple[_Segment, Candles]]:
-        """Yield each segment with its part of one block that holds all of them; a page that is damaged is left out."""
-        block = np.empty((len(columns), sum(one.rows for one in segments)), np.int64)
-        parts, at = [], 0
-        for one in segments:
-            parts.append((one, block[:, at : at + one.rows]))
+        self, columns: tuple[str, ...], parts: Sequence[_Part], run: Run[Any, Any]
+    ) -> Iterator[tuple[_Part, Candles]]:
+        """Yield each part with its candles in one block that holds all of them; a damaged file is left out."""
+        block = np.empty((len(columns), sum(one.rows for one in parts)), np.int64)
+        places, at = [], 0
+        for one in parts:
+            places.append((one, block[:, at : at + one.rows]))
             at += one.rows
-        are_whole = list(run(self._fill_part, parts))
+        are_whole = list(run(self._fill_part, places))
         block.flags.writeable = False
         at = 0
-        for one, is_whole in zip(segments, are_whole, strict=True):
+        for one, is_whole in zip(parts, are_whole, strict=True):
             if is_whole:
                 yield one, Candles(columns, block[:, at : at + one.rows])
             at += one.rows
 
-    def _fill_part(self, part: tuple[_Segment, Int64s]) -> bool:
-        """Fill the part of a block; return whether its bytes are those that were written."""
-        (_, page, own), block = part
-        if own is not None:
-            block[:] = own.candles.block[: len(block)]
-            return True
-        assert page is not None
+    def _fill_part(self, place: tuple[_Part, Int64s]) -> bool:
+        """Fill a place in a block; return whether its bytes are those that were written."""
+        part, block = place
+        if part.own is not None:
+            block[:] = part.own.candles.block[: len(block)]
+        return part.file is None or self._read_file(part.file, block)
+
+    def _read_file(self, file: PageFile, block: Int64s) -> bool:
         assert self._disk is not None
         try:
-            self._disk.files.read(page.file, page.size_bytes, list(block))
+            self._disk.files.read(file.name, file.size_bytes, list(block))
         except OSError:
             return False
-        return all(page.is_whole(at, column) for at, column in enumerate(block))
+        return all(file.is_whole(at, column) for at, column in enumerate(block))
 
     def _read_again(self, series: Series, tried: Mapping[int, Page], chunks: Sequence[int]) -> dict[int, Entry]:
-        """Return entries whose pages could not be read: another process may have replaced the file of a page. A page
-        that is still the same is damaged."""
+        """Return entries whose files could not be read: another process may have replaced them. A page that is still
+        the same is damaged."""
         assert self._disk is not None
         now = self.find(series, chunks)
-        newer = {number: page for number, page in now.items() if page.file != tried[number].file}
+        newer = {number: page for number, page in now.items() if page.files != tried[number].files}
         for number in now.keys() - newer.keys():
             key = _key(series, number)
             self._drop_damaged(key, self._disk.load(key) or b"")
         return self.read(series, newer, chunks) if newer else {}
 
     def is_whole(self, key: str, data: bytes) -> bool:
-        """Return whether the file of the page whose head was stored under the key is what was written."""
+        """Return whether the files of the page whose head was stored under the key are what was written."""
         page = unpack_page(key, data)
-        if page is None:
-            return False
-        block = np.empty((len(page.names), page.rows), np.int64)
-        return self._fill_part((_Segment(0, page, None), block))
+        return page is not None and all(
+            self._read_file(file, np.empty((len(file.names), file.rows), np.int64)) for file in page.files
+        )
 
     def _drop_damaged(self, key: str, data: bytes) -> None:
         assert self._disk is not None
@@ -213,35 +236,43 @@ class PageStore:
     def store(
         self, series: Series, entries: Mapping[int, Entry], pages: Mapping[int, Page], *, keep: bool
     ) -> dict[int, Entry]:
-        """Write the pages that the entries complete, and return the entries that lie in them; the others are to be
-        stored on their own. `pages` are the heads of those that hold chunks of the same pages now."""
+        """Write the entries into pages, where enough of a page come together, and return those that lie in one now.
+        `pages` are the heads of all pages that the entries may lie in."""
         stored: dict[int, Entry] = {}
-        if self._disk is None or not self.has_any(series):
-            return stored
-        for number, some in groupby(sorted(entries), page_of):
-            new = {chunk: entries[chunk] for chunk in some}
-            if not all(fits_page(entry, chunk_span(series.timeframe, chunk)) for chunk, entry in new.items()):
-                continue
-            page, size = pages.get(number), len(chunks_in(number))
-            own = self._own(series, number, new) if len(new) < size else []
-            if len({*new, *own, *(page.chunks if page is not None else ())}) < size:
-                continue
-            found = self._collect(series, number, new, page, own)
-            if len(found) == size:
-                made = self._write(series, number, found, own, keep=keep)
-                stored.update({chunk: made[chunk] for chunk in new if chunk in made})
+        for number, some in groupby(sorted(entries), page_of) if self.has_any(series) else ():
+            ours = {chunk: entries[chunk] for chunk in some}
+            new = {one: entry for one, entry in ours.items() if fits_page(entry, chunk_span(series.timeframe, one))}
+            before = pages.get(number, EMPTY_PAGE)
+            page, own = before.without(ours), {}
+            if 0 < len(new) < LEAST_CHUNKS:
+                chunks = self._own(series, number, ours)
+                if len({*new, *chunks, *page.chunks}) == len(chunks_in(number)):
+                    own = self._load_own(series, chunks)
+            written = {}
+            if len(new) >= LEAST_CHUNKS or own:
+                written = self._write(series, number, page, new | own, own, keep=keep)
+                stored.update({chunk: entry for chunk, entry in written.items() if chunk in new})
+            if not written and len(page.chunks) < len(before.chunks):
+                self._leave(_key(series, number), page)
         return stored
 
+    def _leave(self, key: str, page: Page) -> None:
+        """Store the head without the chunks that are stored on their own now."""
+        assert self._disk is not None
+        self._memory.drop(key)
+        if page.chunks:
+            files = [one.name for one in page.files]
+            self._disk.save_with_files(key, pack_page(key, page), files, page.size_bytes)
+        else:
+            self._disk.drop(key)
+
     def pack(self, series: Series, number: int) -> int:
-        """Write the chunks that have entries of their own into their page, where at least LEAST_CHUNKS of them may lie
-        in one. Return how many there were."""
-        own = self._own(series, number, ())
-        if len(own) < LEAST_CHUNKS:
-            return 0
-        page = self.find(series, chunks_in(number)).get(number)
-        found = self._collect(series, number, {}, page, own)
-        taken = [chunk for chunk in own if chunk in found]
-        return len(taken) if len(taken) >= LEAST_CHUNKS and self._write(series, number, found, taken, keep=False) else 0
+        """Move chunks that have entries of their own into their page, where there are LEAST_CHUNKS of them that may lie
+        in one, or they complete it. Return how many."""
+        page = self.find(series, chunks_in(number)).get(number, EMPTY_PAGE)
+        own = self._load_own(series, self._own(series, number, ()))
+        is_enough = len(own) >= LEAST_CHUNKS or len({*own, *page.chunks}) == len(chunks_in(number))
+        return len(self._write(series, number, page, own, own, keep=False)) if own and is_enough else 0
 
     def _own(self, series: Series, number: int, besides: Collection[int]) -> list[int]:
         """Return the chunks of the page, besides those, that have entries of their own on disk."""
@@ -249,64 +280,60 @@ class PageStore:
         keys = {f"{series.key}|{chunk}": chunk for chunk in chunks_in(number) if chunk not in besides}
         return sorted(keys[key] for key in self._disk.present(list(keys)))
 
-    def _collect(
-        self, series: Series, number: int, new: Mapping[int, Entry], page: Page | None, own: Sequence[int]
-    ) -> dict[int, Entry]:
-        """Return the entries that may lie in the page, in order: the new ones, those of their own, and those of the
-        page as it is. All have the same columns."""
+    def _load_own(self, series: Series, chunks: Sequence[int]) -> dict[int, Entry]:
+        """Return those of the entries on disk that may lie in a page."""
         assert self._disk is not None
-        entries: dict[int, Entry] = {}
-        if page is not None:
-            entries = self.read(series, {number: page}, [one for one in page.chunks if one not in new])
-        keys = {f"{series.key}|{chunk}": chunk for chunk in own}
+        keys, found = {f"{series.key}|{chunk}": chunk for chunk in chunks}, {}
         for key, data in self._disk.load_many(keys).items():
             entry = unpack(key, data)
             if entry is not None and fits_page(entry, chunk_span(series.timeframe, keys[key])):
-                entries[keys[key]] = entry
-            else:
-                entries.pop(keys[key], None)
-        entries |= new
-        names = next((entry.candles.names for entry in entries.values()), ())
-        return {chunk: entries[chunk] for chunk in sorted(entries) if entries[chunk].candles.names == names}
+                found[keys[key]] = entry
+        return found
 
     def _write(
-        self, series: Series, number: int, entries: Mapping[int, Entry], own: Sequence[int], *, keep: bool
+        self,
+        series: Series,
+        number: int,
+        page: Page,
+        entries: Mapping[int, Entry],
+        own: Collection[int],
+        *,
+        keep: bool,
     ) -> dict[int, Entry]:
-        """Write a page of the entries, in place of what is stored of them; `own` have entries of their own on disk.
-        Return the entries as they lie in it; none where the disk does not take it."""
+        """Write a file of the entries and add it to the page, in place of what is stored of them; `own` have entries of
+        their own on disk. Of a page with many files one is made. Return the entries as they lie in the new file; none
+        where the disk does not take it."""
         assert self._disk is not None
+        key, names = _key(series, number), next(iter(entries.values())).candles.names
+        page, syncs = page.without(entries), bool(own)
+        if len(page.files) >= _MOST_FILES and all(file.names == names for file in page.files):
+            entries = {**self.read(series, {number: page}, list(page.chunks)), **entries}
+            page, syncs = EMPTY_PAGE, True
+        entries = {chunk: entries[chunk] for chunk in sorted(entries) if entries[chunk].candles.names == names}
         candles = join([entry.candles for entry in entries.values()])
+        if not candles.count:
+            return {}
         block = np.ascontiguousarray(candles.block, dtype="<i8")
         block.flags.writeable = False
-        candles = Candles(candles.names, block)
+        candles = Candles(names, block)
         try:
             # What is deleted for it must not be lost with the power.
-            file = self._disk.files.write(memoryview(block).cast("B"), syncs=bool(own))
+            name = self._disk.files.write(memoryview(block).cast("B"), syncs=syncs)
         except OSError:
             return {}
-        page, key = make_page(file, entries, candles), _key(series, number)
-        if not self._disk.save_with_file(key, pack_page(key, page), file, page.size_bytes):
+        file = file_of(name, candles)
+        page = page.added(file, entries)
+        files = [one.name for one in page.files]
+        if not self._disk.save_with_files(key, pack_page(key, page), files, page.size_bytes, name, file.size_bytes):
             return {}
-        self._disk.drop_many([f"{series.key}|{chunk}" for chunk in own])
+        self._disk.drop_many([f"{series.key}|{chunk}" for chunk in own if chunk in entries])
         for chunk in entries:
             self._memory.drop(f"{series.key}|{chunk}")
-        self._memory.drop(key)
         if keep:
-            self._memory.save(key, _Held(page, candles), block.nbytes)
-        return {chunk: page.entry(chunk, candles) for chunk in entries}
-
-    def leave(self, series: Series, chunks: Collection[int], pages: Mapping[int, Page]) -> None:
-        """Take the chunks, which are stored on their own now, out of the pages."""
-        for number, page in pages.items():
-            left, key = page.without(chunks), _key(series, number)
-            if len(left.chunks) == len(page.chunks):
-                continue
-            assert self._disk is not None
+            self._keep(key, page, {file: candles})
+        else:
             self._memory.drop(key)
-            if left.chunks:
-                self._disk.save_with_file(key, pack_page(key, left), page.file, page.size_bytes)
-            else:
-                self._disk.drop(key)
+        return {chunk: page.entry(chunk, candles) for chunk in entries}
 
     def forget(self, series: Series, chunks: Iterable[int]) -> bool:
         """Drop the pages in memory that hold one of the chunks: another process stored it anew. Return whether there
@@ -320,25 +347,41 @@ class PageStore:
         return is_dropped
 
 
+def _parts_of(pages: Mapping[int, Page], chunks: Iterable[int]) -> list[_Part]:
+    """Return the files that have to be read for the chunks, with the chunks that are wanted of each."""
+    wanted: dict[tuple[int, int], list[int]] = {}
+    for chunk in chunks:
+        number = page_of(chunk)
+        one = pages[number].chunks.get(chunk) if number in pages else None
+        if one is not None:
+            wanted.setdefault((number, one.file), []).append(chunk)
+    return [
+        _Part(some[0], number, pages[number].files[file], None, tuple(some)) for (number, file), some in wanted.items()
+    ]
+
+
+def _serves(has: tuple[str, ...], names: Sequence[str] | None, *chunks: PagedChunk) -> bool:
+    """Return whether those columns are enough: the wanted ones come first, and no hole is to be filled."""
+    return names is not None and has[: len(names)] == tuple(names) and not any(one.holes for one in chunks)
+
+
 def _by_columns(
-    segments: Sequence[_Segment], wanted: Mapping[int, Sequence[int]], names: Sequence[str] | None
-) -> Iterator[tuple[tuple[str, ...], list[_Segment]]]:
-    """Yield the segments that can lie in one block, in the order of their chunks, with the columns of the block."""
-    groups: dict[tuple[str, ...], list[_Segment]] = {}
-    for segment in segments:
-        if segment.page is not None:
-            columns = segment.page.names
-            has_holes = any(segment.page.chunks[chunk].holes for chunk in wanted[page_of(segment.chunk)])
-            if names is not None and not has_holes and columns[: len(names)] == tuple(names):
-                columns = tuple(names)
-            groups.setdefault(columns, []).append(segment)
-    for segment in segments:
-        if segment.own is not None:
-            has = segment.own.candles.names
-            for columns, some in groups.items():
-                if has == columns or (not segment.own.holes and has[: len(columns)] == columns):
-                    some.append(segment)
-                    break
+    parts: Sequence[_Part], pages: Mapping[int, Page], names: Sequence[str] | None
+) -> Iterator[tuple[tuple[str, ...], list[_Part]]]:
+    """Yield the parts that can lie in one block, in the order of their chunks, with the columns of the block."""
+    groups: dict[tuple[str, ...], list[_Part]] = {}
+    for part in parts:
+        if part.file is not None:
+            columns = part.file.names
+            if _serves(columns, names, *(pages[part.number].chunks[chunk] for chunk in part.wanted)):
+                columns = tuple(names or ())
+            groups.setdefault(columns, []).append(part)
+    for part in parts:
+        if part.own is not None:
+            has, few = part.own.candles.names, tuple(names or ())
+            columns = few if few in groups and _serves(has, names) else has
+            if columns in groups:
+                groups[columns].append(part)
     for columns, some in groups.items():
         yield columns, sorted(some, key=lambda one: one.chunk)
 

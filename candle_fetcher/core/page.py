@@ -1,19 +1,20 @@
-"""A page: a run of settled chunks of one series, whose columns lie in a file of their own.
+"""A page: settled chunks of one series that lie in files of columns, in place of entries of their own.
 
-The head of a page is stored under its key, sealed as an entry is: the name of the file, the names of the columns, a
-CRC-32 of each column, and of each chunk what an entry has beside its candles. The file holds the columns one after the
-other, so that a reader takes only those that it needs. Page k of a series holds chunks k*32 ... k*32+31.
+Page k of a series holds chunks k*32 ... k*32+31, or some of them. Its head is stored under its key, sealed as an entry
+is. It names the files, and has of each chunk what an entry has beside its candles. A file holds candles of some chunks,
+in order, one column after the other, so that a reader takes only the columns that it needs; the head has a CRC-32 of
+each column.
 """
 
 from __future__ import annotations
 
 import json
 import struct
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from candle_fetcher.core.candles import Candles, Int64s
+from candle_fetcher.core.checksum import find_crc32
 from candle_fetcher.core.entry import Entry, Hole, HoleState, pack_spans, seal, unpack_spans, unseal
 from candle_fetcher.core.spans import Span
 
@@ -22,51 +23,79 @@ PAGE_CHUNKS = 32
 # last candle may open late in its slot.
 _CONFIRMED_MS = 2 * 3_600_000
 _COUNTS = struct.Struct("<II")
-_CHUNK = struct.Struct("<qqqqIII")
+_CHUNK = struct.Struct("<qqqqHHIII")
 
 
-class PagedChunk(NamedTuple):
-    """What a page says of one chunk: its entry without the candles, and the rows of the page that are its candles."""
+class PageFile(NamedTuple):
+    """A file of a page: its name, its columns with a CRC-32 each, and how many candles it has."""
 
-    covered: Span
-    stored_ms: int
-    holes: tuple[Hole, ...]
-    unverified: tuple[Span, ...]
-    first_row: int
-    rows: int
-
-
-class Page(NamedTuple):
-    """The head of a page: its file, its columns with a CRC-32 each, the rows of the file, and its chunks by number.
-
-    A chunk that was stored anew since is not among the chunks any more, and its rows stay in the file.
-    """
-
-    file: str
+    name: str
     names: tuple[str, ...]
     checksums: tuple[int, ...]
     rows: int
-    chunks: Mapping[int, PagedChunk]
 
     @property
     def size_bytes(self) -> int:
         """The size of the file."""
         return len(self.names) * self.rows * 8
 
-    def without(self, chunks: Iterable[int]) -> Page:
-        """Return the page without those chunks."""
-        gone = set(chunks)
-        return self._replace(chunks={chunk: one for chunk, one in self.chunks.items() if chunk not in gone})
-
-    def entry(self, chunk: int, candles: Candles) -> Entry:
-        """Return the entry of the chunk; `candles` are those of the whole page."""
-        covered, stored_ms, holes, unverified, first, rows = self.chunks[chunk]
-        own = Candles(candles.names, candles.block[:, first : first + rows])
-        return Entry(covered, stored_ms, holes, own, unverified)
-
     def is_whole(self, column: int, data: Int64s) -> bool:
         """Return whether the column of that index is what was written."""
-        return zlib.crc32(data) == self.checksums[column]
+        return find_crc32()(data) == self.checksums[column]
+
+
+class PagedChunk(NamedTuple):
+    """What a page says of one chunk: its entry without the candles, and where these are: the index of the file, the
+    first row in it, and the number of rows."""
+
+    covered: Span
+    stored_ms: int
+    holes: tuple[Hole, ...]
+    unverified: tuple[Span, ...]
+    file: int
+    first_row: int
+    rows: int
+
+
+class Page(NamedTuple):
+    """The head of a page: its files, and its chunks by number.
+
+    A chunk that was stored anew since is not among the chunks any more; its rows stay in the file.
+    """
+
+    files: tuple[PageFile, ...]
+    chunks: Mapping[int, PagedChunk]
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of all files."""
+        return sum(file.size_bytes for file in self.files)
+
+    def without(self, chunks: Collection[int]) -> Page:
+        """Return the page without those chunks, and without files that no chunk lies in."""
+        left = {chunk: one for chunk, one in self.chunks.items() if chunk not in chunks}
+        used = sorted({one.file for one in left.values()})
+        place = {old: new for new, old in enumerate(used)}
+        kept = {chunk: one._replace(file=place[one.file]) for chunk, one in left.items()}
+        return Page(tuple(self.files[at] for at in used), kept)
+
+    def added(self, file: PageFile, entries: Mapping[int, Entry]) -> Page:
+        """Return the page with one more file, which has the candles of the entries in their order."""
+        chunks, first = dict(self.chunks), 0
+        for chunk, (covered, stored_ms, holes, candles, unverified) in entries.items():
+            chunks[chunk] = PagedChunk(covered, stored_ms, holes, unverified, len(self.files), first, candles.count)
+            first += candles.count
+        return Page((*self.files, file), chunks)
+
+    def entry(self, chunk: int, candles: Candles) -> Entry:
+        """Return the entry of the chunk; `candles` are those of its file."""
+        covered, stored_ms, holes, unverified, _, first, rows = self.chunks[chunk]
+        return Entry(
+            covered, stored_ms, holes, Candles(candles.names, candles.block[:, first : first + rows]), unverified
+        )
+
+
+EMPTY_PAGE = Page((), {})
 
 
 def page_of(chunk: int) -> int:
@@ -89,22 +118,17 @@ def fits_page(entry: Entry, span: Span) -> bool:
     )
 
 
-def make_page(file: str, entries: Mapping[int, Entry], candles: Candles) -> Page:
-    """Return the head of a page of those entries, in the order of their chunks; `candles` are theirs, joined."""
-    chunks, first = {}, 0
-    for chunk, (covered, stored_ms, holes, own, unverified) in entries.items():
-        chunks[chunk] = PagedChunk(covered, stored_ms, holes, unverified, first, own.count)
-        first += own.count
-    checksums = tuple(zlib.crc32(column) for column in candles.block)
-    return Page(file, candles.names, checksums, candles.count, chunks)
+def file_of(name: str, candles: Candles) -> PageFile:
+    """Return what a head says of a file of that name with those candles."""
+    return PageFile(name, candles.names, tuple(map(find_crc32(), candles.block)), candles.count)
 
 
 def pack_page(key: str, page: Page) -> bytes:
     """Return the head of the page as bytes to store under the key."""
-    about = json.dumps([page.file, page.names, page.checksums, page.rows]).encode()
-    parts = [_COUNTS.pack(len(about), len(page.chunks)), about]
-    for chunk, (covered, stored_ms, holes, unverified, first, rows) in page.chunks.items():
-        parts.append(_CHUNK.pack(chunk, *covered, stored_ms, first, rows, len(holes) << 16 | len(unverified)))
+    files = json.dumps(page.files).encode()
+    parts = [_COUNTS.pack(len(files), len(page.chunks)), files]
+    for chunk, (covered, stored_ms, holes, unverified, file, first, rows) in page.chunks.items():
+        parts.append(_CHUNK.pack(chunk, *covered, stored_ms, len(holes), len(unverified), file, first, rows))
         parts.append(pack_spans(holes, unverified))
     return seal(key, b"".join(parts), b"")
 
@@ -114,23 +138,22 @@ def unpack_page(key: str, data: bytes) -> Page | None:
     opened = unseal(key, data)
     try:
         return None if opened is None else _read_page(opened[0])
-    except (struct.error, ValueError, TypeError):
+    except (struct.error, ValueError, TypeError, LookupError):
         return None
 
 
 def _read_page(head: bytes) -> Page:
     length, count = _COUNTS.unpack_from(head)
     at = _COUNTS.size + length
-    about: Sequence[Any] = json.loads(head[_COUNTS.size : at])
-    file, names, checksums, rows = about
+    described: Sequence[Any] = json.loads(head[_COUNTS.size : at])
+    files = tuple(PageFile(name, tuple(names), tuple(checksums), rows) for name, names, checksums, rows in described)
     chunks = {}
     for _ in range(count):
-        chunk, start_ms, end_ms, stored_ms, first, own, counts = _CHUNK.unpack_from(head, at)
-        at += _CHUNK.size
-        holes, unverified, at = unpack_spans(head, at, counts >> 16, counts & 0xFFFF)
-        if first + own > rows:
+        chunk, start_ms, end_ms, stored_ms, holes, unverified, file, first, rows = _CHUNK.unpack_from(head, at)
+        own, spans, at = unpack_spans(head, at + _CHUNK.size, holes, unverified)
+        if first + rows > files[file].rows:
             raise ValueError
-        chunks[chunk] = PagedChunk(Span(start_ms, end_ms), stored_ms, holes, unverified, first, own)
-    if at != len(head) or len(names) != len(checksums) or not names:
+        chunks[chunk] = PagedChunk(Span(start_ms, end_ms), stored_ms, own, spans, file, first, rows)
+    if at != len(head) or any(len(file.names) != len(file.checksums) or not file.names for file in files):
         raise ValueError
-    return Page(file, tuple(names), tuple(checksums), int(rows), chunks)
+    return Page(files, chunks)

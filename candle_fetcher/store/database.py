@@ -29,12 +29,12 @@ PAGE_CACHE_KB = 1024
 BUSY_S = 2.0  # for the write lock; readers never wait
 
 _SCHEMA = "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid"
-# Mode 1 of diskcache is a value that lies in its row as it is; 4 would be a pickle, 2 and 3 name a file. The name of
-# our own file that belongs to a row is its tag, and its bytes are its size, which triggers of diskcache add up.
+# Mode 1 of diskcache is a value that lies in its row as it is; 4 would be a pickle, 2 and 3 name a file. The names
+# of our own files that belong to a row are its tag, and their bytes its size, which triggers of diskcache add up.
 _SAVE = (
     "INSERT INTO Cache(key, raw, store_time, access_time, access_count, tag, size, mode, value)"
-    " VALUES (:key, 1, :now, :now, 0, :file, :size, 1, :value) ON CONFLICT(key, raw) DO UPDATE SET store_time = :now,"
-    " expire_time = NULL, access_time = :now, access_count = 0, tag = :file, size = :size, mode = 1, filename = NULL,"
+    " VALUES (:key, 1, :now, :now, 0, :files, :size, 1, :value) ON CONFLICT(key, raw) DO UPDATE SET store_time = :now,"
+    " expire_time = NULL, access_time = :now, access_count = 0, tag = :files, size = :size, mode = 1, filename = NULL,"
     " value = :value"
 )
 
@@ -165,10 +165,10 @@ class Database:
         con: sqlite3.Connection = self._local.con
         return con.executemany(sql, rows).rowcount
 
-    def save(self, key: str, value: bytes, file: str | None = None, size_bytes: int = 0) -> None:
-        """Save the value under the key, in this thread's transaction, with the name and size of a file beside it."""
+    def save(self, key: str, value: bytes, files: str | None = None, size_bytes: int = 0) -> None:
+        """Save the value under the key, in this thread's transaction, with the names and the size of its files."""
         con: sqlite3.Connection = self._local.con
-        con.execute(_SAVE, {"key": key, "value": value, "now": time.time(), "file": file, "size": size_bytes})
+        con.execute(_SAVE, {"key": key, "value": value, "now": time.time(), "files": files, "size": size_bytes})
 
     def pages(self) -> tuple[int, int]:
         """Return how many pages the file has, and how many of them are free, in this thread's transaction."""

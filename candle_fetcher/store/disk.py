@@ -130,17 +130,20 @@ class DiskTier:
         self._observe(Operation("disk_write", time.perf_counter() - started, bytes=total if saved else 0))
         return saved
 
-    def save_with_file(self, key: str, data: bytes, file: str, size_bytes: int) -> bool:
-        """Save the value and publish its file, a new one of that size or the one that the value before had.
+    def save_with_files(
+        self, key: str, data: bytes, files: Sequence[str], size_bytes: int, new: str = "", new_bytes: int = 0
+    ) -> bool:
+        """Save the value with the names of its files and their size in all. `new`, of that size, is the one of them
+        that is published with it.
 
-        The file of the value before is removed where it is another one. Return False where it could not be saved: a
-        new file is then discarded.
+        Files of the value before that are not among them are removed. Return False where it could not be saved: a new
+        file is then discarded.
         """
         started = time.perf_counter()
-        is_saved = self._access.write(self._save_file, False, key, data, file, size_bytes)
-        if not is_saved:
-            self.files.discard(file)
-        self._observe(Operation("disk_write", time.perf_counter() - started, bytes=size_bytes if is_saved else 0))
+        is_saved = self._access.write(self._save_files, False, key, data, files, size_bytes, new, new_bytes)
+        if new and not is_saved:
+            self.files.discard(new)
+        self._observe(Operation("disk_write", time.perf_counter() - started, bytes=new_bytes if is_saved else 0))
         return is_saved
 
     def present(self, keys: Sequence[str]) -> set[str]:
@@ -247,28 +250,34 @@ class DiskTier:
 
     def _delete(self, db: Database, which: str, rows: list[tuple[object, ...]]) -> int:
         """Delete rows, and their files once the transaction is committed. Return how many rows there were."""
-        files = [tag.decode() for row in rows for (tag,) in db.select(_FILES_OF.format(which), row) if tag]
+        files = [name for row in rows for name in self._files_of(db, which, row)]
         count = db.write(f"DELETE FROM Cache WHERE {which}", rows)
         if files:
             self._access.after_commit(partial(self.files.remove, files))
         return count
 
-    def _sweep(self, db: Database) -> None:
-        self.files.sweep(
-            {tag.decode("ascii", "replace") for (tag,) in db.select(_FILES_OF.format("tag IS NOT NULL")) if tag}
-        )
+    def _files_of(self, db: Database, which: str, row: Sequence[object] = ()) -> list[str]:
+        """Return the names of the files that belong to the values of those rows."""
+        tags = db.select(_FILES_OF.format(which), row)
+        return [name for (tag,) in tags if tag for name in tag.decode("ascii", "replace").split(",")]
 
-    def _save_file(self, db: Database, key: str, data: bytes, file: str, size_bytes: int) -> bool:
-        before = [tag.decode("ascii", "replace") for (tag,) in db.select(_FILES_OF.format(_OF_KEY), (key,)) if tag]
-        if file not in before:
+    def _sweep(self, db: Database) -> None:
+        self.files.sweep(set(self._files_of(db, "tag IS NOT NULL")))
+
+    def _save_files(
+        self, db: Database, key: str, data: bytes, files: Sequence[str], size_bytes: int, new: str, new_bytes: int
+    ) -> bool:
+        if new:
             if not self._has_swept:  # of a database that was moved aside, and of processes that were killed
                 self._sweep(db)
                 self._has_swept = True
-            if not self._make_room(db, len(data), size_bytes):
+            if not self._make_room(db, len(data), new_bytes):
                 return False
-            self.files.publish(file)
-        db.save(key, data, file, size_bytes)
-        old = [one for one in before if one != file]
+            if not {new, *self._files_of(db, _OF_KEY, (key,))}.issuperset(files):
+                return False  # to make room, the value before was evicted with its files
+            self.files.publish(new)
+        old = set(self._files_of(db, _OF_KEY, (key,))).difference(files)
+        db.save(key, data, ",".join(files), size_bytes)
         if old:
             self._access.after_commit(partial(self.files.remove, old))
         return True

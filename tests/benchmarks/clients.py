@@ -352,15 +352,19 @@ def write_files(folder: str, start: str, end: str, url: str, into: str) -> Figur
     times = [frame.index.asi8, frame["close_time"].array.asi8]
     block = np.vstack([*(frame[name].to_numpy("f8").view("i8") for name in frame if name != "close_time"), *times])
     np.save(Path(into) / "block.npy", block)
+    np.save(Path(into) / "prices.npy", block[[*range(5), -2]])
     frame.attrs.clear()
     frame.to_pickle(Path(into) / "frame.pickle")
+    with contextlib.suppress(ImportError):
+        frame.reset_index().to_feather(Path(into) / "frame.feather", compression="uncompressed")
+        frame.to_parquet(Path(into) / "frame.parquet")
     return {"candles": len(frame), "bytes": block.nbytes}
 
 
-def load_numpy(into: str) -> Figures:
+def load_numpy(into: str, name: str = "block") -> Figures:
     import numpy as np
 
-    return timed(lambda: int(np.load(Path(into) / "block.npy").shape[1]))
+    return timed(lambda: int(np.load(Path(into) / f"{name}.npy").shape[1]))
 
 
 def load_pickle(into: str) -> Figures:
@@ -369,15 +373,29 @@ def load_pickle(into: str) -> Figures:
     return timed(lambda: len(pd.read_pickle(Path(into) / "frame.pickle")))
 
 
-def load_disk(folder: str, start: str, end: str, url: str, again: int = 30) -> Figures:
+def load_feather(into: str) -> Figures:
+    from pyarrow import feather
+
+    return timed(lambda: len(feather.read_feather(Path(into) / "frame.feather")))
+
+
+def load_parquet(into: str) -> Figures:
+    import pandas as pd
+    import pyarrow.parquet  # noqa: F401 - so that its import is not timed
+
+    return timed(lambda: len(pd.read_parquet(Path(into) / "frame.parquet")))
+
+
+def load_disk(folder: str, start: str, end: str, url: str, again: int = 30, columns: str = "all") -> Figures:
     """A stored range in a new process, opening the cache included; then the same fetch again, some times."""
     with _fetcher(folder, url) as fetcher:
 
         def work() -> int:
-            return len(fetcher.fetch(SYMBOL, "1m", start, end, columns="all"))
+            return len(fetcher.fetch(SYMBOL, "1m", start, end, columns=columns))
 
         figures = timed(work)
-        figures["again_s"] = statistics.median(timed(work)["wall_s"] for _ in range(again))
+        if again:
+            figures["again_s"] = statistics.median(timed(work)["wall_s"] for _ in range(again))
     return figures
 
 
