@@ -335,6 +335,10 @@ class PageStore:
             self._memory.drop(key)
         return {chunk: page.entry(chunk, candles) for chunk in entries}
 
+    def release(self, series: Series) -> None:
+        """Drop the pages of the series from memory; the disk has them."""
+        self._memory.drop_prefix(_prefix(series))
+
     def forget(self, series: Series, chunks: Iterable[int]) -> bool:
         """Drop the pages in memory that hold one of the chunks: another process stored it anew. Return whether there
         was one."""

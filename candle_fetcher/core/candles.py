@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -45,6 +46,7 @@ OHLCV = COLUMNS[1:6]
 # Stands for a missing value in a column of integers (as a time it is NumPy's NaT). Decimals have NaN.
 MISSING = -(2**63)
 _BLOCK_ROWS = 1 << 16
+_LEAST_MAPPED, _MOST_MAPPED = 1 << 20, 32 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,12 +111,24 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     return (*(name for name in COLUMNS if name in each), *(name for name in each if name not in COLUMNS))
 
 
+def empty_block(columns: int, rows: int) -> Int64s:
+    """Return a block that is still to be filled.
+
+    A block of some megabytes is a mapping of its own, so that its memory is free at once when the block is: the C
+    library keeps what it has for such sizes, which adds up where many files are read. It maps larger ones by itself.
+    """
+    size = columns * rows * 8
+    if not _LEAST_MAPPED <= size < _MOST_MAPPED:
+        return np.empty((columns, rows), np.int64)
+    return np.frombuffer(mmap.mmap(-1, size), np.int64).reshape(columns, rows)
+
+
 def candles_from(names: Sequence[str], columns: Sequence[npt.NDArray[np.generic]]) -> Candles:
     """Return candles made of equally long columns, `open_time` first.
 
     Columns that are not in COLUMNS are float64.
     """
-    block = np.empty((len(names), len(columns[0])), np.int64)
+    block = empty_block(len(names), len(columns[0]))
     for row, name, column in zip(block, names, columns, strict=True):
         if name in INTEGERS:
             row[:] = column
@@ -133,16 +147,17 @@ def join(parts: Sequence[Candles]) -> Candles:
 
     Parts that adjoin in one block which is never written to are returned as a part of it.
     """
-    whole = _part_of_one_block(parts)
+    whole = part_of_one_block(parts)
     if whole is not None:
         return whole
     if len({part.names for part in parts}) > 1:
         names = in_order(name for part in parts for name in part.names)
         parts = [widen(part, names) for part in parts]
-    return Candles(parts[0].names, np.concatenate([part.block for part in parts], axis=1))
+    block = empty_block(len(parts[0].names), sum(part.count for part in parts))
+    return Candles(parts[0].names, np.concatenate([part.block for part in parts], axis=1, out=block))
 
 
-def _part_of_one_block(parts: Sequence[Candles]) -> Candles | None:
+def part_of_one_block(parts: Sequence[Candles]) -> Candles | None:
     """Return the parts as one part of the block that they share; None where they do not adjoin in a read-only block."""
     names, first = parts[0].names, parts[0].block
     base = first.base

@@ -172,8 +172,9 @@ class Collector(Task):
         found = gather(self, wanted)
         if found.span.end_ms < wanted.end_ms:  # what follows may still come, or change
             span = span.before(timeframe.floor_ms(found.span.end_ms))
-        parts = [part.entry.candles.pick(names) for part in found.chunks if part.entry.candles.count]
-        candles = join(parts) if parts else no_candles(names)
+        if found.read_until_ms:  # what files brought lies in pages by now, and is not held twice
+            self.resources.cache.entries.pages.release(request.series)
+        candles = found.join(names)
         for lost, _ in found.failed:
             # What was to be confirmed and could not be is missing, not a row.
             candles = overlay(candles, no_candles(names), lost)

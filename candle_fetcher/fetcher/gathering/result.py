@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
+from candle_fetcher.core.candles import Candles, no_candles, part_of_one_block
 from candle_fetcher.core.entry import UNKNOWN, Entry, HoleState
 from candle_fetcher.core.errors import ArchiveMismatch, CandleFetcherWarning, SourceError, TransportError, warn
 from candle_fetcher.core.expiry import FOREVER_MS, ask_again_ms
@@ -52,6 +55,25 @@ class GatherResult(NamedTuple):
     unverified: list[str]
     rejected: list[str]
     beyond: list[Span]
+
+    def join(self, names: tuple[str, ...]) -> Candles:
+        """Return all candles in one block, with those columns; from then on the chunks share it.
+
+        A chunk is copied and let go before the next one is, so that little more than the block is held.
+        """
+        parts = [one.entry.candles.pick(names) for one in self.chunks if one.entry.candles.count]
+        whole = part_of_one_block(parts) if parts else no_candles(names)
+        if whole is not None:
+            return whole
+        block = np.empty((len(names), sum(part.count for part in parts)), np.int64)
+        del parts
+        at = 0
+        for index, (tier, entry, provenance) in enumerate(self.chunks):
+            candles = Candles(names, block[:, at : at + entry.candles.count])
+            candles.block[:] = entry.candles.pick(names).block
+            self.chunks[index] = ChunkResult(tier, entry._replace(candles=candles), provenance)
+            at += candles.count
+        return Candles(names, block)
 
 
 def make_result(gathering: Gathering, fetch: Fetch | None) -> GatherResult:
