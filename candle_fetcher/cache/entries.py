@@ -14,7 +14,7 @@ from candle_fetcher.cache.pages import PageStore, Run
 from candle_fetcher.core.entry import Entry, is_of_newer_version, pack, unpack
 from candle_fetcher.core.events import Lookup
 from candle_fetcher.core.merging import Merged, merge_entries
-from candle_fetcher.core.page import Page, fits_page, page_of
+from candle_fetcher.core.page import Page, fits_page, is_paged, page_of
 from candle_fetcher.core.plan import chunk_span
 from candle_fetcher.core.revisions import Revision
 from candle_fetcher.core.series import Series
@@ -141,6 +141,9 @@ class EntryStore:
             data = {}
             for read in run(disk.load_many, [asked[at : at + size] for at in range(0, len(asked), size)]):
                 data.update(read)
+            # Meanwhile another thread or process may have moved chunks into pages.
+            left = [chunk for key, chunk in keys.items() if key not in data and not is_paged(chunk, pages)]
+            pages |= self.pages.find(series, left)
         return {keys[key]: value for key, value in data.items()}, pages
 
     def _unpack(self, series: Series, chunk: int, data: bytes) -> Entry | None:

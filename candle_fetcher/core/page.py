@@ -108,6 +108,12 @@ def chunks_in(page: int) -> range:
     return range(page * PAGE_CHUNKS, (page + 1) * PAGE_CHUNKS)
 
 
+def is_paged(chunk: int, pages: Mapping[int, Page]) -> bool:
+    """Return whether the chunk lies in one of the pages, which are given by their numbers."""
+    page = pages.get(page_of(chunk))
+    return page is not None and chunk in page.chunks
+
+
 def fits_page(entry: Entry, span: Span) -> bool:
     """Return whether an entry may lie in a page: it answers for the span of its chunk, and nothing in it is asked for
     soon."""
