@@ -150,6 +150,20 @@ def month_key(month: str) -> str:
     return f"data/spot/monthly/klines/{IDS}/1m/{IDS}-1m-{month}.zip"
 
 
+def fetch_few(url: str, timeframe: str, start: str, end: str, times: int = 9) -> Figures:
+    """Few candles, nothing stored: by a new fetcher with a new folder each time, in a process that has fetched before."""
+
+    def once() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.perf_counter()
+            with _fetcher(folder, url, archive=True) as fetcher:
+                fetcher.fetch(SYMBOL, timeframe, start, end)
+                return time.perf_counter() - began
+
+    once()
+    return {"wall_s": statistics.median(once() for _ in range(times))}
+
+
 def archive_cold(url: str, start: str, end: str) -> Figures:
     """Ours from the archive, with everything on, as `fetch_cold`; and the requests, and how the peak of memory grew."""
     import candle_fetcher  # noqa: F401 - before the clock starts
@@ -543,4 +557,7 @@ def versions(packages: Sequence[str]) -> Figures:
 
 
 if __name__ == "__main__":
-    print(json.dumps(globals()[sys.argv[1]](**json.loads(sys.argv[2]))))
+    arguments = json.loads(sys.argv[2])
+    for package in arguments.pop("without", ()):
+        sys.modules[package] = None  # type: ignore[assignment] - as where it is not installed
+    print(json.dumps(globals()[sys.argv[1]](**arguments)))
