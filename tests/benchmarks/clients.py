@@ -151,7 +151,7 @@ def month_key(month: str) -> str:
 
 
 def fetch_few(url: str, timeframe: str, start: str, end: str, times: int = 9) -> Figures:
-    """Few candles, nothing stored: by a new fetcher with a new folder each time, in a process that has fetched before."""
+    """Few candles, nothing stored: by a new fetcher with a new folder each time; the process has fetched before."""
 
     def once() -> float:
         with tempfile.TemporaryDirectory() as folder:
