@@ -92,6 +92,7 @@ class EntryStore:
         found = {chunk: ("memory", entry) for chunk, entry in memory.items()}
         if left and store.disk is not None:
             data, pages = self._read_disk(series, left, run)
+            self.pages.take_out(series, pages, data)
             own = {chunk: entry for chunk, value in data.items() if (entry := self._unpack(series, chunk, value))}
             for chunk in own if keep else ():
                 store.memory.save(f"{series.key}|{chunk}", data[chunk], len(data[chunk]))
@@ -101,7 +102,8 @@ class EntryStore:
                 for chunk, entry in own.items()
                 if names is None or (not entry.holes and fits_page(entry, chunk_span(series.timeframe, chunk)))
             }
-            read = own | self.pages.read(series, pages, left, names=names, own=final, run=run, keep=keep)
+            others = [chunk for chunk in left if chunk not in data]
+            read = own | self.pages.read(series, pages, others, names=names, own=final, run=run, keep=keep)
             store.observe(Lookup("disk", len(read), len(left) - len(read)))
             found |= {chunk: ("disk", entry) for chunk, entry in read.items()}
         if found:
@@ -211,7 +213,7 @@ class EntryStore:
             }
             if not self._store.keeps:
                 return entries, False
-            paged = self.pages.store(series, entries, stored.pages, keep=keep)
+            paged = self.pages.store(series, entries, stored.pages, stored.data, keep=keep)
             prefix = series.key
             keys = {chunk: f"{prefix}|{chunk}" for chunk in entries if chunk not in paged}
             data = {key: pack(key, entries[chunk], compress=self._compress) for chunk, key in keys.items()}

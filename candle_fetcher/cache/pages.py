@@ -234,15 +234,26 @@ class PageStore:
     # -- writing, in a transaction ------------------------------------------------------------------------------------
 
     def store(
-        self, series: Series, entries: Mapping[int, Entry], pages: Mapping[int, Page], *, keep: bool
+        self,
+        series: Series,
+        entries: Mapping[int, Entry],
+        pages: Mapping[int, Page],
+        values: Mapping[int, bytes],
+        *,
+        keep: bool,
     ) -> dict[int, Entry]:
         """Write the entries into pages, where enough of a page come together, and return those that lie in one now.
-        `pages` are the heads of all pages that the entries may lie in."""
+        `pages` are the heads of all pages that the entries may lie in, `values` what they have on their own on disk."""
         stored: dict[int, Entry] = {}
         for number, some in groupby(sorted(entries), page_of) if self.has_any(series) else ():
             ours = {chunk: entries[chunk] for chunk in some}
-            new = {one: entry for one, entry in ours.items() if fits_page(entry, chunk_span(series.timeframe, one))}
-            before = pages.get(number, EMPTY_PAGE)
+            new = {
+                chunk: entry
+                for chunk, entry in ours.items()
+                if fits_page(entry, chunk_span(series.timeframe, chunk))
+                and not is_of_newer_version(f"{series.key}|{chunk}", values.get(chunk, b""))
+            }
+            before = self._still_stored(series, number, pages)
             page, own = before.without(ours), {}
             if 0 < len(new) < LEAST_CHUNKS:
                 chunks = self._own(series, number, ours)
@@ -250,11 +261,18 @@ class PageStore:
                     own = self._load_own(series, chunks)
             written = {}
             if len(new) >= LEAST_CHUNKS or own:
-                written = self._write(series, number, page, new | own, own, keep=keep)
+                old = [chunk for chunk in new if chunk in values]
+                written = self._write(series, number, page, new | own, [*own, *old], keep=keep)
                 stored.update({chunk: entry for chunk, entry in written.items() if chunk in new})
             if not written and len(page.chunks) < len(before.chunks):
                 self._leave(_key(series, number), page)
         return stored
+
+    def _still_stored(self, series: Series, number: int, pages: Mapping[int, Page]) -> Page:
+        """Return the head of the page, empty where it was dropped in this transaction: damaged, or to make room."""
+        key = _key(series, number)
+        assert self._disk is not None
+        return pages[number] if number in pages and self._disk.present([key]) else EMPTY_PAGE
 
     def _leave(self, key: str, page: Page) -> None:
         """Store the head without the chunks that are stored on their own now."""
@@ -266,13 +284,26 @@ class PageStore:
         else:
             self._disk.drop(key)
 
+    def take_out(self, series: Series, pages: Mapping[int, Page], chunks: Collection[int]) -> None:
+        """Take chunks out of the pages that have entries of their own on disk: another version stored these. The copies
+        in the pages are older, and are not to be found once the entries are evicted."""
+        twice = [chunk for page in pages.values() for chunk in page.chunks if chunk in chunks]
+        if not twice:
+            return
+        with self._documents.transaction():
+            for number, page in self.find(series, twice).items():
+                left = page.without(self._own(series, number, ()))
+                if len(left.chunks) < len(page.chunks):
+                    self._leave(_key(series, number), left)
+
     def pack(self, series: Series, number: int) -> int:
         """Move chunks that have entries of their own into their page, where there are LEAST_CHUNKS of them that may lie
         in one, or they complete it. Return how many."""
         page = self.find(series, chunks_in(number)).get(number, EMPTY_PAGE)
         own = self._load_own(series, self._own(series, number, ()))
         is_enough = len(own) >= LEAST_CHUNKS or len({*own, *page.chunks}) == len(chunks_in(number))
-        return len(self._write(series, number, page, own, own, keep=False)) if own and is_enough else 0
+        written = self._write(series, number, page, own, own, keep=False) if own and is_enough else {}
+        return sum(chunk in own for chunk in written)
 
     def _own(self, series: Series, number: int, besides: Collection[int]) -> list[int]:
         """Return the chunks of the page, besides those, that have entries of their own on disk."""

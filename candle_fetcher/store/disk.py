@@ -273,10 +273,12 @@ class DiskTier:
                 self._has_swept = True
             if not self._make_room(db, len(data), new_bytes):
                 return False
-            if not {new, *self._files_of(db, _OF_KEY, (key,))}.issuperset(files):
-                return False  # to make room, the value before was evicted with its files
+        before = set(self._files_of(db, _OF_KEY, (key,)))
+        if not {new, *before}.issuperset(files):
+            return False  # the value before was evicted with its files, perhaps to make room
+        if new:
             self.files.publish(new)
-        old = set(self._files_of(db, _OF_KEY, (key,))).difference(files)
+        old = before.difference(files)
         db.save(key, data, ",".join(files), size_bytes)
         if old:
             self._access.after_commit(partial(self.files.remove, old))

@@ -1,0 +1,251 @@
+"""Pages: runs of 32 settled chunks in files of columns beside the database.
+
+What lies in pages answers as what lies in the database does, bit for bit; what is damaged, cut off, evicted, replaced
+or written by an older version is asked for again; and nothing wrong is ever served.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from world import World, ms, same
+
+from candle_fetcher import CacheWarning, CandleFetcher
+from candle_fetcher.core.candles import Candles
+from candle_fetcher.core.entry import Entry, pack
+from candle_fetcher.core.page import PAGE_CHUNKS, Page, pack_page, unpack_page
+from candle_fetcher.core.plan import chunk_of, chunk_span
+from candle_fetcher.core.timeframe import parse_timeframe
+
+MINUTE = parse_timeframe("1m")
+FIRST = -(-chunk_of(MINUTE, ms("2024-03-01")) // PAGE_CHUNKS) * PAGE_CHUNKS  # the first chunk of a page
+TAIL = 3  # chunks after the last page, which lie in the database
+CHUNKS = range(FIRST, FIRST + 2 * PAGE_CHUNKS + TAIL)
+CHUNK_MS = 60_000 * 1000
+
+
+def span_of(first: int, stop: int) -> tuple[int, int]:
+    """Unix ms of chunks, counted from FIRST."""
+    return chunk_span(MINUTE, FIRST + first).start_ms, chunk_span(MINUTE, FIRST + stop).start_ms
+
+
+SPAN = span_of(0, len(CHUNKS))
+PAGE_SPAN = span_of(0, PAGE_CHUNKS)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """One for all tests: what a test changes in it, it changes back."""
+    with World(tmp_path_factory.mktemp("pages") / "unused", weight_limit=10**9) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def filled(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all of SPAN: two pages, and the rest in the database."""
+    folder = tmp_path_factory.mktemp("filled") / "cache"
+    with world.fetcher(cache_dir=folder, source="rest") as fetcher:
+        fetcher.fetch("BTC/USDT", "1m", *SPAN)
+    Folder(folder).unpage()
+    with world.fetcher(cache_dir=folder) as fetcher:
+        assert fetcher.cache.compact().chunks == 2 * PAGE_CHUNKS
+    assert len(page_files(folder)) == 2
+    assert len(Folder(folder).rows()) == TAIL
+    return folder
+
+
+@pytest.fixture
+def folder(filled: Path, tmp_path: Path) -> Path:
+    """A copy of the filled folder."""
+    return Path(shutil.copytree(filled, tmp_path / "cache"))
+
+
+def page_files(folder: Path) -> list[Path]:
+    """The files of pages, in no order."""
+    return list((folder / "pages").glob("*.page"))
+
+
+def real_bytes(folder: Path) -> int:
+    """The bytes of all candles in a cache folder as the file system has them."""
+    files = [folder / "cache.db", folder / "cache.db-wal", *(folder / "pages").glob("*")]
+    return sum(path.stat().st_size for path in files if path.exists())
+
+
+class Folder:
+    """What the database in a cache folder says, read and changed as another program would."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def query(self, sql: str, *values: object) -> list[Any]:
+        con = sqlite3.connect(self.path / "cache.db", isolation_level=None)
+        try:
+            return con.execute(sql, values).fetchall()
+        finally:
+            con.close()
+
+    def heads(self) -> dict[str, Page]:
+        """The heads of pages, by key."""
+        found = self.query("SELECT key, value FROM Cache WHERE key GLOB '*|page|*' ORDER BY key")
+        return {key: page for key, value in found if (page := unpack_page(key, value)) is not None}
+
+    def rows(self) -> dict[str, bytes]:
+        """The values of the chunks that lie in the database, by key."""
+        found = self.query("SELECT key, value FROM Cache ORDER BY key")
+        return {key: value for key, value in found if key.split("|")[-1].isdigit() and not key.split("|")[-2]}
+
+    def file_of(self, number: int) -> Path:
+        """The first file of the page of that number, counted from the first."""
+        return self.path / "pages" / f"{list(self.heads().values())[number].files[0].name}.page"
+
+    def entry_of(self, key: str, chunk: int) -> Entry:
+        """The entry of a chunk that lies in a page."""
+        page = self.heads()[key]
+        file = page.files[page.chunks[chunk].file]
+        block = np.fromfile(self.path / "pages" / f"{file.name}.page", "<i8").reshape(len(file.names), file.rows)
+        return page.entry(chunk, Candles(file.names, block))
+
+    def copy_out(self, chunks: Collection[int] = CHUNKS) -> None:
+        """Store chunks of pages as an older version does, which knows of no pages: a chunk then lies in both places."""
+        for key, page in self.heads().items():
+            for chunk in page.chunks.keys() & set(chunks):
+                own = f"{key.rpartition('|page|')[0]}|{chunk}"
+                self.put(own, pack(own, self.entry_of(key, chunk)))
+
+    def unpage(self, chunks: Collection[int] = CHUNKS) -> None:
+        """Have chunks of pages lie in the database in place of their pages."""
+        self.copy_out(chunks)
+        for key, page in self.heads().items():
+            left = page.without(chunks)
+            for file in set(page.files).difference(left.files):
+                (self.path / "pages" / f"{file.name}.page").unlink()
+            names = ",".join(file.name for file in left.files)
+            if left.chunks:
+                edit = "UPDATE Cache SET value = ?, tag = ?, size = ? WHERE key = ?"
+                self.query(edit, pack_page(key, left), names, left.size_bytes, key)
+            else:
+                self.query("DELETE FROM Cache WHERE key = ?", key)
+
+    def put(self, key: str, value: bytes) -> None:
+        """Store a value as an older version does, which knows of no files."""
+        self.query(
+            "INSERT INTO Cache(key, raw, store_time, access_time, access_count, size, mode, value)"
+            " VALUES (?, 1, strftime('%s','now') + 0.5, 0.0, 0, 0, 1, ?)"
+            " ON CONFLICT(key, raw) DO UPDATE SET value = excluded.value, store_time = excluded.store_time",
+            key,
+            value,
+        )
+
+
+def fetch(fetcher: CandleFetcher, span: tuple[int, int] = SPAN, **more: Any) -> pd.DataFrame:
+    return fetcher.fetch("BTC/USDT", "1m", *span, **more)
+
+
+def truth(world: World, span: tuple[int, int] = SPAN) -> Any:
+    return world.exchange.truth("binance", "BTCUSDT", "1m", *span)
+
+
+def check(world: World, folder: Path, span: tuple[int, int] = SPAN, **settings: Any) -> list[dict[str, str]]:
+    """A new fetcher gives the truth, once more from what it holds, and a second one asks for nothing; the cache is
+    whole. Return what the first one asked for."""
+    settings = {"cache_dir": folder, "source": "rest", **settings}
+    world.asked()
+    with world.fetcher(**settings) as fetcher:
+        same(fetch(fetcher, span, columns="all"), truth(world, span))
+        asked = world.asked()
+        same(fetch(fetcher, span), truth(world, span))
+    with world.fetcher(**settings) as fetcher:
+        same(fetch(fetcher, span), truth(world, span))
+        same(fetch(fetcher, span, columns="all"), truth(world, span))
+        assert fetcher.cache.verify().damaged == ()
+    assert world.asked() == []
+    return asked
+
+
+@contextmanager
+def restated(world: World, open_ms: int, **fields: float) -> Iterator[None]:
+    """The provider has other values of a candle for the time being."""
+    before = truth(world, (open_ms, open_ms + 60_000))
+    world.exchange.restate("binance", "BTCUSDT", "1m", open_ms, **fields)
+    try:
+        yield
+    finally:
+        was = {name: float(before[name][0]) for name in fields}
+        world.exchange.restate("binance", "BTCUSDT", "1m", open_ms, **was)
+
+
+@contextmanager
+def warned(*texts: str) -> Iterator[None]:
+    """The body gives exactly those CacheWarnings."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        yield
+    messages = [str(one.message) for one in said]
+    assert len(messages) == len(texts), messages
+    for one, text in zip(said, texts, strict=True):
+        assert one.category is CacheWarning
+        assert text in str(one.message)
+
+
+# -- a chunk lies in one place --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("columns", ["ohlcv", "all"])
+def test_of_a_chunk_that_lies_in_both_places_the_database_counts_and_the_page_loses_it(
+    world: World, folder: Path, columns: str
+) -> None:
+    """An older version asked for it again, found another value, and stored that in the database."""
+    chunk = CHUNKS[17]
+    (key, _), cache = next(iter(Folder(folder).heads().items())), Folder(folder)
+    with restated(world, span_of(17, 18)[0], volume=12.5):
+        cache.copy_out([chunk])
+        own = f"{key.rpartition('|page|')[0]}|{chunk}"
+        entry = cache.entry_of(key, chunk)
+        block = entry.candles.block.copy()
+        block[entry.candles.names.index("volume"), 0] = np.float64(12.5).view(np.int64)
+        cache.put(own, pack(own, entry._replace(candles=Candles(entry.candles.names, block))))
+        with world.fetcher(cache_dir=folder, source="cache") as fetcher:
+            same(fetch(fetcher, columns=columns), truth(world))
+        assert chunk not in cache.heads()[key].chunks
+        cache.query("DELETE FROM Cache WHERE key = ?", own)  # as an eviction does
+        assert len(check(world, folder)) == 1
+
+
+def test_a_copy_in_the_database_that_is_damaged_is_not_replaced_by_an_older_one_in_the_page(
+    world: World, folder: Path
+) -> None:
+    chunk = CHUNKS[17]
+    (key, _), cache = next(iter(Folder(folder).heads().items())), Folder(folder)
+    with restated(world, span_of(17, 18)[0], volume=12.5):
+        cache.put(f"{key.rpartition('|page|')[0]}|{chunk}", b"no entry")
+        with warned("cut or changed"), world.fetcher(cache_dir=folder, source="rest") as fetcher:
+            same(fetch(fetcher), truth(world))
+        assert check(world, folder) == []
+
+
+def test_compact_takes_the_copy_in_the_database_for_the_page(world: World, folder: Path) -> None:
+    cache = Folder(folder)
+    cache.copy_out(CHUNKS[:3])
+    cache.copy_out(CHUNKS[40:52])
+    with world.fetcher(cache_dir=folder) as fetcher:
+        assert fetcher.cache.compact().chunks == 3 + 12
+    assert len(cache.rows()) == TAIL
+    assert check(world, folder) == []
+
+
+def test_chunks_that_are_written_into_a_page_leave_no_older_copy_in_the_database(world: World, folder: Path) -> None:
+    Folder(folder).unpage(CHUNKS[:PAGE_CHUNKS])
+    with restated(world, span_of(17, 18)[0], volume=12.5):
+        with world.fetcher(cache_dir=folder, source="rest") as fetcher:
+            fetch(fetcher, span_of(17, 18), refresh=True)
+        assert len(Folder(folder).rows()) == TAIL
+        assert check(world, folder) == []
