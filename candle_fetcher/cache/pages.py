@@ -208,7 +208,7 @@ class PageStore:
         return all(file.is_whole(at, column) for at, column in enumerate(block))
 
     def _read_again(self, series: Series, tried: Mapping[int, Page], chunks: Sequence[int]) -> dict[int, Entry]:
-        """Return entries whose files could not be read: another process may have replaced them. A page that is still
+        """Return entries of files that could not be read: another process may have replaced them. A page that is still
         the same is damaged."""
         assert self._disk is not None
         now = self.find(series, chunks)
@@ -219,7 +219,7 @@ class PageStore:
         return self.read(series, newer, chunks) if newer else {}
 
     def is_whole(self, key: str, data: bytes) -> bool:
-        """Return whether the files of the page whose head was stored under the key are what was written."""
+        """Return whether the files of the page with the head under the key are what was written."""
         page = unpack_page(key, data)
         return page is not None and all(
             self._read_file(file, np.empty((len(file.names), file.rows), np.int64)) for file in page.files
@@ -251,7 +251,7 @@ class PageStore:
                 chunk: entry
                 for chunk, entry in ours.items()
                 if fits_page(entry, chunk_span(series.timeframe, chunk))
-                and not is_of_newer_version(f"{series.key}|{chunk}", values.get(chunk, b""))
+                and not (chunk in values and is_of_newer_version(f"{series.key}|{chunk}", values[chunk]))
             }
             before = self._still_stored(series, number, pages)
             page, own = before.without(ours), {}
@@ -308,13 +308,15 @@ class PageStore:
     def _own(self, series: Series, number: int, besides: Collection[int]) -> list[int]:
         """Return the chunks of the page, besides those, that have entries of their own on disk."""
         assert self._disk is not None
-        keys = {f"{series.key}|{chunk}": chunk for chunk in chunks_in(number) if chunk not in besides}
-        return sorted(keys[key] for key in self._disk.present(list(keys)))
+        prefix = series.key
+        keys = {f"{prefix}|{chunk}": chunk for chunk in chunks_in(number) if chunk not in besides}
+        return sorted([keys[key] for key in self._disk.present(list(keys))])
 
     def _load_own(self, series: Series, chunks: Sequence[int]) -> dict[int, Entry]:
         """Return those of the entries on disk that may lie in a page."""
         assert self._disk is not None
-        keys, found = {f"{series.key}|{chunk}": chunk for chunk in chunks}, {}
+        prefix, found = series.key, {}
+        keys = {f"{prefix}|{chunk}": chunk for chunk in chunks}
         for key, data in self._disk.load_many(keys).items():
             entry = unpack(key, data)
             if entry is not None and fits_page(entry, chunk_span(series.timeframe, keys[key])):
@@ -357,9 +359,10 @@ class PageStore:
         files = [one.name for one in page.files]
         if not self._disk.save_with_files(key, pack_page(key, page), files, page.size_bytes, name, file.size_bytes):
             return {}
-        self._disk.drop_many([f"{series.key}|{chunk}" for chunk in own if chunk in entries])
+        prefix = series.key
+        self._disk.drop_many([f"{prefix}|{chunk}" for chunk in own if chunk in entries])
         for chunk in entries:
-            self._memory.drop(f"{series.key}|{chunk}")
+            self._memory.drop(f"{prefix}|{chunk}")
         if keep:
             self._keep(key, page, {file: candles})
         else:
@@ -371,7 +374,7 @@ class PageStore:
         self._memory.drop_prefix(_prefix(series))
 
     def forget(self, series: Series, chunks: Iterable[int]) -> bool:
-        """Drop the pages in memory that hold one of the chunks: another process stored it anew. Return whether there
+        """Drop the pages in memory that hold one of the chunks: another process stored it again. Return whether there
         was one."""
         is_dropped = False
         for number, some in groupby(sorted(chunks), page_of):

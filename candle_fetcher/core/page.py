@@ -60,7 +60,7 @@ class PagedChunk(NamedTuple):
 class Page(NamedTuple):
     """The head of a page: its files, and its chunks by number.
 
-    A chunk that was stored anew since is not among the chunks any more; its rows stay in the file.
+    A chunk that was stored again since is not among the chunks any more; its rows stay in the file.
     """
 
     files: tuple[PageFile, ...]
@@ -77,7 +77,7 @@ class Page(NamedTuple):
         used = sorted({one.file for one in left.values()})
         place = {old: new for new, old in enumerate(used)}
         kept = {chunk: one._replace(file=place[one.file]) for chunk, one in left.items()}
-        return Page(tuple(self.files[at] for at in used), kept)
+        return Page(tuple([self.files[at] for at in used]), kept)
 
     def added(self, file: PageFile, entries: Mapping[int, Entry]) -> Page:
         """Return the page with one more file, which has the candles of the entries in their order."""

@@ -151,8 +151,8 @@ class DiskTier:
         found: set[str] = set()
         for at in range(0, len(keys), KEYS_PER_PAGE):
             some = keys[at : at + KEYS_PER_PAGE]
-            names = (_decode(name) for (name,) in self._access.read(_PRESENT.format(",".join("?" * len(some))), some))
-            found.update(name for name in names if name is not None)
+            names = [_decode(name) for (name,) in self._access.read(_PRESENT.format(",".join("?" * len(some))), some)]
+            found.update([name for name in names if name is not None])
         return found.intersection(keys)
 
     def drop(self, key: str) -> None:

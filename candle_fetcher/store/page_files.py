@@ -79,7 +79,7 @@ class PageFiles:
             os.close(fd)
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files whose rows were dropped; one that cannot be removed now is left to `sweep`."""
+        """Remove files of rows that were dropped; one that cannot be removed now is left to `sweep`."""
         for name in names:
             if _NAME.fullmatch(name):
                 self._unlink(name + _FINISHED)
