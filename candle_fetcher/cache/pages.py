@@ -253,7 +253,7 @@ class PageStore:
                 if fits_page(entry, chunk_span(series.timeframe, chunk))
                 and not (chunk in values and is_of_newer_version(f"{series.key}|{chunk}", values[chunk]))
             }
-            before = self._still_stored(series, number, pages)
+            before = self._still_stored(series, number, pages[number]) if number in pages else EMPTY_PAGE
             page, own = before.without(ours), {}
             if 0 < len(new) < LEAST_CHUNKS:
                 chunks = self._own(series, number, ours)
@@ -268,11 +268,10 @@ class PageStore:
                 self._leave(_key(series, number), page)
         return stored
 
-    def _still_stored(self, series: Series, number: int, pages: Mapping[int, Page]) -> Page:
+    def _still_stored(self, series: Series, number: int, page: Page) -> Page:
         """Return the head of the page, empty where it was dropped in this transaction: damaged, or to make room."""
-        key = _key(series, number)
         assert self._disk is not None
-        return pages[number] if number in pages and self._disk.present([key]) else EMPTY_PAGE
+        return page if self._disk.present([_key(series, number)]) else EMPTY_PAGE
 
     def _leave(self, key: str, page: Page) -> None:
         """Store the head without the chunks that are stored on their own now."""
