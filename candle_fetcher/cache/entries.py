@@ -92,7 +92,8 @@ class EntryStore:
         found = {chunk: ("memory", entry) for chunk, entry in memory.items()}
         if left and store.disk is not None:
             data, pages = self._read_disk(series, left, run)
-            self.pages.take_out(series, pages, data)
+            if data and pages:
+                self.pages.take_out(series, pages, data)
             own = {chunk: entry for chunk, value in data.items() if (entry := self._unpack(series, chunk, value))}
             for chunk in own if keep else ():
                 store.memory.save(f"{series.key}|{chunk}", data[chunk], len(data[chunk]))
@@ -103,7 +104,9 @@ class EntryStore:
                 if names is None or (not entry.holes and fits_page(entry, chunk_span(series.timeframe, chunk)))
             }
             others = [chunk for chunk in left if chunk not in data]
-            read = own | self.pages.read(series, pages, others, names=names, own=final, run=run, keep=keep)
+            read = own
+            if pages:
+                read |= self.pages.read(series, pages, others, names=names, own=final, run=run, keep=keep)
             store.observe(Lookup("disk", len(read), len(left) - len(read)))
             found |= {chunk: ("disk", entry) for chunk, entry in read.items()}
         if found:
@@ -113,13 +116,14 @@ class EntryStore:
     def _load_memory(self, series: Series, chunks: Sequence[int], names: Sequence[str] | None) -> dict[int, Entry]:
         """Return the entries that memory has."""
         prefix, found = series.key, {}
-        keys = {f"{prefix}|{chunk}": chunk for chunk in chunks}
-        for key, data in self._store.memory.load_many(keys).items():
+        keys, heads = {f"{prefix}|{chunk}": chunk for chunk in chunks}, self.pages.keys(series, chunks)
+        held = self._store.memory.load_many([*keys, *heads])
+        pages = {number: held.pop(key) for key, number in heads.items() if key in held}
+        for key, data in held.items():
             entry = unpack(key, data, trusted=True)
             if entry is not None:
                 found[keys[key]] = entry
-        left = [chunk for chunk in chunks if chunk not in found]
-        return found | self.pages.held(series, left, names) if left else found
+        return found | self.pages.held(pages, [one for one in chunks if one not in found], names) if pages else found
 
     def _read_disk(
         self, series: Series, chunks: Sequence[int], run: Run[Any, Any] = map
@@ -133,7 +137,8 @@ class EntryStore:
         heads = self.pages.keys(series, chunks)
         if len(chunks) <= _BATCH_CHUNKS:
             data = disk.load_many([*heads, *keys])
-            pages = self.pages.unpack({key: data.pop(key) for key in heads if key in data}, heads)
+            found = {key: data.pop(key) for key in heads if key in data}
+            pages = self.pages.unpack(found, heads) if found else {}
         else:
             pages = self.pages.unpack(disk.load_many(heads), heads)
             # Most chunks of a long range lie in pages: then it is quicker to see first which of them do not.
@@ -168,7 +173,7 @@ class EntryStore:
         """Return what `read` does, and put what another process has stored into memory in place of the old copy."""
         stored, memory = self._read_stored(series, chunks), self._store.memory
         found = self._merge_memory(series, chunks, stored.entries)
-        is_old = self.pages.forget(series, stored.data)
+        is_old = bool(stored.data) and self.pages.forget(series, stored.data)
         for chunk, (tier, entry) in found.items():
             key = f"{series.key}|{chunk}"
             held = memory.load(key) if tier == "disk" else None
@@ -273,9 +278,9 @@ class EntryStore:
         """Return what the disk has of the chunks."""
         data, pages = self._read_disk(series, chunks)
         entries = {chunk: entry for chunk, value in data.items() if (entry := unpack(f"{series.key}|{chunk}", value))}
-        return _Stored(
-            data, pages, entries | self.pages.read(series, pages, [one for one in chunks if one not in data])
-        )
+        if pages:
+            entries |= self.pages.read(series, pages, [one for one in chunks if one not in data])
+        return _Stored(data, pages, entries)
 
     def _merge_memory(
         self, series: Series, chunks: Sequence[int], stored: Mapping[int, Entry]

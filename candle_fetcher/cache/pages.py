@@ -17,6 +17,7 @@ from candle_fetcher.core.candles import Candles, Int64s, join
 from candle_fetcher.core.entry import Entry, is_of_newer_version, unpack
 from candle_fetcher.core.page import (
     EMPTY_PAGE,
+    PAGE_CHUNKS,
     Page,
     PagedChunk,
     PageFile,
@@ -81,9 +82,10 @@ class PageStore:
     def keys(self, series: Series, chunks: Iterable[int]) -> dict[str, int]:
         """Return the keys under which the heads of the pages that may hold the chunks are stored, with their
         numbers."""
-        if not self.has_any(series):
+        if self._disk is None or series.kind == "funding":
             return {}
-        return {_key(series, number): number for number in sorted({page_of(chunk) for chunk in chunks})}
+        prefix = series.key
+        return {f"{prefix}|page|{number}": number for number in sorted({chunk // PAGE_CHUNKS for chunk in chunks})}
 
     def unpack(self, data: Mapping[str, bytes], keys: Mapping[str, int]) -> dict[int, Page]:
         """Return the heads that were read from disk, by the number of the page; a damaged one is dropped, with a
@@ -112,13 +114,12 @@ class PageStore:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def held(self, series: Series, chunks: Sequence[int], names: Sequence[str] | None) -> dict[int, Entry]:
-        """Return the entries of those chunks that lie in pages in memory, with those columns at least; None: all."""
-        keys = self.keys(series, chunks)
-        pages: dict[int, _Held] = {keys[key]: held for key, held in self._memory.load_many(keys).items()}
+    def held(self, pages: Mapping[int, Any], chunks: Sequence[int], names: Sequence[str] | None) -> dict[int, Entry]:
+        """Return the entries of those chunks that lie in pages in memory, which are given as they lie there, by their
+        numbers; with those columns at least, None: all."""
         found = {}
-        for chunk in chunks if pages else ():
-            held = pages.get(page_of(chunk))
+        for chunk in chunks:
+            held: _Held | None = pages.get(page_of(chunk))
             one = held.page.chunks.get(chunk) if held is not None else None
             if held is None or one is None:
                 continue
@@ -247,6 +248,8 @@ class PageStore:
         stored: dict[int, Entry] = {}
         for number, some in groupby(sorted(entries), page_of) if self.has_any(series) else ():
             ours = {chunk: entries[chunk] for chunk in some}
+            if len(ours) < LEAST_CHUNKS and number not in pages and (number + 1) * PAGE_CHUNKS - 1 not in ours:
+                continue  # they neither are enough nor complete a page: its last chunk is settled last
             new = {
                 chunk: entry
                 for chunk, entry in ours.items()

@@ -170,7 +170,8 @@ def pack(key: str, entry: Entry, *, compress: bool = False) -> bytes:
     candles = entry.candles
     counts = candles.count, _mask(candles.names), len(entry.holes), len(entry.unverified)
     head = _HEAD.pack(*entry.covered, entry.stored_ms, *counts)
-    head += pack_spans(entry.holes, entry.unverified)
+    if entry.holes or entry.unverified:
+        head += pack_spans(entry.holes, entry.unverified)
     version = VERSION if counts[1] else NAMED
     if version == NAMED:
         head += "\0".join(candles.names).encode()
