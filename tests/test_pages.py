@@ -243,7 +243,7 @@ def test_compact_takes_the_copy_in_the_database_for_the_page(world: World, folde
 
 
 def test_chunks_that_are_written_into_a_page_leave_no_older_copy_in_the_database(world: World, folder: Path) -> None:
-    Folder(folder).unpage(CHUNKS[:PAGE_CHUNKS])
+    Folder(folder).unpage(CHUNKS[10:PAGE_CHUNKS])
     with restated(world, span_of(17, 18)[0], volume=12.5):
         with world.fetcher(cache_dir=folder, source="rest") as fetcher:
             fetch(fetcher, span_of(17, 18), refresh=True)
