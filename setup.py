@@ -25,6 +25,7 @@ INSTALL_REQUIRES = [
 FEATURES: dict[str, list[str]] = {
     "calendars": ["exchange_calendars>=4.5"],  # the sessions of stock exchanges, to tell a stock's gaps
     "dotenv": ["python-dotenv>=1.0"],  # .env for the command line
+    "fast": ["isal>=1.7", "pyarrow>=17"],  # files of archives, unpacked and read in less time
 }
 
 TEST = ["pytest>=8.2", "pytest-xdist>=3.5", "hypothesis>=6.100", *FEATURES["calendars"], *FEATURES["dotenv"]]
@@ -38,7 +39,7 @@ TOOLS = {
         "pandas-stubs",
         "radon>=6.0",  # for tests/structure.py
         "ipykernel>=6.29",  # for the tests of errors and interrupts in notebooks
-        "pyarrow",  # to read some of the real series that tests/real_series.py fetches
+        *FEATURES["fast"],  # pyarrow also reads some of the real series that tests/real_series.py fetches
         "types-cachetools",
         "types-colorama",
         "types-psutil",

@@ -54,9 +54,11 @@ CONFINED = {
     "colorama": "console",
     "dotenv": "cli.environment",
     "exchange_calendars": "sessions",
+    "pyarrow": "core.text.quick",
+    "isal": "core.unzip",
 }
 # Packages that are imported when they are used, not with the module.
-LAZY = {"psutil", "tqdm", "colorama", "dotenv", "exchange_calendars"}
+LAZY = {"psutil", "tqdm", "colorama", "dotenv", "exchange_calendars", "pyarrow", "isal"}
 
 PURE = {"core"}
 IMPURE_MODULES = {

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ALLOWED_EXTRAS = {
-    *("arrow", "polars", "plot", "live", "service", "sql", "redis", "excel", "calendars", "dask", "dotenv"),
+    *("arrow", "polars", "plot", "live", "service", "sql", "redis", "excel", "calendars", "dask", "dotenv", "fast"),
     *("all", "test", "dev", "bench"),
 }
 

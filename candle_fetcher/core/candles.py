@@ -179,6 +179,23 @@ def part_of_one_block(parts: Sequence[Candles]) -> Candles | None:
     return Candles(names, whole)
 
 
+def collect(parts: Iterable[Candles], names: tuple[str, ...], room: int) -> Candles:
+    """Return the parts, which come one by one and have these columns, in one block.
+
+    It is made at once for as many candles as `room` says, and grows where there are more.
+    """
+    block, count = np.empty((len(names), room), np.int64), 0
+    for part in parts:
+        stop = count + part.count
+        if stop > block.shape[1]:
+            grown = np.empty((len(names), 2 * stop), np.int64)
+            grown[:, :count] = block[:, :count]
+            block = grown
+        block[:, count:stop] = part.block
+        count = stop
+    return Candles(names, block[:, :count])
+
+
 def widen(part: Candles, names: tuple[str, ...]) -> Candles:
     """Return the candles with the named columns.
 

@@ -29,8 +29,9 @@ from candle_fetcher.core.spans import Span
 from candle_fetcher.core.text.csv import HEADER, whole_lines
 from candle_fetcher.core.text.rows import Row, iter_csv
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe
+from candle_fetcher.core.unzip import ZIP_ERRORS
 from candle_fetcher.providers.base import Provider
-from candle_fetcher.providers.binance_archive import FOLDERS, ZIP_ERRORS
+from candle_fetcher.providers.binance_archive import FOLDERS
 
 OURS, OF_ARCHIVE, OF_KRAKEN = "a CSV of `export`", "a file of Binance's archive", "a download of Kraken"
 KRAKEN = "kraken"

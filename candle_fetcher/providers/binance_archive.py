@@ -11,25 +11,23 @@ Source: binance-public-data README.md; recorded files of 2017 to 2026.
 
 from __future__ import annotations
 
-import io
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 
 import numpy as np
 
 from candle_fetcher.core.call import Reply
-from candle_fetcher.core.candles import Candles, check, join
+from candle_fetcher.core.candles import Candles, check, collect
 from candle_fetcher.core.errors import AccessDenied, ProviderRefused, RateLimited, ReplyError, TransportError
 from candle_fetcher.core.files import File
 from candle_fetcher.core.funding import check_funding
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.text.decimals import Column
-from candle_fetcher.core.text.rows import CSV_PIECE_BYTES, Row, iter_csv
+from candle_fetcher.core.text.rows import Row, iter_csv
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe
+from candle_fetcher.core.unzip import unzip
 from candle_fetcher.providers.base import Archive
 from candle_fetcher.providers.binance_funding import FUNDING_ROW, funding_rates
 from candle_fetcher.providers.binance_klines import KLINE, KLINE_OF_11, coin_candles, kline_candles
@@ -46,11 +44,6 @@ _FUNDING = "fundingRate"
 _ROW_BYTES = 300
 # A funding rate has three fields. So far they come at most hourly; one per minute is a safe bound.
 _FUNDING_BYTES, _FUNDING_MS = 80, 60_000
-# Formats that unpack piece by piece. In zipfile bzip2 and LZMA do not: 2 kB of them become gigabytes in memory.
-_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-# What reading a zip that is not whole, or of another kind, raises.
-ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError, ValueError)
-_UTF8_FLAG = 0x800  # bit 11 of a member's general purpose flags (APPNOTE.TXT, 4.4.4)
 
 # Days of spot on which rows of monthly files differ from those of daily files and REST, which agree
 # (binance-public-data issues, open in July 2026): 2020-12-21 13:00 to 13:49, and two rows of 2021-09-29.
@@ -115,13 +108,17 @@ def read_file(data: bytes, file: File, series: Series) -> Candles:
     stem = file.path.rpartition("/")[2].removesuffix(".zip")
     if series.kind == "funding":
         most_bytes = (file.span.end_ms - file.span.start_ms) // _FUNDING_MS * _FUNDING_BYTES
-        text = _unzip(data, f"{stem}.csv", most_bytes)
-        records = check_funding(_read_rows(text, FUNDING_ROW, (0,), funding_rates), file.span)
+        text = unzip(data, f"{stem}.csv", most_bytes)
+        records = check_funding(_read_rows(text, FUNDING_ROW, (0,), funding_rates, 0), file.span)
         if not records.count:
             raise ReplyError(f"{stem}.csv has no funding rates")
         return records
-    slots = max(1, (file.span.end_ms - file.span.start_ms) // (series.timeframe.step_ms or 28 * DAY_MS))
-    return read_csv(_unzip(data, f"{stem}.csv", (slots + 2) * _ROW_BYTES), file, series)
+    return read_csv(unzip(data, f"{stem}.csv", (_slots(file, series) + 2) * _ROW_BYTES), file, series)
+
+
+def _slots(file: File, series: Series) -> int:
+    """Return how many candles the file has at most."""
+    return max(1, (file.span.end_ms - file.span.start_ms) // (series.timeframe.step_ms or 28 * DAY_MS))
 
 
 def read_csv(text: Iterator[bytes], file: File, series: Series) -> Candles:
@@ -129,7 +126,7 @@ def read_csv(text: Iterator[bytes], file: File, series: Series) -> Candles:
     read = coin_candles if series.provider == "binance-cm" else kline_candles
     first = next(text, b"")
     row = KLINE_OF_11 if first.partition(b"\n")[0].count(b",") == 10 else KLINE
-    candles = check(_read_rows(chain([first], text), row, (0, 6), read), file.span)
+    candles = check(_read_rows(chain([first], text), row, (0, 6), read, _slots(file, series)), file.span)
     _check_grid(candles, series.timeframe)
     return candles
 
@@ -148,57 +145,26 @@ def _check_grid(candles: Candles, timeframe: Timeframe) -> None:
 
 
 def _read_rows(
-    text: Iterable[bytes], row: Row, times: Sequence[int], read: Callable[[Sequence[Column]], Candles]
+    text: Iterable[bytes], row: Row, times: Sequence[int], read: Callable[[Sequence[Column]], Candles], room: int
 ) -> Candles:
-    """Return the rows by time, made by `read` of their columns; `times` are the indexes of columns of times."""
-    parts, unit = [], 0
+    """Return the rows by time, made by `read` of their columns; `times` are the indexes of columns of times.
+
+    `room` is the number of rows that are expected at most.
+    """
+    candles = collect(_parts(text, row, times, read), read(row.empty()).names, room)
+    opens = candles.open_ms
+    if (opens[:-1] < opens[1:]).all():
+        return candles
+    return Candles(candles.names, candles.block[:, np.argsort(opens, kind="stable")])  # out of order: it has occurred
+
+
+def _parts(
+    text: Iterable[bytes], row: Row, times: Sequence[int], read: Callable[[Sequence[Column]], Candles]
+) -> Iterator[Candles]:
+    unit = 0
     for columns in iter_csv(text, row):
         unit = unit or _unit(columns[0])
-        parts.append(
-            read([_milliseconds(column, unit) if at in times else column for at, column in enumerate(columns)])
-        )
-    candles = join(parts) if parts else read(row.empty())
-    order = np.argsort(candles.open_ms, kind="stable")  # rows out of order have occurred
-    if (order[:-1] < order[1:]).all():
-        return candles
-    return Candles(candles.names, candles.block[:, order])
-
-
-def _unzip(data: bytes, member: str, most_bytes: int) -> Iterator[bytes]:
-    """Yield the one member of a zip, piece by piece; its name is compared and never used."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            infos = archive.infolist()
-            names = [_member_name(info) for info in infos]
-            if names != [member]:
-                raise ReplyError(f"expected one member {member}, found {[name[:60] for name in names[:3]]}")
-            if infos[0].file_size > most_bytes:
-                raise ReplyError(
-                    f"{member} unpacks to {infos[0].file_size:,} bytes; expected at most {most_bytes:,} bytes of rows"
-                )
-            if infos[0].compress_type not in _PACKINGS:
-                raise ReplyError(f"{member} has compression method {infos[0].compress_type}; expected deflate or none")
-            size = 0
-            with archive.open(infos[0]) as file:
-                while piece := file.read(CSV_PIECE_BYTES):  # the last read checks the CRC
-                    size += len(piece)
-                    if size > most_bytes:
-                        raise ReplyError(f"{member} unpacks to more than {most_bytes:,} bytes, the most for its rows")
-                    yield piece
-    except ZIP_ERRORS as error:
-        raise ReplyError(f"the zip of {member} is not whole ({type(error).__name__}: {str(error)[:120]})") from error
-
-
-def _member_name(info: zipfile.ZipInfo) -> str:
-    """Return the member's name, decoded as UTF-8 where its bytes are UTF-8, with or without the zip's flag.
-
-    Without the flag, zipfile decodes the bytes as code page 437, which maps each byte to one character.
-    """
-    name = info.orig_filename
-    try:
-        return name if info.flag_bits & _UTF8_FLAG else name.encode("cp437").decode("utf-8")
-    except UnicodeError:
-        return name
+        yield read([_milliseconds(column, unit) if at in times else column for at, column in enumerate(columns)])
 
 
 def _unit(times: Column) -> int:

@@ -30,6 +30,7 @@ from candle_fetcher.core.text.decimals import (
     read_floats,
     read_integers,
 )
+from candle_fetcher.core.text.quick import read_block, wants_more
 
 CSV_PIECE_BYTES = 1 << 18
 # Longer than any row or run of blank lines: a text without line ends is refused, and not collected in memory.
@@ -144,12 +145,18 @@ def parse_csv(text: bytes, row: Row) -> tuple[Column, ...]:
 
 
 def iter_csv(pieces: Iterable[bytes], row: Row) -> Iterator[tuple[Column, ...]]:
-    """Yield the columns of CSV text that comes in pieces, block by block; see `parse_csv`.
+    """Yield the columns of CSV text that comes in pieces, block by block; see `parse_csv`. They may be read-only.
 
-    Pieces of CSV_PIECE_BYTES are a good size.
+    Pieces of CSV_PIECE_BYTES are a good size; a reader that wants more at once gets several of them.
     """
     rows = 0
     for lines in _whole_lines(pieces):
+        columns = read_block(lines, row.kinds)
+        if columns is not None:
+            del lines  # before the next ones are made
+            rows += len(columns[0])
+            yield columns
+            continue
         block = lines.replace(b"\r\n", b"\n").removesuffix(b"\r")
         if b"\n\n" in block or block[:1] in (b"", b"\n") or block.endswith(b"\n"):
             block = b"\n".join(line for line in block.split(b"\n") if line)
@@ -162,8 +169,13 @@ def iter_csv(pieces: Iterable[bytes], row: Row) -> Iterator[tuple[Column, ...]]:
 
 
 def _whole_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the whole lines that each piece completes, without byte order mark, header and blank lines at the end."""
+    """Yield the whole lines of the pieces, without byte order mark, header and blank lines at the end.
+
+    As soon as there are as many as the reader of this process wants at once.
+    """
     begun, rest = False, b""
+    lines: list[memoryview] = []
+    size = 0
     for piece in pieces:
         rest += piece
         if not begun:
@@ -174,10 +186,17 @@ def _whole_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
         # The last line may not be whole yet, and blank lines after it may be the end.
         cut = rest.rstrip(b"\r\n").rfind(b"\n")
         if cut >= 0:
-            yield rest[:cut]
+            lines.append(memoryview(rest)[:cut])
+            size += cut
             rest = rest[cut + 1 :]
+        if lines and not wants_more(size):
+            block, lines, size = b"\n".join(lines), [], 0
+            yield block
+            del block  # before the next one is made
         if len(rest) > _LINE_BYTES:
             raise ReplyError(f"a line, or blank lines, of more than {_LINE_BYTES:,} bytes: {rest[:80]!r}")
+    if lines:
+        yield b"\n".join(lines)
     rest = (rest if begun else _without_header(rest)).rstrip(b"\r\n")
     if rest:
         yield rest

@@ -1,0 +1,190 @@
+"""Readers of CSV in other packages, where they are quicker than ours and give the same bits.
+
+They take more than we do: quotes, blanks, `inf`, empty fields. So they are handed blocks of plain numbers alone, and a
+block that they refuse is read by ours, which also words the errors. They let other threads run meanwhile.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from candle_fetcher.core.text.decimals import POINT, ZERO, Bytes, Column
+
+# They have a cost per block: they are handed blocks of about BLOCK_BYTES, and none below LEAST_BYTES.
+BLOCK_BYTES, LEAST_BYTES = 1 << 20, 1 << 17
+# A block is looked at in steps that stay in the processor's cache.
+_STEP_BYTES = 1 << 17
+_COMMA, _LF = np.frombuffer(b",\n", np.uint8)
+_DIGITS = frozenset(b"0123456789")
+_MOST_INTEGER = 10**18
+# Decimals that readers are known to round wrongly, pandas before 3.1 among them; halfway cases, and the limits of a
+# float64.
+_HARD = (
+    b"0.30000000000000004 267329271394.2568206787109375 0.0000000000000000000021 288388593764.08742904 0.00000001 "
+    b"123456789012345678.123456789 9007199254740993 9007199254740993.00000000000000000001 834711391323481981909948 "
+    b"26.0368391312434734885528087033890187740325927734375 7.368193036426212997220 -0.000 -0.1 "
+    b"0.500000000000000166533453693773481063544750213623046875 10000000000000000000000000000000000000000.5 "
+    b"1.00000000000000011102230246251565404236316680908203125 1.00000000000000011102230246251565404236316680908203124"
+).split()
+_TEXT_OF_HARD = b"".join(b"%d,%s\n" % (at - 4, number) for at, number in enumerate(_HARD))
+
+Read = Callable[[bytes, str], Sequence[Column]]
+"""Reads lines of plain numbers, the last one with or without its LF, with a field of each of these kinds (see `Row`):
+the columns of those that are not x. Raises ValueError or OverflowError where it cannot."""
+
+
+def read_by_pyarrow() -> Read:
+    """Return the reader of pyarrow. Raises ImportError where it is not installed."""
+    import pyarrow
+    from pyarrow import csv as arrow
+
+    types = {"i": pyarrow.int64(), "d": pyarrow.float64(), "x": pyarrow.float64()}
+    # The allocator of the process keeps less than that of pyarrow for itself.
+    pool = pyarrow.system_memory_pool()
+    parse = arrow.ParseOptions(quote_char=False, double_quote=False, ignore_empty_lines=False)
+
+    def read(block: bytes, kinds: str) -> Sequence[Column]:
+        names = [str(at) for at in range(len(kinds))]
+        convert = arrow.ConvertOptions(
+            check_utf8=False,
+            column_types={name: types[kind] for name, kind in zip(names, kinds, strict=True)},
+            null_values=[],
+        )
+        # One thread, since several files are read side by side; one block, so that each column is one array.
+        how = arrow.ReadOptions(use_threads=False, block_size=len(block) + 1, column_names=names)
+        table = arrow.read_csv(pyarrow.py_buffer(block), how, parse, convert, memory_pool=pool)
+        return [column.chunk(0).to_numpy() for column, kind in zip(table.columns, kinds, strict=True) if kind != "x"]
+
+    return read
+
+
+def read_by_pandas() -> Read:
+    """Return the reader of pandas."""
+    import pandas as pd
+
+    def read(block: bytes, kinds: str) -> Sequence[Column]:
+        frame = pd.read_csv(
+            io.BytesIO(block),
+            header=None,
+            # Integers are told by their text: int64 as a declared type takes `5.0` too.
+            dtype={at: np.float64 for at, kind in enumerate(kinds) if kind != "i"},
+            engine="c",
+            na_filter=False,
+            low_memory=False,
+            quoting=csv.QUOTE_NONE,
+        )
+        if frame.shape[1] != len(kinds):
+            raise ValueError("the first line has another number of fields")
+        return [frame[at].to_numpy() for at, kind in enumerate(kinds) if kind != "x"]
+
+    return read
+
+
+# In the order in which they are asked for.
+READERS: dict[str, Callable[[], Read]] = {"pyarrow": read_by_pyarrow, "pandas": read_by_pandas}
+
+
+@functools.lru_cache(maxsize=1)
+def find_reader() -> Read | None:
+    """Return the first reader that is installed and exact; None where ours has to do."""
+    for make in READERS.values():
+        try:
+            read = make()
+        except ImportError:
+            continue
+        if is_exact(read):
+            return read
+    return None
+
+
+def is_exact(read: Read) -> bool:
+    """Return whether the reader gives the bits of `float` for decimals that are hard to round."""
+    columns = read_plain(_TEXT_OF_HARD, "id", read)
+    wanted = np.array([float(number) for number in _HARD])
+    return (
+        columns is not None
+        and columns[0].tolist() == [at - 4 for at in range(len(_HARD))]
+        and columns[1].tobytes() == wanted.tobytes()
+    )
+
+
+def wants_more(size: int) -> bool:
+    """Return whether more than so many bytes should be read at once."""
+    return size < LEAST_BYTES or (size < BLOCK_BYTES and find_reader() is not None)
+
+
+def read_block(block: bytes, kinds: str) -> tuple[Column, ...] | None:
+    """Return the columns of lines with these kinds of fields; None where ours has to read them.
+
+    The columns may be read-only. The last line may lack its LF.
+    """
+    if len(block) < LEAST_BYTES:
+        return None
+    read = find_reader()
+    return None if read is None else read_plain(block, kinds, read)
+
+
+def read_plain(block: bytes, kinds: str, read: Read) -> tuple[Column, ...] | None:
+    """Return what that reader reads; None where the block is not plain, or a number is out of bounds."""
+    fields = count_fields(block)
+    if not fields or fields % len(kinds):
+        return None
+    try:
+        columns = read(block, kinds)
+    except (ValueError, OverflowError):  # pyarrow's and pandas' own errors are ValueErrors
+        return None
+    # Readers that fill up short lines refuse long ones: with this number of rows there is neither.
+    rows = fields // len(kinds)
+    are_fine = map(_is_fine, columns, kinds.replace("x", ""))
+    return tuple(columns) if all(len(column) == rows for column in columns) and all(are_fine) else None
+
+
+def _is_fine(column: Column, kind: str) -> bool:
+    """Return whether the column has the type of its kind and all its numbers are in bounds."""
+    if kind == "i":
+        return column.dtype == np.int64 and bool(column.min() > -_MOST_INTEGER and column.max() < _MOST_INTEGER)
+    return column.dtype == np.float64 and bool(np.isfinite(column).all())
+
+
+def count_fields(block: bytes) -> int:
+    """Return the number of fields in plain lines; 0 where they are not plain.
+
+    Plain are fields of digits, with a minus before them or without, and with at least one digit on each side of a
+    point. No field begins with zeros before another digit: they are allowed in decimals alone. A field may still have
+    two points.
+    """
+    block = block.removesuffix(b"\n")
+    if b"-" in block:  # the minuses that are left are none of a number
+        block = block.removeprefix(b"-").replace(b",-", b",").replace(b"\n-", b"\n")
+    if not block or block[0] not in _DIGITS or block[-1] not in _DIGITS or block[:1] == b"0":
+        return 0
+    data = np.frombuffer(block, np.uint8)
+    fields = 1
+    for at in range(0, len(data), _STEP_BYTES):
+        found = _count_ends(data[at : at + _STEP_BYTES + 2])
+        if found is None:
+            return 0
+        fields += found
+    return fields
+
+
+def _count_ends(part: Bytes) -> int | None:
+    """Return how many commas and LFs are in a step; None where marks are others or adjoin, or a zero leads.
+
+    The part is a step and the two bytes after it, so that each three bytes are seen together.
+    """
+    is_mark = (part - ZERO) > 9  # a byte below `0` wraps around to a large number
+    is_end = part == _COMMA
+    is_end |= part == _LF
+    if np.count_nonzero(is_mark) != np.count_nonzero(is_end) + np.count_nonzero(part == POINT):
+        return None
+    if (is_mark[1:] & is_mark[:-1]).any():
+        return None
+    leads = is_end[:-2] > is_mark[2:]
+    leads &= part[1:-1] == ZERO
+    return None if leads.any() else int(np.count_nonzero(is_end[:_STEP_BYTES]))
