@@ -55,7 +55,7 @@ CONFINED = {
     "dotenv": "cli.environment",
     "exchange_calendars": "sessions",
     "pyarrow": "core.text.quick",
-    "isal": "core.unzip",
+    "isal": "core.checksum",
 }
 # Packages that are imported when they are used, not with the module.
 LAZY = {"psutil", "tqdm", "colorama", "dotenv", "exchange_calendars", "pyarrow", "isal"}

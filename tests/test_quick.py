@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs import FAULT_RUNS, examples
 
-from candle_fetcher.core import unzip as unzipping
+from candle_fetcher.core import checksum
 from candle_fetcher.core.errors import ReplyError
 from candle_fetcher.core.text import quick
 from candle_fetcher.core.text.decimals import Column
@@ -393,10 +393,10 @@ def inflater(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
             pytest.skip("isal of the extra `fast` is not installed")
     else:
         monkeypatch.setitem(sys.modules, "isal", None)
-    unzipping.find_inflater.cache_clear()
-    assert request.param in unzipping.find_inflater().__name__
+    checksum.find_zlib.cache_clear()
+    assert request.param in checksum.find_zlib().__name__
     yield request.param
-    unzipping.find_inflater.cache_clear()
+    checksum.find_zlib.cache_clear()
 
 
 def zipped(text: bytes, *, packing: int = zipfile.ZIP_DEFLATED, level: int = 6) -> bytes:

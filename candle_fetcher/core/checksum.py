@@ -1,4 +1,4 @@
-"""CRC-32, by the quickest implementation that is installed; all give the same numbers."""
+"""CRC-32 and deflate, by the quickest implementation that is installed; all give the same numbers and bytes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from typing import Any
 
 
 @lru_cache(maxsize=1)
-def find_crc32() -> Callable[..., int]:
-    """Return the function `crc32(data, value=0)` of isal where the extra `fast` has brought it, else that of zlib."""
+def find_zlib() -> Any:
+    """Return the module of isal with zlib's functions where the extra `fast` has brought it, else zlib."""
     try:
         from isal import isal_zlib
     except ImportError:
-        return zlib.crc32
-    crc32: Any = isal_zlib.crc32
-    return crc32  # type: ignore[no-any-return]
+        return zlib
+    return isal_zlib
+
+
+def find_crc32() -> Callable[..., int]:
+    """Return the function `crc32(data, value=0)` of isal where it is installed, else that of zlib."""
+    crc32: Callable[..., int] = find_zlib().crc32
+    return crc32

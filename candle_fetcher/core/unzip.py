@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import functools
 import io
 import zipfile
 import zlib
 from collections.abc import Iterator
 from typing import IO, Any
 
+from candle_fetcher.core.checksum import find_zlib
 from candle_fetcher.core.errors import ReplyError
 
 # Formats that unpack piece by piece. In zipfile bzip2 and LZMA do not: 2 kB of them become gigabytes in memory.
@@ -19,16 +19,6 @@ _PACKED_BYTES = 1 << 17
 # What reading a zip that is not whole, or of another kind, raises.
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError, ValueError)
 _UTF8_FLAG = 0x800  # bit 11 of a member's general purpose flags (APPNOTE.TXT, 4.4.4)
-
-
-@functools.lru_cache(maxsize=1)
-def find_inflater() -> Any:
-    """Return the module that unpacks in this process, isal's or zlib; they have the same functions."""
-    try:
-        from isal import isal_zlib
-    except ImportError:
-        return zlib
-    return isal_zlib
 
 
 def unzip(data: bytes, member: str, most_bytes: int) -> Iterator[bytes]:
@@ -67,7 +57,7 @@ def _member_name(info: zipfile.ZipInfo) -> str:
 
 def _checked(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
     """Yield the member, and check its size and CRC-32 at the end. Raises those of ZIP_ERRORS."""
-    inflater = find_inflater()
+    inflater = find_zlib()
     # zipfile finds the member, checks its header and hands out its bytes as they are.
     packed = copy.copy(info)
     packed.compress_type, packed.file_size = zipfile.ZIP_STORED, info.compress_size
