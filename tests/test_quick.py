@@ -35,7 +35,7 @@ KLINE = Row(
     "open_time:i open:d high:d low:d close:d volume:d close_time:i quote_volume:d trades:i "
     "taker_buy_volume:d taker_buy_quote_volume:d ignore:x"
 )
-# The first version of pandas whose read_csv rounds each decimal to the nearest float64.
+# The first version of pandas in which read_csv rounds each decimal to the nearest float64.
 EXACT_PANDAS = (3, 1)
 PANDAS = tuple(int(part) for part in pd.__version__.split(".")[:2])
 
