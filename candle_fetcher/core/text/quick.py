@@ -71,7 +71,7 @@ def read_by_pandas() -> Read:
         frame = pd.read_csv(
             io.BytesIO(block),
             header=None,
-            # Integers are told by their text: int64 as a declared type takes `5.0` too.
+            # Not for integers, since a declared int64 takes `5.0` too.
             dtype={at: np.float64 for at, kind in enumerate(kinds) if kind != "i"},
             engine="c",
             na_filter=False,
