@@ -21,6 +21,7 @@ from candle_fetcher.core.candles import (
     candles_from,
     check,
     chunk_pieces,
+    collect,
     find_holes,
     fingerprint,
     gap_of,
@@ -237,6 +238,8 @@ def test_parts_in_order_join_to_the_whole(grid, cuts):
     bounds = [0, *sorted(min(cut, candles.count) for cut in cuts), candles.count]
     parts = [Candles(ALL, candles.block[:, first:last]) for first, last in pairwise(bounds)]
     same(join(parts), candles)
+    for room in (0, 1, candles.count, 2 * candles.count):
+        same(collect(parts, ALL, room), candles)
 
 
 def test_parts_with_other_columns_join_with_what_they_lack_marked():

@@ -320,6 +320,30 @@ def test_what_is_no_integer_of_ours_is_read_by_no_other(read: quick.Read, field:
         assert quick.read_plain(b"\n".join(lines), "idi", read) is None
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(b"", b"\n", b",1", b"1,", b"1,2.", b".5,1", b"1,2-", b"-,1", b"1,-", b"--1,2", b"0,1", b"01,1", b"1,2\n\n", b"\n1,2"),
+        *(b"1,2\n,3", b"1,2\n-", b"1,.5\n", b"1,2\r", b"1;2", b"1/2", b"1,2:", b"1,02\n3,4", b"1,2\n03,4", b"1,-02"),
+    ],
+)  # fmt: skip
+def test_lines_that_are_not_plain_are_handed_to_no_reader(text: bytes) -> None:
+    assert quick.count_fields(text) == 0
+
+
+def test_plain_lines_have_so_many_fields() -> None:
+    assert [quick.count_fields(text) for text in (b"1", b"1,0", b"-1,0.05,-0.1\n2,-0,0", b"1,0\n2,3\n")] == [1, 2, 6, 4]
+
+
+@pytest.mark.parametrize("change", [lambda rows: rows[:-1], lambda rows: [*rows, rows[-1]]])
+def test_a_reader_that_leaves_out_or_adds_a_row_is_not_believed(change: Any) -> None:
+    def read(block: bytes, kinds: str) -> list[Column]:
+        rows = change(block.splitlines())
+        return [np.array([int(row.split(b",")[0]) for row in rows]), np.ones(len(rows))]
+
+    assert quick.read_plain(b"1,1.0\n2,1.0\n3,1.0\n", "id", read) is None
+
+
 def test_marks_are_seen_at_the_border_of_each_step(read: quick.Read) -> None:
     """The block is looked at in steps, and a mark in one may adjoin a mark in the next."""
     row = b"1,0.25\n"
