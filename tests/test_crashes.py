@@ -31,7 +31,9 @@ from world import World, ms, same
 
 from candle_fetcher import CacheWarning
 from candle_fetcher.core.entry import VERSION, unpack
+from candle_fetcher.core.page import unpack_page
 from candle_fetcher.core.plan import chunk_of, chunk_span
+from candle_fetcher.core.series import split_key
 from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.files.writing import replacing
 
@@ -44,16 +46,16 @@ SPAN = (chunk_span(MINUTE, CHUNKS[0]).start_ms, chunk_span(MINUTE, CHUNKS[-1]).e
 # Longer ones, for which the archive's files are worth their while.
 MONTHS = (ms("2024-03-01"), ms("2024-05-01"))
 # What lies in a cache folder when nobody has it open.
-AT_REST = {"cache.db", "candle_fetcher.cache", "claims", "pacing"}
+AT_REST = {"cache.db", "candle_fetcher.cache", "claims", "pacing", "pages"}
 
 # Does what a line of stdin says: forks, lets the child work, and kills it after so many seconds, or waits for it.
 NEST = """
     import json, os, signal, sys, time, warnings
-    import candle_fetcher.fetcher
+    import candle_fetcher.fetcher.runtime
     import candle_fetcher.store.database
     from candle_fetcher import CandleFetcher
 
-    candle_fetcher.fetcher.__version__ = "killed"  # so that the exchange can tell whose requests are whose
+    candle_fetcher.fetcher.runtime.__version__ = "killed"  # so that the exchange can tell whose requests are whose
     warnings.simplefilter("ignore")
 
     def work(job):
@@ -161,15 +163,24 @@ def stored_chunks(folder: Path, timeframe: str) -> set[int]:
     finally:
         con.close()
         shutil.rmtree(copy)
-    last = {key: key.rpartition("|")[2] for key, _ in rows if "|shelf|" not in key and f"|{timeframe}|" in key}
-    return {int(last[key]) for key, value in rows if last.get(key, "").isdigit() and unpack(key, value) is not None}
+    found: set[int] = set()
+    for key, value in rows:
+        series, rest = split_key(key) or (None, "")
+        if series is None or series.timeframe.name != timeframe:
+            continue
+        if rest.isdigit() and unpack(key, value) is not None:
+            found.add(int(rest))
+        page = unpack_page(key, value) if rest.startswith("page|") else None
+        if page is not None and all((folder / "pages" / f"{file.name}.page").exists() for file in page.files):
+            found.update(page.chunks)
+    return found
 
 
 class Asked:
     """What was asked for since the last look, but for what a killed process had sent, which may be answered late."""
 
     def __init__(self, world: World) -> None:
-        found = [one for one in world.exchange.requests if "killed" not in one.headers.get("User-Agent", "")]
+        found = [one for one in world.exchange.requests if "killed" not in one.headers["user-agent"]]
         world.exchange.clear_log()
         whole = [one.params for one in found if one.params.get("limit") == "1000"]
         self.chunks = Counter(chunk_of(parse_timeframe(one["interval"]), int(one["startTime"])) for one in whole)

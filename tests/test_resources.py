@@ -77,7 +77,7 @@ def test_a_damaged_cache_is_told_once_and_made_anew(world: World) -> None:
 @pytest.mark.slow
 @pytest.mark.fault("D02")
 def test_changed_bytes_on_disk_never_become_rows(world: World) -> None:
-    with world.fetcher() as fetcher:
+    with world.fetcher(compression=True) as fetcher:  # which keeps each chunk on its own
         fetcher.fetch(*SPAN)
         truth = world.truth("BTCUSDT", *SPAN[1:])
         disk = fetcher.cache._store.disk
@@ -112,7 +112,7 @@ def test_what_cannot_be_read_just_now_is_not_called_damaged_and_stays(tmp_path: 
 @pytest.mark.slow
 @pytest.mark.fault("D06")
 def test_entries_that_were_swapped_never_become_rows(world: World) -> None:
-    with world.fetcher() as fetcher:
+    with world.fetcher(compression=True) as fetcher:  # which keeps each chunk on its own
         fetcher.fetch(*SPAN)
         disk = fetcher.cache._store.disk
         one, two = [key for key in list(disk.keys()) if key.split("|")[-1].isdigit() and "shelf" not in key][:2]

@@ -15,6 +15,7 @@ import numpy as np
 from candle_fetcher.cache.documents import DocumentStore
 from candle_fetcher.core.candles import Candles, Int64s, join
 from candle_fetcher.core.entry import Entry, is_of_newer_version, unpack
+from candle_fetcher.core.errors import CacheError
 from candle_fetcher.core.page import (
     EMPTY_PAGE,
     PAGE_CHUNKS,
@@ -354,7 +355,7 @@ class PageStore:
         try:
             # What is deleted for it must not be lost with the power.
             name = self._disk.files.write(memoryview(block).cast("B"), syncs=syncs)
-        except OSError:
+        except (OSError, CacheError):  # the database says what is wrong with the folder
             return {}
         file = file_of(name, candles)
         page = page.added(file, entries)

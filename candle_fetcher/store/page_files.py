@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from candle_fetcher.store.files import look_at, make_folder, open_plain, within
+from candle_fetcher.store.files import look_at, make_folder, open_plain, prepare_once, within
 
 FOLDER = "pages"
 _FINISHED, _UNFINISHED = ".page", ".new"
@@ -31,10 +31,15 @@ class PageFiles:
     """The files in the folder `pages` of a cache folder. Methods raise OSError where the disk fails."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = within(str(folder), FOLDER)
+        self._parent = str(folder)
+        self._folder = within(self._parent, FOLDER)
 
     def write(self, data: memoryview, *, syncs: bool) -> str:
-        """Write a new file and return its name; `publish` gives it its place. `syncs` waits until the disk has it."""
+        """Write a new file and return its name; `publish` gives it its place. `syncs` waits until the disk has it.
+
+        Raises CacheError where the cache folder belongs to another program.
+        """
+        prepare_once(self._parent)
         make_folder(self._folder)
         name = secrets.token_hex(16)
         fd = open_plain(self._path(name, _UNFINISHED), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
