@@ -129,12 +129,16 @@ def candles_from(names: Sequence[str], columns: Sequence[npt.NDArray[np.generic]
     Columns that are not in COLUMNS are float64.
     """
     block = empty_block(len(names), len(columns[0]))
+    _fill(block, names, columns)
+    return Candles(tuple(names), block)
+
+
+def _fill(block: Int64s, names: Sequence[str], columns: Sequence[npt.NDArray[np.generic]]) -> None:
     for row, name, column in zip(block, names, columns, strict=True):
         if name in INTEGERS:
             row[:] = column
         else:
             row.view(np.float64)[:] = column
-    return Candles(tuple(names), block)
 
 
 def no_candles(names: Sequence[str]) -> Candles:
@@ -179,21 +183,21 @@ def part_of_one_block(parts: Sequence[Candles]) -> Candles | None:
     return Candles(names, whole)
 
 
-def collect(parts: Iterable[Candles], names: tuple[str, ...], room: int) -> Candles:
-    """Return the parts, which come one by one and have these columns, in one block.
+def collect(parts: Iterable[Sequence[npt.NDArray[np.generic]]], names: Sequence[str], room: int) -> Candles:
+    """Return candles made of the columns of parts, which come one by one, as `candles_from` makes them of one.
 
-    It is made at once for as many candles as `room` says, and grows where there are more.
+    Their block is made at once for as many candles as `room` says, and grows where there are more.
     """
-    block, count = np.empty((len(names), room), np.int64), 0
-    for part in parts:
-        stop = count + part.count
+    block, count = empty_block(len(names), room), 0
+    for columns in parts:
+        stop = count + len(columns[0])
         if stop > block.shape[1]:
-            grown = np.empty((len(names), 2 * stop), np.int64)
+            grown = empty_block(len(names), 2 * stop)
             grown[:, :count] = block[:, :count]
             block = grown
-        block[:, count:stop] = part.block
+        _fill(block[:, count:stop], names, columns)
         count = stop
-    return Candles(names, block[:, :count])
+    return Candles(tuple(names), block[:, :count])
 
 
 def widen(part: Candles, names: tuple[str, ...]) -> Candles:

@@ -12,7 +12,7 @@ Source: binance-public-data README.md; recorded files of 2017 to 2026.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 import numpy as np
@@ -21,7 +21,7 @@ from candle_fetcher.core.call import Reply
 from candle_fetcher.core.candles import Candles, check, collect
 from candle_fetcher.core.errors import AccessDenied, ProviderRefused, RateLimited, ReplyError, TransportError
 from candle_fetcher.core.files import File
-from candle_fetcher.core.funding import check_funding
+from candle_fetcher.core.funding import FUNDING_COLUMNS, check_funding
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.text.decimals import Column
@@ -29,8 +29,8 @@ from candle_fetcher.core.text.rows import Row, iter_csv
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe
 from candle_fetcher.core.unzip import unzip
 from candle_fetcher.providers.base import Archive
-from candle_fetcher.providers.binance_funding import FUNDING_ROW, funding_rates
-from candle_fetcher.providers.binance_klines import KLINE, KLINE_OF_11, coin_candles, kline_candles
+from candle_fetcher.providers.binance_funding import FUNDING_ROW, rate_columns
+from candle_fetcher.providers.binance_klines import COIN_COLUMNS, KLINE, KLINE_COLUMNS, KLINE_OF_11, coin_columns
 
 _MARKETS = {"binance": "spot", "binance-um": "futures/um", "binance-cm": "futures/cm"}
 FOLDERS = {
@@ -109,7 +109,8 @@ def read_file(data: bytes, file: File, series: Series) -> Candles:
     if series.kind == "funding":
         most_bytes = (file.span.end_ms - file.span.start_ms) // _FUNDING_MS * _FUNDING_BYTES
         text = unzip(data, f"{stem}.csv", most_bytes)
-        records = check_funding(_read_rows(text, FUNDING_ROW, (0,), funding_rates, 0), file.span)
+        rows = (rate_columns(columns) for columns in _iter_rows(text, FUNDING_ROW, (0,)))
+        records = check_funding(_in_order(collect(rows, FUNDING_COLUMNS, 0)), file.span)
         if not records.count:
             raise ReplyError(f"{stem}.csv has no funding rates")
         return records
@@ -123,10 +124,12 @@ def _slots(file: File, series: Series) -> int:
 
 def read_csv(text: Iterator[bytes], file: File, series: Series) -> Candles:
     """Return the candles of the CSV in a zip, which comes in pieces, in order; all open in the file's own span."""
-    read = coin_candles if series.provider == "binance-cm" else kline_candles
     first = next(text, b"")
     row = KLINE_OF_11 if first.partition(b"\n")[0].count(b",") == 10 else KLINE
-    candles = check(_read_rows(chain([first], text), row, (0, 6), read, _slots(file, series)), file.span)
+    rows, names = _iter_rows(chain([first], text), row, (0, 6)), KLINE_COLUMNS
+    if series.provider == "binance-cm":
+        rows, names = map(coin_columns, rows), COIN_COLUMNS
+    candles = check(_in_order(collect(rows, names, _slots(file, series))), file.span)
     _check_grid(candles, series.timeframe)
     return candles
 
@@ -144,27 +147,20 @@ def _check_grid(candles: Candles, timeframe: Timeframe) -> None:
         raise ReplyError(f"each of its candles opens {late_ms[0] / 1000:g} s after the start of its slot")
 
 
-def _read_rows(
-    text: Iterable[bytes], row: Row, times: Sequence[int], read: Callable[[Sequence[Column]], Candles], room: int
-) -> Candles:
-    """Return the rows by time, made by `read` of their columns; `times` are the indexes of columns of times.
-
-    `room` is the number of rows that are expected at most.
-    """
-    candles = collect(_parts(text, row, times, read), read(row.empty()).names, room)
-    opens = candles.open_ms
-    if (opens[:-1] < opens[1:]).all():
-        return candles
-    return Candles(candles.names, candles.block[:, np.argsort(opens, kind="stable")])  # out of order: it has occurred
-
-
-def _parts(
-    text: Iterable[bytes], row: Row, times: Sequence[int], read: Callable[[Sequence[Column]], Candles]
-) -> Iterator[Candles]:
+def _iter_rows(text: Iterable[bytes], row: Row, times: Sequence[int]) -> Iterator[Sequence[Column]]:
+    """Yield the columns of the rows, block by block; those of times, which have these indexes, in milliseconds."""
     unit = 0
     for columns in iter_csv(text, row):
         unit = unit or _unit(columns[0])
-        yield read([_milliseconds(column, unit) if at in times else column for at, column in enumerate(columns)])
+        yield [_milliseconds(column, unit) if at in times else column for at, column in enumerate(columns)]
+
+
+def _in_order(candles: Candles) -> Candles:
+    """Return the candles by time: rows out of order have occurred."""
+    opens = candles.open_ms
+    if (opens[:-1] < opens[1:]).all():
+        return candles
+    return Candles(candles.names, candles.block[:, np.argsort(opens, kind="stable")])
 
 
 def _unit(times: Column) -> int:

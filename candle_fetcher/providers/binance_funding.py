@@ -52,10 +52,10 @@ def parse_funding(body: bytes, symbol: str) -> Candles:
     return candles_from(FUNDING_COLUMNS, (times, rates, marks))
 
 
-def funding_rates(columns: Sequence[Column]) -> Candles:
-    """Return the records of the columns of FUNDING_ROW. They have no mark price."""
+def rate_columns(columns: Sequence[Column]) -> Sequence[Column]:
+    """Return the columns of FUNDING_ROW as FUNDING_COLUMNS. They have no mark price."""
     times, rates = columns
-    return candles_from(FUNDING_COLUMNS, (times, rates, np.full(len(rates), np.nan)))
+    return times, rates, np.full(len(rates), np.nan)
 
 
 def _decimal(text: object, at: int, name: str) -> float:

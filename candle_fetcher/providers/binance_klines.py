@@ -28,4 +28,9 @@ def kline_candles(columns: Sequence[Column]) -> Candles:
 
 def coin_candles(columns: Sequence[Column]) -> Candles:
     """Return candles of the columns of KLINE as COIN-M defines them."""
-    return candles_from(COIN_COLUMNS, [columns[at] for at in _COIN_ORDER])
+    return candles_from(COIN_COLUMNS, coin_columns(columns))
+
+
+def coin_columns(columns: Sequence[Column]) -> Sequence[Column]:
+    """Return the columns of KLINE in the order of COIN_COLUMNS."""
+    return [columns[at] for at in _COIN_ORDER]
