@@ -6,10 +6,12 @@ or written by an older version is asked for again; and nothing wrong is ever ser
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
+import stat
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -249,3 +251,132 @@ def test_chunks_that_are_written_into_a_page_leave_no_older_copy_in_the_database
             fetch(fetcher, span_of(17, 18), refresh=True)
         assert len(Folder(folder).rows()) == TAIL
         assert check(world, folder) == []
+
+
+# -- damage -----------------------------------------------------------------------------------------------------------
+
+
+def flipped(at: float) -> Callable[[Path], None]:
+    """Flip a bit at that part of the file."""
+
+    def flip(path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        data[min(int(at * len(data)), len(data) - 1)] ^= 16
+        path.write_bytes(data)
+
+    return flip
+
+
+def replaced(make: Callable[[Path], object]) -> Callable[[Path], None]:
+    """Put something else in the place of the file."""
+
+    def replace(path: Path) -> None:
+        path.unlink()
+        make(path)
+
+    return replace
+
+
+def elsewhere(path: Path) -> Path:
+    return path.parents[2] / "elsewhere"
+
+
+def link_to_itself(path: Path) -> None:
+    """A link to a file with the right bytes."""
+    path.rename(elsewhere(path))
+    path.symlink_to(elsewhere(path))
+
+
+def swapped(path: Path) -> None:
+    """The bytes of the other page of the series."""
+    (other,) = set(path.parent.glob("*.page")) - {path}
+    path.write_bytes(other.read_bytes())
+
+
+# What happens to a file of a page, and whether something that is not ours has its name afterwards.
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    **{f"a flip at {at:.0%}": flipped(at) for at in (0.0, 0.02, 0.3, 0.5, 1.0)},
+    "cut by a byte": lambda path: os.truncate(path, path.stat().st_size - 1),
+    "cut in half": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "a byte more": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+    "zeros at the end": lambda path: path.write_bytes(path.read_bytes()[:-99] + bytes(99)),
+    "empty": lambda path: path.write_bytes(b""),
+    "missing": Path.unlink,
+    "a folder": replaced(Path.mkdir),
+    "a pipe": replaced(os.mkfifo),
+    "a link to the right bytes": link_to_itself,
+    "a link to nothing": replaced(lambda path: path.symlink_to("nothing")),
+    "another page": swapped,
+}
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_a_page_that_is_damaged_is_asked_for_again_with_one_warning(world: World, folder: Path, what: str) -> None:
+    path = Folder(folder).file_of(0)
+    DAMAGES[what](path)
+    before = path.lstat().st_mode if path.is_symlink() or path.exists() else None
+    with warned("cut or changed"):
+        world.asked()
+        with world.fetcher(cache_dir=folder, source="rest") as fetcher:
+            same(fetch(fetcher, columns="all"), truth(world))
+        assert len(world.asked()) == PAGE_CHUNKS
+        assert check(world, folder) == []
+    if before is not None and not stat.S_ISREG(before):
+        assert path.lstat().st_mode == before  # it is not ours, and stays
+        if elsewhere(path).exists():
+            assert elsewhere(path).read_bytes()
+    else:
+        assert not path.exists()
+
+
+@pytest.mark.parametrize("what", DAMAGES)
+def test_verify_finds_a_page_that_is_damaged_and_drops_it(world: World, folder: Path, what: str) -> None:
+    cache = Folder(folder)
+    DAMAGES[what](cache.file_of(0))
+    (key, _) = cache.heads()
+    with world.fetcher(cache_dir=folder) as fetcher:
+        assert fetcher.cache.verify().damaged == (key,)
+        assert fetcher.cache.verify().damaged == ()
+        assert list(cache.heads()) != [key]
+    assert len(check(world, folder)) == PAGE_CHUNKS
+
+
+@pytest.mark.parametrize("at", [0, 4, 9, 20, 40, 120, 600, -1])
+def test_a_head_that_is_damaged_is_asked_for_again_with_one_warning(world: World, folder: Path, at: int) -> None:
+    cache = Folder(folder)
+    ((key, value),) = cache.query("SELECT key, value FROM Cache WHERE key GLOB '*|page|*' ORDER BY key LIMIT 1")
+    data = bytearray(value)
+    data[at] ^= 1
+    cache.query("UPDATE Cache SET value = ? WHERE key = ?", bytes(data), key)
+    with warned("cut or changed"):
+        assert len(check(world, folder)) == PAGE_CHUNKS
+    assert len(page_files(folder)) >= 2
+
+
+def folder_is_gone(pages: Path) -> None:
+    shutil.rmtree(pages)
+
+
+def folder_is_a_link(pages: Path) -> None:
+    pages.rename(pages.parents[1] / "pages elsewhere")
+    pages.symlink_to(pages.parents[1] / "pages elsewhere")
+
+
+def folder_is_a_file(pages: Path) -> None:
+    shutil.rmtree(pages)
+    pages.write_text("mine")
+
+
+@pytest.mark.parametrize("what", [folder_is_gone, folder_is_a_link, folder_is_a_file], ids=lambda what: what.__name__)
+def test_a_folder_of_pages_that_is_not_there_costs_its_pages_and_nothing_else(
+    world: World, folder: Path, what: Callable[[Path], None]
+) -> None:
+    pages = folder / "pages"
+    what(pages)
+    with warned("cut or changed"):
+        assert len(check(world, folder)) == 2 * PAGE_CHUNKS
+    if what is folder_is_a_link:
+        assert pages.is_symlink()
+        assert len(list((folder.parent / "pages elsewhere").iterdir())) == 2  # nothing is removed through a link
+    if what is folder_is_a_file:
+        assert pages.read_text() == "mine"
