@@ -6,6 +6,7 @@ or written by an older version is asked for again; and nothing wrong is ever ser
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -21,7 +22,7 @@ import pandas as pd
 import pytest
 from world import World, ms, same
 
-from candle_fetcher import CacheWarning, CandleFetcher
+from candle_fetcher import CacheWarning, CandleFetcher, IncompleteData
 from candle_fetcher.core.candles import Candles
 from candle_fetcher.core.entry import Entry, pack
 from candle_fetcher.core.page import PAGE_CHUNKS, Page, pack_page, unpack_page
@@ -380,3 +381,63 @@ def test_a_folder_of_pages_that_is_not_there_costs_its_pages_and_nothing_else(
         assert len(list((folder.parent / "pages elsewhere").iterdir())) == 2  # nothing is removed through a link
     if what is folder_is_a_file:
         assert pages.read_text() == "mine"
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO], ids=errno.errorcode.get)
+def test_a_page_that_cannot_be_read_now_is_a_miss_and_stays(
+    world: World, folder: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    opened = os.open
+
+    def refuse(path: Any, *more: Any, **words: Any) -> int:
+        if str(path).endswith(".page"):
+            raise OSError(number, os.strerror(number), path)
+        return opened(path, *more, **words)
+
+    with world.fetcher(cache_dir=folder, source="cache") as fetcher:
+        monkeypatch.setattr(os, "open", refuse)
+        with warned(os.strerror(number)), pytest.raises(IncompleteData):
+            fetch(fetcher)
+        assert fetcher.cache.verify().damaged == ()
+        monkeypatch.undo()
+        same(fetch(fetcher, columns="all"), truth(world))
+
+
+def test_a_head_that_says_what_cannot_be_is_damaged(world: World, folder: Path) -> None:
+    cache = Folder(folder)
+    key, page = next(iter(cache.heads().items()))
+    strange = [
+        page.files[0]._replace(name="../cache.db"),
+        page.files[0]._replace(name=7),
+        page.files[0]._replace(rows=2**40),
+        page.files[0]._replace(rows=-1),
+        page.files[0]._replace(rows=0.5),
+        page.files[0]._replace(names=()),
+        page.files[0]._replace(names=(*page.files[0].names[:-1], None)),
+        page.files[0]._replace(checksums=()),
+    ]
+    for file in strange:
+        cache.query("UPDATE Cache SET value = ? WHERE key = ?", pack_page(key, page._replace(files=(file,))), key)
+        with world.fetcher(cache_dir=folder) as fetcher:
+            assert fetcher.cache.verify().damaged == (key,), file
+        cache.query("INSERT INTO Cache(key, raw, mode) VALUES (?, 1, 1)", key)
+    cache.query("DELETE FROM Cache WHERE key = ?", key)
+    assert len(check(world, folder)) == PAGE_CHUNKS
+
+
+def test_keys_and_settings_of_pages_that_are_not_ours_are_passed_over(world: World, folder: Path) -> None:
+    cache = Folder(folder)
+    key = next(iter(cache.heads()))
+    cache.put(f"{key.rpartition('|')[0]}|mine", b"1")
+    cache.query("UPDATE Settings SET value = 'many' WHERE key = 'size'")
+    with world.fetcher(cache_dir=folder, source="rest") as fetcher:
+        assert fetcher.cache.list()["chunks"].tolist() == [len(CHUNKS)]
+        assert fetcher.cache.stats().disk_bytes > 0
+        fetch(fetcher, span_of(0, 1), refresh=True)
+    cache.query("DELETE FROM Settings WHERE key = 'size'")
+    cache.query("UPDATE Cache SET tag = x'ff00' WHERE key = ?", key)
+    with warned("cut or changed"), world.fetcher(cache_dir=folder, source="rest") as fetcher:
+        assert fetcher.cache.stats().disk_bytes > 0
+        fetch(fetcher, span_of(0, 12), refresh=True)
+        same(fetch(fetcher), truth(world))
+        fetcher.cache.clear("BTC/USDT")

@@ -228,12 +228,22 @@ class CandleCache:
                 continue
             if is_of_newer_version(key, data):
                 newer += 1
-            else:
+            elif self._drop_if_damaged(key, data):
                 damaged.append(key)
-                self._store.drop(key)
         if disk is not None:
             disk.sweep()
         return Verified(entries, tuple(damaged), newer)
+
+    def _drop_if_damaged(self, key: str, data: bytes) -> bool:
+        """Drop what is damaged under the key, unless another process has replaced the value since it was read. Return
+        whether it was dropped."""
+        if "|page|" in key:
+            return self.entries.pages.drop_if_damaged(key)
+        with self.documents.transaction():
+            is_same = self._store.disk is not None and self._store.disk.load(key) == data
+            if is_same:
+                self._store.drop(key)
+        return is_same
 
     @_user_call
     def compact(self) -> Compacted:

@@ -9,8 +9,8 @@ from urllib.parse import unquote
 import numpy as np
 import pandas as pd
 
-from candle_fetcher.cache.entries import CHUNK, EntryStore
-from candle_fetcher.cache.pages import PageStore
+from candle_fetcher.cache.entries import EntryStore
+from candle_fetcher.cache.pages import CHUNK, PageStore
 from candle_fetcher.core.entry import HEAD_BYTES, count_rows
 from candle_fetcher.core.frame import utc_index
 from candle_fetcher.core.series import Series, split_key

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ from candle_fetcher.cache.documents import DocumentStore, int64, text
 from candle_fetcher.cache.facts import FactStore
 from candle_fetcher.cache.frames import FrameStore
 from candle_fetcher.cache.locks import ChunkLocks
-from candle_fetcher.cache.pages import PageStore, Run
+from candle_fetcher.cache.pages import CHUNK, PageStore, Run
 from candle_fetcher.core.entry import Entry, is_of_newer_version, pack, unpack
 from candle_fetcher.core.events import Lookup
 from candle_fetcher.core.merging import Merged, merge_entries
@@ -21,7 +20,6 @@ from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge
 from candle_fetcher.store import Store
 
-CHUNK = re.compile(r"-?[0-9]{1,18}")  # the number of a chunk, as it ends the key of an entry
 _KEPT_REVISIONS = 10_000  # of a series
 _BATCH_CHUNKS = 16  # of more, the entries are read in batches, side by side
 _BATCHES = 16
@@ -62,7 +60,7 @@ class EntryStore:
         self._frames = frames
         self._locks = locks
         self._compress = compress
-        self.pages = PageStore(store, documents, is_on=not compress)
+        self.pages = PageStore(store, documents, writes=not compress)
         self._unsaved: dict[str, _Unsaved] = {}  # by key
 
     def chunks(self, series: Series) -> list[int]:

@@ -6,9 +6,10 @@ and the entry counts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from candle_fetcher.core.entry import Entry, is_of_newer_version, unpack
 from candle_fetcher.core.errors import CacheError
 from candle_fetcher.core.page import (
     EMPTY_PAGE,
+    MOST_ROWS,
     PAGE_CHUNKS,
     Page,
     PagedChunk,
@@ -31,13 +33,17 @@ from candle_fetcher.core.page import (
 )
 from candle_fetcher.core.plan import chunk_span
 from candle_fetcher.core.series import Series
-from candle_fetcher.store import Store
+from candle_fetcher.store import NotWhole, Store
 
 T = TypeVar("T")
 U = TypeVar("U")
 # Applies a function to each item, by this thread or by several.
 Run = Callable[[Callable[[T], U], Iterable[T]], Iterable[U]]
 
+# What a file of a page is found to be.
+FileState = Literal["whole", "damaged", "unreadable"]
+
+CHUNK = re.compile(r"-?[0-9]{1,18}")  # the number of a chunk or a page, as it ends a key
 LEAST_CHUNKS = 8  # so many of one page that come together are written into a file
 _MOST_FILES = 4  # of a page; one more, and all are written into one
 
@@ -66,11 +72,12 @@ class _Part(NamedTuple):
 class PageStore:
     """The pages of each series. Shared by threads.
 
-    Without a disk tier, and where entries are compressed, there are none.
+    Without a disk tier there are none; without `writes` they are read, and chunks are taken out of them alone.
     """
 
-    def __init__(self, store: Store, documents: DocumentStore, *, is_on: bool = True) -> None:
-        self._disk = store.disk if is_on else None
+    def __init__(self, store: Store, documents: DocumentStore, *, writes: bool = True) -> None:
+        self._disk = store.disk
+        self._writes = writes
         self._memory = store.memory
         self._documents = documents
         # A page in memory keeps the whole block that it was read with.
@@ -96,8 +103,8 @@ class PageStore:
             page = unpack_page(key, value)
             if page is not None:
                 found[keys[key]] = page
-            elif not is_of_newer_version(key, value):
-                self._drop_damaged(key, value)
+            elif self.drop_if_damaged(key):
+                self._documents.warn_of_damage(key, value)
         return found
 
     def find(self, series: Series, chunks: Iterable[int]) -> dict[int, Page]:
@@ -110,7 +117,8 @@ class PageStore:
         if self._disk is None or not self.has_any(series):
             return {}
         prefix = _prefix(series)
-        numbers = [int(key.removeprefix(prefix)) for key in self._disk.keys(prefix)]
+        names = [key.removeprefix(prefix) for key in self._disk.keys(prefix)]
+        numbers = [int(name) for name in names if CHUNK.fullmatch(name)]
         return self.find(series, [chunks_in(number)[0] for number in numbers])
 
     # -- reading ------------------------------------------------------------------------------------------------------
@@ -186,52 +194,68 @@ class PageStore:
         for one in parts:
             places.append((one, block[:, at : at + one.rows]))
             at += one.rows
-        are_whole = list(run(self._fill_part, places))
+        states = list(run(self._fill_part, places))
         block.flags.writeable = False
         at = 0
-        for one, is_whole in zip(parts, are_whole, strict=True):
-            if is_whole:
+        for one, state in zip(parts, states, strict=True):
+            if state == "whole":
                 yield one, Candles(columns, block[:, at : at + one.rows])
             at += one.rows
 
-    def _fill_part(self, place: tuple[_Part, Int64s]) -> bool:
+    def _fill_part(self, place: tuple[_Part, Int64s]) -> FileState:
         """Fill a place in a block; return whether its bytes are those that were written."""
         part, block = place
         if part.own is not None:
             block[:] = part.own.candles.block[: len(block)]
-        return part.file is None or self._read_file(part.file, block)
+        return "whole" if part.file is None else self._read_file(part.file, block)
 
-    def _read_file(self, file: PageFile, block: Int64s) -> bool:
+    def _read_file(self, file: PageFile, block: Int64s) -> FileState:
+        """Read the first columns of a file into the block. One that cannot be read now is no damage, and is told of."""
         assert self._disk is not None
         try:
             self._disk.files.read(file.name, file.size_bytes, list(block))
-        except OSError:
-            return False
-        return all(file.is_whole(at, column) for at, column in enumerate(block))
+        except NotWhole:
+            return "damaged"
+        except OSError as error:
+            self._disk.note_failure(error)
+            return "unreadable"
+        return "whole" if all(file.is_whole(at, column) for at, column in enumerate(block)) else "damaged"
 
     def _read_again(self, series: Series, tried: Mapping[int, Page], chunks: Sequence[int]) -> dict[int, Entry]:
-        """Return entries of files that could not be read: another process may have replaced them. A page that is still
-        the same is damaged."""
-        assert self._disk is not None
+        """Return entries of files that could not be read: another process may have replaced them. What is damaged of a
+        page that is still the same is dropped."""
         now = self.find(series, chunks)
         newer = {number: page for number, page in now.items() if page.files != tried[number].files}
         for number in now.keys() - newer.keys():
             key = _key(series, number)
-            self._drop_damaged(key, self._disk.load(key) or b"")
+            if self.drop_if_damaged(key):
+                self._documents.warn_of_damage(key, b"")
         return self.read(series, newer, chunks) if newer else {}
 
-    def is_whole(self, key: str, data: bytes) -> bool:
-        """Return whether the files of the page with the head under the key are what was written."""
-        page = unpack_page(key, data)
-        return page is not None and all(
-            self._read_file(file, np.empty((len(file.names), file.rows), np.int64)) for file in page.files
-        )
-
-    def _drop_damaged(self, key: str, data: bytes) -> None:
+    def drop_if_damaged(self, key: str) -> bool:
+        """Drop what is damaged of the page with that key: the chunks of files that are not what was written, or all
+        where the head is not. Return whether there was something."""
         assert self._disk is not None
-        self._memory.drop(key)
-        self._disk.drop(key)
-        self._documents.warn_of_damage(key, data)
+        with self._documents.transaction():  # so that no other process replaces a file that is looked at
+            data = self._disk.load(key)
+            if data is None or is_of_newer_version(key, data):
+                return False
+            page = unpack_page(key, data)
+            if page is None:
+                self._memory.drop(key)
+                self._disk.drop(key)
+                return True
+            damaged = {at for at, file in enumerate(page.files) if self._read_file(file, _room(file)) == "damaged"}
+            lost = [chunk for chunk, one in page.chunks.items() if one.file in damaged]
+            if damaged:
+                self._leave(key, page.without(lost))
+            return bool(damaged)
+
+    def is_whole(self, key: str, data: bytes) -> bool:
+        """Return whether the files of the page with that head under the key are what was written, or cannot be read
+        now."""
+        page = unpack_page(key, data)
+        return page is not None and all(self._read_file(file, _room(file)) != "damaged" for file in page.files)
 
     # -- writing, in a transaction ------------------------------------------------------------------------------------
 
@@ -254,7 +278,8 @@ class PageStore:
             new = {
                 chunk: entry
                 for chunk, entry in ours.items()
-                if fits_page(entry, chunk_span(series.timeframe, chunk))
+                if self._writes
+                and fits_page(entry, chunk_span(series.timeframe, chunk))
                 and not (chunk in values and is_of_newer_version(f"{series.key}|{chunk}", values[chunk]))
             }
             before = self._still_stored(series, number, pages[number]) if number in pages else EMPTY_PAGE
@@ -302,6 +327,8 @@ class PageStore:
     def pack(self, series: Series, number: int) -> int:
         """Move chunks that have entries of their own into their page, where there are LEAST_CHUNKS of them that may lie
         in one, or they complete it. Return how many."""
+        if not self._writes:
+            return 0
         page = self.find(series, chunks_in(number)).get(number, EMPTY_PAGE)
         own = self._load_own(series, self._own(series, number, ()))
         is_enough = len(own) >= LEAST_CHUNKS or len({*own, *page.chunks}) == len(chunks_in(number))
@@ -347,7 +374,7 @@ class PageStore:
             page, syncs = EMPTY_PAGE, True
         entries = {chunk: entries[chunk] for chunk in sorted(entries) if entries[chunk].candles.names == names}
         candles = join([entry.candles for entry in entries.values()])
-        if not candles.count:
+        if not 0 < candles.count <= MOST_ROWS:
             return {}
         block = np.ascontiguousarray(candles.block, dtype="<i8")
         block.flags.writeable = False
@@ -425,6 +452,10 @@ def _by_columns(
                 groups[columns].append(part)
     for columns, some in groups.items():
         yield columns, sorted(some, key=lambda one: one.chunk)
+
+
+def _room(file: PageFile) -> Int64s:
+    return np.empty((len(file.names), file.rows), np.int64)
 
 
 def _prefix(series: Series) -> str:

@@ -19,6 +19,7 @@ from candle_fetcher.core.entry import Entry, Hole, HoleState, pack_spans, seal, 
 from candle_fetcher.core.spans import Span
 
 PAGE_CHUNKS = 32
+MOST_ROWS = 1 << 17  # of a file, four times what a page has slots: what says more is damaged
 # A chunk that is read so long after its end has no candle that is read once more (`Finality.confirm_ms`), though its
 # last candle may open late in its slot.
 _CONFIRMED_MS = 2 * 3_600_000
@@ -152,7 +153,7 @@ def _read_page(head: bytes) -> Page:
     length, count = _COUNTS.unpack_from(head)
     at = _COUNTS.size + length
     described: Sequence[Any] = json.loads(head[_COUNTS.size : at])
-    files = tuple(PageFile(name, tuple(names), tuple(checksums), rows) for name, names, checksums, rows in described)
+    files = tuple(_read_file(*one) for one in described)
     chunks = {}
     for _ in range(count):
         chunk, start_ms, end_ms, stored_ms, holes, unverified, file, first, rows = _CHUNK.unpack_from(head, at)
@@ -160,6 +161,14 @@ def _read_page(head: bytes) -> Page:
         if first + rows > files[file].rows:
             raise ValueError
         chunks[chunk] = PagedChunk(Span(start_ms, end_ms), stored_ms, own, spans, file, first, rows)
-    if at != len(head) or any(len(file.names) != len(file.checksums) or not file.names for file in files):
+    if at != len(head):
         raise ValueError
     return Page(files, chunks)
+
+
+def _read_file(name: Any, names: Any, checksums: Any, rows: Any) -> PageFile:
+    """Return what a head says of a file. Raises ValueError where it cannot be so."""
+    is_so = isinstance(name, str) and type(rows) is int and 0 < rows <= MOST_ROWS
+    if not is_so or not names or len(names) != len(checksums) or not all(isinstance(one, str) for one in names):
+        raise ValueError
+    return PageFile(name, tuple(names), tuple(checksums), rows)

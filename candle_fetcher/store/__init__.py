@@ -15,8 +15,9 @@ from contextlib import AbstractContextManager
 from candle_fetcher.core.events import Lookup, Observe, ignore
 from candle_fetcher.store.disk import DiskStats, DiskTier
 from candle_fetcher.store.memory import MemoryStats, MemoryTier
+from candle_fetcher.store.page_files import NotWhole
 
-__all__ = ["DiskStats", "DiskTier", "MemoryStats", "MemoryTier", "Store"]
+__all__ = ["DiskStats", "DiskTier", "MemoryStats", "MemoryTier", "NotWhole", "Store"]
 
 
 class Store:

@@ -277,7 +277,7 @@ class DatabaseAccess:
             else:  # it is there and cannot be written; perhaps it can be read
                 db = database.Database(self.folder, *self._sizes, readonly=True)
                 self._no_open_until = time.monotonic() + REST_FAILED_S  # then it may be writable again
-                self._note_problem(error)
+                self.note_problem(error)
                 return db
         return database.Database(self.folder, *self._sizes)
 
@@ -315,10 +315,11 @@ class DatabaseAccess:
                 self._no_open_until = math.inf if isinstance(error, CacheError) else time.monotonic() + rest_s
             elif writes:
                 self._no_write_until = time.monotonic() + rest_s
-            self._note_problem(error)
+            self.note_problem(error)
             return False
 
-    def _note_problem(self, error: BaseException) -> None:
+    def note_problem(self, error: BaseException) -> None:
+        """Note what does not work on the disk now; `give_warnings` tells of it."""
         from candle_fetcher.store.database import is_lock
 
         advice = "another program is writing"

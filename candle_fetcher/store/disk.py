@@ -77,7 +77,7 @@ class DiskTier:
         self._max_bytes = max_bytes
         self._observe = observe
         self.files = PageFiles(self.folder)
-        self._has_swept = False
+        self._swept: tuple[int, int] | None = None  # the database after whose opening leftovers were removed
         self._used: set[str] = set()
         self._lock = threading.RLock()  # over `_used`
 
@@ -163,6 +163,11 @@ class DiskTier:
         """Drop the values under the keys, in one transaction."""
         self._drop(_OF_KEY, [(key,) for key in keys])
 
+    def note_failure(self, error: OSError) -> None:
+        """Note that a file beside the database cannot be read now, and warn of it."""
+        self._access.note_problem(error)
+        self._access.give_warnings()
+
     def warn_of_damage(self) -> None:
         """Warn that a value was not whole, which its reader finds out."""
         self._access.warn(
@@ -221,8 +226,7 @@ class DiskTier:
     def stats(self) -> DiskStats:
         """Return what is on the disk now."""
         rows = self._access.read("SELECT COUNT(*) FROM Cache")
-        files = self._access.read(_FILE_BYTES)
-        size = size_bytes(self.folder) + (int(files[0][0]) if files else 0)
+        size = size_bytes(self.folder) + _file_bytes(self._access.read(_FILE_BYTES))
         return DiskStats(rows[0][0] if rows else 0, size, self._max_bytes)
 
     def transaction(self) -> AbstractContextManager[bool]:
@@ -258,8 +262,8 @@ class DiskTier:
 
     def _files_of(self, db: Database, which: str, row: Sequence[object] = ()) -> list[str]:
         """Return the names of the files that belong to the values of those rows."""
-        tags = db.select(_FILES_OF.format(which), row)
-        return [name for (tag,) in tags if tag for name in tag.decode("ascii", "replace").split(",")]
+        tags = [_decode(tag) for (tag,) in db.select(_FILES_OF.format(which), row)]
+        return [name for tag in tags if tag for name in tag.split(",")]
 
     def _sweep(self, db: Database) -> None:
         self.files.sweep(set(self._files_of(db, "tag IS NOT NULL")))
@@ -268,9 +272,11 @@ class DiskTier:
         self, db: Database, key: str, data: bytes, files: Sequence[str], size_bytes: int, new: str, new_bytes: int
     ) -> bool:
         if new:
-            if not self._has_swept:  # of a database that was moved aside, and of processes that were killed
+            if (
+                self._swept != db.identity
+            ):  # leftovers of a database that was moved aside, of processes that were killed
                 self._sweep(db)
-                self._has_swept = True
+                self._swept = db.identity
             if not self._make_room(db, len(data), new_bytes):
                 return False
         before = set(self._files_of(db, _OF_KEY, (key,)))
@@ -336,8 +342,7 @@ class DiskTier:
 
     def _usage(self, db: Database) -> tuple[int, int, int]:
         """Return the pages of the database, those of them that are free, and the pages that the files would take."""
-        (file_bytes,) = db.select(_FILE_BYTES)[0]
-        return *db.pages(), -(-int(file_bytes) // db.page_bytes)
+        return *db.pages(), -(-_file_bytes(db.select(_FILE_BYTES)) // db.page_bytes)
 
     def _note_used(self, keys: set[str]) -> None:
         fork_guard.enter()
@@ -360,6 +365,12 @@ class DiskTier:
     def _drop_foreign(self, rowids: list[int]) -> None:
         self._access.warn("foreign", f"{self.folder}: entries that candle_fetcher did not write were dropped, unread")
         self._drop(_OF_ROW, [(rowid,) for rowid in rowids])
+
+
+def _file_bytes(rows: list[tuple[object, ...]]) -> int:
+    """Return the bytes of all files, as the triggers of the database have added them up."""
+    size = rows[0][0] if rows else 0
+    return size if isinstance(size, int) and size > 0 else 0
 
 
 def _decode(name: object) -> str | None:

@@ -7,6 +7,7 @@ The folder is not trusted: names come from checked rows, and nothing but a plain
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -25,6 +26,14 @@ _NAME = re.compile(r"[0-9a-f]{32}")
 _ABANDONED_S = 3_600.0  # no process takes so long from the first byte of a file to its row
 # Reads into several buffers by one system call, where the system has it.
 _read_all: Any = getattr(os, "preadv", None)
+
+
+# Nothing has the name, or something else: a link, a folder, a pipe.
+_NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EPERM, errno.EISDIR, errno.ENXIO})
+
+
+class NotWhole(OSError):
+    """There is no such file, or it is not what was written."""
 
 
 class PageFiles:
@@ -65,21 +74,27 @@ class PageFiles:
     def read(self, name: str, size_bytes: int, buffers: Sequence[Any]) -> None:
         """Fill the buffers, in order, with the beginning of the file.
 
-        Raises OSError where there is no such file, or it has another size.
+        Raises NotWhole where there is no such file, or it has another size; another OSError where it cannot be read
+        now.
         """
-        if not _NAME.fullmatch(name) or not stat.S_ISDIR(os.lstat(self._folder).st_mode):
-            raise OSError(f"{name!r} is not the name of a page")
-        fd = open_plain(self._path(name, _FINISHED), os.O_RDONLY)
+        try:
+            if not _NAME.fullmatch(name) or not stat.S_ISDIR(os.lstat(self._folder).st_mode):
+                raise NotWhole(f"{name!r} is not the name of a page")
+            fd = open_plain(self._path(name, _FINISHED), os.O_RDONLY)
+        except OSError as error:
+            if error.errno in _NOT_THERE:
+                raise NotWhole(f"{name} is not there") from error
+            raise
         try:
             if os.fstat(fd).st_size != size_bytes:
-                raise OSError(f"{self._path(name, _FINISHED)} is cut")
+                raise NotWhole(f"{self._path(name, _FINISHED)} is cut")
             views = [memoryview(buffer).cast("B") for buffer in buffers]
             if _read_all is not None and _read_all(fd, views, 0) == sum(map(len, views)):
                 return
             with os.fdopen(os.dup(fd), "rb") as file:
                 file.seek(0)
                 if any(file.readinto(view) != len(view) for view in views):
-                    raise OSError(f"{self._path(name, _FINISHED)} is cut")
+                    raise NotWhole(f"{self._path(name, _FINISHED)} is cut")
         finally:
             os.close(fd)
 
@@ -109,5 +124,7 @@ class PageFiles:
         return f"{self._folder}{os.sep}{name}{ending}"
 
     def _unlink(self, entry: str) -> None:
+        path = within(self._folder, entry)
         with suppress(OSError):
-            os.unlink(within(self._folder, entry))  # noqa: PTH108 - as in files.py
+            if stat.S_ISDIR(os.lstat(self._folder).st_mode) and stat.S_ISREG(os.lstat(path).st_mode):
+                os.unlink(path)  # noqa: PTH108 - as in files.py
