@@ -77,7 +77,7 @@ class DiskTier:
         self._max_bytes = max_bytes
         self._observe = observe
         self.files = PageFiles(self.folder)
-        self._swept: tuple[int, int] | None = None  # the database after whose opening leftovers were removed
+        self._swept: tuple[int, int] | None = None  # the database that leftovers were removed beside
         self._used: set[str] = set()
         self._lock = threading.RLock()  # over `_used`
 
