@@ -210,7 +210,7 @@ class PageStore:
         return "whole" if part.file is None else self._read_file(part.file, block)
 
     def _read_file(self, file: PageFile, block: Int64s) -> FileState:
-        """Read the first columns of a file into the block. One that cannot be read now is no damage; a warning says so."""
+        """Read the first columns of a file into the block. What cannot be read now is no damage, but warned of."""
         assert self._disk is not None
         try:
             self._disk.files.read(file.name, file.size_bytes, list(block))

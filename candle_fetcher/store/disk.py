@@ -54,7 +54,9 @@ _OF_ROW = "rowid = ?"
 _SOME = f"rowid IN (SELECT rowid FROM Cache LIMIT {ROWS_PER_CLEAR})"
 _OLDEST = "rowid = (SELECT rowid FROM Cache ORDER BY store_time LIMIT 1)"
 _FILES_OF = "SELECT tag FROM Cache WHERE size > 0 AND {}"
-_FILE_BYTES = "SELECT value FROM Settings WHERE key = 'size'"
+_FILE_BYTES = (
+    "SELECT COALESCE(SUM(value), 0) FROM Settings WHERE key = 'size' AND typeof(value) = 'integer' AND value > 0"
+)
 
 
 class DiskStats(NamedTuple):
@@ -226,7 +228,7 @@ class DiskTier:
     def stats(self) -> DiskStats:
         """Return what is on the disk now."""
         rows = self._access.read("SELECT COUNT(*) FROM Cache")
-        size = size_bytes(self.folder) + _file_bytes(self._access.read(_FILE_BYTES))
+        size = size_bytes(self.folder) + sum(size for (size,) in self._access.read(_FILE_BYTES))
         return DiskStats(rows[0][0] if rows else 0, size, self._max_bytes)
 
     def transaction(self) -> AbstractContextManager[bool]:
@@ -342,7 +344,8 @@ class DiskTier:
 
     def _usage(self, db: Database) -> tuple[int, int, int]:
         """Return the pages of the database, those of them that are free, and the pages that the files would take."""
-        return *db.pages(), -(-_file_bytes(db.select(_FILE_BYTES)) // db.page_bytes)
+        ((file_bytes,),) = db.select(_FILE_BYTES)
+        return *db.pages(), -(-file_bytes // db.page_bytes)
 
     def _note_used(self, keys: set[str]) -> None:
         fork_guard.enter()
@@ -365,12 +368,6 @@ class DiskTier:
     def _drop_foreign(self, rowids: list[int]) -> None:
         self._access.warn("foreign", f"{self.folder}: entries that candle_fetcher did not write were dropped, unread")
         self._drop(_OF_ROW, [(rowid,) for rowid in rowids])
-
-
-def _file_bytes(rows: list[tuple[object, ...]]) -> int:
-    """Return the bytes of all files, as the triggers of the database have added them up."""
-    size = rows[0][0] if rows else 0
-    return size if isinstance(size, int) and size > 0 else 0
 
 
 def _decode(name: object) -> str | None:
