@@ -197,11 +197,13 @@ class EntryStore:
         until_s: Mapping[int, float | None] | None = None,
         *,
         keep: bool = True,
+        keeps_pages: bool = True,
     ) -> tuple[dict[int, Entry], bool]:
         """Store what `change` returns for the entries of the chunks as they are stored now. No other thread or process
         writes in between. Chunks that complete a page are written into it.
 
         `keep` puts them into memory, until `until_s`, after which the disk is read again; without it memory drops them.
+        Without `keeps_pages` it drops those that are written into pages.
         Returns the entries, and whether the disk took them. Where their columns lie in memory as they are, the entries
         share these bytes, so that they are held once.
         """
@@ -216,7 +218,7 @@ class EntryStore:
             }
             if not self._store.keeps:
                 return entries, False
-            paged = self.pages.store(series, entries, stored.pages, stored.data, keep=keep)
+            paged = self.pages.store(series, entries, stored.pages, stored.data, keep=keep and keeps_pages)
             prefix = series.key
             keys = {chunk: f"{prefix}|{chunk}" for chunk in entries if chunk not in paged}
             data = {key: pack(key, entries[chunk], compress=self._compress) for chunk, key in keys.items()}

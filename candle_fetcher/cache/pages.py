@@ -376,12 +376,12 @@ class PageStore:
         candles = join([entry.candles for entry in entries.values()])
         if not 0 < candles.count <= MOST_ROWS:
             return {}
-        block = np.ascontiguousarray(candles.block, dtype="<i8")
+        block = candles.block.astype("<i8", copy=False)
         block.flags.writeable = False
         candles = Candles(names, block)
         try:
             # What is deleted for it must not be lost with the power.
-            name = self._disk.files.write(memoryview(block).cast("B"), syncs=syncs)
+            name = self._disk.files.write([memoryview(column).cast("B") for column in block], syncs=syncs)
         except (OSError, CacheError):  # the database says what is wrong with the folder
             return {}
         file = file_of(name, candles)
@@ -393,7 +393,8 @@ class PageStore:
         self._disk.drop_many([f"{prefix}|{chunk}" for chunk in own if chunk in entries])
         for chunk in entries:
             self._memory.drop(f"{prefix}|{chunk}")
-        if keep:
+        whole = block if block.base is None else block.base
+        if keep and (not isinstance(whole, np.ndarray) or whole.nbytes <= self._most_bytes):
             self._keep(key, page, {file: candles})
         else:
             self._memory.drop(key)

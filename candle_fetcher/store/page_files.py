@@ -43,8 +43,9 @@ class PageFiles:
         self._parent = str(folder)
         self._folder = within(self._parent, FOLDER)
 
-    def write(self, data: memoryview, *, syncs: bool) -> str:
-        """Write a new file and return its name; `publish` gives it its place. `syncs` waits until the disk has it.
+    def write(self, parts: Iterable[memoryview], *, syncs: bool) -> str:
+        """Write the parts into a new file and return its name; `publish` gives it its place. `syncs` waits until the
+        disk has it.
 
         Raises CacheError where the cache folder belongs to another program.
         """
@@ -54,8 +55,10 @@ class PageFiles:
         fd = open_plain(self._path(name, _UNFINISHED), os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         try:
             with os.fdopen(fd, "wb", buffering=0) as file:
-                while data:
-                    data = data[file.write(data) :]
+                for part in parts:
+                    at = 0
+                    while at < len(part):
+                        at += file.write(part[at:])
                 if syncs:
                     os.fsync(fd)
         except BaseException:

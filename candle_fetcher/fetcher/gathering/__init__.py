@@ -14,6 +14,7 @@ from candle_fetcher.core.expiry import FOREVER_MS, NEAR_MS
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS
 from candle_fetcher.fetcher.gathering.archive import choose_files_for
+from candle_fetcher.fetcher.gathering.block import AnswerBlock
 from candle_fetcher.fetcher.gathering.bounds import SeriesBounds
 from candle_fetcher.fetcher.gathering.lookup import find_chunks, leave_shared, load_older, look_up
 from candle_fetcher.fetcher.gathering.result import ChunkResult, GatherResult, make_result, warn_of_archive
@@ -36,6 +37,7 @@ __all__ = [
     "warn_of_archive",
 ]
 
+_FEW_CHUNKS = 16  # are joined by a copy
 _DOUBTED_MS = 60 * DAY_MS  # no machine's clock is taken to be ahead by more
 
 
@@ -53,6 +55,8 @@ def gather(task: Task, span: Span) -> GatherResult:
     if lacking and policy.is_offline:
         gathering.failed = [(ask.span, None) for asks in lacking.values() for ask in asks]
     elif lacking:
+        if len(lacking) == len(chunks) > _FEW_CHUNKS and policy.keeps_entries:
+            gathering.block = AnswerBlock(gathering.feed.columns, chunks)
         fetch = Fetch(gathering, lacking, len(gathering.timeframe.slots(gathering.span)))
         fetch.run()
         renewed.update(lacking.keys() & gathering.found.keys())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from candle_fetcher.core.candles import OHLCV, have_prices
+from candle_fetcher.core.candles import OHLCV, Candles, have_prices
 from candle_fetcher.core.entry import UNKNOWN, Entry
 from candle_fetcher.core.facts import Facts
 from candle_fetcher.core.plan import chunk_span, chunks_of
@@ -84,4 +84,7 @@ def leave_shared(gathering: Gathering) -> None:
     last = max(gathering.found, default=None)
     if last is not None and chunk_span(gathering.timeframe, last).end_ms > gathering.span.end_ms:
         spans = tuple((one.span, one.source) for one in gathering.provenance.get(last, ()))
-        gathering.scope.shared[gathering.share_key] = SharedChunk(last, *gathering.found[last], spans)
+        tier, entry = gathering.found[last]
+        if gathering.block is not None:  # which is closed up
+            entry = entry._replace(candles=Candles(entry.candles.names, entry.candles.block.copy()))
+        gathering.scope.shared[gathering.share_key] = SharedChunk(last, tier, entry, spans)

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
-from candle_fetcher.core.candles import Candles, no_candles, part_of_one_block
+from candle_fetcher.core.candles import Candles, join, no_candles, part_of_one_block
 from candle_fetcher.core.entry import UNKNOWN, Entry, HoleState
 from candle_fetcher.core.errors import ArchiveMismatch, CandleFetcherWarning, SourceError, TransportError, warn
 from candle_fetcher.core.expiry import FOREVER_MS, ask_again_ms
 from candle_fetcher.core.facts import Facts
 from candle_fetcher.core.finality import Settling
-from candle_fetcher.core.plan import chunk_span
+from candle_fetcher.core.plan import CHUNK_SLOTS, chunk_span
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
+from candle_fetcher.fetcher.gathering.block import AnswerBlock
 from candle_fetcher.fetcher.gathering.run import Fetch
 from candle_fetcher.fetcher.gathering.state import Gathering, Provenance
 from candle_fetcher.sources import CallScope, is_denial
@@ -55,6 +54,7 @@ class GatherResult(NamedTuple):
     unverified: list[str]
     rejected: list[str]
     beyond: list[Span]
+    block: AnswerBlock | None
 
     def join(self, names: tuple[str, ...]) -> Candles:
         """Return all candles in one block, with those columns; from then on the chunks share it.
@@ -65,15 +65,21 @@ class GatherResult(NamedTuple):
         whole = part_of_one_block(parts) if parts else no_candles(names)
         if whole is not None:
             return whole
-        block = np.empty((len(names), sum(part.count for part in parts)), np.int64)
+        block = self.block
+        if block is None or block.names[: len(names)] != names:
+            block = AnswerBlock(names, range(-(-sum(part.count for part in parts) // CHUNK_SLOTS) + 1))
+        filled = [index for index, one in enumerate(self.chunks) if one.entry.candles.count]
         del parts
-        at = 0
-        for index, (tier, entry, provenance) in enumerate(self.chunks):
-            candles = Candles(names, block[:, at : at + entry.candles.count])
-            candles.block[:] = entry.candles.pick(names).block
+        moved = []
+        for index, candles in zip(filled, block.close_up(self._pick(filled, names)), strict=True):
+            tier, entry, provenance = self.chunks[index]
             self.chunks[index] = ChunkResult(tier, entry._replace(candles=candles), provenance)
-            at += candles.count
-        return Candles(names, block)
+            moved.append(candles)
+        return join(moved)
+
+    def _pick(self, indexes: Sequence[int], names: tuple[str, ...]) -> Iterator[Candles]:
+        for index in indexes:
+            yield self.chunks[index].entry.candles.pick(names)
 
 
 def make_result(gathering: Gathering, fetch: Fetch | None) -> GatherResult:
@@ -104,6 +110,7 @@ def make_result(gathering: Gathering, fetch: Fetch | None) -> GatherResult:
         unverified=sorted({one.path for one in facts.unverified if one.span.clip(span)}),
         rejected=[] if fetch is None else sorted(fetch.files.rejected),
         beyond=beyond,
+        block=gathering.block,
     )
 
 

@@ -64,6 +64,7 @@ class Saver:
         Each chunk stays in progress, by `ChunkLocks.start`, until its entry is stored.
         """
         gathering = self._gathering
+        filled = {chunk: gathering.place(chunk, entry) for chunk, entry in filled.items()}
         for chunk, entry in filled.items():
             gathering.put(chunk, gathering.found[chunk][0] if chunk in gathering.found else "rest", entry)
             self._files.drop(chunk)
@@ -129,7 +130,11 @@ class Saver:
                     replaced.append(chunk)
             return merged
 
-        saved, _ = cache.entries.update(series, list(filled), change, until_s, keep=gathering.policy.keeps_entries)
+        keeps = gathering.policy.keeps_entries
+        # What lies in the block of the answer is not held in memory, since the block is closed up in the end.
+        saved, _ = cache.entries.update(
+            series, list(filled), change, until_s, keep=keeps, keeps_pages=keeps and gathering.block is None
+        )
         if replaced:
             cache.frames.drop(series)  # they may hold what is stored no more
         for chunk, entry in filled.items():

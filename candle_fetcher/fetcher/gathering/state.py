@@ -16,6 +16,7 @@ from candle_fetcher.core.expiry import FOREVER_MS, NEAR_MS
 from candle_fetcher.core.facts import Facts, News
 from candle_fetcher.core.plan import Ask, Query, chunk_span
 from candle_fetcher.core.spans import Span
+from candle_fetcher.fetcher.gathering.block import AnswerBlock
 from candle_fetcher.fetcher.policy import ARCHIVE, REST, FetchPolicy
 from candle_fetcher.fetcher.pools import Pools
 from candle_fetcher.fetcher.request import Request
@@ -95,6 +96,7 @@ class Gathering:
         self.answered: set[int] = set()  # chunks for which every Ask was answered
         self.confirms: dict[int, int] = {}  # by stored chunk: from where it is read once more, with the next chunk
         self.forces_files = policy.is_archive_only  # files are read at any cost
+        self.block: AnswerBlock | None = None  # where the candles of a large gathering are put together
         self.halted = False  # another process holds a lock and does not go on
         self._lock = threading.Lock()
         self._complete: dict[int, Entry] = {}  # by chunk: the entry that is known to answer for all of it
@@ -190,11 +192,18 @@ class Gathering:
         with self._lock:
             self.found[chunk] = (tier, entry)
 
+    def place(self, chunk: int, entry: Entry) -> Entry:
+        """Return the entry with its candles where they adjoin those of other chunks, if there is such a place."""
+        if self.block is None:
+            return entry
+        candles = self.block.place(chunk, entry.candles)
+        return entry if candles is entry.candles else entry._replace(candles=candles)
+
     def share(self, chunk: int, entry: Entry, stored: Entry) -> None:
         """Use the bytes that the memory tier holds, so that what the entry was made of can be freed."""
         with self._lock:
             tier, found = self.found[chunk]
-            if found is entry:
+            if found is entry and self.block is None:
                 self.found[chunk] = (tier, stored)
 
     def note_answer(self, chunk: int, *answers: Provenance) -> None:
