@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
+from candle_fetcher.core.block import AnswerBlock
 from candle_fetcher.core.errors import SourceError
 from candle_fetcher.core.expiry import FOREVER_MS, NEAR_MS
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS
 from candle_fetcher.fetcher.gathering.archive import choose_files_for
-from candle_fetcher.fetcher.gathering.block import AnswerBlock
 from candle_fetcher.fetcher.gathering.bounds import SeriesBounds
 from candle_fetcher.fetcher.gathering.lookup import find_chunks, leave_shared, load_older, look_up
 from candle_fetcher.fetcher.gathering.result import ChunkResult, GatherResult, make_result, warn_of_archive

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from candle_fetcher.core.block import AnswerBlock
 from candle_fetcher.core.candles import Candles, join, no_candles, part_of_one_block
 from candle_fetcher.core.entry import UNKNOWN, Entry, HoleState
 from candle_fetcher.core.errors import ArchiveMismatch, CandleFetcherWarning, SourceError, TransportError, warn
@@ -14,7 +15,6 @@ from candle_fetcher.core.finality import Settling
 from candle_fetcher.core.plan import CHUNK_SLOTS, chunk_span
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
-from candle_fetcher.fetcher.gathering.block import AnswerBlock
 from candle_fetcher.fetcher.gathering.run import Fetch
 from candle_fetcher.fetcher.gathering.state import Gathering, Provenance
 from candle_fetcher.sources import CallScope, is_denial

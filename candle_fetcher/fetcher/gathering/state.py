@@ -8,6 +8,7 @@ from functools import partial
 from typing import NamedTuple
 
 from candle_fetcher.cache import CandleCache
+from candle_fetcher.core.block import AnswerBlock
 from candle_fetcher.core.coverage import absorb
 from candle_fetcher.core.entry import Entry
 from candle_fetcher.core.errors import SourceError
@@ -16,7 +17,6 @@ from candle_fetcher.core.expiry import FOREVER_MS, NEAR_MS
 from candle_fetcher.core.facts import Facts, News
 from candle_fetcher.core.plan import Ask, Query, chunk_span
 from candle_fetcher.core.spans import Span
-from candle_fetcher.fetcher.gathering.block import AnswerBlock
 from candle_fetcher.fetcher.policy import ARCHIVE, REST, FetchPolicy
 from candle_fetcher.fetcher.pools import Pools
 from candle_fetcher.fetcher.request import Request

@@ -1,4 +1,4 @@
-"""One block for all candles of a gathering: what threads fill side by side is not held twice at the end."""
+"""One block for the candles of many chunks: what threads fill side by side is not held twice at the end."""
 
 from __future__ import annotations
 
