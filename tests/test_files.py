@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs import examples
 
-from candle_fetcher.core.files import File, choose_files, published_end_ms
+from candle_fetcher.core.files import File, Lags, choose_files, published_end_ms
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
 from candle_fetcher.core.timeframe import parse_timeframe
@@ -24,6 +24,7 @@ timeframes = st.sampled_from(["1s", "1m", "5m", "1h", "1d", "3d", "1w", "1M"]).m
 instants = st.integers(START // 60_000, (NOW + 5 * DAY) // 60_000).map(lambda minutes: minutes * 60_000)
 spans = st.tuples(instants, instants).map(lambda ends: Span(min(ends), max(ends))).filter(bool)
 missing = st.lists(spans, min_size=1, max_size=4)
+many = st.lists(st.tuples(instants, st.integers(1, 3 * DAY)).map(lambda one: Span(one[0], sum(one))), max_size=60)
 lost = st.sets(st.integers(0, 200), max_size=30)
 few = examples(200)
 
@@ -53,21 +54,31 @@ def wanted_in(spans, file):
     return [part for one in merge(spans) if (part := one.clip(file.span))]
 
 
-def by_walking(spans, timeframe, now_ms, absent, rows_per_call):
+def by_walking(spans, timeframe, find, absent, rows_per_call, lags, forced):
     """The choice by its rule alone: every file of the spans is looked at."""
-    find, found = finder(timeframe), []
-    for monthly, lag_days in ((True, 1), (False, 2)):
-        left = [rest for one in merge(spans) for rest in subtract(one, [file.span for file in found])]
+    found = []
+    for monthly, lag_ms in ((True, lags.monthly_ms), (False, lags.daily_ms)):
+        left = [rest for one in merge(spans) for rest in subtract(one, [part for file in found for part in file.parts])]
         days = {at for one in left for at in (*range(one.start_ms, one.end_ms, DAY), one.end_ms - 1)}
         files = {file for at in days if (file := find(at, monthly)) is not None}
         found += [
             file
             for file in files
-            if file.span.end_ms + lag_days * DAY <= now_ms
+            if file.span.end_ms + (0 if forced else lag_ms) <= NOW
             and file.path not in absent
-            and slots(wanted_in(left, file), timeframe) > 3 * rows_per_call
+            and slots(wanted_in(left, file), timeframe) > (0 if forced else 3 * rows_per_call)
         ]
     return sorted(found, key=lambda file: file.span)
+
+
+def disputing(find, disputed):
+    """The finder, where rows of those days are not taken from a month's file."""
+
+    def found(ms, monthly):
+        file = find(ms, monthly)
+        return file and file._replace(disputed=tuple(one for one in disputed if monthly and file.span.holds(one)))
+
+    return found
 
 
 def is_month(file):
@@ -182,12 +193,30 @@ def test_nothing_is_found_where_a_provider_has_no_files():
 @pytest.mark.slow
 @pytest.mark.fault("J25")
 @few
-@given(missing, timeframes, lost, st.sampled_from([100, 720, 1000, 1500]))
-def test_the_choice_is_that_of_looking_at_every_file(spans, timeframe, days, rows_per_call):
+@given(
+    missing | many,
+    timeframes,
+    lost,
+    st.sampled_from([100, 720, 1000, 1500]),
+    st.builds(Lags, st.integers(0, 3 * DAY), st.integers(0, 9 * DAY)),
+    st.sets(st.integers(0, 200), max_size=4),
+    st.booleans(),
+)
+def test_the_choice_is_that_of_looking_at_every_file(spans, timeframe, days, rows_per_call, lags, disputed, forced):
     find = finder(timeframe)
     absent = {file.path for day in days if (file := find(START + day * DAY, day % 3 == 0)) is not None}
-    files = choose_files(spans, timeframe, find, now_ms=NOW, rows_per_call=rows_per_call, is_absent=absent.__contains__)
-    assert files == by_walking(spans, timeframe, NOW, absent, rows_per_call)
+    find = disputing(find, [Span(START + day * DAY, START + (day + 1) * DAY) for day in sorted(disputed)])
+    files = choose_files(
+        spans,
+        timeframe,
+        find,
+        now_ms=NOW,
+        rows_per_call=rows_per_call,
+        is_absent=absent.__contains__,
+        lags=lags,
+        forced=forced,
+    )
+    assert files == by_walking(spans, timeframe, find, absent, rows_per_call, lags, forced)
 
 
 @pytest.mark.fault("J25")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from candle_fetcher.core.spans import Span, merge, subtract
@@ -97,26 +98,35 @@ def choose_files(
     def is_worth(file: File) -> bool:
         if file.span.end_ms + (0 if forced else lags.of(file)) > now_ms or is_absent(file.path):
             return False
-        wanted = [span for one in spans if (span := one.clip(file.span))]
-        slots = _count_slots(timeframe, wanted)
+        slots = _count_slots(timeframe, _touched(spans, ends_ms, file.span))
         return slots > 0 and (forced or -(-slots // rows_per_call) >= _WORTH_CALLS)
 
     spans = merge(missing)
+    ends_ms = [span.end_ms for span in spans]
     for month in _files(spans, lambda ms: find_file(ms, True)) if can_pay(_MONTH_MS) else ():
         if is_worth(month):
             chosen[month.path] = month
     had = [part for file in chosen.values() for part in file.parts]
-    rest = [span for one in spans for span in subtract(one, had)]
-    spans = merge(rest)
+    if had:
+        spans = merge(span for one in spans for span in subtract(one, had))
+        ends_ms = [span.end_ms for span in spans]
     for day in _files(spans, lambda ms: find_file(ms, False)) if can_pay(DAY_MS) else ():
         if is_worth(day):
             chosen[day.path] = day
     return sorted(chosen.values(), key=lambda file: file.span)
 
 
-def _count_slots(timeframe: Timeframe, spans: Sequence[Span]) -> int:
+def _count_slots(timeframe: Timeframe, spans: Iterable[Span]) -> int:
     """Return the number of slots that open in the spans."""
     return sum(len(timeframe.slots(span)) for span in spans)
+
+
+def _touched(spans: Sequence[Span], ends_ms: Sequence[int], file: Span) -> Iterator[Span]:
+    """Yield the parts of the spans that lie in the file. The spans are in order and apart; `ends_ms` are their ends."""
+    for at in range(bisect_right(ends_ms, file.start_ms), len(spans)):
+        if spans[at].start_ms >= file.end_ms:
+            return
+        yield spans[at].clip(file)
 
 
 def published_end_ms(find_file: Callable[[int, bool], File | None], now_ms: int) -> int:
