@@ -46,8 +46,8 @@ class CandleFetcher:
     memory_cache_size, disk_cache_size: limits, in bytes or as text such as "256MB".
     cache_ttl: the longest time in seconds for which the newest candles are used; settled history does not expire.
     compression: packs entries on disk with zlib: smaller, slower.
-    network_threads, io_threads: sizes of the thread pools; by default `performance_mode` ("low", "standard", "high")
-    sets them.
+    network_threads: the most requests to a service that are under way at once. io_threads: threads for the disk. By
+    default `performance_mode` ("low", "standard", "high") sets both.
     source: "auto", "rest", "archive" (whole files only), or "cache" (sends no request).
     max_retries: how often a failed request is sent again, with growing pauses.
     timeout_s: seconds for one request, from connecting to the last byte. A call may send several requests, one after

@@ -15,12 +15,18 @@ Done = TypeVar("Done")
 # Files of an archive are unpacked and read by few threads: more are slower, since they wait for each other's Python,
 # and each of them keeps some 30 MB that it worked with.
 _FILE_THREADS = 2
+# So many threads for one more, which reads replies while all the requests that may be under way are.
+_THREADS_FOR_READER = 4
 
 
 class Pools:
-    """The thread pools; their threads are named candle-network-N, candle-io-N and candle-files-N."""
+    """The thread pools; their threads are named candle-network-N, candle-io-N and candle-files-N.
+
+    The network pool has more threads than requests may be under way: see `Wire.at_once`.
+    """
 
     def __init__(self, network_threads: int, io_threads: int) -> None:
+        network_threads += network_threads // _THREADS_FOR_READER
         self.sizes = {"network": network_threads, "io": io_threads, "files": _FILE_THREADS}
         self.network, self.io, self.files = (ThreadPool(name, size) for name, size in self.sizes.items())
 

@@ -107,7 +107,12 @@ class Runtime:
         # What processes share lies beside the cache on disk: without that there is nothing to share.
         self._shared_states = None if settings.disk_folder is None else SharedStates(settings.disk_folder)
         self.wire = Wire(
-            self.transport, Retry(max_retries=settings.max_retries), self.observe, self.clock, self._shared_states
+            self.transport,
+            Retry(max_retries=settings.max_retries),
+            self.observe,
+            self.clock,
+            self._shared_states,
+            at_once=settings.network_threads,
         )
         self._rests: dict[int, RestSource] = {}
         self._archives: dict[str, ArchiveSource] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import random
 import threading
 import time
@@ -11,6 +12,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
+from candle_fetcher.concurrency import POLL_S
 from candle_fetcher.core.call import Call, Limit, Reply
 from candle_fetcher.core.candles import Candles
 from candle_fetcher.core.errors import (
@@ -124,6 +126,9 @@ class ServiceClient:
         self._gate = HostGate()
         self._reached = True  # False where no connection could be made when the service failed last
         self._parsing = threading.Lock()
+        self._places: queue.SimpleQueue[None] = queue.SimpleQueue()  # one for each request that may be sent now
+        for _ in range(wire.at_once):
+            self._places.put(None)
         self.limiter = self.budget(service.limits)
 
     def budget(self, limits: Sequence[Limit], name: str = "") -> Limiter:
@@ -169,15 +174,20 @@ class ServiceClient:
                 if budget is not None:
                     # Spent at once: the few seconds of the reply do not matter to a budget of minutes.
                     budget.release(budget.acquire(1, stop=scope))
-                ticket = self.limiter.acquire(call.cost, stop=scope)
-                used = None
-                sent = self._clock.moment()
+                self._wait_for_place(scope)
                 try:
-                    reply = transport.send(tries.host, call, provider=service.name, stop=scope, keys=keys)
-                    head = ReplyHead(reply.headers, sent, self._clock.moment())
-                    used = service.used(reply.headers)
+                    ticket = self.limiter.acquire(call.cost, stop=scope)
+                    used = None
+                    sent = self._clock.moment()
+                    try:
+                        reply = transport.send(tries.host, call, provider=service.name, stop=scope, keys=keys)
+                        head = ReplyHead(reply.headers, sent, self._clock.moment())
+                        used = service.used(reply.headers)
+                    finally:
+                        self.limiter.release(ticket, used=used)
                 finally:
-                    self.limiter.release(ticket, used=used)
+                    if self._wire.at_once:
+                        self._places.put(None)
                 parsed = self._read(reply, head, parse, symbol)
             except (TransportError, ReplyError, RateLimited, AccessDenied) as error:
                 if not self._recovers(error, tries, keys, scope):
@@ -186,6 +196,21 @@ class ServiceClient:
                 self.limiter.answered()
                 self._gate.ok(tries.host)
                 return parsed, head
+
+    def _wait_for_place(self, scope: CallScope) -> None:
+        """Wait until fewer requests are under way than may be; the place is given back to `_places` afterwards.
+
+        Raises CancelledError once the call is cancelled. A reply is read without a place, so that the next request is
+        on its way meanwhile.
+        """
+        is_waiting = self._wire.at_once > 0
+        while is_waiting:
+            try:
+                self._places.get(timeout=POLL_S)
+                is_waiting = False
+            except queue.Empty:
+                if scope.is_set():
+                    raise CancelledError from None
 
     def _recovers(self, error: SourceError, tries: _Tries, keys: Keys | None, scope: CallScope) -> bool:
         """Take the first step after the error that can be taken, and return whether there was one.

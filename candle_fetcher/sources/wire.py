@@ -35,6 +35,7 @@ class Wire(NamedTuple):
     clock: the time of day in Unix seconds. steady_s: seconds of a clock that is never set.
     shared_states: budgets, holds and bans that processes share; None keeps them in this process.
     wait: waits for so many seconds, or until the event is set, and returns whether it is set.
+    at_once: the most requests to one service that are under way at once; 0 for any number.
     limiter_clocks: makes the clocks of a budget. A test that hands in a `wait` which returns at once hands in clocks
     that go on by as much.
     """
@@ -46,6 +47,7 @@ class Wire(NamedTuple):
     shared_states: SharedStates | None = None
     wait: Wait = pause
     steady_s: Callable[[], float] = time.monotonic
+    at_once: int = 0
     limiter_clocks: Callable[[ServerClock], LimiterClocks] = limiter_clocks
 
     def server_clock(self) -> ServerClock:
