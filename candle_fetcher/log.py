@@ -89,6 +89,17 @@ def _check_file(path: Path) -> None:
         )
 
 
+# The levels of the records of events; an event that is not named has none. An operation with a label is told at INFO.
+_LEVELS: dict[type, int] = {
+    Operation: logging.DEBUG,
+    Sent: logging.DEBUG,
+    Lookup: logging.DEBUG,
+    Failed: logging.INFO,
+    Rerouted: logging.WARNING,
+    Gaps: logging.WARNING,
+}
+
+
 class EventLog:
     """Writes the events of one fetcher to the logger; an Observe, safe to share between threads.
 
@@ -117,7 +128,9 @@ class EventLog:
         else:
             if isinstance(event, Sent) and self._until and event.status is not None and event.status < 400:
                 self._write_end(event.provider)
-            level = _level(event)
+            level = _LEVELS.get(type(event), 0)
+            if level and isinstance(event, Operation) and event.label:
+                level = logging.INFO
             if level and LOG.isEnabledFor(level):
                 _write(level, _text(event))
 
@@ -171,17 +184,6 @@ def _write_traceback(text: str, lines: str) -> None:
 
 
 report_errors_by(_write_error)
-
-
-def _level(event: Event) -> int:
-    """Return the level of an event's record; 0 for an event without a record."""
-    if isinstance(event, Operation):
-        return logging.INFO if event.label else logging.DEBUG
-    if isinstance(event, Failed):
-        return logging.INFO
-    if isinstance(event, Rerouted | Gaps):
-        return logging.WARNING
-    return logging.DEBUG if isinstance(event, Sent | Lookup) else 0
 
 
 def _text(event: Event) -> str:

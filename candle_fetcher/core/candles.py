@@ -67,7 +67,8 @@ class Candles:
     @property
     def open_ms(self) -> Int64s:
         """The open times in Unix ms."""
-        return self.integers("open_time")
+        row: Int64s = self.block[self.names.index("open_time")]
+        return row
 
     def integers(self, name: str) -> Int64s:
         """Return the column as int64."""
@@ -76,7 +77,8 @@ class Candles:
 
     def floats(self, name: str) -> Float64s:
         """Return the column as float64."""
-        return self.integers(name).view(np.float64)
+        row: Float64s = self.block[self.names.index(name)].view(np.float64)
+        return row
 
     def trim(self, span: Span) -> Candles:
         """Return the candles that open in the span, sharing memory."""

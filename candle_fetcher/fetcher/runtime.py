@@ -97,10 +97,10 @@ class Runtime:
     def set_up(self) -> None:
         """Make what belongs to one process: threads, connections, files and locks, and what they serve."""
         settings = self.settings
-        self.monitor = PerformanceMonitor(pools={"network": settings.network_threads, "io": settings.io_threads})
+        self.pools = Pools(settings.network_threads, settings.io_threads)
+        self.monitor = PerformanceMonitor(pools={name: self.pools.sizes[name] for name in ("network", "io")})
         self._show = make_progress(self._progress)
         self.log = EventLog()
-        self.pools = Pools(settings.network_threads, settings.io_threads)
         self.transport = Transport(
             timeout_s=settings.timeout_s, user_agent=f"candle-fetcher/{__version__}", observe=self.observe
         )
