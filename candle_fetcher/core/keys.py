@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterable
 from typing import AnyStr, NoReturn
@@ -89,6 +88,8 @@ def _any_spelling(word: str) -> str:
 
 def _spellings(char: str) -> str:
     code = ord(char)
+    import html  # when a key has such a character: few do
+
     written = {char, f"\\{char}", html.escape(char), f"\\u{code:04x}", f"\\x{code:02x}", f"&#{code};", f"&#x{code:x};"}
     # Encoded twice, `%2B` is `%252B`.
     return f"(?:{'|'.join(map(_any_case, sorted(written)))}|%(?:25)*{_any_case(f'{code:02x}')})"

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable
 from decimal import Decimal
-from fractions import Fraction
+from numbers import Rational
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -70,7 +70,7 @@ def ago_ms(value: Any) -> int | None:
 def _value_ms(value: Any, name: str) -> int:
     if isinstance(value, bool | np.bool_ | np.timedelta64):  # NumPy counts durations among its integers
         raise _not_understood(value, name)
-    if isinstance(value, int | float | np.integer | np.floating | Decimal | Fraction):
+    if isinstance(value, int | float | np.integer | np.floating | Decimal | Rational):
         return _number_ms(value, value, name)
     if isinstance(value, np.datetime64) and not np.isnat(value):
         if abs(int(value.astype("M8[Y]").astype(np.int64))) > 9_999:  # milliseconds might overflow

@@ -17,7 +17,7 @@ from candle_fetcher.core.errors import (
 )
 from candle_fetcher.core.gap import iso
 from candle_fetcher.core.series import Series
-from candle_fetcher.sources import CallScope, RestSource, read_actions
+from candle_fetcher.sources import CallScope, RestSource
 
 # What the settings rest on, as the manifest has it.
 _NEWEST, _RECENT, _UNKNOWN, _STORED = "newest_action", "recent_action", "actions_unknown", "stored"
@@ -87,6 +87,8 @@ def _load(source: RestSource, cache: CandleCache, series: Series) -> tuple[str |
 
 def _ask(source: RestSource, series: Series, known: Known, zone_name: str | None, scope: CallScope) -> Known:
     """Return what the provider lists now; where it lists nothing or fails, what is known, with the reason."""
+    from candle_fetcher.sources.actions import read_actions  # when used: few providers adjust
+
     try:
         listed = read_actions(source, series, scope)
     except Banned:

@@ -14,7 +14,8 @@ from candle_fetcher.fetcher.policy import FetchPolicy
 from candle_fetcher.fetcher.pools import run_in_network
 from candle_fetcher.fetcher.runtime import Runtime
 from candle_fetcher.providers.binance_bucket import MARKETS, SPOT, daily_folder, find_intervals, find_trios
-from candle_fetcher.sources import BucketSource, CallScope
+from candle_fetcher.sources import CallScope
+from candle_fetcher.sources.bucket import BucketSource
 
 COLUMNS = ("market", "symbol", "earliest_date", "available_intervals", "um", "cm")
 

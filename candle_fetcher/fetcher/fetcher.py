@@ -13,7 +13,6 @@ from candle_fetcher.cache import CandleCache
 from candle_fetcher.core.arguments import read_whole
 from candle_fetcher.core.errors import InputError
 from candle_fetcher.core.events import Progress
-from candle_fetcher.core.html import fact_table
 from candle_fetcher.core.plan import FetchPlan
 from candle_fetcher.core.ranges import Instant
 from candle_fetcher.core.tracebacks import short_errors_of_items
@@ -21,11 +20,8 @@ from candle_fetcher.core.types import CandleKind, ColumnSet, FileFormat, GapPoli
 from candle_fetcher.fetcher.answers import Answer
 from candle_fetcher.fetcher.arguments import check_export, checked_constructor, read_symbols
 from candle_fetcher.fetcher.calls import checked_call, frame_call, public_call
-from candle_fetcher.fetcher.coverage import describe_coverage
 from candle_fetcher.fetcher.frames import export_file, fetch_frame, fetch_frames, iterate_frames, list_gaps, make_answer
-from candle_fetcher.fetcher.funding import fetch_rates
 from candle_fetcher.fetcher.listings import find_first_candle, list_symbols
-from candle_fetcher.fetcher.planning import plan_fetch
 from candle_fetcher.fetcher.policy import FetchPolicy, read_policy
 from candle_fetcher.fetcher.request import Arguments, Range, read_range
 from candle_fetcher.fetcher.runtime import make_runtime
@@ -93,6 +89,8 @@ class CandleFetcher:
         return f"CandleFetcher({', '.join(f'{name}={value}' for name, value in facts.items())})"
 
     def _repr_html_(self) -> str:
+        from candle_fetcher.core.html import fact_table  # when used: few do
+
         return fact_table("CandleFetcher", self._runtime.describe().items())
 
     def __reduce__(self) -> str:
@@ -291,6 +289,8 @@ class CandleFetcher:
         source: SourceName | None = None,
     ) -> FetchPlan:
         """Return what `fetch` would do and what it would cost; sends no request. Print it."""
+        from candle_fetcher.fetcher.planning import plan_fetch  # when used: few do
+
         wanted = self._range(start, end, days, limit)
         arguments = Arguments(symbol, timeframe, wanted, provider, kind, source)
         return plan_fetch(self._runtime, arguments, self._policy(source))
@@ -335,6 +335,8 @@ class CandleFetcher:
         `after_delisting` (the provider has none); `failed` (the last request failed, and why). Ranges absent from the
         table were never requested. For a resampled timeframe, the rows describe its base.
         """
+        from candle_fetcher.fetcher.coverage import describe_coverage  # when used: few do
+
         is_all = start is None and end is None and days is None
         arguments = Arguments(symbol, timeframe, self._range(start, end, days), provider, kind, "cache")
         return describe_coverage(self._runtime, arguments, is_all=is_all)
@@ -399,6 +401,8 @@ class CandleFetcher:
         Raises NotOffered where the provider has no futures, and what `fetch` raises. `missing` of an IncompleteData
         counts 0: how many records a span holds is not known.
         """
+        from candle_fetcher.fetcher.funding import fetch_rates  # when used: few do
+
         wanted = self._range(start, end, days)
         return fetch_rates(self._runtime, symbol, wanted, provider, source, refresh=refresh)
 

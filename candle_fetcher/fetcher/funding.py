@@ -32,7 +32,8 @@ from candle_fetcher.fetcher.request import Range, Request
 from candle_fetcher.fetcher.runtime import Runtime
 from candle_fetcher.providers import Provider, find_funding
 from candle_fetcher.settings import one_of
-from candle_fetcher.sources import CallScope, has_funding
+from candle_fetcher.sources import CallScope
+from candle_fetcher.sources.funding import has_funding
 
 
 def fetch_rates(

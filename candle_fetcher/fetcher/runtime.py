@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import CancelledError
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -48,11 +48,13 @@ from candle_fetcher.monitor import PerformanceMonitor
 from candle_fetcher.net.retry import Retry
 from candle_fetcher.net.transport import Transport
 from candle_fetcher.providers import Provider, all_providers, find_known, find_provider, split_symbol
-from candle_fetcher.providers.binance_bucket import NAME, SPOT
 from candle_fetcher.settings import Settings, check_api_keys, choose, read_settings, warn_of_unknown_variables
-from candle_fetcher.sources import ApiKeys, ArchiveSource, BucketSource, CallScope, RestSource, Wire, check_clock
+from candle_fetcher.sources import ApiKeys, ArchiveSource, CallScope, RestSource, Wire, check_clock
 from candle_fetcher.store import DiskTier, MemoryTier, Store
 from candle_fetcher.store.shared import SharedStates
+
+if TYPE_CHECKING:
+    from candle_fetcher.sources.bucket import BucketSource
 
 _EXIT_S = 5.0  # how long the end of the program waits for each kind of thread: what arrived is being stored
 
@@ -333,12 +335,14 @@ class Runtime:
         with self._lock:
             if facts.name not in self._archives:
                 url, listing = urls.get(facts.name), facts.listing_host
-                bucket = None if listing is None else BucketSource(url or listing, self.wire)
+                bucket = None if listing is None else _make_bucket(url or listing, self.wire)
                 self._archives[facts.name] = ArchiveSource(facts, url or facts.host, self.wire, bucket=bucket)
             return self._archives[facts.name]
 
     def bucket(self) -> BucketSource:
         """Return the listing of the archive: at the archive's root where one was given, else where S3 serves it."""
+        from candle_fetcher.providers.binance_bucket import NAME, SPOT  # when used: few do
+
         if self.is_offline():
             raise IncompleteData(f"the listing of the archive is not in the cache, and {ONLY_CACHE}")
         archive = self.archive(self.find(SPOT.provider))
@@ -347,6 +351,12 @@ class Runtime:
                 f"{SPOT.provider} has no archive here: base_urls names a host for it; expected one for {NAME} too"
             )
         return archive.bucket
+
+
+def _make_bucket(host: str, wire: Wire) -> BucketSource:
+    from candle_fetcher.sources.bucket import BucketSource  # when used: few providers have one
+
+    return BucketSource(host, wire)
 
 
 def make_runtime(given: Mapping[str, Any]) -> Runtime:

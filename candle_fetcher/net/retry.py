@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # A longer wait is an error for the caller.
 LONGEST_WAIT_S = 300.0
 
 
-@dataclass(frozen=True)
-class Retry:
+class Retry(NamedTuple):
     """Whether to send a failed request again, and after how long."""
 
     max_retries: int = 5

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import ssl
+import sys
 import urllib.parse
 import weakref
 from collections import deque
-from pathlib import Path
-from typing import Any, cast
-from urllib.request import getproxies
+from typing import Any
 
-import requests
-from requests.adapters import HTTPAdapter
-from requests.utils import select_proxy, should_bypass_proxies
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 from urllib3.util.proxy import connection_requires_http_tunnel
-from urllib3.util.ssl_ import create_urllib3_context
 from urllib3.util.wait import wait_for_read
 
-from candle_fetcher.core.errors import InputError
 from candle_fetcher.net.connection import BySocks, Connection, Direct, Lookups
 from candle_fetcher.net.exchange import Exchange
 
@@ -39,10 +32,8 @@ class Route:
         self.host_header = parts.netloc
         if port == _DEFAULT_PORTS[parts.scheme]:
             self.host_header = parts.netloc.rpartition(":")[0]
-        proxies = getproxies()
-        proxy = ""
-        if proxies.keys() - {"no"} and not should_bypass_proxies(root, no_proxy=None):
-            proxy = select_proxy(root, proxies) or ""
+        proxies = _proxies()
+        proxy = _find_proxy(root, proxies)
         is_socks = proxy.lower().startswith("socks")
         self.is_exposed = bool(proxy) and parts.scheme == "http"  # the proxy can read what is sent
         # A proxy that forwards plain http needs the whole URL.
@@ -130,54 +121,32 @@ def _close_all(idle: deque[Connection]) -> None:
         connection.close()
 
 
-class _Adapter(HTTPAdapter):
-    """requests' way to a pool behind a proxy, with our TLS context: by default each connection loads all certificates
-    again."""
+def _proxies() -> dict[str, str]:
+    """Return the proxies of the environment by scheme, and those of the system on macOS and Windows."""
+    if sys.platform not in ("darwin", "win32") and not any(name[-6:].lower() == "_proxy" for name in os.environ):
+        return {}
+    from urllib.request import getproxies  # when there may be one: it imports much
 
-    def __init__(self, context: ssl.SSLContext | None) -> None:
-        self._context = context
-        super().__init__(pool_connections=1, pool_maxsize=1)
+    return getproxies()
 
-    def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> tuple[Any, Any]:
-        host, kwargs = super().build_connection_pool_key_attributes(request, verify, cert)
-        if host["scheme"] == "https":
-            kwargs = {**kwargs, "ssl_context": cast(ssl.SSLContext, self._context)}
-        return host, kwargs
+
+def _find_proxy(root: str, proxies: dict[str, str]) -> str:
+    """Return the URL of the proxy on the way to the root; empty where there is none."""
+    if not proxies.keys() - {"no"}:
+        return ""
+    from candle_fetcher.net.proxies import choose_proxy  # as below
+
+    return choose_proxy(root, proxies)
 
 
 def _make_pool(root: str, parts: urllib.parse.SplitResult, proxy: str, proxies: dict[str, str]) -> HTTPConnectionPool:
     """Return the pool that makes connections to the root. Raises InputError where the environment's settings cannot be
     used."""
-    if not proxy:
-        assert parts.hostname is not None  # check_root
-        if parts.scheme == "http":
-            return HTTPConnectionPool(parts.hostname, parts.port)
-        return HTTPSConnectionPool(parts.hostname, parts.port, cert_reqs="CERT_REQUIRED", ssl_context=_make_context())
-    needs_tls = parts.scheme == "https" or proxy.lower().startswith("https:")
-    adapter = _Adapter(_make_context() if needs_tls else None)
-    try:
-        if proxy.lower().startswith("https:"):
-            adapter.proxy_manager_for(proxy, proxy_ssl_context=adapter._context)
-        request = requests.Request("GET", root + "/").prepare()
-        pool = adapter.get_connection_with_tls_context(request, verify=True, proxies=proxies)
-        return cast(HTTPConnectionPool, pool)
-    except requests.exceptions.InvalidSchema:
-        problem = 'a SOCKS proxy is set, which needs PySocks: pip install "requests[socks]"'
-    except (requests.exceptions.RequestException, HTTPError, ValueError, TypeError):
-        problem = f"the base URL {root!r}, or the proxy set for it, cannot be used; look at HTTPS_PROXY and HTTP_PROXY"
-    raise InputError(problem)  # without the cause, which may show the proxy's password
+    assert parts.hostname is not None  # check_root
+    if not proxy and parts.scheme == "http":
+        return HTTPConnectionPool(parts.hostname, parts.port)
+    from candle_fetcher.net.proxies import make_context, make_proxied_pool  # when used: requests takes long to import
 
-
-def _make_context() -> ssl.SSLContext:
-    """Return a context that verifies, with the certificates of REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE, else certifi's."""
-    name = next((name for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") if os.environ.get(name)), "")
-    path = os.environ[name] if name else requests.utils.DEFAULT_CA_BUNDLE_PATH
-    context = create_urllib3_context(cert_reqs=ssl.CERT_REQUIRED)
-    try:
-        if Path(path).is_dir():
-            context.load_verify_locations(capath=path)
-        else:
-            context.load_verify_locations(cafile=path)
-    except OSError as error:
-        raise InputError(f"cannot read the certificates at {path!r} (set by {name or 'certifi'})") from error
-    return context
+    if proxy:
+        return make_proxied_pool(root, parts.scheme, proxy, proxies)
+    return HTTPSConnectionPool(parts.hostname, parts.port, cert_reqs="CERT_REQUIRED", ssl_context=make_context())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from concurrent.futures import Executor
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from candle_fetcher.concurrency import SingleFlight
 from candle_fetcher.core.call import Call
@@ -15,11 +15,13 @@ from candle_fetcher.core.events import Operation
 from candle_fetcher.core.files import File, published_end_ms
 from candle_fetcher.core.series import Series
 from candle_fetcher.providers import Archive
-from candle_fetcher.sources.bucket import BucketSource
 from candle_fetcher.sources.client import Service, ServiceClient
 from candle_fetcher.sources.clock import Reading, ReplyHead, date_ms, measure_date
 from candle_fetcher.sources.scope import CallScope
 from candle_fetcher.sources.wire import Wire
+
+if TYPE_CHECKING:
+    from candle_fetcher.sources.bucket import BucketSource
 
 
 class FileRead(NamedTuple):

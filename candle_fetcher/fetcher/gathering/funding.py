@@ -36,7 +36,8 @@ from candle_fetcher.fetcher.gathering.state import Task
 from candle_fetcher.fetcher.policy import REST
 from candle_fetcher.fetcher.pools import run_in_network
 from candle_fetcher.fetcher.request import read_call_span
-from candle_fetcher.sources import ArchiveSource, ends_call, funding_pages
+from candle_fetcher.sources import ArchiveSource, ends_call
+from candle_fetcher.sources.funding import funding_pages
 
 _RECORD = parse_timeframe("1s")  # the slot of one record: records lie further apart
 
