@@ -335,8 +335,8 @@ class Runtime:
         with self._lock:
             if facts.name not in self._archives:
                 url, listing = urls.get(facts.name), facts.listing_host
-                bucket = None if listing is None else _make_bucket(url or listing, self.wire)
-                self._archives[facts.name] = ArchiveSource(facts, url or facts.host, self.wire, bucket=bucket)
+                listing = None if listing is None else url or listing
+                self._archives[facts.name] = ArchiveSource(facts, url or facts.host, self.wire, listing=listing)
             return self._archives[facts.name]
 
     def bucket(self) -> BucketSource:
@@ -351,12 +351,6 @@ class Runtime:
                 f"{SPOT.provider} has no archive here: base_urls names a host for it; expected one for {NAME} too"
             )
         return archive.bucket
-
-
-def _make_bucket(host: str, wire: Wire) -> BucketSource:
-    from candle_fetcher.sources.bucket import BucketSource  # when used: few providers have one
-
-    return BucketSource(host, wire)
 
 
 def make_runtime(given: Mapping[str, Any]) -> Runtime:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import urllib.parse
 import weakref
@@ -18,6 +19,7 @@ from urllib3.util.wait import wait_for_read
 from candle_fetcher.net.connection import BySocks, Connection, Direct, Lookups
 from candle_fetcher.net.exchange import Exchange
 
+_PROXY = re.compile(r"(?!no_).*_proxy", re.IGNORECASE | re.DOTALL)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -123,7 +125,7 @@ def _close_all(idle: deque[Connection]) -> None:
 
 def _proxies() -> dict[str, str]:
     """Return the proxies of the environment by scheme, and those of the system on macOS and Windows."""
-    if sys.platform not in ("darwin", "win32") and not any(name[-6:].lower() == "_proxy" for name in os.environ):
+    if sys.platform not in ("darwin", "win32") and not any(map(_PROXY.fullmatch, os.environ)):
         return {}
     from urllib.request import getproxies  # when there may be one: it imports much
 

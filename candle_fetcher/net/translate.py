@@ -6,7 +6,14 @@ import http.client
 import ssl
 from concurrent.futures import CancelledError
 
-from urllib3.exceptions import InvalidHeader, NameResolutionError, NewConnectionError, ProxyError, SSLError
+from urllib3.exceptions import (
+    HTTPError,
+    InvalidHeader,
+    NameResolutionError,
+    NewConnectionError,
+    ProxyError,
+    SSLError,
+)
 from urllib3.exceptions import TimeoutError as PoolTimeout
 
 from candle_fetcher.core.errors import ReplyError, SourceError, TransportError
@@ -14,6 +21,8 @@ from candle_fetcher.core.keys import Keys
 from candle_fetcher.net.exchange import Exchange
 from candle_fetcher.net.route import ProxyUnreachable
 
+# What other packages raise while a request is sent and its reply is read.
+FOREIGN = (HTTPError, OSError, http.client.HTTPException, ValueError, ProxyUnreachable)
 _UNREACHED = (NameResolutionError, ProxyUnreachable, ProxyError, SSLError, ssl.SSLError, NewConnectionError)
 
 # The first row that fits an error, or an error that it wraps, decides.

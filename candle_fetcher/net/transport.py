@@ -15,13 +15,11 @@ Rules it keeps:
 
 from __future__ import annotations
 
-import http.client
 import threading
 import time
 import urllib.parse
 from concurrent.futures import CancelledError
-
-from urllib3.exceptions import HTTPError
+from typing import TYPE_CHECKING
 
 from candle_fetcher.core.call import Call, Reply
 from candle_fetcher.core.errors import InputError, ReplyError, SourceError, TransportError
@@ -30,15 +28,14 @@ from candle_fetcher.core.keys import NO_KEYS, Keys
 from candle_fetcher.net.exchange import Exchange, write_request
 from candle_fetcher.net.reply import Head, Stream, decode_body, read_body, read_head
 from candle_fetcher.net.roots import check_root
-from candle_fetcher.net.route import ProxyUnreachable, Route
-from candle_fetcher.net.translate import translate, without_keys
+
+if TYPE_CHECKING:
+    from candle_fetcher.net.route import Route
 
 MAX_BODY_BYTES = 64 * 2**20
 
 # A pause must be obeyed even where the body that explains it cannot be read.
 _PAUSES = (418, 429)
-# What other packages raise while a request is sent and its reply is read.
-_FOREIGN = (HTTPError, OSError, http.client.HTTPException, ValueError, ProxyUnreachable)
 
 
 class Transport:
@@ -110,6 +107,8 @@ class Transport:
         except (SourceError, CancelledError) as error:
             if keys is NO_KEYS:
                 raise
+            from candle_fetcher.net.translate import without_keys  # as in `_add_route`
+
             bare = without_keys(error, keys)
         finally:
             del self._exchanges[thread]
@@ -135,7 +134,7 @@ class Transport:
                     exchange.check_stopped()  # an abort looks like the end of a body without a length
                     body = decode_body(wire, head, exchange)
                     is_kept = not head.closes
-                except (SourceError, *_FOREIGN):
+                except _foreign(SourceError):
                     if head.status not in _PAUSES or exchange.is_stopped:
                         raise
                     body = b""
@@ -147,7 +146,9 @@ class Transport:
         except SourceError:
             exchange.check_stopped()
             raise
-        except _FOREIGN as error:
+        except _foreign() as error:
+            from candle_fetcher.net.translate import translate  # as in `_add_route`
+
             exchange.check_stopped()
             raise translate(error, exchange) from error
         finally:
@@ -183,6 +184,8 @@ class Transport:
             route.close()
 
     def _add_route(self, root: str) -> Route:
+        from candle_fetcher.net.route import Route  # with the first request: urllib3 and ssl take long to import
+
         check_root(root)
         with self._lock:
             if self._closed:
@@ -190,6 +193,13 @@ class Transport:
             if root not in self._routes:
                 self._routes[root] = Route(root)
             return self._routes[root]
+
+
+def _foreign(*besides: type[Exception]) -> tuple[type[Exception], ...]:
+    """Return what other packages raise while a request is sent and its reply is read, and those besides."""
+    from candle_fetcher.net.translate import FOREIGN  # as in `_add_route`
+
+    return (*besides, *FOREIGN)
 
 
 def _check_status(head: Head, exchange: Exchange) -> None:

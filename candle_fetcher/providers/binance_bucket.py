@@ -13,7 +13,6 @@ import datetime as dt
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
-from xml.parsers import expat
 
 from candle_fetcher.core.call import Call, Reply
 from candle_fetcher.core.errors import InputError, ProviderRefused, ReplyError
@@ -102,6 +101,8 @@ def parse_listing(body: bytes, prefix: str, marker: str = "") -> Page:
 
     def refuse(*_: object) -> None:
         raise ReplyError(f"expected a listing without a DTD, got {body[:80]!r}")
+
+    from xml.parsers import expat  # when used: few do
 
     parser = expat.ParserCreate()
     parser.StartElementHandler, parser.EndElementHandler = start, end

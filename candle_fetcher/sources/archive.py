@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import time
 from concurrent.futures import Executor
@@ -41,17 +42,27 @@ class FileRead(NamedTuple):
 
 
 class ArchiveSource:
-    """Reads the files of one archive. Shared by all threads of a fetcher. `bucket` lists them, if not None."""
+    """Reads the files of one archive. Shared by all threads of a fetcher. The host `listing`, if any, lists them."""
 
-    def __init__(self, archive: Archive, host: str, wire: Wire, *, bucket: BucketSource | None) -> None:
+    def __init__(self, archive: Archive, host: str, wire: Wire, *, listing: str | None) -> None:
         self.archive = archive
         self.host = host
-        self.bucket = bucket
+        self._listing = listing
+        self._wire = wire
         self._server_clock = wire.server_clock()
         self.estimated_ms = self._server_clock.estimated_ms
         self._observe = wire.observe
         self._reads: SingleFlight[str, FileRead] = SingleFlight()
         self._client = ServiceClient(Service(archive.name, (host,), archive.refusal), wire, self._server_clock)
+
+    @functools.cached_property
+    def bucket(self) -> BucketSource | None:
+        """The listing of the archive's files; None where there is none."""
+        if self._listing is None:
+            return None
+        from candle_fetcher.sources.bucket import BucketSource  # when used: few do
+
+        return BucketSource(self._listing, self._wire)
 
     def now_ms(self, scope: CallScope, series: Series) -> int:
         """Return the archive's clock in Unix ms, to the second; this machine's where it cannot be read.
