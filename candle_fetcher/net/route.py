@@ -19,7 +19,7 @@ from urllib3.util.wait import wait_for_read
 from candle_fetcher.net.connection import BySocks, Connection, Direct, Lookups
 from candle_fetcher.net.exchange import Exchange
 
-_PROXY = re.compile(r"(?!no_).*_proxy", re.IGNORECASE | re.DOTALL)
+_PROXY = re.compile(rb"(?!no_).*_proxy", re.IGNORECASE | re.DOTALL)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -125,7 +125,7 @@ def _close_all(idle: deque[Connection]) -> None:
 
 def _proxies() -> dict[str, str]:
     """Return the proxies of the environment by scheme, and those of the system on macOS and Windows."""
-    if sys.platform not in ("darwin", "win32") and not any(map(_PROXY.fullmatch, os.environ)):
+    if sys.platform not in ("darwin", "win32") and not any(map(_PROXY.fullmatch, os.environb)):
         return {}
     from urllib.request import getproxies  # when there may be one: it imports much
 
