@@ -11,6 +11,7 @@ import re
 import socket
 import ssl
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -1140,3 +1141,19 @@ def test_other_roots_are_refused_and_never_asked(url: str, transport: Transport)
     assert "SENTINEL" not in "".join(spoken(caught.value))
     with pytest.raises(InputError):
         transport.send(url, CALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("line", "late"),
+    [
+        ("import candle_fetcher", {"urllib3", "requests", "ssl", "http.client", "urllib.request"}),
+        ("from candle_fetcher.net.route import Route; Route('http://127.0.0.1:1')", {"requests", "urllib.request"}),
+    ],
+)
+def test_what_takes_long_to_import_is_imported_when_it_is_needed(line: str, late: set[str]) -> None:
+    code = f"import os, sys; os.environ['NO_PROXY'] = '*'; {line}; sys.exit(' '.join({late!r} & sys.modules.keys()))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[1], capture_output=True, text=True
+    )
+    assert done.stderr.strip() == ""
