@@ -89,7 +89,7 @@ def _check_file(path: Path) -> None:
         )
 
 
-# The levels of the records of events; an event that is not named has none. An operation with a label is written at INFO.
+# The levels of the records of events; an event without one is not written. An operation with a label is at INFO.
 _LEVELS: dict[type, int] = {
     Operation: logging.DEBUG,
     Sent: logging.DEBUG,
