@@ -979,14 +979,17 @@ def test_a_pause_of_unknown_length_lasts_until_the_interval_ends_and_from_the_th
     world = World(START_MS + 30_000)
     limiter = make(world, Limit(6000, 60), Limit(61_000, 300, "requests"))
     for number in range(5):
-        limiter.release(limiter.acquire(1, stop=GO))
+        before = limiter.acquire(1, stop=GO)
+        limiter.release(before)
         for _ in range(8):  # as many threads are refused at once
             limiter.pause(asked_s)
+        limiter.answered(before)  # it was sent before the refusal, and its answer came after it
         began_ms = world.now_ms
-        limiter.release(limiter.acquire(1, stop=GO))
+        after = limiter.acquire(1, stop=GO)
+        limiter.release(after)
         waited_ms = world.now_ms - began_ms
         assert waited_ms == (MINUTE_MS - began_ms % MINUTE_MS if number < 2 else 2 * MINUTE_MS) + 100
-    limiter.answered()
+    limiter.answered(after)
     limiter.pause(asked_s)
     assert limiter.load().held_ms <= MINUTE_MS + 100
 

@@ -147,6 +147,7 @@ class Limiter:
         self._asking = threading.Lock()
         self._asking_thread: int | None = None  # the one that reads the limits
         self._refusals = 0  # in a row, each after the pause before it was over
+        self._refused_ms = 0  # of the steady clock, when the last one came
         self._in_force_of: tuple[tuple[Limit, ...], tuple[Limit, ...]] = (), ()  # the provider's limits, those obeyed
 
     def set_limits(self, limits: Sequence[Limit]) -> list[Limit]:
@@ -250,12 +251,14 @@ class Limiter:
                 return
             if at.steady_ms >= state.held_until_ms:
                 self._refusals += 1
+                self._refused_ms = at.steady_ms
                 state = _held(state, self._unknown_pause_s(state, at.now_ms), at.steady_ms)
             self._save(state)
 
-    def answered(self) -> None:
-        """Note that a request was answered: refusals before it are not in a row with those to come."""
-        self._refusals = 0
+    def answered(self, ticket: Ticket) -> None:
+        """Note that a request was answered: refusals before it was sent are not in a row with those to come."""
+        if ticket.sent_ms > self._refused_ms:
+            self._refusals = 0
 
     def _unknown_pause_s(self, state: State, now_ms: int) -> float:
         """Return how long a pause of unknown length lasts: by the limit by weight, else the longest interval."""

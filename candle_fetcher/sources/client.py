@@ -193,7 +193,7 @@ class ServiceClient:
                 if not self._recovers(error, tries, keys, scope):
                     raise
             else:
-                self.limiter.answered()
+                self.limiter.answered(ticket)
                 self._gate.ok(tries.host)
                 return parsed, head
 

@@ -88,14 +88,17 @@ class Fetch:
         asks_rest = any(ask.span.start_ms < rest_end_ms for ask in chain.from_iterable(self._lacking.values()))
         ends = [chunks[0], chunks[-1]] if asks_rest and self._bounds.are_unknown(self._lacking) else []
         learns_limits = asks_rest and not source.limits.are_known
+        first = chunks if asks_rest and len(chunks) == 1 else ends  # no file is worth its requests for one chunk
         if ends or learns_limits:
             limits = [partial(source.limits.read, gathering.series.symbol, gathering.scope)] if learns_limits else []
-            groups = group_chunks(ends, gathering.feed.limit // CHUNK_SLOTS)
-            self._run(Plan(dict.fromkeys(ends, ()), (), groups), limits)
+            groups = group_chunks(first, gathering.feed.limit // CHUNK_SLOTS)
+            self._run(Plan(dict.fromkeys(first, ()), (), groups), limits)
+        else:
+            first = []
         if ends:
             self._bounds.learn_end(chunks[-1])
         lacking = gathering.missing(chunks)
-        rest = {chunk: asks for chunk, asks in lacking.items() if chunk not in ends and self._bounds.is_due(chunk)}
+        rest = {chunk: asks for chunk, asks in lacking.items() if chunk not in first and self._bounds.is_due(chunk)}
         plan = self.files.plan(rest)
         self._run(plan)
         if gathering.policy.is_archive_only:
