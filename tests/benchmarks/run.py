@@ -65,7 +65,8 @@ row 3      from disk, new process, files in the system's page cache; opening the
 row 5      growth of the peak of resident memory (VmHWM) over what it was before the call.
 row 6      the same candles by turns, in one process; ours ends with fsync, to_csv does not.
 row 7      opening the cache included; `again` is the same plan in the same process.
-row 8      the import statement alone, in new processes, bytecode cached.
+row 8      the import statement alone, in new processes, bytecode cached. Ours imports urllib3 and ssl with the first
+           request of a process, which takes that much longer, and requests where there is a proxy or TLS.
 row 9      a warm read with the monitor against the same without it, by turns, in one process; each of n values is the
            median of many reads. One event costs {event}.
 rows 10-14 from the archive, whose files were made before; nothing stored. Ours as in row 1.
