@@ -8,6 +8,7 @@ clock counts once a second reply confirms it.
 from __future__ import annotations
 
 import email.utils
+import functools
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -249,6 +250,7 @@ def check_clock(clock: object) -> Callable[[], float]:
     return checked
 
 
+@functools.lru_cache(maxsize=64)  # replies of one second have one text, and each is read several times
 def date_ms(text: str | None) -> int | None:
     """Return the instant of an HTTP date in Unix ms; None where the text is not one."""
     try:
