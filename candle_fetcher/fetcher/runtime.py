@@ -108,14 +108,8 @@ class Runtime:
         )
         # What processes share lies beside the cache on disk: without that there is nothing to share.
         self._shared_states = None if settings.disk_folder is None else SharedStates(settings.disk_folder)
-        self.wire = Wire(
-            self.transport,
-            Retry(max_retries=settings.max_retries),
-            self.observe,
-            self.clock,
-            self._shared_states,
-            at_once=settings.network_threads,
-        )
+        retry, at_once = Retry(max_retries=settings.max_retries), settings.network_threads
+        self.wire = Wire(self.transport, retry, self.observe, self.clock, self._shared_states, at_once=at_once)
         self._rests: dict[int, RestSource] = {}
         self._archives: dict[str, ArchiveSource] = {}
         self._scopes: set[CallScope] = set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import random
 import threading
 import time
@@ -12,7 +11,6 @@ from enum import Enum
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
-from candle_fetcher.concurrency import POLL_S
 from candle_fetcher.core.call import Call, Limit, Reply
 from candle_fetcher.core.candles import Candles
 from candle_fetcher.core.errors import (
@@ -29,6 +27,7 @@ from candle_fetcher.core.events import Operation, Rerouted, Retried
 from candle_fetcher.core.keys import Keys
 from candle_fetcher.net.host_gate import HostGate
 from candle_fetcher.net.limiter import Limiter
+from candle_fetcher.net.places import Places
 from candle_fetcher.sources.clock import ReplyHead, ServerClock
 from candle_fetcher.sources.keyring import FixedKeys
 from candle_fetcher.sources.scope import CallScope
@@ -126,9 +125,7 @@ class ServiceClient:
         self._gate = HostGate()
         self._reached = True  # False where no connection could be made when the service failed last
         self._parsing = threading.Lock()
-        self._places: queue.SimpleQueue[None] = queue.SimpleQueue()  # one for each request that may be sent now
-        for _ in range(wire.at_once):
-            self._places.put(None)
+        self._places = Places(wire.at_once)  # a reply is read without one: the next request is on its way meanwhile
         self.limiter = self.budget(service.limits)
 
     def budget(self, limits: Sequence[Limit], name: str = "") -> Limiter:
@@ -174,7 +171,7 @@ class ServiceClient:
                 if budget is not None:
                     # Spent at once: the few seconds of the reply do not matter to a budget of minutes.
                     budget.release(budget.acquire(1, stop=scope))
-                self._wait_for_place(scope)
+                self._places.take(scope)
                 try:
                     ticket = self.limiter.acquire(call.cost, stop=scope)
                     used = None
@@ -186,8 +183,7 @@ class ServiceClient:
                     finally:
                         self.limiter.release(ticket, used=used)
                 finally:
-                    if self._wire.at_once:
-                        self._places.put(None)
+                    self._places.give_back()
                 parsed = self._read(reply, head, parse, symbol)
             except (TransportError, ReplyError, RateLimited, AccessDenied) as error:
                 if not self._recovers(error, tries, keys, scope):
@@ -196,21 +192,6 @@ class ServiceClient:
                 self.limiter.answered(ticket)
                 self._gate.ok(tries.host)
                 return parsed, head
-
-    def _wait_for_place(self, scope: CallScope) -> None:
-        """Wait until fewer requests are under way than may be; the place is given back to `_places` afterwards.
-
-        Raises CancelledError once the call is cancelled. A reply is read without a place, so that the next request is
-        on its way meanwhile.
-        """
-        is_waiting = self._wire.at_once > 0
-        while is_waiting:
-            try:
-                self._places.get(timeout=POLL_S)
-                is_waiting = False
-            except queue.Empty:
-                if scope.is_set():
-                    raise CancelledError from None
 
     def _recovers(self, error: SourceError, tries: _Tries, keys: Keys | None, scope: CallScope) -> bool:
         """Take the first step after the error that can be taken, and return whether there was one.
