@@ -15,7 +15,7 @@ from candle_fetcher.core.errors import ReplyError
 # Formats that unpack piece by piece. In zipfile bzip2 and LZMA do not: 2 kB of them become gigabytes in memory.
 _PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _PIECE_BYTES = 1 << 18
-_PACKED_BYTES = 1 << 17
+_PACKED_BYTES = 1 << 15
 # What reading a zip that is not whole, or of another kind, raises.
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError, ValueError)
 _UTF8_FLAG = 0x800  # bit 11 of a member's general purpose flags (APPNOTE.TXT, 4.4.4)
