@@ -219,9 +219,9 @@ def _open_archive_file(job: ImportJob, named: FileLabel, head: bytes) -> ImportJ
     file = archive.find_file(series, span.start_ms, monthly=span.end_ms - span.start_ms > DAY_MS)
     if file is None or file.path.rpartition("/")[2] != f"{stem}.zip" or file.span != span:
         file = File(f"/{stem}.zip", span)
-    data = path.read_bytes()
     verified = False
     if head.startswith(b"PK"):
+        data = path.read_bytes()
         expected = _read_checksum(job)
         verified = expected is not None
         if verified and hashlib.sha256(data).hexdigest() != expected:
@@ -229,8 +229,8 @@ def _open_archive_file(job: ImportJob, named: FileLabel, head: bytes) -> ImportJ
         candles = archive.read_file(data, file._replace(path=f"/{stem}.zip"), series)
         head = formats.head_of(data)
     else:
-        pieces = (data[at : at + CSV_PIECE_BYTES] for at in range(0, len(data), CSV_PIECE_BYTES))
-        candles = read_csv(pieces, file, series)
+        with path.open("rb") as text:
+            candles = read_csv(iter(partial(text.read, CSV_PIECE_BYTES), b""), file, series)
     formats.check_market(job.provider, series.symbol, series.kind, head, candles)
     spans = subtract(_answered(candles, series.timeframe, span), file.disputed)
     return replace(job, blocks=lambda: iter([candles]), spans=tuple(spans), verified=verified, archive_path=file.path)
