@@ -267,6 +267,7 @@ class Database:
         try:
             con.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # these two must precede the first table
             con.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            con.execute("PRAGMA synchronous = OFF")  # an empty database that is lost with the power is no loss
             con.execute("PRAGMA journal_mode = WAL").fetchall()
             con.execute("BEGIN IMMEDIATE")
             if not con.execute(_SCHEMA).fetchall():  # another process may have been faster
@@ -280,6 +281,8 @@ class Database:
                 raise
             con.execute("BEGIN IMMEDIATE")  # waits for its turn, which the switch to WAL does not
             con.rollback()
+        finally:
+            con.execute("PRAGMA synchronous = NORMAL")
 
 
 _DAMAGE = ("malformed", "not a database", "unsupported file format", "no such table", "no such column")
