@@ -20,14 +20,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from world import World, ms, same
 
 from candle_fetcher import CacheWarning, CandleFetcher, IncompleteData
-from candle_fetcher.core.candles import Candles
+from candle_fetcher.core.candles import Candles, join
 from candle_fetcher.core.entry import Entry, pack
 from candle_fetcher.core.page import PAGE_CHUNKS, Page, pack_page, unpack_page
 from candle_fetcher.core.plan import chunk_of, chunk_span
 from candle_fetcher.core.timeframe import parse_timeframe
+from candle_fetcher.practice import damage
 
 MINUTE = parse_timeframe("1m")
 FIRST = -(-chunk_of(MINUTE, ms("2024-03-01")) // PAGE_CHUNKS) * PAGE_CHUNKS  # the first chunk of a page
@@ -254,6 +257,128 @@ def test_chunks_that_are_written_into_a_page_leave_no_older_copy_in_the_database
         assert check(world, folder) == []
 
 
+# -- the same bits ----------------------------------------------------------------------------------------------------
+
+HIDDEN = [span_of(3, 5), (span_of(9, 10)[0] + 60_000 * 400, span_of(9, 10)[0] + 60_000 * 407), span_of(31, 33)]
+
+
+@pytest.fixture(scope="module")
+def both(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two folders with ETH/USDT, with holes and with candles of a file without a checksum: in the first all chunks lie
+    in the database, in the second in pages."""
+    apart = tmp_path_factory.mktemp("both") / "apart"
+    month = "ETHUSDT-1m-2024-03"
+    world.exchange.archive.spoil(month, damage.missing_checksum())
+    for span in HIDDEN:
+        world.exchange.hide("binance", "ETHUSDT", span)
+    with world.fetcher(cache_dir=apart) as fetcher:
+        fetcher.fetch("ETH/USDT", "1m", *SPAN)
+    Folder(apart).unpage()
+    paged = apart.with_name("paged")
+    shutil.copytree(apart, paged)
+    with world.fetcher(cache_dir=paged) as fetcher:
+        assert fetcher.cache.compact().chunks == 2 * PAGE_CHUNKS
+    world.asked()
+    assert not Folder(apart).heads()
+    assert len(Folder(paged).rows()) == TAIL
+    return apart, paged
+
+
+def answer(fetcher: CandleFetcher, span: tuple[int, int], columns: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    frame = fetcher.fetch("ETH/USDT", "1m", *span, columns=columns, source="cache")
+    manifest = dict(frame.attrs["candle_fetcher"])
+    return frame, {name: manifest[name] for name in manifest.keys() - {"sources", "fetched_at", "as_of"}}
+
+
+SPANS = {
+    "all": SPAN,
+    "a page": PAGE_SPAN,
+    "parts of both pages": (span_of(30, 31)[0] + 60_000 * 250, span_of(35, 36)[0] + 60_000 * 3),
+    "a hole and its edges": (HIDDEN[1][0] - 60_000, HIDDEN[1][1] + 60_000),
+    "in a hole": (HIDDEN[1][0], HIDDEN[1][1]),
+    "one candle": (span_of(63, 64)[1] - 60_000, span_of(63, 64)[1]),
+    "from the last page into the database": (span_of(63, 64)[1] - 60_000, span_of(64, 65)[0] + 60_000),
+    "the database alone": span_of(65, 66),
+    "far apart from any border": (SPAN[0] + 60_000 * 1234, SPAN[1] - 60_000 * 777),
+}
+
+
+@pytest.mark.parametrize("memory", [0, "64MB", "1GB"])
+@pytest.mark.parametrize("what", SPANS)
+def test_pages_answer_as_the_database_does(world: World, both: tuple[Path, Path], what: str, memory: Any) -> None:
+    apart, paged = both
+    settings = {"memory_cache_size": memory}
+    with world.fetcher(cache_dir=apart, **settings) as one, world.fetcher(cache_dir=paged, **settings) as other:
+        for columns in ("ohlcv", "all", "all", "ohlcv"):  # out of memory too, after fewer columns were read
+            ours, manifest = answer(other, SPANS[what], columns)
+            theirs, their_manifest = answer(one, SPANS[what], columns)
+            pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
+            assert manifest == their_manifest
+    assert not world.asked()
+
+
+def test_pages_keep_what_is_known_of_holes_and_of_files_without_a_checksum(
+    world: World, both: tuple[Path, Path]
+) -> None:
+    tables = []
+    for folder in both:
+        with world.fetcher(cache_dir=folder, source="cache") as fetcher:
+            frame, manifest = answer(fetcher, SPAN, "all")
+            assert manifest["unverified"]
+            tables.append((fetcher.coverage("ETH/USDT", "1m", *SPAN), fetcher.gaps("ETH/USDT", "1m", *SPAN)))
+            assert len(tables[-1][1]) == len(HIDDEN)
+            assert len(frame) == len(CHUNKS) * 1000 - 2000 - 7 - 2000
+    for one, other in zip(*tables, strict=True):
+        pd.testing.assert_frame_equal(one, other)
+
+
+def test_a_hole_in_a_page_is_asked_for_again_when_its_answer_expires(
+    world: World, both: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """And what comes is merged with all of the columns, though only some were wanted."""
+    folder, now_s = tmp_path / "cache", world.now_s
+    shutil.copytree(both[1], folder)
+    world.exchange.unhide("binance", "ETHUSDT", HIDDEN[1])
+    try:
+        world.now_s += 40 * 86_400
+        with world.fetcher(cache_dir=folder, source="rest") as fetcher:
+            span = (HIDDEN[1][0] - 60_000 * 100, HIDDEN[1][1] + 60_000)
+            same(fetcher.fetch("ETH/USDT", "1m", *span), world.exchange.truth("binance", "ETHUSDT", "1m", *span))
+            same(
+                fetcher.fetch("ETH/USDT", "1m", *span, columns="all"),
+                world.exchange.truth("binance", "ETHUSDT", "1m", *span),
+            )
+            assert len(world.asked()) == 1
+    finally:
+        world.now_s = now_s
+        world.exchange.hide("binance", "ETHUSDT", HIDDEN[1])
+
+
+@pytest.mark.parametrize("columns", ["ohlcv", "all"])
+@pytest.mark.parametrize("span", [SPAN, span_of(0, 1), span_of(10, 60)], ids=["all", "a chunk", "many"])
+@pytest.mark.parametrize("memory", [0, "2MB", "256MB"])
+def test_a_frame_can_be_edited_without_a_change_of_what_is_kept(
+    world: World, folder: Path, columns: str, span: tuple[int, int], memory: Any
+) -> None:
+    with world.fetcher(cache_dir=folder, source="cache", memory_cache_size=memory) as fetcher:
+        for _ in range(2):
+            frame = fetch(fetcher, span, columns=columns)
+            frame.loc[frame.index[3], "close"] = -1.0
+            frame["volume"] *= 2
+            frame.iloc[5:9] = frame.iloc[0:4].to_numpy()
+            same(fetch(fetcher, span, columns=columns), truth(world, span))
+        same(fetch(fetcher, span, columns="all"), truth(world, span))
+
+
+def test_a_short_frame_does_not_keep_the_page_that_it_was_read_with(world: World, folder: Path) -> None:
+    with world.fetcher(cache_dir=folder, source="cache") as fetcher:
+        frame = fetch(fetcher, (SPAN[0], SPAN[0] + 60_000 * 100))
+        values = frame["close"].to_numpy()
+        while isinstance(values.base, np.ndarray):
+            values = values.base
+        assert values.nbytes < 100_000
+
+
 # -- damage -----------------------------------------------------------------------------------------------------------
 
 
@@ -441,3 +566,29 @@ def test_keys_and_settings_of_pages_that_are_not_ours_are_passed_over(world: Wor
         fetch(fetcher, span_of(0, 12), refresh=True)
         same(fetch(fetcher), truth(world))
         fetcher.cache.clear("BTC/USDT")
+
+
+# -- parts of one block -----------------------------------------------------------------------------------------------
+
+
+@given(
+    st.integers(0, 12),
+    st.integers(1, 4),
+    st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=4),
+    st.booleans(),
+)
+def test_parts_of_a_block_are_joined_as_copies_of_them_are(
+    rows: int, columns: int, cuts: list[tuple[int, int]], adjoin: bool
+) -> None:
+    names = ("open_time", "open", "high", "low", "close", "volume")
+    block = np.arange(len(names) * rows, dtype=np.int64).reshape(len(names), rows)
+    block.flags.writeable = False
+    if adjoin:
+        ends = sorted(min(stop, rows) for _, stop in cuts)
+        cuts = list(zip([ends[0], *ends[:-1]], ends, strict=True))
+    parts = [Candles(names[:columns], block[:columns, first:stop]) for first, stop in cuts]
+    joined = join(parts)
+    assert joined.names == names[:columns]
+    expected = np.concatenate([part.block for part in parts], axis=1)
+    assert joined.block.shape == expected.shape
+    assert np.array_equal(joined.block, expected)
