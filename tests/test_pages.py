@@ -11,6 +11,7 @@ import os
 import shutil
 import sqlite3
 import stat
+import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -592,3 +593,101 @@ def test_parts_of_a_block_are_joined_as_copies_of_them_are(
     expected = np.concatenate([part.block for part in parts], axis=1)
     assert joined.block.shape == expected.shape
     assert np.array_equal(joined.block, expected)
+
+
+# -- others at work in the same moment --------------------------------------------------------------------------------
+
+
+@contextmanager
+def at_first_open(
+    monkeypatch: pytest.MonkeyPatch, work: Callable[[], object], *, after: bool = False
+) -> Iterator[None]:
+    """Something happens when a file of a page is opened for the first time in the body, before it or `after` it."""
+    opened, waiting = os.open, [work]
+    lock = threading.Lock()
+
+    def open_page(path: Any, *more: Any, **words: Any) -> int:
+        if not str(path).endswith(".page"):
+            return opened(path, *more, **words)
+        fd = opened(path, *more, **words) if after else -1
+        with lock:
+            todo = [waiting.pop()] if waiting else []
+        for one in todo:
+            worker = threading.Thread(target=one)
+            worker.start()
+            worker.join()
+        return fd if after else opened(path, *more, **words)
+
+    monkeypatch.setattr(os, "open", open_page)
+    yield
+    monkeypatch.setattr(os, "open", opened)
+    assert not waiting
+
+
+def test_chunks_that_leave_their_pages_while_these_are_read_are_found(
+    world: World, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with world.fetcher(cache_dir=folder, source="cache") as fetcher:
+        with at_first_open(monkeypatch, Folder(folder).unpage):
+            same(fetch(fetcher), truth(world))
+        same(fetch(fetcher, columns="all"), truth(world))
+
+
+def test_a_page_that_is_written_again_while_it_is_read_is_found(
+    world: World, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_again() -> None:
+        Folder(folder).unpage()
+        with world.fetcher(cache_dir=folder) as other:
+            assert other.cache.compact().chunks == 2 * PAGE_CHUNKS
+
+    with world.fetcher(cache_dir=folder, source="cache") as fetcher:
+        with at_first_open(monkeypatch, write_again):
+            same(fetch(fetcher), truth(world))
+        same(fetch(fetcher, columns="all"), truth(world))
+
+
+def test_verify_drops_no_page_that_is_written_again_while_it_looks(
+    world: World, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_again() -> None:
+        Folder(folder).unpage()
+        with world.fetcher(cache_dir=folder) as other:
+            other.cache.compact()
+
+    with world.fetcher(cache_dir=folder) as fetcher, at_first_open(monkeypatch, write_again):
+        assert fetcher.cache.verify().damaged == ()
+    assert check(world, folder) == []
+
+
+@pytest.mark.parametrize("chunks", [1, 12], ids=["into the database", "into the page"])
+def test_what_was_read_before_a_refresh_is_not_kept_after_it(
+    world: World, folder: Path, monkeypatch: pytest.MonkeyPatch, chunks: int
+) -> None:
+    span = span_of(4, 4 + chunks)
+    with restated(world, span[0], volume=12.5), world.fetcher(cache_dir=folder, source="rest") as fetcher:
+
+        def refresh() -> None:
+            fetch(fetcher, span, refresh=True)
+            fetcher.cache._store.memory.drop_prefix(f"{next(iter(Folder(folder).rows())).rpartition('|')[0]}|2")
+
+        with at_first_open(monkeypatch, refresh, after=True):
+            fetch(fetcher, PAGE_SPAN)  # it began before the refresh
+        same(fetch(fetcher, span_of(2, 20)), truth(world, span_of(2, 20)))
+        assert check(world, folder) == []
+
+
+def test_a_page_in_memory_has_no_chunk_that_an_older_version_stored_since(world: World, folder: Path) -> None:
+    """It is seen when the page is read, though another chunk of it is asked for."""
+    chunk, cache = CHUNKS[17], Folder(folder)
+    key = next(iter(cache.heads()))
+    with restated(world, span_of(17, 18)[0], volume=12.5):
+        cache.copy_out([chunk])
+        entry = cache.entry_of(key, chunk)
+        block = entry.candles.block.copy()
+        block[entry.candles.names.index("volume"), 0] = np.float64(12.5).view(np.int64)
+        own = f"{key.rpartition('|page|')[0]}|{chunk}"
+        cache.put(own, pack(own, entry._replace(candles=Candles(entry.candles.names, block))))
+        with world.fetcher(cache_dir=folder, source="cache") as fetcher:
+            fetch(fetcher, span_of(3, 4))
+            same(fetch(fetcher), truth(world))

@@ -18,7 +18,7 @@ from candle_fetcher.core.plan import chunk_span
 from candle_fetcher.core.revisions import Revision
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge
-from candle_fetcher.store import Store
+from candle_fetcher.store import Store, WriteWatch
 
 _KEPT_REVISIONS = 10_000  # of a series
 _BATCH_CHUNKS = 16  # of more, the entries are read in batches, side by side
@@ -60,7 +60,8 @@ class EntryStore:
         self._frames = frames
         self._locks = locks
         self._compress = compress
-        self.pages = PageStore(store, documents, writes=not compress)
+        self._watch = WriteWatch()
+        self.pages = PageStore(store, documents, self._watch, writes=not compress)
         self._unsaved: dict[str, _Unsaved] = {}  # by key
 
     def chunks(self, series: Series) -> list[int]:
@@ -84,17 +85,21 @@ class EntryStore:
         `keep` puts those from disk into memory. `names`: the columns that are wanted, where an entry answers for its
         whole chunk and has no hole; it may have others. `run` does parts of the work, side by side where it can.
         """
+        prefix = series.key
+        token = self._watch.token(prefix) if keep else None
         store, memory = self._store, self._load_memory(series, chunks, names)
         left = [chunk for chunk in chunks if chunk not in memory]
         store.observe(Lookup("memory", len(memory), len(left)))
         found = {chunk: ("memory", entry) for chunk, entry in memory.items()}
         if left and store.disk is not None:
             data, pages = self._read_disk(series, left, run)
-            if data and pages:
-                self.pages.take_out(series, pages, data)
+            if pages:
+                pages = self.pages.take_out(series, pages, data, left)
             own = {chunk: entry for chunk, value in data.items() if (entry := self._unpack(series, chunk, value))}
-            for chunk in own if keep else ():
-                store.memory.save(f"{series.key}|{chunk}", data[chunk], len(data[chunk]))
+            if own:
+                with self._watch.lock:
+                    for chunk in own if self._watch.is_unchanged(prefix, token) else ():
+                        store.memory.save(f"{prefix}|{chunk}", data[chunk], len(data[chunk]))
             # What may be asked for again keeps all of its columns.
             final = {
                 chunk: entry
@@ -104,7 +109,10 @@ class EntryStore:
             others = [chunk for chunk in left if chunk not in data]
             read = own
             if pages:
-                read |= self.pages.read(series, pages, others, names=names, own=final, run=run, keep=keep)
+                read |= self.pages.read(series, pages, others, names=names, own=final, run=run, token=token)
+                lost = [chunk for chunk in others if chunk not in read and is_paged(chunk, pages)]
+                if lost:  # another process may have stored them on their own, and removed the files
+                    read |= self._read_stored(series, lost).entries
             store.observe(Lookup("disk", len(read), len(left) - len(read)))
             found |= {chunk: ("disk", entry) for chunk, entry in read.items()}
         if found:
@@ -171,7 +179,7 @@ class EntryStore:
         """Return what `read` does, and put what another process has stored into memory in place of the old copy."""
         stored, memory = self._read_stored(series, chunks), self._store.memory
         found = self._merge_memory(series, chunks, stored.entries)
-        is_old = bool(stored.data) and self.pages.forget(series, stored.data)
+        is_old = bool(stored.data or stored.pages) and self.pages.forget(series, stored.data, stored.pages)
         for chunk, (tier, entry) in found.items():
             key = f"{series.key}|{chunk}"
             held = memory.load(key) if tier == "disk" else None
@@ -207,7 +215,8 @@ class EntryStore:
         Returns the entries, and whether the disk took them. Where their columns lie in memory as they are, the entries
         share these bytes, so that they are held once.
         """
-        with self._documents.transaction():
+        prefix = series.key
+        with self._watch.writing(prefix), self._documents.transaction():
             stored = self._read_stored(series, chunks)
             known = self._merge_memory(series, chunks, stored.entries)
             merged = change({chunk: entry for chunk, (_, entry) in known.items()})
@@ -219,7 +228,6 @@ class EntryStore:
             if not self._store.keeps:
                 return entries, False
             paged = self.pages.store(series, entries, stored.pages, stored.data, keep=keep and keeps_pages)
-            prefix = series.key
             keys = {chunk: f"{prefix}|{chunk}" for chunk in entries if chunk not in paged}
             data = {key: pack(key, entries[chunk], compress=self._compress) for chunk, key in keys.items()}
             until = {keys[chunk]: one for chunk, one in (until_s or {}).items() if chunk in keys}

@@ -33,7 +33,7 @@ from candle_fetcher.core.page import (
 )
 from candle_fetcher.core.plan import chunk_span
 from candle_fetcher.core.series import Series
-from candle_fetcher.store import NotWhole, Store
+from candle_fetcher.store import NotWhole, Store, WriteWatch
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -75,8 +75,9 @@ class PageStore:
     Without a disk tier there are none; without `writes` they are read, and chunks are taken out of them alone.
     """
 
-    def __init__(self, store: Store, documents: DocumentStore, *, writes: bool = True) -> None:
+    def __init__(self, store: Store, documents: DocumentStore, watch: WriteWatch, *, writes: bool = True) -> None:
         self._disk = store.disk
+        self._watch = watch
         self._writes = writes
         self._memory = store.memory
         self._documents = documents
@@ -146,13 +147,14 @@ class PageStore:
         names: Sequence[str] | None = None,
         own: Mapping[int, Entry] | None = None,
         run: Run[Any, Any] = map,
-        keep: bool = False,
+        token: int | None = None,
     ) -> dict[int, Entry]:
         """Return the entries of the chunks that lie in the pages.
 
         They share one block with those of `own`, chunks with entries of their own that come with them, so that their
         candles are joined without a copy. `names` are the columns that are wanted, the first ones of a file; None:
-        all. A file with holes in the chunks is read whole. `keep` puts what was read into memory.
+        all. A file with holes in the chunks is read whole. What was read is put into memory where the series was not
+        written to since the token was given; None: never.
         """
         own = own or {}
         parts = _parts_of(pages, [chunk for chunk in chunks if chunk not in own])
@@ -168,8 +170,9 @@ class PageStore:
                     continue
                 found.update({chunk: pages[part.number].entry(chunk, candles) for chunk in part.wanted})
                 read.setdefault(part.number, {})[part.file] = candles
-        if keep and sum(one.block.nbytes for files in read.values() for one in files.values()) <= self._most_bytes:
-            for number, files in read.items():
+        fits = sum(one.block.nbytes for files in read.values() for one in files.values()) <= self._most_bytes
+        with self._watch.lock:
+            for number, files in read.items() if fits and self._watch.is_unchanged(series.key, token) else ():
                 self._keep(_key(series, number), pages[number], files)
         lost = [chunk for part in parts for chunk in part.wanted if chunk not in found and chunk not in own]
         return found | (self._read_again(series, pages, lost) if lost else {})
@@ -312,17 +315,27 @@ class PageStore:
         else:
             self._disk.drop(key)
 
-    def take_out(self, series: Series, pages: Mapping[int, Page], chunks: Collection[int]) -> None:
-        """Take chunks out of the pages that have entries of their own on disk: another version stored these. The copies
-        in the pages are older, and are not to be found once the entries are evicted."""
-        twice = [chunk for page in pages.values() for chunk in page.chunks if chunk in chunks]
+    def take_out(
+        self, series: Series, pages: dict[int, Page], own: Collection[int], asked: Collection[int]
+    ) -> dict[int, Page]:
+        """Return the pages without chunks that have entries of their own on disk: another version stored these. `own`
+        are those of the asked chunks.
+
+        The copies in the pages are older. They are dropped, lest they are found once the entries are evicted.
+        """
+        assert self._disk is not None
+        prefix, known = series.key, set(asked)
+        others = {f"{prefix}|{one}": one for page in pages.values() for one in page.chunks if one not in known}
+        twice = {chunk for page in pages.values() for chunk in page.chunks if chunk in own}
+        twice.update(others[key] for key in self._disk.present(list(others)))
         if not twice:
-            return
+            return pages
         with self._documents.transaction():
             for number, page in self.find(series, twice).items():
                 left = page.without(self._own(series, number, ()))
                 if len(left.chunks) < len(page.chunks):
                     self._leave(_key(series, number), left)
+        return {number: page.without(twice) for number, page in pages.items()}
 
     def pack(self, series: Series, number: int) -> int:
         """Move chunks that have entries of their own into their page, where there are LEAST_CHUNKS of them that may lie
@@ -404,13 +417,17 @@ class PageStore:
         """Drop the pages of the series from memory; the disk has them."""
         self._memory.drop_prefix(_prefix(series))
 
-    def forget(self, series: Series, chunks: Iterable[int]) -> bool:
-        """Drop the pages in memory that hold one of the chunks: another process stored it again. Return whether there
-        was one."""
+    def forget(self, series: Series, chunks: Iterable[int], pages: Mapping[int, Page]) -> bool:
+        """Drop the pages in memory that are not those on disk any more, which are given by their numbers, or that hold
+        one of the chunks: another process stored them again. Return whether there was one."""
+        again: dict[int, set[int]] = {number: set() for number in pages}
+        for chunk in chunks:
+            again.setdefault(page_of(chunk), set()).add(chunk)
         is_dropped = False
-        for number, some in groupby(sorted(chunks), page_of):
+        for number, some in again.items():
             held: _Held | None = self._memory.load(_key(series, number))
-            if held is not None and not held.page.chunks.keys().isdisjoint(some):
+            is_old = held is not None and held.page != pages.get(number, held.page)
+            if held is not None and (is_old or not held.page.chunks.keys().isdisjoint(some)):
                 self._memory.drop(_key(series, number))
                 is_dropped = True
         return is_dropped

@@ -14,10 +14,10 @@ from contextlib import AbstractContextManager
 
 from candle_fetcher.core.events import Lookup, Observe, ignore
 from candle_fetcher.store.disk import DiskStats, DiskTier
-from candle_fetcher.store.memory import MemoryStats, MemoryTier
+from candle_fetcher.store.memory import MemoryStats, MemoryTier, WriteWatch
 from candle_fetcher.store.page_files import NotWhole
 
-__all__ = ["DiskStats", "DiskTier", "MemoryStats", "MemoryTier", "NotWhole", "Store"]
+__all__ = ["DiskStats", "DiskTier", "MemoryStats", "MemoryTier", "NotWhole", "Store", "WriteWatch"]
 
 
 class Store:

@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -155,6 +156,44 @@ class MemoryTier:
             self._drop_expired(items)
             self._is_in_use = False
             return MemoryStats(len(items), int(items.currsize), self.max_bytes, self._hits, self._misses)
+
+
+class WriteWatch:
+    """Which keys are written to, so that what was read before a write is not put into memory after it. Shared by
+    threads; `lock` is held while something that was read is put into memory."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._writers: dict[str, int] = {}  # by key
+        self._writes: dict[str, int] = {}
+
+    def token(self, key: str) -> int | None:
+        """Return what `is_unchanged` takes; None while the key is written to."""
+        return None if self._writers.get(key) else self._writes.get(key, 0)
+
+    def is_unchanged(self, key: str, token: int | None) -> bool:
+        """Return whether nothing was written to it since the token was given, to a thread with the lock."""
+        return token is not None and token == self.token(key)
+
+    def writing(self, key: str) -> AbstractContextManager[None]:
+        """Note that the key is written to in the block."""
+        return _Write(self.lock, self._writers, self._writes, key)
+
+
+class _Write(AbstractContextManager[None]):
+    """A write that is under way; see WriteWatch."""
+
+    def __init__(self, lock: threading.Lock, writers: dict[str, int], writes: dict[str, int], key: str) -> None:
+        self._lock, self._writers, self._writes, self._key = lock, writers, writes, key
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._writers[self._key] = self._writers.get(self._key, 0) + 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._writers[self._key] -= 1
+            self._writes[self._key] = self._writes.get(self._key, 0) + 1
 
 
 _SIZE_OF = itemgetter(1)
