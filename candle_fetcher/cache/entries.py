@@ -87,12 +87,13 @@ class EntryStore:
         """
         prefix = series.key
         token = self._watch.token(prefix) if keep else None
-        store, memory = self._store, self._load_memory(series, chunks, names)
+        heads = self.pages.keys(series, chunks)
+        store, memory = self._store, self._load_memory(prefix, heads, chunks, names)
         left = [chunk for chunk in chunks if chunk not in memory]
         store.observe(Lookup("memory", len(memory), len(left)))
         found = {chunk: ("memory", entry) for chunk, entry in memory.items()}
         if left and store.disk is not None:
-            data, pages = self._read_disk(series, left, run)
+            data, pages = self._read_disk(series, left, run, heads if len(left) == len(chunks) else None)
             if pages:
                 pages = self.pages.take_out(series, pages, data, left)
             own = {chunk: entry for chunk, value in data.items() if (entry := self._unpack(series, chunk, value))}
@@ -119,10 +120,11 @@ class EntryStore:
             self._facts.restore_unverified(series, [entry for _, entry in found.values()])
         return found
 
-    def _load_memory(self, series: Series, chunks: Sequence[int], names: Sequence[str] | None) -> dict[int, Entry]:
+    def _load_memory(
+        self, prefix: str, heads: Mapping[str, int], chunks: Sequence[int], names: Sequence[str] | None
+    ) -> dict[int, Entry]:
         """Return the entries that memory has."""
-        prefix, found = series.key, {}
-        keys, heads = {f"{prefix}|{chunk}": chunk for chunk in chunks}, self.pages.keys(series, chunks)
+        found, keys = {}, {f"{prefix}|{chunk}": chunk for chunk in chunks}
         held = self._store.memory.load_many([*keys, *heads])
         pages = {number: held.pop(key) for key, number in heads.items() if key in held}
         for key, data in held.items():
@@ -132,15 +134,15 @@ class EntryStore:
         return found | self.pages.held(pages, [one for one in chunks if one not in found], names) if pages else found
 
     def _read_disk(
-        self, series: Series, chunks: Sequence[int], run: Run[Any, Any] = map
+        self, series: Series, chunks: Sequence[int], run: Run[Any, Any] = map, heads: dict[str, int] | None = None
     ) -> tuple[dict[int, bytes], dict[int, Page]]:
         """Return the values of the chunks that have entries of their own on disk, and the heads of pages that may hold
-        the others."""
+        the others; `heads` are their keys, where they are known."""
         disk, prefix = self._store.disk, series.key
         if disk is None or not chunks:
             return {}, {}
         keys = {f"{prefix}|{chunk}": chunk for chunk in chunks}
-        heads = self.pages.keys(series, chunks)
+        heads = self.pages.keys(series, chunks) if heads is None else heads
         if len(chunks) <= _BATCH_CHUNKS:
             data = disk.load_many([*heads, *keys])
             found = {key: data.pop(key) for key in heads if key in data}
@@ -216,24 +218,28 @@ class EntryStore:
         share these bytes, so that they are held once.
         """
         prefix = series.key
-        with self._watch.writing(prefix), self._documents.transaction():
-            stored = self._read_stored(series, chunks)
-            known = self._merge_memory(series, chunks, stored.entries)
-            merged = change({chunk: entry for chunk, (_, entry) in known.items()})
-            facts = self._facts.get(series)
-            entries = {
-                chunk: one.entry._replace(unverified=facts.unverified_in(one.entry.covered))
-                for chunk, one in merged.items()
-            }
-            if not self._store.keeps:
-                return entries, False
-            paged = self.pages.store(series, entries, stored.pages, stored.data, keep=keep and keeps_pages)
-            keys = {chunk: f"{prefix}|{chunk}" for chunk in entries if chunk not in paged}
-            data = {key: pack(key, entries[chunk], compress=self._compress) for chunk, key in keys.items()}
-            until = {keys[chunk]: one for chunk, one in (until_s or {}).items() if chunk in keys}
-            is_stored = self._save(series, data, until, stored, keep=keep)
-            replaced = {chunk: one.replaced for chunk, one in merged.items()}
-            self._note_unsaved(series, replaced, stored.entries, is_unsaved=keep and not is_stored)
+        self._watch.begin(prefix)
+        try:
+            with self._documents.transaction():
+                stored = self._read_stored(series, chunks)
+                known = self._merge_memory(series, chunks, stored.entries)
+                merged = change({chunk: entry for chunk, (_, entry) in known.items()})
+                facts = self._facts.get(series)
+                entries = {
+                    chunk: one.entry._replace(unverified=facts.unverified_in(one.entry.covered))
+                    for chunk, one in merged.items()
+                }
+                if not self._store.keeps:
+                    return entries, False
+                paged = self.pages.store(series, entries, stored.pages, stored.data, keep=keep and keeps_pages)
+                keys = {chunk: f"{prefix}|{chunk}" for chunk in entries if chunk not in paged}
+                data = {key: pack(key, entries[chunk], compress=self._compress) for chunk, key in keys.items()}
+                until = {keys[chunk]: one for chunk, one in (until_s or {}).items() if chunk in keys}
+                is_stored = self._save(series, data, until, stored, keep=keep)
+                replaced = {chunk: one.replaced for chunk, one in merged.items()}
+                self._note_unsaved(series, replaced, stored.entries, is_unsaved=keep and not is_stored)
+        finally:
+            self._watch.end(prefix)
         if self._compress or not keep:
             return entries, is_stored
         shared = {chunk: unpack(key, data[key], trusted=True) or entries[chunk] for chunk, key in keys.items()}

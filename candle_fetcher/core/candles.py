@@ -88,6 +88,13 @@ class Candles:
         first, last = np.searchsorted(opens, (span.start_ms, span.end_ms))
         return Candles(self.names, self.block[:, first:last])
 
+    def apart(self) -> Candles:
+        """Return a copy where they are less than half of the block that they lie in, which lives as long as they do;
+        else themselves."""
+        base = self.block.base
+        is_small = isinstance(base, np.ndarray) and base.nbytes > 2 * self.block.nbytes
+        return Candles(self.names, self.block.copy()) if is_small else self
+
     def equals(self, other: Candles) -> bool:
         """Return whether the other candles are the same, bit for bit."""
         return self.names == other.names and bool(np.array_equal(self.block, other.block))

@@ -6,13 +6,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from candle_fetcher.concurrency import as_done
 from candle_fetcher.concurrency.call import PublicCall, current_call
 from candle_fetcher.concurrency.pool import ThreadPool
-from candle_fetcher.core.candles import Candles
 from candle_fetcher.core.errors import CandleFetcherError, FetchManyError, IncompleteData, completing_errors
 from candle_fetcher.core.events import Gaps, Operation
 from candle_fetcher.core.expiry import FOREVER_MS
@@ -69,7 +67,9 @@ def _make_frame(runtime: Runtime, answer: Answer, found: CandleResult, span: Spa
     policy, request = answer.policy, answer.request
     # A frame with a warning is made again, and the warning is given again.
     is_plain = not (policy.include_open or policy.invents or "symbol" in answer.scope.warned)
-    found = _without_page(found)
+    candles = found.candles.apart()
+    if candles is not found.candles:
+        found = found._replace(candles=candles)
     settings, size_bytes = runtime.settings, found.candles.block.nbytes + 8 * found.candles.count  # with the index
     fits = settings.use_cache and size_bytes <= settings.memory_cache_size // 2
     is_held = not found.candles.block.flags.writeable  # the candles lie in the cache's memory
@@ -91,15 +91,6 @@ def _make_frame(runtime: Runtime, answer: Answer, found: CandleResult, span: Spa
         frames.replace(f"{kind}|{columns}", key, span)
     frames.save(gathered.series, key, frame, size_bytes, until_s, gathered.generation)
     return hand_out(frame)
-
-
-def _without_page(found: CandleResult) -> CandleResult:
-    """Return what was found, with a copy of the candles where they are less than half of the block that they lie in:
-    a frame keeps all of that block, in the cache and in the hands of its user."""
-    names, block = found.candles.names, found.candles.block
-    if isinstance(block.base, np.ndarray) and block.base.nbytes > 2 * block.nbytes:
-        return found._replace(candles=Candles(names, block.copy()))
-    return found
 
 
 def _cached_frame(runtime: Runtime, request: Request, span: Span, policy: FetchPolicy) -> pd.DataFrame | None:

@@ -7,7 +7,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -175,25 +174,16 @@ class WriteWatch:
         """Return whether nothing was written to it since the token was given, to a thread with the lock."""
         return token is not None and token == self.token(key)
 
-    def writing(self, key: str) -> AbstractContextManager[None]:
-        """Note that the key is written to in the block."""
-        return _Write(self.lock, self._writers, self._writes, key)
+    def begin(self, key: str) -> None:
+        """Note that the key is written to, until `end`."""
+        with self.lock:
+            self._writers[key] = self._writers.get(key, 0) + 1
 
-
-class _Write(AbstractContextManager[None]):
-    """A write that is under way; see WriteWatch."""
-
-    def __init__(self, lock: threading.Lock, writers: dict[str, int], writes: dict[str, int], key: str) -> None:
-        self._lock, self._writers, self._writes, self._key = lock, writers, writes, key
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._writers[self._key] = self._writers.get(self._key, 0) + 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._writers[self._key] -= 1
-            self._writes[self._key] = self._writes.get(self._key, 0) + 1
+    def end(self, key: str) -> None:
+        """Note that a write has ended."""
+        with self.lock:
+            self._writers[key] -= 1
+            self._writes[key] = self._writes.get(key, 0) + 1
 
 
 _SIZE_OF = itemgetter(1)
