@@ -22,13 +22,16 @@ from candle_fetcher.core.page import (
     MOST_ROWS,
     PAGE_CHUNKS,
     Page,
-    PagedChunk,
     PageFile,
+    Part,
+    by_columns,
     chunks_in,
     file_of,
     fits_page,
     pack_page,
     page_of,
+    parts_of,
+    serves,
     unpack_page,
 )
 from candle_fetcher.core.plan import chunk_span
@@ -53,20 +56,6 @@ class _Held(NamedTuple):
 
     page: Page
     files: tuple[Candles | None, ...]
-
-
-class _Part(NamedTuple):
-    """A part of a block that is filled at once: a file of a page, or the candles of an entry that lies in none."""
-
-    chunk: int
-    number: int
-    file: PageFile | None
-    own: Entry | None
-    wanted: tuple[int, ...]
-
-    @property
-    def rows(self) -> int:
-        return self.file.rows if self.file is not None else self.own.candles.count if self.own is not None else 0
 
 
 class PageStore:
@@ -134,7 +123,7 @@ class PageStore:
             if held is None or one is None:
                 continue
             candles, has_all = held.files[one.file], held.page.files[one.file].names
-            if candles is not None and (candles.names == has_all or _serves(candles.names, names, one)):
+            if candles is not None and (candles.names == has_all or serves(candles.names, names, one)):
                 found[chunk] = held.page.entry(chunk, candles)
         return found
 
@@ -157,13 +146,13 @@ class PageStore:
         written to since the token was given; None: never.
         """
         own = own or {}
-        parts = _parts_of(pages, [chunk for chunk in chunks if chunk not in own])
+        parts = parts_of(pages, [chunk for chunk in chunks if chunk not in own])
         if not parts:
             return {}
-        parts += [_Part(chunk, page_of(chunk), None, entry, (chunk,)) for chunk, entry in own.items()]
+        parts += [Part(chunk, page_of(chunk), None, entry, (chunk,)) for chunk, entry in own.items()]
         found: dict[int, Entry] = {}
         read: dict[int, dict[PageFile, Candles]] = {}
-        for columns, some in _by_columns(parts, pages, names):
+        for columns, some in by_columns(parts, pages, names):
             for part, candles in self._fill(columns, some, run):
                 if part.file is None:
                     found[part.chunk] = own[part.chunk]._replace(candles=candles)
@@ -189,8 +178,8 @@ class PageStore:
         self._memory.save(key, _Held(page, kept), sum(one.block.nbytes for one in kept if one is not None))
 
     def _fill(
-        self, columns: tuple[str, ...], parts: Sequence[_Part], run: Run[Any, Any]
-    ) -> Iterator[tuple[_Part, Candles]]:
+        self, columns: tuple[str, ...], parts: Sequence[Part], run: Run[Any, Any]
+    ) -> Iterator[tuple[Part, Candles]]:
         """Yield each part with its candles in one block that holds all of them; a damaged file is left out."""
         block = np.empty((len(columns), sum(one.rows for one in parts)), np.int64)
         places, at = [], 0
@@ -205,7 +194,7 @@ class PageStore:
                 yield one, Candles(columns, block[:, at : at + one.rows])
             at += one.rows
 
-    def _fill_part(self, place: tuple[_Part, Int64s]) -> FileState:
+    def _fill_part(self, place: tuple[Part, Int64s]) -> FileState:
         """Fill a place in a block; return whether its bytes are those that were written."""
         part, block = place
         if part.own is not None:
@@ -431,45 +420,6 @@ class PageStore:
                 self._memory.drop(_key(series, number))
                 is_dropped = True
         return is_dropped
-
-
-def _parts_of(pages: Mapping[int, Page], chunks: Iterable[int]) -> list[_Part]:
-    """Return the files that have to be read for the chunks, with the chunks that are wanted of each."""
-    wanted: dict[tuple[int, int], list[int]] = {}
-    for chunk in chunks:
-        number = page_of(chunk)
-        one = pages[number].chunks.get(chunk) if number in pages else None
-        if one is not None:
-            wanted.setdefault((number, one.file), []).append(chunk)
-    return [
-        _Part(some[0], number, pages[number].files[file], None, tuple(some)) for (number, file), some in wanted.items()
-    ]
-
-
-def _serves(has: tuple[str, ...], names: Sequence[str] | None, *chunks: PagedChunk) -> bool:
-    """Return whether those columns are enough: the wanted ones come first, and no hole is to be filled."""
-    return names is not None and has[: len(names)] == tuple(names) and not any(one.holes for one in chunks)
-
-
-def _by_columns(
-    parts: Sequence[_Part], pages: Mapping[int, Page], names: Sequence[str] | None
-) -> Iterator[tuple[tuple[str, ...], list[_Part]]]:
-    """Yield the parts that can lie in one block, in the order of their chunks, with the columns of the block."""
-    groups: dict[tuple[str, ...], list[_Part]] = {}
-    for part in parts:
-        if part.file is not None:
-            columns = part.file.names
-            if _serves(columns, names, *(pages[part.number].chunks[chunk] for chunk in part.wanted)):
-                columns = tuple(names or ())
-            groups.setdefault(columns, []).append(part)
-    for part in parts:
-        if part.own is not None:
-            has, few = part.own.candles.names, tuple(names or ())
-            columns = few if few in groups and _serves(has, names) else has
-            if columns in groups:
-                groups[columns].append(part)
-    for columns, some in groups.items():
-        yield columns, sorted(some, key=lambda one: one.chunk)
 
 
 def _room(file: PageFile) -> Int64s:

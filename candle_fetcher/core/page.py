@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from candle_fetcher.core.candles import Candles, Int64s
@@ -96,6 +96,20 @@ class Page(NamedTuple):
         )
 
 
+class Part(NamedTuple):
+    """A part of a block that is filled at once: a file of a page, or the candles of an entry that lies in none."""
+
+    chunk: int
+    number: int
+    file: PageFile | None
+    own: Entry | None
+    wanted: tuple[int, ...]
+
+    @property
+    def rows(self) -> int:
+        return self.file.rows if self.file is not None else self.own.candles.count if self.own is not None else 0
+
+
 EMPTY_PAGE = Page((), {})
 
 
@@ -123,6 +137,45 @@ def fits_page(entry: Entry, span: Span) -> bool:
         and entry.stored_ms - span.end_ms >= _CONFIRMED_MS
         and all(hole.state is HoleState.CONFIRMED for hole in entry.holes)
     )
+
+
+def parts_of(pages: Mapping[int, Page], chunks: Iterable[int]) -> list[Part]:
+    """Return the files that have to be read for the chunks, with the chunks that are wanted of each."""
+    wanted: dict[tuple[int, int], list[int]] = {}
+    for chunk in chunks:
+        number = page_of(chunk)
+        one = pages[number].chunks.get(chunk) if number in pages else None
+        if one is not None:
+            wanted.setdefault((number, one.file), []).append(chunk)
+    return [
+        Part(some[0], number, pages[number].files[file], None, tuple(some)) for (number, file), some in wanted.items()
+    ]
+
+
+def serves(has: tuple[str, ...], names: Sequence[str] | None, *chunks: PagedChunk) -> bool:
+    """Return whether those columns are enough: the wanted ones come first, and no hole is to be filled."""
+    return names is not None and has[: len(names)] == tuple(names) and not any(one.holes for one in chunks)
+
+
+def by_columns(
+    parts: Sequence[Part], pages: Mapping[int, Page], names: Sequence[str] | None
+) -> Iterator[tuple[tuple[str, ...], list[Part]]]:
+    """Yield the parts that can lie in one block, in the order of their chunks, with the columns of the block."""
+    groups: dict[tuple[str, ...], list[Part]] = {}
+    for part in parts:
+        if part.file is not None:
+            columns = part.file.names
+            if serves(columns, names, *(pages[part.number].chunks[chunk] for chunk in part.wanted)):
+                columns = tuple(names or ())
+            groups.setdefault(columns, []).append(part)
+    for part in parts:
+        if part.own is not None:
+            has, few = part.own.candles.names, tuple(names or ())
+            columns = few if few in groups and serves(has, names) else has
+            if columns in groups:
+                groups[columns].append(part)
+    for columns, some in groups.items():
+        yield columns, sorted(some, key=lambda one: one.chunk)
 
 
 def file_of(name: str, candles: Candles) -> PageFile:
