@@ -21,7 +21,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import children
@@ -1282,6 +1282,16 @@ def test_a_tier_that_is_never_asked_makes_nothing(folder: Path) -> None:
 @pytest.mark.slow
 def test_importing_the_store_loads_no_database() -> None:
     line = "import sys, candle_fetcher.store; sys.exit('sqlite3' in sys.modules or 'diskcache' in sys.modules)"
+    subprocess.run([sys.executable, "-c", line], check=True)
+
+
+def test_a_database_that_is_there_is_opened_without_diskcache(folder: Path) -> None:
+    with closing(DiskTier(folder, MB)) as tier:
+        tier.save("a", b"1")
+    line = (
+        "import sys; from pathlib import Path; from candle_fetcher.store import DiskTier;"
+        f" assert DiskTier(Path({str(folder)!r}), {MB}).load('a') == b'1'; sys.exit('diskcache' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", line], check=True)
 
 

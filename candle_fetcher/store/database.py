@@ -8,27 +8,31 @@ makes reading slower, not faster; memory mapping brings nothing and counts as ou
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import diskcache  # type: ignore[import-untyped]
+from typing import TYPE_CHECKING, Any
 
 from candle_fetcher.core.errors import CacheError
 from candle_fetcher.store.files import DATABASE, check_names, identify, within
 from candle_fetcher.store.forks import fork_guard
 
+if TYPE_CHECKING:
+    from candle_fetcher.store.layout import Layout
+
 PAGE_BYTES = 8192
 PAGE_CACHE_KB = 1024
 BUSY_S = 2.0  # for the write lock; readers never wait
 
-_SCHEMA = "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid"
+SCHEMA = "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid"
+# The SHA-256 of diskcache's schema, which has not changed since its version 5.6. Of another one diskcache itself is
+# asked, which takes longer to import than a database to open.
+_KNOWN_SCHEMA = "ce3d1074269c26486c9326df5a4e8402cd9cbbad226e6ea8529ba4158cf8afb9"
 # Mode 1 of diskcache is a value that lies in its row as it is; 4 would be a pickle, 2 and 3 name a file. The names
 # of our own files that belong to a row are its tag, and their bytes its size, which triggers of diskcache add up.
 _SAVE = (
@@ -51,53 +55,6 @@ class Gone(Exception):
 FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError, Damaged, Gone, CacheError)
 
 
-class _SchemaText(NamedTuple):
-    """The statements of diskcache's schema, as bytes, and the rows of its settings."""
-
-    schema: list[tuple[bytes, bytes, bytes]]
-    settings: list[tuple[Any, ...]]
-
-
-class _Template(diskcache.Cache):  # type: ignore[misc]
-    """diskcache in memory, for its layout: its constructor writes every setting at every open and waits up to 60 s for
-    the lock of a file. What a file says about settings is never believed."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.con = sqlite3.connect(":memory:", isolation_level=None)
-        super().__init__(
-            os.sep,  # it expands $ and ~ in the name and makes the folder: no path of ours passes through it
-            timeout=0,
-            statistics=0,
-            tag_index=0,
-            eviction_policy="least-recently-stored",  # for its index on store_time, which a use moves
-            size_limit=max_bytes,
-            cull_limit=0,  # DiskTier evicts: diskcache's own culling says nothing
-            sqlite_auto_vacuum=2,  # incremental: pages are reused, and given back only when the bound shrinks
-            sqlite_cache_size=-PAGE_CACHE_KB,
-            sqlite_journal_mode="wal",
-            sqlite_mmap_size=0,
-            sqlite_synchronous=1,
-            disk_min_file_size=2**62,
-            disk_pickle_protocol=0,
-        )
-
-    @property
-    def _con(self) -> sqlite3.Connection:
-        return self.con
-
-
-@lru_cache(maxsize=8)
-def _make_layout(max_bytes: int) -> _SchemaText:
-    """Return what diskcache writes into a new database with that bound."""
-    con = _Template(max_bytes).con
-    try:
-        settings = con.execute("SELECT key, value FROM Settings").fetchall()
-        con.text_factory = bytes
-        return _SchemaText(con.execute(_SCHEMA).fetchall(), settings)
-    finally:
-        con.close()
-
-
 class Database:
     """The open file, and the connections to it. Shared by threads.
 
@@ -108,7 +65,7 @@ class Database:
 
     def __init__(self, folder: Path, max_bytes: int, wal_bytes: int, *, readonly: bool = False) -> None:
         self.readonly = readonly
-        self._layout = _make_layout(max_bytes)
+        self._max_bytes = max_bytes
         self._folder = str(folder)
         self._path = within(self._folder, DATABASE)
         self._wal_bytes = wal_bytes
@@ -258,10 +215,16 @@ class Database:
     def _prepare(self, con: sqlite3.Connection) -> None:
         """Make the schema where there is none. An existing database is only read: its writers are not waited for."""
         deadline = time.monotonic() + BUSY_S
-        while not (found := con.execute(_SCHEMA).fetchall()) and not self.readonly:
+        while not (found := con.execute(SCHEMA).fetchall()) and not self.readonly:
             self._create(con, last=time.monotonic() > deadline)
-        if sorted(found) != sorted(self._layout.schema):
+        if digest_schema(found) != _KNOWN_SCHEMA and sorted(found) != sorted(self._layout.schema):
             raise Damaged("its tables are not those of this version")
+
+    @property
+    def _layout(self) -> Layout:
+        from candle_fetcher.store.layout import make_layout
+
+        return make_layout(self._max_bytes, PAGE_CACHE_KB, SCHEMA)
 
     def _create(self, con: sqlite3.Connection, *, last: bool) -> None:
         try:
@@ -270,10 +233,11 @@ class Database:
             con.execute("PRAGMA synchronous = OFF")  # an empty database that is lost with the power is no loss
             con.execute("PRAGMA journal_mode = WAL").fetchall()
             con.execute("BEGIN IMMEDIATE")
-            if not con.execute(_SCHEMA).fetchall():  # another process may have been faster
-                for _, _, sql in self._layout.schema:
+            if not con.execute(SCHEMA).fetchall():  # another process may have been faster
+                layout = self._layout
+                for _, _, sql in layout.schema:
                     con.execute(sql.decode())
-                con.executemany("INSERT INTO Settings VALUES (?, ?)", self._layout.settings)
+                con.executemany("INSERT INTO Settings VALUES (?, ?)", layout.settings)
             con.execute("COMMIT")
         except sqlite3.OperationalError as error:
             con.rollback()
@@ -283,6 +247,11 @@ class Database:
             con.rollback()
         finally:
             con.execute("PRAGMA synchronous = NORMAL")
+
+
+def digest_schema(statements: Iterable[tuple[bytes, bytes, bytes]]) -> str:
+    """Return the SHA-256 of the statements of a schema, in any order."""
+    return hashlib.sha256(repr(sorted(statements)).encode()).hexdigest()
 
 
 _DAMAGE = ("malformed", "not a database", "unsupported file format", "no such table", "no such column")
