@@ -18,6 +18,7 @@ from candle_fetcher.core.candles import Candles, Int64s, join
 from candle_fetcher.core.entry import Entry, is_of_newer_version, unpack
 from candle_fetcher.core.errors import CacheError
 from candle_fetcher.core.page import (
+    EMPTY_FILE,
     EMPTY_PAGE,
     MOST_ROWS,
     PAGE_CHUNKS,
@@ -31,6 +32,7 @@ from candle_fetcher.core.page import (
     pack_page,
     page_of,
     parts_of,
+    runs_of,
     serves,
     unpack_page,
 )
@@ -280,12 +282,15 @@ class PageStore:
                 chunks = self._own(series, number, ours)
                 if len({*new, *chunks, *page.chunks}) == len(chunks_in(number)):
                     own = self._load_own(series, chunks)
-            written = {}
-            if len(new) >= LEAST_CHUNKS or own:
-                old = [chunk for chunk in new if chunk in values]
-                written = self._write(series, number, page, new | own, [*own, *old], keep=keep)
-                stored.update({chunk: entry for chunk, entry in written.items() if chunk in new})
-            if not written and len(page.chunks) < len(before.chunks):
+            is_saved = False
+            runs = [new | own] if own else [{chunk: new[chunk] for chunk in run} for run in runs_of(new)]
+            for run in runs:
+                if own or len(run) >= LEAST_CHUNKS:
+                    old = [*own, *(chunk for chunk in run if chunk in values)]
+                    page, written = self._write(series, number, page, run, old, keep=keep)
+                    stored.update({chunk: entry for chunk, entry in written.items() if chunk in new})
+                    is_saved = is_saved or bool(written)
+            if not is_saved and len(page.chunks) < len(before.chunks):
                 self._leave(_key(series, number), page)
         return stored
 
@@ -334,7 +339,7 @@ class PageStore:
         page = self.find(series, chunks_in(number)).get(number, EMPTY_PAGE)
         own = self._load_own(series, self._own(series, number, ()))
         is_enough = len(own) >= LEAST_CHUNKS or len({*own, *page.chunks}) == len(chunks_in(number))
-        written = self._write(series, number, page, own, own, keep=False) if own and is_enough else {}
+        _, written = self._write(series, number, page, own, own, keep=False) if own and is_enough else (page, {})
         return sum(chunk in own for chunk in written)
 
     def _own(self, series: Series, number: int, besides: Collection[int]) -> list[int]:
@@ -364,20 +369,24 @@ class PageStore:
         own: Collection[int],
         *,
         keep: bool,
-    ) -> dict[int, Entry]:
+    ) -> tuple[Page, dict[int, Entry]]:
         """Write a file of the entries and add it to the page, in place of what is stored of them; `own` have entries of
-        their own on disk. Of a page with many files one is made. Return the entries as they lie in the new file; none
-        where the disk does not take it."""
+        their own on disk. Where files would be many, or their chunks not in order, one file is made of all.
+
+        Return the page, and the entries as they lie in the new file; the page as it was, and none, where the disk does
+        not take it.
+        """
         assert self._disk is not None
-        key, names = _key(series, number), next(iter(entries.values())).candles.names
+        key, names, before = _key(series, number), next(iter(entries.values())).candles.names, page
         page, syncs = page.without(entries), bool(own)
-        if len(page.files) >= _MOST_FILES and all(file.names == names for file in page.files):
+        is_fine = len(page.files) < _MOST_FILES and page.added(EMPTY_FILE, entries).is_in_order
+        if not is_fine and all(file.names == names for file in page.files):
             entries = {**self.read(series, {number: page}, list(page.chunks)), **entries}
             page, syncs = EMPTY_PAGE, True
         entries = {chunk: entries[chunk] for chunk in sorted(entries) if entries[chunk].candles.names == names}
         candles = join([entry.candles for entry in entries.values()])
         if not 0 < candles.count <= MOST_ROWS:
-            return {}
+            return before, {}
         block = candles.block.astype("<i8", copy=False)
         block.flags.writeable = False
         candles = Candles(names, block)
@@ -385,12 +394,12 @@ class PageStore:
             # What is deleted for it must not be lost with the power.
             name = self._disk.files.write([memoryview(column).cast("B") for column in block], syncs=syncs)
         except (OSError, CacheError):  # the database says what is wrong with the folder
-            return {}
+            return before, {}
         file = file_of(name, candles)
         page = page.added(file, entries)
         files = [one.name for one in page.files]
         if not self._disk.save_with_files(key, pack_page(key, page), files, page.size_bytes, name, file.size_bytes):
-            return {}
+            return before, {}
         prefix = series.key
         self._disk.drop_many([f"{prefix}|{chunk}" for chunk in own if chunk in entries])
         for chunk in entries:
@@ -400,7 +409,7 @@ class PageStore:
             self._keep(key, page, {file: candles})
         else:
             self._memory.drop(key)
-        return {chunk: page.entry(chunk, candles) for chunk in entries}
+        return page, {chunk: page.entry(chunk, candles) for chunk in entries}
 
     def release(self, series: Series) -> None:
         """Drop the pages of the series from memory; the disk has them."""

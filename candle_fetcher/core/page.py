@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from candle_fetcher.core.candles import Candles, Int64s
@@ -88,6 +89,13 @@ class Page(NamedTuple):
             first += candles.count
         return Page((*self.files, file), chunks)
 
+    @property
+    def is_in_order(self) -> bool:
+        """Whether the chunks of a file adjoin, but for chunks that no file has, so that files that are read one after
+        the other give the candles in order."""
+        files = [self.chunks[chunk].file for chunk in sorted(self.chunks)]
+        return sum(a != b for a, b in pairwise(files)) < len(self.files)
+
     def entry(self, chunk: int, candles: Candles) -> Entry:
         """Return the entry of the chunk; `candles` are those of its file."""
         covered, stored_ms, holes, unverified, _, first, rows = self.chunks[chunk]
@@ -111,6 +119,7 @@ class Part(NamedTuple):
 
 
 EMPTY_PAGE = Page((), {})
+EMPTY_FILE = PageFile("", (), (), 0)
 
 
 def page_of(chunk: int) -> int:
@@ -127,6 +136,17 @@ def is_paged(chunk: int, pages: Mapping[int, Page]) -> bool:
     """Return whether the chunk lies in one of the pages, which are given by their numbers."""
     page = pages.get(page_of(chunk))
     return page is not None and chunk in page.chunks
+
+
+def runs_of(chunks: Iterable[int]) -> list[list[int]]:
+    """Return the chunks, which are given in order, in runs of adjoining numbers."""
+    runs: list[list[int]] = []
+    for chunk in chunks:
+        if runs and chunk == runs[-1][-1] + 1:
+            runs[-1].append(chunk)
+        else:
+            runs.append([chunk])
+    return runs
 
 
 def fits_page(entry: Entry, span: Span) -> bool:
