@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import shutil
 import sqlite3
 import stat
+import struct
 import threading
 import warnings
+import zlib
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -691,3 +694,195 @@ def test_a_page_in_memory_has_no_chunk_that_an_older_version_stored_since(world:
         with world.fetcher(cache_dir=folder, source="cache") as fetcher:
             fetch(fetcher, span_of(3, 4))
             same(fetch(fetcher), truth(world))
+
+
+# -- room on the disk -------------------------------------------------------------------------------------------------
+
+
+def known_files(folder: Path) -> set[str]:
+    return {f"{file.name}.page" for page in Folder(folder).heads().values() for file in page.files}
+
+
+@pytest.mark.parametrize("bound", [1, 3, 5, 9])
+def test_the_bound_of_the_disk_counts_the_files_of_pages(world: World, tmp_path: Path, bound: int) -> None:
+    """Whatever is fetched, refreshed and packed: no more than the bound, and no file that no page has."""
+    folder, most = tmp_path / "cache", bound * 1_000_000
+    dice = random.Random(bound)
+    settings = {"cache_dir": folder, "source": "rest", "disk_cache_size": most}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CacheWarning)
+        for turn in range(12):
+            with world.fetcher(**settings) as fetcher:
+                first = dice.randrange(len(CHUNKS) - 12)
+                span = span_of(first, first + dice.randrange(1, 12))
+                same(fetch(fetcher, span, refresh=turn % 3 == 2), truth(world, span))
+                if turn % 4 == 3:
+                    fetcher.cache.compact()
+            assert real_bytes(folder) <= most  # without the log, which is gone when nothing is at work
+            assert {path.name for path in page_files(folder)} == known_files(folder)
+        with world.fetcher(**settings) as fetcher:
+            assert fetcher.cache.verify().damaged == ()
+            stats = fetcher.cache.stats()
+            assert stats.disk_bytes == real_bytes(folder) <= stats.disk_max_bytes
+
+
+def test_a_bound_that_was_lowered_drops_pages_with_their_files(world: World, folder: Path) -> None:
+    settings = {"cache_dir": folder, "source": "rest", "disk_cache_size": "4MB"}
+    with warned("is full"), world.fetcher(**settings) as fetcher:
+        for chunk in range(3):
+            fetch(fetcher, span_of(70 + chunk, 71 + chunk))
+        assert len(page_files(folder)) == 1
+        assert real_bytes(folder) <= 4_400_000
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CacheWarning)
+        check(world, folder)
+
+
+def test_a_page_larger_than_the_bound_is_not_written_and_its_chunks_are(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    settings = {"cache_dir": folder, "source": "rest", "disk_cache_size": "500KB", "network_threads": 1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CacheWarning)
+        with world.fetcher(**settings) as fetcher:
+            same(fetch(fetcher, PAGE_SPAN), truth(world, PAGE_SPAN))
+            assert fetcher.cache.compact().chunks == 0
+        assert not page_files(folder)
+        assert real_bytes(folder) < 650_000
+
+
+# -- values that change -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunks", [1, 12], ids=["one chunk", "many"])
+def test_a_value_that_changed_is_served_for_good_and_listed(world: World, folder: Path, chunks: int) -> None:
+    span = span_of(4, 4 + chunks)
+    with restated(world, span[0] + 60_000 * 7, close=0.125, low=0.125):
+        with world.fetcher(cache_dir=folder, source="rest") as fetcher:
+            fetch(fetcher)
+            fetch(fetcher, span, refresh=True)
+            same(fetch(fetcher), truth(world))
+            assert sorted(fetcher.cache.revisions()["column"]) == ["close", "low"]
+        assert check(world, folder) == []
+        cache = Folder(folder)
+        assert CHUNKS[4] not in next(iter(cache.heads().values())).chunks or chunks > 1
+        # Rows leave by their age, and nothing older comes to light.
+        for key in [key for key in cache.rows() if int(key.rpartition("|")[2]) < CHUNKS[PAGE_CHUNKS]]:
+            cache.query("DELETE FROM Cache WHERE key = ?", key)
+        assert len(check(world, folder)) == (1 if chunks == 1 else 0)
+        with world.fetcher(cache_dir=folder) as fetcher:
+            fetcher.cache.compact()
+        assert check(world, folder) == []
+
+
+def test_an_import_adds_to_pages_and_changes_nothing_in_them(world: World, folder: Path, tmp_path: Path) -> None:
+    with world.fetcher(cache_dir=folder, source="cache") as fetcher:
+        path = fetcher.export("BTC/USDT", "1m", *span_of(2, 6), path=tmp_path / "out")
+    lines = path.read_text().splitlines()
+    fields = lines[5].split(",")
+    lines[5] = ",".join([*fields[:5], f"{float(fields[5]) + 1}", *fields[6:]])
+    path.with_suffix(".json").unlink()
+    other = path.with_name(path.name)
+    other.write_text("\n".join(lines) + "\n")
+    Folder(folder).query("DELETE FROM Cache WHERE key GLOB '*|page|*' AND key != ?", next(iter(Folder(folder).heads())))
+    Folder(folder).unpage([CHUNKS[3]])
+    Folder(folder).query("DELETE FROM Cache WHERE key GLOB ?", f"*|{CHUNKS[3]}")
+    with world.fetcher(cache_dir=folder, source="rest") as fetcher:
+        done = fetcher.cache.import_file(other, "BTC/USDT", "1m")
+        assert (done.added, done.differing) == (1000, 1)
+        same(fetch(fetcher, PAGE_SPAN), truth(world, PAGE_SPAN))
+        assert fetcher.cache.revisions()["column"].tolist() == ["volume"]
+        fetcher.cache.compact()
+    with world.fetcher(cache_dir=folder, source="cache") as fetcher:
+        same(fetch(fetcher, PAGE_SPAN), truth(world, PAGE_SPAN))
+        assert fetcher.cache.verify().damaged == ()
+
+
+# -- what is said of a cache ------------------------------------------------------------------------------------------
+
+
+def test_what_is_said_of_a_cache_is_true_with_pages(world: World, folder: Path) -> None:
+    apart = folder.with_name("apart")
+    shutil.copytree(folder, apart)
+    Folder(apart).unpage()
+    with world.fetcher(cache_dir=folder) as paged, world.fetcher(cache_dir=apart) as rows:
+        for ask in (
+            lambda one: one.coverage("BTC/USDT", "1m", SPAN[0] - CHUNK_MS, SPAN[1] + CHUNK_MS),
+            lambda one: one.cache.list().drop(columns="bytes"),
+            lambda one: one.gaps("BTC/USDT", "1m", *SPAN),
+            lambda one: one.cache.revisions(),
+        ):
+            pd.testing.assert_frame_equal(ask(paged), ask(rows))
+        assert str(paged.plan("BTC/USDT", "1m", *SPAN)) == str(rows.plan("BTC/USDT", "1m", *SPAN))
+        wide = SPAN[0] - CHUNK_MS, SPAN[1] + CHUNK_MS
+        assert str(paged.plan("BTC/USDT", "1m", *wide)) == str(rows.plan("BTC/USDT", "1m", *wide))
+        (row,) = paged.cache.list().to_dict("records")
+        assert (row["chunks"], row["rows"]) == (len(CHUNKS), 1000 * len(CHUNKS))
+        assert abs(row["bytes"] - 88_000 * len(CHUNKS)) < 20_000
+        assert abs(paged.cache.stats().disk_bytes - real_bytes(folder)) < 20_000
+        assert rows.cache.clear("BTC/USDT") - paged.cache.clear("BTC/USDT") == 2 * PAGE_CHUNKS - 2
+        assert paged.cache.list().empty
+        assert not page_files(folder)
+        assert paged.cache.stats().disk_entries == 0
+
+
+@pytest.mark.parametrize("words", [(), ("BTC/USDT",), ("BTC/USDT", "1m")], ids=["all", "symbol", "series"])
+def test_clear_leaves_nothing_of_pages(world: World, folder: Path, words: tuple[str, ...]) -> None:
+    with world.fetcher(cache_dir=folder, source="rest") as fetcher:
+        fetch(fetcher)
+        assert fetcher.cache.clear(*words) > 0
+        assert not page_files(folder)
+        assert not list((folder / "pages").iterdir())
+        world.asked()
+        same(fetch(fetcher, span_of(0, 2)), truth(world, span_of(0, 2)))
+        assert len(world.asked()) == 2
+
+
+# -- versions and settings --------------------------------------------------------------------------------------------
+
+
+def test_a_cache_with_compression_reads_pages_and_writes_none(world: World, folder: Path) -> None:
+    with world.fetcher(cache_dir=folder, source="cache", compression=True) as fetcher:
+        same(fetch(fetcher), truth(world))
+        assert fetcher.cache.verify().damaged == ()
+        assert fetcher.cache.list()["chunks"].tolist() == [len(CHUNKS)]
+    span = span_of(4, 20)
+    with restated(world, span[0], volume=12.5):
+        with world.fetcher(cache_dir=folder, source="rest", compression=True) as fetcher:
+            same(fetch(fetcher, span, refresh=True), truth(world, span))
+            assert fetcher.cache.compact().chunks == 0
+        assert check(world, folder, compression=True) == []
+        assert check(world, folder) == []
+        assert len(Folder(folder).rows()) == 16 + TAIL
+
+
+def test_what_a_newer_version_stored_in_place_of_a_page_stays(world: World, folder: Path) -> None:
+    cache = Folder(folder)
+    newer = {}
+    for key, value in cache.query("SELECT key, value FROM Cache WHERE key GLOB '*|page|*'"):
+        rest = bytearray(value[8:])
+        rest[0] += 1
+        newer[key] = value[:4] + struct.pack("<I", zlib.crc32(rest, zlib.crc32(key.encode()))) + bytes(rest)
+        cache.query("UPDATE Cache SET value = ? WHERE key = ?", newer[key], key)
+    with world.fetcher(cache_dir=folder, source="rest") as fetcher:
+        same(fetch(fetcher), truth(world))
+        fetcher.cache.compact()
+        assert fetcher.cache.verify()[1:] == ((), 2)
+    assert dict(cache.query("SELECT key, value FROM Cache WHERE key GLOB '*|page|*'")) == newer
+    assert len(page_files(folder)) == 2
+
+
+def test_an_older_version_misses_pages_and_harms_nothing(world: World, folder: Path) -> None:
+    """It stores what it asks for in the database, and deletes rows of pages when it needs room."""
+    cache = Folder(folder)
+    first, second = cache.heads()
+    cache.copy_out(CHUNKS[:PAGE_CHUNKS])  # it asked for them again
+    cache.query("DELETE FROM Cache WHERE key = ?", second)  # it made room; the file stays
+    assert len(page_files(folder)) == 2
+    asked = check(world, folder)
+    assert len(asked) == PAGE_CHUNKS
+    assert second in cache.heads() or len(cache.rows()) > PAGE_CHUNKS
+    with world.fetcher(cache_dir=folder) as fetcher:
+        fetcher.cache.compact()
+    assert {path.name for path in page_files(folder)} == known_files(folder)
+    assert check(world, folder) == []
+    assert first in cache.heads()

@@ -284,8 +284,9 @@ class PageStore:
                     own = self._load_own(series, chunks)
             is_saved = False
             runs = [new | own] if own else [{chunk: new[chunk] for chunk in run} for run in runs_of(new)]
-            for run in runs:
-                if own or len(run) >= LEAST_CHUNKS:
+            runs = [run for run in runs if own or len(run) >= LEAST_CHUNKS]
+            if runs and not self._is_of_newer_version(series, number, pages):
+                for run in runs:
                     old = [*own, *(chunk for chunk in run if chunk in values)]
                     page, written = self._write(series, number, page, run, old, keep=keep)
                     stored.update({chunk: entry for chunk, entry in written.items() if chunk in new})
@@ -298,6 +299,11 @@ class PageStore:
         """Return the head of the page, empty where it was dropped in this transaction: damaged, or to make room."""
         assert self._disk is not None
         return page if self._disk.present([_key(series, number)]) else EMPTY_PAGE
+
+    def _is_of_newer_version(self, series: Series, number: int, pages: Mapping[int, Page]) -> bool:
+        """Return whether there is a head that is not among the pages: it cannot be read here, and stays."""
+        assert self._disk is not None
+        return number not in pages and bool(self._disk.present([_key(series, number)]))
 
     def _leave(self, key: str, page: Page) -> None:
         """Store the head without the chunks that are stored on their own now."""
@@ -334,9 +340,10 @@ class PageStore:
     def pack(self, series: Series, number: int) -> int:
         """Move chunks that have entries of their own into their page, where there are LEAST_CHUNKS of them that may lie
         in one, or they complete it. Return how many."""
-        if not self._writes:
+        pages = self.find(series, chunks_in(number))
+        if not self._writes or self._is_of_newer_version(series, number, pages):
             return 0
-        page = self.find(series, chunks_in(number)).get(number, EMPTY_PAGE)
+        page = pages.get(number, EMPTY_PAGE)
         own = self._load_own(series, self._own(series, number, ()))
         is_enough = len(own) >= LEAST_CHUNKS or len({*own, *page.chunks}) == len(chunks_in(number))
         _, written = self._write(series, number, page, own, own, keep=False) if own and is_enough else (page, {})
