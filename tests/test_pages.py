@@ -6,7 +6,9 @@ or written by an older version is asked for again; and nothing wrong is ever ser
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import os
 import random
 import shutil
@@ -26,6 +28,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from runs import FAULT_RUNS
 from world import World, ms, same
 
 from candle_fetcher import CacheWarning, CandleFetcher, IncompleteData
@@ -886,3 +889,253 @@ def test_an_older_version_misses_pages_and_harms_nothing(world: World, folder: P
     assert {path.name for path in page_files(folder)} == known_files(folder)
     assert check(world, folder) == []
     assert first in cache.heads()
+
+
+# -- trouble in the middle of writing ---------------------------------------------------------------------------------
+
+
+def refuse_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No new file of a page can be made."""
+    opened = os.open
+
+    def refuse(path: Any, *more: Any, **words: Any) -> int:
+        if str(path).endswith(".new"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        return opened(path, *more, **words)
+
+    monkeypatch.setattr(os, "open", refuse)
+
+
+def cut_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new file of a page can be made, and has no room for all of it."""
+
+    class Full(io.FileIO):
+        def write(self, data: Any) -> int:
+            if self.tell() + len(data) > 500_000:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(data)
+
+    def open_fd(fd: int, mode: str = "r", *more: Any, **words: Any) -> Any:
+        return Full(fd, mode) if mode == "wb" else opened(fd, mode, *more, **words)
+
+    opened = os.fdopen
+    monkeypatch.setattr(os, "fdopen", open_fd)
+
+
+@pytest.mark.parametrize("fails", [refuse_pages, cut_pages], ids=lambda fails: fails.__name__)
+def test_chunks_whose_page_cannot_be_written_lie_in_the_database(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    folder, span = tmp_path / "cache", span_of(0, 12)
+    fails(monkeypatch)
+    with world.fetcher(cache_dir=folder, source="rest") as fetcher:
+        same(fetch(fetcher, span), truth(world, span))
+        assert fetcher.cache.compact().chunks == 0
+    assert len(Folder(folder).rows()) == 12
+    monkeypatch.undo()
+    assert not list((folder / "pages").iterdir())
+    assert check(world, folder, span) == []
+    with world.fetcher(cache_dir=folder) as fetcher:
+        assert fetcher.cache.compact().chunks == 12
+    assert check(world, folder, span) == []
+
+
+def test_a_refresh_that_cannot_write_its_page_leaves_no_older_value_in_it(
+    world: World, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    span = span_of(4, 20)
+    with restated(world, span[0], volume=12.5):
+        refuse_pages(monkeypatch)
+        with world.fetcher(cache_dir=folder, source="rest") as fetcher:
+            same(fetch(fetcher, span, refresh=True), truth(world, span))
+        monkeypatch.undo()
+        assert check(world, folder) == []
+
+
+def test_a_locked_database_costs_the_writing_and_nothing_else(world: World, folder: Path) -> None:
+    span = span_of(4, 20)
+    other = sqlite3.connect(folder / "cache.db", isolation_level=None, check_same_thread=False)
+    with restated(world, span[0], volume=12.5):
+        other.execute("BEGIN IMMEDIATE")
+        try:
+            with warned("another program is writing"), world.fetcher(cache_dir=folder, source="rest") as fetcher:
+                same(fetch(fetcher, span, refresh=True), truth(world, span))
+                same(fetch(fetcher, span), truth(world, span))
+                assert fetcher.cache.compact().chunks == 0
+        finally:
+            other.execute("ROLLBACK")
+            other.close()
+        assert {path.name for path in (folder / "pages").iterdir()} == known_files(folder)
+        with world.fetcher(cache_dir=folder, source="rest") as fetcher:
+            fetch(fetcher, span, refresh=True)
+        assert check(world, folder) == []
+
+
+def test_a_database_that_fails_at_the_commit_has_what_it_had(
+    world: World, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was published for the page is a leftover, and is swept."""
+    Folder(folder).unpage()
+    before = Folder(folder).rows()
+
+    def fail(path: Any, target: Any) -> None:
+        renamed(path, target)
+        raise OSError(errno.EIO, os.strerror(errno.EIO), target)
+
+    renamed = os.replace
+    monkeypatch.setattr(os, "replace", fail)
+    with warned(os.strerror(errno.EIO)), world.fetcher(cache_dir=folder) as fetcher:
+        assert fetcher.cache.compact().chunks == 0
+    monkeypatch.undo()
+    assert Folder(folder).rows() == before
+    assert page_files(folder)
+    with world.fetcher(cache_dir=folder) as fetcher:
+        fetcher.cache.verify()
+        assert not page_files(folder)
+    assert check(world, folder) == []
+
+
+def test_leftovers_are_swept_and_what_is_not_ours_stays(world: World, folder: Path) -> None:
+    pages, name = folder / "pages", "0123456789abcdef" * 2
+    old = pages / f"{name}.new"
+    (pages / f"{name}.page").write_bytes(b"1")  # of a process that was killed before its row was committed
+    old.write_bytes(b"1")
+    os.utime(old, (0, 0))
+    young = pages / f"{name[::-1]}.new"
+    young.write_bytes(b"1")  # of a process that may be at work
+    mine = [pages / "notes.txt", pages / "notes.page", pages / f"{name}.csv"]
+    for path in mine:
+        path.write_bytes(b"1")
+    with world.fetcher(cache_dir=folder, source="rest") as fetcher:
+        fetch(fetcher, span_of(0, 12), refresh=True)
+        fetcher.cache.compact()
+    assert set(pages.iterdir()) == {pages / one for one in known_files(folder)} | {young, *mine}
+    assert check(world, folder) == []
+
+
+# -- anything in any order --------------------------------------------------------------------------------------------
+
+
+class Random:
+    """A cache folder under random operations, with the provider beside it."""
+
+    def __init__(self, world: World, folder: Path, dice: random.Random) -> None:
+        self.world, self.folder, self.dice = world, folder, dice
+        self.settings: dict[str, Any] = {"cache_dir": folder, "source": "rest"}
+        self.fetcher = world.fetcher(**self.settings)
+        self.restored: list[tuple[int, float]] = []
+
+    def span(self) -> tuple[int, int]:
+        first = self.dice.randrange(len(CHUNKS) - 1)
+        count = self.dice.choice((1, 2, 9, 20))
+        start, end = span_of(first, min(first + count, len(CHUNKS)))
+        return start + 60_000 * self.dice.randrange(400), end - 60_000 * self.dice.randrange(400)
+
+    def fetch(self) -> None:
+        span, columns = self.span(), self.dice.choice(("all", "ohlcv"))
+        same(fetch(self.fetcher, span, columns=columns), truth(self.world, span))
+
+    def refresh(self) -> None:
+        span = self.span()
+        same(fetch(self.fetcher, span, refresh=True), truth(self.world, span))
+
+    def restate(self) -> None:
+        """The provider changes a value, and the user asks for it again."""
+        first = self.dice.randrange(len(CHUNKS))
+        count = self.dice.choice((1, 10))
+        span = span_of(first, min(first + count, len(CHUNKS)))
+        open_ms = span[0] + 60_000 * self.dice.randrange(1000)
+        self.restored.append((open_ms, float(truth(self.world, (open_ms, open_ms + 60_000))["volume"][0])))
+        self.world.exchange.restate("binance", "BTCUSDT", "1m", open_ms, volume=self.dice.uniform(1, 99))
+        same(fetch(self.fetcher, span, refresh=True), truth(self.world, span))
+
+    def compact(self) -> None:
+        self.fetcher.cache.compact()
+
+    def reopen(self) -> None:
+        self.fetcher.close()
+        memory, compression = self.dice.choice((0, "3MB", "256MB")), self.dice.random() < 0.2
+        bound = self.dice.choice(("2MB", "5MB", "10GB", "10GB"))
+        self.settings |= {"memory_cache_size": memory, "disk_cache_size": bound, "compression": compression}
+        self.fetcher = self.world.fetcher(**self.settings)
+
+    def damage(self) -> None:
+        files = [*page_files(self.folder)]
+        if files:
+            path = self.dice.choice(sorted(files))
+            self.dice.choice([flipped(self.dice.random()), DAMAGES["cut by a byte"], DAMAGES["missing"]])(path)
+
+    def evict(self) -> None:
+        """A row leaves, as it does for another program that makes room."""
+        cache = Folder(self.folder)
+        rows = [*cache.rows(), *cache.heads()]
+        if rows:
+            cache.query("DELETE FROM Cache WHERE key = ?", self.dice.choice(rows))
+
+    def downgrade(self) -> None:
+        """An older version asked for some chunks again."""
+        first = self.dice.randrange(len(CHUNKS))
+        with contextlib.suppress(OSError, ValueError):  # a damaged page: it has nothing to copy
+            cache = Folder(self.folder)
+            for key, page in cache.heads().items():
+                for chunk in page.chunks.keys() & set(CHUNKS[first : first + 5]):
+                    entry, file = cache.entry_of(key, chunk), page.files[page.chunks[chunk].file]
+                    if (self.folder / "pages" / f"{file.name}.page").stat().st_size != file.size_bytes:
+                        continue
+                    own = f"{key.rpartition('|page|')[0]}|{chunk}"
+                    span = chunk_span(MINUTE, chunk)
+                    now = truth(self.world, (span.start_ms, span.end_ms))
+                    block = entry.candles.block.copy()
+                    for name in entry.candles.names:
+                        block[entry.candles.names.index(name)] = now[name].view(np.int64)
+                    cache.put(own, pack(own, entry._replace(candles=Candles(entry.candles.names, block))))
+
+    def clear(self) -> None:
+        self.fetcher.cache.clear(*self.dice.choice([(), ("BTC/USDT",)]))
+
+    def verify(self) -> None:
+        self.fetcher.cache.verify()
+        assert self.fetcher.cache.verify().damaged == ()
+
+    def run(self, steps: int) -> None:
+        often = [self.fetch] * 6 + [self.refresh, self.restate, self.compact, self.reopen, self.damage]
+        often += [self.evict, self.downgrade, self.verify]
+        try:
+            for step in range(steps):
+                work = self.dice.choice([*often, self.clear] if step % 8 == 7 else often)
+                work()
+            self.reopen()
+            same(fetch(self.fetcher, columns="all"), truth(self.world))
+            self.verify()
+            assert {path.name for path in page_files(self.folder)} == known_files(self.folder)
+        finally:
+            self.fetcher.close()
+            for open_ms, volume in reversed(self.restored):
+                self.world.exchange.restate("binance", "BTCUSDT", "1m", open_ms, volume=volume)
+
+
+def run_random(world: World, filled: Path, tmp_path: Path, seed: int, steps: int) -> None:
+    folder = tmp_path / f"cache {seed}"
+    shutil.copytree(filled, folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CacheWarning)
+        Random(world, folder, random.Random(seed)).run(steps)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.slow(keep=("0", "1"))
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_happens_to_a_cache_every_answer_is_what_the_provider_has(
+    world: World, filled: Path, tmp_path: Path, seed: int
+) -> None:
+    run_random(world, filled, tmp_path, seed, 25)
+
+
+@pytest.mark.long
+def test_whatever_happens_to_many_caches_every_answer_is_what_the_provider_has(
+    world: World, filled: Path, tmp_path: Path, record_property: Any
+) -> None:
+    count = round(500 * FAULT_RUNS)
+    for seed in range(100, 100 + count):
+        run_random(world, filled, tmp_path, seed, 40)
+    record_property("runs", count)
