@@ -77,7 +77,9 @@ class Database:
         self._put_back = threading.Condition(self._lock)
         con = self._connect()
         try:
-            self._prepare(con)
+            schema = self._prepare(con)
+            if digest_schema(schema) != _KNOWN_SCHEMA and sorted(schema) != sorted(self._layout.schema):
+                raise Damaged("its tables are not those of this version")
             self.page_bytes = int(con.execute("PRAGMA page_size").fetchone()[0])
         except BaseException:
             con.close()
@@ -212,13 +214,13 @@ class Database:
             raise
         return con
 
-    def _prepare(self, con: sqlite3.Connection) -> None:
-        """Make the schema where there is none. An existing database is only read: its writers are not waited for."""
+    def _prepare(self, con: sqlite3.Connection) -> list[tuple[Any, ...]]:
+        """Return the schema, which is made where there is none. An existing database is only read: its writers are not
+        waited for."""
         deadline = time.monotonic() + BUSY_S
         while not (found := con.execute(SCHEMA).fetchall()) and not self.readonly:
             self._create(con, last=time.monotonic() > deadline)
-        if digest_schema(found) != _KNOWN_SCHEMA and sorted(found) != sorted(self._layout.schema):
-            raise Damaged("its tables are not those of this version")
+        return found
 
     @property
     def _layout(self) -> Layout:
