@@ -7,7 +7,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from candle_fetcher.core.errors import CandleFetcherWarning, InputError, nearest
 from candle_fetcher.core.plan import CHUNK_SLOTS
 from candle_fetcher.core.types import SOURCE_NAMES
 from candle_fetcher.net.roots import check_root
-from candle_fetcher.providers import Provider, all_providers, find_provider
+from candle_fetcher.providers import Provider, all_providers, find_provider, suggested_providers
 
 ENVIRONMENT = "CANDLE_FETCHER_"
 LOG_LEVEL, LOG_FILE = f"{ENVIRONMENT}LOG_LEVEL", f"{ENVIRONMENT}LOG_FILE"
@@ -123,7 +123,10 @@ def read_settings(given: Mapping[str, Any], environment: Mapping[str, str]) -> t
 
 def known_services(provider: object) -> list[str]:
     """Return the ids of all providers, `provider` among them if it is one, and then the names of their other hosts."""
-    known = [*all_providers().values(), *([provider] if isinstance(provider, Provider) else [])]
+    return _services_of([*all_providers().values(), *([provider] if isinstance(provider, Provider) else [])])
+
+
+def _services_of(known: Sequence[Provider]) -> list[str]:
     hosts = {host.name for one in known for host in (one.archive, one.token) if host is not None}
     return [*dict.fromkeys(one.name for one in known), *sorted(hosts)]
 
@@ -251,7 +254,7 @@ def _base_urls(value: object, services: Callable[[], Collection[str]]) -> dict[s
         raise InputError("base_urls is not understood; expected a mapping of provider id to URL")
     value = _lowered(value)
     for name in value:
-        if name not in services():
+        if name not in _services_of(suggested_providers(name)) and name not in services():
             shown = "(a URL)" if "/" in str(name) or "@" in str(name) else name
             raise unknown("provider in base_urls", shown, services())
     return {str(name): check_root(str(url)) for name, url in value.items()}

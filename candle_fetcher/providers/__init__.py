@@ -62,6 +62,7 @@ __all__ = [
     "find_provider",
     "settings_beside_defaults",
     "split_symbol",
+    "suggested_providers",
 ]
 
 GROUP = "candle_fetcher.providers"
@@ -162,6 +163,12 @@ def find_known(name: str) -> Provider | None:
     name = name.strip().lower()
     found = _of_module(name.partition("-")[0]).get(name)
     return found or _built_in().get(name) or _plug_ins().providers.get(name)
+
+
+def suggested_providers(name: object) -> list[Provider]:
+    """Return the providers of the built-in module that the name suggests, which is imported alone; none for another
+    name."""
+    return list(_of_module(name.partition("-")[0]).values()) if isinstance(name, str) else []
 
 
 def split_symbol(text: str) -> tuple[str | None, str]:
