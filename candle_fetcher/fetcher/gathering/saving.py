@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
@@ -23,6 +24,9 @@ from candle_fetcher.fetcher.pools import Timed, run_in_network
 from candle_fetcher.sources import ends_call
 
 _BATCH_CHUNKS = 64  # bounds a transaction
+# Of a large gathering, so many chunks are stored together where they come within this time: those that adjoin are
+# written into a page at once.
+_TOGETHER_CHUNKS, _TOGETHER_S, _LOOK_S = 32, 0.2, 0.02
 MOST_CONTESTS = 5  # how often a span is asked for once more because another process stored other values meanwhile
 
 # Asks for a span once more, by requests that are sent now; returns the entry with the answers.
@@ -43,6 +47,7 @@ class Saver:
         self._batches: deque[tuple[dict[int, Entry], Future[None]]] = deque()
         self._saves: list[Future[None]] = []
         self._is_running = False
+        self._is_last = threading.Event()  # nothing more is to be waited for
         self._seen: dict[int, Entry | None] = {}  # by chunk, what was stored before a source was asked about it
         self._contested: list[tuple[int, Span]] = []  # by chunk: another process stored other values
         self.filled: list[int] = []  # chunks
@@ -86,12 +91,15 @@ class Saver:
 
     def wait(self) -> None:
         """Wait until all that was filled is stored, or could not be."""
+        self._is_last.set()
         wait(self._saves)
 
     def _run(self) -> None:
         """Store the entries that wait, a batch in one transaction, and then those that were added meanwhile."""
         gathering = self._gathering
         while True:
+            if gathering.block is not None:
+                self._wait_for_more()
             with self._lock:
                 if not self._batches:
                     self._is_running = False
@@ -107,6 +115,13 @@ class Saver:
                 finally:
                     for chunk in filled:
                         gathering.cache.locks.finish(gathering.series, chunk)
+
+    def _wait_for_more(self) -> None:
+        """Wait until enough chunks are there to store, or for a while."""
+        ends_s = time.monotonic() + _TOGETHER_S
+        while len(self._batches) == 1 and len(self._batches[0][0]) < _TOGETHER_CHUNKS and time.monotonic() < ends_s:
+            if self._is_last.wait(_LOOK_S):
+                return
 
     def _store(self, filled: Mapping[int, Entry]) -> None:
         """Merge the filled entries into what is stored of the chunks by now, and continue with what is stored then."""
