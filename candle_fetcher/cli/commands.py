@@ -42,6 +42,7 @@ from candle_fetcher.fetcher import CandleFetcher
 from candle_fetcher.fetcher.exporting import save_frame
 from candle_fetcher.files.places import find_home, find_target
 from candle_fetcher.files.writing import replacing
+from candle_fetcher.settings import MODES
 
 
 def fetch(arguments: argparse.Namespace, talk: Talk) -> int:
@@ -343,8 +344,9 @@ def _show_configuration(
     providers = dict.fromkeys(target.provider or setting("provider", "binance") for target in targets)
     names = [target.symbol for target in targets]
     shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-    pools = fetcher.monitor.snapshot()["pools"]
     mode = setting("performance_mode", "standard")
+    network, disk = MODES[mode]
+    threads = f"{setting('network_threads', str(network))} network, {setting('io_threads', str(disk))} disk ({mode})"
     kind = "" if arguments.kind == "candles" else f" ({arguments.kind})"
     talk.title("candle-fetcher")
     talk.fact("provider", ", ".join(providers) + (" (practice exchange)" if arguments.practice else ""))
@@ -353,7 +355,7 @@ def _show_configuration(
     talk.fact("range", _range_text(arguments, by_file=_starts_by_file(arguments, targets)))
     talk.fact("source", setting("source", "auto"))
     talk.fact("cache", "off" if arguments.no_cache else fetcher.cache.path or "memory only")
-    talk.fact("threads", f"{pools['network']['threads']} network, {pools['io']['threads']} disk ({mode})")
+    talk.fact("threads", threads)
 
 
 def _range_text(arguments: argparse.Namespace, *, by_file: bool) -> str:
