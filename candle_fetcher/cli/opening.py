@@ -97,7 +97,7 @@ def folder_setting(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def read_setting(arguments: argparse.Namespace, name: str, default: str) -> str:
-    return getattr(arguments, name) or os.environ.get(f"CANDLE_FETCHER_{name.upper()}") or default
+    return getattr(arguments, name, None) or os.environ.get(f"CANDLE_FETCHER_{name.upper()}") or default
 
 
 def names_several(arguments: argparse.Namespace) -> bool:
