@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import json
 import os
 import random
 import shutil
+import signal
 import sqlite3
 import stat
 import struct
@@ -19,10 +21,12 @@ import threading
 import warnings
 import zlib
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import children
 import numpy as np
 import pandas as pd
 import pytest
@@ -171,17 +175,24 @@ def check(world: World, folder: Path, span: tuple[int, int] = SPAN, **settings: 
     """A new fetcher gives the truth, once more from what it holds, and a second one asks for nothing; the cache is
     whole. Return what the first one asked for."""
     settings = {"cache_dir": folder, "source": "rest", **settings}
-    world.asked()
+    asked_now(world)
     with world.fetcher(**settings) as fetcher:
         same(fetch(fetcher, span, columns="all"), truth(world, span))
-        asked = world.asked()
+        asked = asked_now(world)
         same(fetch(fetcher, span), truth(world, span))
     with world.fetcher(**settings) as fetcher:
         same(fetch(fetcher, span), truth(world, span))
         same(fetch(fetcher, span, columns="all"), truth(world, span))
         assert fetcher.cache.verify().damaged == ()
-    assert world.asked() == []
+    assert asked_now(world) == []
     return asked
+
+
+def asked_now(world: World) -> list[dict[str, str]]:
+    """What was asked for since the last look, but for what a killed process had sent, which may be answered late."""
+    found = [one for one in world.exchange.requests if "killed" not in one.headers["user-agent"]]
+    world.exchange.clear_log()
+    return [one.params for one in found if "klines" in one.path]
 
 
 @contextmanager
@@ -212,6 +223,7 @@ def warned(*texts: str) -> Iterator[None]:
 # -- a chunk lies in one place --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow(keep=("ohlcv",))
 @pytest.mark.parametrize("columns", ["ohlcv", "all"])
 def test_of_a_chunk_that_lies_in_both_places_the_database_counts_and_the_page_loses_it(
     world: World, folder: Path, columns: str
@@ -310,6 +322,7 @@ SPANS = {
 }
 
 
+@pytest.mark.slow(every=4)
 @pytest.mark.parametrize("memory", [0, "64MB", "1GB"])
 @pytest.mark.parametrize("what", SPANS)
 def test_pages_answer_as_the_database_does(world: World, both: tuple[Path, Path], what: str, memory: Any) -> None:
@@ -361,6 +374,7 @@ def test_a_hole_in_a_page_is_asked_for_again_when_its_answer_expires(
         world.exchange.hide("binance", "ETHUSDT", HIDDEN[1])
 
 
+@pytest.mark.slow(every=3)
 @pytest.mark.parametrize("columns", ["ohlcv", "all"])
 @pytest.mark.parametrize("span", [SPAN, span_of(0, 1), span_of(10, 60)], ids=["all", "a chunk", "many"])
 @pytest.mark.parametrize("memory", [0, "2MB", "256MB"])
@@ -443,6 +457,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.slow(keep=("a flip at 50%", "missing"))
 @pytest.mark.parametrize("what", DAMAGES)
 def test_a_page_that_is_damaged_is_asked_for_again_with_one_warning(world: World, folder: Path, what: str) -> None:
     path = Folder(folder).file_of(0)
@@ -462,6 +477,7 @@ def test_a_page_that_is_damaged_is_asked_for_again_with_one_warning(world: World
         assert not path.exists()
 
 
+@pytest.mark.slow(keep=("cut by a byte",))
 @pytest.mark.parametrize("what", DAMAGES)
 def test_verify_finds_a_page_that_is_damaged_and_drops_it(world: World, folder: Path, what: str) -> None:
     cache = Folder(folder)
@@ -474,6 +490,7 @@ def test_verify_finds_a_page_that_is_damaged_and_drops_it(world: World, folder: 
     assert len(check(world, folder)) == PAGE_CHUNKS
 
 
+@pytest.mark.slow(keep=("40",))
 @pytest.mark.parametrize("at", [0, 4, 9, 20, 40, 120, 600, -1])
 def test_a_head_that_is_damaged_is_asked_for_again_with_one_warning(world: World, folder: Path, at: int) -> None:
     cache = Folder(folder)
@@ -500,6 +517,7 @@ def folder_is_a_file(pages: Path) -> None:
     pages.write_text("mine")
 
 
+@pytest.mark.slow(keep=("folder_is_a_link",))
 @pytest.mark.parametrize("what", [folder_is_gone, folder_is_a_link, folder_is_a_file], ids=lambda what: what.__name__)
 def test_a_folder_of_pages_that_is_not_there_costs_its_pages_and_nothing_else(
     world: World, folder: Path, what: Callable[[Path], None]
@@ -515,6 +533,7 @@ def test_a_folder_of_pages_that_is_not_there_costs_its_pages_and_nothing_else(
         assert pages.read_text() == "mine"
 
 
+@pytest.mark.slow(keep=("EMFILE",))
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO], ids=errno.errorcode.get)
 def test_a_page_that_cannot_be_read_now_is_a_miss_and_stays(
     world: World, folder: Path, monkeypatch: pytest.MonkeyPatch, number: int
@@ -666,6 +685,7 @@ def test_verify_drops_no_page_that_is_written_again_while_it_looks(
     assert check(world, folder) == []
 
 
+@pytest.mark.slow(keep=("into the page",))
 @pytest.mark.parametrize("chunks", [1, 12], ids=["into the database", "into the page"])
 def test_what_was_read_before_a_refresh_is_not_kept_after_it(
     world: World, folder: Path, monkeypatch: pytest.MonkeyPatch, chunks: int
@@ -706,6 +726,7 @@ def known_files(folder: Path) -> set[str]:
     return {f"{file.name}.page" for page in Folder(folder).heads().values() for file in page.files}
 
 
+@pytest.mark.slow(keep=("5",))
 @pytest.mark.parametrize("bound", [1, 3, 5, 9])
 def test_the_bound_of_the_disk_counts_the_files_of_pages(world: World, tmp_path: Path, bound: int) -> None:
     """Whatever is fetched, refreshed and packed: no more than the bound, and no file that no page has."""
@@ -756,6 +777,7 @@ def test_a_page_larger_than_the_bound_is_not_written_and_its_chunks_are(world: W
 # -- values that change -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow(keep=("one chunk",))
 @pytest.mark.parametrize("chunks", [1, 12], ids=["one chunk", "many"])
 def test_a_value_that_changed_is_served_for_good_and_listed(world: World, folder: Path, chunks: int) -> None:
     span = span_of(4, 4 + chunks)
@@ -828,6 +850,7 @@ def test_what_is_said_of_a_cache_is_true_with_pages(world: World, folder: Path) 
         assert paged.cache.stats().disk_entries == 0
 
 
+@pytest.mark.slow(keep=("series",))
 @pytest.mark.parametrize("words", [(), ("BTC/USDT",), ("BTC/USDT", "1m")], ids=["all", "symbol", "series"])
 def test_clear_leaves_nothing_of_pages(world: World, folder: Path, words: tuple[str, ...]) -> None:
     with world.fetcher(cache_dir=folder, source="rest") as fetcher:
@@ -843,6 +866,7 @@ def test_clear_leaves_nothing_of_pages(world: World, folder: Path, words: tuple[
 # -- versions and settings --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_cache_with_compression_reads_pages_and_writes_none(world: World, folder: Path) -> None:
     with world.fetcher(cache_dir=folder, source="cache", compression=True) as fetcher:
         same(fetch(fetcher), truth(world))
@@ -874,6 +898,7 @@ def test_what_a_newer_version_stored_in_place_of_a_page_stays(world: World, fold
     assert len(page_files(folder)) == 2
 
 
+@pytest.mark.slow
 def test_an_older_version_misses_pages_and_harms_nothing(world: World, folder: Path) -> None:
     """It stores what it asks for in the database, and deletes rows of pages when it needs room."""
     cache = Folder(folder)
@@ -952,6 +977,7 @@ def test_a_refresh_that_cannot_write_its_page_leaves_no_older_value_in_it(
         assert check(world, folder) == []
 
 
+@pytest.mark.slow
 def test_a_locked_database_costs_the_writing_and_nothing_else(world: World, folder: Path) -> None:
     span = span_of(4, 20)
     other = sqlite3.connect(folder / "cache.db", isolation_level=None, check_same_thread=False)
@@ -1075,7 +1101,7 @@ class Random:
     def downgrade(self) -> None:
         """An older version asked for some chunks again."""
         first = self.dice.randrange(len(CHUNKS))
-        with contextlib.suppress(OSError, ValueError):  # a damaged page: it has nothing to copy
+        with contextlib.suppress(OSError, ValueError, KeyError):  # it is damaged, or has just been replaced
             cache = Folder(self.folder)
             for key, page in cache.heads().items():
                 for chunk in page.chunks.keys() & set(CHUNKS[first : first + 5]):
@@ -1123,7 +1149,7 @@ def run_random(world: World, filled: Path, tmp_path: Path, seed: int, steps: int
     shutil.rmtree(folder)
 
 
-@pytest.mark.slow(keep=("0", "1"))
+@pytest.mark.slow(keep=("0",))
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_happens_to_a_cache_every_answer_is_what_the_provider_has(
     world: World, filled: Path, tmp_path: Path, seed: int
@@ -1139,3 +1165,182 @@ def test_whatever_happens_to_many_caches_every_answer_is_what_the_provider_has(
     for seed in range(100, 100 + count):
         run_random(world, filled, tmp_path, seed, 40)
     record_property("runs", count)
+
+
+# -- processes that are killed ----------------------------------------------------------------------------------------
+
+KILLED = """
+    import json, os, signal, sys, warnings
+    from candle_fetcher import CandleFetcher
+    from candle_fetcher.fetcher import runtime
+    from candle_fetcher.store.database import Database
+
+    runtime.__version__ = "killed"  # so that the exchange can tell whose requests are whose
+    job, warnings.filters[:] = json.loads(sys.argv[1]), []
+    warnings.simplefilter("ignore")
+    left = job["steps"]
+
+    def step():
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def stepping(call, is_step):
+        def called(*words, **more):
+            if not is_step(words[0]):
+                return call(*words, **more)
+            step()
+            done = call(*words, **more)
+            step()
+            return done
+        return called
+
+    for name in ("open", "replace", "unlink"):
+        setattr(os, name, stepping(getattr(os, name), lambda path: f"{os.sep}pages{os.sep}" in str(path)))
+    for name in ("fsync", "fdopen"):
+        setattr(os, name, stepping(getattr(os, name), lambda fd: True))
+    Database.end = stepping(Database.end, lambda database: True)
+    with CandleFetcher(**job["settings"], clock=lambda: job["now_s"], progress=False) as fetcher:
+        for call in job["calls"]:
+            if call[0] == "fetch":
+                fetcher.fetch("BTC/USDT", "1m", *call[1], **call[2])
+            else:
+                getattr(fetcher.cache, call[0])()
+"""
+
+
+def unpaged(folder: Path) -> None:
+    Folder(folder).unpage()
+
+
+def scattered(folder: Path) -> None:
+    Folder(folder).unpage([*CHUNKS[::3], *CHUNKS[20:60:2]])
+
+
+def as_it_is(folder: Path) -> None:
+    """Two pages and the rest."""
+
+
+# What is prepared and done, and how much is missing afterwards, at most.
+KILLS: dict[str, tuple[Callable[[Path], None], list[Any], dict[str, Any], int]] = {
+    "compact": (unpaged, [["compact"]], {}, 0),
+    "compact into pages": (scattered, [["compact"]], {}, 0),
+    "refresh": (as_it_is, [["fetch", span_of(4, 20), {"refresh": True}]], {}, 0),
+    "refresh a chunk": (as_it_is, [["fetch", span_of(4, 5), {"refresh": True}]], {}, 0),
+    "clear": (as_it_is, [["clear"]], {}, len(CHUNKS)),
+    "evict": (as_it_is, [["fetch", span_of(70, 80), {}]], {"disk_cache_size": "4MB"}, len(CHUNKS)),
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="signals of POSIX")
+@pytest.mark.slow
+@pytest.mark.fault("D09", "F01")
+@pytest.mark.parametrize("what", KILLS)
+def test_a_process_that_is_killed_at_any_step_of_a_page_loses_nothing_that_was_stored(
+    world: World, filled: Path, tmp_path: Path, what: str
+) -> None:
+    prepare, calls, more, missing = KILLS[what]
+    codes = []
+    while not codes or codes[-1]:
+        folder = tmp_path / f"cache {len(codes)}"
+        shutil.copytree(filled, folder)
+        prepare(folder)
+        settings = {"base_urls": world.exchange.base_urls, "cache_dir": str(folder), "source": "rest", **more}
+        job = {"settings": settings, "steps": len(codes), "calls": calls, "now_s": world.now_s}
+        code, _, err = children.run(KILLED, json.dumps(job))
+        assert code in (0, -signal.SIGKILL), err
+        codes.append(code)
+        assert len(check(world, folder)) <= missing
+        with world.fetcher(cache_dir=folder) as fetcher:
+            fetcher.cache.compact()
+        left = {path.name for path in (folder / "pages").iterdir()} - known_files(folder)
+        assert len(left) <= 1
+        assert all(name.endswith(".new") for name in left)
+        for name in left:
+            os.utime(folder / "pages" / name, (0, 0))
+        assert check(world, folder) == []
+        shutil.rmtree(folder)
+    assert len(codes) > 4
+
+
+# -- at once ----------------------------------------------------------------------------------------------------------
+
+AT_ONCE = """
+    import json, random, sys, warnings
+    from candle_fetcher import CandleFetcher
+
+    job = json.loads(sys.argv[1])
+    warnings.filters[:] = []
+    warnings.simplefilter("ignore")
+    dice = random.Random(job["seed"])
+    with CandleFetcher(**job["settings"], clock=lambda: job["now_s"], progress=False) as fetcher:
+        for turn in range(job["turns"]):
+            first = dice.randrange(job["chunks"] - 1)
+            last = min(first + dice.choice((1, 3, 12, 40)), job["chunks"])
+            span = job["start"] + first * 60_000_000, job["start"] + last * 60_000_000
+            what = dice.choice(job["works"])
+            if what in ("fetch", "refresh"):
+                frame = fetcher.fetch("BTC/USDT", "1m", *span, refresh=what == "refresh", columns="all")
+                print(*span, float(frame["close"].sum()), float(frame["volume"].sum()), len(frame), flush=True)
+            else:
+                getattr(fetcher.cache, what)()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a nest of programs")
+@pytest.mark.slow
+@pytest.mark.fault("D16")
+@pytest.mark.parametrize("works", ["fetch refresh compact", "fetch fetch refresh compact clear verify"])
+def test_processes_that_write_the_same_pages_at_once_serve_the_truth(
+    world: World, filled: Path, tmp_path: Path, works: str
+) -> None:
+    folder = tmp_path / "cache"
+    shutil.copytree(filled, folder)
+    Folder(folder).unpage(CHUNKS[::2])
+    settings = {"base_urls": world.exchange.base_urls, "cache_dir": str(folder), "source": "rest"}
+    job = {"settings": settings, "now_s": world.now_s, "chunks": len(CHUNKS), "start": SPAN[0], "turns": 25}
+    programs = [children.start(AT_ONCE, json.dumps({**job, "seed": seed, "works": works.split()})) for seed in range(4)]
+    whole = truth(world)
+    for program in programs:
+        out, err = program.communicate(timeout=120)
+        assert (program.returncode, err) == (0, "")
+        for line in out.splitlines():
+            start, end, close, volume, rows = (float(word) for word in line.split())
+            rows_of = slice(*np.searchsorted(whole["open_time"], (start, end)))
+            assert rows == rows_of.stop - rows_of.start
+            assert (close, volume) == pytest.approx((whole["close"][rows_of].sum(), whole["volume"][rows_of].sum()))
+    check(world, folder)
+    with world.fetcher(cache_dir=folder) as fetcher:
+        fetcher.cache.compact()
+    assert {path.name for path in page_files(folder)} == known_files(folder)
+    assert check(world, folder) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", [0, "3MB", "256MB"])
+def test_threads_that_write_the_same_pages_at_once_serve_the_truth(world: World, folder: Path, memory: Any) -> None:
+    Folder(folder).unpage(CHUNKS[::2])
+    with world.fetcher(cache_dir=folder, source="rest", memory_cache_size=memory) as fetcher:
+
+        def work(seed: int) -> None:
+            dice = random.Random(seed)
+            for _ in range(20):
+                first = dice.randrange(len(CHUNKS) - 1)
+                span = span_of(first, min(first + dice.choice((1, 3, 12, 40)), len(CHUNKS)))
+                what = dice.randrange(10)
+                if what == 0:
+                    fetcher.cache.compact()
+                elif what == 1:
+                    fetcher.cache.verify()
+                elif what == 2:
+                    fetcher.cache.clear("BTC/USDT")
+                else:
+                    same(fetch(fetcher, span, refresh=what > 7), truth(world, span))
+
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(work, range(6)))
+    check(world, folder)
+    with world.fetcher(cache_dir=folder) as fetcher:
+        fetcher.cache.compact()
+    assert {path.name for path in page_files(folder)} == known_files(folder)
