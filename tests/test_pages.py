@@ -17,6 +17,7 @@ import signal
 import sqlite3
 import stat
 import struct
+import subprocess
 import threading
 import warnings
 import zlib
@@ -995,6 +996,28 @@ def test_a_locked_database_costs_the_writing_and_nothing_else(world: World, fold
         with world.fetcher(cache_dir=folder, source="rest") as fetcher:
             fetch(fetcher, span, refresh=True)
         assert check(world, folder) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_damaged", [False, True], ids=["whole", "damaged"])
+def test_pages_in_a_folder_that_cannot_be_written_are_read(world: World, folder: Path, is_damaged: bool) -> None:
+    if is_damaged:
+        flipped(0.5)(Folder(folder).file_of(0))
+    mount = ["mount", "--bind", "-o", "ro", folder, folder]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("this user may not mount")
+    try:
+        world.asked()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CacheWarning)
+            with world.fetcher(cache_dir=folder, source="rest") as fetcher:
+                for _ in range(2):
+                    same(fetch(fetcher, columns="all"), truth(world))
+                assert len(world.asked()) == (PAGE_CHUNKS if is_damaged else 0)
+                assert fetcher.cache.compact().chunks == 0
+    finally:
+        subprocess.run(["umount", folder], check=True)
+    assert len(check(world, folder)) == (PAGE_CHUNKS if is_damaged else 0)
 
 
 def test_a_database_that_fails_at_the_commit_has_what_it_had(
