@@ -43,6 +43,7 @@ from candle_fetcher.core.page import PAGE_CHUNKS, Page, pack_page, unpack_page
 from candle_fetcher.core.plan import chunk_of, chunk_span
 from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.practice import damage
+from candle_fetcher.store import DiskTier
 
 MINUTE = parse_timeframe("1m")
 FIRST = -(-chunk_of(MINUTE, ms("2024-03-01")) // PAGE_CHUNKS) * PAGE_CHUNKS  # the first chunk of a page
@@ -749,6 +750,22 @@ def test_the_bound_of_the_disk_counts_the_files_of_pages(world: World, tmp_path:
             assert fetcher.cache.verify().damaged == ()
             stats = fetcher.cache.stats()
             assert stats.disk_bytes == real_bytes(folder) <= stats.disk_max_bytes
+
+
+def test_a_file_waits_until_there_is_room_for_it(tmp_path: Path) -> None:
+    """Each save evicts so many values at most: small ones do not make room for a file at once."""
+    tier = DiskTier(tmp_path / "cache", 3_000_000)
+    assert tier.save_many((f"{at:04d}", bytes(900)) for at in range(2500))
+    saved: list[bool] = []
+    with warned("is full"):
+        while not any(saved):
+            name = tier.files.write([memoryview(bytes(2_000_000))], syncs=False)
+            saved.append(tier.save_with_files("page", b"head", [name], 2_000_000, name, 2_000_000))
+            assert tier.stats().bytes < 3_000_000 + 300_000  # with the log
+            assert [path.stem for path in (tmp_path / "cache" / "pages").iterdir()] == [name] * saved[-1]
+            assert len(saved) < 60
+    assert len(saved) > 1
+    tier.close()
 
 
 def test_a_bound_that_was_lowered_drops_pages_with_their_files(world: World, folder: Path) -> None:

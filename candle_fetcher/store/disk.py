@@ -340,7 +340,8 @@ class DiskTier:
         over = count + files + need_file - limit
         if over > 0:
             db.shrink(min(over, PAGES_PER_SHRINK))
-        return True
+        # A file, which takes as much as many values, waits until there is room for it.
+        return not file_bytes or count - free + files + need + need_file <= limit
 
     def _usage(self, db: Database) -> tuple[int, int, int]:
         """Return the pages of the database, those of them that are free, and the pages that the files would take."""
