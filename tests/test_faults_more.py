@@ -219,7 +219,7 @@ def interrupt_cells(tmp_path: Path) -> None:
         short = ("BTC/USDT", "1m", "2022-01-01", "2022-01-05")
         same(fetcher.fetch(*short), world.truth("BTCUSDT", *short[1:]))
         ours = {thread.name for thread in threading.enumerate() if thread.name.startswith("candle-")}
-        pools = {f"candle-{pool}-{at}" for pool, count in (("network", 8), ("io", 4)) for at in range(count)}
+        pools = {f"candle-{pool}-{at}" for pool, count in (("network", 10), ("io", 4)) for at in range(count)}
         assert ours <= {"candle-call", *pools}
         asked = [(one["startTime"], one["endTime"]) for one in world.asked() if one.get("limit") != "1"]
         assert len(set(asked)) >= len(asked) - 2 * 8, "what had come is not asked for again"

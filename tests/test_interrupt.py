@@ -459,7 +459,7 @@ base = threading.active_count()
                 time.sleep(0.3)
                 assert not exchange.requests, "a request after the interruption"
                 # The pools keep their threads for the next cell: never more than there are places for.
-                assert "True" in evaluate("threading.active_count() <= base + 8 + 4 + 2")
+                assert "True" in evaluate("threading.active_count() <= base + 10 + 4 + 2")
                 assert "[]" in evaluate(
                     "[one.name for one in threading.enumerate() if one.name.startswith('candle-lookup')]"
                 )
