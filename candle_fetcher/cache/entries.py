@@ -172,6 +172,13 @@ class EntryStore:
             self._documents.warn_of_damage(key, data)
         return entry
 
+    def outline(self, series: Series, chunk: int) -> Entry | None:
+        """Return the entry of a chunk that lies in a page on disk, without its candles: a page says what is covered,
+        and nothing in it is to be confirmed. None of another chunk."""
+        data, pages = self._read_disk(series, [chunk])
+        is_in_memory = self._store.memory.load(f"{series.key}|{chunk}") is not None
+        return pages[page_of(chunk)].outline(chunk) if is_paged(chunk, pages) and not (data or is_in_memory) else None
+
     def read(self, series: Series, chunks: Sequence[int]) -> dict[int, tuple[str, Entry]]:
         """Return the entries as they lie on disk now, where another process may have stored newer ones than those in
         memory; from memory those that the disk does not have. Emits no Lookup event."""

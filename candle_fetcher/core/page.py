@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from candle_fetcher.core.candles import Candles, Int64s
+from candle_fetcher.core.candles import Candles, Int64s, no_candles
 from candle_fetcher.core.checksum import find_crc32
 from candle_fetcher.core.entry import Entry, Hole, HoleState, pack_spans, seal, unpack_spans, unseal
 from candle_fetcher.core.spans import Span
@@ -95,6 +95,11 @@ class Page(NamedTuple):
         the other give the candles in order."""
         files = [self.chunks[chunk].file for chunk in sorted(self.chunks)]
         return sum(a != b for a, b in pairwise(files)) < len(self.files)
+
+    def outline(self, chunk: int) -> Entry:
+        """Return the entry of the chunk without its candles."""
+        covered, stored_ms, holes, unverified, file, *_ = self.chunks[chunk]
+        return Entry(covered, stored_ms, holes, no_candles(self.files[file].names), unverified)
 
     def entry(self, chunk: int, candles: Candles) -> Entry:
         """Return the entry of the chunk; `candles` are those of its file."""
@@ -228,6 +233,15 @@ def _read_page(head: bytes) -> Page:
     described: Sequence[Any] = json.loads(head[_COUNTS.size : at])
     files = tuple(_read_file(*one) for one in described)
     chunks = {}
+    has_spans = len(head) != at + count * _CHUNK.size
+    for chunk, start_ms, end_ms, stored_ms, holes, unverified, file, first, rows in (
+        () if has_spans else _CHUNK.iter_unpack(memoryview(head)[at:])
+    ):
+        if holes or unverified or first + rows > files[file].rows:
+            raise ValueError
+        chunks[chunk] = PagedChunk(Span(start_ms, end_ms), stored_ms, (), (), file, first, rows)
+    if not has_spans:
+        return Page(files, chunks)
     for _ in range(count):
         chunk, start_ms, end_ms, stored_ms, holes, unverified, file, first, rows = _CHUNK.unpack_from(head, at)
         own, spans, at = unpack_spans(head, at + _CHUNK.size, holes, unverified)

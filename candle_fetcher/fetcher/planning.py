@@ -222,6 +222,9 @@ class _Steps:
         return lacking, [*_between(chunks, known)]
 
     def _asks(self, chunk: int, *, reads_entry: bool) -> list[Ask]:
+        outline = self._cache.entries.outline(self._series, chunk) if reads_entry else None
+        if outline is not None:
+            return self._query.asks(chunk, outline, self._facts)
         found = self._cache.entries.load(self._series, [chunk]).get(chunk) if reads_entry else None
         asks = self._query.asks(chunk, found[1] if found else None, self._facts)
         if asks and found is not None and found[0] == "memory":  # another process may have stored more
