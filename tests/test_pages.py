@@ -23,7 +23,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +36,16 @@ from hypothesis import strategies as st
 from runs import FAULT_RUNS
 from world import World, ms, same
 
-from candle_fetcher import CacheWarning, CandleFetcher, IncompleteData
-from candle_fetcher.core.candles import Candles, join
+from candle_fetcher import CacheWarning, CandleCache, CandleFetcher, IncompleteData
+from candle_fetcher.core.candles import OHLCV, Candles, candles_from, join, part_of_one_block
 from candle_fetcher.core.entry import Entry, pack
+from candle_fetcher.core.merging import Merged
 from candle_fetcher.core.page import PAGE_CHUNKS, Page, pack_page, unpack_page
 from candle_fetcher.core.plan import chunk_of, chunk_span
+from candle_fetcher.core.series import Series
 from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.practice import damage
-from candle_fetcher.store import DiskTier
+from candle_fetcher.store import DiskTier, MemoryTier, Store
 
 MINUTE = parse_timeframe("1m")
 FIRST = -(-chunk_of(MINUTE, ms("2024-03-01")) // PAGE_CHUNKS) * PAGE_CHUNKS  # the first chunk of a page
@@ -1384,3 +1386,33 @@ def test_threads_that_write_the_same_pages_at_once_serve_the_truth(world: World,
     with world.fetcher(cache_dir=folder) as fetcher:
         fetcher.cache.compact()
     assert {path.name for path in page_files(folder)} == known_files(folder)
+
+
+# -- the order of files -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_chunks_that_come_in_any_order_are_read_into_one_block(tmp_path: Path, seed: int) -> None:
+    dice, grid = random.Random(seed), parse_timeframe("1m")
+    series = Series("binance", None, "BTCUSDT", grid)
+    chunks = list(range(28_000, 28_096))
+
+    def entry(chunk: int) -> Entry:
+        span = chunk_span(grid, chunk)
+        opens = np.arange(span.start_ms, span.end_ms, 60_000)
+        prices = [np.full(len(opens), float(chunk))] * 5
+        return Entry(span, span.end_ms + 10**9, (), candles_from(("open_time", *OHLCV), [opens, *prices]))
+
+    with closing(DiskTier(tmp_path / "cache", 10**8)) as disk:
+        entries = CandleCache(Store(MemoryTier(0), disk), path=tmp_path / "cache").entries
+        waiting = sorted(chunks, key=lambda chunk: chunk + dice.uniform(0, 12))  # as eight threads bring them
+        while waiting:
+            batch, waiting = waiting[: (size := dice.choice((1, 5, 14, 30)))], waiting[size:]
+            entries.update(series, batch, lambda _, batch=batch: {one: Merged(entry(one), ()) for one in batch})
+        entries.pack(series, chunks)
+        assert all(page.is_in_order for page in entries.pages.find_all(series).values())
+        found = entries.load(series, chunks, keep=False)
+        assert sorted(found) == chunks
+        whole = part_of_one_block([found[chunk][1].candles for chunk in chunks])
+    assert whole is not None, "they were to be joined by a copy"
+    assert whole.equals(join([entry(chunk).candles for chunk in chunks]))
