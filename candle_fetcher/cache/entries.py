@@ -261,8 +261,7 @@ class EntryStore:
             return self.update(series, chunks, change, keep=self._store.disk is None)[1]
 
     def pack(self, series: Series, chunks: Iterable[int]) -> int:
-        """Write those of the chunks that may lie in a page and are stored on their own into their pages, a page in one
-        transaction. Return how many there were; see `PageStore.pack`."""
+        """Move the chunks into their pages, a page in one transaction; see `PageStore.pack`. Return how many."""
         packed = 0
         for number in sorted({page_of(chunk) for chunk in chunks}) if self.pages.has_any(series) else ():
             with self._documents.transaction():

@@ -40,21 +40,15 @@ def find_all_gaps(
 def _final_holes(found: GatherResult, candles: Candles, timeframe: Timeframe, span: Span) -> list[Span]:
     """Return the holes of the span, without slots that may still get a candle."""
     borders = _borders(found, candles, timeframe, span)
-    if _are_complete(found, candles, timeframe, borders):
-        return []
+    knows_hole = timeframe != found.series.timeframe or any(part.entry.holes for part in found.chunks)
+    if not knows_hole and candles.trim(borders).count == len(timeframe.slots(borders)):
+        return []  # there is a candle for each slot
     holes = find_holes(candles.open_ms, timeframe, borders)
     if holes and candles.count:
         until_ms = forming_ms(candles, found.settling.of(timeframe), span.end_ms, found.now_ms)
         if until_ms < span.end_ms:
             holes = [hole for one in holes if (hole := one.clip(Span(holes[0].start_ms, until_ms)))]
     return holes
-
-
-def _are_complete(found: GatherResult, candles: Candles, timeframe: Timeframe, borders: Span) -> bool:
-    """Return whether no chunk has a hole and there are as many candles as slots: then no slot has to be looked at."""
-    if timeframe != found.series.timeframe or any(part.entry.holes for part in found.chunks):
-        return False
-    return candles.trim(borders).count == len(timeframe.slots(borders))
 
 
 def forming_ms(candles: Candles, settling: Settling, end_ms: int, now_ms: int) -> int:

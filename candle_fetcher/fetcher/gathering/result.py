@@ -70,16 +70,12 @@ class GatherResult(NamedTuple):
             block = AnswerBlock(names, range(-(-sum(part.count for part in parts) // CHUNK_SLOTS) + 1))
         filled = [index for index, one in enumerate(self.chunks) if one.entry.candles.count]
         del parts
-        moved = []
-        for index, candles in zip(filled, block.close_up(self._pick(filled, names)), strict=True):
-            tier, entry, provenance = self.chunks[index]
-            self.chunks[index] = ChunkResult(tier, entry._replace(candles=candles), provenance)
-            moved.append(candles)
-        return join(moved)
-
-    def _pick(self, indexes: Sequence[int], names: tuple[str, ...]) -> Iterator[Candles]:
-        for index in indexes:
-            yield self.chunks[index].entry.candles.pick(names)
+        # Each part is taken when its turn comes.
+        moved = block.close_up(self.chunks[index].entry.candles.pick(names) for index in filled)
+        for index, candles in zip(filled, moved, strict=True):
+            one = self.chunks[index]
+            self.chunks[index] = one._replace(entry=one.entry._replace(candles=candles))
+        return join([self.chunks[index].entry.candles for index in filled])
 
 
 def make_result(gathering: Gathering, fetch: Fetch | None) -> GatherResult:
