@@ -6,6 +6,8 @@ import ast
 import importlib
 import re
 import runpy
+import shutil
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -115,3 +117,16 @@ def test_importing_the_package_runs_no_command() -> None:
 
 def test_the_licence_is_in_the_checkout() -> None:
     assert (ROOT / "LICENSE").read_text(encoding="utf-8").startswith("MIT License")
+
+
+@pytest.mark.slow
+def test_the_tests_are_found_without_the_recorded_data_beside_the_checkout(tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    for name in ("candle_fetcher", "examples", "tests"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in ROOT.iterdir():
+        if path.is_file():
+            shutil.copy(path, checkout)
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-n", "0", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
