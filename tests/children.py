@@ -110,7 +110,7 @@ class Nest:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,  # whoever interrupts the tests does not interrupt it half way
+                start_new_session=True,  # an interruption of the tests does not reach it half way
             )
         self._socket = ours
         atexit.register(self._close, os.getpid())

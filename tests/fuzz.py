@@ -41,7 +41,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))  # this checkout, whatever is installed
+    sys.path.insert(0, str(ROOT))  # this checkout, not an installed package
 
 from candle_fetcher.cache import CandleCache
 from candle_fetcher.cli.symbols_file import read_symbols_file

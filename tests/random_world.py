@@ -47,7 +47,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))  # this checkout, whatever is installed
+    sys.path.insert(0, str(ROOT))  # this checkout, not an installed package
 
 import pandas as pd
 from world import skip_waits
@@ -566,7 +566,7 @@ class World:
         if op.call == "import" and outcome.error == "InputError" and "each is in the future" in outcome.said:
             return  # a worker whose clock is behind says so
         if outcome.error == "InputError" and op.arguments.get("source") == "cache" and self._is_behind(outcome.said):
-            return  # nobody is asked, and by this worker's clock the start lies in the future
+            return  # no source is asked, and by this worker's clock the start lies in the future
         if outcome.error and outcome.error != "IncompleteData":
             is_refused = outcome.error in ("AccessDenied", "ProviderRefused", "UnknownSymbol", "FetchManyError")
             if is_clean or not is_refused:

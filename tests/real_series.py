@@ -29,7 +29,7 @@ import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))  # this checkout, whatever is installed
+    sys.path.insert(0, str(ROOT))  # this checkout, not an installed package
 
 from world import World, index_of, ms
 

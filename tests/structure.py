@@ -24,7 +24,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "candle_fetcher"
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))  # this checkout, whatever is installed
+    sys.path.insert(0, str(ROOT))  # this checkout, not an installed package
 
 # Grades of radon: A (1 to 5) to F (above 40).
 COMPLEX = 21

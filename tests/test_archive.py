@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from mutations import damaged
 from runs import FAULT_RUNS
 from world import World, ms, same
 
@@ -781,16 +782,9 @@ def test_four_hundred_damaged_zips_bring_no_wrong_row() -> None:
     dice = random.Random(4)
     accepted = 0
     for number in range(400):
-        data = bytearray(good)
-        if number % 4 == 0:
-            del data[dice.randrange(len(data)) :]
-        elif number % 4 == 1:
-            del data[dice.randrange(len(data))]
-        else:
-            for _ in range(number % 3 + 1):
-                data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
+        data = damaged(good, dice, number)
         try:
-            found = read_file(bytes(data), file, series)
+            found = read_file(data, file, series)
         except ReplyError:
             continue
         accepted += 1  # a time stamp of the zip, and the like

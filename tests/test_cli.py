@@ -545,8 +545,8 @@ def test_a_program_without_streams_works(line: Line, monkeypatch: pytest.MonkeyP
 def test_a_path_that_is_no_text_is_printed_as_it_is(line: Line, tmp_path: Path, command: str) -> None:
     path = os.fsencode(tmp_path) + b"/\xff\x1b.csv"
     words = ("symbols",) if command == "symbols" else (command, "BTC/USDT", "1h", *DAY)
-    told = ("--base-url", f"binance={line.exchange.url}", "--cache-dir", str(line.folder), "--output", path)
-    code, out, err = forks.run(lambda: main([os.fsdecode(word) for word in (*words, *told)]))
+    given = ("--base-url", f"binance={line.exchange.url}", "--cache-dir", str(line.folder), "--output", path)
+    code, out, err = forks.run(lambda: main([os.fsdecode(word) for word in (*words, *given)]))
     assert (code, out) == (0, path + b"\n")
     assert Path(os.fsdecode(path)).exists()
     assert b"\x1b" not in err

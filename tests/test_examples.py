@@ -32,14 +32,14 @@ def run_example(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> Run:
-    """What an example prints that is run in the folder by a user who has set nothing."""
+    """What an example prints that is run in the folder by a user without settings."""
 
     def run_here(name: str) -> str:
         monkeypatch.chdir(tmp_path)
         monkeypatch.syspath_prepend(str(EXAMPLES))
         runpy.run_path(str(EXAMPLES / name), run_name="__main__")
         said = capfd.readouterr()
-        assert not said.err, said.err  # no bar and no warning where nobody watches
+        assert not said.err, said.err  # no bar and no warning where stderr is no terminal
         return said.out
 
     def run_process(name: str) -> str:

@@ -733,7 +733,7 @@ def known_files(folder: Path) -> set[str]:
 @pytest.mark.slow(keep=("5",))
 @pytest.mark.parametrize("bound", [1, 3, 5, 9])
 def test_the_bound_of_the_disk_counts_the_files_of_pages(world: World, tmp_path: Path, bound: int) -> None:
-    """Whatever is fetched, refreshed and packed: no more than the bound, and no file that no page has."""
+    """After each fetch, refresh and compaction: no more than the bound, and no file without a page."""
     folder, most = tmp_path / "cache", bound * 1_000_000
     dice = random.Random(bound)
     settings = {"cache_dir": folder, "source": "rest", "disk_cache_size": most}

@@ -22,6 +22,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mutations import damaged
 from runs import FAULT_RUNS, examples
 
 from candle_fetcher.core import checksum
@@ -444,16 +445,9 @@ def test_zips_that_are_damaged_bring_the_same_text_or_none(inflater: str) -> Non
     good, dice = zipped(text), random.Random(7)
     accepted = 0
     for number in range(600):
-        data = bytearray(good)
-        if number % 4 == 0:
-            del data[dice.randrange(len(data)) :]
-        elif number % 4 == 1:
-            del data[dice.randrange(len(data))]
-        else:
-            for _ in range(number % 3 + 1):
-                data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
+        data = damaged(good, dice, number)
         try:
-            found = b"".join(unzip(bytes(data), "a.csv", 2 * len(text)))
+            found = b"".join(unzip(data, "a.csv", 2 * len(text)))
         except ReplyError:
             continue
         accepted += 1  # a time stamp of the zip, and the like

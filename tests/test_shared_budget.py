@@ -85,7 +85,7 @@ def hold(connection, folder, name, seconds):
 
 
 def serve(connection: Connection) -> None:
-    """Does what it is told, and tells what came of it."""
+    """Does what a line of stdin says, and prints the result."""
     while True:
         what, arguments = connection.recv()
         does = {"fetch": fetch, "reserve": reserve, "hold": functools.partial(hold, connection)}[what]
@@ -155,7 +155,7 @@ def fault_s(exchange: PracticeExchange) -> float:
     return min(one.time for one in exchange.requests if one.status is None)
 
 
-# The middle of an hour, so that no test of a limit by the hour runs into the next one, whatever the time of day.
+# The middle of an hour, so that no test of a limit by the hour runs into the next one, at any time of day.
 MIDDLE_MS = 3_601_800_000
 
 
