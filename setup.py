@@ -36,6 +36,7 @@ TOOLS = {
         *TEST,
         "ruff>=0.17",
         "mypy>=1.14",
+        "pyright[nodejs]>=1.1.400",  # for tests/test_types.py
         "pandas-stubs",
         "radon>=6.0",  # for tests/structure.py
         "ipykernel>=6.29",  # for the tests of errors and interrupts in notebooks
