@@ -20,7 +20,7 @@ from candle_fetcher.cli.talk import Talk, number_of, silence
 from candle_fetcher.console import Palette, Role, is_on_terminal, printable
 from candle_fetcher.core.gap import iso
 from candle_fetcher.core.sizes import size_text
-from candle_fetcher.files.writing import csv_pieces
+from candle_fetcher.files.layout import csv_pieces
 
 _EDGE_ROWS = 5
 _FORMULA = ("=", "+", "-", "@")  # printable() has escaped TAB and CR

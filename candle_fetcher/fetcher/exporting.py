@@ -17,8 +17,9 @@ from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import Timeframe, parse_timeframe
 from candle_fetcher.fetcher.answers import Answer, Piece
 from candle_fetcher.fetcher.manifest import join_manifests
+from candle_fetcher.files.layout import csv_pieces
 from candle_fetcher.files.places import check_manifest_place, find_target
-from candle_fetcher.files.writing import csv_pieces, write_file
+from candle_fetcher.files.writing import write_file
 from candle_fetcher.providers import Provider, find_provider, settings_beside_defaults
 
 

@@ -1,4 +1,4 @@
-"""Candles as a file for a spreadsheet. It is written beside its place, and moved there when it is whole.
+"""Files, each written beside its place and moved there when it is whole.
 
 Where a file's name does not identify its series, `NAME.json` with the manifest is written beside it, and before it:
 after a crash between the two, an import refuses the file instead of taking it for another series.
@@ -7,7 +7,6 @@ after a crash between the two, an import refuses the file instead of taking it f
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import re
@@ -18,13 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-import pandas as pd
-
 from candle_fetcher.core.errors import InputError
-from candle_fetcher.core.frame import index_ms
-from candle_fetcher.core.text.decimals import Column
-from candle_fetcher.core.text.formatting import BLOCK_ROWS, Flags, Times, format_rows
 from candle_fetcher.files.places import manifest_path, read_manifest
 
 fcntl: Any = None
@@ -54,41 +47,6 @@ def write_file(target: Path, pieces: Iterable[bytes], manifest: Callable[[], Map
         with contextlib.suppress(OSError, InputError):
             if read_manifest(target) is not None:
                 manifest_path(target).unlink()
-
-
-def csv_pieces(frames: Iterable[pd.DataFrame]) -> Iterator[bytes]:
-    """Yield the file of frames that have the same columns, as bytes: its header, then their rows."""
-    has_header = False
-    for frame in frames:
-        if not has_header:
-            has_header = True
-            yield ",".join(("timestamp", *frame.columns)).encode() + b"\n"
-        open_ms = index_ms(frame)
-        columns = [_values(frame[name]) for name in frame.columns]
-        borders = {*range(0, len(open_ms), BLOCK_ROWS), len(open_ms)}
-        for times in (column for column in columns if column.dtype.kind == "M"):
-            # Invented rows have no close time: a piece has them throughout or not at all.
-            borders.update((np.flatnonzero(np.diff(np.isnat(times))) + 1).tolist())
-        for start, stop in itertools.pairwise(sorted(borders)):
-            yield format_rows(open_ms[start:stop], [_without_nat(column[start:stop]) for column in columns])
-        del frame, open_ms, columns  # they are freed before the next frame is made
-
-
-def _values(values: pd.Series[Any]) -> Column | Times | Flags:
-    if isinstance(values.dtype, pd.DatetimeTZDtype):
-        times: Times = values.dt.tz_localize(None).to_numpy().astype("M8[ms]")
-        return times
-    if values.dtype == np.bool_:
-        return values.to_numpy(dtype=np.bool_)
-    if values.dtype == np.float64:
-        return values.to_numpy(dtype=np.float64)
-    if values.isna().any():
-        return values.to_numpy(dtype=np.float64, na_value=np.nan)
-    return values.to_numpy(dtype=np.int64)
-
-
-def _without_nat(column: Column | Times | Flags) -> Column | Times | Flags:
-    return np.full(len(column), np.nan) if column.dtype.kind == "M" and np.isnat(column).all() else column
 
 
 @contextlib.contextmanager

@@ -460,7 +460,10 @@ def _csv_writer() -> Callable[[Path, Any], object]:
 
         return write
     importlib.import_module("candle_fetcher.fetcher.exporting")
-    return lambda target, frame: exports.write_file(target, exports.csv_pieces([frame]), None)
+    rows: Any = exports
+    with contextlib.suppress(ModuleNotFoundError):
+        rows = importlib.import_module("candle_fetcher.files.layout")
+    return lambda target, frame: exports.write_file(target, rows.csv_pieces([frame]), None)
 
 
 def plan(folder: str, start: str, end: str, url: str, archive: bool = False) -> Figures:

@@ -1,11 +1,13 @@
 """CSV lines written from columns: exact, fast, and never with an exponent.
 
-`format_rows` writes each float64 as the shortest text that reads back as the same value. Only numbers that are rare in
-market data become a Python object (see `_positional`).
+`format_rows` and `format_fields` write each float64 as the shortest text that reads back as the same value, or, where
+asked, rounded to a number of decimals. Only numbers that are rare in market data become a Python object (see
+`_positional` and `_rounded`).
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -29,47 +31,69 @@ _FLAG_WORDS = np.frombuffer(b",fal,truse\0\0e\0\0\0", np.uint32).reshape(2, 2)
 def format_rows(open_ms: Int64s, columns: Sequence[Column | Times | Flags]) -> bytes:
     """Return CSV lines such as `2024-01-01 00:00:00,42283.58`, each ended by LF; `open_ms` is the first field.
 
-    Times are UTC, with `.789` where they have milliseconds. Each float64 is the shortest text without an exponent that
-    reads back as the same value: 42283.0 is `42283`, -0.0 is `-0`, NaN is an empty field. int64 columns become
-    integers, datetime64[ms] columns times, bool columns `true` and `false`. Raises InputError for a time outside the
-    years 1 to 9999, and for a column of another type or length.
+    See `format_fields`. Raises InputError for a time outside the years 1 to 9999, and for a column of another type or
+    length.
     """
+    return format_fields([open_ms.view(_TIMES), *columns])
+
+
+def format_fields(
+    columns: Sequence[Column | Times | Flags],
+    separator: str = ",",
+    point: str = ".",
+    places: Sequence[int | None] | None = None,
+) -> bytes:
+    """Return lines with these columns, in this order, each ended by LF.
+
+    datetime64[ms] columns are times in UTC, with `.789` where they have milliseconds. int64 columns become integers,
+    bool columns `true` and `false`. Each float64 is the shortest text without an exponent that reads back as the same
+    value: 42283.0 is `42283`, -0.0 is `-0`, NaN is an empty field. Where `places` has a number for the column (0 to
+    18), it has that many decimals, and the exact value is rounded to them, half to even. `separator` and `point` are
+    one ASCII character each; the point of a time stays one.
+
+    Raises InputError for a time outside the years 1 to 9999 (NaT too), and for a column of another type or length.
+    """
+    shape = columns[0].shape
     for column in columns:
-        if column.dtype not in (np.float64, np.int64, np.bool_, _TIMES) or column.shape != open_ms.shape:
-            raise InputError(
-                f"a column of {column.dtype} {column.shape}; expected float64, int64, bool or ms {open_ms.shape}"
-            )
-    if len(open_ms) and (open_ms.min() < YEAR_1_MS or open_ms.max() >= YEAR_10000_MS):
-        raise InputError(f"open times {open_ms.min()} to {open_ms.max()} ms; expected the years 1 to 9999")
+        if column.dtype not in (np.float64, np.int64, np.bool_, _TIMES) or column.shape != shape or len(shape) != 1:
+            raise InputError(f"a column of {column.dtype} {column.shape}; expected float64, int64, bool or ms {shape}")
+        if column.dtype == _TIMES and len(column):
+            ms = column.view(np.int64)
+            if ms.min() < YEAR_1_MS or ms.max() >= YEAR_10000_MS:
+                raise InputError(f"open times {ms.min()} to {ms.max()} ms; expected the years 1 to 9999")
+    places = places or [None] * len(columns)
+    marks = bytes.maketrans(b",.\x02", f"{separator}{point}.".encode("ascii"))
     blocks = []
-    for start in range(0, len(open_ms), BLOCK_ROWS):
+    for start in range(0, shape[0], BLOCK_ROWS):
         block = slice(start, start + BLOCK_ROWS)
-        blocks.append(_lines(open_ms[block], [column[block] for column in columns]))
+        blocks.append(_lines([column[block] for column in columns], marks, places))
     if blocks:
         blocks[0] = blocks[0][1:]  # each line came with its line end in front
         blocks.append(b"\n")
     return b"".join(blocks)
 
 
-def _lines(open_ms: Int64s, columns: Sequence[Column | Times | Flags]) -> bytes:
-    """Return the lines of a block, each with its line end in front.
+def _lines(columns: Sequence[Column | Times | Flags], marks: bytes, places: Sequence[int | None]) -> bytes:
+    """Return the lines of a block, each with its line end in front. `marks` translates `,` and `.`.
 
     Every line has the same number of four-byte words. The byte 0 is a filler and is deleted at the end.
     """
-    words = _time_words(open_ms)
-    odd = np.zeros((len(open_ms), len(columns)), np.bool_)
+    words: list[Words] = []
+    odd = np.zeros((len(columns[0]), len(columns)), np.bool_)
     for index, column in enumerate(columns):
         if column.dtype == _TIMES:
             first, *others = _time_words(column.view(np.int64))
-            words += [_comma_first(first), *others]
         elif column.dtype == np.bool_:
-            words += [words_of.take(column.view(np.int8)) for words_of in _FLAG_WORDS]
+            first, *others = [words_of.take(column.view(np.int8)) for words_of in _FLAG_WORDS]
         elif column.dtype == np.int64:
             whole = column.view(np.int64)
-            words += _signed(whole < 0, _whole_words(np.abs(whole).view(np.uint64)))
+            first, *others = _signed(whole < 0, _whole_words(np.abs(whole).view(np.uint64)))
         else:
-            words += _float_words(column.astype(np.float64, copy=False), odd[:, index])
-    text = np.stack(words, axis=1).tobytes().translate(None, b"\0")
+            first, *others = _float_words(column.astype(np.float64, copy=False), odd[:, index], places[index])
+        if (column.dtype == _TIMES) != (index == 0):  # times come with LF in front, all others with a comma
+            first = _begun_by("," if index else "\n", first)
+        words += [first, *others]
+    text = np.stack(words, axis=1).tobytes().translate(marks, b"\0")
     if not odd.any():
         return text
     rows, fields = np.nonzero(odd)
@@ -79,7 +103,8 @@ def _lines(open_ms: Int64s, columns: Sequence[Column | Times | Flags]) -> bytes:
     for field, column in enumerate(columns):
         at = np.flatnonzero(fields == field)
         for place, value in zip(at.tolist(), column[rows[at]].tolist(), strict=True):
-            texts[2 * place + 1] = _positional(value)
+            number = _positional(value) if (count := places[field]) is None else _rounded(value, count)
+            texts[2 * place + 1] = number.translate(marks)
     return b"".join(texts)
 
 
@@ -103,31 +128,20 @@ def _time_words(open_ms: Int64s) -> list[Words]:
     return [*words, _MILLISECONDS.take(ms)] if ms.any() else words
 
 
-def _comma_first(words: Words) -> Words:
-    """Return the words with a comma in place of the first byte."""
+def _begun_by(mark: str, words: Words) -> Words:
+    """Return the words with the mark in place of the first byte."""
     chars = words.copy().view(np.uint8)
-    chars[::4] = ord(",")
+    chars[::4] = ord(mark)
     return chars.view(np.uint32)
 
 
-def _float_words(values: Floats, odd: npt.NDArray[np.bool_]) -> list[Words]:
-    """Return the words of `,` and each number. Where `odd` is set, a placeholder stands for a text inserted later.
-
-    Two decimals of at most 15 significant digits never read as the same float64 (DBL_DIG). So where
-    m = rint(v * 10**8) < 10**15 and m / 10**8 == v, m without its trailing zeros is the shortest text.
-    """
+def _float_words(values: Floats, odd: npt.NDArray[np.bool_], places: int | None) -> list[Words]:
+    """Return the words of `,` and each number. Where `odd` is set, a placeholder stands for a text inserted later."""
     size = np.abs(values)
-    with np.errstate(over="ignore"):
-        mantissa = np.rint(size * 1e8)
-    short = (mantissa < 1e15) & (mantissa / 1e8 == size)
-    scaled = np.where(short, mantissa, 0).astype(np.int64)
-    whole = scaled // 10**8
-    fraction = scaled - whole * 10**8
-    if not short.all():
-        rest = np.flatnonzero(~short)
-        known, whole[rest], fraction[rest] = _long_digits(size[rest])
-        odd[rest[~known]] = True
-    words = _whole_words(whole.view(np.uint64)) + _fraction_words(fraction)
+    known, whole, fraction = _digits(size) if places is None else _rounded_digits(size, places)
+    odd |= ~known
+    decimals = _fraction_words(fraction) if places is None else _fixed_words(fraction, places)
+    words = _whole_words(whole.view(np.uint64)) + decimals
     missing = np.isnan(values)
     odd &= ~missing
     blank = odd | missing
@@ -137,6 +151,63 @@ def _float_words(values: Floats, odd: npt.NDArray[np.bool_]) -> list[Words]:
         words[0][missing] = _COMMA_WORD
         words[0][odd] = _LATER_WORD
     return _signed(np.signbit(values) & ~blank, words)
+
+
+def _digits(size: Floats) -> tuple[npt.NDArray[np.bool_], Int64s, Int64s]:
+    """Return whether the shortest text was found, its whole part, and its fraction in units of 10**-8.
+
+    Two decimals of at most 15 significant digits never read as the same float64 (DBL_DIG). So where
+    m = rint(v * 10**8) < 10**15 and m / 10**8 == v, m without its trailing zeros is the shortest text.
+    """
+    with np.errstate(over="ignore"):
+        mantissa = np.rint(size * 1e8)
+    short = (mantissa < 1e15) & (mantissa / 1e8 == size)
+    scaled = np.where(short, mantissa, 0).astype(np.int64)
+    whole = scaled // 10**8
+    fraction = scaled - whole * 10**8
+    if not short.all():
+        rest = np.flatnonzero(~short)
+        short[rest], whole[rest], fraction[rest] = _long_digits(size[rest])
+    return short, whole, fraction
+
+
+def _rounded_digits(size: Floats, places: int) -> tuple[npt.NDArray[np.bool_], Int64s, Int64s]:
+    """Return whether the number was rounded, its whole part, and its fraction in units of 10**-places.
+
+    The fraction f of v is exact, and so is f * 10**places as p + e (Dekker 1971), since 10**18 has 42 bits behind its
+    last zero. p - rint(p) is exact, and e - rint(e) too. Which integer is nearest is said by the sign of their sum less
+    one half: rounding a sum of two floats never changes its sign.
+    """
+    known = size < 2.0**63
+    size = np.where(known, size, 0.0)
+    floor = np.floor(size)
+    whole = floor.astype(np.int64)
+    p, e = _product(size - floor, 10.0**places)
+    near, step = np.rint(p), np.rint(e)
+    p -= near
+    e -= step
+    digits = near.astype(np.int64) + step.astype(np.int64)
+    is_odd = digits & 1 == 1
+    above, below = (p - 0.5) + e, (p + 0.5) + e
+    digits += (above > 0) | ((above == 0) & is_odd)
+    digits -= (below < 0) | ((below == 0) & is_odd)
+    if places == 0:  # the fraction is 0 or 1; a half goes to the even whole part
+        digits += (size - floor == 0.5) & (whole & 1 == 1)
+    carry = digits == 10**places
+    digits[carry] = 0
+    return known, whole + carry, digits
+
+
+def _product(values: Floats, scale: float) -> tuple[Floats, Floats]:
+    """Return the products, and what they lack to be exact (Dekker 1971). No product may overflow."""
+    p = values * scale
+    high = values * (2**27 + 1)
+    high -= high - values
+    low = values - high
+    scale_high = scale * (2**27 + 1)
+    scale_high -= scale_high - scale
+    scale_low = scale - scale_high
+    return p, ((high * scale_high - p) + high * scale_low + low * scale_high) + low * scale_low
 
 
 def _long_digits(size: Floats) -> tuple[npt.NDArray[np.bool_], Int64s, Int64s]:
@@ -208,6 +279,27 @@ def _fraction_words(values: Int64s) -> list[Words]:
     return [*words, _EIGHTH.take(third)] if third.any() else words
 
 
+def _fixed_words(values: Int64s, places: int) -> list[Words]:
+    """Return the words of `.` and each fraction with all its digits: three, then four, then the rest."""
+    if not places:
+        return []
+    words: list[Words] = []
+    left = places
+    while left:
+        count = min(left, 4 if words else 3)
+        left -= count
+        digits = values // 10**left
+        values = values - digits * 10**left
+        words.append(_fixed_table(count, "" if words else ".").take(digits))
+    return words
+
+
+@functools.lru_cache(maxsize=8)
+def _fixed_table(count: int, lead: str) -> Words:
+    """Return the words of all numbers of so many digits, behind `lead`."""
+    return _table(f"{lead}{n:0{count}}".ljust(4, "_") for n in range(10**count))
+
+
 def _signed(minus: npt.NDArray[np.bool_], words: list[Words]) -> list[Words]:
     """Return the words with `-` after the `,` where `minus` is set; the comma then gets its own word."""
     if not minus.any():
@@ -228,6 +320,11 @@ def _positional(value: float) -> bytes:
     return text.removesuffix(".0").encode()
 
 
+def _rounded(value: float, places: int) -> bytes:
+    """Return the text of a float64 with that many decimals: Python rounds its exact value, half to even."""
+    return f"{value:.{places}f}".encode()
+
+
 def _table(texts: Iterable[str]) -> Words:
     """Return the texts as four-byte words; `_` becomes the filler byte."""
     return np.frombuffer("".join(texts).replace("_", "\0").encode(), np.uint32)
@@ -238,7 +335,7 @@ _YEAR_MONTHS = _table(f"{year}-{month:02}" for year in range(10) for month in ra
 _DAYS = _table(f"-{day:02} " for day in range(1, 32))
 _HOURS = _table(f"{hour:02}:{tens}" for hour in range(24) for tens in range(6))
 _SECONDS = _table(f"{minute}:{second:02}" for minute in range(10) for second in range(60))
-_MILLISECONDS = _table(["____", *(f".{ms:03}" for ms in range(1, 1000))])
+_MILLISECONDS = _table(["____", *(f"\x02{ms:03}" for ms in range(1, 1000))])  # \x02: a point in any case
 
 _FULL = [f"{n:04}" for n in range(10_000)]
 # Four digits: first without leading zeros, for the highest word; then with them.
