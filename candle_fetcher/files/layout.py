@@ -55,7 +55,7 @@ class CsvOptions:
             raise InputError(f"separator {shown(separator)} is not understood; expected one character, such as ';'")
         if separator == decimal:
             raise InputError(
-                f"separator and decimal are both {decimal!r}, so that no number could be told from two; "
+                f"separator and decimal are both {decimal!r}, so that one number would look like two; "
                 "expected separator=';' beside decimal=','"
             )
         is_printed = separator == "\t" or separator.isprintable()
