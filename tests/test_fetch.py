@@ -197,8 +197,8 @@ def test_every_small_range_returns_each_candle_once(world: World) -> None:
     ("wrong", "said"),
     [
         ({"symbol": "../../x"}, "not a symbol"),
-        ({"timeframe": "1H"}, "Did you mean 1h"),
-        ({"timeframe": "1min"}, "Did you mean 1m"),
+        ({"timeframe": "hourly"}, "Did you mean 1h"),
+        ({"timeframe": "1T"}, "Did you mean 1m"),
         ({"start": "tomorrow"}, "start 'tomorrow'"),
         ({"start": "2024-06-02", "end": "2024-06-01"}, "not before end"),
         ({"start": "2024-06-01", "days": 3}, "days=3"),

@@ -259,7 +259,7 @@ def test_a_frame_without_times_is_an_input_error():
         with pytest.raises(InputError, match="DatetimeIndex"):
             index_ms(pd.DataFrame({"close": [1.0, 2.0, 3.0]}, index=index))
     with pytest.raises(InputError, match="unknown timeframe"):
-        find_gaps(frame_at([0]), "1hour")
+        find_gaps(frame_at([0]), "hourly")
 
 
 def test_a_gap_from_the_year_1_on_is_told_as_it_is():

@@ -76,7 +76,7 @@ def test_a_frame_of_anything_else_is_an_input_error():
     with pytest.raises(InputError, match="DatetimeIndex"):
         summary(frame_at([0]).reset_index())
     with pytest.raises(InputError, match="unknown timeframe"):
-        summary(frame_at([0]), timeframe="1hour")
+        summary(frame_at([0]), timeframe="hourly")
 
 
 def test_rows_in_another_order_are_summed_up_the_same():

@@ -125,8 +125,8 @@ def test_what_is_no_text_is_an_input_error_too(value):
 @pytest.mark.parametrize(
     ("text", "meant"),
     [
-        ("1min", "1m"), ("15minutes", "15m"), ("5T", "5m"), ("1H", "1h"), ("4hr", "4h"), ("hour", "1h"), ("1day", "1d"),
-        ("1D", "1d"), ("daily", "1d"), ("1W", "1w"), ("week", "1w"), ("1mo", "1M"), ("3months", "3M"), ("30sec", "30s"),
+        ("5T", "5m"), ("hour", "1h"), ("hourly", "1h"), ("daily", "1d"), ("week", "1w"), ("1 h", "1h"), ("1wk", "1w"),
+        ("4 hours", "4h"), ("1h ", "1h"), ("1mth", "1M"), ("3 M", "3M"), ("3 m", "3m"), ("M", "1M"), ("min", "1m"),
     ],
 )  # fmt: skip
 def test_a_near_miss_is_told_what_was_most_likely_meant(text, meant):

@@ -305,7 +305,7 @@ def _add_cache(cache: argparse.ArgumentParser) -> None:
 def _add_series(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     parser.add_argument("word", nargs="?", metavar="SYMBOL", help="such as BTC/USDT")
     parser.add_argument(
-        "second", nargs="?", metavar="TIMEFRAME", help="1h (default), 1m, 1d, 1w, 1M ...; also 45m or 10h"
+        "second", nargs="?", metavar="TIMEFRAME", help="1h (default), 1m, 1d, 1w, 1M ...; also 45m, 10h or 4hours"
     )
     group = parser.add_argument_group("series")
     names = group.add_mutually_exclusive_group()

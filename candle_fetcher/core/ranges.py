@@ -46,7 +46,9 @@ def instant_ms(value: Any, name: str, now_ms: Callable[[], int] | None = None) -
     """
     ms = _text_ms(value.strip(), name, now_ms) if isinstance(value, str) else _value_ms(value, name)
     if not YEAR_1_MS <= ms < YEAR_10000_MS:
-        raise InputError(f"{name} {shown(value)} lies outside the years 1 to 9999; integers are Unix milliseconds")
+        raise InputError(
+            f"{name} {shown(value)} lies outside the years 1 to 9999; integers are Unix milliseconds, expected in them"
+        )
     if 0 < ms < _YEAR_1973_MS and ms % MINUTE_MS:
         # The result of converting a number in the wrong unit, as pd.Timestamp does with seconds.
         raise InputError(
@@ -152,7 +154,9 @@ def _text_ms(text: str, name: str, now_ms: Callable[[], int] | None) -> int:
             int(year), int(month), int(day or 1), int(hour or 0), int(minute or 0), int(second or 0), tzinfo=_zone(zone)
         )
     except ValueError as error:
-        raise InputError(f"{name} {shown(text)} is not a date or time: {error}") from None
+        raise InputError(
+            f"{name} {shown(text)} is not a date or time: {error}; expected one such as 2024-01-31 or 2024-01-31T12:00Z"
+        ) from None
     milliseconds = int((fraction or "0").ljust(3, "0")[:3])
     return (moment - _EPOCH) // dt.timedelta(milliseconds=1) + milliseconds
 
@@ -179,7 +183,7 @@ def _zone(text: str | None) -> dt.timezone:
 
 def _not_understood(value: object, name: str) -> InputError:
     return InputError(
-        f"{name} {shown(value)} is not understood; expected a date such as 2024-01-31, an ISO time such as "
-        "2024-01-31T12:00Z, Unix milliseconds, a datetime, a pandas Timestamp, or one of the words now, today, "
+        f"{name} {shown(value)} is not understood; expected a date such as 2024-01-31, 20240131 or 2024, an ISO time "
+        "such as 2024-01-31T12:00Z, Unix milliseconds, a datetime, a pandas Timestamp, or one of the words now, today, "
         "yesterday, 7d, 12h, and for a start first"
     )

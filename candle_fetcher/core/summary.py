@@ -13,6 +13,7 @@ import pandas as pd
 from candle_fetcher.core.errors import InputError, shown
 from candle_fetcher.core.frame import find_gaps, index_ms, manifest_that_fits
 from candle_fetcher.core.gap import iso
+from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.core.tracebacks import short_errors
 
 _COLUMNS = ("high", "low", "close", "volume")
@@ -42,6 +43,7 @@ def summary(frame: pd.DataFrame, symbol: str | None = None, timeframe: str | Non
     frame = frame.dropna(how="all", subset=[*_COLUMNS])
     symbol = symbol or manifest.get("symbol")
     timeframe = timeframe or manifest.get("timeframe")
+    timeframe = None if timeframe is None else parse_timeframe(timeframe).name
     gaps = None if timeframe is None else _gaps(frame, timeframe, manifest)
     open_ms = index_ms(frame)
     empty = not open_ms.size

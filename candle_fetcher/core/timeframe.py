@@ -30,7 +30,19 @@ _MONDAY_MS = -3 * DAY_MS
 _UNIT_MS = {"s": SECOND_MS, "m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS, "w": WEEK_MS}
 # By unit: the start of slot 0, and the length of the unit.
 _GRID = {unit: (_MONDAY_MS if unit == "w" else 0, length_ms) for unit, length_ms in _UNIT_MS.items()}
-_PATTERN = re.compile(r"([1-9][0-9]{0,4})([smhdwM])")
+_PATTERN = re.compile(r"([1-9][0-9]{0,4})([A-Za-z]+)")
+# In any case of letters, except that m is a minute and M a month: no text has two meanings.
+_WORDS = {
+    "s": ("s", "sec", "secs", "second", "seconds"),
+    "m": ("min", "mins", "minute", "minutes"),
+    "h": ("h", "hr", "hrs", "hour", "hours"),
+    "d": ("d", "day", "days"),
+    "w": ("w", "week", "weeks"),
+    "M": ("mo", "month", "months"),
+}
+_UNITS = {word: unit for unit, words in _WORDS.items() for word in words}
+# What is not taken, and most likely meant so.
+_LIKELY = {"t": "m", "hourly": "h", "daily": "d", "weekly": "w", "monthly": "M", "mon": "M", "mth": "M", "wk": "w"}
 # A length is the same timeframe in every unit: 60m is 1h. Not so weeks: 7d counts from a Thursday.
 _CLIMB = (("s", 60, "m"), ("m", 60, "h"), ("h", 24, "d"))
 
@@ -137,15 +149,16 @@ class Timeframe:
 
 
 def parse_timeframe(text: str) -> Timeframe:
-    """Return the timeframe of a text: a count and s, m, h, d, w or M, such as 1m, 4h, 45m, 1M.
+    """Return the timeframe of a text: a count and s, m, h, d, w or M, or a word for it, such as 1m, 45m, 4hours, 1M.
 
-    Equal lengths are the same timeframe: 60m is 1h, 24h is 1d. Raises InputError for other texts.
+    Case matters for m (minute) and M (month) alone. Equal lengths are the same timeframe: 60m is 1h, 24h is 1d. Raises
+    InputError for other texts.
     """
     found = _parse(text) if isinstance(text, str) else None
     if found is None:
         raise InputError(
-            f"unknown timeframe {shown(text)}; expected a count and a unit s, m, h, d, w or M, "
-            f"such as 1m, 15m, 4h, 1d, 1w or 1M{_hint(text if isinstance(text, str) else '')}"
+            f"unknown timeframe {shown(text)}; expected a count and a unit s, m, h, d, w or M, such as 1m, 15m, 4h, "
+            f"1d, 1w or 1M, or words such as 1min, 4hours, 1month{_hint(text if isinstance(text, str) else '')}"
         )
     return found
 
@@ -153,29 +166,22 @@ def parse_timeframe(text: str) -> Timeframe:
 @functools.lru_cache(maxsize=256)
 def _parse(text: str) -> Timeframe | None:
     match = _PATTERN.fullmatch(text)
-    if match is None:
+    unit = None if match is None else _unit(match[2])
+    if match is None or unit is None:
         return None
-    count, unit = int(match[1]), match[2]
+    count = int(match[1])
     for smaller, factor, larger in _CLIMB:
         if unit == smaller and count % factor == 0:
             count, unit = count // factor, larger
     return Timeframe(count, unit)
 
 
+def _unit(word: str) -> str | None:
+    return word if word in ("m", "M") else _UNITS.get(word.lower())
+
+
 def _hint(text: str) -> str:
-    """Return what 1min, 1H or 1day most likely means, as the end of a message."""
+    """Return what 5T, daily or `1 h` most likely means, as the end of a message."""
     match = re.fullmatch(r"\s*([1-9][0-9]{0,4})?\s*([A-Za-z]+)\s*", text)
-    if match is None:
-        return ""
-    word = match[2].lower()
-    for unit, words in (
-        ("M", ("mo", "mon", "month", "months", "mth")),
-        ("s", ("s", "sec", "secs", "second", "seconds")),
-        ("m", ("min", "mins", "minute", "minutes", "t")),
-        ("h", ("h", "hr", "hour", "hours")),
-        ("d", ("d", "day", "days", "daily")),
-        ("w", ("w", "week", "weeks", "weekly")),
-    ):
-        if word in words:
-            return f". Did you mean {match[1] or '1'}{unit}?"
-    return ""
+    unit = None if match is None else _unit(match[2]) or _LIKELY.get(match[2].lower())
+    return "" if match is None or unit is None else f". Did you mean {match[1] or '1'}{unit}?"
