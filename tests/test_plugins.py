@@ -183,7 +183,7 @@ def test_a_parser_that_fails_is_named_and_takes_nothing_from_others(tmp_path: Pa
     with World(tmp_path) as world:
         urls = {**world.exchange.base_urls, "mine": world.exchange.base_urls["kraken"]}
         fetcher = world.fetcher(provider=mine, base_urls=urls, max_retries=0)
-        with pytest.raises(IncompleteData, match=r"parser of mine failed .*KeyError.*field of no reply"):
+        with pytest.raises(IncompleteData, match=r"a reply of mine .* parser raised KeyError.*field of no reply"):
             fetcher.fetch("BTC/USD", "1h", "2024-06-14")
         with pytest.raises(FetchManyError) as caught:
             fetcher.fetch_many(["BTC/USD", "binance:BTC/USDT"], "1h", "2024-06-14", "2024-06-15")

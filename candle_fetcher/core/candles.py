@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from candle_fetcher.core.errors import ReplyError
+from candle_fetcher.core.faults import contradiction, out_of_order, outside
 from candle_fetcher.core.gap import Gap, iso
 from candle_fetcher.core.spans import ALL_TIME, Span
 from candle_fetcher.core.timeframe import Timeframe
@@ -240,19 +241,17 @@ def check(candles: Candles, span: Span) -> Candles:
         return candles
     if opens[0] < span.start_ms or opens[-1] >= span.end_ms:
         stray = int(opens[0] if opens[0] < span.start_ms else opens[-1])
-        raise ReplyError(f"a candle of {iso(stray)} came for {iso(span.start_ms)} to {iso(span.end_ms)}")
+        raise outside("candles", stray, span)
     steps = np.diff(opens)
     if steps.size and steps.min() <= 0:
         if steps.min() < 0:
             row = int(np.argmax(steps < 0)) + 1
-            raise ReplyError(
-                f"row {row + 1} ({iso(int(opens[row]))}) came after {iso(int(opens[row - 1]))}: out of order"
-            )
+            raise out_of_order(row + 1, int(opens[row]), int(opens[row - 1]))
         twins = np.flatnonzero(steps == 0)
         differing = (candles.block[:, twins] != candles.block[:, twins + 1]).any(axis=0)
         if differing.any():
             row = int(twins[np.argmax(differing)]) + 1
-            raise ReplyError(f"row {row + 1} ({iso(int(opens[row]))}) contradicts the row before it")
+            raise contradiction(f"row {row + 1}", int(opens[row]))
         candles = Candles(candles.names, np.delete(candles.block, twins + 1, axis=1))
     _check_numbers(candles)
     return candles
@@ -270,7 +269,8 @@ def _check_numbers(candles: Candles) -> None:
         shown = ", ".join(
             f"{name} {value!r}" for name, value in found.items() if name in OHLCV or not math.isfinite(value)
         )
-        raise ReplyError(f"row {row + 1} ({iso(int(candles.open_ms[row]))}) cannot be a candle: {shown}")
+        rule = "expected low <= open, close <= high, volume >= 0, and finite numbers"
+        raise ReplyError(f"row {row + 1} ({iso(int(candles.open_ms[row]))}) cannot be a candle: {shown}; {rule}")
 
 
 def _have_true_prices(candles: Candles) -> npt.NDArray[np.bool_]:

@@ -1,7 +1,7 @@
 """Funding rates as columns: the funding time as `open_time`, the rate, and the mark price (NaN where unknown).
 
 A record has the time that the provider sent, some milliseconds after the hour. The interval between records (8, 4 or 1
-h) differs by symbol and changes, so that only the order of records is checked.
+h) differs by symbol and changes. So no grid is assumed: only their order is checked.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import pandas as pd
 
 from candle_fetcher.core.candles import Candles
 from candle_fetcher.core.errors import ReplyError
+from candle_fetcher.core.faults import contradiction, out_of_order, outside
 from candle_fetcher.core.frame import utc_index
 from candle_fetcher.core.gap import iso
 from candle_fetcher.core.spans import Span
@@ -29,21 +30,24 @@ def check_funding(records: Candles, span: Span) -> Candles:
         return records
     for stray in (int(times.min()), int(times.max())):
         if not span.start_ms <= stray < span.end_ms:
-            raise ReplyError(f"a funding rate of {iso(stray)} came for {iso(span.start_ms)} to {iso(span.end_ms)}")
+            raise outside("funding rates", stray, span)
     steps = np.diff(times)
     if (steps < 0).any():
         row = int(np.argmax(steps < 0)) + 1
-        raise ReplyError(f"row {row + 1} ({iso(int(times[row]))}) came after {iso(int(times[row - 1]))}: out of order")
+        raise out_of_order(row + 1, int(times[row]), int(times[row - 1]))
     fine = np.isfinite(records.floats("funding_rate")) & ~np.isinf(records.floats("mark_price"))
     if not fine.all():
         row = int(np.argmin(fine))
-        raise ReplyError(f"row {row + 1} ({iso(int(times[row]))}) holds a number that is not finite")
+        shown = ", ".join(f"{name} {float(records.floats(name)[row])!r}" for name in FUNDING_COLUMNS[1:])
+        raise ReplyError(
+            f"row {row + 1} ({iso(int(times[row]))}) cannot be a funding rate: {shown}; expected finite numbers"
+        )
     twins = np.flatnonzero(steps == 0)
     if twins.size:
         differing = (records.block[:, twins] != records.block[:, twins + 1]).any(axis=0)
         if differing.any():
             row = int(twins[np.argmax(differing)]) + 1
-            raise ReplyError(f"row {row + 1} ({iso(int(times[row]))}) contradicts the row before it")
+            raise contradiction(f"row {row + 1}", int(times[row]))
         records = Candles(records.names, np.delete(records.block, twins + 1, axis=1))
     return records
 

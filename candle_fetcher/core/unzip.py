@@ -22,19 +22,22 @@ _UTF8_FLAG = 0x800  # bit 11 of a member's general purpose flags (APPNOTE.TXT, 4
 
 
 def unzip(data: bytes, member: str, most_bytes: int) -> Iterator[bytes]:
-    """Yield the one member of a zip, piece by piece; its name is compared and never used.
+    """Yield the only member of a zip, piece by piece.
 
-    Raises ReplyError for a zip that is cut, changed, encrypted, of another member, or of more than `most_bytes`.
+    Its name must be `member`; no file of that name is ever written. Raises ReplyError for a zip that is cut, changed or
+    encrypted, that has another member or several, or that unpacks to more than `most_bytes`.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             infos = archive.infolist()
             names = [_member_name(info) for info in infos]
             if names != [member]:
-                raise ReplyError(f"expected one member {member}, found {[name[:60] for name in names[:3]]}")
+                raise ReplyError(
+                    f"expected a zip with the one member {member}, got {[name[:60] for name in names[:3]]}"
+                )
             if infos[0].file_size > most_bytes:
                 raise ReplyError(
-                    f"{member} unpacks to {infos[0].file_size:,} bytes; expected at most {most_bytes:,} bytes of rows"
+                    f"{member} unpacks to {infos[0].file_size:,} bytes; expected at most {most_bytes:,} for its rows"
                 )
             if infos[0].compress_type not in _PACKINGS:
                 raise ReplyError(f"{member} has compression method {infos[0].compress_type}; expected deflate or none")
@@ -68,11 +71,11 @@ def _checked(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]
         for piece in iter(lambda: file.read(_PIECE_BYTES), b"") if is_stored else _inflate(file, inflater):
             size += len(piece)
             if size > info.file_size:
-                raise zipfile.BadZipFile(f"more than the {info.file_size:,} bytes that it says")
+                raise zipfile.BadZipFile(f"it unpacks to more than the {info.file_size:,} bytes that it states")
             crc = inflater.crc32(piece, crc)
             yield piece
     if size != info.file_size or crc != info.CRC:
-        raise zipfile.BadZipFile(f"{size:,} of {info.file_size:,} bytes, with another CRC-32")
+        raise zipfile.BadZipFile(f"it unpacks to {size:,} of {info.file_size:,} bytes, or its CRC-32 differs")
 
 
 def _inflate(file: IO[bytes], inflater: Any) -> Iterator[bytes]:

@@ -225,7 +225,7 @@ def _open_archive_file(job: ImportJob, named: FileLabel, head: bytes) -> ImportJ
         expected = _read_checksum(job)
         verified = expected is not None
         if verified and hashlib.sha256(data).hexdigest() != expected:
-            raise BadFile("its bytes do not match its checksum")
+            raise BadFile("its bytes do not match its checksum (SHA-256)")
         candles = archive.read_file(data, file._replace(path=f"/{stem}.zip"), series)
         head = formats.head_of(data)
     else:

@@ -11,8 +11,8 @@ import pandas as pd
 
 from candle_fetcher.core.candles import OHLCV, Candles, check, have_prices, in_order, join, no_candles
 from candle_fetcher.core.errors import BadFile, InputError, ReplyError
+from candle_fetcher.core.faults import contradiction
 from candle_fetcher.core.frame import MANIFEST, Manifest, frame_of
-from candle_fetcher.core.gap import iso
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.text.csv import FLAG_COLUMNS, read_rows
 from candle_fetcher.core.text.rows import CSV_PIECE_BYTES
@@ -65,7 +65,7 @@ def read_head(path: Path) -> bytes:
         if not head.startswith(b"PK"):
             file.seek(-1, 2)
             if file.read(1) != b"\n":
-                raise BadFile("its last line has no end, so it was cut")
+                raise BadFile("the last line has no line end, so the file was cut")
     return head
 
 
@@ -87,8 +87,7 @@ def checked_blocks(blocks: Iterable[Candles]) -> Iterator[Candles]:
             twins = np.flatnonzero(np.diff(whole.open_ms) == 0) + 1
             differing = (whole.block[:, twins] != whole.block[:, twins - 1]).any(axis=0)
             if differing.any():
-                at = iso(int(whole.open_ms[twins[int(np.argmax(differing))]]))
-                raise ReplyError(f"there are two candles of {at}, which are not the same")
+                raise contradiction("a row", int(whole.open_ms[twins[int(np.argmax(differing))]]))
             whole = Candles(whole.names, np.delete(whole.block, twins, axis=1))
         yield whole if last is None else Candles(whole.names, whole.block[:, 1:])
         last = Candles(whole.names, whole.block[:, -1:])

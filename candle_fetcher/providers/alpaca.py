@@ -41,6 +41,7 @@ from candle_fetcher.core.errors import (
     ReplyError,
     UnknownSymbol,
 )
+from candle_fetcher.core.faults import too_large, unexpected, wrong_field, wrong_symbol
 from candle_fetcher.core.finality import Finality
 from candle_fetcher.core.gap import iso
 from candle_fetcher.core.series import Series
@@ -67,6 +68,7 @@ _TIMEFRAMES = {
     "1m": "1Min", "5m": "5Min", "15m": "15Min", "30m": "30Min", "1h": "1Hour", "1d": "1Day", "1w": "1Week",
     "1M": "1Month",
 }  # fmt: skip
+_EXPECTED = "a JSON object with bars"
 _FIELDS = {"t": "t", "o": "d", "h": "d", "l": "d", "c": "d", "v": "d", "n": "i"}
 _OPTIONAL = frozenset({"n"})
 # Older than every bar. Without a start, a call begins with the current day.
@@ -132,10 +134,10 @@ def next_call(call: Call, body: bytes) -> Call | None:
     if not token and (token is None or token == ""):
         return None
     if not isinstance(token, str) or not _TOKEN.fullmatch(token):
-        raise ReplyError(f"expected a page token, got {reprlib.repr(token)}")
+        raise wrong_field("field next_page_token", "a token of 1 to 1000 printable characters, or null", token)
     params = dict(call.params)
     if params.get("page_token") == token:
-        raise ReplyError(f"the page token {reprlib.repr(token)} leads back to its own page")
+        raise wrong_field("field next_page_token", "the token of another page", token)
     return call._replace(params=tuple((params | {"page_token": token}).items()))
 
 
@@ -164,11 +166,11 @@ def _envelope(body: bytes) -> tuple[bytes, Any]:
     For a reply without bars: no text, and the whole value.
     """
     if len(body) > _MOST_BYTES or body.count(b"{") + body.count(b"[") > _MOST_CONTAINERS:
-        raise ReplyError(f"a reply of {len(body):,} bytes has too many values: {body[:80]!r}")
+        raise too_large(body, most_bytes=_MOST_BYTES, most_brackets=_MOST_CONTAINERS)
     first, last = body.find(b"["), body.find(b"]")
     if 0 <= first < last - 1 and len(body) - (last - first) <= _MOST_HEAD_BYTES:
         try:
-            value = load_json(body[:first] + b"[-7e-301]" + body[last + 1 :], "bars")
+            value = load_json(body[:first] + b"[-7e-301]" + body[last + 1 :], _EXPECTED)
         except ReplyError:
             return b"", _decoded(body)
         bars = value.get("bars") if isinstance(value, dict) else None
@@ -178,27 +180,27 @@ def _envelope(body: bytes) -> tuple[bytes, Any]:
 
 
 def _decoded(body: bytes) -> Any:
-    return load_json(body, "bars")
+    return load_json(body, _EXPECTED)
 
 
 def _bars(value: Any, series: Series, body: bytes) -> list[Any]:
     """Return the bars of the series, which come as a list, or as lists by symbol. `null`, `{}` and `[]` are none."""
     if not isinstance(value, dict):
-        raise ReplyError(f"expected bars, got {body[:80]!r}")
+        raise unexpected(_EXPECTED, body)
     if "bars" not in value:
         if isinstance(value.get("message"), str):
             # The caller knows the symbol, and adds it.
             raise refusal(Reply(200, {}, body, 0.0), series.symbol, 0)
-        raise ReplyError(f"expected bars, got {body[:80]!r}")
+        raise unexpected(_EXPECTED, body)
     bars, symbol = value["bars"], value.get("symbol")
     if isinstance(bars, dict):
         others = [name for name in bars if name != series.symbol]
         symbol = others[0] if others else symbol
         bars = bars.get(series.symbol)
     if symbol is not None and symbol != series.symbol:
-        raise ReplyError(f"expected bars of {series.symbol}, got those of {reprlib.repr(symbol)}")
+        raise wrong_symbol(f"candles of {series.symbol}", symbol)
     if bars is not None and not isinstance(bars, list):
-        raise ReplyError(f"expected a list of bars, got {reprlib.repr(bars)}")
+        raise wrong_field("field bars", "a list", bars)
     return bars or []
 
 
@@ -231,13 +233,14 @@ def parse_actions(call: Call, body: bytes, series: Series) -> tuple[tuple[Action
     Raises ReplyError where one is malformed or of another symbol, or the refusal in the body.
     """
     if len(body) > _MOST_ACTION_BYTES:
-        raise ReplyError(f"a reply of {len(body):,} bytes; expected at most {_MOST_ACTION_BYTES:,}: {body[:80]!r}")
-    value = load_json(body, "corporate actions")
+        raise too_large(body, most_bytes=_MOST_ACTION_BYTES)
+    expected = "a JSON object with corporate_actions, an object of lists by type"
+    value = load_json(body, expected)
     if isinstance(value, dict) and "corporate_actions" not in value and isinstance(value.get("message"), str):
         raise refusal(Reply(200, {}, body, 0.0), series.symbol, 0)
     groups = value.get("corporate_actions") if isinstance(value, dict) else None
     if not isinstance(groups, dict) or not all(isinstance(rows, list | None) for rows in groups.values()):
-        raise ReplyError(f"expected corporate actions by their type, got {body[:80]!r}")
+        raise unexpected(expected, body)
     found = [_action(kind, row, series) for kind, rows in groups.items() for row in rows or ()]
     return tuple(found), next_call(call, body)
 

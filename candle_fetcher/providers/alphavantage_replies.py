@@ -10,7 +10,6 @@ import datetime as dt
 import json
 import math
 import re
-import reprlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ import numpy as np
 from candle_fetcher.core.call import Reply
 from candle_fetcher.core.candles import OHLCV, Candles, Float64s, Int64s, candles_from
 from candle_fetcher.core.errors import AccessDenied, ProviderRefused, RateLimited, ReplyError, UnknownSymbol
+from candle_fetcher.core.faults import missing_field, too_large, unexpected, wrong_field, wrong_symbol
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.text.template import Place, match_template
 from candle_fetcher.core.timeframe import HOUR_MS
@@ -37,6 +37,7 @@ _MOST_VALUES = 16 * MOST_ROWS
 # Its documentation calls the zone US/Eastern.
 _ZONES = {"US/Eastern": NEW_YORK, "America/New_York": NEW_YORK, "UTC": "UTC"}
 _DECIMAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
+_A_DECIMAL = "a decimal in quotes, without an exponent"
 _SHOWN = 160
 
 
@@ -83,7 +84,7 @@ def parse_candles(body: bytes, series: Series) -> Candles:
     Raises ReplyError, or the refusal in the body.
     """
     if len(body) > _MOST_BYTES:
-        raise _too_much(body)
+        raise too_large(body, most_bytes=_MOST_BYTES)
     content = _read_uniform(body, series) or _read_each(body, series)
     opens = _opens_ms(content, series)
     is_falling = len(opens) > 1 and bool((opens[1:] < opens[:-1]).all())
@@ -91,16 +92,13 @@ def parse_candles(body: bytes, series: Series) -> Candles:
     return candles_from(COLUMNS, [opens[order], *(column[order] for column in content.columns)])
 
 
-def _too_much(body: bytes) -> ReplyError:
-    return ReplyError(f"a reply of {len(body):,} bytes has too many values: {body[:80]!r}")
-
-
 def _opens_ms(content: _Content, series: Series) -> Int64s:
     """Return the open times of the candles with these stamps."""
     is_intraday = series.timeframe.name in INTERVALS
     local_ms = clock_ms(content.stamps if is_intraday else content.stamps * 1_000_000)
     if local_ms is None:
-        raise ReplyError(f"expected dates and times, got an invalid one among those from {content.stamps.min()} on")
+        first = content.stamps.min()
+        raise ReplyError(f"expected rows with times of the calendar, got an impossible one (the oldest is {first})")
     if not is_intraday:
         # The stamp is the last trading day of the week or month, so far: "last trading day of each week".
         local_ms = series.timeframe.opens_ms(series.timeframe.ordinals(local_ms))
@@ -178,38 +176,42 @@ def _width_of(series: Series) -> int:
 def _read_each(body: bytes, series: Series) -> _Content:
     """Return the content of a reply, row by row."""
     if body.count(b"{") + body.count(b"[") > MOST_ROWS or body.count(b",") > _MOST_VALUES:
-        raise _too_much(body)
+        raise too_large(body, most_commas=_MOST_VALUES, most_brackets=MOST_ROWS)
+    title = _title_of(series).decode()
+    expected = f"a JSON object with {title!r}"
     try:
         value = json.loads(body, object_pairs_hook=_only_once)
     except (ValueError, RecursionError) as error:
-        raise ReplyError(f"expected a JSON object, got {body[:80]!r}") from error
-    title = _title_of(series).decode()
+        raise unexpected(expected, body) from error
     if not isinstance(value, dict) or not isinstance(value.get(title), dict):
         if isinstance(value, dict):
             _raise_refusal(value, series)
-        raise ReplyError(f"expected a JSON object with {title!r}, got {body[:80]!r}")
+        raise unexpected(expected, body)
     zone_name = _zone_of(value.get("Meta Data"), series)
     stamps: list[int] = []
     columns: list[list[float]] = [[] for _ in OHLCV]
     width = _width_of(series)
     for stamp, fields in value[title].items():
         if len(stamp) != width or not stamp.isascii() or not re.fullmatch(_STAMP, stamp.encode()):
-            raise ReplyError(f"expected a time as the name of a row, got {reprlib.repr(stamp)}")
+            sample = "2024-01-02 09:30:00" if width > 10 else "2024-01-02"
+            raise wrong_field(f"row {len(stamps) + 1}", f"a time such as {sample} as its name", stamp)
         if not isinstance(fields, dict):
-            raise ReplyError(f"{stamp}: expected an object of values, got {reprlib.repr(fields)}")
+            raise wrong_field(f"row {stamp}", "an object of values", fields)
         stamps.append(int(re.sub("[^0-9]", "", stamp)))
         for column, what, name in zip(columns, OHLCV, _names(fields, series), strict=True):
-            column.append(_number(None if name is None else fields[name], f"{stamp}, {what}"))
+            column.append(_number(None if name is None else fields[name], f"row {stamp}", what))
     return _Content(zone_name, np.array(stamps, np.int64), tuple(np.array(column, np.float64) for column in columns))
 
 
-def _number(text: object, place: str) -> float:
+def _number(text: object, row: str, field: str) -> float:
     """Return the decimal as `float` reads it; NaN for an absent volume."""
-    if text is None and place.endswith("volume"):
+    if text is None and field == "volume":
         return math.nan
+    if text is None:
+        raise missing_field(row, field, _A_DECIMAL)
     number = float(text) if isinstance(text, str) and _DECIMAL.fullmatch(text) else math.inf
     if math.isinf(number):
-        raise ReplyError(f"{place}: expected a decimal, got {reprlib.repr(text)}")
+        raise wrong_field(f"{row}, field {field}", _A_DECIMAL, text)
     return number
 
 
@@ -227,14 +229,13 @@ def _zone_of(meta: object, series: Series) -> str:
     """Return the zone of the stamps. Raises ReplyError for an unknown one, and for data of another symbol."""
     facts = {name.partition(". ")[2]: text for name, text in meta.items()} if isinstance(meta, dict) else {}
     wanted = series.symbol.split("/")
-    for name, symbol in zip(
-        ("Digital Currency Code", "Market Code") if wanted[1:] else ("Symbol",), wanted, strict=True
-    ):
-        if str(facts.get(name, symbol)).upper() != symbol:
-            raise ReplyError(f"expected candles of {series.symbol}, got {reprlib.repr(facts.get(name))}")
+    names = ("Digital Currency Code", "Market Code") if wanted[1:] else ("Symbol",)
+    found = "/".join(str(facts.get(name, symbol)).upper() for name, symbol in zip(names, wanted, strict=True))
+    if found != series.symbol:
+        raise wrong_symbol(f"candles of {series.symbol}", found)
     named = facts.get("Time Zone")
     if not isinstance(named, str) or named not in _ZONES:
-        raise ReplyError(f"expected times of US/Eastern or UTC, got those of {reprlib.repr(named)}")
+        raise wrong_field("field Time Zone", " or ".join(_ZONES), named)
     return _ZONES[named]
 
 

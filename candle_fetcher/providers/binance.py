@@ -18,6 +18,7 @@ from candle_fetcher.core.candles import Candles
 from candle_fetcher.core.errors import (
     ReplyError,
 )
+from candle_fetcher.core.faults import too_large, unexpected
 from candle_fetcher.core.finality import Finality
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
@@ -39,7 +40,7 @@ from candle_fetcher.providers.binance_symbols import (
     find_um_symbol,
     unify,
 )
-from candle_fetcher.providers.refusals import checked_name
+from candle_fetcher.providers.refusals import checked_name, wrong_listing
 
 # No page states how long a candle may change after its close. Changes were observed for up to two seconds, and once for
 # some 40 s. An outage has no rows; no row was observed to be late by more than a minute.
@@ -62,15 +63,18 @@ _SECONDS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86400}
 
 
 def parse_candles(body: bytes, series: Series | None = None) -> Candles:
-    """Return candles in the order sent; volumes in base and quote units.
+    """Return candles in the order sent; volumes are in base and quote units.
 
-    Raises ReplyError where a row does not have 12 fields.
+    Raises ReplyError where the body is not a list of rows with the 12 fields of KLINE, or the refusal in the body.
     """
     return kline_candles(_read(body, _read_klines))
 
 
 def parse_coin_candles(body: bytes, series: Series | None = None) -> Candles:
-    """Return candles of COIN-M: `volume` in contracts, `base_volume` in the base asset, no quote volume."""
+    """Return candles of COIN-M: `volume` is in contracts, `base_volume` in the base asset; there is no quote volume.
+
+    Raises what `parse_candles` raises.
+    """
     return coin_candles(_read(body, _read_klines))
 
 
@@ -78,9 +82,9 @@ _read_klines: Callable[[bytes], tuple[Column, ...]] = partial(parse_rows, row=KL
 
 
 def _read(body: bytes, parse: Callable[[bytes], Answer]) -> Answer:
-    """Return the rows of the body. Raises the refusal that the body holds, if it holds no rows."""
+    """Return what `parse` makes of the body. Raises the refusal that the body holds, if it holds no rows."""
     if len(body) > _MOST_ROW_BYTES:
-        raise ReplyError(f"a reply of {len(body):,} bytes; expected at most {_MOST_ROW_BYTES:,}: {body[:80]!r}")
+        raise too_large(body, most_bytes=_MOST_ROW_BYTES)
     try:
         return parse(body)
     except ReplyError:
@@ -90,9 +94,10 @@ def _read(body: bytes, parse: Callable[[bytes], Answer]) -> Answer:
 
 def parse_clock(body: bytes) -> int:
     """Return the provider's time in Unix ms."""
-    server_ms = _object(body).get("serverTime")
+    expected = "a JSON object with serverTime in Unix ms, of the years 2017 to 2099"
+    server_ms = _object(body, expected).get("serverTime")
     if type(server_ms) is not int or not _PLAUSIBLE_MS[0] <= server_ms <= _PLAUSIBLE_MS[1]:
-        raise ReplyError(f"expected a serverTime in ms, got {body[:80]!r}")
+        raise unexpected(expected, body)
     return server_ms
 
 
@@ -102,12 +107,12 @@ def parse_listing(body: bytes) -> Listing:
     A malformed limit, or one that is not a whole number above 0 for at most a day, becomes a limit of 0, which the
     limiter ignores; the symbols are read all the same.
     """
-    info = _object(body)
+    info = _object(body, "exchangeInfo, a JSON object with rateLimits and symbols")
     try:
         limits = tuple(limit for entry in info["rateLimits"] if (limit := _limit(entry)) is not None)
         symbols = tuple(_listed(entry) for entry in info["symbols"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ReplyError(f"exchangeInfo lacks {str(error)[:80]} or has another layout: {body[:80]!r}") from error
+        raise wrong_listing("exchangeInfo", error, body) from error
     return Listing(limits, symbols)
 
 
@@ -141,18 +146,15 @@ def _listed(entry: dict[str, Any]) -> Listed:
     )
 
 
-def _object(body: bytes) -> dict[str, Any]:
-    value = _decoded(body)
+def _object(body: bytes, expected: str) -> dict[str, Any]:
+    """Return the JSON object in the body. Raises ReplyError for any other body, or the refusal in the body."""
+    if body.count(b",") > _MOST_VALUES or body.count(b"[") + body.count(b"{") > _MOST_CONTAINERS:
+        raise too_large(body, most_commas=_MOST_VALUES, most_brackets=_MOST_CONTAINERS)
+    value = load_json(body, expected)
     if not isinstance(value, dict):
-        raise ReplyError(f"expected a JSON object, got {body[:80]!r}")
+        raise unexpected(expected, body)
     raise_refusal(body)
     return value
-
-
-def _decoded(body: bytes) -> Any:
-    if body.count(b",") > _MOST_VALUES or body.count(b"[") + body.count(b"{") > _MOST_CONTAINERS:
-        raise ReplyError(f"a reply of {len(body):,} bytes has too many values: {body[:80]!r}")
-    return load_json(body, "a JSON object")
 
 
 def used_weight(headers: Mapping[str, str]) -> int | None:

@@ -1,11 +1,12 @@
 """Binance's public archive (data.binance.vision): a zip with one CSV for each day or month of a series.
 
-Beside each zip lies a file with its SHA-256. The archive has candles, and the funding rates of futures by the month, at
-times some milliseconds after the hour.
+Beside each zip lies a file with its SHA-256. Candles have files of days and months. Funding rates of futures have files
+of months alone; their times lie some milliseconds after the hour.
 
-Spot files have no header line, and microseconds from 2025-01-01 on; futures files have had a header line since some
-date, and milliseconds. So a header is recognised by its first letter and the unit by the number of digits, and both are
-checked against the days of the file. A missing file (404) says nothing about the market: it may not be published yet.
+Spot files have no header line; their times are milliseconds, and microseconds from 2025-01-01 on. Newer futures files
+have a header line, older ones have none; their times are milliseconds. No file states its layout. So a first line that
+begins with a letter is taken for a header, the number of digits tells the unit, and the resulting times must lie in the
+span of the file. A missing file (404) says nothing about the market: it may not be published yet.
 Source: binance-public-data README.md; recorded files of 2017 to 2026.
 """
 
@@ -20,6 +21,7 @@ import numpy as np
 from candle_fetcher.core.call import Reply
 from candle_fetcher.core.candles import Candles, check, collect
 from candle_fetcher.core.errors import AccessDenied, ProviderRefused, RateLimited, ReplyError, TransportError
+from candle_fetcher.core.faults import beginning
 from candle_fetcher.core.files import File
 from candle_fetcher.core.funding import FUNDING_COLUMNS, check_funding
 from candle_fetcher.core.series import Series
@@ -40,12 +42,12 @@ FOLDERS = {
     "premium": "premiumIndexKlines",
 }
 _FUNDING = "fundingRate"
-# The longest row, of twelve fields of some twenty characters, with a margin; it bounds the size of an unpacked zip.
+# A row has twelve fields of at most some twenty characters; with a margin, this bounds the size of an unpacked zip.
 _ROW_BYTES = 300
-# A funding rate has three fields. So far they come at most hourly; one per minute is a safe bound.
+# A row of funding rates has three fields. Rates come hourly at most so far; one per minute is a safe bound.
 _FUNDING_BYTES, _FUNDING_MS = 80, 60_000
 
-# Days of spot on which rows of monthly files differ from those of daily files and REST, which agree
+# Days of spot on which rows of monthly files differ from those of daily files and of REST, which agree with each other
 # (binance-public-data issues, open in July 2026): 2020-12-21 13:00 to 13:49, and two rows of 2021-09-29.
 _DISPUTED = {
     "binance": tuple(Span(ms, ms + DAY_MS) for ms in (1_608_508_800_000, 1_632_873_600_000)),
@@ -87,23 +89,22 @@ def _ms(moment: np.datetime64) -> int:
 
 
 def find_checksum(text: bytes, name: str) -> str | None:
-    """Return the SHA-256 that the CHECKSUM file gives for that name, in lower case; None where it is empty.
+    """Return the SHA-256 in lower case, given the text of the CHECKSUM file of that name; None where the text is empty.
 
-    Raises ReplyError where it belongs to another file or is not a checksum.
+    Raises ReplyError where the text names another file or holds no SHA-256.
     """
     words = text.decode("utf-8", "replace").split()  # names such as 币安人生USDT-1m-2025-10.zip are UTF-8
     if not words:
         return None
     if len(words) != 2 or not re.fullmatch(r"[0-9a-fA-F]{64}", words[0]) or words[1].lstrip("*") != name:
-        raise ReplyError(f"the CHECKSUM of {name} is not a checksum of it: {text[:80]!r}")
+        raise ReplyError(f"the CHECKSUM of {name} must hold a SHA-256 and this name, but it holds {beginning(text)}")
     return words[0].lower()
 
 
 def read_file(data: bytes, file: File, series: Series) -> Candles:
     """Return the candles or funding rates of a zip, in order; all of them open in the file's own span.
 
-    Raises ReplyError for a zip that is cut, changed, encrypted, of another member or larger than its rows can be, and
-    for rows that are not candles or funding rates of its span.
+    Raises what `unzip` raises, and ReplyError for rows that are not candles or funding rates of that span.
     """
     stem = file.path.rpartition("/")[2].removesuffix(".zip")
     if series.kind == "funding":
@@ -112,7 +113,7 @@ def read_file(data: bytes, file: File, series: Series) -> Candles:
         rows = (rate_columns(columns) for columns in _iter_rows(text, FUNDING_ROW, (0,)))
         records = check_funding(_in_order(collect(rows, FUNDING_COLUMNS, 0)), file.span)
         if not records.count:
-            raise ReplyError(f"{stem}.csv has no funding rates")
+            raise ReplyError(f"expected funding rates in {stem}.csv, got no row")
         return records
     return read_csv(unzip(data, f"{stem}.csv", (_slots(file, series) + 2) * _ROW_BYTES), file, series)
 
@@ -123,7 +124,10 @@ def _slots(file: File, series: Series) -> int:
 
 
 def read_csv(text: Iterator[bytes], file: File, series: Series) -> Candles:
-    """Return the candles of the CSV in a zip, which comes in pieces, in order; all open in the file's own span."""
+    """Return the candles of the CSV in a zip, in order; all of them open in the file's own span.
+
+    `text` yields the CSV in pieces. Raises ReplyError for rows that are not candles of that span.
+    """
     first = next(text, b"")
     row = KLINE_OF_11 if first.partition(b"\n")[0].count(b",") == 10 else KLINE
     rows, names = _iter_rows(chain([first], text), row, (0, 6)), KLINE_COLUMNS
@@ -135,20 +139,21 @@ def read_csv(text: Iterator[bytes], file: File, series: Series) -> Candles:
 
 
 def _check_grid(candles: Candles, timeframe: Timeframe) -> None:
-    """Raise ReplyError where every candle opens equally late in its slot, by whole seconds: such times are wrong.
+    """Raise ReplyError where every candle opens the same whole seconds after the start of its slot.
 
-    After an outage, candles were off the grid for two days, since the instant at which the exchange started again: by
-    28 min 14.79 s from 2018-02-09 on, in whole daily files. Candles of 3d are anchored per symbol, at a day.
+    Such times are taken for damaged. True candles can be off the grid too, but not by whole seconds: after an outage,
+    candles counted from the instant at which the exchange restarted, so that all candles of some daily files from
+    2018-02-09 on open 28 min 14.79 s late. Candles of 3d are anchored per symbol, at the start of a day.
     """
     late_ms = candles.open_ms - timeframe.opens_ms(timeframe.ordinals(candles.open_ms))
     if timeframe.name == "3d":
         late_ms %= DAY_MS
     if candles.count and late_ms[0] and late_ms[0] % 1000 == 0 and (late_ms == late_ms[0]).all():
-        raise ReplyError(f"each of its candles opens {late_ms[0] / 1000:g} s after the start of its slot")
+        raise ReplyError(f"every candle opens {late_ms[0] / 1000:g} s after the start of its slot of {timeframe}")
 
 
 def _iter_rows(text: Iterable[bytes], row: Row, times: Sequence[int]) -> Iterator[Sequence[Column]]:
-    """Yield the columns of the rows, block by block; those of times, which have these indexes, in milliseconds."""
+    """Yield the columns of the rows, block by block. The columns at the indexes `times` are converted to Unix ms."""
     unit = 0
     for columns in iter_csv(text, row):
         unit = unit or _unit(columns[0])
@@ -156,7 +161,7 @@ def _iter_rows(text: Iterable[bytes], row: Row, times: Sequence[int]) -> Iterato
 
 
 def _in_order(candles: Candles) -> Candles:
-    """Return the candles by time: rows out of order have occurred."""
+    """Return the candles sorted by time. Files with rows out of order have occurred."""
     opens = candles.open_ms
     if (opens[:-1] < opens[1:]).all():
         return candles
@@ -164,17 +169,17 @@ def _in_order(candles: Candles) -> Candles:
 
 
 def _unit(times: Column) -> int:
-    """Return the units of the times per millisecond: 1000 for microseconds, else 1.
+    """Return how many units of the times make a millisecond: 1000 for times in microseconds, 1 for milliseconds.
 
-    Until 2286, microseconds have sixteen digits, and milliseconds thirteen.
+    Until the year 2286, microseconds have sixteen digits, and milliseconds thirteen.
     """
     return 1000 if times[0] >= 10**14 else 1
 
 
 def _milliseconds(times: Column, unit: int) -> Column:
-    """Return times of that unit in milliseconds."""
+    """Return the times in ms, given the unit of the first one. Raises ReplyError where one has the other unit."""
     if ((times >= 10**14) != (unit == 1000)).any():
-        raise ReplyError("a file mixes milliseconds and microseconds")
+        raise ReplyError("the times of the file mix milliseconds and microseconds; expected one unit")
     return times // unit
 
 

@@ -1,8 +1,8 @@
 """The bucket of Binance's archive: its folders as S3 lists them, and the symbols that spot and futures share.
 
-A page of a listing holds at most 1000 entries, in the order of their bytes. An incomplete page names the marker at
-which the next one begins; if it does not, its last entry is the marker. The root element has a Prefix of its own, which
-is not a folder. The listing is foreign input: its size is bounded, and a DTD is refused, since a few bytes of it can
+A page of a listing holds at most 1000 entries, in the order of their bytes. A page that is not the last one names a
+marker, after which the next page begins; if it names none, its last entry is the marker. The root element has a Prefix
+of its own, which is not a folder. The size of a listing is bounded, and a DTD is refused, since a few bytes of it can
 expand to billions.
 Sources: Amazon S3 API reference, ListObjects (version 1); recorded listings of data.binance.vision.
 """
@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from candle_fetcher.core.call import Call, Reply
 from candle_fetcher.core.errors import InputError, ProviderRefused, ReplyError
+from candle_fetcher.core.faults import too_large, unexpected
 from candle_fetcher.core.timeframe import Timeframe, parse_timeframe
 from candle_fetcher.providers.base import Listed, Listing
 from candle_fetcher.providers.binance_archive import ARCHIVE
@@ -63,12 +64,14 @@ def listing_call(prefix: str, marker: str = "", most: int | None = None) -> Call
 
 
 def parse_listing(body: bytes, prefix: str, marker: str = "") -> Page:
-    """Return the requested page.
+    """Return the page of the listing that begins after `marker`.
 
-    Raises ReplyError for other content, for another prefix, and for a page that leads to itself.
+    Raises ReplyError where the body is not such a listing, has an entry outside the prefix, or names a marker for the
+    next page that is not after its own.
     """
+    expected = f"an XML listing of {prefix}"
     if len(body) > _MOST_BYTES:
-        raise ReplyError(f"a listing of {len(body):,} bytes; a page of it can have {_MOST_BYTES:,} at most")
+        raise too_large(body, most_bytes=_MOST_BYTES)
     texts: dict[str, list[str]] = {}
     path: list[str] = []
     text: list[str] = []
@@ -80,9 +83,7 @@ def parse_listing(body: bytes, prefix: str, marker: str = "") -> Page:
         leaf = True
         path.append(name)
         if len(path) > _MOST_DEPTH:
-            raise ReplyError(
-                f"expected the listing of a bucket, got elements more than {_MOST_DEPTH} deep: {body[:80]!r}"
-            )
+            raise unexpected(f"{expected} with at most {_MOST_DEPTH} nested elements", body)
 
     def end(name: str) -> None:
         nonlocal leaf
@@ -96,11 +97,11 @@ def parse_listing(body: bytes, prefix: str, marker: str = "") -> Page:
     def settle() -> None:
         # Text beside elements may be a lost part of a key.
         if "".join(text).strip():
-            raise ReplyError(f"expected the listing of a bucket, got text between elements: {body[:80]!r}")
+            raise unexpected(f"{expected} without text between its elements", body)
         text.clear()
 
     def refuse(*_: object) -> None:
-        raise ReplyError(f"expected a listing without a DTD, got {body[:80]!r}")
+        raise unexpected(f"{expected} without a DTD", body)
 
     from xml.parsers import expat  # when used: few do
 
@@ -110,22 +111,22 @@ def parse_listing(body: bytes, prefix: str, marker: str = "") -> Page:
     try:
         parser.Parse(body, True)
     except (expat.ExpatError, ValueError, LookupError) as error:
-        raise ReplyError(f"expected the XML of a listing, got {body[:80]!r} ({str(error)[:80]})") from error
+        raise unexpected(expected, body) from error
     is_cut = texts.get(f"{_ROOT}/IsTruncated", [""])[-1]
     if is_cut not in ("true", "false"):
-        raise ReplyError(f"expected the listing of a bucket, got {body[:80]!r}")
+        raise unexpected(f"{expected} with the element IsTruncated", body)
     keys = tuple(texts.get(f"{_ROOT}/Contents/Key", ()))
     folders = tuple(texts.get(f"{_ROOT}/CommonPrefixes/Prefix", ()))
     stray = next((entry for entry in (*keys, *folders) if not entry.startswith(prefix)), None)
     if stray is not None:
-        raise ReplyError(f"a listing of {prefix} has {stray[:80]!r} in it")
+        raise ReplyError(f"expected entries whose names begin with {prefix}, got {stray[:80]!r}")
     if is_cut == "false":
         return Page(keys, folders, None)
     named = texts.get(f"{_ROOT}/NextMarker", [""])[-1]
     next_marker = named or max((*keys, *folders), default="")
     if next_marker <= marker:
         raise ReplyError(
-            f"an incomplete listing of {prefix} continues at {next_marker[:80]!r}, which is not after its own marker"
+            f"expected the next page of {prefix} to begin after {marker[:80]!r}, got the marker {next_marker[:80]!r}"
         )
     return Page(keys, folders, next_marker)
 
@@ -158,7 +159,7 @@ def find_intervals(folders: Iterable[str]) -> tuple[str, ...]:
 
 
 def find_first_ms(keys: Iterable[str]) -> int | None:
-    """Return when the day or month of the oldest zip among the keys begins, in Unix ms; None without one."""
+    """Return when the day or month of the oldest zip among the keys begins, in Unix ms; None without a zip."""
     return min((ms for key in keys for ms in _begins_ms(key)), default=None)
 
 
@@ -203,5 +204,5 @@ def _traded(market: Market, listing: Listing) -> dict[str, str]:
 
 def _checked(one: Listed) -> str:
     if not _ID.fullmatch(one.provider_symbol):
-        raise ReplyError(f"exchangeInfo lists {one.provider_symbol[:80]!r}, which cannot be a symbol")
+        raise ReplyError(f"exchangeInfo lists {one.provider_symbol[:80]!r}, which cannot be a symbol of Binance")
     return one.provider_symbol

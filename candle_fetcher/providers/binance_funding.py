@@ -1,21 +1,21 @@
 """Binance's funding rates for USDⓈ-M and COIN-M futures, by REST and in the archive's files.
 
-Both bounds are inclusive; a window that holds more than the limit gives the oldest rows, in order. Times are some
-milliseconds after the hour. COIN-M has no mark price, older records of USDⓈ-M have none (or ""), and files have none.
+Both bounds of a call are inclusive. Where a window holds more records than the limit, the reply has the oldest ones, in
+order. Funding times lie some milliseconds after the hour. Records of COIN-M, older records of USDⓈ-M (there it may also
+be "") and records in files have no mark price.
 Sources: binance-connector-python derivatives_trading_* (2026), "Get Funding Rate History"; files of 2026.
 """
 
 from __future__ import annotations
 
 import re
-import reprlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from candle_fetcher.core.call import Call, Limit
 from candle_fetcher.core.candles import Candles, candles_from
-from candle_fetcher.core.errors import ReplyError
+from candle_fetcher.core.faults import unexpected, wrong_field, wrong_symbol
 from candle_fetcher.core.funding import FUNDING_COLUMNS
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.text.decimals import Column
@@ -26,7 +26,7 @@ from candle_fetcher.providers.base import Funding
 _DECIMAL = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?", re.ASCII)
 _LIMIT = 1000
 
-# The header of a file. funding_interval_hours (1, 4, 8 so far) is not read: it changes, and the times show it.
+# As in the header of a file. funding_interval_hours (1, 4 or 8 so far) is not read, since the times show the interval.
 FUNDING_ROW = Row("calc_time:i funding_interval_hours:x last_funding_rate:d")
 
 
@@ -37,15 +37,17 @@ def parse_funding(body: bytes, symbol: str) -> Candles:
     """
     rows = load_json(body, "a JSON list of funding rates")
     if not isinstance(rows, list):
-        raise ReplyError(f"expected a JSON list of funding rates, got {body[:80]!r}")
+        raise unexpected("a JSON list of funding rates", body)
     times = np.empty(len(rows), np.int64)
     rates, marks = np.empty(len(rows)), np.full(len(rows), np.nan)
     for at, row in enumerate(rows):
-        if not isinstance(row, dict) or row.get("symbol") != symbol:
-            raise ReplyError(f"row {at + 1}: expected a funding rate of {symbol}, got {reprlib.repr(row)}")
+        if not isinstance(row, dict):
+            raise wrong_field(f"row {at + 1}", "an object with symbol, fundingTime, fundingRate", row)
+        if row.get("symbol") != symbol:
+            raise wrong_symbol(f"funding rates of {symbol}", row.get("symbol"))
         time_ms = row.get("fundingTime")
         if type(time_ms) is not int or not 0 <= time_ms < 10**15:
-            raise ReplyError(f"row {at + 1}: fundingTime {reprlib.repr(time_ms)}; expected Unix ms")
+            raise wrong_field(f"row {at + 1}, field fundingTime", "a time in Unix ms", time_ms)
         times[at], rates[at] = time_ms, _decimal(row.get("fundingRate"), at, "fundingRate")
         if row.get("markPrice") not in (None, ""):
             marks[at] = _decimal(row["markPrice"], at, "markPrice")
@@ -53,14 +55,14 @@ def parse_funding(body: bytes, symbol: str) -> Candles:
 
 
 def rate_columns(columns: Sequence[Column]) -> Sequence[Column]:
-    """Return the columns of FUNDING_ROW as FUNDING_COLUMNS. They have no mark price."""
+    """Return the columns of FUNDING_ROW as those of FUNDING_COLUMNS, with NaN as mark prices."""
     times, rates = columns
     return times, rates, np.full(len(rates), np.nan)
 
 
 def _decimal(text: object, at: int, name: str) -> float:
     if not isinstance(text, str) or not _DECIMAL.fullmatch(text):
-        raise ReplyError(f"row {at + 1}: {name} {reprlib.repr(text)}; expected a quoted decimal")
+        raise wrong_field(f"row {at + 1}, field {name}", "a decimal in quotes, without an exponent", text)
     return float(text)
 
 

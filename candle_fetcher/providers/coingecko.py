@@ -21,6 +21,7 @@ from candle_fetcher.core.call import Call, Limit, Reply, parse_retry_after
 from candle_fetcher.core.candles import OHLCV, Candles, Int64s, candles_from
 from candle_fetcher.core.errors import AccessDenied, InputError, RateLimited, ReplyError, UnknownSymbol
 from candle_fetcher.core.expiry import FOREVER_MS
+from candle_fetcher.core.faults import too_large, unexpected, wrong_field
 from candle_fetcher.core.finality import Finality
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
@@ -73,7 +74,7 @@ def parse_candles(body: bytes, series: Series) -> Candles:
     Raises ReplyError, or the refusal in the body.
     """
     if len(body) > _MOST_BYTES or body.count(b"[") + body.count(b"{") > _MOST_ROWS:
-        raise ReplyError(f"a reply of {len(body):,} bytes; expected at most {_MOST_BYTES:,}: {body[:80]!r}")
+        raise too_large(body, most_bytes=_MOST_BYTES, most_brackets=_MOST_ROWS)
     ends, *prices = _rows(body)
     opens = _opens_ms(ends.view(np.int64), series.timeframe)
     return candles_from(COLUMNS, [opens, *prices, np.full(len(opens), np.nan)])
@@ -94,7 +95,9 @@ def _opens_ms(ends: Int64s, timeframe: Timeframe) -> Int64s:
     is_long = step > DAY_MS
     strays = np.flatnonzero(ends % min(step, DAY_MS))
     if len(strays):
-        raise ReplyError(f"expected candles of {timeframe}, got one that ends at {int(ends[strays[0]])} ms")
+        raise ReplyError(
+            f"row {strays[0] + 1}, field 1 (time): expected the end of candles of {timeframe}, got {ends[strays[0]]} ms"
+        )
     opens = ends - step
     if is_long:
         opens[1:] = np.where(ends[1:] > ends[:-1], np.maximum(opens[1:], ends[:-1]), opens[1:])
@@ -126,20 +129,20 @@ def _each_row(body: bytes) -> tuple[Column, ...]:
     if isinstance(rows, dict):
         _raise_refusal(body)
     if not isinstance(rows, list):
-        raise ReplyError(f"expected a JSON list of rows, got {body[:80]!r}")
+        raise unexpected("a JSON list of rows", body)
     columns: list[list[float]] = [[] for _ in range(5)]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, list) or len(row) != 5 or type(row[0]) is not int or not 0 < row[0] < _MOST_MS:
-            raise ReplyError(f"row {number}: expected [time, open, high, low, close], got {reprlib.repr(row)}")
+            raise wrong_field(f"row {number}", "[time in Unix ms, open, high, low, close]", row)
         columns[0].append(row[0])
-        for column, value in zip(columns[1:], row[1:], strict=True):
-            column.append(_number(value, number))
+        for column, name, value in zip(columns[1:], OHLCV, row[1:], strict=False):
+            column.append(_number(value, number, name))
     return (np.array(columns[0], np.int64), *(np.array(column, np.float64) for column in columns[1:]))
 
 
-def _number(value: object, row: int) -> float:
+def _number(value: object, row: int, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
-        raise ReplyError(f"row {row}: expected a number, got {reprlib.repr(value)}")
+        raise wrong_field(f"row {row}, field {name}", "a number", value)
     return float(value)
 
 
@@ -162,12 +165,12 @@ def _symbol(text: str, kind: str) -> str:
 def parse_listing(body: bytes) -> Listing:
     """Return every coin, in dollars, with its ticker as the base: tickers are not unique, ids are."""
     if len(body) > _MOST_LIST_BYTES or body.count(b"[") + body.count(b"{") > 2 * _MOST_COINS:
-        raise ReplyError(f"a reply of {len(body):,} bytes has too many coins: {body[:80]!r}")
+        raise too_large(body, most_bytes=_MOST_LIST_BYTES, most_brackets=2 * _MOST_COINS)
     coins = load_json(body, "a JSON list of coins")
     if isinstance(coins, dict):
         _raise_refusal(body)
     if not isinstance(coins, list):
-        raise ReplyError(f"expected a JSON list of coins, got {body[:80]!r}")
+        raise unexpected("a JSON list of coins", body)
     return Listing((), tuple(listed for coin in coins if (listed := _listed(coin)) is not None))
 
 

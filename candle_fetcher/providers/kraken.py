@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import json
 import re
-import reprlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,11 +25,11 @@ from candle_fetcher.core.errors import (
     InputError,
     ProviderRefused,
     RateLimited,
-    ReplyError,
     TransportError,
     UnknownSymbol,
 )
 from candle_fetcher.core.expiry import FOREVER_MS
+from candle_fetcher.core.faults import too_large, unexpected, wrong_field, wrong_symbol
 from candle_fetcher.core.finality import Finality
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
@@ -39,7 +38,7 @@ from candle_fetcher.core.text.json import load_json
 from candle_fetcher.core.text.rows import Row, parse_rows
 from candle_fetcher.core.timeframe import MINUTE_MS
 from candle_fetcher.providers.base import Feed, Listed, Listing, Provider, Question
-from candle_fetcher.providers.refusals import by_status, checked_name, error_object, refused_by_firewall
+from candle_fetcher.providers.refusals import by_status, checked_name, error_object, refused_by_firewall, wrong_listing
 
 NAME = "Kraken"
 # "interval": minutes.
@@ -125,11 +124,11 @@ def parse_candles(body: bytes, series: Series) -> Candles:
     Raises ReplyError where they are another pair's, or a row does not have 8 fields; else the refusal in the body.
     """
     if len(body) > _MOST_ROW_BYTES:
-        raise ReplyError(f"a reply of {len(body):,} bytes; expected at most {_MOST_ROW_BYTES:,}: {body[:80]!r}")
+        raise too_large(body, most_bytes=_MOST_ROW_BYTES)
     found = _split(body)
     pair, rows = _decoded_rows(body, series.symbol) if found is None else found
     if not _is_named(pair, series.symbol):
-        raise ReplyError(f"expected candles of {series.symbol}, got those of {reprlib.repr(pair)}")
+        raise wrong_symbol(f"candles of {series.symbol}", pair)
     return _candles(parse_rows(rows, _ROW))
 
 
@@ -169,7 +168,7 @@ def _decoded_rows(body: bytes, symbol: str) -> tuple[str, bytes]:
     result = _result(body, symbol, _MOST_ROW_VALUES, _MOST_ROW_VALUES)
     pairs = [name for name in result if name != "last"]
     if len(pairs) != 1 or not isinstance(result[pairs[0]], list):
-        raise ReplyError(f"expected the rows of one pair, got {reprlib.repr(pairs)}: {_shown(body)}")
+        raise unexpected(f"the rows of one pair ({symbol})", body)
     return pairs[0], json.dumps(result[pairs[0]]).encode()
 
 
@@ -177,7 +176,7 @@ def _candles(columns: Sequence[Column]) -> Candles:
     opens = columns[0]
     if len(opens) and not (opens.min() >= 0 and opens.max() <= _LAST_S):
         row = int(np.argmax((opens < 0) | (opens > _LAST_S)))
-        raise ReplyError(f"row {row + 1}: expected a time in seconds, got {int(opens[row])}")
+        raise wrong_field(f"row {row + 1}, field 1 (open_time)", "a time in Unix seconds", int(opens[row]))
     return candles_from(COLUMNS, [opens * 1000, *columns[1:]])
 
 
@@ -185,7 +184,7 @@ def parse_clock(body: bytes) -> int:
     """Return the provider's time in Unix ms, with a resolution of a second."""
     now_s = _result(body, "").get("unixtime")
     if type(now_s) is not int or not _PLAUSIBLE_S[0] <= now_s <= _PLAUSIBLE_S[1]:
-        raise ReplyError(f"expected a unixtime in s, got {_shown(body)}")
+        raise unexpected("a result with unixtime in Unix seconds, of the years 2013 to 2099", body)
     return now_s * 1000
 
 
@@ -195,7 +194,7 @@ def parse_listing(body: bytes, symbol: str = "") -> Listing:
     try:
         return Listing((), tuple(_listed(entry) for entry in entries.values() if entry.get("wsname")))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ReplyError(f"AssetPairs lacks {str(error)[:80]} or has another layout: {_shown(body)}") from error
+        raise wrong_listing("AssetPairs", error, body) from error
 
 
 def _listed(entry: dict[str, Any]) -> Listed:
@@ -204,7 +203,7 @@ def _listed(entry: dict[str, Any]) -> Listed:
     )
     base, slash, quote = pair.partition("/")
     if not slash:
-        raise ValueError(f"a pair, not {pair!r},")
+        raise ValueError(f"expected a pair such as XBT/USD as wsname, got {pair!r}")
     base, quote = (checked_name(_COMMON.get(asset, asset)) for asset in (base, quote))
     return Listed(f"{base}/{quote}", own, base, quote, status, status in _TRADING)
 
@@ -216,17 +215,13 @@ def _result(
     # The number of values is at most that of commas plus that of containers.
     containers = body.count(b"[") + body.count(b"{")
     if len(body) > _MOST_BYTES or body.count(b",") > most_values or containers > most_containers:
-        raise ReplyError(f"a reply of {len(body):,} bytes has too many values: {_shown(body)}")
+        raise too_large(body, most_bytes=_MOST_BYTES, most_commas=most_values, most_brackets=most_containers)
     value = load_json(body, "a JSON object with error and result")
     _raise_errors(_errors(value), symbol)
     if not isinstance(value, dict) or value.get("error") is None or not isinstance(value.get("result"), dict):
-        raise ReplyError(f"expected a JSON object with error and result, got {_shown(body)}")
+        raise unexpected("a JSON object with error and result", body)
     result: dict[str, Any] = value["result"]
     return result
-
-
-def _shown(body: bytes) -> str:
-    return repr(body[:80])[:200]
 
 
 def _raise_errors(errors: Sequence[str], symbol: str) -> None:

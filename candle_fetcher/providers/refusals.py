@@ -7,6 +7,7 @@ from typing import Any
 
 from candle_fetcher.core.call import Reply, parse_retry_after
 from candle_fetcher.core.errors import AccessDenied, ProviderRefused, RateLimited, ReplyError, TransportError
+from candle_fetcher.core.faults import beginning
 from candle_fetcher.core.text.json import load_json
 
 _MOST_NAME = 60
@@ -19,8 +20,14 @@ def checked_name(text: object) -> str:
     Names end up in messages and spreadsheets: none may control a terminal or begin like a formula (= + - @, tab).
     """
     if not isinstance(text, str) or len(text) > _MOST_NAME or not text.isprintable() or not text[:1].isalnum():
-        raise ValueError(f"a name, not {reprlib.repr(text)},")
+        raise ValueError(f"expected a name, got {reprlib.repr(text)}")
     return text
+
+
+def wrong_listing(name: str, error: Exception, body: bytes) -> ReplyError:
+    """Return the error for a list of symbols with an entry that cannot be read; `error` says why."""
+    why = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
+    return ReplyError(f"{name} has an entry that cannot be read ({why[:100]}): {beginning(body)}")
 
 
 def error_object(body: bytes) -> dict[str, Any]:

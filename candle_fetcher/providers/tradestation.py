@@ -15,7 +15,6 @@ mxcoppell/tradestation-api-ts docs (2026). No reply of the real service was avai
 from __future__ import annotations
 
 import re
-import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +31,7 @@ from candle_fetcher.core.errors import (
     UnknownSymbol,
 )
 from candle_fetcher.core.expiry import FOREVER_MS
+from candle_fetcher.core.faults import too_large, unexpected, wrong_field
 from candle_fetcher.core.finality import Finality
 from candle_fetcher.core.gap import iso
 from candle_fetcher.core.keys import Keys
@@ -102,7 +102,7 @@ def parse_candles(body: bytes, series: Series) -> Candles:
     Raises ReplyError, or the refusal in the body.
     """
     if len(body) > _MOST_BYTES:
-        raise _too_much(body)
+        raise too_large(body, most_bytes=_MOST_BYTES)
     found = _read_uniform(body)
     ends, *prices = _read_each(body) if found is None else found
     return candles_from(COLUMNS, [_opens_ms(ends, series.timeframe), *prices])
@@ -112,12 +112,8 @@ def final_until(body: bytes, candles: Candles) -> int:
     """Return the open time of the first bar with the status Open; FOREVER_MS where all are Closed."""
     statuses = _STATUS.findall(body)
     if len(statuses) != candles.count:
-        raise ReplyError(f"expected a BarStatus in each of {candles.count:,} bars, got {len(statuses):,}")
+        raise ReplyError(f"expected a BarStatus in each of {candles.count:,} bars, got {len(statuses):,} of them")
     return int(candles.open_ms[statuses.index(b"Open")]) if b"Open" in statuses else FOREVER_MS
-
-
-def _too_much(body: bytes) -> ReplyError:
-    return ReplyError(f"a reply of {len(body):,} bytes has too many bars: {body[:80]!r}")
 
 
 def _opens_ms(ends_ms: Int64s, timeframe: Timeframe) -> Int64s:
@@ -156,16 +152,16 @@ def _read_uniform(body: bytes) -> list[Any] | None:
 def _read_each(body: bytes) -> list[Any]:
     """Return stamps, prices and volumes, bar by bar."""
     if body.count(b"{") + body.count(b"[") > _MOST_ROWS + 100:
-        raise _too_much(body)
+        raise too_large(body, most_brackets=_MOST_ROWS + 100)
     value = load_json(body, "a JSON object with Bars")
     bars = value.get("Bars") if isinstance(value, dict) else None
     if not isinstance(bars, list):
         _raise_refusal(body)
-        raise ReplyError(f"expected a JSON object with Bars, got {body[:80]!r}")
+        raise unexpected("a JSON object with Bars", body)
     for number, bar in enumerate(bars, 1):
         status = bar.get("BarStatus") if isinstance(bar, dict) else None
         if status not in ("Open", "Closed"):
-            raise ReplyError(f"bar {number}: expected the BarStatus Open or Closed, got {reprlib.repr(bar)}")
+            raise wrong_field(f"row {number}, field BarStatus", "Open or Closed", bar if status is None else status)
     columns = read_objects(bars, _FIELDS)
     return [columns[name] for name in _FIELDS]
 

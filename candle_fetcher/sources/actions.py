@@ -19,8 +19,8 @@ _MOST_SKEW_MS = 10 * MINUTE_MS
 def read_actions(source: RestSource, series: Series, scope: CallScope) -> list[Action]:
     """Return every corporate action that changes the series, announced ones too.
 
-    Raises NotOffered where the provider lists none, ReplyError where a page leads back, or the reply's date shows that
-    this machine's clock is wrong; and what `ServiceClient.request` raises.
+    Raises NotOffered where the provider lists none, ReplyError where a page repeats or the reply's date shows that this
+    machine's clock is wrong, and what `ServiceClient.request` raises.
     """
     actions = source.provider.feed(series.kind).actions
     if actions is None:
@@ -30,7 +30,7 @@ def read_actions(source: RestSource, series: Series, scope: CallScope) -> list[A
     call: Call | None = actions.call(series, source.estimated_ms())
     while call is not None:
         if call in calls or len(calls) >= _MOST_PAGES:
-            raise ReplyError(f"page {len(calls) + 1} of the corporate actions leads back to a page before")
+            raise ReplyError(f"{source.provider.name} repeats a page of actions, or has more than {_MOST_PAGES}")
         calls.add(call)
 
         def parse(body: bytes, sent: Call = call) -> tuple[tuple[Action, ...], Call | None]:
@@ -40,5 +40,5 @@ def read_actions(source: RestSource, series: Series, scope: CallScope) -> list[A
         found += page
     made_ms, now_ms = head.made_ms, source.estimated_ms()
     if made_ms is not None and abs(made_ms - now_ms) > _MOST_SKEW_MS:
-        raise ReplyError(f"the list is dated {iso(made_ms)}, and this machine's clock says {iso(now_ms)}")
+        raise ReplyError(f"the list of actions is dated {iso(made_ms)}, but this machine's clock says {iso(now_ms)}")
     return found

@@ -119,7 +119,7 @@ class ArchiveSource:
     def _open(self, data: bytes, expected: str | None, file: File, series: Series) -> Candles:
         began = time.perf_counter()
         if expected is not None and hashlib.sha256(data).hexdigest() != expected:
-            raise ReplyError("its bytes are not those of its checksum")
+            raise ReplyError("its bytes do not match its checksum (SHA-256)")
         candles = self.archive.read_file(data, file, series)
         self._observe(Operation("unzip", time.perf_counter() - began, candles.count, len(data)))
         return candles
@@ -139,7 +139,7 @@ class ArchiveSource:
             if first_ms is None or file.span.start_ms < first_ms:
                 read = self.read(series, file, scope, open_by)
                 if read.candles is None or not read.candles.count:
-                    raise read.error or ReplyError(f"{file.path} is listed, and has no candle")
+                    raise read.error or ReplyError(f"the archive lists {file.path}, but the file has no candle")
                 opens_ms = int(read.candles.open_ms[0])
                 first_ms = opens_ms if first_ms is None else min(first_ms, opens_ms)
         return first_ms

@@ -50,13 +50,13 @@ class NextStep(Enum):
     WAIT = "wait, and send it again"
 
 
-# What is done after an error: the first step that can be taken, of the first row that fits its class and status. The
-# error is raised where there is none. The hosts of a service have the same data.
+# What is done after an error. The first row decides that fits its class and status; an empty tuple fits each status. Of
+# its steps, the first one that is possible is taken. Where none is, the error is raised.
 _STEPS: tuple[tuple[type[SourceError], tuple[int | None, ...], tuple[NextStep, ...]], ...] = (
     (Banned, (), ()),
     (RateLimited, (), (NextStep.WAIT,)),
     (AccessDenied, _DENIALS, (NextStep.OTHER_HOST,)),
-    (AccessDenied, (401,), (NextStep.NEW_KEY,)),  # a key that lives for minutes may have ended on the way
+    (AccessDenied, (401,), (NextStep.NEW_KEY,)),  # a token may have expired on the way
     (AccessDenied, (), ()),
     (TransportError, (None,), (NextStep.OTHER_HOST, NextStep.WAIT)),  # out of reach, or cut
     (TransportError, (), (NextStep.WAIT,)),
@@ -89,8 +89,8 @@ class Service(NamedTuple):
 
     hosts: root URLs of the same data, the preferred one first. refusal: the error that a reply other than 200 stands
     for, given the symbol and the time of the reply in ms. used: the weight that the headers of a reply report.
-    keys: are sent with each request, to these hosts alone; no reply and no error shows them. account: names the owner
-    of the keys, where the service counts what each spends. least: by kind; a lower limit of the service is not obeyed.
+    keys: sent with each request, to these hosts alone; no reply and no error shows them. account: identifies the keys
+    where the service counts the requests of each key. least: by kind; a lower limit of the service is not obeyed.
     """
 
     name: str
@@ -104,7 +104,7 @@ class Service(NamedTuple):
 
 
 class _Tries:
-    """How far one request has come: the host to send it to, the hosts left, and how many tries have failed."""
+    """The tries of one request: the host to send it to, the hosts left, and how many tries have failed."""
 
     def __init__(self, hosts: Sequence[str]) -> None:
         self.host, *self.spare = hosts
@@ -125,14 +125,14 @@ class ServiceClient:
         self._gate = HostGate()
         self._reached = True  # False where no connection could be made when the service failed last
         self._parsing = threading.Lock()
-        self._places = Places(wire.at_once)  # a reply is read without one: the next request is on its way meanwhile
+        self._places = Places(wire.at_once)  # given back before a reply is parsed, so that the next request is sent
         self.limiter = self.budget(service.limits)
 
     def budget(self, limits: Sequence[Limit], name: str = "") -> Limiter:
-        """Return a budget on the service's clock, for requests that it counts apart from the others; see `request`.
+        """Return a budget by the service's clock, for requests that it counts apart from the others; see `request`.
 
-        Clients of the same service share it by this name. Its other hosts count as the first one, for the provider
-        counts them as one; another root, such as a practice exchange's, is another service.
+        Clients of the same service share the budget by this name. Its hosts have one budget, as the provider counts
+        them together. Another first host, such as a practice exchange, makes another service.
         """
         names = (self._service.name, self._service.hosts[0], name, *filter(None, [self._service.account]))
         shared = self._wire.shared_states.state("|".join(names)) if self._wire.shared_states else None
@@ -158,18 +158,17 @@ class ServiceClient:
         scope: CallScope,
         budget: Limiter | None = None,
     ) -> tuple[Parsed, ReplyHead]:
-        """Return the parsed reply and its head, after as many retries as are needed and allowed. Raises the last error;
-        a ProviderRefused has the head of the reply.
+        """Return the parsed reply and its head, after as many retries as are needed and allowed.
 
-        Each try is counted in `budget` too, where one is given.
-        """
+        Each try is counted in `budget` too, where one is given. Raises the error of the last try; a ProviderRefused has
+        the head of the reply, and a ReplyError names the service."""
         service, transport, tries = self._service, self._wire.transport, _Tries(self._open_hosts())
         while True:
             keys = None
             try:
                 keys = service.keys.keys(scope)
                 if budget is not None:
-                    # Spent at once: the few seconds of the reply do not matter to a budget of minutes.
+                    # It counts as spent at once: until the reply, seconds pass, which a budget of minutes can ignore.
                     budget.release(budget.acquire(1, stop=scope))
                 self._places.take(scope)
                 try:
@@ -213,6 +212,8 @@ class ServiceClient:
             self._gate.failed(tries.host, self._wire.steady_s())
             self._reached = error.reached
             error.attempts = tries.failed + 1
+        elif isinstance(error, ReplyError):
+            error.args = (f"a reply of {self._service.name} cannot be used: {error.reason}",)
         return False
 
     def _waits(self, error: SourceError, tries: _Tries, scope: CallScope) -> bool:
@@ -232,7 +233,7 @@ class ServiceClient:
         return True
 
     def renew(self) -> None:
-        """Let the next requests go out on new connections: a reply is no proof of itself."""
+        """Send the next requests on new connections, since replies on the old ones may belong to other requests."""
         for host in self._service.hosts:
             self._wire.transport.renew(host)
 
@@ -252,7 +253,7 @@ class ServiceClient:
         try:
             if reply.status != 200:
                 raise self._refusal(reply, symbol, head)
-            # A parse holds the interpreter most of the time; taking turns spares the threads handing it to and fro.
+            # Parsing holds Python's interpreter lock most of the time: threads that parse in turn switch less often.
             with self._parsing:
                 began_s = time.perf_counter()
                 try:
@@ -260,10 +261,9 @@ class ServiceClient:
                 except CandleFetcherError:
                     raise
                 except Exception as error:  # the parser may be that of another package
-                    what = f"{type(error).__name__}: {str(error)[:160]!r}"
-                    raise ReplyError(f"the parser of {self._service.name} failed on a reply: {what}") from error
+                    raise ReplyError(f"its parser raised {type(error).__name__}: {str(error)[:160]!r}") from error
         except ReplyError:
-            self.renew()  # it may be the reply to another request
+            self.renew()  # an earlier request on this connection may be the one that was answered
             raise
         except RateLimited as error:
             raise self._paused(error, reply, symbol, head) from None
@@ -275,22 +275,20 @@ class ServiceClient:
         return parsed
 
     def _refusal(self, reply: Reply, symbol: str, head: ReplyHead) -> Exception:
-        """Return the error that the reply stands for. Of the other 2xx none is a whole reply."""
+        """Return the error for a status other than 200. No other status of 2xx comes with a whole reply."""
         if 200 < reply.status < 300:
-            return TransportError(
-                f"{self._service.name} sent no whole reply (status {reply.status})", status=reply.status
-            )
+            return TransportError(f"{self._service.name} sent part of a reply ({reply.status})", status=reply.status)
         return self._service.refusal(reply, symbol, self._now_ms(head))
 
     def _now_ms(self, head: ReplyHead) -> int:
-        """Return the service's clock when it sent the reply: by the reply's date, unless that cannot be right."""
+        """Return the service's time when it sent the reply: the reply's date, or an estimate for an impossible date."""
         made_ms = self._clock.made_ms(head)
         return self.limiter.now_ms() if made_ms is None else made_ms
 
     def _paused(self, error: RateLimited, reply: Reply, symbol: str, head: ReplyHead) -> RateLimited:
-        """Return the error, after the pause or ban that it stands for is set for all processes."""
+        """Set the pause or ban that the error asks for, in all processes, and return the error."""
         if reply.status == 200:
-            # A parser has no clock from which to count until the time that the provider names.
+            # The parser that raised the error had no clock to turn a stated end into a length: do it again with one.
             dated = self._service.refusal(reply, symbol, self._now_ms(head))
             error = dated if isinstance(dated, RateLimited) else error
         if isinstance(error, Banned):
@@ -304,14 +302,14 @@ class ServiceClient:
 
 
 def is_denial(error: BaseException) -> bool:
-    """Return whether a host refuses this address or its region, so that another host or source may serve the data."""
+    """Return whether the error is a refusal of this address or its region: another host or source may have the data."""
     return isinstance(error, AccessDenied) and error.status in _DENIALS
 
 
 def ends_call(error: SourceError, *, has_archive: bool = False) -> bool:
-    """Return whether the error ends a call, which continues with other requests and sources after any other error.
+    """Return whether the error ends a call. After any other error the call goes on with other requests and sources.
 
-    A ban does, and a request that is refused for good; a denial only without an archive that may serve the call.
+    A ban and a refusal of the request end it; a denial does so only without an archive that may serve the call.
     """
     if isinstance(error, Banned):
         return True

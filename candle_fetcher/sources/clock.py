@@ -203,7 +203,7 @@ class ServerClock:
             own_ms = int(self._clock() * 1000)
             theirs = iso(own_ms + best.offset_ms)
             raise ReplyError(
-                f"{name} dates its replies {theirs}, and this machine's clock says {iso(own_ms)}; "
+                f"{name} dates its replies {theirs}, but this machine's clock says {iso(own_ms)}; "
                 "set this machine's clock, or look for a proxy that stores replies"
             )
         if best.is_short or self.lasting_ms() is None:

@@ -185,7 +185,7 @@ class SeriesPages:
         call: Call | None = first
         while call is not None:
             if call in calls or len(calls) > _MOST_PAGES:
-                raise ReplyError(f"page {len(calls) + 1} of {self._series.symbol} leads back to a page before")
+                raise ReplyError(f"{self._series.provider} repeats a page, or has more than {_MOST_PAGES:,} of them")
             calls.add(call)
             parser = _PageParser(self._series, self._feed, span, None, call)
             pages.append(self._page(parser, *self._request(call, parser)))
@@ -223,7 +223,7 @@ class _PageParser:
             self.final_ms = feed.final_until(body, candles)
         candles = check(candles, self._span)
         if self._most is not None and candles.count > self._most:
-            raise ReplyError(f"{candles.count:,} candles came for a request of {self._most:,}")
+            raise ReplyError(f"expected at most {self._most:,} candles, got {candles.count:,}")
         if feed.next_call is not None and self._call is not None:
             self.following = feed.next_call(self._call, body)
         return candles

@@ -15,6 +15,7 @@ import numpy as np
 
 from candle_fetcher.core.candles import COLUMNS, INTEGERS, MISSING, OHLCV, Candles, candles_from, have_prices, in_order
 from candle_fetcher.core.errors import InputError, ReplyError, shown
+from candle_fetcher.core.faults import beginning, cut_off, too_long, wrong_field
 from candle_fetcher.core.text.decimals import ZERO, Bytes, Column, Int64s
 from candle_fetcher.core.text.rows import Row, parse_csv
 from candle_fetcher.core.timeframe import DAY_MS
@@ -69,9 +70,9 @@ def whole_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
             if lines:
                 yield lines
         if len(rest) > _LINE_BYTES:
-            raise ReplyError(f"a line of more than {_LINE_BYTES:,} bytes: {rest[:80]!r}")
+            raise too_long(rest, _LINE_BYTES)
     if rest:
-        raise ReplyError(f"its last line was cut: {rest[:80]!r}")
+        raise cut_off(rest)
 
 
 def _read_header(line: bytes, columns: Sequence[str] | None) -> tuple[str, ...]:
@@ -93,14 +94,16 @@ def _read_block(text: bytes, names: Sequence[str], before: int) -> Iterator[Cand
     """Yield the candles of whole lines; `before` is the number of rows before them."""
     if b"\r" in text:
         line = text.count(b"\n", 0, text.index(b"\r"))
-        raise ReplyError(f"row {before + line + 1:,}: a CR inside a line: {text.splitlines()[line][:80]!r}")
+        found = beginning(text.split(b"\n")[line])
+        raise ReplyError(f"row {before + line + 1:,}: expected CR at the end of a line only, got {found}")
     data = np.frombuffer(text, np.uint8)
     ends = np.flatnonzero((data == _COMMA) | (data == _LF))
     is_line = data[ends] == _LF
     width = len(names)
     if len(ends) % width or not is_line[width - 1 :: width].all() or is_line.sum() * width != len(ends):
-        line = next(at for at, line in enumerate(text.split(b"\n")) if line.count(b",") != width - 1)
-        raise ReplyError(f"row {before + line + 1:,}: expected {width} fields, got {text.splitlines()[line][:80]!r}")
+        row, bad = next((row, line) for row, line in enumerate(text.split(b"\n"), 1) if line.count(b",") != width - 1)
+        count = bad.count(b",") + 1
+        raise ReplyError(f"row {before + row:,}: expected {width} fields, got {count}: {beginning(bad)}")
     last = ends.reshape(-1, width)
     first = np.concatenate(([0], ends[:-1] + 1)).reshape(-1, width)
     # Adjoining rows that lack the same values are read together.
@@ -111,7 +114,8 @@ def _read_block(text: bytes, names: Sequence[str], before: int) -> Iterator[Cand
         try:
             yield _read_run(data, first[rows], last[rows], names)
         except ReplyError as error:
-            raise ReplyError(f"after row {before + start:,}: {error.args[0]}") from error
+            skipped = f"counted after row {before + start:,}: " if before + start else ""
+            raise ReplyError(f"{skipped}{error.args[0]}") from error
 
 
 def _read_run(data: Bytes, first: Int64s, last: Int64s, names: Sequence[str]) -> Candles:
@@ -122,7 +126,7 @@ def _read_run(data: Bytes, first: Int64s, last: Int64s, names: Sequence[str]) ->
     has = [name for at, name in enumerate(names) if last[0, at] > first[0, at]]
     lacking = [name for name in names if name not in has]
     if not set(has) >= ({"open_time", *OHLCV[:4]} if have_prices(names) else {"open_time"}):
-        raise ReplyError(f"row 1: {lacking[0]} is empty")
+        raise ReplyError(f"row 1: field {lacking[0]} is empty; expected a value")
     columns: dict[str, Column] = {}
     for name in lacking:
         columns[name] = np.full(len(first), MISSING) if name in INTEGERS else np.full(len(first), np.nan)
@@ -161,7 +165,7 @@ def _read_numbers(
 def _read_flags(data: Bytes, first: Int64s, last: Int64s) -> Column:
     """Return 1.0 where `true` or 1 stands at [first, last), and 0.0 where `false` or 0 does.
 
-    Raises ReplyError, which names the first row with another text.
+    Raises ReplyError, whose message names the first row with another text.
     """
     found = np.full(len(first), np.nan)
     for text, value in ((b"true", 1), (b"false", 0), (b"True", 1), (b"False", 0), (b"1", 1), (b"0", 0)):
@@ -173,14 +177,15 @@ def _read_flags(data: Bytes, first: Int64s, last: Int64s) -> Column:
     if np.isnan(found).any():
         row = int(np.argmax(np.isnan(found)))
         text = data[int(first[row]) : int(last[row])].tobytes()
-        raise ReplyError(
-            f"row {row + 1}: expected true or false, got {shown(text.decode('ascii', 'backslashreplace'))}"
-        )
+        raise wrong_field(f"row {row + 1}", "true or false", text.decode("ascii", "backslashreplace"))
     return found
 
 
 def read_times(data: Bytes, first: Int64s, last: Int64s) -> Int64s:
-    """Return the Unix ms of the times at [first, last). Raises ReplyError, which names the first row without a time."""
+    """Return the Unix ms of the times at [first, last).
+
+    Raises ReplyError, whose message names the first row without a time.
+    """
     found = np.empty(len(first), np.int64)
     is_time = np.zeros(len(first), np.bool_)
     for pattern in _FORMATS:
@@ -206,7 +211,7 @@ def read_times(data: Bytes, first: Int64s, last: Int64s) -> Int64s:
     if not is_time.all():
         row = int(np.argmin(is_time))
         text = data[int(first[row]) : int(last[row])].tobytes().decode("ascii", "backslashreplace")
-        raise ReplyError(f"row {row + 1}: {shown(text)} is not a time; expected one such as 2024-01-31 12:00:00")
+        raise wrong_field(f"row {row + 1}", "a time such as 2024-01-31 12:00:00", text)
     return found
 
 

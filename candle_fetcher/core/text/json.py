@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn
 
-from candle_fetcher.core.errors import ReplyError
+from candle_fetcher.core.faults import unexpected
 
 _MOST_DIGITS = 40  # of an integer, its minus included
 
@@ -13,13 +13,13 @@ _MOST_DIGITS = 40  # of an integer, its minus included
 def load_json(body: bytes, expected: str) -> Any:
     """Return the value of a JSON body.
 
-    Raises ReplyError, which says what was `expected`, where the body is not JSON, is nested too deeply, or holds NaN,
-    Infinity or an integer of more than 40 digits (converting thousands of digits would take minutes).
+    Raises ReplyError, whose message says what was `expected`, where the body is not JSON, is nested too deeply, or
+    holds NaN, Infinity or an integer of more than 40 digits (converting thousands of digits would take minutes).
     """
     try:
         return json.loads(body, parse_int=_int, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
-        raise ReplyError(f"expected {expected}, got {len(body)} bytes: {repr(body[:80])[:200]}") from error
+        raise unexpected(expected, body) from error
 
 
 def _int(text: str) -> int:

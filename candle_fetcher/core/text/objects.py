@@ -18,6 +18,7 @@ import numpy as np
 
 from candle_fetcher.core.candles import MISSING
 from candle_fetcher.core.errors import ReplyError
+from candle_fetcher.core.faults import missing_field, wrong_field
 from candle_fetcher.core.text.decimals import Column
 from candle_fetcher.core.text.json import load_json
 from candle_fetcher.core.text.template import MatchedRows, Place, match_template
@@ -26,7 +27,12 @@ from candle_fetcher.core.zones import clock_ms
 
 # The kinds of fields: i an integer, d a decimal, both without quotes; q a decimal in quotes; t a time in quotes, RFC
 # 3339, read as Unix ms (rounded down).
-_EXPECTED = {"i": "an integer", "d": "a number", "q": "a decimal in quotes", "t": "a time such as 2024-01-02T05:00:00Z"}
+_EXPECTED = {
+    "i": "an integer",
+    "d": "a number",
+    "q": "a decimal in quotes, without an exponent",
+    "t": "a time such as 2024-01-02T05:00:00Z",
+}
 _MISSING = {"i": MISSING, "t": MISSING, "d": math.nan, "q": math.nan}
 _MOST_INTEGER = 10**18
 
@@ -135,21 +141,22 @@ def read_objects(
 ) -> dict[str, Column]:
     """Return the columns of those fields (name to kind) of a list of decoded objects, by name.
 
-    A field that is `optional` and absent is NaN, or MISSING where it is an integer or a time. Raises ReplyError, which
-    names the object (from 1) and the field.
+    A field that is `optional` and absent is NaN, or MISSING where it is an integer or a time. Raises ReplyError, whose
+    message names the object as a row, counted from 1, and the field.
     """
     if not isinstance(objects, list):
         raise ReplyError(f"expected a list of objects, got {reprlib.repr(objects)}")
     columns: dict[str, list[float]] = {name: [] for name in fields}
     for number, one in enumerate(objects, 1):
         if not isinstance(one, dict):
-            raise ReplyError(f"object {number}: expected one with {', '.join(fields)}, got {reprlib.repr(one)}")
+            raise wrong_field(f"row {number}", f"an object with {', '.join(fields)}", one)
         for name, kind in fields.items():
             missing = _MISSING[kind] if name in optional else None
             found = _value(one[name], kind) if name in one else missing
+            if found is None and name not in one:
+                raise missing_field(f"row {number}", name, _EXPECTED[kind])
             if found is None:
-                shown = reprlib.repr(one[name]) if name in one else "none"
-                raise ReplyError(f"object {number}, {name}: expected {_EXPECTED[kind]}, got {shown}")
+                raise wrong_field(f"row {number}, field {name}", _EXPECTED[kind], one[name])
             columns[name].append(found)
     return {name: _column(columns[name], kind) for name, kind in fields.items()}
 

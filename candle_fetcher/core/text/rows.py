@@ -12,10 +12,12 @@ import math
 import re
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from candle_fetcher.core.errors import InputError, ReplyError
+from candle_fetcher.core.faults import too_long, unexpected
 from candle_fetcher.core.text.decimals import (
     MARGIN,
     MINUS,
@@ -35,7 +37,6 @@ from candle_fetcher.core.text.quick import read_block, wants_more
 CSV_PIECE_BYTES = 1 << 18
 # Longer than any row or run of blank lines: a text without line ends is refused, and not collected in memory.
 _LINE_BYTES = 1 << 16
-_EXPECTED = {"i": "an integer of at most 18 digits", "d": "a decimal", "x": "a decimal"}
 # At most 18 digits, so that every integer fits an int64; no leading zero, which JSON forbids.
 _INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _DECIMAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
@@ -65,9 +66,12 @@ class Row:
         return f"Row({self.template!r})"
 
     def place(self, row: int, index: int) -> str:
-        """Return the name of a field for an error message; `row` counts from 1, `index` from 0."""
-        name = f" ({self.names[index]})" if index < len(self.names) and self.names[index] else ""
-        return f"row {row}, field {index + 1}{name}"
+        """Return where a field stands, for an error message; `row` counts from 1, `index` from 0."""
+        return f"row {row}, {self.field(index)}"
+
+    def field(self, index: int) -> str:
+        """Return the number of a field, from 1, and its name if it has one; `index` counts from 0."""
+        return f"field {index + 1} ({self.names[index]})" if self.names[index] else f"field {index + 1}"
 
     def empty(self) -> tuple[Column, ...]:
         """Return the columns of zero rows."""
@@ -124,7 +128,8 @@ class _Bounds:
 def parse_rows(body: bytes, row: Row) -> tuple[Column, ...]:
     """Return the columns of a JSON list of rows, in field order: int64 for i, float64 as `float` reads it for d.
 
-    Raises ReplyError, which names row and field (both from 1), or shows the first 80 bytes of a body without a list.
+    Raises ReplyError. It names the row and the field, both from 1, or shows the first 80 bytes of a body that is not a
+    list.
     """
     found = _read(MARGIN + body + MARGIN, row.kinds, row._json)
     return _read_json(body, row) if found is None else found
@@ -194,7 +199,7 @@ def _whole_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
             yield block
             del block  # before the next one is made
         if len(rest) > _LINE_BYTES:
-            raise ReplyError(f"a line, or blank lines, of more than {_LINE_BYTES:,} bytes: {rest[:80]!r}")
+            raise too_long(rest, _LINE_BYTES)
     if lines:
         yield b"\n".join(lines)
     rest = (rest if begun else _without_header(rest)).rstrip(b"\r\n")
@@ -274,41 +279,37 @@ def _repeats(chars: Bytes, row: Bytes) -> bool:
 
 def _read_json(body: bytes, row: Row) -> tuple[Column, ...]:
     """Return what `parse_rows` does, one value at a time: for bodies with blanks, escapes or errors."""
-    wanted = f"expected a JSON list of rows, got {len(body)} bytes: {repr(body[:80])[:200]}"
     try:
         rows = json.loads(body, parse_int=_Bare, parse_float=_Bare, parse_constant=_Bare)
     except (ValueError, RecursionError) as error:
-        raise ReplyError(wanted) from error
+        raise unexpected("a JSON list of rows", body) from error
     if not isinstance(rows, list):
-        raise ReplyError(wanted)
+        raise unexpected("a JSON list of rows", body)
     for number, fields in enumerate(rows, 1):
         if not isinstance(fields, list):
             raise ReplyError(f"row {number}: expected a list of {len(row.kinds)} fields, got {_shown(fields)}")
-    return _columns(rows, row, 0, {"i": _Bare, "d": str, "x": str})
+    return _columns(rows, row, 0, {"i": _JSON_INTEGER, "d": _JSON_DECIMAL, "x": _JSON_DECIMAL})
 
 
 def _read_lines(block: bytes, row: Row, rows_before: int) -> tuple[Column, ...]:
     """Return what `parse_csv` does, one value at a time: for lines of which none is blank."""
     lines = [line.split(",") for line in block.decode("ascii", "backslashreplace").split("\n")]
-    return _columns(lines, row, rows_before, dict.fromkeys("idx", str))
+    return _columns(lines, row, rows_before, {"i": _CSV_INTEGER, "d": _CSV_DECIMAL, "x": _CSV_DECIMAL})
 
 
 def _columns(
-    rows: Sequence[Sequence[object]], row: Row, rows_before: int, types: Mapping[str, type[str]]
+    rows: Sequence[Sequence[object]], row: Row, rows_before: int, kinds: Mapping[str, _Kind]
 ) -> tuple[Column, ...]:
-    """Return the columns of rows of text fields. The field of a kind must have exactly the type in `types`."""
+    """Return the columns of rows of text fields; `kinds` says how the file format writes each kind of field."""
     columns: list[list[float]] = [[] for _ in row.kinds]
     for number, fields in enumerate(rows, rows_before + 1):
         if len(fields) != len(row.kinds):
-            place = row.place(number, min(len(fields), len(row.kinds)))
-            raise ReplyError(
-                f"{place}: {'missing' if len(fields) < len(row.kinds) else 'too many'}; "
-                f"expected {len(row.kinds)} fields, got {len(fields)}"
-            )
+            lacks = f"; {row.field(len(fields))} is missing" if len(fields) < len(row.kinds) else ""
+            raise ReplyError(f"row {number}: expected {len(row.kinds)} fields, got {len(fields)}{lacks}")
         for index, (kind, value) in enumerate(zip(row.kinds, fields, strict=True)):
             pattern = _INTEGER if kind == "i" else _DECIMAL
-            if type(value) is not types[kind] or not pattern.fullmatch(value):
-                raise ReplyError(f"{row.place(number, index)}: expected {_EXPECTED[kind]}, got {_shown(value)}")
+            if type(value) is not kinds[kind].type or not pattern.fullmatch(value):
+                raise ReplyError(f"{row.place(number, index)}: expected {kinds[kind].expected}, got {_shown(value)}")
             read = int(value) if kind == "i" else float(value)
             if kind != "x" and math.isinf(read):
                 raise ReplyError(f"{row.place(number, index)}: {_shown(value)} is too large for a float64")
@@ -324,6 +325,19 @@ class _Bare(str):
     """A number or constant without quotes in JSON."""
 
     __slots__ = ()
+
+
+class _Kind(NamedTuple):
+    """How a file format writes a kind of field: the type of its text when decoded, and the words of an error."""
+
+    type: type[str]
+    expected: str
+
+
+_JSON_INTEGER = _Kind(_Bare, "an integer of at most 18 digits, without quotes")
+_JSON_DECIMAL = _Kind(str, "a decimal in quotes, without an exponent")
+_CSV_INTEGER = _Kind(str, "an integer of at most 18 digits")
+_CSV_DECIMAL = _Kind(str, "a decimal without an exponent")
 
 
 def _shown(value: object) -> str:
