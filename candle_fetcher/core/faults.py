@@ -48,7 +48,7 @@ def too_long(text: bytes, most_bytes: int) -> ReplyError:
 
 
 def cut_off(text: bytes) -> ReplyError:
-    """Return the error for a text whose last line has no end."""
+    """Return the error for a text with a last line that has no end."""
     return ReplyError(f"the last line has no line end, so the file was cut: {beginning(text)}")
 
 

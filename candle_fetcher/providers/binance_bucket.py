@@ -119,7 +119,7 @@ def parse_listing(body: bytes, prefix: str, marker: str = "") -> Page:
     folders = tuple(texts.get(f"{_ROOT}/CommonPrefixes/Prefix", ()))
     stray = next((entry for entry in (*keys, *folders) if not entry.startswith(prefix)), None)
     if stray is not None:
-        raise ReplyError(f"expected entries whose names begin with {prefix}, got {stray[:80]!r}")
+        raise ReplyError(f"expected entries below {prefix}, got {stray[:80]!r}")
     if is_cut == "false":
         return Page(keys, folders, None)
     named = texts.get(f"{_ROOT}/NextMarker", [""])[-1]

@@ -165,7 +165,7 @@ def _read_numbers(
 def _read_flags(data: Bytes, first: Int64s, last: Int64s) -> Column:
     """Return 1.0 where `true` or 1 stands at [first, last), and 0.0 where `false` or 0 does.
 
-    Raises ReplyError, whose message names the first row with another text.
+    Raises ReplyError, which names the first row with another text.
     """
     found = np.full(len(first), np.nan)
     for text, value in ((b"true", 1), (b"false", 0), (b"True", 1), (b"False", 0), (b"1", 1), (b"0", 0)):
@@ -184,7 +184,7 @@ def _read_flags(data: Bytes, first: Int64s, last: Int64s) -> Column:
 def read_times(data: Bytes, first: Int64s, last: Int64s) -> Int64s:
     """Return the Unix ms of the times at [first, last).
 
-    Raises ReplyError, whose message names the first row without a time.
+    Raises ReplyError, which names the first row without a time.
     """
     found = np.empty(len(first), np.int64)
     is_time = np.zeros(len(first), np.bool_)

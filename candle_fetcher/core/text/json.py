@@ -13,7 +13,7 @@ _MOST_DIGITS = 40  # of an integer, its minus included
 def load_json(body: bytes, expected: str) -> Any:
     """Return the value of a JSON body.
 
-    Raises ReplyError, whose message says what was `expected`, where the body is not JSON, is nested too deeply, or
+    Raises ReplyError, which says what was `expected`, where the body is not JSON, is nested too deeply, or
     holds NaN, Infinity or an integer of more than 40 digits (converting thousands of digits would take minutes).
     """
     try:

@@ -141,7 +141,7 @@ def read_objects(
 ) -> dict[str, Column]:
     """Return the columns of those fields (name to kind) of a list of decoded objects, by name.
 
-    A field that is `optional` and absent is NaN, or MISSING where it is an integer or a time. Raises ReplyError, whose
+    A field that is `optional` and absent is NaN, or MISSING where it is an integer or a time. Raises ReplyError. Its
     message names the object as a row, counted from 1, and the field.
     """
     if not isinstance(objects, list):
