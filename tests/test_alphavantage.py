@@ -259,7 +259,7 @@ def test_the_day_is_over_at_midnight_of_new_york_as_far_as_is_known(now, back):
 
 
 def test_a_month_that_it_refuses_is_no_unknown_symbol(world):
-    with pytest.raises(ProviderRefused, match="no candles of it in that month: ask for 1d"):
+    with pytest.raises(ProviderRefused, match="no candles of it in that month: request 1d"):
         world.fetcher(**KEYS, **PREMIUM).fetch("IBMX", "1h", "2024-02-26", "2024-02-27")
     with pytest.raises(UnknownSymbol, match="IBMX"):
         world.fetcher(**KEYS).fetch("IBMX", "1d", "2024-02-26", "2024-02-27")

@@ -162,14 +162,14 @@ def test_a_region_block_is_named_and_what_helps(world: World) -> None:
     world.exchange.fail(faults.restricted(), times=None, match="/api/")
     passed, found, fix = rows(world.fetcher().doctor(), "access")[0]
     assert passed is False
-    assert found.startswith("region block: Binance does not serve this region (451)")
+    assert found.startswith("region block: Binance does not serve this region (status 451")
     assert "another provider" in fix
 
 
 def test_a_firewall_is_told_from_a_region_block(world: World) -> None:
     world.exchange.fail(faults.forbidden(), times=None, match="/api/")
     passed, found, fix = rows(world.fetcher().doctor(), "access")[0]
-    assert (passed, found) == (False, "refused: Binance's firewall refused the request (403)")
+    assert (passed, found) == (False, "refused: Binance's firewall refused the request (status 403)")
     assert "Wait some minutes" in fix
 
 

@@ -322,9 +322,9 @@ def test_which_market_a_file_is_of_is_said_by_its_folders_or_has_to_be(
         other.cache.import_file(path)
     assert other.cache.import_file(path, provider="binance-um").provider == "binance-um"
     assert other.cache.import_file(tmp_path / key).added == 0
-    with pytest.raises(InputError, match="binance-um, and provider='binance'"):
+    with pytest.raises(InputError, match="binance-um, but the call says provider='binance'"):
         other.cache.import_file(tmp_path / key, provider="binance")
-    with pytest.raises(InputError, match="which binance-us does not have"):
+    with pytest.raises(InputError, match="binance-us has no such archive"):
         other.cache.import_file(path, provider="binance-us")
     same(
         other.fetch("BTC/USDT", "1h", *MONTH, provider="binance-um", source="cache"),
@@ -575,7 +575,7 @@ def test_where_the_disk_takes_nothing_it_is_an_error(
     from candle_fetcher.store import DiskTier
 
     monkeypatch.setattr(DiskTier, "save_many", lambda *_: False)
-    with pytest.raises(CacheError, match="not imported completely"):
+    with pytest.raises(CacheError, match="imported only in part"):
         fetcher.cache.import_file(path)
 
 
@@ -708,13 +708,21 @@ def test_a_header_that_is_none_of_ours_is_refused(other: CandleFetcher, tmp_path
 @pytest.mark.parametrize(
     ("name", "what", "said"),
     [
-        ("BTC_USDT_1h_20240301_20240302.csv", {"timeframe": "4h"}, "it is of 1h, and timeframe='4h'"),
-        ("BTC_USDT_1h_20240301_20240302.csv", {"symbol": "ETH/USDT"}, "BTC_USDT, and symbol='ETH/USDT'"),
-        ("BTC_USDT_1h_20240301_20240302.csv", {"provider": "binance-um"}, "binance, and provider='binance-um'"),
-        ("BTC_USDT_1h_20240301_20240302.csv", {"kind": "mark"}, "'candles' candles, and kind='mark'"),
-        ("prices.csv", {"symbol": "BTC/USDT"}, "which timeframe"),
-        ("prices.csv", {"timeframe": "1h"}, "which symbol"),
-        ("prices.csv", {"symbol": "BTC/USDT", "timeframe": "7m"}, "built from 1m candles"),
+        (
+            "BTC_USDT_1h_20240301_20240302.csv",
+            {"timeframe": "4h"},
+            "timeframe 1h, but the call says timeframe='4h'",
+        ),
+        ("BTC_USDT_1h_20240301_20240302.csv", {"symbol": "ETH/USDT"}, "BTC_USDT, but the call says symbol='ETH/USDT'"),
+        (
+            "BTC_USDT_1h_20240301_20240302.csv",
+            {"provider": "binance-um"},
+            "provider binance, but the call says provider='binance-um'",
+        ),
+        ("BTC_USDT_1h_20240301_20240302.csv", {"kind": "mark"}, "kind candles, but the call says kind='mark'"),
+        ("prices.csv", {"symbol": "BTC/USDT"}, "does not say the timeframe"),
+        ("prices.csv", {"timeframe": "1h"}, "does not say the symbol"),
+        ("prices.csv", {"symbol": "BTC/USDT", "timeframe": "7m"}, "made of candles of 1m"),
         ("prices.csv", {"symbol": "BTC/USDT", "timeframe": "1x"}, "unknown timeframe"),
         ("prices.csv", {"symbol": "BTC/USDT", "timeframe": "1h", "provider": "binanc"}, "unknown provider"),
         ("prices.csv", {"symbol": "BTC/USDT", "timeframe": "1h", "kind": "mark"}, "offers no 'mark'"),

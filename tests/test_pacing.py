@@ -266,7 +266,7 @@ def test_a_call_as_large_as_the_limit_can_be_sent() -> None:
 
 
 def test_a_call_larger_than_the_limit_is_refused() -> None:
-    with pytest.raises(RateLimited, match="weight 11 can never be sent; the limit is 10 in 60 s"):
+    with pytest.raises(RateLimited, match="allows no request of weight 11; the limit is 10 in 60 s"):
         make(World(), Limit(10, 60)).acquire(11, stop=GO)
 
 

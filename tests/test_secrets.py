@@ -268,7 +268,7 @@ def test_a_number_that_holds_a_key_is_refused_and_never_another_number(world: Wo
     fetcher = world.fetcher(source="rest", max_retries=0, provider=provider, base_urls=None)
     client = fetcher._runtime.rest(provider)._client
     client._service = client._service._replace(keys=FixedKeys(Keys(headers=(("X-MBX-APIKEY", f"{price:.8f}"[1:6]),))))
-    with pytest.raises(CandleFetcherError, match=r"field \d+: expected a decimal, got '\d*\*\*\*"):
+    with pytest.raises(CandleFetcherError, match=r"field \d+ \(\w+\): expected a decimal .*, got '\d*\*\*\*"):
         fetcher.fetch(*RANGE)
 
 

@@ -79,7 +79,7 @@ def test_ids_of_providers_ignore_case_everywhere(exchange: PracticeExchange, mon
 def test_a_perpetual_that_there_is_not_is_said_to_be_none(fetcher: CandleFetcher) -> None:
     with pytest.raises(InputError, match="settles in the quote"):
         fetcher.fetch("BTC/USDT:BTC", "1h", *DAY, provider="binance-um")
-    with pytest.raises(InputError, match="is not a symbol"):
+    with pytest.raises(InputError, match="is not valid for"):
         fetcher.fetch("BTC/USDT:USDT", "1h", *DAY)
     with pytest.raises(NotOffered, match="fetch_funding"):
         fetcher.fetch("BTC/USDT", "1h", *DAY, provider="binance-um", kind="funding")

@@ -449,7 +449,7 @@ def test_a_body_above_the_cap_is_an_error_that_names_it(serve: Serve, make: Make
     before = tracemalloc.get_traced_memory()[0]
     try:
         began = time.monotonic()
-        with pytest.raises(ReplyError, match="cap of 100000 bytes"):
+        with pytest.raises(ReplyError, match="body of at most 100,000 bytes"):
             transport.send(server.root, CALL)
         assert time.monotonic() - began < LONG_S
         assert tracemalloc.get_traced_memory()[1] < before + 4_000_000  # 50 MB would have been unpacked
@@ -486,7 +486,7 @@ def test_the_deadline_ends_the_whole_call(serve: Serve, make: Make, answer: Answ
     server = serve(answer)
     transport = make(timeout_s=0.25)
     began = time.monotonic()
-    with pytest.raises(TransportError, match=r"no whole reply within 0\.25 s"):
+    with pytest.raises(TransportError, match=r"no complete reply within 0\.25 s"):
         transport.send(server.root, CALL)
     assert 0.2 < time.monotonic() - began < LONG_S
     server.wait_for_requests(1)
@@ -992,7 +992,7 @@ def test_a_socks_proxy_is_used_where_pysocks_is_there(transport: Transport, monk
         port = listener.getsockname()[1]
         monkeypatch.setenv("HTTP_PROXY", f"socks5h://127.0.0.1:{port}")
         if importlib.util.find_spec("socks") is None:
-            with pytest.raises(InputError, match="PySocks: pip install"):
+            with pytest.raises(InputError, match="PySocks; run pip install"):
                 transport.send("http://localhost:9", CALL)
             return
         proxy = threading.Thread(target=speak)

@@ -45,7 +45,7 @@ class Answer:
         request, policy = collector.request, collector.policy
         provider, kind = request.source.provider, request.series.kind
         if policy.invents and not have_prices(provider.feed(kind).columns):
-            raise NotOffered(f"on_gap={policy.on_gap!r} invents prices, and {kind} of {provider.name} has none")
+            raise NotOffered(f"on_gap={policy.on_gap!r} invents prices, but {kind} of {provider.name} has none")
         self.request, self.policy, self.scope = request, policy, collector.scope
         self.collector = collector
         self._limited: CandleResult | None = None

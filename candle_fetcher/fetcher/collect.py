@@ -128,7 +128,7 @@ class Collector(Task):
         elif first_ms is None and self.policy.allows(REST):
             first_ms = self._ask_first_ms()
         if first_ms is None:
-            raise IncompleteData(f"{request.label} has no first candle, as far as is known")
+            raise IncompleteData(f"no source that was asked knows the first candle of {request.label}")
         return first_ms
 
     def _first_published_ms(self) -> int | None:

@@ -342,7 +342,7 @@ class Runtime:
         archive = self.archive(self.find(SPOT.provider))
         if archive is None or archive.bucket is None:
             raise NotOffered(
-                f"{SPOT.provider} has no archive here: base_urls names a host for it; expected one for {NAME} too"
+                f"base_urls has a host for {SPOT.provider} but none for its archive; expected one for {NAME} too"
             )
         return archive.bucket
 

@@ -138,7 +138,7 @@ def find_symbol(file_format: str, name: str, provider: Provider, kind: str) -> s
     pair = name.replace("_", "/", 1)
     stock = name.replace("_", ".", 1)
     if provider.calendar(Series(provider.name, None, stock, Timeframe(1, "d"), kind)) is not None:
-        raise InputError(f"its name says {name}, which may be {pair} or {stock}; give the symbol")
+        raise InputError(f"its name says the symbol {name}, which may be {pair} or {stock}; give the symbol")
     for text in (pair, name, name.removesuffix("_")):
         with contextlib.suppress(InputError):
             if text_of(provider.unified(provider.provider_symbol(text, kind))) == name:
@@ -152,16 +152,16 @@ def check_market(provider: Provider, symbol: str, kind: str, head: bytes, candle
     For files with a name that gives neither.
     """
     if provider.name == "binance" and ("_" in symbol or head.removeprefix(b"\xef\xbb\xbf")[:1].isalpha()):
-        raise InputError("its symbol or its header is of futures; give the provider, binance-um or binance-cm")
+        raise InputError("its symbol or its header belongs to futures; give the provider, binance-um or binance-cm")
     if symbol.endswith("_PERP") and provider.name != "binance-cm":
         raise InputError(f"{symbol} is a symbol of COIN-M; give the provider, binance-cm")
     if not candles.count:
         return
     is_traded = bool((candles.floats("volume") > 0).any())
     if kind == "candles" and not is_traded and bool((candles.integers("trades") > 0).any()):
-        raise InputError("its rows have trades and no volume, as prices have; give the kind, mark, index or premium")
+        raise InputError("its rows have trades but no volume, as prices do; give the kind: mark, index or premium")
     if kind != "candles" and is_traded:
-        raise InputError(f"its rows have volume, which candles of {kind} prices lack; give another kind, or none")
+        raise InputError(f"its rows have volume, but candles of {kind} prices have none; give another kind, or none")
 
 
 def head_of(data: bytes) -> bytes:
@@ -183,5 +183,6 @@ def read_kraken(pieces: Iterable[bytes]) -> Iterator[Candles]:
     lines = (_EXPONENT.sub(_written_out, text) if b"E" in text else text for text in whole_lines(pieces))
     for open_s, *others in iter_csv(lines, _TRADES):
         if ((open_s < 0) | (open_s >= _MOST_S)).any():
-            raise ReplyError(f"its times, such as {int(open_s[0])}, are not Unix seconds")
+            stray = open_s[(open_s < 0) | (open_s >= _MOST_S)][0]
+            raise ReplyError(f"expected times in Unix seconds, got {stray}")
         yield candles_from(_TRADES_COLUMNS, [open_s * 1000, *others])

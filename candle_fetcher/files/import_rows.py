@@ -146,8 +146,8 @@ def _survey(job: ImportJob, now_ms: int) -> Survey:
             survey.columns |= {name for name in settled.names if _has_values(settled, name)}
     if not survey.count and survey.unsettled:
         raise InputError(
-            f"none of its candles can be stored: by this machine's clock, {iso(now_ms)}, each is in the future or "
-            "still open, or it is invented"
+            "none of its candles can be stored, since each is invented, still open, or in the future by this machine's "
+            f"clock ({iso(now_ms)}); expected closed candles of the provider"
         )
     return survey
 
@@ -245,8 +245,8 @@ class _ChunkWriter:
     def _write_batch(self, batch: dict[int, list[tuple[Span, Candles]]]) -> None:
         cache, series, chunks = self._cache, self._job.series, sorted(batch)
         if not cache.entries.rewrite(series, chunks, lambda stored: self._merge_batch(batch, stored)):
-            problem = cache.problem or "the disk did not take what was to be stored"
-            raise CacheError(f"{self._job.path.name} was not imported completely: {shown(problem)}")
+            problem = cache.problem or "the disk did not store some of its candles"
+            raise CacheError(f"{self._job.path.name} was imported only in part: {shown(problem)}")
         cache.freshness.save(series, dict.fromkeys(chunks, READ_ENTRY))
         self.chunks += len(chunks)
 

@@ -1,4 +1,4 @@
-"""Files of candles into the cache: what a file is of, as its name, its manifest, its format and the arguments say."""
+"""Imports files of candles into the cache. Name, manifest, format and arguments say which series a file belongs to."""
 
 from __future__ import annotations
 
@@ -77,10 +77,12 @@ def _read_manifest_facts(named: FileLabel, manifest: Mapping[str, Any], known: M
     texts = [manifest[name] for name in ("provider", "symbol", "timeframe", "kind")]
     settings = manifest.get("settings", {})
     if not isinstance(settings, dict) or not all(isinstance(text, str) for text in (*texts, *settings.values())):
-        raise InputError("the manifest beside it does not name the series; move it away")
+        raise InputError("the manifest beside it does not name a series; move the manifest away")
     owner, symbol, timeframe, kind = texts
     if owner not in known:
-        raise InputError(f"the manifest beside it says provider {shown(owner)}, which is not known here")
+        raise InputError(
+            f"the manifest beside it says provider {shown(owner)}; expected one of {', '.join(sorted(known))}"
+        )
     if named.symbol is not None:
         own = {one.name for one in known[owner].settings}
         chosen = {name: value for name, value in settings.items() if name in own}
@@ -88,7 +90,7 @@ def _read_manifest_facts(named: FileLabel, manifest: Mapping[str, Any], known: M
         facts = owner, kind, timeframe, text_of(symbol).removesuffix("_"), chosen
         for name, fact in zip(names, facts, strict=True):
             if name != fact:
-                raise InputError(f"its name says {name}, and the manifest beside it {fact}; they must agree")
+                raise InputError(f"its name says {name}, but the manifest beside it says {fact}; they must agree")
     return FileLabel(owner, symbol, timeframe, kind, settings=tuple(settings.items()))
 
 
@@ -108,7 +110,7 @@ def _make_job(fetcher: Fetcher, path: Path, given: FileLabel, provider: Provider
     series, name, target = read_series(owner, fetcher.origin(owner), symbol, timeframe, kind)
     if series.timeframe != target:
         raise InputError(
-            f"candles of {target} are built from {series.timeframe} candles at {owner.name}; import those instead"
+            f"candles of {target} are made of candles of {series.timeframe} at {owner.name}; import the latter instead"
         )
     job = ImportJob(path, owner, series, name, lambda: iter(()))
     if file_format == OF_ARCHIVE:
@@ -133,7 +135,7 @@ def _find_provider(fetcher: Fetcher, file_format: str, named: FileLabel, given: 
     found = given or fetcher.find(None)
     if file_format == OF_ARCHIVE and not (found.archive is not None and found.archive.name == ARCHIVE.name):
         raise InputError(
-            f"it is {OF_ARCHIVE}, which {found.name} does not have; give the provider, such as 'binance-um'"
+            f"it is {OF_ARCHIVE}, but {found.name} has no such archive; give the provider, such as 'binance-um'"
         )
     return found
 
@@ -142,7 +144,7 @@ def _agree(file_format: str, named: FileLabel, given: FileLabel, provider: Provi
     """Return symbol, timeframe and kind. Raises InputError where the arguments contradict the name, or neither has
     one."""
     if given.kind is not None and named.kind not in (None, given.kind):
-        raise _contradiction(f"{named.kind!r} candles", "kind", given.kind)
+        raise _contradiction(named.kind, "kind", given.kind)
     kind = given.kind or named.kind or "candles"
     if given.timeframe is not None and named.timeframe is not None:
         length = parse_timeframe(named.timeframe)
@@ -152,7 +154,7 @@ def _agree(file_format: str, named: FileLabel, given: FileLabel, provider: Provi
     symbol = named.symbol if given.symbol is None else given.symbol
     if timeframe is None or symbol is None:
         what = "timeframe" if timeframe is None else "symbol"
-        raise InputError(f"its name does not say which {what} it is of; give the {what}")
+        raise InputError(f"its name does not say the {what} of its candles; give the {what}")
     if given.symbol is None:
         symbol = formats.find_symbol(file_format, symbol, provider, kind)
     elif named.symbol is not None and not _is_named(file_format, named.symbol, symbol, provider, kind):
@@ -161,7 +163,11 @@ def _agree(file_format: str, named: FileLabel, given: FileLabel, provider: Provi
 
 
 def _contradiction(said: object, argument: str, value: str) -> InputError:
-    return InputError(f"it is of {said}, and {argument}={value!r} was given; give one of them")
+    """Return the error for an argument that contradicts what the file says of itself."""
+    return InputError(
+        f"its name or manifest says {argument} {said}, but the call says {argument}={value!r}; leave the argument out "
+        "if the file is right"
+    )
 
 
 def _is_named(file_format: str, named: str, symbol: str, provider: Provider, kind: str) -> bool:
@@ -182,7 +188,7 @@ def _series_of_file(
     if manifest is not None and manifest["origin"] != series.origin:
         hosts = [shown(url) if url else "the provider's own host" for url in (manifest["origin"], series.origin)]
         raise InputError(
-            f"its candles are of {hosts[0]}, by the manifest beside it, and this CandleFetcher asks {hosts[1]}; "
+            f"the manifest beside it says that its candles are of {hosts[0]}, but this CandleFetcher asks {hosts[1]}; "
             "expected a CandleFetcher with the same base_urls"
         )
     if named.settings is None:  # the arguments and the fetcher's settings decide
@@ -193,16 +199,20 @@ def _series_of_file(
     for setting in (one for one in provider.settings if one.is_of_series):
         value = said.pop(setting.name, setting.allowed[0])
         if value not in setting.allowed:
-            raise InputError(f"it says {setting.name}={shown(value)}; expected one of {', '.join(setting.allowed)}")
+            raise InputError(
+                f"its name or manifest says {setting.name}={shown(value)}; expected one of {', '.join(setting.allowed)}"
+            )
         settings.append((setting.name, value))
     series = series._replace(settings=(*settings, *said.items()))
     restates = bool(settings) and provider.feed(series.kind).restates_history(series)
     if said and not restates:
-        raise InputError(f"it says {next(iter(said))}, and {provider.name} has no such setting of a series")
+        raise InputError(
+            f"its name or manifest says the setting {next(iter(said))}; expected one of the series of {provider.name}"
+        )
     if restates and not said:
         raise InputError(
-            "its prices are adjusted as of some day, and change as a whole later; expected the manifest beside it "
-            f"({manifest_path(job.path).name}), which says the day"
+            "its prices are adjusted as of some day, and later adjustments change all of them; expected the manifest "
+            f"beside it ({manifest_path(job.path).name}), which says the day"
         )
     return series
 

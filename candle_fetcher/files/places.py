@@ -26,7 +26,7 @@ def find_home(path: object, expected: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise InputError(f"path {shown(path)} begins with ~, and {error}; expected {expected}") from None
+        raise InputError(f"path {shown(path)} begins with ~, but {error}; expected {expected}") from None
 
 
 def find_target(path: object, name: str) -> Path:
@@ -39,8 +39,8 @@ def find_target(path: object, name: str) -> Path:
         return found
     if _ENDING.fullmatch(found.suffix) and not str(path).endswith(("/", os.sep)) and not found.is_dir():
         raise InputError(
-            f"path {shown(str(path))} ends in {found.suffix}, and only CSV is written; expected a name that ends in "
-            ".csv, or a folder: end it with / where its name has a dot"
+            f"path {shown(str(path))} ends in {found.suffix}, but only CSV is written; expected a name that ends in "
+            ".csv, or a folder (end its path with / where its name has a dot)"
         )
     return found / name
 
@@ -62,7 +62,9 @@ def read_manifest(target: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, IsADirectoryError):
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path.name} beside it cannot be read ({type(error).__name__}); move it away") from None
+        raise InputError(
+            f"{path.name} beside it cannot be read ({type(error).__name__}); move that file away"
+        ) from None
     return found if isinstance(found, dict) and all(name in found for name in _IDENTITY) else None
 
 
@@ -70,4 +72,6 @@ def check_manifest_place(target: Path) -> None:
     """Raise InputError where the manifest of the file would replace another file."""
     path = manifest_path(target)
     if path.exists() and read_manifest(target) is None:
-        raise InputError(f"{path} exists and is not a manifest; expected another path, so that it is not replaced")
+        raise InputError(
+            f"the manifest would replace {path}, which is not a manifest; expected another path for the export"
+        )

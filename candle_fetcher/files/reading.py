@@ -29,7 +29,7 @@ def read_frame(path: object) -> pd.DataFrame:
     with naming_file(file, "read"):
         head = read_head(file)
         if find_format(head) != OURS:
-            raise InputError(f"it is not {OURS}; expected one, which begins with timestamp,")
+            raise InputError(f"it is not {OURS}; expected a file that begins with timestamp,")
         names = head.removeprefix(b"\xef\xbb\xbf").splitlines()[0].decode("utf-8", "replace").split(",")[1:]
         blocks = list(checked_blocks(read_rows(read_pieces(file), None)))
         manifest = read_manifest(file)

@@ -1,4 +1,4 @@
-"""One request and its reply: the bytes to send, the deadline, and what is needed to end it from another thread."""
+"""One request and its reply: the bytes to send, the deadline, and the state by which another thread can end them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
 class Exchange:
-    """The state of one call on a connection. Its thread alone changes it, but for `cut`."""
+    """The state of one call on a connection. Only the thread of the call changes it, except by `cut`."""
 
     __slots__ = (
         "deadline_s",
@@ -115,27 +115,27 @@ class Exchange:
     def timeout(self) -> TransportError:
         self.has_timed_out = True
         return TransportError(
-            f"{self.where}: no whole reply within {self.limit_s:g} s ({self.received_bytes} bytes came)"
+            f"{self.where}: no complete reply within {self.limit_s:g} s ({self.received_bytes:,} bytes received)"
         )
 
     def cut_off(self, size: int) -> TransportError:
-        return TransportError(f"{self.where}: the body was cut after {size} bytes")
+        return TransportError(f"{self.where}: the body was cut after {size:,} bytes")
 
     def closed_early(self) -> TransportError:
-        return TransportError(f"{self.where}: the connection was closed before the reply was whole")
+        return TransportError(f"{self.where}: the connection was closed before the reply was complete")
 
     def too_large(self) -> ReplyError:
-        return ReplyError(f"{self.where}: the body is larger than the cap of {self.max_body_bytes} bytes")
+        return ReplyError(f"{self.where}: expected a body of at most {self.max_body_bytes:,} bytes, got a larger one")
 
     def malformed(self, what: str) -> ReplyError:
-        return ReplyError(f"{self.where}: {what}; what came is not sound HTTP")
+        return ReplyError(f"{self.where}: the reply is not valid HTTP, since {what}")
 
 
 def write_request(prefix: str, path: str, host: str, headers: Mapping[str, str], call: Call, keys: Keys) -> bytes:
-    """Return the bytes of the request for a call below `prefix + path`, keys included.
+    """Return the bytes of the request for a call below `prefix + path`, with its keys.
 
-    Nothing else ever sees them: no log line and no error can repeat a key. Raises InputError, without its value, for a
-    header that cannot be sent.
+    Keys are written here and nowhere else, so that no log line and no error can repeat one. Raises InputError, which
+    names the header and not its value, for a header that cannot be sent.
     """
     path += call.path
     if not _PLAIN_PATH.fullmatch(path):
@@ -149,7 +149,7 @@ def write_request(prefix: str, path: str, host: str, headers: Mapping[str, str],
     lines += [f"{name}: {value}" for name, value in headers.items()]
     for name, value in call.headers:
         if not (_HEADER_NAME.fullmatch(name) and value.isascii() and value.isprintable()):
-            raise InputError(f"the value for the header {name!r} holds characters that a header cannot have")
+            raise InputError(f"the header {name!r} has a value that cannot be sent; expected printable ASCII text")
         lines.append(f"{name}: {value}")
     if call.is_form:
         lines += ["Content-Type: application/x-www-form-urlencoded", f"Content-Length: {len(form)}"]
@@ -160,7 +160,7 @@ def write_request(prefix: str, path: str, host: str, headers: Mapping[str, str],
 def _write_query(params: tuple[tuple[str, str], ...]) -> str:
     """Return the query with its question mark."""
     plain = "&".join([f"{name}={value}" for name, value in params])
-    # Most queries need no escapes; as many delimiters as we put in means that no value holds one.
+    # Most queries need no escapes. Where = and & are as many as the ones written above, no value has one of them.
     if _PLAIN_QUERY.fullmatch(plain) and plain.count("=") == len(params) and plain.count("&") == len(params) - 1:
         return "?" + plain
     return "?" + urllib.parse.urlencode(params)

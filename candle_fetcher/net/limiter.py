@@ -413,13 +413,15 @@ class Limiter:
         seconds = wait_ms / 1000
         if wait_ms - 2 * GUARD_MS > LONGEST_WAIT_S * 1000:
             what = "asked for a pause" if reason == "hold" else "has no budget left for this address"
-            raise RateLimited(f"{self._provider} {what}; free in {seconds:.0f} s", retry_after_s=seconds)
+            raise RateLimited(
+                f"{self._provider} {what}; the next request is free in {seconds:.0f} s", retry_after_s=seconds
+            )
         return _Pause(reason, seconds)
 
     def _until_free(self, window: Window, limit: Limit, price: int, at: Instant) -> int:
         if price > limit.cost:
             raise RateLimited(
-                f"{self._provider}: a request of weight {price} can never be sent; "
+                f"{self._provider} allows no request of weight {price}; "
                 f"the limit is {limit.cost} in {limit.interval_s} s"
             )
         return until_free_ms(window, limit, price, at)

@@ -49,9 +49,9 @@ def make_proxied_pool(root: str, scheme: str, proxy: str, proxies: dict[str, str
         pool = adapter.get_connection_with_tls_context(request, verify=True, proxies=proxies)
         return cast(HTTPConnectionPool, pool)
     except requests.exceptions.InvalidSchema:
-        problem = 'a SOCKS proxy is set, which needs PySocks: pip install "requests[socks]"'
+        problem = 'the environment sets a SOCKS proxy, which needs PySocks; run pip install "requests[socks]"'
     except (requests.exceptions.RequestException, HTTPError, ValueError, TypeError):
-        problem = f"the base URL {root!r}, or the proxy set for it, cannot be used; look at HTTPS_PROXY and HTTP_PROXY"
+        problem = f"the base URL {root!r}, or the proxy for it, cannot be used; check HTTPS_PROXY and HTTP_PROXY"
     raise InputError(problem)  # without the cause, which may show the proxy's password
 
 
@@ -66,5 +66,7 @@ def make_context() -> ssl.SSLContext:
         else:
             context.load_verify_locations(cafile=path)
     except OSError as error:
-        raise InputError(f"cannot read the certificates at {path!r} (set by {name or 'certifi'})") from error
+        raise InputError(
+            f"the certificates at {path!r} (set by {name or 'certifi'}) cannot be read; expected PEM certificates"
+        ) from error
     return context

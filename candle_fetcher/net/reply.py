@@ -1,6 +1,6 @@
 """Reads one reply from a connection, whole: status line, headers and body.
 
-A body is whole or it is an error: its length is checked, chunks must end properly, gzip must reach its own end.
+A body is complete or it is an error: its length is checked, the last chunk must be empty, and gzip must reach its end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.([0-9])[ \t]+([1-9][0-9]{2})(?:[ \t][^\r\n]
 _HEADER_NAME = re.compile(r"[!-9;-~]+")
 _BAD_IN_VALUE = re.compile(r"[\r\0]")
 _LENGTH = re.compile(r"[0-9]{1,18}")
-# A size may be negative: it stands for a body without an end.
+# A negative size is matched too, so that it is refused as too large: it means a body without an end.
 _CHUNK_SIZE = re.compile(rb"[ \t]*(-?[0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?\r?\n")
 _LINE_ENDS = (b"\r\n", b"\n")
 
@@ -87,13 +87,13 @@ def read_head(stream: Stream, exchange: Exchange) -> Head:
     encoding = headers.get("transfer-encoding")
     if encoding is not None and encoding.lower() != "chunked":
         shown = exchange.keys.hide(ascii(encoding))
-        raise ReplyError(f"{exchange.where}: transfer encoding {shown:.60}; expected chunked or none")
+        raise ReplyError(f"{exchange.where}: expected the transfer encoding chunked or none, got {shown:.60}")
     length = headers.get("content-length")
     if length is not None and not _LENGTH.fullmatch(length):
         lengths = sorted(set(length.split(", ")))
         if len(lengths) > 1 or not _LENGTH.fullmatch(lengths[0]):
             shown = exchange.keys.hide(ascii(lengths))
-            raise ReplyError(f"{exchange.where}: Content-Length {shown:.60}; expected one number")
+            raise ReplyError(f"{exchange.where}: expected one number as Content-Length, got {shown:.60}")
         headers["content-length"] = lengths[0]
     connection = headers.get("connection", "").lower()
     closes = "close" in connection or (match[1] == b"0" and "keep-alive" not in connection)
@@ -138,7 +138,7 @@ def read_body(stream: Stream, head: Head, exchange: Exchange) -> bytes:
             raise exchange.too_large()
         body = stream.read(length)
         if len(body) != length:
-            raise TransportError(f"{exchange.where}: the body was cut after {len(body)} of {length} bytes")
+            raise TransportError(f"{exchange.where}: the body was cut after {len(body):,} of {length:,} bytes")
         return body
     pieces: list[bytes] = []
     size = 0
@@ -192,16 +192,16 @@ def decode_body(body: bytes, head: Head, exchange: Exchange) -> bytes:
         return body
     if encoding not in ("gzip", "x-gzip"):
         shown = exchange.keys.hide(encoding)[:40]
-        raise ReplyError(f"{exchange.where}: content encoding {shown!a}; expected gzip or none")
+        raise ReplyError(f"{exchange.where}: expected the content encoding gzip or none, got {shown!a}")
     unzip = zlib.decompressobj(31)
     try:
         decoded = unzip.decompress(body, exchange.max_body_bytes + 1)
     except zlib.error as error:
-        raise ReplyError(f"{exchange.where}: the body is not sound gzip ({error})") from error
+        raise ReplyError(f"{exchange.where}: the body is not valid gzip ({error})") from error
     if len(decoded) > exchange.max_body_bytes:
         raise exchange.too_large()
     if not unzip.eof:
         raise exchange.cut_off(len(body))
     if unzip.unused_data:
-        raise ReplyError(f"{exchange.where}: {len(unzip.unused_data)} bytes follow the gzip stream; expected none")
+        raise ReplyError(f"{exchange.where}: expected no bytes after the gzip stream, got {len(unzip.unused_data):,}")
     return decoded

@@ -1,4 +1,4 @@
-"""What errors of urllib3, ssl, socket and http.client are to us: one table."""
+"""Translates errors of urllib3, ssl, socket and http.client into errors of this library, by one table."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ _TRANSLATIONS: tuple[tuple[tuple[type[BaseException], ...], type[TransportError]
     (
         (ConnectionError, http.client.IncompleteRead),
         TransportError,
-        "the connection was closed before the reply was whole",
+        "the connection was closed before the reply was complete",
     ),
     ((PoolTimeout, TimeoutError), TransportError, "no answer in time"),
-    ((http.client.HTTPException, InvalidHeader, ValueError), ReplyError, "what came is not sound HTTP"),
+    ((http.client.HTTPException, InvalidHeader, ValueError), ReplyError, "the reply is not valid HTTP"),
     ((Exception,), TransportError, "the call failed"),
 )
 
 
 def translate(error: Exception, exchange: Exchange) -> SourceError:
-    """Return our error for another package's, with a reason that cannot hold anything of the request."""
+    """Return this library's error for one of another package, without any text of the request, which may hold keys."""
     chain = _unwrap(error)
     make, text = next((m, t) for kinds, m, t in _TRANSLATIONS if any(isinstance(link, kinds) for link in chain))
     if isinstance(chain[-1], TimeoutError):
@@ -55,9 +55,9 @@ def translate(error: Exception, exchange: Exchange) -> SourceError:
 
 
 def without_keys(error: SourceError | CancelledError, keys: Keys) -> SourceError | CancelledError:
-    """Return the error with keys hidden, and without the errors behind it, which may hold what was received.
+    """Return the error with keys hidden, and without its causes, since their texts may repeat a received key.
 
-    An error of the operating system stays behind it.
+    Only a cause that is an error of the operating system stays.
     """
     cause = _unwrap(error)[-1]
     error.args = tuple(keys.hide(part) if isinstance(part, str) else part for part in error.args)
@@ -82,7 +82,7 @@ def _unwrap(error: BaseException) -> list[BaseException]:
 
 
 def _reason(error: BaseException) -> str:
-    """Return a few words that cannot hold anything of the request."""
+    """Return the reason in a few words, without anything of the request."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message
     if isinstance(error, ssl.SSLError):

@@ -206,9 +206,11 @@ def _check_status(head: Head, exchange: Exchange) -> None:
     """Raise ReplyError for a redirect, and for a status that is no HTTP reply's."""
     if 300 <= head.status < 400:
         host = _host_of(exchange.keys.hide(head.headers.get("location", "")))
-        raise ReplyError(f"{exchange.where}: redirected to {host} (status {head.status}); redirects are not followed")
+        raise ReplyError(
+            f"{exchange.where}: the host redirects to {host} (status {head.status}), but redirects are not followed"
+        )
     if not 200 <= head.status < 600:
-        raise ReplyError(f"{exchange.where}: status {head.status}; expected 200 to 599")
+        raise ReplyError(f"{exchange.where}: expected a status from 200 to 599, got {head.status}")
 
 
 def _host_of(location: str) -> str:

@@ -35,7 +35,6 @@ from candle_fetcher.core.call import Call, Limit, Reply, parse_retry_after
 from candle_fetcher.core.candles import MISSING, OHLCV, Candles, candles_from
 from candle_fetcher.core.errors import (
     AccessDenied,
-    InputError,
     ProviderRefused,
     RateLimited,
     ReplyError,
@@ -51,7 +50,7 @@ from candle_fetcher.core.text.objects import parse_uniform, read_objects
 from candle_fetcher.core.timeframe import DAY_MS, MINUTE_MS
 from candle_fetcher.core.zones import NEW_YORK
 from candle_fetcher.providers.base import Actions, Feed, Key, Provider, Setting
-from candle_fetcher.providers.refusals import by_status, error_object, of_seconds, status_of
+from candle_fetcher.providers.refusals import by_status, error_object, facts_of, not_a_symbol, of_seconds, status_of
 
 TITLE = "Alpaca"
 KEY_PAGE = "https://app.alpaca.markets"
@@ -266,11 +265,10 @@ def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
     code, said = _said(reply.body)
     status = status_of(reply.status, code // 100_000 if code is not None and code >= 100_000 else code)
     reply = reply._replace(status=status)
-    shown_code = "" if code in (None, status) else f", code {code}"
-    words = f"status {status}" + (f": {said[:160]!r}" if said else "")
+    words = facts_of(status, said, code)
     if status in (401, 403) and "subscription" in said.lower():
         return AccessDenied(
-            f"the plan does not include this data of {TITLE} ({words[:200]})",
+            f"the plan of this key at {TITLE} does not include the data ({words})",
             fix="End 15 minutes before now, or choose provider_settings={'alpaca': {'feed': 'iex'}}, which every plan "
             "includes up to now",
             status=status,
@@ -278,20 +276,18 @@ def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
     if status in (401, 403):
         # "403 … the request was not authenticated, the provided credentials were incorrect" (FAQ).
         return AccessDenied(
-            f"{TITLE} refused the key ({words[:200]})",
+            f"{TITLE} refused the key ({words})",
             fix=f"Check the key at {KEY_PAGE}, and give both of its parts as api_keys={{'alpaca': {{'key_id': …, "
             "'secret_key': …}}",
             status=status,
         )
     if status == 429:
         asked_s = _pause_s(reply, now_ms)
-        return RateLimited(f"{TITLE} asks for a pause{of_seconds(asked_s)} ({words[:200]})", retry_after_s=asked_s)
+        return RateLimited(f"{TITLE} asks for a pause{of_seconds(asked_s)} ({words})", retry_after_s=asked_s)
     if status in (400, 404, 422):
         if _NO_SYMBOL.match(said):
             return UnknownSymbol(symbol, TITLE)
-        return ProviderRefused(
-            f"{TITLE} refused the request ({words[:200]}{shown_code})", status=status, code=code, said=said
-        )
+        return ProviderRefused(f"{TITLE} refused the request ({words})", status=status, code=code, said=said)
     return by_status(TITLE, reply, symbol, now_ms, said[:40])
 
 
@@ -335,10 +331,7 @@ def find_stock(text: str, kind: str = "candles") -> str:
     """Return the symbol in capitals; a class of shares follows a point, as in BRK.B."""
     symbol = _capitals(text)
     if not _STOCK.fullmatch(symbol):
-        raise InputError(
-            f"{text!r} is not the symbol of a stock; expected letters and digits such as AAPL or BRK.B (pairs such as "
-            "BTC/USD have provider='alpaca-crypto')"
-        )
+        raise not_a_symbol(TITLE, text, "a stock such as AAPL or BRK.B (pairs have provider='alpaca-crypto')")
     return symbol
 
 
@@ -352,7 +345,7 @@ def find_pair(text: str, kind: str = "candles") -> str:
         base = symbol.removesuffix(end)
         if base != symbol and base.isalnum() and len(base) <= 15:
             return f"{base}/{end}"
-    raise InputError(f"{text!r} is not a pair; expected BASE/QUOTE such as BTC/USD, quoted in {', '.join(_QUOTES)}")
+    raise not_a_symbol(TITLE, text, f"BASE/QUOTE such as BTC/USD, quoted in {', '.join(_QUOTES)}")
 
 
 def embargo_ms(series: Series) -> int:

@@ -21,10 +21,7 @@ from dataclasses import replace
 import numpy as np
 
 from candle_fetcher.core.call import Call, Limit
-from candle_fetcher.core.errors import (
-    InputError,
-    NotOffered,
-)
+from candle_fetcher.core.errors import NotOffered
 from candle_fetcher.core.finality import Finality
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
@@ -42,6 +39,7 @@ from candle_fetcher.providers.alphavantage_replies import (
     refusal,
 )
 from candle_fetcher.providers.base import Feed, Key, Provider, Setting
+from candle_fetcher.providers.refusals import not_a_symbol
 
 # "Updated at the end of each trading day for all users by default", and delayed by 15 minutes in plans that have the
 # current day. A free key got a day once it was over, and none at weekends.
@@ -148,7 +146,7 @@ def _symbol(text: str, kind: str) -> str:
     if pair is not None and ("/" in symbol or pair[2] in _QUOTES):
         return f"{pair[1]}/{pair[2]}"
     if not _STOCK.fullmatch(symbol):
-        raise InputError(f"{text!r} is not a symbol; expected one such as IBM, TSCO.LON or BTC/USD")
+        raise not_a_symbol(TITLE, text, "one such as IBM, TSCO.LON or BTC/USD")
     return symbol
 
 

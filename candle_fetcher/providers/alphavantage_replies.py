@@ -23,7 +23,7 @@ from candle_fetcher.core.series import Series
 from candle_fetcher.core.text.template import Place, match_template
 from candle_fetcher.core.timeframe import HOUR_MS
 from candle_fetcher.core.zones import NEW_YORK, clock_ms, zone
-from candle_fetcher.providers.refusals import by_status, error_object
+from candle_fetcher.providers.refusals import by_status, error_object, facts_of
 
 TITLE = "Alpha Vantage"
 COLUMNS = ("open_time", *OHLCV)
@@ -38,7 +38,6 @@ _MOST_VALUES = 16 * MOST_ROWS
 _ZONES = {"US/Eastern": NEW_YORK, "America/New_York": NEW_YORK, "UTC": "UTC"}
 _DECIMAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _A_DECIMAL = "a decimal in quotes, without an exponent"
-_SHOWN = 160
 
 
 class _Content(NamedTuple):
@@ -273,35 +272,35 @@ def _said(body: bytes) -> str:
 
 def _meaning(said: str, symbol: str, now_ms: int | None, *, status: int = 200, is_intraday: bool = False) -> Exception:
     """Return the error for a message. There is no code, and the status is 200."""
-    words = f"{said[:_SHOWN]!r}"[: _SHOWN + 40]
+    words = facts_of(status, said)
     lower = said.lower()
     if "per second" in lower:  # this message also names the 25 requests a day
-        return RateLimited(f"{TITLE} asks for a second between two requests: {words}", retry_after_s=1.0)
+        return RateLimited(f"{TITLE} asks for a pause of 1 s ({words})", retry_after_s=1.0)
     if "per minute" in lower:  # the older message also names 500 calls a day
-        return RateLimited(f"{TITLE} asks for a pause: {words}", retry_after_s=60.0)
+        return RateLimited(f"{TITLE} asks for a pause of 60 s ({words})", retry_after_s=60.0)
     if "per day" in lower:
         return _used_up(words, now_ms)
     if "apikey" in lower or "api key" in lower or status == 401:
         return AccessDenied(
-            f"{TITLE} refused the key: {words}",
+            f"{TITLE} refused the key ({words})",
             fix=f"Check 'apikey' in api_keys of alphavantage; a free one is at {KEY_PAGE}",
             status=status,
         )
     if "premium" in lower and "call volume" not in lower and "frequency" not in lower:
         return AccessDenied(
-            f"{TITLE} offers this only in premium plans: {words}",
+            f"{TITLE} offers this only in premium plans ({words})",
             fix="Ask for 1d, 1w or 1M with the setting plan='free', or take a premium plan "
             "(https://www.alphavantage.co/premium/)",
             status=status,
         )
     if "call volume" in lower or "frequency" in lower or "rate limit" in lower or status == 429:
-        return RateLimited(f"{TITLE} asks for a pause: {words}", retry_after_s=60.0)
+        return RateLimited(f"{TITLE} asks for a pause of 60 s ({words})", retry_after_s=60.0)
     if "invalid api call" in lower and not is_intraday:
         return UnknownSymbol(symbol, TITLE)
     hint = ""
     if "invalid api call" in lower:
-        hint = f"; it does not know {symbol[:40]!r}, or has no candles of it in that month: ask for 1d to find out"
-    return ProviderRefused(f"{TITLE} refused the request: {words}{hint}", status=status, said=said)
+        hint = f"; it does not know {symbol[:40]!r} or has no candles of it in that month: request 1d to find out"
+    return ProviderRefused(f"{TITLE} refused the request ({words}){hint}", status=status, said=said)
 
 
 def _used_up(words: str, now_ms: int | None) -> RateLimited:
@@ -312,14 +311,14 @@ def _used_up(words: str, now_ms: int | None) -> RateLimited:
     """
     if now_ms is None:
         return RateLimited(
-            f"{TITLE}: the requests of the day are used up; new ones are expected at midnight in New York: {words}",
+            f"{TITLE} has no requests left today; they are assumed to return at midnight in New York ({words})",
             retry_after_s=3600.0,
         )
     now = np.array([now_ms])
     back_ms = int(zone(NEW_YORK).midnight_ms(zone(NEW_YORK).midnight_ms(now) + 36 * HOUR_MS)[0])
     back = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc) + dt.timedelta(milliseconds=back_ms)
     return RateLimited(
-        f"{TITLE}: the requests of the day are used up; new ones are expected at {back:%Y-%m-%d %H:%M} UTC, midnight "
-        f"in New York: {words}",
+        f"{TITLE} has no requests left today; they are assumed to return at {back:%Y-%m-%d %H:%M} UTC, midnight in New "
+        f"York ({words})",
         retry_after_s=(back_ms - now_ms) / 1000,
     )

@@ -25,7 +25,7 @@ from candle_fetcher.core.keys import Keys
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import MINUTE_MS
-from candle_fetcher.providers.refusals import by_status
+from candle_fetcher.providers.refusals import by_status, not_a_symbol
 
 Answer = TypeVar("Answer")
 
@@ -278,9 +278,7 @@ def any_symbol(text: str, kind: str) -> str:
     """
     symbol = text.strip().upper() if isinstance(text, str) else ""
     if not _SYMBOL.fullmatch(symbol):
-        raise InputError(
-            f"{shown(text)} is not a symbol; expected letters, digits and . _ / -, such as AAPL or BTC/USD"
-        )
+        raise not_a_symbol("the provider", text, "letters, digits and . _ / -, such as AAPL or BTC/USD")
     return symbol
 
 

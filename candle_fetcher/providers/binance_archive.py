@@ -184,16 +184,16 @@ def _milliseconds(times: Column, unit: int) -> Column:
 
 
 def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
-    """Return the error for a status other than 200; ProviderRefused for 404: there is no such file."""
+    """Return the error for a status other than 200: ProviderRefused for 404, which means that there is no such file."""
     if reply.status == 404:
-        return ProviderRefused("the archive has no such file (404)", status=404)
+        return ProviderRefused("Binance's archive has no such file (status 404)", status=404)
     if reply.status == 429:
-        return RateLimited("the archive asks for a pause (429)")
+        return RateLimited("Binance's archive asks for a pause (status 429)")
     if reply.status in (401, 451):
         return AccessDenied(
-            f"the archive refused the request ({reply.status})", fix="Use source='rest'", status=reply.status
+            f"Binance's archive refused access (status {reply.status})", fix="Use source='rest'", status=reply.status
         )
-    return TransportError(f"the archive could not answer (status {reply.status})", status=reply.status)
+    return TransportError(f"Binance's archive could not answer (status {reply.status})", status=reply.status)
 
 
 ARCHIVE = Archive(

@@ -134,7 +134,7 @@ def parse_listing(body: bytes, prefix: str, marker: str = "") -> Page:
 def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
     """Return the error for a status other than 200; 404 means that the host has files but no listing."""
     if reply.status == 404:
-        return ProviderRefused("the archive has no listing there (404)", status=404)
+        return ProviderRefused("Binance's archive has no listing at its host (status 404)", status=404)
     return ARCHIVE.refusal(reply, symbol, now_ms)
 
 

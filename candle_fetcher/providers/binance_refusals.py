@@ -14,13 +14,13 @@ from candle_fetcher.core.errors import (
     TransportError,
     UnknownSymbol,
 )
-from candle_fetcher.providers.refusals import error_object, of_seconds, refused_by_firewall, status_of
+from candle_fetcher.providers.refusals import error_object, facts_of, of_seconds, refused_by_firewall, status_of
 
-# Codes of errors.md that mean "try later" with any status; a status of 5xx or 408 means it by itself.
+# Codes of errors.md that mean "try later" with any status; a status of 5xx or 408 means so with any code.
 _TRANSIENT = frozenset({-1000, -1001, -1006, -1007, -1008})
 # TOO_MANY_REQUESTS, TOO_MANY_CONNECTIONS.
 _PAUSE_CODES = frozenset({-1003, -1034})
-# UNAUTHORIZED, BAD_API_ID, BAD_API_KEY_FMT, REJECTED_MBX_KEY; with 401 or without.
+# UNAUTHORIZED, BAD_API_ID, BAD_API_KEY_FMT, REJECTED_MBX_KEY; the status need not be 401.
 _KEY_CODES = frozenset({-1002, -2008, -2014, -2015})
 _MOST_CODE = 10**9
 _LONGEST_BAN_S = 3 * 86_400
@@ -41,8 +41,7 @@ def refusal(reply: Reply, symbol: str, now_ms: int, *, has_archive: bool = True)
     """
     code, said = _code(reply.body)
     status = status_of(reply.status, code)
-    # The provider's message is shown escaped: it may hold anything.
-    words = f": {said[:160]!r}"[:200] if said else ""
+    words = facts_of(status, said, code)
     asked_s = parse_retry_after(reply.headers.get("retry-after"), now_ms / 1000)
     if status == 418:
         until_s = _ban_end_s(said, asked_s, now_ms)
@@ -53,26 +52,25 @@ def refusal(reply: Reply, symbol: str, now_ms: int, *, has_archive: bool = True)
             retry_after_s=asked_s,
         )
     if status == 429 or code in _PAUSE_CODES:
-        return RateLimited(f"Binance asks for a pause{of_seconds(asked_s)}{words}", retry_after_s=asked_s)
+        return RateLimited(f"Binance asks for a pause{of_seconds(asked_s)} ({words})", retry_after_s=asked_s)
     elsewhere = "; source='archive' has all but the newest days" if has_archive else ""
     if status == 451:
         return AccessDenied(
-            f"Binance does not serve this region (451){words}",
+            f"Binance does not serve this region ({words})",
             fix=f"Use data from another provider, such as binance-us, or run where Binance is available{elsewhere}",
             status=451,
         )
     if status == 403:
         return refused_by_firewall("Binance", elsewhere)
     if status == 401 or code in _KEY_CODES:
-        return AccessDenied(f"Binance refused the key ({status}){words}", fix="Check api_keys", status=status)
+        return AccessDenied(
+            f"Binance refused the key ({words})", fix="Check the key for Binance in api_keys", status=status
+        )
     if status >= 500 or status == 408 or code in _TRANSIENT:
-        return TransportError(f"Binance could not answer (status {status}){words}", status=status)
+        return TransportError(f"Binance could not answer ({words})", status=status)
     if code in (-1121, -1122):
         return UnknownSymbol(symbol, "Binance")
-    shown_code = "" if code is None else f", code {code}"
-    return ProviderRefused(
-        f"Binance refused the request (status {status}{shown_code}){words}", status=status, code=code, said=said
-    )
+    return ProviderRefused(f"Binance refused the request ({words})", status=status, code=code, said=said)
 
 
 def _code(body: bytes) -> tuple[int | None, str]:
@@ -86,9 +84,9 @@ def _code(body: bytes) -> tuple[int | None, str]:
 
 
 def _ban_end_s(said: str, asked_s: float | None, now_ms: int) -> float:
-    """Return the end of a ban in Unix seconds: from the message, which gives ms, else from Retry-After.
+    """Return the end of a ban in Unix seconds: the time (Unix ms) in the message, else the end of Retry-After.
 
-    At most three days ahead, the longest ban of Binance.
+    It is at most three days ahead, since no ban of Binance is longer.
     """
     ends = re.findall(r"\b1[0-9]{12}\b", said)
     if ends:

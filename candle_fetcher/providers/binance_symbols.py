@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from candle_fetcher.core.errors import InputError, shown
+from candle_fetcher.providers.refusals import not_a_symbol
 
 # Longest first; used for ids without a listing, which would name base and quote.
 QUOTES = (
@@ -15,15 +15,19 @@ QUOTES = (
 # BNBUSD and DOTUSD are not pairs of BUSD and TUSD: Binance.US has pairs in dollars, and COIN-M has no others.
 US_QUOTES = ("USDT", "USDC", "DAI", "BTC", "ETH", "BNB", "USD")
 CM_QUOTES = ("USD",)
+# Of base and quote: the provider that settles in it, the word, and a sample.
+_PERPETUALS = (("binance-cm", "base", "BTC/USD:BTC"), ("binance-um", "quote", "BTC/USDT:USDT"))
 _SYMBOL = re.compile(r"[^\W_]\w{0,39}(?:[/-]\w{1,20})?")
 
 
 def find_spot_symbol(text: str, kind: str) -> str:
     """Return the id of a spot pair, such as BTCUSDT. Raises InputError for text that is not a pair or an id."""
     if isinstance(text, str) and "/" in text.partition(":")[0] and ":" in text:
-        raise InputError(
-            f"{shown(text)} is not a symbol of a spot market; expected BASE/QUOTE such as BTC/USDT; perpetuals are "
-            "symbols of binance-um, such as BTC/USDT:USDT, and of binance-cm, such as BTC/USD:BTC"
+        raise not_a_symbol(
+            "a spot market",
+            text,
+            "BASE/QUOTE such as BTC/USDT (perpetuals have the provider binance-um, such as BTC/USDT:USDT, or "
+            "binance-cm, such as BTC/USD:BTC)",
         )
     return _checked(text).replace("/", "").replace("-", "")
 
@@ -56,18 +60,15 @@ def _of_perpetual(text: str, *, settled_in: int) -> str:
         return text
     parts = pair.split("/")
     if len(parts) != 2 or parts[settled_in] != settle:
-        raise InputError(
-            f"{shown(text)} is not a perpetual of this provider; expected one such as "
-            f"{('BTC/USD:BTC', 'BTC/USDT:USDT')[settled_in]}; binance-um settles in the quote, binance-cm in the base"
-        )
+        name, part, sample = _PERPETUALS[settled_in]
+        raise not_a_symbol(name, text, f"a perpetual that settles in the {part}, such as {sample}")
     return pair
 
 
 def _checked(text: str) -> str:
     symbol = text.strip().upper() if isinstance(text, str) else ""
     if not _SYMBOL.fullmatch(symbol):
-        given = shown(text)
-        raise InputError(f"{given} is not a symbol; expected BASE/QUOTE such as BTC/USDT, or the provider's own id")
+        raise not_a_symbol("Binance", text, "BASE/QUOTE such as BTC/USDT, or Binance's own id such as BTCUSDT")
     return symbol
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from candle_fetcher.core.call import Call, Limit, Reply, parse_retry_after
 from candle_fetcher.core.candles import OHLCV, Candles, Int64s, candles_from
-from candle_fetcher.core.errors import AccessDenied, InputError, RateLimited, ReplyError, UnknownSymbol
+from candle_fetcher.core.errors import AccessDenied, RateLimited, ReplyError, UnknownSymbol
 from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.faults import too_large, unexpected, wrong_field
 from candle_fetcher.core.finality import Finality
@@ -30,7 +30,15 @@ from candle_fetcher.core.text.json import load_json
 from candle_fetcher.core.text.rows import Row, parse_csv
 from candle_fetcher.core.timeframe import DAY_MS, MINUTE_MS, Timeframe
 from candle_fetcher.providers.base import Feed, Key, Listed, Listing, Provider, Question, Setting
-from candle_fetcher.providers.refusals import by_status, checked_name, error_object, refused_by_firewall, status_of
+from candle_fetcher.providers.refusals import (
+    by_status,
+    checked_name,
+    error_object,
+    facts_of,
+    not_a_symbol,
+    refused_by_firewall,
+    status_of,
+)
 
 TITLE = "CoinGecko"
 COLUMNS = ("open_time", *OHLCV)
@@ -156,9 +164,7 @@ def _symbol(text: str, kind: str) -> str:
     """
     match = _SYMBOL.fullmatch(text.strip().lower()) if isinstance(text, str) else None
     if match is None:
-        raise InputError(
-            f"{text!r} is not a symbol; expected the id of a coin and a currency, such as bitcoin/usd, bitcoin-cash/eur"
-        )
+        raise not_a_symbol(TITLE, text, "the id of a coin and a currency, such as bitcoin/usd or bitcoin-cash/eur")
     return f"{match[1]}/{match[2] or 'usd'}"
 
 
@@ -205,8 +211,7 @@ def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
     """Return the error for a reply: by its code if it has one, else by its status and message."""
     code, said = _said(reply.body)
     reply = reply._replace(status=status_of(reply.status, code))
-    shown_code = "" if code in (None, reply.status) else f", code {code}"
-    words = f"status {reply.status}{shown_code}" + (f": {said[:160]!r}"[:220] if said else "")
+    words = facts_of(reply.status, said, code)
     if reply.status == 429:
         asked_s = parse_retry_after(reply.headers.get("retry-after"), now_ms / 1000)
         pause_s = asked_s or 60.0  # requests are counted by the minute
@@ -215,7 +220,9 @@ def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
         return AccessDenied(f"{TITLE} refused access ({words})", fix=_FIXES[code], status=reply.status)
     if reply.status == 401:
         return AccessDenied(
-            f"{TITLE} refused the key ({words})", fix="Check api_keys of coingecko, and the setting plan", status=401
+            f"{TITLE} refused the key ({words})",
+            fix="Check the key for coingecko in api_keys, and the setting plan",
+            status=401,
         )
     if reply.status == 403:
         return refused_by_firewall(TITLE)

@@ -38,7 +38,16 @@ from candle_fetcher.core.text.json import load_json
 from candle_fetcher.core.text.rows import Row, parse_rows
 from candle_fetcher.core.timeframe import MINUTE_MS
 from candle_fetcher.providers.base import Feed, Listed, Listing, Provider, Question
-from candle_fetcher.providers.refusals import by_status, checked_name, error_object, refused_by_firewall, wrong_listing
+from candle_fetcher.providers.refusals import (
+    by_status,
+    checked_name,
+    error_object,
+    facts_of,
+    not_a_symbol,
+    of_seconds,
+    refused_by_firewall,
+    wrong_listing,
+)
 
 NAME = "Kraken"
 # "interval": minutes.
@@ -242,20 +251,19 @@ def _error_of(errors: Sequence[str], status: int, symbol: str, now_ms: int | Non
     `now_ms` is Kraken's time, None where it is unknown.
     """
     said = re.sub(r":\s+", ":", errors[0])
-    # The provider's message is shown escaped: it may hold anything.
-    words = repr(", ".join(errors)[:160])[:200]
+    words = facts_of(status, ", ".join(errors))
     if said.startswith(_PAUSES):
         until = _THROTTLED.match(said)
         asked_s = None
         if until is not None and now_ms is not None:
             asked_s = min(max(0.0, int(until[1]) - now_ms / 1000), 1e9)
-        return RateLimited(f"{NAME} asks for a pause: {words}", retry_after_s=asked_s)
+        return RateLimited(f"{NAME} asks for a pause{of_seconds(asked_s)} ({words})", retry_after_s=asked_s)
     if said.startswith(_TRANSIENT):
-        return TransportError(f"{NAME} could not answer: {words}", status=status)
+        return TransportError(f"{NAME} could not answer ({words})", status=status)
     if said.startswith(_NO_SUCH_PAIR):
         return UnknownSymbol(symbol, NAME)
     return ProviderRefused(
-        f"{NAME} refused the request: {words}", status=status, code=errors[0][:160], said=", ".join(errors)[:1000]
+        f"{NAME} refused the request ({words})", status=status, code=errors[0][:160], said=", ".join(errors)[:1000]
     )
 
 
@@ -277,9 +285,7 @@ def find_symbol(text: str, kind: str = "candles") -> str:
     """
     symbol = text.strip().upper() if isinstance(text, str) and text.isascii() else ""
     if not _SYMBOL.fullmatch(symbol):
-        raise InputError(
-            f"{text!r} is not a symbol; expected BASE/QUOTE such as BTC/USD, or Kraken's own name of a pair"
-        )
+        raise not_a_symbol(NAME, text, "BASE/QUOTE such as BTC/USD, or Kraken's own name of a pair such as XBTUSD")
     base, slash, quote = symbol.replace("-", "/").partition("/")
     return _altname(f"{_asset(base)}{_asset(quote)}" if slash else symbol)
 

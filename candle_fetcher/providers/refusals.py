@@ -6,22 +6,37 @@ import reprlib
 from typing import Any
 
 from candle_fetcher.core.call import Reply, parse_retry_after
-from candle_fetcher.core.errors import AccessDenied, ProviderRefused, RateLimited, ReplyError, TransportError
+from candle_fetcher.core.errors import (
+    AccessDenied,
+    InputError,
+    ProviderRefused,
+    RateLimited,
+    ReplyError,
+    TransportError,
+    shown,
+)
 from candle_fetcher.core.faults import beginning
 from candle_fetcher.core.text.json import load_json
 
 _MOST_NAME = 60
 _MOST_ERROR_BYTES = 2**16
+_CHECK_KEYS = "Check the key for {} in api_keys"
 
 
 def checked_name(text: object) -> str:
     """Return the text, if it can be a name in a listing. Raises ValueError for any other value.
 
-    Names end up in messages and spreadsheets: none may control a terminal or begin like a formula (= + - @, tab).
+    Names appear in terminals and spreadsheets. So a name has at most 60 printable characters, and begins with a letter
+    or digit, as no formula does.
     """
     if not isinstance(text, str) or len(text) > _MOST_NAME or not text.isprintable() or not text[:1].isalnum():
         raise ValueError(f"expected a name, got {reprlib.repr(text)}")
     return text
+
+
+def not_a_symbol(name: str, text: object, expected: str) -> InputError:
+    """Return the error for an argument that cannot be a symbol of that provider."""
+    return InputError(f"symbol {shown(text)} is not valid for {name}; expected {expected}")
 
 
 def wrong_listing(name: str, error: Exception, body: bytes) -> ReplyError:
@@ -42,17 +57,27 @@ def error_object(body: bytes) -> dict[str, Any]:
 
 
 def status_of(status: int, code: object) -> int:
-    """Return the status that an error stands for.
+    """Return the HTTP status that an error means: that of the reply, but for a reply of 200 the error's code.
 
-    For a reply of 200 it is the error's code, of either sign, where that is a status.
+    A code counts where it is a status from 400 to 599, with or without a minus.
     """
     if status == 200 and type(code) is int and 400 <= abs(code) < 600:
         return abs(code)
     return status
 
 
+def facts_of(status: int, said: str = "", code: int | None = None) -> str:
+    """Return what a refusal states, for a message: `status 400, code -1121: 'Invalid symbol.'`.
+
+    The code is left out where it repeats the status. The provider's message `said` is escaped and cut, since it may
+    hold anything.
+    """
+    shown_code = "" if code in (None, status) else f", code {code}"
+    return f"status {status}{shown_code}" + (f": {said[:160]!r}"[:240] if said else "")
+
+
 def of_seconds(asked_s: float | None) -> str:
-    """Return ` of 30 s` for a pause of known length, else nothing."""
+    """Return ` of 30 s` for a pause of 30 seconds; "" where its length is not known."""
     return f" of {asked_s:g} s" if asked_s else ""
 
 
@@ -61,14 +86,12 @@ def by_status(name: str, reply: Reply, symbol: str, now_ms: int, said: str = "")
 
     `said` is the provider's message.
     """
-    status = reply.status
-    # The provider's message is shown escaped: it may hold anything.
-    words = f"status {status}" + (f": {said[:160]!r}" if said else "")
+    status, words = reply.status, facts_of(reply.status, said)
     asked_s = parse_retry_after(reply.headers.get("retry-after"), now_ms / 1000)
     if status == 429:
         return RateLimited(f"{name} asks for a pause{of_seconds(asked_s)} ({words})", retry_after_s=asked_s)
     if status in (401, 403, 407):
-        return AccessDenied(f"{name} refused access ({words})", fix=f"Check api_keys of {name}", status=status)
+        return AccessDenied(f"{name} refused access ({words})", fix=_CHECK_KEYS.format(name), status=status)
     if status == 451:
         return AccessDenied(
             f"{name} does not serve this region ({words})", fix="Use data from another provider", status=status
@@ -79,10 +102,10 @@ def by_status(name: str, reply: Reply, symbol: str, now_ms: int, said: str = "")
 
 
 def refused_by_firewall(name: str, elsewhere: str = "") -> AccessDenied:
-    """Return the error for a 403 that a provider's firewall sends; `elsewhere` names another source."""
+    """Return the error for a 403 that a provider's firewall sends; `elsewhere` is the end of what to do."""
     return AccessDenied(
-        f"{name}'s firewall refused the request (403)",
-        fix="Wait some minutes, and send less often from this address; a proxy or VPN in between can cause it too"
+        f"{name}'s firewall refused the request (status 403)",
+        fix="Wait some minutes, and send fewer requests from this address; a proxy or VPN can be the cause too"
         f"{elsewhere}",
         status=403,
     )

@@ -24,7 +24,6 @@ from candle_fetcher.core.call import Call, Limit, Reply, parse_retry_after
 from candle_fetcher.core.candles import OHLCV, Candles, Int64s, candles_from
 from candle_fetcher.core.errors import (
     AccessDenied,
-    InputError,
     ProviderRefused,
     RateLimited,
     ReplyError,
@@ -42,7 +41,7 @@ from candle_fetcher.core.text.objects import parse_uniform, read_objects
 from candle_fetcher.core.timeframe import DAY_MS, HOUR_MS, Timeframe
 from candle_fetcher.core.zones import NEW_YORK, zone
 from candle_fetcher.providers.base import Feed, Key, Provider, Setting, Token
-from candle_fetcher.providers.refusals import by_status, error_object
+from candle_fetcher.providers.refusals import by_status, error_object, facts_of, not_a_symbol
 
 TITLE = "TradeStation"
 COLUMNS = ("open_time", *OHLCV)
@@ -172,7 +171,7 @@ def _read_each(body: bytes) -> list[Any]:
 def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
     """Return the error for a reply: by its status, and by its message for a wrong request."""
     kind, said = _said(reply.body)
-    words = f"status {reply.status}" + (f": {kind[:40]!r}, {said[:160]!r}"[:260] if kind or said else "")
+    words = facts_of(reply.status, ": ".join(filter(None, [kind[:40], said])))
     is_quota = reply.status == 403 and b"quota exceeded" in reply.body[:_MOST_ERROR_BYTES].lower()
     if reply.status == 429 or is_quota or kind == "TooManyRequests":
         asked_s = parse_retry_after(reply.headers.get("retry-after"), now_ms / 1000)
@@ -187,8 +186,8 @@ def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
         )
     if reply.status == 403 or kind == "Forbidden":
         return AccessDenied(
-            f"{TITLE} denied access ({words})",
-            fix="Check that the key has the scope MarketData, and the account the data of that exchange",
+            f"{TITLE} refused access ({words})",
+            fix="Check that the key has the scope MarketData, and that the account includes the data of that exchange",
             status=reply.status,
         )
     if reply.status in (200, 400, 404) and ("symbol" in said.lower() or kind == "NotFound"):
@@ -220,7 +219,7 @@ def _symbol(text: str, kind: str) -> str:
     if pair is not None:
         return pair[1] + pair[2]
     if not _SYMBOL.fullmatch(symbol):
-        raise InputError(f"{text!r} is not a symbol; expected one such as MSFT, BRK.B, @ES or BTC/USD")
+        raise not_a_symbol(TITLE, text, "one such as MSFT, BRK.B, @ES or BTC/USD")
     return symbol
 
 

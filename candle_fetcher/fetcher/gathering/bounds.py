@@ -87,7 +87,7 @@ class SeriesBounds:
         if first_ms is None:
             first_ms = self._ask_first(hole)
         if first_ms is None and self._is_traded():
-            raise ReplyError(f"{series.symbol} is traded, and the provider says that it never had a candle")
+            raise ReplyError(f"{series.provider} lists {series.symbol} as traded, but says that it never had a candle")
         if first_ms is not None and gathering.feed.window_ms is not None and first_ms < hole.start_ms:
             return first_ms  # some candle before the hole, not the first one
         before_ms = gathering.now_ms if first_ms is None else first_ms
@@ -95,8 +95,8 @@ class SeriesBounds:
         if oldest_ms is not None:
             gathering.source.renew()
             self._drop_claim()
-            said = "never to have opened" if first_ms is None else f"to open at {iso(first_ms)}"
-            error = ReplyError(f"the first candle is said {said}, and one came of {iso(oldest_ms)}")
+            said = "has no candle" if first_ms is None else f"begins at {iso(first_ms)}"
+            error = ReplyError(f"{series.provider} says that {series.symbol} {said}, but sent one of {iso(oldest_ms)}")
             self._refuted = before_ms, error
             raise error
         return first_ms
@@ -169,11 +169,12 @@ class SeriesBounds:
         if not self._is_seen(first_ms):
             again_ms = self._ask_first_again(first_ms)
             if again_ms != first_ms:
-                said = "not to have opened" if again_ms is None else f"to open at {iso(again_ms)}"
+                said = "not at all" if again_ms is None else f"at {iso(again_ms)}"
                 gathering.cache.facts.drop_unconfirmed(gathering.series)
                 if gathering.feed.window_ms is not None and again_ms is not None and again_ms < first_ms:
                     self._learn_first(again_ms)  # a series that paused for longer than a window has
-                raise ReplyError(f"the first candle is said to open at {iso(first_ms)}, and then {said}")
+                series = gathering.series
+                raise ReplyError(f"{series.provider} says that {series.symbol} begins at {iso(first_ms)}, then {said}")
         self._learn_first(first_ms)
 
     def _is_seen(self, first_ms: int) -> bool:
