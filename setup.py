@@ -23,8 +23,10 @@ INSTALL_REQUIRES = [
 
 # Extras that add a feature for users; `all` is their union. An extra is declared when its feature is built.
 FEATURES: dict[str, list[str]] = {
+    "arrow": ["pyarrow>=17"],  # Parquet and Arrow files
     "calendars": ["exchange_calendars>=4.5"],  # the sessions of stock exchanges, to tell a stock's gaps
     "dotenv": ["python-dotenv>=1.0"],  # .env for the command line
+    "excel": ["xlsxwriter>=3.2"],  # workbooks
     "fast": ["isal>=1.7", "pyarrow>=17"],  # files of archives, unpacked and read in less time
 }
 
@@ -40,6 +42,7 @@ TOOLS = {
         "pandas-stubs",
         "radon>=6.0",  # for tests/structure.py
         "ipykernel>=6.29",  # for the tests of errors and interrupts in notebooks
+        *FEATURES["excel"],
         *FEATURES["fast"],  # pyarrow also reads some of the real series that tests/real_series.py fetches
         "types-cachetools",
         "types-colorama",

@@ -54,11 +54,12 @@ CONFINED = {
     "colorama": "console",
     "dotenv": "cli.environment",
     "exchange_calendars": "sessions",
-    "pyarrow": "core.text.quick",
+    "pyarrow": ("core.text.quick", "files.columnar"),
+    "xlsxwriter": "files.workbook",
     "isal": "core.checksum",
 }
 # Packages that are imported when they are used, not with the module.
-LAZY = {"psutil", "tqdm", "colorama", "dotenv", "exchange_calendars", "pyarrow", "isal"}
+LAZY = {"psutil", "tqdm", "colorama", "dotenv", "exchange_calendars", "pyarrow", "isal", "xlsxwriter"}
 
 PURE = {"core"}
 IMPURE_MODULES = {
@@ -144,9 +145,10 @@ def _own_import(room: str, name: str) -> str | None:
 
 def _foreign_import(module: str, name: str) -> str | None:
     top, room = name.partition(".")[0], room_of(module)
-    home = CONFINED.get(top)
-    if home and module != home and not module.startswith(f"{home}."):
-        return f"imports {top}, which belongs to {home}"
+    homes = CONFINED.get(top, ())
+    homes = (homes,) if isinstance(homes, str) else homes
+    if homes and not any(module == home or module.startswith(f"{home}.") for home in homes):
+        return f"imports {top}, which belongs to {' and '.join(homes)}"
     if room in PURE and any(name == impure or name.startswith(f"{impure}.") for impure in IMPURE_MODULES):
         return f"imports {name}, but {room} is pure"
     return None

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from candle_fetcher.console import printable
 from candle_fetcher.core.errors import nearest
+from candle_fetcher.core.types import FILE_FORMATS
 from candle_fetcher.core.version import __version__
 
 PORT = 8700
@@ -196,11 +197,13 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
 
     commands: dict[str, argparse.ArgumentParser] = {}
     _add_fetch(command("fetch", "get candles: show them, pipe them or save them", _FETCH_EXAMPLES))
-    export = command("export", "write candles to a CSV file, in constant memory", _EXPORT_EXAMPLES)
+    export = command("export", "write candles to a file, in constant memory", _EXPORT_EXAMPLES)
     _add_series(export, several=True)
     _add_range(export)
     _add_rows(export)
-    _add_output(export.add_argument_group("output"))
+    output = export.add_argument_group("output")
+    output.add_argument("--format", choices=FILE_FORMATS, help="default: by the ending of --output, else csv")
+    _add_output(output)
     plan = command("plan", "show what a fetch would request and its cost; sends no request", _PLAN_EXAMPLES)
     _add_series(plan)
     _add_range(plan)
@@ -255,7 +258,7 @@ def _add_fetch(fetch: argparse.ArgumentParser) -> None:
     _add_range(fetch)
     _add_rows(fetch)
     output = fetch.add_argument_group("output")
-    output.add_argument("--export", choices=("csv",), help="write a file for each symbol and print its path")
+    output.add_argument("--export", choices=FILE_FORMATS, help="write a file for each symbol and print its path")
     _add_output(output)
 
 
@@ -332,8 +335,23 @@ def _add_range(parser: argparse.ArgumentParser, *, counts: bool = True, what: st
 
 
 def _add_output(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--output", metavar="PATH", help="a folder (default: historical_data) or a name in .csv")
-    group.add_argument("--columns", default="ohlcv", metavar="SET", help="ohlcv (default) or all")
+    group.add_argument(
+        "--output",
+        metavar="PATH",
+        help="a folder (default: historical_data), or a name in .csv, .csv.gz, .parquet, .arrow, .feather, .xlsx or "
+        ".jsonl",
+    )
+    group.add_argument("--name", help="the name of the file in the folder, without its ending; {symbol} is replaced")
+    group.add_argument(
+        "--columns",
+        default="ohlcv",
+        metavar="SET",
+        help="ohlcv (default), all, or of a file HEADER=COLUMN,... such as ds=timestamp,y=close",
+    )
+    group.add_argument("--separator", default=",", metavar="CHAR", help="of a CSV file: ';', '|', 'tab'; default: ,")
+    group.add_argument("--decimal", default=".", metavar="CHAR", help="decimal sign of a CSV file: . (default) or ,")
+    group.add_argument("--decimals", type=int, metavar="N", help="round each number of a CSV file to N decimals")
+    group.add_argument("--manifest", action="store_true", help="write the manifest beside the file, as JSON")
 
 
 def _add_settings(

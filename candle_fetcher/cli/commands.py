@@ -9,14 +9,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from candle_fetcher.cli.caching import cache
-from candle_fetcher.cli.opening import FOLDER, names_several, open_fetcher, read_setting, read_targets
+from candle_fetcher.cli.opening import names_several, open_fetcher, read_setting, read_targets
 from candle_fetcher.cli.pages import help_page
+from candle_fetcher.cli.saving import file_options, read_file
 from candle_fetcher.cli.symbols_file import Target
 from candle_fetcher.cli.tables import (
     candle_records,
@@ -40,7 +40,8 @@ from candle_fetcher.core.sizes import size_text
 from candle_fetcher.core.summary import summary
 from candle_fetcher.fetcher import CandleFetcher
 from candle_fetcher.fetcher.exporting import save_frame
-from candle_fetcher.files.places import find_home, find_target
+from candle_fetcher.files.exporting import FileArguments
+from candle_fetcher.files.places import find_home
 from candle_fetcher.files.writing import replacing
 from candle_fetcher.settings import MODES
 
@@ -48,13 +49,13 @@ from candle_fetcher.settings import MODES
 def fetch(arguments: argparse.Namespace, talk: Talk) -> int:
     """Run `fetch`: call `fetch` or `fetch_many`."""
     saves = arguments.export is not None or arguments.output is not None
-    path = find_target(arguments.output or FOLDER, "") if saves else Path()
     targets = read_targets(arguments)
     several = names_several(arguments)
+    file = read_file(arguments, several=several)
     mixed = len({target.provider for target in targets}) > 1
     if mixed and arguments.columns == "all" and not (saves or arguments.json):
         raise InputError("these are of several providers with different columns; --export csv keeps them apart")
-    options = _row_options(arguments)
+    options = _row_options(arguments) | {"columns": file.column_set}
     frames: dict[str, pd.DataFrame] = {}
     errors: dict[str, Exception] = {}
     with open_fetcher(arguments, talk) as fetcher:
@@ -73,7 +74,7 @@ def fetch(arguments: argparse.Namespace, talk: Talk) -> int:
                 errors.update((names[symbol], one) for symbol, one in error.errors.items())
             frames.update((names[symbol], frame) for symbol, frame in got.items())
         elapsed_s = time.perf_counter() - began
-        _hand_out(talk, frames, arguments, path if saves else None, mixed=mixed)
+        _hand_out(talk, frames, arguments, file if saves else None, mixed=mixed)
         show_cost(talk, fetcher.monitor.snapshot(), elapsed_s, frames.values())
     if errors:
         raise FetchManyError(frames, errors)
@@ -81,9 +82,8 @@ def fetch(arguments: argparse.Namespace, talk: Talk) -> int:
 
 
 def _row_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments about rows and columns that `fetch` and `export` have in common."""
+    """Return the arguments about rows that `fetch` and `export` have in common."""
     return {
-        "columns": arguments.columns,
         "include_open": arguments.include_open,
         "on_gap": arguments.on_gap or "leave",
         "refresh": arguments.refresh,
@@ -94,7 +94,7 @@ def _hand_out(
     talk: Talk,
     frames: dict[str, pd.DataFrame],
     arguments: argparse.Namespace,
-    path: Path | None,
+    file: FileArguments | None,
     *,
     mixed: bool,
 ) -> None:
@@ -107,8 +107,8 @@ def _hand_out(
     labels = [Target(facts["symbol"], facts["provider"]).label(mixed=mixed) for facts in manifests]
     for place, frame in enumerate(frames.values()):
         show_checks(talk, frame, is_cached=not arguments.no_cache)
-        if path is not None:
-            written = save_frame(frame, path)
+        if file is not None:
+            written = save_frame(frame, file)
             talk.fact("written", f"{written.name}, {size_text(written.stat().st_size)}", "good")
             if not arguments.json:
                 print_path(written)
@@ -140,7 +140,7 @@ def export(arguments: argparse.Namespace, talk: Talk) -> int:
                 path = fetcher.export(
                     target.symbol,
                     provider=target.provider,
-                    path=arguments.output or FOLDER,
+                    **file_options(arguments),
                     **_row_options(arguments),
                     **wanted,
                 )

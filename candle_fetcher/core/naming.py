@@ -1,8 +1,9 @@
-"""Names of the CSV files that `export` writes: made from a series and a range, and read back.
+"""Names of the files that `export` writes: made from a series and a range, and read back.
 
-`[PROVIDER_]BASE_QUOTE[_KIND][_SETTING…]_TIMEFRAME_START_END.csv`: the provider unless it is `binance`, the kind unless
-it is `candles`, each setting of the series by its value unless that is the provider's default, and `1mo` for 1M,
-because some file systems ignore case. The origin is never in the name; the manifest beside the file has it.
+`[PROVIDER_]BASE_QUOTE[_KIND][_SETTING…]_TIMEFRAME_START_END` and the ending of the format: the provider unless it is
+`binance`, the kind unless it is `candles`, each setting of the series by its value unless that is the provider's
+default, and `1mo` for 1M, because some file systems ignore case. The origin is never in the name; the manifest beside
+the file has it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Label(NamedTuple):
 def csv_name(
     provider: str, symbol: str, kind: str, timeframe: Timeframe, span: Span, settings: Iterable[str] = ()
 ) -> str:
-    """Return the name of the file of those candles.
+    """Return the name of the CSV file of those candles.
 
     `settings` are the values of the series' settings that are not the default.
     """

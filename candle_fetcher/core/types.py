@@ -9,7 +9,7 @@ CandleKind = Literal["candles", "mark", "index", "premium"]
 ColumnSet = Literal["ohlcv", "all"]
 GapPolicy = Literal["leave", "raise", "refetch", "ffill", "interpolate"]
 PerformanceMode = Literal["low", "standard", "high"]
-FileFormat = Literal["csv"]
+FileFormat = Literal["csv", "parquet", "arrow", "excel", "jsonl"]
 
 SOURCE_NAMES: tuple[str, ...] = get_args(SourceName)
 COLUMN_SETS: tuple[str, ...] = get_args(ColumnSet)

@@ -8,10 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
 from candle_fetcher.core.arguments import is_several
-from candle_fetcher.core.errors import InputError, UnknownArgument, shown, unknown
+from candle_fetcher.core.errors import InputError, UnknownArgument, shown
 from candle_fetcher.core.tracebacks import short_errors
-from candle_fetcher.core.types import FILE_FORMATS
-from candle_fetcher.files.places import find_target
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -79,12 +77,3 @@ def read_symbols(symbols: Any) -> list[str]:
     if not all(isinstance(name, str) for name in several):
         raise InputError(f"symbols {shown(several)} must all be text; expected a list such as ['BTC/USDT', 'ETH/USDT']")
     return list(dict.fromkeys(several))
-
-
-def check_export(path: Any, file_format: Any, manifest: Any) -> None:
-    """Raise InputError where an argument of `export` is not valid."""
-    find_target(path, "")
-    if not isinstance(manifest, bool):
-        raise InputError(f"manifest {shown(manifest)} is not understood; expected True or False")
-    if not isinstance(file_format, str) or file_format not in FILE_FORMATS:
-        raise unknown("format", file_format, FILE_FORMATS)

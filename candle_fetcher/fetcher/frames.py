@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -30,6 +30,8 @@ from candle_fetcher.sources import CallScope
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from candle_fetcher.files.exporting import FileArguments
 
 # Chunks that an export holds at once: memory stays bounded and the network pool stays busy.
 _STREAM_CHUNKS = 48
@@ -164,18 +166,19 @@ def make_answer(runtime: Runtime, arguments: Arguments, policy: FetchPolicy) -> 
     return Answer(Collector(runtime.resources(), request, policy, CallScope()))
 
 
-def export_file(runtime: Runtime, arguments: Arguments, policy: FetchPolicy, path: Any, *, with_manifest: bool) -> Path:
+def export_file(runtime: Runtime, arguments: Arguments, policy: FetchPolicy, file: FileArguments) -> Path:
     """Write the file of `CandleFetcher.export` and return its path. The caller's thread writes it, and removes it where
     it is interrupted."""
-    from candle_fetcher.fetcher.exporting import write_answer  # when used: its tables of digits take 5 ms
+    from candle_fetcher.fetcher.exporting import span_that_fits, write_answer  # when used: its tables take 5 ms
 
     began = time.perf_counter()
     run = runtime.calls.run
     answer = run(lambda: make_answer(runtime, arguments, policy))
     request = answer.request
     with runtime.scope(request, answer.scope) as scope, naming_closest(runtime, request):
-        span, pieces = run(answer.span, scope), runtime.calls.each(answer.pieces(_STREAM_CHUNKS), scope)
-        target, rows = write_answer(answer, path, span, pieces, with_manifest=with_manifest)
+        span = run(lambda: span_that_fits(answer, file), scope)
+        pieces = runtime.calls.each(answer.pieces(_STREAM_CHUNKS), scope)
+        target, rows = write_answer(answer, file, span, pieces)
     size = target.stat().st_size
     runtime.observe(Operation("export", time.perf_counter() - began, rows, size, request.label))
     return target

@@ -20,7 +20,7 @@ from candle_fetcher.core.errors import InputError, nearest, shown
 from candle_fetcher.core.frame import check_columns, index_ms
 from candle_fetcher.core.text.csv import FLAG_COLUMNS
 from candle_fetcher.core.text.decimals import Column
-from candle_fetcher.core.text.formatting import BLOCK_ROWS, Flags, Times, format_fields
+from candle_fetcher.core.text.formatting import BLOCK_ROWS, Flags, Times, format_fields, format_objects
 
 TIME = "timestamp"
 SYMBOL = "{symbol}"
@@ -77,15 +77,9 @@ class CsvOptions:
 
     def rows(self, frame: pd.DataFrame, layout: Layout) -> Iterator[bytes]:
         """Yield the lines of the frame, in parts. Each line ends with LF; a missing value is an empty field."""
-        columns = [_values(frame, name) for name in layout.columns]
         # Counts are floats where some are missing, and have no decimals there either.
         places = [self.decimals if name == TIME or frame[name].dtype == np.float64 else None for name in layout.columns]
-        borders = {*range(0, len(frame), BLOCK_ROWS), len(frame)}
-        for times in (column for column in columns if column.dtype.kind == "M"):
-            # Invented rows have no close time: a part has them throughout or not at all.
-            borders.update((np.flatnonzero(np.diff(np.isnat(times))) + 1).tolist())
-        for start, stop in itertools.pairwise(sorted(borders)):
-            fields = [_without_nat(column[start:stop]) for column in columns]
+        for fields in _blocks(frame, layout):
             yield format_fields(fields, self.separator, self.decimal, places)
 
 
@@ -178,6 +172,26 @@ def csv_pieces(
 def csv_bytes(frame: pd.DataFrame, options: CsvOptions = PLAIN, layout: Layout | None = None) -> bytes:
     """Return the lines of a frame, without a header; see `csv_pieces`."""
     return b"".join(options.rows(frame, layout or plain_layout(frame.columns)))
+
+
+def json_pieces(frames: Iterable[pd.DataFrame], layout: Layout | None = None) -> Iterator[bytes]:
+    """Yield the frames as JSON objects, one a line; times are ISO with Z, missing values null."""
+    for frame in frames:
+        layout = layout or plain_layout(frame.columns)
+        for fields in _blocks(frame, layout):
+            yield format_objects(fields, layout.headers)
+        del frame  # it is freed before the next one is made
+
+
+def _blocks(frame: pd.DataFrame, layout: Layout) -> Iterator[list[Column | Times | Flags]]:
+    """Yield the columns of the layout, some rows at a time."""
+    columns = [_values(frame, name) for name in layout.columns]
+    borders = {*range(0, len(frame), BLOCK_ROWS), len(frame)}
+    for times in (column for column in columns if column.dtype.kind == "M"):
+        # Invented rows have no close time: a part has them throughout or not at all.
+        borders.update((np.flatnonzero(np.diff(np.isnat(times))) + 1).tolist())
+    for start, stop in itertools.pairwise(sorted(borders)):
+        yield [_without_nat(column[start:stop]) for column in columns]
 
 
 def _values(frame: pd.DataFrame, name: str) -> Column | Times | Flags:

@@ -6,10 +6,20 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from candle_fetcher.core.errors import InputError, shown
+from candle_fetcher.core.errors import InputError, shown, unknown
 
+# The endings of files that are written, with their formats.
+ENDINGS = {
+    ".csv": "csv",
+    ".csv.gz": "csv",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".xlsx": "excel",
+    ".jsonl": "jsonl",
+}
 _CSV = ".csv"
 # An ending such as .parquet, which no folder is meant to have; one of digits, as in `v1.2`, is part of a name.
 _ENDING = re.compile(r"\.[A-Za-z]\w{0,7}")
@@ -29,25 +39,65 @@ def find_home(path: object, expected: str) -> Path:
         raise InputError(f"path {shown(path)} begins with ~, but {error}; expected {expected}") from None
 
 
-def find_target(path: object, name: str) -> Path:
-    """Return the file to write: the path where it ends in .csv, else `name` in the folder that it is.
+class Place(NamedTuple):
+    """Where a file is to be written: the path of the file itself, or of the folder in which it gets a name."""
 
-    Raises InputError for another ending, unless such a folder is there or the path ends with a slash.
+    path: Path
+    ending: str
+    is_file: bool
+
+    @property
+    def format(self) -> str:
+        """The format of the file."""
+        return ENDINGS[self.ending]
+
+    def file(self, stem: str) -> Path:
+        """Return the file, which has that name where the place is a folder."""
+        return self.path if self.is_file else self.path / f"{stem}{self.ending}"
+
+
+def ending_of(name: str) -> str:
+    """Return the ending by which a file's name says its format, in small letters; empty where it has none of ours."""
+    lowered = name.lower()
+    return max((one for one in ENDINGS if lowered.endswith(one)), key=len, default="")
+
+
+def find_place(path: object, file_format: object = None) -> Place:
+    """Return where a file is to be written, by the path and the format that were given; the default format is csv.
+
+    A path is the file itself where it has an ending of ENDINGS, else a folder. Raises InputError for a format that is
+    not known or that the ending contradicts, and for another ending, unless such a folder is there or the path ends
+    with a slash.
     """
-    found = find_home(path, "a folder, or a name that ends in .csv")
-    if found.suffix.lower() == _CSV:
-        return found
-    if _ENDING.fullmatch(found.suffix) and not str(path).endswith(("/", os.sep)) and not found.is_dir():
+    formats = dict.fromkeys(ENDINGS.values())
+    if file_format is not None and (not isinstance(file_format, str) or file_format not in formats):
+        raise unknown("format", file_format, formats)
+    found = find_home(path, f"a folder, or a name that ends in {', '.join(ENDINGS)}")
+    is_folder = str(path).endswith(("/", os.sep)) or found.is_dir()
+    ending = "" if str(path).endswith(("/", os.sep)) else ending_of(found.name)
+    if ending and found.name.lower() != ending:
+        if file_format not in (None, ENDINGS[ending]):
+            raise InputError(
+                f"path {shown(str(path))} ends in {ending}, and format is {file_format!r}; expected one of them alone, "
+                "or two that agree"
+            )
+        return Place(found, ending, is_file=True)
+    if _ENDING.fullmatch(found.suffix) and not is_folder:
         raise InputError(
-            f"path {shown(str(path))} ends in {found.suffix}, but only CSV is written; expected a name that ends in "
-            ".csv, or a folder (end its path with / where its name has a dot)"
+            f"path {shown(str(path))} ends in {found.suffix}, which is not written; expected {', '.join(ENDINGS)}, or "
+            "a folder (end its path with / where its name has a dot)"
         )
-    return found / name
+    wanted = file_format or "csv"
+    return Place(found, next(one for one, name in ENDINGS.items() if name == wanted), is_file=False)
 
 
 def manifest_path(target: Path) -> Path:
-    """Return where the manifest of that file lies: beside what a symbolic link points to."""
-    return Path(os.path.realpath(target)).with_suffix(".json")
+    """Return where the manifest of that file lies, beside what a symbolic link points to: `x.json` beside `x.csv`.
+
+    The name of another format stays whole, as in `x.jsonl.json`, so that two files never share a manifest.
+    """
+    real = Path(os.path.realpath(target))
+    return real.with_suffix(".json") if real.suffix.lower() == _CSV else real.with_name(f"{real.name}.json")
 
 
 def read_manifest(target: Path) -> dict[str, Any] | None:

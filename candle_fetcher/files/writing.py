@@ -18,27 +18,39 @@ from pathlib import Path
 from typing import IO, Any
 
 from candle_fetcher.core.errors import InputError
-from candle_fetcher.files.places import manifest_path, read_manifest
+from candle_fetcher.files.places import ENDINGS, manifest_path, read_manifest
 
 fcntl: Any = None
 with contextlib.suppress(ImportError):  # Windows, where no process can remove a file that another one has open
     import fcntl
 
 # A file while it is written, by the name that `replacing` gives it. Killed writers leave it behind.
-_PART = re.compile(r"\..+\.(?:csv|json)\.\w{8}\.part", re.IGNORECASE)
+_ENDS = "|".join(re.escape(ending) for ending in (*ENDINGS, ".json"))
+_PART = re.compile(rf"\..+(?:{_ENDS})\.\w{{8}}\.part", re.IGNORECASE)
 ORPHAN_S = 3600.0
 _PAUSES_S = (0.05, 0.1, 0.2, 0.4)  # for a virus scanner that looks at the file there
 
 
 def write_file(target: Path, pieces: Iterable[bytes], manifest: Callable[[], Mapping[str, Any]] | None) -> None:
-    """Write the pieces as they come, and then what `manifest` returns beside them; without it, an older one goes.
+    """Write the pieces as they come; see `write_whole`."""
+
+    def write(file: IO[bytes]) -> None:
+        for piece in pieces:
+            file.write(piece)
+            del piece
+
+    write_whole(target, write, manifest)
+
+
+def write_whole(
+    target: Path, write: Callable[[IO[bytes]], object], manifest: Callable[[], Mapping[str, Any]] | None
+) -> None:
+    """Let `write` write the file, and then what `manifest` returns beside it; without it, an older one goes.
 
     Raises OSError naming the file; then the file that was there before is untouched.
     """
     with replacing(target) as file:
-        for piece in pieces:
-            file.write(piece)
-            del piece
+        write(file)
         if manifest is not None:
             with replacing(manifest_path(target)) as beside:
                 beside.write(json.dumps(dict(manifest()), indent=2, ensure_ascii=False, allow_nan=False).encode())

@@ -8,6 +8,7 @@ asked, rounded to a number of decimals. Only numbers that are rare in market dat
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -24,6 +25,7 @@ Times = npt.NDArray[np.datetime64]  # of milliseconds
 _TIMES = np.dtype("datetime64[ms]")
 BLOCK_ROWS = 8192
 _U = np.uint64
+_LF, _COMMA = b"\n,"
 # `,false` and `,true`, each in two words.
 _FLAG_WORDS = np.frombuffer(b",fal,truse\0\0e\0\0\0", np.uint32).reshape(2, 2)
 
@@ -53,6 +55,56 @@ def format_fields(
 
     Raises InputError for a time outside the years 1 to 9999 (NaT too), and for a column of another type or length.
     """
+    count = _check(columns)
+    leads = b"\n" + b"," * (len(columns) - 1)
+    marks = bytes.maketrans(b",.\x02", f"{separator}{point}.".encode("ascii"))
+    blocks = []
+    for start in range(0, count, BLOCK_ROWS):
+        block = slice(start, start + BLOCK_ROWS)
+        blocks.append(_lines([column[block] for column in columns], leads, marks, places or [None] * len(columns)))
+    if blocks:
+        blocks[0] = blocks[0][1:]  # each line came with its line end in front
+        blocks.append(b"\n")
+    return b"".join(blocks)
+
+
+def format_objects(columns: Sequence[Column | Times | Flags], names: Sequence[str]) -> bytes:
+    """Return JSON objects, one a line, such as `{"timestamp":"2024-01-01T00:00:00Z","open":42283.58}`, each ended by
+    LF. `names` are the columns' names, at most 127.
+
+    Times are UTC, `...:00.789Z` where they have milliseconds. Numbers are as in `format_fields`, without a fixed number
+    of decimals; a missing value is null. Raises InputError as that does.
+    """
+    count = _check(columns)
+    leads = bytes(range(0x80, 0x80 + len(columns)))  # one byte for the text before each value, put in at the end
+    marks = bytes.maketrans(b" \x02", b"T.")
+    texts = []
+    end = b""
+    for at, (name, column) in enumerate(zip(names, columns, strict=True)):
+        quote = b'"' if column.dtype == _TIMES else b""
+        texts.append(end + (b"," if at else b"}\n{") + json.dumps(name).encode() + b":" + quote)
+        end = b'Z"' if quote else b""
+    last = end + b"}\n"
+    texts[0] = end + texts[0]
+    blocks = []
+    for start in range(0, count, BLOCK_ROWS):
+        block = [column[start : start + BLOCK_ROWS] for column in columns]
+        text = _lines(block, leads, marks, [None] * len(columns)) + leads[:1]
+        for at, column in enumerate(block):
+            if column.dtype == np.float64 and np.isnan(column).any():
+                around = bytes([leads[at], leads[(at + 1) % len(leads)]])
+                for _ in range(1 + (len(leads) == 1)):  # once more where two gaps share a byte
+                    text = text.replace(around, around[:1] + b"null" + around[1:])
+        text = text[1:-1]
+        for lead, before in zip(leads, texts, strict=True):
+            text = text.replace(bytes([lead]), before)
+        blocks += [texts[0].rpartition(b"\n")[2], text, last]
+    return b"".join(blocks)
+
+
+def _check(columns: Sequence[Column | Times | Flags]) -> int:
+    """Return the number of rows. Raises InputError for a column of another type, or of another length than the first,
+    and for a time outside the years 1 to 9999."""
     shape = columns[0].shape
     for column in columns:
         if column.dtype not in (np.float64, np.int64, np.bool_, _TIMES) or column.shape != shape or len(shape) != 1:
@@ -61,20 +113,13 @@ def format_fields(
             ms = column.view(np.int64)
             if ms.min() < YEAR_1_MS or ms.max() >= YEAR_10000_MS:
                 raise InputError(f"open times {ms.min()} to {ms.max()} ms; expected the years 1 to 9999")
-    places = places or [None] * len(columns)
-    marks = bytes.maketrans(b",.\x02", f"{separator}{point}.".encode("ascii"))
-    blocks = []
-    for start in range(0, shape[0], BLOCK_ROWS):
-        block = slice(start, start + BLOCK_ROWS)
-        blocks.append(_lines([column[block] for column in columns], marks, places))
-    if blocks:
-        blocks[0] = blocks[0][1:]  # each line came with its line end in front
-        blocks.append(b"\n")
-    return b"".join(blocks)
+    return len(columns[0])
 
 
-def _lines(columns: Sequence[Column | Times | Flags], marks: bytes, places: Sequence[int | None]) -> bytes:
-    """Return the lines of a block, each with its line end in front. `marks` translates `,` and `.`.
+def _lines(
+    columns: Sequence[Column | Times | Flags], leads: bytes, marks: bytes, places: Sequence[int | None]
+) -> bytes:
+    """Return the rows of a block. Each field has its byte of `leads` in front; `marks` translates all bytes at the end.
 
     Every line has the same number of four-byte words. The byte 0 is a filler and is deleted at the end.
     """
@@ -90,8 +135,8 @@ def _lines(columns: Sequence[Column | Times | Flags], marks: bytes, places: Sequ
             first, *others = _signed(whole < 0, _whole_words(np.abs(whole).view(np.uint64)))
         else:
             first, *others = _float_words(column.astype(np.float64, copy=False), odd[:, index], places[index])
-        if (column.dtype == _TIMES) != (index == 0):  # times come with LF in front, all others with a comma
-            first = _begun_by("," if index else "\n", first)
+        if leads[index] != (_LF if column.dtype == _TIMES else _COMMA):
+            first = _begun_by(leads[index], first)
         words += [first, *others]
     text = np.stack(words, axis=1).tobytes().translate(marks, b"\0")
     if not odd.any():
@@ -128,10 +173,10 @@ def _time_words(open_ms: Int64s) -> list[Words]:
     return [*words, _MILLISECONDS.take(ms)] if ms.any() else words
 
 
-def _begun_by(mark: str, words: Words) -> Words:
-    """Return the words with the mark in place of the first byte."""
+def _begun_by(lead: int, words: Words) -> Words:
+    """Return the words with another first byte."""
     chars = words.copy().view(np.uint8)
-    chars[::4] = ord(mark)
+    chars[::4] = lead
     return chars.view(np.uint32)
 
 

@@ -1,0 +1,139 @@
+"""Candles as an Excel workbook, written row by row by xlsxwriter in constant memory.
+
+The sheet `candles` has real date cells without a zone, under headers that say UTC, a frozen first row, and number
+formats that fit the prices of the first rows. The sheet `manifest` says what it holds. A cell of Excel keeps 16
+significant digits.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import IO, Any
+
+import numpy as np
+import pandas as pd
+
+from candle_fetcher.core.errors import InputError, MissingExtra
+from candle_fetcher.core.frame import index_ms
+from candle_fetcher.core.text.formatting import format_fields
+from candle_fetcher.core.timeframe import DAY_MS
+from candle_fetcher.files.layout import TIME, Layout, plain_layout
+
+EXTRA = "excel"
+MOST_ROWS = (1 << 20) - 1  # of candles: a sheet has 1,048,576 rows, of which the header takes one
+_EPOCH_DAYS = 25_569  # 1970-01-01 as Excel counts days
+_PRICES = ("open", "high", "low", "close")
+_SHOWN_ROWS, _MOST_PLACES = 1000, 8
+_TIME_FORMATS = ("yyyy-mm-dd hh:mm:ss", "yyyy-mm-dd hh:mm:ss.000")
+
+
+def need_xlsxwriter() -> None:
+    """Raise MissingExtra where xlsxwriter is not installed."""
+    try:
+        import xlsxwriter  # noqa: F401
+    except ImportError:
+        raise MissingExtra(EXTRA, "an Excel workbook") from None
+
+
+def check_rows(rows: int) -> None:
+    """Raise InputError where a sheet does not hold so many candles."""
+    if rows > MOST_ROWS:
+        raise InputError(
+            f"{rows:,} candles do not fit into a sheet of Excel, which holds {MOST_ROWS:,} below its header; expected "
+            "a shorter range, a longer timeframe, or another format, such as csv or parquet"
+        )
+
+
+def write_workbook(
+    file: IO[bytes], frames: Iterable[pd.DataFrame], layout: Layout | None, manifest: Callable[[], Mapping[str, Any]]
+) -> None:
+    """Write frames that have the same columns; `manifest` is called behind the last one.
+
+    Raises InputError where there are more rows than a sheet holds.
+    """
+    import xlsxwriter
+
+    book = xlsxwriter.Workbook(file, {"constant_memory": True, "in_memory": False})
+    sheet = book.add_worksheet("candles")
+    bold = book.add_format({"bold": True})
+    writers: list[Callable[[int, Any], object]] = []
+    rows = 0
+    for frame in frames:
+        layout = layout or plain_layout(frame.columns)
+        if not writers:
+            sheet.freeze_panes(1, 0)
+            for at, (header, name) in enumerate(zip(layout.headers, layout.columns, strict=True)):
+                shown = _format_of(frame, name)
+                sheet.set_column(at, at, max(len(shown) + 2, len(_title(header, name)) + 2, 12))
+                writers.append(_writer(sheet, at, book.add_format({"num_format": shown}), frame, name))
+            for at, (header, name) in enumerate(zip(layout.headers, layout.columns, strict=True)):
+                sheet.write_string(0, at, _title(header, name), bold)
+        check_rows(rows + len(frame))
+        columns = [_cells(frame, name) for name in layout.columns]
+        for row, cells in enumerate(zip(*columns, strict=True), rows + 1):
+            for write, cell in zip(writers, cells, strict=True):
+                if cell is not None:
+                    write(row, cell)
+        rows += len(frame)
+        del frame, columns
+    about = book.add_worksheet("manifest")
+    about.set_column(0, 0, 14)
+    about.set_column(1, 1, 70)
+    for row, (name, value) in enumerate(manifest().items()):
+        about.write_string(row, 0, str(name), bold)
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        about.write_string(row, 1, text[:32_000])  # a cell holds 32,767 characters
+    book.close()
+
+
+def _title(header: str, name: str) -> str:
+    """Return the header, which says that times are in UTC unless it is of the user's own."""
+    return f"{name} (UTC)" if header == name and (name in (TIME, "close_time")) else header
+
+
+def _writer(sheet: Any, at: int, shown: Any, frame: pd.DataFrame, name: str) -> Callable[[int, Any], object]:
+    """Return what writes a cell of the column, given its row and its value."""
+    if name != TIME and frame[name].dtype == np.bool_:
+        return lambda row, cell: sheet.write_boolean(row, at, cell)
+    return lambda row, cell: sheet.write_number(row, at, cell, shown)
+
+
+def _format_of(frame: pd.DataFrame, name: str) -> str:
+    """Return the number format of a column: dates, whole numbers, or the decimals that its first rows have."""
+    if name == TIME:
+        ms = index_ms(frame)
+        return _TIME_FORMATS[bool((ms % 1000).any())]
+    dtype = frame[name].dtype
+    if isinstance(dtype, pd.DatetimeTZDtype):
+        return _TIME_FORMATS[1]
+    if dtype != np.float64:
+        return "General" if dtype == np.bool_ else "0"
+    names = [one for one in _PRICES if one in frame] if name in _PRICES else [name]
+    most = 0
+    for one in names:
+        text = format_fields([frame[one].to_numpy(dtype=np.float64)[:_SHOWN_ROWS]]).decode("ascii")
+        most = max([most, *(len(number.partition(".")[2]) for number in text.split())])
+    places = min(most, _MOST_PLACES)
+    return f"0.{'0' * places}" if places else "0"
+
+
+def _cells(frame: pd.DataFrame, name: str) -> list[Any]:
+    """Return the values of a column as cells: numbers, days since 1900 for times, bools, None where one is missing."""
+    if name == TIME:
+        return list(_days(index_ms(frame).astype(np.float64)).tolist())
+    values: pd.Series[Any] = frame[name]
+    if isinstance(values.dtype, pd.DatetimeTZDtype):
+        times = values.dt.tz_localize(None).to_numpy().astype("M8[ms]")
+        numbers = np.where(np.isnat(times), np.nan, times.astype(np.int64))
+        cells = _days(numbers)
+    elif values.dtype == np.bool_:
+        return list(values)
+    else:
+        cells = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    return [None if math.isnan(cell) else cell for cell in cells.tolist()]
+
+
+def _days(ms: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return ms / DAY_MS + _EPOCH_DAYS
