@@ -62,9 +62,11 @@ ODD_IMPORTS: list[dict[str, Any]] = [
     *({"kind": {}}, {"timeframe": b"1h"}, {"symbol": object()}, {"provider": float("nan")}),
 ]
 ODD_EXPORTS: list[dict[str, Any]] = [
-    *({"format": 5}, {"format": "parquet"}, {"format": None}, {"columns": 5}, {"columns": ["open"]}, {"manifest": 1}),
+    *({"format": 5}, {"format": "xls"}, {"format": "CSV"}, {"columns": 5}, {"columns": ["open"]}, {"manifest": 1}),
     *({"manifest": None}, {"symbol": 5}, {"timeframe": None}, {"kind": 5}, {"source": 5}, {"days": "x"}),
     *({"limit": "x"}, {"provider": 5}, {"start": object()}, {"end": []}),
+    *({"separator": 5}, {"decimal": None}, {"decimals": "2"}, {"columns": {}}, {"columns": {"a": "b"}}),
+    *({"name": one} for one in (5, "", "..", "a/b", "a\\b", "a\n", "x.csv", b"x")),
 ]
 
 
