@@ -7,6 +7,7 @@ significant digits.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -26,6 +27,7 @@ MOST_ROWS = (1 << 20) - 1  # of candles: a sheet has 1,048,576 rows, of which th
 _EPOCH_DAYS = 25_569  # 1970-01-01 as Excel counts days
 _PRICES = ("open", "high", "low", "close")
 _SHOWN_ROWS, _MOST_PLACES = 1000, 8
+_MOST_TEXT = 32_000  # a cell holds 32,767 characters
 _TIME_FORMATS = ("yyyy-mm-dd hh:mm:ss", "yyyy-mm-dd hh:mm:ss.000")
 
 
@@ -55,21 +57,36 @@ def write_workbook(
     """
     import xlsxwriter
 
-    book = xlsxwriter.Workbook(file, {"constant_memory": True, "in_memory": False})
+    book = xlsxwriter.Workbook(file, {"constant_memory": True})
+    try:
+        _write_candles(book, frames, layout)
+        about = book.add_worksheet("manifest")
+        about.set_column(0, 0, 14)
+        about.set_column(1, 1, 70)
+        for row, (name, value) in enumerate(manifest().items()):
+            about.write_string(row, 0, str(name), book.add_format({"bold": True}))
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            about.write_string(row, 1, text[:_MOST_TEXT])
+    except BaseException:
+        with contextlib.suppress(Exception):
+            book.close()  # it removes its temporary files
+        raise
+    book.close()
+
+
+def _write_candles(book: Any, frames: Iterable[pd.DataFrame], layout: Layout | None) -> None:
     sheet = book.add_worksheet("candles")
-    bold = book.add_format({"bold": True})
+    sheet.freeze_panes(1, 0)
     writers: list[Callable[[int, Any], object]] = []
     rows = 0
     for frame in frames:
         layout = layout or plain_layout(frame.columns)
         if not writers:
-            sheet.freeze_panes(1, 0)
             for at, (header, name) in enumerate(zip(layout.headers, layout.columns, strict=True)):
-                shown = _format_of(frame, name)
-                sheet.set_column(at, at, max(len(shown) + 2, len(_title(header, name)) + 2, 12))
+                title, shown = _title(header, name), _format_of(frame, name)
+                sheet.write_string(0, at, title, book.add_format({"bold": True}))
+                sheet.set_column(at, at, max(len(shown) + 2, len(title) + 2, 12))
                 writers.append(_writer(sheet, at, book.add_format({"num_format": shown}), frame, name))
-            for at, (header, name) in enumerate(zip(layout.headers, layout.columns, strict=True)):
-                sheet.write_string(0, at, _title(header, name), bold)
         check_rows(rows + len(frame))
         columns = [_cells(frame, name) for name in layout.columns]
         for row, cells in enumerate(zip(*columns, strict=True), rows + 1):
@@ -77,15 +94,7 @@ def write_workbook(
                 if cell is not None:
                     write(row, cell)
         rows += len(frame)
-        del frame, columns
-    about = book.add_worksheet("manifest")
-    about.set_column(0, 0, 14)
-    about.set_column(1, 1, 70)
-    for row, (name, value) in enumerate(manifest().items()):
-        about.write_string(row, 0, str(name), bold)
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        about.write_string(row, 1, text[:32_000])  # a cell holds 32,767 characters
-    book.close()
+        del frame, columns  # they are freed before the next one is made
 
 
 def _title(header: str, name: str) -> str:
