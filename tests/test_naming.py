@@ -217,7 +217,7 @@ def test_a_file_under_another_name_is_what_its_manifest_says(world: World, tmp_p
     other = world.fetcher(cache_dir=tmp_path / "other")
     done = other.cache.import_file(path)
     assert (done.symbol, done.timeframe, done.rows) == ("BTC/USDT", "1h", 24)
-    with pytest.raises(InputError, match="and symbol='ETH/USDT'"):
+    with pytest.raises(InputError, match="symbol='ETH/USDT'"):
         other.cache.import_file(path, "ETH/USDT")
 
 
