@@ -181,7 +181,7 @@ def test_the_newest_days_come_on_a_monday_too_although_a_hundred_are_all_that_is
 
 
 def test_pairs_have_days_weeks_and_months_alone(world):
-    with pytest.raises(NotOffered, match=r"1d, 1w, 1M of BTC/USD, or kraken"):
+    with pytest.raises(NotOffered, match=r"1d, 1w, 1M of BTC/USD, or candles of 5m from kraken"):
         world.fetcher(**KEYS).fetch("BTC/USD", "5m", "2024-03-01", "2024-03-02")
     call = find_provider("alphavantage").feed("candles").call(series("1w", "BTC/EUR"), Span(0, 1), 1)
     assert call.params == (("function", "DIGITAL_CURRENCY_WEEKLY"), ("symbol", "BTC"), ("market", "EUR"))

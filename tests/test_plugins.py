@@ -83,8 +83,8 @@ BROKEN = [
     ("import nothing_of_that_name", "ModuleNotFoundError"),
     ("raise RuntimeError('out of order')", "out of order"),
     ("import sys; sys.exit(3)", "SystemExit"),
-    ("PROVIDERS = 5", "must be a Provider"),
-    ("PROVIDERS = ('binance',)", "must be a Provider"),
+    ("PROVIDERS = 5", "expected a Provider"),
+    ("PROVIDERS = ('binance',)", "expected a Provider"),
     ("from candle_fetcher.providers import find_provider\nPROVIDERS = find_provider('binance')", "is taken"),
     ("def (", "SyntaxError"),
 ]

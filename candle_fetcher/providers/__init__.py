@@ -69,7 +69,7 @@ GROUP = "candle_fetcher.providers"
 
 
 class _PlugIns(NamedTuple):
-    """The providers of installed packages by id, and the faults of broken ones by the name of their entry point."""
+    """The providers of installed packages by id, and, by the name of the entry point, why others cannot be used."""
 
     providers: dict[str, Provider]
     broken: dict[str, str]
@@ -132,7 +132,7 @@ def _plug_ins() -> _PlugIns:
                 if provider.name in _built_in() or provider.name in found.providers:
                     raise InputError(f"the id {provider.name!r} is taken; a plug-in needs an id of its own")
                 found.providers[provider.name] = provider
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - code of another package may raise anything
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - another package may raise anything
             why = f"{type(error).__name__}: {str(error)[:200]}"
             said = f"the plug-in {point.name!r} of {package} cannot be used ({why}); update or uninstall {package}"
             found.broken[point.name] = said
@@ -141,11 +141,13 @@ def _plug_ins() -> _PlugIns:
 
 
 def _offered(value: Any) -> list[Provider]:
-    """Return the providers of an entry point."""
+    """Return the providers that an entry point offers. Raises InputError where its value has none."""
     value = getattr(value, "PROVIDERS", value)
     providers = [value] if isinstance(value, Provider) else value
     if not isinstance(providers, list | tuple) or not all(isinstance(one, Provider) for one in providers):
-        raise InputError(f"{str(value)[:80]!r} must be a Provider, a list of them, or a module with PROVIDERS")
+        raise InputError(
+            f"it offers {str(value)[:80]!r}; expected a Provider, a list of them, or a module with PROVIDERS"
+        )
     return list(providers)
 
 
@@ -157,7 +159,7 @@ def all_providers() -> dict[str, Provider]:
 def find_known(name: str) -> Provider | None:
     """Return the provider with that id, in any case; None where there is none.
 
-    Imports the module that the name suggests first, since every import takes time, and looks through installed packages
+    Every import takes time: so the module that the name suggests is imported first, and installed packages are searched
     only for ids that are not built in.
     """
     name = name.strip().lower()
@@ -166,15 +168,17 @@ def find_known(name: str) -> Provider | None:
 
 
 def suggested_providers(name: object) -> list[Provider]:
-    """Return the providers of the built-in module that the name suggests, which is imported alone; none for another
-    name."""
+    """Return the providers of the one built-in module that the name suggests; none for another name.
+
+    No other module is imported.
+    """
     return list(_of_module(name.partition("-")[0]).values()) if isinstance(name, str) else []
 
 
 def split_symbol(text: str) -> tuple[str | None, str]:
-    """Return provider (None where none is named) and symbol of `provider:symbol`.
+    """Return the provider and the symbol of `provider:symbol`; None and the text where it names no provider.
 
-    In `BTC/USDT:USDT` the part after the colon is the currency that settles a perpetual, as ccxt writes it.
+    `BTC/USDT:USDT` names none: as in ccxt, the part after the colon is the currency that settles a perpetual.
     """
     name, colon, rest = text.partition(":")
     if not colon or "/" in name:
@@ -185,7 +189,7 @@ def split_symbol(text: str) -> tuple[str | None, str]:
 def find_provider(name: object) -> Provider:
     """Return the provider with that id, or the value itself if it is a Provider.
 
-    Raises InputError, which names the closest id.
+    Raises InputError for another value; it names the closest id, or why a plug-in of that name cannot be used.
     """
     if isinstance(name, Provider):
         return name
@@ -209,5 +213,5 @@ def find_funding(provider: Provider) -> Funding:
     """Return the provider's funding rates. Raises NotOffered, which names the providers that have some."""
     if provider.funding is None:
         having = ", ".join(name for name, one in all_providers().items() if one.funding is not None)
-        raise NotOffered(f"{provider.name} has no funding rates; these have: {having}")
+        raise NotOffered(f"{provider.name} has no funding rates; these providers have them: {having}")
     return provider.funding

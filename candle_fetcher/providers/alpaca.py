@@ -1,17 +1,17 @@
 """Alpaca: US stocks, and crypto pairs on its own exchange, by REST.
 
 Both bounds of a call are inclusive. A page may be shorter than requested; only its token shows whether there is
-another. Stocks have no bar for an interval without trades. Crypto has one made of quotes now, but had none in 2022, so
-that a hole proves nothing there. Since the token shows that an answer is complete, no hole is asked for again. The time
-of a bar is its start: daily bars of stocks open at midnight in New York, those of crypto at midnight in Chicago, weeks
-on Monday and months on the first, even if that is a holiday.
+another. Stocks have no bar for an interval without trades. Crypto now has a bar made of quotes there, but had none in
+2022, so that a missing bar proves nothing. As the token shows that an answer is complete, no hole is requested again.
+The time of a bar is its start: daily bars of stocks open at midnight in New York, those of crypto at midnight in
+Chicago, weeks on Monday and months on the first, even if that is a holiday.
 
 A symbol stands for the company that has it today (`asof`), and includes its bars before a renaming. With the symbol
 alone (`asof=-`), S would be Sprint until 2020 and SentinelOne from 2021 on, two companies in one series.
 
-Adjusted bars change with each split or dividend, from its ex-date on. A reply does not show that; the list of corporate
-actions does. The list is requested by the day on which an action is processed. For a dividend that is its payment,
-weeks after its ex-date: so the request reaches a year ahead.
+Adjusted bars change with each split or dividend, from its ex-date on. A reply with bars does not show that, but the
+list of corporate actions does. The list is requested by the days on which actions are processed. A dividend is
+processed when it is paid, weeks after its ex-date, so that the request reaches a year ahead.
 Sources: docs.alpaca.markets, historical bars of stocks and crypto (market-data-api, 2026), Market Data FAQ (403),
 corporate actions (reference/corporateactions: types, process_date, no guarantee on when one is listed); alpaca-py,
 data/models/corporate_actions.py (fields); the forum's topics 13087 (asof), 14660 (ex_date counts) and 18614 (a dividend
@@ -56,8 +56,8 @@ TITLE = "Alpaca"
 KEY_PAGE = "https://app.alpaca.markets"
 COLUMNS = ("open_time", *OHLCV, "trades")
 
-# A bar of a minute is sent at its end, and computed again half a minute later to include late trades ("updatedBars",
-# real-time-stock-pricing-data; forum topic 8947). Longer bars are made of bars of minutes.
+# A bar of one minute is sent at its end, and computed again half a minute later to include late trades ("updatedBars",
+# real-time-stock-pricing-data; forum topic 8947). Longer bars are made of bars of one minute.
 FINALITY = Finality(
     delay_ms=31_000, late_rows_ms=MINUTE_MS, source="updatedBars: bars are computed again 30 s after their end"
 )
@@ -82,7 +82,7 @@ _MOST_ACTION_BYTES = 2**20
 _ANNOUNCED_MS = 366 * DAY_MS
 _MOST_HEAD_BYTES = 2**12
 _MOST_CODE = 10**9
-# Replaces the list of bars, since its text is read separately; no reply has this value.
+# Stands for the list of bars in a body of which the bars are read separately. No reply has this value.
 _STAND_IN = [-7e-301]
 _CHICAGO = "America/Chicago"
 _TOKEN = re.compile(r"[!-~]{1,1000}")
@@ -116,7 +116,7 @@ def call_candles(series: Series, span: Span, rows: int) -> Call:
 def first_call(series: Series) -> Call:
     """Return the call for the first candle.
 
-    Without an end it reaches to now, or to 15 minutes ago where the plan has nothing newer.
+    The call has no end, so that it serves every plan: Alpaca then ends it now, or 15 minutes ago in the free plan.
     """
     return _bars_call(series, _LONG_AGO, None, 1, "asc")
 
@@ -127,7 +127,10 @@ def last_call(series: Series, end_ms: int) -> Call:
 
 
 def next_call(call: Call, body: bytes) -> Call | None:
-    """Return the same call with the page token of its reply; None after the last page."""
+    """Return the call for the next page: the same call with the token in its reply; None after the last page.
+
+    Raises ReplyError where the token is malformed or that of the same page.
+    """
     value = _envelope(body)[1]
     token = value.get("next_page_token") if isinstance(value, dict) else None
     if not token and (token is None or token == ""):
@@ -160,9 +163,9 @@ def parse_candles(body: bytes, series: Series) -> Candles:
 
 
 def _envelope(body: bytes) -> tuple[bytes, Any]:
-    """Return the text of the bars, up to the first closing bracket, and the body's value with _STAND_IN for them.
+    """Return the text between the brackets of the list of bars, and the decoded body with _STAND_IN as that list.
 
-    For a reply without bars: no text, and the whole value.
+    Where the body has another layout, the text is empty and the body is decoded whole.
     """
     if len(body) > _MOST_BYTES or body.count(b"{") + body.count(b"[") > _MOST_CONTAINERS:
         raise too_large(body, most_bytes=_MOST_BYTES, most_brackets=_MOST_CONTAINERS)
@@ -183,7 +186,10 @@ def _decoded(body: bytes) -> Any:
 
 
 def _bars(value: Any, series: Series, body: bytes) -> list[Any]:
-    """Return the bars of the series, which come as a list, or as lists by symbol. `null`, `{}` and `[]` are none."""
+    """Return the bars of the series in a decoded body, which has a list of them, or lists by symbol.
+
+    `null`, `{}` and `[]` are no bars. Raises ReplyError for another body or symbol, or the refusal in the body.
+    """
     if not isinstance(value, dict):
         raise unexpected(_EXPECTED, body)
     if "bars" not in value:
@@ -206,13 +212,13 @@ def _bars(value: Any, series: Series, body: bytes) -> list[Any]:
 # -- corporate actions ------------------------------------------------------------------------------------------------
 
 # An action counts for every adjustment if it changes the number of shares, or may give the symbol to other shares: no
-# page says what an adjustment treats as a split. Cash changes only prices that are adjusted for dividends.
+# page states what counts as a split. A cash dividend only counts for prices that are adjusted for dividends.
 _ACTION_TYPES = (
     *("forward_split", "reverse_split", "unit_split", "stock_dividend", "spin_off", "rights_distribution"),
     *("name_change", "stock_merger", "stock_and_cash_merger", "cash_merger", "cash_dividend"),
 )
 _CASH, _OF_CASH = "cash_dividends", ("dividend", "all")
-# An action counts from the first of these days that it has.
+# An action counts from a day on: the first of these fields that it has.
 _DAYS = ("ex_date", "effective_date", "process_date")
 _TERMS = ("symbol", "rate")
 
@@ -227,9 +233,9 @@ def actions_call(series: Series, now_ms: int) -> Call:
 
 
 def parse_actions(call: Call, body: bytes, series: Series) -> tuple[tuple[Action, ...], Call | None]:
-    """Return the actions on a page, and the call for the next page.
+    """Return the actions on a page, and the call for the next page, or None.
 
-    Raises ReplyError where one is malformed or of another symbol, or the refusal in the body.
+    Raises ReplyError where an action is malformed or of another symbol, or the refusal in the body.
     """
     if len(body) > _MOST_ACTION_BYTES:
         raise too_large(body, most_bytes=_MOST_ACTION_BYTES)
@@ -260,7 +266,7 @@ def _action(kind: str, row: Any, series: Series) -> Action:
 def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
     """Return the error for a status other than 200, or for an error object.
 
-    A code begins with its status: 40110000.
+    A code begins with the status that it stands for: 40110000 is a 401.
     """
     code, said = _said(reply.body)
     status = status_of(reply.status, code // 100_000 if code is not None and code >= 100_000 else code)
@@ -269,8 +275,8 @@ def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
     if status in (401, 403) and "subscription" in said.lower():
         return AccessDenied(
             f"the plan of this key at {TITLE} does not include the data ({words})",
-            fix="End 15 minutes before now, or choose provider_settings={'alpaca': {'feed': 'iex'}}, which every plan "
-            "includes up to now",
+            fix="Choose an end at least 15 minutes ago, or provider_settings={'alpaca': {'feed': 'iex'}}, which every "
+            "plan includes",
             status=status,
         )
     if status in (401, 403):
@@ -302,7 +308,7 @@ def _said(body: bytes) -> tuple[int | None, str]:
 
 
 def _pause_s(reply: Reply, now_ms: int) -> float | None:
-    """Return the seconds to wait: Retry-After, else until the budget is full again (a time in Unix s)."""
+    """Return the seconds to wait: by Retry-After, else until X-RateLimit-Reset (Unix s), an hour at most; else None."""
     asked_s = parse_retry_after(reply.headers.get("retry-after"), now_ms / 1000)
     reset_s = _integer(reply.headers.get("x-ratelimit-reset"))
     if asked_s is not None or reset_s is None:
@@ -328,7 +334,7 @@ def _capitals(text: object) -> str:
 
 
 def find_stock(text: str, kind: str = "candles") -> str:
-    """Return the symbol in capitals; a class of shares follows a point, as in BRK.B."""
+    """Return the symbol in capitals; a class of shares follows a point: BRK.B. Raises InputError for other text."""
     symbol = _capitals(text)
     if not _STOCK.fullmatch(symbol):
         raise not_a_symbol(TITLE, text, "a stock such as AAPL or BRK.B (pairs have provider='alpaca-crypto')")
@@ -336,7 +342,7 @@ def find_stock(text: str, kind: str = "candles") -> str:
 
 
 def find_pair(text: str, kind: str = "candles") -> str:
-    """Return the pair as BASE/QUOTE, given that, BASE-QUOTE or BASEQUOTE."""
+    """Return the pair as BASE/QUOTE, for BASE/QUOTE, BASE-QUOTE and BASEQUOTE. Raises InputError for other text."""
     symbol = _capitals(text)
     match = _PAIR.fullmatch(symbol)
     if match is not None:
@@ -349,12 +355,12 @@ def find_pair(text: str, kind: str = "candles") -> str:
 
 
 def embargo_ms(series: Series) -> int:
-    """Return 15 minutes for the feed sip: "latest 15 minutes of sip" are not in the free plan."""
+    """Return 15 minutes for the feed sip, else 0: the "latest 15 minutes of sip" are not in the free plan."""
     return 15 * MINUTE_MS if dict(series.settings).get("feed") == "sip" else 0
 
 
 def restates_history(series: Series) -> bool:
-    """Return whether each split or dividend changes all prices before it."""
+    """Return whether the prices are adjusted, so that each split or dividend changes all prices before it."""
     return dict(series.settings).get("adjustment", "raw") != "raw"
 
 

@@ -1,13 +1,13 @@
 """Alpha Vantage: stocks of many exchanges and crypto pairs, through one endpoint.
 
-A reply holds a whole series, its newest 100 points, or a calendar month: no request has a range of times. It is a JSON
-object keyed by time, newest first; every value is a string, and the numbers before the names differ by function. Errors
-come with status 200, as `Information`, `Note` or `Error Message`, and differ only in their text. Values are raw, as
-traded. There is no row for an interval without trades.
+A reply holds a whole series, its newest 100 candles, or a calendar month; no request names a range of times. A reply is
+a JSON object with a row for each time, newest first; every value is a string, and the numbers before the names differ
+by function. Errors come with status 200, as `Information`, `Note` or `Error Message`, and differ only in their text.
+Prices are not adjusted. There is no row for an interval without trades.
 
-Times of stocks are local times of New York, those of pairs UTC. An intraday stamp is the start of its candle, a weekly
-or monthly one the last trading day so far. Daily candles open at midnight in New York, so that the date of their open
-time is that of the session.
+Times of stocks are local times of New York, those of pairs UTC. An intraday time is the start of its candle, a weekly
+or monthly one the last trading day so far. This module lets daily candles open at midnight in New York, so that the
+date of the open time is that of the session.
 Sources: alphavantage.co/documentation; alphavantage/alpha_vantage_mcp api/src/av_api (2026); refusals of 2024 to 2026,
 which say that free keys get the newest 100 days, and 25 requests a day.
 """
@@ -42,7 +42,7 @@ from candle_fetcher.providers.base import Feed, Key, Provider, Setting
 from candle_fetcher.providers.refusals import not_a_symbol
 
 # "Updated at the end of each trading day for all users by default", and delayed by 15 minutes in plans that have the
-# current day. A free key got a day once it was over, and none at weekends.
+# current day. A free key was observed to get a day once it was over, and no day at weekends.
 FINALITY = Finality(
     delay_ms=16 * MINUTE_MS,
     late_rows_ms=2 * DAY_MS,
@@ -54,7 +54,7 @@ FINALITY = Finality(
 _COMPACT = 100
 _STOCK = re.compile(r"[A-Z0-9][A-Z0-9]{0,14}(?:[.-][A-Z0-9]{1,8}){0,2}")
 _PAIR = re.compile(r"([A-Z0-9]{1,15})[/-]([A-Z0-9]{2,8})")
-# After a dash, these are the quote of a pair; other text is a class of shares, as in BRK-B.
+# Text after a dash is the quote of a pair if it is one of these, else a class of shares, as in BRK-B.
 _QUOTES = frozenset(
     [
         "USD",
@@ -85,7 +85,7 @@ _QUOTES = frozenset(
         "ETH",
     ]
 )
-# The exchange by the end of a symbol ("symbol=TSCO.LON", Quick Start); None for others.
+# The exchange by the ending of a symbol ("symbol=TSCO.LON", Quick Start). The calendar of others is not known.
 _CALENDARS = {"LON": "XLON", "TRT": "XTSE", "DEX": "XETR", "BSE": "XBOM", "SHH": "XSHG", "SHZ": "XSHG"}
 
 
@@ -99,8 +99,8 @@ def _call(size: str) -> Callable[[Series, Span, int], Call]:
         if is_pair(symbol):
             if name in INTERVALS:
                 raise NotOffered(
-                    f"{TITLE} does not state how far back its intraday candles of pairs reach; choose "
-                    f"{', '.join(FUNCTIONS)} of {symbol}, or kraken or binance for candles of {name}"
+                    f"{TITLE} does not state how far back its intraday candles of pairs reach; request "
+                    f"{', '.join(FUNCTIONS)} of {symbol}, or candles of {name} from kraken or binance"
                 )
             base, quote = symbol.split("/")
             params = (("function", f"DIGITAL_CURRENCY_{FUNCTIONS[name]}"), ("symbol", base), ("market", quote))
@@ -140,7 +140,10 @@ def _local_ms(ms: int) -> int:
 
 
 def _symbol(text: str, kind: str) -> str:
-    """Return stocks as Alpha Vantage writes them (IBM, TSCO.LON, BRK-B), and pairs as BASE/QUOTE."""
+    """Return a stock as Alpha Vantage writes it (IBM, TSCO.LON, BRK-B), and a pair as BASE/QUOTE.
+
+    Raises InputError for other text.
+    """
     symbol = text.strip().upper() if isinstance(text, str) else ""
     pair = _PAIR.fullmatch(symbol)
     if pair is not None and ("/" in symbol or pair[2] in _QUOTES):

@@ -1,7 +1,7 @@
-"""Replies of Alpha Vantage: candles, and refusals, which differ only in their text.
+"""Replies of Alpha Vantage: candles, and refusals, which only their text tells apart.
 
-Replies of the usual layout are read whole columns at a time, others row by row. The module alphavantage has the facts
-about the provider and their sources.
+Replies in the usual layout are read whole columns at a time, others value by value. The facts about the provider and
+their sources stand in the module alphavantage.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ FUNCTIONS = {"1d": "DAILY", "1w": "WEEKLY", "1M": "MONTHLY"}
 _MOST_BYTES = 8 * 2**20
 MOST_ROWS = 50_000
 _MOST_VALUES = 16 * MOST_ROWS
-# Its documentation calls the zone US/Eastern.
+# The time zones that a reply may name. The documentation calls that of New York US/Eastern.
 _ZONES = {"US/Eastern": NEW_YORK, "America/New_York": NEW_YORK, "UTC": "UTC"}
 _DECIMAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 _A_DECIMAL = "a decimal in quotes, without an exponent"
 
 
 class _Content(NamedTuple):
-    """The content of a reply: its zone, the stamps as integers (20171218145600, or 20171218), and OHLCV in order."""
+    """The content of a reply: its time zone, its times as integers (20171218145600, or 20171218), OHLCV in order."""
 
     zone: str
     stamps: Int64s
@@ -49,11 +49,11 @@ class _Content(NamedTuple):
 
 
 class _RowPlaces(NamedTuple):
-    """How a row is written.
+    """The layout of a row, taken from the first row of a reply.
 
-    row: its text up to the next row.
-    values, stamp: where its values and its stamp stand in that text.
-    wanted: which of the values are OHLC, and volume if there is one.
+    row: the text of the row up to the next one.
+    values, stamp: where its values and its time stand in that text.
+    wanted: which of the values are open, high, low, close, and volume if there is one, by their index.
     """
 
     row: bytes
@@ -67,7 +67,7 @@ def is_pair(symbol: str) -> bool:
 
 
 def _title_of(series: Series) -> bytes:
-    """Return the name of the series in a reply; a reply to another call has another name."""
+    """Return the name under which a reply has the rows of the series; it differs by timeframe and kind of symbol."""
     name = series.timeframe.name
     if name in INTERVALS:
         return f"Time Series ({INTERVALS[name]})".encode()
@@ -78,9 +78,9 @@ def _title_of(series: Series) -> bytes:
 
 
 def parse_candles(body: bytes, series: Series) -> Candles:
-    """Return candles in rising order; the volume is NaN where the reply has none.
+    """Return candles, oldest first; the volume is NaN where the reply has none.
 
-    Raises ReplyError, or the refusal in the body.
+    Raises ReplyError where the body is malformed or of another symbol, or the refusal in the body.
     """
     if len(body) > _MOST_BYTES:
         raise too_large(body, most_bytes=_MOST_BYTES)
@@ -92,14 +92,14 @@ def parse_candles(body: bytes, series: Series) -> Candles:
 
 
 def _opens_ms(content: _Content, series: Series) -> Int64s:
-    """Return the open times of the candles with these stamps."""
+    """Return the open times of the candles, given the times in the reply."""
     is_intraday = series.timeframe.name in INTERVALS
     local_ms = clock_ms(content.stamps if is_intraday else content.stamps * 1_000_000)
     if local_ms is None:
         first = content.stamps.min()
         raise ReplyError(f"expected rows with times of the calendar, got an impossible one (the oldest is {first})")
     if not is_intraday:
-        # The stamp is the last trading day of the week or month, so far: "last trading day of each week".
+        # The time is the last trading day of the week or month so far: "last trading day of each week".
         local_ms = series.timeframe.opens_ms(series.timeframe.ordinals(local_ms))
     return local_ms if content.zone == "UTC" else zone(content.zone).to_utc(local_ms)
 
@@ -117,7 +117,7 @@ _POWERS = {8: 10 ** np.arange(7, -1, -1, dtype=np.int64), 14: 10 ** np.arange(13
 
 
 def _read_uniform(body: bytes, series: Series) -> _Content | None:
-    """Return the content of a reply if all its rows have the layout of the first one; None wherever in doubt."""
+    """Return the content of a reply, whole columns at a time; None unless all rows have the layout of the first one."""
     head = _HEAD.match(body)
     tail = _TAIL.search(body, max(0, len(body) - 200))
     if head is None or tail is None or head[2] != _title_of(series):
@@ -168,12 +168,12 @@ def _layout_of(body: bytes, start: int, series: Series) -> _RowPlaces | None:
 
 
 def _width_of(series: Series) -> int:
-    """Return the length of a stamp: 2017-12-18 14:56:00, or the date alone."""
+    """Return how many characters a time has: those of 2017-12-18 14:56:00 for intraday candles, else of the date."""
     return 19 if series.timeframe.name in INTERVALS else 10
 
 
 def _read_each(body: bytes, series: Series) -> _Content:
-    """Return the content of a reply, row by row."""
+    """Return the content of a reply, value by value. Raises ReplyError, or the refusal in the body."""
     if body.count(b"{") + body.count(b"[") > MOST_ROWS or body.count(b",") > _MOST_VALUES:
         raise too_large(body, most_commas=_MOST_VALUES, most_brackets=MOST_ROWS)
     title = _title_of(series).decode()
@@ -215,9 +215,9 @@ def _number(text: object, row: str, field: str) -> float:
 
 
 def _names(fields: dict[str, object], series: Series) -> list[str | None]:
-    """Return the names of OHLCV in a row.
+    """Return the names that the five columns of OHLCV have in a row; None for a column that the row lacks.
 
-    They are `1. open`, or, until 2024, `1a. open (CNY)` followed by `1b. open (USD)`.
+    A name is `1. open`, or, until 2024, `1a. open (CNY)` and then `1b. open (USD)`.
     """
     market = series.symbol.partition("/")[2]
     plain = {name.partition(". ")[2]: name for name in reversed(fields)}
@@ -225,7 +225,7 @@ def _names(fields: dict[str, object], series: Series) -> list[str | None]:
 
 
 def _zone_of(meta: object, series: Series) -> str:
-    """Return the zone of the stamps. Raises ReplyError for an unknown one, and for data of another symbol."""
+    """Return the zone of the times. Raises ReplyError for another zone than those known, or for another symbol."""
     facts = {name.partition(". ")[2]: text for name, text in meta.items()} if isinstance(meta, dict) else {}
     wanted = series.symbol.split("/")
     names = ("Digital Currency Code", "Market Code") if wanted[1:] else ("Symbol",)
@@ -249,7 +249,7 @@ _WAYS = ("Information", "Note", "Error Message", "detail")
 
 
 def _raise_refusal(value: Mapping[str, object], series: Series) -> None:
-    """Raise the message in the object, if it has one in place of candles."""
+    """Raise the error for the message in the object, if it has one in place of candles."""
     for way in _WAYS:
         said = value.get(way)
         if isinstance(said, str):
@@ -257,7 +257,7 @@ def _raise_refusal(value: Mapping[str, object], series: Series) -> None:
 
 
 def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
-    """Return the error for a reply: by its message if it has one, else by its status."""
+    """Return the error for a refused request: by the message of the reply, else by its status."""
     said = _said(reply.body)
     if said and reply.status in (200, 400, 401, 403, 429):
         return _meaning(said, symbol, now_ms, status=reply.status)
@@ -271,7 +271,7 @@ def _said(body: bytes) -> str:
 
 
 def _meaning(said: str, symbol: str, now_ms: int | None, *, status: int = 200, is_intraday: bool = False) -> Exception:
-    """Return the error for a message. There is no code, and the status is 200."""
+    """Return the error for a message. Only its words tell errors apart: there is no code, and the status is 200."""
     words = facts_of(status, said)
     lower = said.lower()
     if "per second" in lower:  # this message also names the 25 requests a day
@@ -289,7 +289,7 @@ def _meaning(said: str, symbol: str, now_ms: int | None, *, status: int = 200, i
     if "premium" in lower and "call volume" not in lower and "frequency" not in lower:
         return AccessDenied(
             f"{TITLE} offers this only in premium plans ({words})",
-            fix="Ask for 1d, 1w or 1M with the setting plan='free', or take a premium plan "
+            fix="Request 1d, 1w or 1M with the setting plan='free', or take a premium plan "
             "(https://www.alphavantage.co/premium/)",
             status=status,
         )
@@ -304,10 +304,10 @@ def _meaning(said: str, symbol: str, now_ms: int | None, *, status: int = 200, i
 
 
 def _used_up(words: str, now_ms: int | None) -> RateLimited:
-    """Return the error for a daily allowance that is used up.
+    """Return the error for a day without requests left.
 
-    No page says at which hour it returns. Midnight in New York is assumed, since the data follow that clock; without a
-    current time, the pause is an hour.
+    No page states when requests return. Midnight in New York is assumed, since the data follow that clock. The pause is
+    an hour where the current time is not known (`now_ms` is None).
     """
     if now_ms is None:
         return RateLimited(

@@ -1,6 +1,6 @@
 """What a provider is: a value made of facts and pure functions.
 
-A field is None for what the provider does not have; asking for that raises NotOffered.
+A field is None where the provider lacks something, such as an archive; a call that needs it raises NotOffered.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from candle_fetcher.providers.refusals import by_status, not_a_symbol
 
 Answer = TypeVar("Answer")
 
-# Columns that frames and files add.
+# Columns that frames and files add to those of a feed.
 _RESERVED = ("timestamp", "is_closed", "is_synthetic")
 _SYMBOL = re.compile(r"[^\W_][\w./-]{0,39}")
 
 
 class Listed(NamedTuple):
-    """A symbol in the provider's list; `trading` is False once it does not trade any more."""
+    """A symbol in the provider's list; `trading` is False once the symbol is no longer traded."""
 
     symbol: str
     provider_symbol: str
@@ -62,13 +62,13 @@ class Question(Generic[Answer]):
 
 @dataclass(frozen=True)
 class Archive:
-    """Files with whole days and months of a provider's candles, and of its funding rates where `Funding` says so.
+    """Files with whole days and months of a provider's candles, and of its funding rates if `Funding.in_archive`.
 
-    find_file(series, ms, monthly=…): the file that holds the instant, or None.
-    find_checksum(text, name): the SHA-256 in the checksum file of `name`, or None.
+    find_file(series, ms, monthly=…): the file that holds the instant; None where there are no such files.
+    find_checksum(text, name): the SHA-256 in `text`, the checksum file of `name`; None where it has none.
     read_file(data, file, series): the rows of a file, in order.
     refusal(reply, name, now_ms): the error for a status other than 200; for 404 it is a ProviderRefused.
-    listing_host: lists the files as S3 does; None where nothing lists them.
+    listing_host: the host that lists the files as S3 does; None where no host lists them.
     """
 
     name: str
@@ -82,11 +82,11 @@ class Archive:
 
 @dataclass(frozen=True)
 class Actions:
-    """The corporate actions that adjusted prices of a series follow.
+    """The corporate actions that change the adjusted prices of a series.
 
     call(series, now_ms): the call for all past and announced actions of the symbol.
-    parse(call, body, series): the actions of a reply, and the call for the next page or None. A reply without any
-    action is not trusted: the list may not know the symbol.
+    parse(call, body, series): the actions in a reply, and the call for the next page, or None. A list without any
+    action is not trusted, since the provider may not know the symbol there.
     """
 
     call: Callable[[Series, int], Call]
@@ -116,24 +116,24 @@ class Feed:
     window(series, ms): the fixed span that holds the instant, where calls are for fixed spans such as months; None
     where a call is for all of time.
     since_ms: no candle is older.
-    probe: the timeframe used to search such windows for the first candle.
-    replies_with_all: a reply holds everything that the provider has, or everything in the call's window. The call
-    depends on nothing else in the span, rows outside the span are no error, and equal calls are sent once.
+    probe: the timeframe in which the first candle is searched for, window by window, where there is no `first_call`.
+    replies_with_all: a reply holds everything that the provider has, or everything in the call's window, for each span
+    alike. So rows outside the span are no error, and equal calls are sent once.
     depth(series): how many of the newest candles the provider serves; None means all.
-    embargo_ms(series): the age below which candles need a special permission; such candles are requested only when a
-    range includes them.
+    embargo_ms(series): candles younger than this need a special permission; they are requested only where a range
+    includes them.
 
     What the candles mean:
 
     zone(series): the time zone in which days, weeks and months open at midnight; None means UTC.
-    off_grid: timeframes with candles that open elsewhere than their slots; no coarser candles are made of them.
+    off_grid: timeframes with candles that do not open where their slots do; no coarser candles are made of them.
     finality: when candles stop changing and how late rows may be.
     final_until(body, candles): the open time of the first candle in the reply that may still change, `FOREVER_MS`
     where there is none. That candle and those after it are not settled, even if `finality` says so.
-    has_empty_bars: an interval without trades has a row, so that a hole is suspect and asked for again. Otherwise a
-    hole older than `finality.late_rows_ms` is a fact.
-    restates_history(series): all past values change at times, as adjusted prices do after a split. Data fetched
-    on different days is stored separately, or, with `actions`, data fetched before and after each corporate action.
+    has_empty_bars: an interval without trades has a row, so that a hole is doubted and requested again. Without such
+    rows, a hole older than `finality.late_rows_ms` is a fact.
+    restates_history(series): all past values change at times, as adjusted prices do after a split. Values of different
+    days are then stored apart; with `actions`, only values from before and after a corporate action are.
     """
 
     timeframes: tuple[str, ...]
@@ -177,7 +177,7 @@ class Feed:
 
     @property
     def is_resampled(self) -> bool:
-        """Whether coarser candles can be made of its candles: only of the columns in COLUMNS."""
+        """Whether coarser candles can be made of its candles: only where all its columns are in COLUMNS."""
         return have_prices(self.columns) and set(self.columns) <= set(COLUMNS)
 
     def settling(self, series: Series) -> Settling:
@@ -196,7 +196,8 @@ class Feed:
         depth = self.depth(series)
         if depth is None:
             return -FOREVER_MS
-        # Where slots may have no row the newest rows reach further back: on no market twice as far.
+        # The depth counts rows. Where a slot without trades has no row, the rows span more slots: on no market more
+        # than twice as many and some.
         slots = depth + 1 if self.has_empty_bars else 2 * depth + 7
         return series.timeframe.open_ms(series.timeframe.ordinal(now_ms) - slots)
 
@@ -210,9 +211,9 @@ class Funding:
     limit: the most rows that one call can ask for.
     since_ms: no record is older.
     late_rows_ms: a record may be absent from replies for this long after its time.
-    limits: the budget for these requests alone, if the provider has one.
-    has_marks: newer records have a mark price.
-    in_archive: the provider's archive has files of funding rates, by the calendar month and without mark prices.
+    limits: the limits of these requests alone, where the provider counts them apart from its other requests.
+    has_marks: whether newer records have a mark price.
+    in_archive: whether the archive has files of funding rates, one for each month, without mark prices.
     """
 
     call: Callable[[str, Span, int], Call]
@@ -229,10 +230,10 @@ class Funding:
 class Key:
     """A value that users get from the provider; `name` is its name in `api_keys`.
 
-    environment: the variable that holds it where `api_keys` does not.
-    header, prefix, param: it is sent as this header, after this prefix, or as this query parameter. A key with neither
-    only serves to get a `Token`.
-    is_needed: nothing can be requested without it.
+    environment: the environment variable that holds it where `api_keys` does not.
+    header, prefix: the request header that carries it, and the text before it in that header.
+    param: the query parameter that carries it. A key with neither of them only serves to get a `Token`.
+    is_needed: whether no request is possible without it.
     """
 
     name: str
@@ -245,11 +246,11 @@ class Key:
 
 @dataclass(frozen=True)
 class Token:
-    """A key that is valid for some minutes and is obtained with permanent ones.
+    """A key that is valid for some minutes, and the service that gives it for permanent keys.
 
-    name: the name of its host in `base_urls`.
-    call(keys): the call for a token, and the keys that go with it, given `api_keys` by name; None where they do not
-    suffice.
+    name: the service's name in `base_urls`. host: its root URL.
+    call(keys): given the values of `api_keys` by name, the call for a token and the keys to send with it; None where
+    these values are not enough.
     parse(body): the new values by name, and the seconds for which they are valid.
     """
 
@@ -263,7 +264,7 @@ class Token:
 class Setting:
     """A choice in `provider_settings`; the first of `allowed` is the default.
 
-    `is_of_series` says that it changes values, and so is part of the series.
+    is_of_series: whether the choice changes values, so that it is part of the series and of its cache keys.
     """
 
     name: str
@@ -272,7 +273,7 @@ class Setting:
 
 
 def any_symbol(text: str, kind: str) -> str:
-    """Return the symbol in capitals: letters, digits and . _ / - after a letter or digit.
+    """Return the symbol in capitals: a letter or digit, then at most 39 letters, digits and . _ / - characters.
 
     Raises InputError for other text.
     """
@@ -287,17 +288,17 @@ class Provider:
     """A source of candles. `hosts` are root URLs that serve the same data, the preferred one first.
 
     refusal(reply, symbol, now_ms): the error for a reply other than 200; `by_status` by default.
-    default_limits: the documented budget. used(headers): how much of it is spent, as the provider says.
+    default_limits: the documented limits. used(headers): how much weight is spent of them, by the headers of a reply.
     provider_symbol(symbol, kind): the provider's id for any spelling of a symbol.
     unified(provider_symbol): BASE/QUOTE, or the symbol where it is not a pair.
-    clock: asks for the provider's time; without it, the date of its replies is used.
-    describe(provider_symbol): asks for the request limits and one symbol. listing: asks for every symbol; None where
-    the provider has no list.
+    clock: the question for the provider's time; without it, the Date header of replies is used.
+    describe(provider_symbol): the question for the request limits and one symbol. listing: the question for every
+    symbol; None where the provider has no list.
     calendar(series): the exchange that has the sessions of the candles, by its id in exchange_calendars; None where
     trading never stops.
-    keys: what the user needs; key_page says where to get them; token turns them into one that is sent.
-    settings: choices of the user. configure(settings): the provider that they make, where they change more than the
-    series.
+    keys: the keys of a user; key_page: where to get them; token: the service that exchanges them for a token.
+    settings: the choices of the user. configure(settings): the provider with these choices, needed where they change
+    more than the series.
     """
 
     name: str

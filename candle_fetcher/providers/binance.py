@@ -2,7 +2,7 @@
 
 Both bounds of a call are inclusive and refer to open times. Where a window holds more candles than the limit, spot and
 USDⓈ-M reply with the oldest ones, COIN-M with the newest; COIN-M refuses windows above 200 days (-4088). An interval
-without trades has a row; a missing row is an outage, a time before the listing or after the delisting.
+without trades has a row; a missing row means an outage, or a time before the listing or after the delisting.
 Sources: binance-spot-api-docs rest-api.md, errors.md; binance-connector-python derivatives_trading_* (2026).
 """
 
@@ -43,7 +43,7 @@ from candle_fetcher.providers.binance_symbols import (
 from candle_fetcher.providers.refusals import checked_name, wrong_listing
 
 # No page states how long a candle may change after its close. Changes were observed for up to two seconds, and once for
-# some 40 s. An outage has no rows; no row was observed to be late by more than a minute.
+# some 40 s. During an outage no rows come; no other row was observed to be late by more than a minute.
 FINALITY = Finality(
     delay_ms=2_000, late_rows_ms=MINUTE_MS, source="observed: no page states it; later corrections are read once more"
 )
@@ -52,8 +52,8 @@ TIMEFRAMES = ("1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h
 SPOT_TIMEFRAMES = ("1s", *TIMEFRAMES)
 
 _PLAUSIBLE_MS = (1_483_228_800_000, 4_102_444_800_000)  # a clock of the years 2017 to 2099
-# 1500 rows have some 0.3 MB. Spot's exchangeInfo of 3,400 symbols has a million values in 16 MB. A larger body is not
-# decoded: a few bytes of JSON become a hundred in memory.
+# 1500 rows have some 0.3 MB. Spot's exchangeInfo of 3,400 symbols has a million values in 16 MB. Larger bodies are not
+# decoded, since each value takes about a hundred bytes in memory.
 _MOST_ROW_BYTES = 2 * 2**20
 _MOST_VALUES = 2_500_000
 _MOST_CONTAINERS = 500_000
@@ -102,10 +102,10 @@ def parse_clock(body: bytes) -> int:
 
 
 def parse_listing(body: bytes) -> Listing:
-    """Return request limits and symbols of exchangeInfo. COIN-M calls the status contractStatus.
+    """Return the request limits and symbols of exchangeInfo. The status of a symbol is contractStatus on COIN-M.
 
-    A malformed limit, or one that is not a whole number above 0 for at most a day, becomes a limit of 0, which the
-    limiter ignores; the symbols are read all the same.
+    A limit that is malformed, not a whole number above 0, or for more than a day becomes a limit of 0. The limiter
+    ignores it, and the symbols can still be read.
     """
     info = _object(body, "exchangeInfo, a JSON object with rateLimits and symbols")
     try:
@@ -117,7 +117,7 @@ def parse_listing(body: bytes) -> Listing:
 
 
 def _limit(entry: Any) -> Limit | None:
-    """Return the limit: of 0 where it is malformed, None where it does not limit requests."""
+    """Return the limit, with a cost of 0 where it is malformed; None where it does not limit requests."""
     fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
     kind = fields.get("rateLimitType")
     if not isinstance(kind, str):
@@ -134,7 +134,7 @@ def _limit(entry: Any) -> Limit | None:
 def _listed(entry: dict[str, Any]) -> Listed:
     status = checked_name(entry.get("status", entry.get("contractStatus", "unknown")))
     provider_symbol, base, quote = (checked_name(entry[name]) for name in ("symbol", "baseAsset", "quoteAsset"))
-    # A delivery contract shares base and quote with the perpetual: its own id is its only name.
+    # A delivery contract has the base and quote of the perpetual, so that only its id identifies it.
     perpetual = entry.get("contractType", "PERPETUAL") in ("PERPETUAL", "TRADIFI_PERPETUAL", "PERPETUAL DELIVERING")
     return Listed(
         symbol=f"{base}/{quote}" if perpetual else provider_symbol,

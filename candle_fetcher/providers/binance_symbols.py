@@ -6,13 +6,13 @@ import re
 
 from candle_fetcher.providers.refusals import not_a_symbol
 
-# Longest first; used for ids without a listing, which would name base and quote.
+# Used to split an id into base and quote where no listing names them; the longest ending counts first.
 QUOTES = (
     "FDUSD", "USDT", "USDC", "TUSD", "BUSD", "USDP", "USD1", "BKRW", "BIDR", "IDRT", "BVND", "USDS", "EURI", "RLUSD",
     "DAI", "PAX", "UST", "VAI", "BTC", "ETH", "BNB", "TRX", "XRP", "DOT", "DOGE", "SOL", "EUR", "GBP", "AUD", "BRL",
     "TRY", "RUB", "UAH", "NGN", "ZAR", "PLN", "RON", "ARS", "JPY", "MXN", "COP", "CZK", "IDR", "USD",
 )  # fmt: skip
-# BNBUSD and DOTUSD are not pairs of BUSD and TUSD: Binance.US has pairs in dollars, and COIN-M has no others.
+# Binance.US has pairs in dollars, and COIN-M has no others, so that BNBUSD is BNB/USD there and not BN/BUSD.
 US_QUOTES = ("USDT", "USDC", "DAI", "BTC", "ETH", "BNB", "USD")
 CM_QUOTES = ("USD",)
 # Of base and quote: the provider that settles in it, the word, and a sample.
@@ -53,7 +53,8 @@ def find_cm_symbol(text: str, kind: str) -> str:
 def _of_perpetual(text: str, *, settled_in: int) -> str:
     """Return the pair of a perpetual as ccxt writes it, `BTC/USDT:USDT`; other texts as they are.
 
-    `settled_in` is the index of the part of the pair that such a contract is settled in.
+    `settled_in` is 0 where such contracts settle in the base, 1 where they settle in the quote. Raises InputError for a
+    perpetual that settles in another currency.
     """
     pair, colon, settle = text.strip().upper().partition(":") if isinstance(text, str) else ("", "", "")
     if not colon:

@@ -1,9 +1,9 @@
 """CoinGecko: prices of coins over all markets, by the coin's id and a currency.
 
-A reply holds the newest candles for `days`: of 30 minutes for one day, 4 hours for 30, 4 days for more. Nothing older
-is available, and there are no volumes. A time stamp is the end of its candle. The newest row is the current candle, and
-it stays in a cached reply for 15 minutes after its end. Nothing shows whether it is finished, so that it counts as one
-that may change until a newer candle follows.
+A reply holds the newest candles of so many `days`: candles of 30 minutes for 1 day, of 4 hours for 30 days, of 4 days
+for more. Nothing older is available, and there are no volumes. A time stamp is the end of its candle. The newest row is
+the current candle. It stays in a cached reply for 15 minutes after its end, and no field states whether it is over: so
+the newest row counts as a candle that may change, until a newer one follows.
 Sources: docs.coingecko.com reference/coins-id-ohlc, reference/coins-list and docs/errors-and-rate-limits (2026).
 """
 
@@ -77,9 +77,9 @@ def _call(series: Series, span: Span, rows: int) -> Call:
 
 
 def parse_candles(body: bytes, series: Series) -> Candles:
-    """Return candles in the order sent, without volumes, the newest one last.
+    """Return candles in the order sent, the newest one last; all volumes are NaN.
 
-    Raises ReplyError, or the refusal in the body.
+    Raises ReplyError where the body is not a list of rows of that timeframe, or the refusal in the body.
     """
     if len(body) > _MOST_BYTES or body.count(b"[") + body.count(b"{") > _MOST_ROWS:
         raise too_large(body, most_bytes=_MOST_BYTES, most_brackets=_MOST_ROWS)
@@ -89,15 +89,15 @@ def parse_candles(body: bytes, series: Series) -> Candles:
 
 
 def final_until(body: bytes, candles: Candles) -> int:
-    """Return the open time of the newest candle, which may still change, whether it is over or not."""
+    """Return the open time of the newest candle, which may still change even if it is over; FOREVER_MS without one."""
     return int(candles.open_ms[-1]) if candles.count else FOREVER_MS
 
 
 def _opens_ms(ends: Int64s, timeframe: Timeframe) -> Int64s:
-    """Return the open times of candles that end at these times.
+    """Return the open times of candles that end at these times. Raises ReplyError for a time that ends no candle.
 
-    Candles of 4 days do not begin before the end of the one before them: no page says whether they continue over the
-    end of a month.
+    A candle of 4 days begins no earlier than the one before it ends: no page states whether a candle may be shorter at
+    the end of a month.
     """
     step = timeframe.nominal_ms
     is_long = step > DAY_MS
@@ -118,7 +118,7 @@ def _rows(body: bytes) -> tuple[Column, ...]:
 
 
 def _uniform_rows(body: bytes) -> tuple[Column, ...] | None:
-    """Return the columns of compact rows of plain numbers; None wherever in doubt."""
+    """Return the columns of rows without blanks and exponents, whole columns at a time; None for any other text."""
     is_plain = body.startswith(b"[[") and body.endswith(b"]]") and body[2:3].isdigit()
     if not is_plain or b"\n" in body or b"\r" in body or b"[]" in body:
         return None
@@ -132,7 +132,7 @@ def _uniform_rows(body: bytes) -> tuple[Column, ...] | None:
 
 
 def _each_row(body: bytes) -> tuple[Column, ...]:
-    """Return the columns, row by row: of small numbers with an exponent, or of a body with blanks."""
+    """Return the columns, value by value: for bodies with blanks, with exponents, or with errors."""
     rows = load_json(body, "a JSON list of rows")
     if isinstance(rows, dict):
         _raise_refusal(body)
@@ -158,9 +158,9 @@ def _number(value: object, row: int, name: str) -> float:
 
 
 def _symbol(text: str, kind: str) -> str:
-    """Return the coin's id and the currency, in small letters; usd by default.
+    """Return the coin's id and the currency (usd by default) in small letters, such as bitcoin-cash/eur.
 
-    An id may contain dashes: bitcoin-cash.
+    Raises InputError for other text. A dash is part of an id, so that only / separates the two.
     """
     match = _SYMBOL.fullmatch(text.strip().lower()) if isinstance(text, str) else None
     if match is None:
@@ -169,7 +169,7 @@ def _symbol(text: str, kind: str) -> str:
 
 
 def parse_listing(body: bytes) -> Listing:
-    """Return every coin, in dollars, with its ticker as the base: tickers are not unique, ids are."""
+    """Return every coin, quoted in dollars; its symbol is made of its id, since tickers (the base) are not unique."""
     if len(body) > _MOST_LIST_BYTES or body.count(b"[") + body.count(b"{") > 2 * _MOST_COINS:
         raise too_large(body, most_bytes=_MOST_LIST_BYTES, most_brackets=2 * _MOST_COINS)
     coins = load_json(body, "a JSON list of coins")
@@ -197,13 +197,13 @@ def _listed(coin: Any) -> Listed | None:
 
 # -- refusals ---------------------------------------------------------------------------------------------------------
 
-# "Common Errors & Rate Limit": the remedy, by code.
+# What to do, by the codes of "Common Errors & Rate Limit".
 _FIXES = {
     10002: f"Get a key at {KEY_PAGE}, and give it as api_keys={{'coingecko': {{'demo_key': …}}}}",
-    10005: "Ask for 30m, 4h or 4d, which every plan has, or take a paid plan and set plan='pro'",
-    10010: "The key is one of a paid plan: set plan='pro', and give it as 'pro_key'",
-    10011: "The key is one of the Demo plan: set plan='demo', and give it as 'demo_key'",
-    10012: "Ask for the last 365 days, or take a paid plan and set plan='pro'",
+    10005: "Request 30m, 4h or 4d, which every plan has, or take a paid plan and set plan='pro'",
+    10010: "The key belongs to a paid plan: set plan='pro', and give the key as 'pro_key'",
+    10011: "The key belongs to the Demo plan: set plan='demo', and give the key as 'demo_key'",
+    10012: "Request the last 365 days, or take a paid plan and set plan='pro'",
 }
 
 
@@ -238,9 +238,9 @@ def _raise_refusal(body: bytes) -> None:
 
 
 def _said(body: bytes) -> tuple[int | None, str]:
-    """Return code and message of an error object.
+    """Return the code and the message of an error object; None and "" for another body.
 
-    {"error": …}, or {"status": {"error_code": …, "error_message": …}}.
+    An error object is {"error": …} or {"status": {"error_code": …, "error_message": …}}.
     """
     value = error_object(body)
     error = value.get("error")

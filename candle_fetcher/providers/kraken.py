@@ -1,9 +1,9 @@
 """Kraken: spot candles by REST.
 
-A reply holds the newest 720 candles of a pair and the current one, for every span: older ones are not available, and
-`since` only shortens the reply. An interval without trades has a row with the close before as its prices. Errors come
-with status 200. Candles of 15 days (interval 21600) are not offered: no source says where they begin. None says so for
-weeks either; their candles keep the time that is sent.
+Each reply holds the newest 720 candles of a pair and the current one. Older candles are not available; the parameter
+`since` only shortens the reply. An interval without trades has a row, with the previous close as its prices. Errors
+come with status 200. Candles of 15 days (interval 21600) are not offered here, since no source states where they begin.
+None states it for weeks either, so that weekly candles keep the time that Kraken sends.
 Sources: docs.kraken.com, api-reference/market-data (get-ohlc-data, get-tradable-asset-pairs, get-server-time) and
 guides/spot-rest-ratelimits (2026); krakenfx/kraken-cli, skills/kraken-rate-limits and src/errors.rs (2026-04); a
 recorded AssetPairs of 2021 for the names.
@@ -67,15 +67,15 @@ _ROW = Row("open_time:i open:d high:d low:d close:d vwap:x volume:d trades:i")
 _LAST_S = 253_402_300_799  # the end of the year 9999
 _PLAUSIBLE_S = (1_356_998_400, 4_102_444_800)  # a clock of the years 2013 to 2099
 
-# 721 rows have some 50 kB, or 180 kB indented; the 304 pairs of 2021 had 170 kB. A body above ten times as much is not
-# decoded: a few bytes of JSON become a hundred in memory.
+# 721 rows have some 50 kB, or 180 kB indented; the 304 pairs of 2021 had 170 kB. Bodies of many times this size are not
+# decoded, since each value takes about a hundred bytes in memory.
 _MOST_ROW_BYTES = 2**20
 _MOST_ROW_VALUES = 20_000
 _MOST_BYTES = 2**25
 _MOST_VALUES = 1_500_000
 _MOST_CONTAINERS = 500_000
 
-# The text before and after the rows, as Kraken writes it, with any JSON white space.
+# The text before and after the rows in Kraken's usual layout, with any JSON white space.
 _HEAD = re.compile(
     rb'[ \t\r\n]*\{[ \t\r\n]*"error"[ \t\r\n]*:[ \t\r\n]*\[[ \t\r\n]*\][ \t\r\n]*,[ \t\r\n]*"result"[ \t\r\n]*:'
     rb'[ \t\r\n]*\{[ \t\r\n]*"([A-Za-z0-9./]{1,60})"[ \t\r\n]*:[ \t\r\n]*(?=\[)'
@@ -84,8 +84,8 @@ _TAIL = re.compile(rb'"last"[ \t\r\n]*:[ \t\r\n]*(0|[1-9][0-9]{0,17})[ \t\r\n]*\
 _LAST = re.compile(rb'"last"[ \t\r\n]*:[ \t\r\n]*"?([0-9]{1,18})')
 _BLANKS = b" \t\r\n"
 
-# Errors by the beginning of <severity><category>:<message>, without the blank that may follow the colon. An error in
-# none of these lists is final.
+# Errors have the form <severity><category>:<message>, perhaps with a blank after the colon. Here they are listed by how
+# they begin, without that blank. An error in none of these lists is final.
 _PAUSES = (
     "EAPI:Rate limit exceeded",
     "EGeneral:Too many requests",
@@ -114,23 +114,23 @@ _LEGACY = {
         "ZAUD", "ZCAD", "ZEUR", "ZGBP", "ZJPY", "ZUSD",
     )
 }  # fmt: skip
-# The only id of a newer name and an old one (ZUSD). Others only look like that: XTZUSD is XTZ/USD.
+# The only id that joins a newer name and an old one (ZUSD). Other ids only look so: XTZUSD is XTZ/USD.
 _MIXED = {"USDTZUSD": "USDTUSD"}
-# Quotes of 2021 and stable coins since then; longest first, for ids without a separator.
+# Quotes of 2021, and stable coins since then, to split ids without a separator; the longest ending counts first.
 _QUOTES = (
     "PYUSD", "RLUSD", "USDT", "USDC", "USDG", "USDQ", "USDR", "EURC", "EURQ", "EURR", "EURT", "USD", "EUR", "GBP",
     "CAD", "JPY", "AUD", "CHF", "AED", "XBT", "BTC", "ETH", "DAI", "DOT", "SOL",
 )  # fmt: skip
 _SYMBOL = re.compile(r"[A-Z0-9]{1,30}(?:\.[A-Z0-9]{1,10})?(?:[/-][A-Z0-9]{1,20})?")
 
-# "online", and states that restrict some orders; a delisted pair is no longer listed.
+# "online", and the states in which some orders are refused. A delisted pair is not in the list at all.
 _TRADING = frozenset({"online", "post_only", "limit_only", "reduce_only", "cancel_only"})
 
 
 def parse_candles(body: bytes, series: Series) -> Candles:
-    """Return the newest candles of the pair, oldest first, the current one last; volume in the base asset.
+    """Return the newest candles of the pair, oldest first, the current one last; volume is in the base asset.
 
-    Raises ReplyError where they are another pair's, or a row does not have 8 fields; else the refusal in the body.
+    Raises ReplyError where the body is malformed or the candles are another pair's, or the refusal in the body.
     """
     if len(body) > _MOST_ROW_BYTES:
         raise too_large(body, most_bytes=_MOST_ROW_BYTES)
@@ -142,10 +142,10 @@ def parse_candles(body: bytes, series: Series) -> Candles:
 
 
 def final_until(body: bytes, candles: Candles) -> int:
-    """Return the open time of the first candle that is not committed.
+    """Return the time from which candles are not committed yet, in Unix ms.
 
-    That is the one after the reply's `last`, the open time of the newest committed candle. Without `last` it is the
-    newest one, which "is for the current, not-yet-committed timeframe".
+    The reply's `last` is the open time of the newest committed candle. Without `last`, only the newest candle is not
+    committed: it "is for the current, not-yet-committed timeframe".
     """
     at = body.rfind(b'"last"')
     last = _LAST.match(body, at) if at >= 0 else None
@@ -155,7 +155,7 @@ def final_until(body: bytes, candles: Candles) -> int:
 
 
 def _is_named(pair: str, symbol: str) -> bool:
-    """Return whether it is a name of the pair."""
+    """Return whether `pair` is one of Kraken's names for the symbol."""
     try:
         return find_symbol(pair) == symbol
     except InputError:
@@ -163,7 +163,7 @@ def _is_named(pair: str, symbol: str) -> bool:
 
 
 def _split(body: bytes) -> tuple[str, bytes] | None:
-    """Return the pair and the text of its rows, if the reply is written as Kraken does; else None."""
+    """Return the pair and the text of its rows; None where the reply does not have Kraken's usual layout."""
     head = _HEAD.match(body)
     at = body.rfind(b'"last"')
     if head is None or at < head.end() or not _TAIL.fullmatch(body, at):
@@ -173,7 +173,7 @@ def _split(body: bytes) -> tuple[str, bytes] | None:
 
 
 def _decoded_rows(body: bytes, symbol: str) -> tuple[str, bytes]:
-    """Return the same for a reply that is written in another way. Raises the refusal in the body."""
+    """Return the pair and the text of its rows, for a reply in another layout. Raises the refusal in the body."""
     result = _result(body, symbol, _MOST_ROW_VALUES, _MOST_ROW_VALUES)
     pairs = [name for name in result if name != "last"]
     if len(pairs) != 1 or not isinstance(result[pairs[0]], list):
@@ -198,7 +198,10 @@ def parse_clock(body: bytes) -> int:
 
 
 def parse_listing(body: bytes, symbol: str = "") -> Listing:
-    """Return the pairs of AssetPairs, which names no limits. Pairs without a wsname are dark pools without candles."""
+    """Return the pairs of AssetPairs, which states no limits.
+
+    Pairs without a wsname are left out: they are dark pools, which have no candles.
+    """
     entries = _result(body, symbol)
     try:
         return Listing((), tuple(_listed(entry) for entry in entries.values() if entry.get("wsname")))
@@ -220,8 +223,8 @@ def _listed(entry: dict[str, Any]) -> Listed:
 def _result(
     body: bytes, symbol: str, most_values: int = _MOST_VALUES, most_containers: int = _MOST_CONTAINERS
 ) -> dict[str, Any]:
-    """Return `result` of the envelope. Raises the errors in it."""
-    # The number of values is at most that of commas plus that of containers.
+    """Return the object `result` of a reply. Raises the errors that the reply states."""
+    # A body has at most as many values as it has commas and opening brackets together.
     containers = body.count(b"[") + body.count(b"{")
     if len(body) > _MOST_BYTES or body.count(b",") > most_values or containers > most_containers:
         raise too_large(body, most_bytes=_MOST_BYTES, most_commas=most_values, most_brackets=most_containers)
@@ -239,16 +242,16 @@ def _raise_errors(errors: Sequence[str], symbol: str) -> None:
 
 
 def _errors(value: object) -> list[str]:
-    """Return the errors of an envelope; a text that begins with W is a warning."""
+    """Return the errors that a decoded reply states. Texts that begin with W are warnings, and left out."""
     error = value.get("error") if isinstance(value, dict) else None
     texts = [error] if isinstance(error, str) else error if isinstance(error, list) else []
     return [text for text in texts if isinstance(text, str) and text and not text.startswith("W")]
 
 
 def _error_of(errors: Sequence[str], status: int, symbol: str, now_ms: int | None) -> Exception:
-    """Return the error of the library for those of Kraken; the first one decides.
+    """Return the library's error for the errors of Kraken; the first of them decides.
 
-    `now_ms` is Kraken's time, None where it is unknown.
+    `now_ms` is Kraken's time, from which the length of a pause is counted; None where it is unknown.
     """
     said = re.sub(r":\s+", ":", errors[0])
     words = facts_of(status, ", ".join(errors))
@@ -268,8 +271,8 @@ def _error_of(errors: Sequence[str], status: int, symbol: str, now_ms: int | Non
 
 
 def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
-    """Return the error for a reply with another status than 200, or with errors in it."""
-    # A proxy or firewall in front of Kraken sends pages without errors: then the status decides.
+    """Return the error for a status other than 200, or for the errors that the reply states."""
+    # Where a proxy or firewall in front of Kraken answers, the body states no errors, and the status decides.
     errors = _errors(error_object(reply.body))
     if errors and (reply.status == 200 or 400 <= reply.status < 500) and reply.status not in (401, 403, 408, 429, 451):
         return _error_of(errors, reply.status, symbol, now_ms)

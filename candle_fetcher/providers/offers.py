@@ -1,4 +1,4 @@
-"""providers(): what each provider offers, out of the providers' own facts."""
+"""The table of `providers()`: what each provider offers, by the facts in its value."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _INTERVALS = {1: "second", 60: "minute", 3600: "hour", 86_400: "day"}
 
 
 def offers_frame(providers: Iterable[Provider]) -> pd.DataFrame:
-    """Return a row for each provider, all of it text; see `CandleFetcher.providers`."""
+    """Return a table of text with a row for each provider; see `CandleFetcher.providers`."""
     rows = [_row(provider) for provider in sorted(providers, key=lambda one: one.name)]
     return WholeFrame(rows, columns=list(COLUMNS), dtype="str")
 

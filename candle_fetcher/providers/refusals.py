@@ -1,4 +1,4 @@
-"""Refusals of all providers: the library's error for a status, and checks of foreign text."""
+"""Refusals that providers share: errors for a status, and for symbols and listings that cannot be right."""
 
 from __future__ import annotations
 
@@ -82,9 +82,9 @@ def of_seconds(asked_s: float | None) -> str:
 
 
 def by_status(name: str, reply: Reply, symbol: str, now_ms: int, said: str = "") -> Exception:
-    """Return the error for a status other than 200, by the meaning that HTTP gives it.
+    """Return the error for a status other than 200, by the meaning that HTTP gives to the status.
 
-    `said` is the provider's message.
+    `name` is the provider, `said` its message.
     """
     status, words = reply.status, facts_of(reply.status, said)
     asked_s = parse_retry_after(reply.headers.get("retry-after"), now_ms / 1000)

@@ -1,4 +1,4 @@
-"""The series that symbol, timeframe and kind name at a provider."""
+"""From a symbol, a timeframe and a kind, as users write them, to the series of a provider."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PAIR = re.compile(r"\s*([^\W_]+)[/-]([^\W_]+)\s*")
 
 
 def read_pair(symbol: str) -> str | None:
-    """Return BASE/QUOTE of a symbol that says where the one ends and the other begins; None of an id alone."""
+    """Return a symbol with / or - between base and quote as BASE/QUOTE; None for other symbols, such as BTCUSDT."""
     pair = _PAIR.fullmatch(symbol)
     return "/".join(pair.groups()).upper() if pair else None
 
@@ -30,10 +30,10 @@ def _unified(unified: Callable[[str], str], provider_symbol: str) -> str:
 def read_series(
     provider: Provider, origin: str | None, symbol: str, timeframe: str, kind: str
 ) -> tuple[Series, str, Timeframe]:
-    """Return the series to ask for, the symbol as BASE/QUOTE, and the timeframe of the candles that a call returns.
+    """Return the series to request, the symbol as BASE/QUOTE, and the timeframe of the candles that a call returns.
 
-    The timeframe of the series is another one where those candles are resampled. Raises InputError for a symbol or
-    timeframe that is not valid, NotOffered for what the provider does not have.
+    The series has a finer timeframe where the candles of the call are made of finer ones. Raises InputError for an
+    invalid symbol or timeframe, NotOffered where the provider lacks the kind or the timeframe.
     """
     try:
         feed = provider.feed(kind)
@@ -50,14 +50,14 @@ def read_series(
         base = base_for(wanted, feed.timeframes, provider.name, feed.off_grid)
         if base != wanted and not feed.is_resampled:
             raise NotOffered(
-                f"{provider.name} has no {shown(kind)} of {wanted}, and none is made of columns of its own; it offers "
-                f"{', '.join(feed.timeframes)}"
+                f"{provider.name} has no {shown(kind)} of {wanted}, and this kind cannot be resampled; "
+                f"it offers {', '.join(feed.timeframes)}"
             )
     except NotOffered as error:
         raise _with_others(error, lambda other: base_for(wanted, other.feed(kind).timeframes, other.name)) from None
     provider_symbol = provider.provider_symbol(symbol, kind)
     name = _unified(provider.unified, provider_symbol)
-    typed = read_pair(symbol) or name  # an id alone has to be taken apart
+    typed = read_pair(symbol) or name  # the user's own split of the id, where it has one, is more certain than ours
     if typed.replace("/", "") == name.replace("/", "").upper() and typed != name.upper():
         name = typed
     settings: tuple[tuple[str, str], ...] = ()
@@ -67,10 +67,10 @@ def read_series(
 
 
 def _with_others(error: NotOffered, offered: Callable[[Provider], object]) -> NotOffered:
-    """Return the error, naming the providers that do offer it."""
+    """Return the error with the names of providers that do offer it: those for which `offered` does not raise."""
     having = []
     for other in all_providers().values():
         with contextlib.suppress(InputError):
             offered(other)
             having.append(other.name)
-    return NotOffered(f"{error.args[0]}; {', '.join(having)} offer them") if having else error
+    return NotOffered(f"{error.args[0]}; these providers offer it: {', '.join(having)}") if having else error

@@ -1,13 +1,13 @@
 """TradeStation: US stocks, futures and crypto pairs.
 
-A time stamp is the end of its candle; that of a daily candle is the close of its session. Here, daily candles open at
-midnight in New York, weekly ones on Monday and monthly ones on the first, so that the date of the open time is that of
-the session. The current candle comes with the others; its BarStatus is `Open`. There is no row for an interval without
-trades.
+A time stamp is the end of its candle; for a daily candle, that is the close of its session. This module lets daily
+candles open at midnight in New York, weekly ones on Monday and monthly ones on the first, so that the date of the open
+time is that of the session. The current candle comes with the others; its BarStatus is `Open`. There is no row for an
+interval without trades.
 
 No page says whether firstdate and lastdate are inclusive, or whether they mean the start or the end of a candle. So a
 call asks for a fixed window and one more day on both sides. Candles of 60 minutes begin with the session, at half past
-nine, and are not offered: hours are made of 30 minutes.
+nine, and are not offered here: candles of 1h are made of candles of 30m.
 Sources: api.tradestation.com/docs (barcharts, rate-limiting/historical-bar, authentication), and its OpenAPI as in
 mxcoppell/tradestation-api-ts docs (2026). No reply of the real service was available.
 """
@@ -98,7 +98,7 @@ def _call(series: Series, span: Span, rows: int) -> Call:
 def parse_candles(body: bytes, series: Series) -> Candles:
     """Return candles in the order sent, including the current one.
 
-    Raises ReplyError, or the refusal in the body.
+    Raises ReplyError where the body is not an object with Bars, or the refusal in the body.
     """
     if len(body) > _MOST_BYTES:
         raise too_large(body, most_bytes=_MOST_BYTES)
@@ -108,7 +108,10 @@ def parse_candles(body: bytes, series: Series) -> Candles:
 
 
 def final_until(body: bytes, candles: Candles) -> int:
-    """Return the open time of the first bar with the status Open; FOREVER_MS where all are Closed."""
+    """Return the open time of the first bar with the status Open; FOREVER_MS where all are Closed.
+
+    Raises ReplyError where a bar has no status.
+    """
     statuses = _STATUS.findall(body)
     if len(statuses) != candles.count:
         raise ReplyError(f"expected a BarStatus in each of {candles.count:,} bars, got {len(statuses):,} of them")
@@ -130,7 +133,7 @@ _BARS = re.compile(rb'\{"Bars":\[(?=\{)')
 
 
 def _read_uniform(body: bytes) -> list[Any] | None:
-    """Return stamps, prices and volumes of compact bars of the same layout; None wherever in doubt.
+    """Return times, prices and volumes, whole columns at a time; None where the bars do not all have one layout.
 
     The last bar differs from the others ("IsEndOfHistory":true), and is read on its own.
     """
@@ -140,7 +143,7 @@ def _read_uniform(body: bytes) -> list[Any] | None:
     if head is None or at < 0 or not body.endswith(b"}]}"):
         return None
     bars = body[head.end() : at]
-    # Values that are not numbers are the same in all of these bars.
+    # Bars of one layout have the same texts, so that the status of the first bar is that of all.
     columns = parse_uniform(bars, _FIELDS) if b'"BarStatus":"Closed"' in bars.partition(b"}")[0] else None
     if columns is None or len(columns) < len(_FIELDS):
         return None
@@ -149,7 +152,7 @@ def _read_uniform(body: bytes) -> list[Any] | None:
 
 
 def _read_each(body: bytes) -> list[Any]:
-    """Return stamps, prices and volumes, bar by bar."""
+    """Return times, prices and volumes, bar by bar. Raises ReplyError for a malformed bar, or the body's refusal."""
     if body.count(b"{") + body.count(b"[") > _MOST_ROWS + 100:
         raise too_large(body, most_brackets=_MOST_ROWS + 100)
     value = load_json(body, "a JSON object with Bars")
@@ -169,7 +172,7 @@ def _read_each(body: bytes) -> list[Any]:
 
 
 def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
-    """Return the error for a reply: by its status, and by its message for a wrong request."""
+    """Return the error for a refused request, by the status, the kind of error, and for a symbol by the message."""
     kind, said = _said(reply.body)
     words = facts_of(reply.status, ": ".join(filter(None, [kind[:40], said])))
     is_quota = reply.status == 403 and b"quota exceeded" in reply.body[:_MOST_ERROR_BYTES].lower()
@@ -204,7 +207,7 @@ def _raise_refusal(body: bytes) -> None:
 
 
 def _said(body: bytes) -> tuple[str, str]:
-    """Return kind and message of an error object: {"Error": "BadRequest", "Message": …}."""
+    """Return the kind and the message of an error object, such as {"Error": "BadRequest", "Message": …}; else ""."""
     value = error_object(body)
     kind, said = value.get("Error"), value.get("Message")
     return kind if isinstance(kind, str) else "", said if isinstance(said, str) else ""
@@ -241,7 +244,7 @@ _MOST_TOKEN_S = 86_400
 
 
 def _ask_token(keys: Mapping[str, str]) -> tuple[Call, Keys] | None:
-    """Return the call for an access token, given a refresh token; None without that or a client id."""
+    """Return the call for an access token and the keys to send; None without a client id or a refresh token."""
     if not keys.get("client_id") or not keys.get("refresh_token"):
         return None
     params = tuple((name, keys[name]) for name in ("client_id", "client_secret", "refresh_token") if keys.get(name))
@@ -249,13 +252,17 @@ def _ask_token(keys: Mapping[str, str]) -> tuple[Call, Keys] | None:
 
 
 def parse_token(body: bytes) -> tuple[Mapping[str, str], float]:
-    """Return the new token, a new refresh token if it changed, and the seconds for which the token is valid."""
+    """Return the new access token, with a new refresh token if it changed, and the seconds for which it is valid.
+
+    Raises ReplyError, which never shows the body, where there is no token.
+    """
     value = error_object(body)
     found = {name: value[name] for name in ("access_token", "refresh_token") if value.get(name)}
     seconds = value.get("expires_in", _TOKEN_S)
     fine = all(isinstance(value, str) and value.isascii() and value.isprintable() for value in found.values())
     if "access_token" not in found or not fine or type(seconds) is not int or not 0 < seconds <= _MOST_TOKEN_S:
-        raise ReplyError(f"expected an access token of {TITLE}, got {len(body):,} bytes without one")
+        # The body is not shown: it may hold a token.
+        raise ReplyError(f"expected an access token, got {len(body):,} bytes without one")
     return found, float(seconds)
 
 
