@@ -34,11 +34,19 @@ from candle_fetcher.core.errors import (
     UnknownSymbol,
 )
 from candle_fetcher.core.events import Progress
-from candle_fetcher.core.frame import find_gaps
 from candle_fetcher.core.gap import Gap
+from candle_fetcher.core.missing import find_gaps
 from candle_fetcher.core.plan import FetchPlan
 from candle_fetcher.core.summary import summary
-from candle_fetcher.core.types import CandleKind, ColumnSet, FileFormat, GapPolicy, PerformanceMode, SourceName
+from candle_fetcher.core.types import (
+    CandleKind,
+    ColumnSet,
+    FileFormat,
+    GapPolicy,
+    PartialPolicy,
+    PerformanceMode,
+    SourceName,
+)
 from candle_fetcher.core.version import __version__
 from candle_fetcher.fetcher import CandleFetcher, read_csv
 from candle_fetcher.fetcher.shared import export, fetch, fetch_many, gaps, plan, symbols
@@ -71,6 +79,7 @@ __all__ = [
     "InputError",
     "MissingExtra",
     "NotOffered",
+    "PartialPolicy",
     "PerformanceMode",
     "PerformanceMonitor",
     "Progress",

@@ -30,6 +30,7 @@ from candle_fetcher import (
 from candle_fetcher.core.frame import COPIES_ON_WRITE, index_ms
 from candle_fetcher.core.gap import iso
 from candle_fetcher.core.timeframe import parse_timeframe
+from candle_fetcher.fetcher.policy import read_policy
 from candle_fetcher.fetcher.request import Arguments, make_request, read_range
 from candle_fetcher.practice import faults
 from candle_fetcher.settings import read_settings
@@ -869,7 +870,9 @@ def test_resampled_sums_are_the_ones_that_the_exchange_prints(world: World) -> N
     fetcher = world.fetcher()
     request = make_request(fetcher._runtime, Arguments("BTC/USDT", "1m", read_range("2024-06-01", "2024-06-03")))
     with fetcher._runtime.scope() as scope:
-        collector = Collector(fetcher._runtime.resources(), request, fetcher._policy(None, "all"), scope)
+        collector = Collector(
+            fetcher._runtime.resources(), request, read_policy(fetcher._runtime.settings, None, "all"), scope
+        )
         fine = collector.collect(collector.span())
     made, partial = resample(fine.candles, parse_timeframe("1m"), parse_timeframe("1h"), fine.span)
     truth = world.truth("BTCUSDT", "1h", "2024-06-01", "2024-06-03")

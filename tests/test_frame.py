@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from candle_fetcher.core.candles import COLUMNS, OHLCV, candles_from, no_candles
 from candle_fetcher.core.errors import InputError
-from candle_fetcher.core.frame import MANIFEST, Manifest, check_columns, find_gaps, gap_frame, index_ms, to_frame
+from candle_fetcher.core.frame import MANIFEST, Manifest, check_columns, gap_frame, index_ms, to_frame
 from candle_fetcher.core.gap import Gap
+from candle_fetcher.core.missing import find_gaps
 from candle_fetcher.core.timeframe import parse_timeframe
 
 HOUR = 3_600_000

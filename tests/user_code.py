@@ -37,7 +37,9 @@ def show(progress: Progress) -> None:
 def fetch_both(source: SourceName, on_gap: GapPolicy) -> pd.DataFrame:
     with CandleFetcher("binance", cache_dir=Path("cache"), performance_mode="high", progress=show) as fetcher:
         one: pd.DataFrame = fetcher.fetch("BTC/USDT", "1h", "2024-01-01", dt.date(2024, 2, 1), source=source)
-        both: dict[str, pd.DataFrame] = fetcher.fetch_many(["BTC/USDT", "ETH/USDT"], "1h", days=7, on_gap=on_gap)
+        both: dict[str, pd.DataFrame] = fetcher.fetch_many(
+            ["BTC/USDT", "ETH/USDT"], "1h", days=7, on_gap=on_gap, partial="warn"
+        )
         pieces: Iterator[pd.DataFrame] = fetcher.iter_frames("BTC/USDT", "1m", "2020", rows=10_000, columns="all")
         path: Path = fetcher.export("BTC/USDT", "1d", limit=100, path="btc.csv", manifest=True)
         planned: FetchPlan = fetcher.plan("BTC/USDT", "1m", "2020-01-01", kind="mark", provider="binance-um")
@@ -79,6 +81,8 @@ def misspell(fetcher: CandleFetcher) -> None:
     fetcher.fetch_many(["BTC/USDT"], "1h", interval="1h")  # wrong
     fetcher.plan("BTC/USDT", "1h", kind="klines")  # wrong
     fetcher.export("BTC/USDT", "1h", format="parquett")  # wrong
+    fetcher.fetch("BTC/USDT", "1h", partial="alow")  # wrong
+    fetcher.export("BTC/USDT", "1h", partial=True)  # wrong
     fetcher.iter_frames("BTC/USDT", "1h", row=10)  # wrong
     CandleFetcher(performance_mode="fast")  # wrong
     CandleFetcher(cachedir="cache")  # wrong

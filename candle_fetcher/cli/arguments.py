@@ -42,6 +42,8 @@ examples:
   candle-fetcher export BTC/USDT 1h --days 30 --output btc.csv
   candle-fetcher export --symbols-file avail.csv 1d
 
+With --partial the file of a symbol of which a part is missing ends in _partial,
+and its manifest lies beside it.
 With --symbols-file each symbol begins at its earliest_date, unless --start,
 --days or --limit is given."""
 _PLAN_EXAMPLES = """\
@@ -273,6 +275,11 @@ def _add_rows(parser: argparse.ArgumentParser) -> None:
         "--include-open", action="store_true", help="add candles that may still change, with a column is_closed"
     )
     rows.add_argument("--refresh", action="store_true", help="fetch everything in the range again")
+    rows.add_argument(
+        "--partial",
+        action="store_true",
+        help="give what there is where a part cannot be fetched; name the rest; exit 3",
+    )
 
 
 def _add_funding(funding: argparse.ArgumentParser) -> None:

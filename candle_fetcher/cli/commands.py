@@ -31,17 +31,17 @@ from candle_fetcher.cli.tables import (
     show_rows,
     table_csv,
 )
-from candle_fetcher.cli.talk import Talk, show_checks, show_cost, show_statistics
+from candle_fetcher.cli.talk import Talk, show_checks, show_cost, show_missing, show_statistics
 from candle_fetcher.core.errors import CandleFetcherError, FetchManyError, InputError
 from candle_fetcher.core.frame import MANIFEST
 from candle_fetcher.core.gap import iso
+from candle_fetcher.core.naming import PARTIAL
 from candle_fetcher.core.plan import FetchPlan
 from candle_fetcher.core.sizes import size_text
 from candle_fetcher.core.summary import summary
 from candle_fetcher.fetcher import CandleFetcher
-from candle_fetcher.fetcher.exporting import save_frame
-from candle_fetcher.files.exporting import FileArguments
-from candle_fetcher.files.places import find_home
+from candle_fetcher.files.exporting import FileArguments, save_frame
+from candle_fetcher.files.places import find_home, read_manifest
 from candle_fetcher.files.writing import replacing
 from candle_fetcher.settings import MODES
 
@@ -78,7 +78,12 @@ def fetch(arguments: argparse.Namespace, talk: Talk) -> int:
         show_cost(talk, fetcher.monitor.snapshot(), elapsed_s, frames.values())
     if errors:
         raise FetchManyError(frames, errors)
-    return 0
+    return _partial_code(frames)
+
+
+def _partial_code(frames: dict[str, pd.DataFrame]) -> int:
+    """Return the exit code: 3 where a frame is partial."""
+    return 3 if any("missing" in frame.attrs[MANIFEST] for frame in frames.values()) else 0
 
 
 def _row_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -87,6 +92,7 @@ def _row_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "include_open": arguments.include_open,
         "on_gap": arguments.on_gap or "leave",
         "refresh": arguments.refresh,
+        "partial": "allow" if arguments.partial else "raise",
     }
 
 
@@ -107,6 +113,7 @@ def _hand_out(
     labels = [Target(facts["symbol"], facts["provider"]).label(mixed=mixed) for facts in manifests]
     for place, frame in enumerate(frames.values()):
         show_checks(talk, frame, is_cached=not arguments.no_cache)
+        show_missing(talk, frame.attrs[MANIFEST], arguments.source)
         if file is not None:
             written = save_frame(frame, file)
             talk.fact("written", f"{written.name}, {size_text(written.stat().st_size)}", "good")
@@ -130,6 +137,7 @@ def export(arguments: argparse.Namespace, talk: Talk) -> int:
     starts = [target.start() if _starts_by_file(arguments, targets) else None for target in targets]
     written: dict[str, Any] = {}  # paths in place of frames
     errors: dict[str, Exception] = {}
+    lacks = False
     with open_fetcher(arguments, talk) as fetcher:
         _show_configuration(talk, arguments, targets, fetcher)
         began = time.perf_counter()
@@ -151,6 +159,8 @@ def export(arguments: argparse.Namespace, talk: Talk) -> int:
                 continue
             written[label] = path
             talk.fact("written", f"{path.name}, {size_text(path.stat().st_size)}", "good")
+            if arguments.partial and path.stem.endswith(PARTIAL):
+                lacks = show_missing(talk, read_manifest(path) or {}, arguments.source) or lacks
             print_path(path)
         elapsed_s = time.perf_counter() - began
         figures = fetcher.monitor.snapshot()
@@ -158,7 +168,7 @@ def export(arguments: argparse.Namespace, talk: Talk) -> int:
     show_cost(talk, figures, elapsed_s)
     if errors:
         raise FetchManyError(written, errors)
-    return 0
+    return 3 if lacks else 0
 
 
 def plan(arguments: argparse.Namespace, talk: Talk) -> int:

@@ -17,8 +17,12 @@ import pandas as pd
 
 from candle_fetcher.console import Palette, Role, is_on_terminal, printable
 from candle_fetcher.core.frame import MANIFEST
+from candle_fetcher.core.gap import iso
+from candle_fetcher.core.missing import count_missing
+from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.core.sizes import size_text
 from candle_fetcher.core.summary import summary
+from candle_fetcher.core.timeframe import parse_timeframe
 
 _SHOWN = 10
 _MARGIN = 10
@@ -27,6 +31,12 @@ _CAUSES = {
     "not_listed": "not yet listed",
     "after_delisting": "no longer listed",
     "fetch_failed": "could not be fetched",
+}
+# What brings candles that could not be fetched, by the source that was given, and by the cause.
+_REMEDIES = {
+    "cache": "run without --source cache to fetch {}",
+    "archive": "run without --source archive to fetch {}",
+    "depth_limit": "candle-fetcher cache import adds {} from files",
 }
 _PLACES = {"memory": "memory", "disk": "disk", "archive": "the archive", "rest": "REST"}
 
@@ -50,6 +60,9 @@ class Talk:
 
     def fail(self, text: object) -> None:
         _say(f"{self._paint('error:', 'bad')} {_broken(in_command_words(text), 'error: ')}")
+
+    def missing(self, text: object) -> None:
+        _say(f"{self._paint('missing:', 'bad')} {_broken(text, 'missing: ')}")
 
     def notice(self, text: object) -> None:
         """Show what the command waits for, and that it goes on."""
@@ -103,7 +116,7 @@ def show_checks(talk: Talk, frame: pd.DataFrame, *, is_cached: bool) -> None:
     found = f"{manifest['rows']:,} of {manifest['expected']:,} candles"
     held = "prices ok, volume unknown" if frame["volume"].isna().all() else "prices, volume ok"
     talk.fact("checks", f"{found}; order, duplicates, {held}" if manifest["rows"] else found)
-    count = manifest["expected"] - manifest["rows"]
+    count = manifest["expected"] - manifest["rows"] - count_missing(manifest)
     if not manifest["gap_count"]:
         talk.fact("gaps", "none", "good")
     else:
@@ -119,12 +132,32 @@ def show_checks(talk: Talk, frame: pd.DataFrame, *, is_cached: bool) -> None:
         talk.fact("note", "the last candle is still forming (is_closed is false)")
 
 
+def show_missing(talk: Talk, manifest: Mapping[str, Any], source: str | None) -> bool:
+    """Show a line for each span that could not be fetched, with what brings it; return whether there is one."""
+    missing = manifest.get("missing", ())
+    for gap in missing[:_SHOWN]:
+        last_ms = instant_ms(gap["last"], "last")
+        end = iso(parse_timeframe(manifest["timeframe"]).close_ms(last_ms))
+        one = gap["count"] == 1
+        what = _REMEDIES.get(str(source)) or _REMEDIES.get(gap["cause"], "run again to fetch {}")
+        talk.missing(
+            f"{_minute(gap['first'])} to {_minute(end)}, {gap['count']} candle{'' if one else 's'}, {gap['cause']}; "
+            f"{what.format('it' if one else 'them')}"
+        )
+    if len(missing) > _SHOWN:
+        talk.missing(f"and {len(missing) - _SHOWN:,} more spans, which `missing` in the manifest lists")
+    return bool(missing)
+
+
+def _minute(time: str) -> str:
+    """Return the time without seconds, where they are 0."""
+    return time.replace("T", " ").removesuffix("Z").removesuffix(":00")
+
+
 def show_gaps(talk: Talk, gaps: Iterable[Mapping[str, Any]], count: int) -> None:
     """Show a line for each of the first gaps, of `count`."""
     for gap in itertools.islice(gaps, _SHOWN):
-        first, last = (
-            str(gap[name]).replace("T", " ").removesuffix("Z").removesuffix(":00") for name in ("first", "last")
-        )
+        first, last = (_minute(str(gap[name])) for name in ("first", "last"))
         cause = f"{gap['cause']} ({_CAUSES[gap['cause']]})" if gap["cause"] in _CAUSES else gap["cause"]
         count_of = f"{gap['count']:,}  " if gap["count"] else ""  # unknown of funding rates
         line = f"{first} to {last}  {count_of}{cause}"

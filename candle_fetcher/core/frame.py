@@ -9,12 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from candle_fetcher.core.candles import INTEGERS, MISSING, OHLCV, Candles, find_holes, gap_of, have_prices, widen
+from candle_fetcher.core.candles import INTEGERS, MISSING, OHLCV, Candles, have_prices, widen
 from candle_fetcher.core.errors import CandleFetcherWarning, InputError, shown, unknown, warn
 from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import Timeframe, parse_timeframe
-from candle_fetcher.core.tracebacks import short_errors
 from candle_fetcher.core.types import COLUMN_SETS
 
 MANIFEST = "candle_fetcher"
@@ -31,14 +30,14 @@ class Manifest(dict[str, Any]):
     pandas deep-copies a frame's attrs at every operation; a copy of this class costs a microsecond.
     """
 
-    _compute: Callable[[], str] | None = None
+    _compute: Callable[[], str | None] | None = None
     # A frame that shares read-only arrays with the frame of this manifest. While it exists, pandas copies such an array
     # before it writes; otherwise pandas would write in place, which fails.
     shared_with: pd.DataFrame | None = None
     # Whether the frame is the final and complete answer to its request.
     is_final: bool = False
 
-    def add_fingerprint(self, compute: Callable[[], str], **rest: Any) -> Manifest:
+    def add_fingerprint(self, compute: Callable[[], str | None], **rest: Any) -> Manifest:
         """Add a fingerprint that `compute` gives when it is first read, then the rest. Returns the manifest itself."""
         self["fingerprint"] = ""
         self.update(rest)
@@ -321,19 +320,3 @@ def _misstep(
     if int(steps.sum()) - len(steps) > lacking or (steps.size > 1 and np.median(steps) > 1):
         return f"the rows are not {timeframe} apart"
     return None
-
-
-@short_errors
-def find_gaps(frame: pd.DataFrame, timeframe: str) -> pd.DataFrame:
-    """Return the runs of missing candles between the first and the last row: columns first, last, count.
-
-    Works on any frame with a DatetimeIndex of open times; naive times count as UTC. Only the index is used, so that
-    causes are unknown: `CandleFetcher.gaps` gives them. Raises InputError where the index has no times.
-    """
-    grid = parse_timeframe(timeframe)
-    open_ms = np.sort(index_ms(frame))
-    if not open_ms.size:
-        return gap_frame([])[list(GAP_COLUMNS[:3])]
-    span = Span(int(open_ms[0]), int(open_ms[-1]))
-    gaps = [gap_of(hole, grid, "") for hole in find_holes(open_ms, grid, span)]
-    return gap_frame(gaps)[list(GAP_COLUMNS[:3])]

@@ -17,6 +17,7 @@ import numpy as np
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import Timeframe
 
+PARTIAL = "_partial"  # ends the name of a file that lacks what could not be fetched
 DEFAULT_PROVIDER, DEFAULT_KIND = "binance", "candles"
 
 # Names that Windows reserves for devices, with any extension.
@@ -84,7 +85,7 @@ def read_csv_name(name: str, kinds: Collection[str], settings: Sequence[tuple[st
         for group, among in [("kind", texts), *options]
         if among
     )
-    found = re.fullmatch(rf"(?P<symbol>.+?){middle}_(?P<length>{_LENGTH})_{_TIME}_{_TIME}\.csv", name)
+    found = re.fullmatch(rf"(?P<symbol>.+?){middle}_(?P<length>{_LENGTH})_{_TIME}_{_TIME}(?:{PARTIAL})?\.csv", name)
     if found is None:
         return None
     groups = found.groupdict()

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from candle_fetcher.core.errors import InputError, shown
-from candle_fetcher.core.frame import find_gaps, index_ms, manifest_that_fits
+from candle_fetcher.core.frame import index_ms, manifest_that_fits
 from candle_fetcher.core.gap import iso
+from candle_fetcher.core.missing import gaps_between_rows, missing_in
 from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.core.tracebacks import short_errors
 
@@ -25,7 +26,8 @@ def summary(frame: pd.DataFrame, symbol: str | None = None, timeframe: str | Non
 
     Symbol and timeframe default to those in the frame's manifest. `gaps` lists the missing candles between the first
     and the last row, as {first, last, count, cause}; the cause is None where the manifest has none. `gap_count` is
-    their number. Both are None without a timeframe. `avg_price` is the mean close. A figure is None where there are no
+    their number. Both are None without a timeframe. `missing`, which is there only for a partial frame, lists what of
+    it could not be fetched. `avg_price` is the mean close. A figure is None where there are no
     rows, or where a value that it depends on is unknown. Rows without any value, as `combine` makes them, do not count.
     Raises InputError where a column is missing.
     """
@@ -38,7 +40,7 @@ def summary(frame: pd.DataFrame, symbol: str | None = None, timeframe: str | Non
     if lacking:
         raise InputError(f"expected a frame of candles; it lacks the columns {', '.join(lacking)}")
     manifest: Mapping[str, Any] = {}
-    if symbol is None or timeframe is None:
+    if symbol is None or timeframe is None or missing_in(frame):
         manifest = manifest_that_fits(frame) or {}
     frame = frame.dropna(how="all", subset=[*_COLUMNS])
     symbol = symbol or manifest.get("symbol")
@@ -56,6 +58,7 @@ def summary(frame: pd.DataFrame, symbol: str | None = None, timeframe: str | Non
             "end_time": None if empty else iso(int(open_ms.max())),
             "gaps": gaps,
             "gap_count": None if gaps is None else len(gaps),
+            **({"missing": manifest["missing"]} if "missing" in manifest else {}),
             "statistics": {
                 "highest_price": _figure(frame["high"], np.max),
                 "lowest_price": _figure(frame["low"], np.min),
@@ -78,7 +81,7 @@ def _figure(column: pd.Series, figure: Callable[[npt.NDArray[np.float64]], Any])
 def _gaps(frame: pd.DataFrame, timeframe: str, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the gaps between the rows, with their causes from the manifest."""
     causes = {gap["first"]: gap["cause"] for gap in manifest.get("gaps", ())}
-    found = find_gaps(frame, timeframe)
+    found, _ = gaps_between_rows(frame, parse_timeframe(timeframe))
     return [
         {"first": first, "last": last, "count": int(count), "cause": causes.get(first)}
         for first, last, count in zip(_iso(found["first"]), _iso(found["last"]), found["count"], strict=True)

@@ -16,9 +16,11 @@ from candle_fetcher.core.errors import IncompleteData, NotOffered, SourceError
 from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.fill import fill_gaps
 from candle_fetcher.core.frame import MANIFEST, Manifest, index_ms, to_frame
+from candle_fetcher.core.gap import Gap
+from candle_fetcher.core.missing import fillable
 from candle_fetcher.core.plan import CHUNK_SLOTS
 from candle_fetcher.core.spans import Span
-from candle_fetcher.fetcher.collect import CandleResult, Collector, cut, part_of
+from candle_fetcher.fetcher.collect import CandleResult, Collector, cut, part_of, without_forming
 from candle_fetcher.fetcher.manifest import make_manifest
 from candle_fetcher.fetcher.policy import FetchPolicy
 from candle_fetcher.fetcher.refusals import refuse_gaps, refuse_incomplete, settled_frame
@@ -120,6 +122,8 @@ class Answer:
         except SourceError as error:
             if ends_call(error, has_archive=error is self.scope.denial):
                 raise
+            if self.policy.takes_partial:
+                return without_forming(found, request, self.collector.now_ms()), no_candles(found.candles.names)
             raise IncompleteData(
                 f"the candle of {request.label} that is forming could not be fetched: {error.reason}",
                 frame=settled_frame(self.collector, found),
@@ -151,11 +155,13 @@ class _Filler:
         self._open_parts: OpenParts | None = None
         self._anchor: Candles | None = None  # the newest candle so far
         self._held: list[CandleResult] = []
+        self._missing: list[Gap] = []
 
     def fill(self, found: CandleResult, forming: Candles, *, is_last: bool) -> Iterator[Piece]:
         """Yield the piece, behind those that were held back before and can be filled by now."""
         if self._open_parts is None:
             self._open_parts = self._collector._replace(policy=self._policy).open_parts(found.span)
+        self._missing += found.failed
         nothing = no_candles(found.candles.names)
         last_ms = self._last_ms(found, is_last=is_last)
         if last_ms is None and self._anchor is not None:
@@ -201,7 +207,9 @@ class _Filler:
         open_parts = self._open_parts
 
         def within(hole: Span) -> list[Span]:
-            return [inside for part in open_parts(hole) if (inside := part.clip(window))]
+            behind = index_ms(frame)[np.searchsorted(index_ms(frame), hole.start_ms) :].tolist()
+            known = fillable(hole, behind[0] if behind else FOREVER_MS, self._missing, how)
+            return [inside for part in open_parts(known) if (inside := part.clip(window))]
 
         anchor = [] if self._anchor is None else [self._anchor]
         frame = make_frame([*anchor, *candles], forming, self._policy)

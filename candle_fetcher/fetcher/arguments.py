@@ -27,6 +27,7 @@ _FOREIGN = {
     "source": ("enforce_source", "data_source"),
     "include_open": ("include_incomplete", "include_current", "partial_candle"),
     "on_gap": ("fill", "fill_gaps", "fillna", "gaps"),
+    "partial": ("allow_partial", "on_missing"),
     "refresh": ("force", "force_refresh", "reload"),
     "path": ("filename", "file", "folder", "output_dir", "directory", "out"),
     "format": ("fmt", "file_format", "extension"),

@@ -98,6 +98,8 @@ class Collector(Task):
         stored_ms = self._newest_stored_ms(span)
         if request.range.end_ms is not None:
             return max(settled_ms, min(span.end_ms, timeframe.floor_ms(stored_ms)))
+        if stored_ms <= span.start_ms and self.policy.takes_partial:
+            return settled_ms
         if stored_ms <= span.start_ms:
             self.scope.span = span
             raise IncompleteData(f"the cache has no candle of {request.label} in that range, and {ONLY_CACHE}")
@@ -188,6 +190,8 @@ class Collector(Task):
         if failed and candles.count and self._ends_late(found, span, failed[-1]):
             span, failed = Span.between(span.start_ms, failed[-1].first_ms), failed[:-1]
             lacking = [ms for ms in lacking if ms < span.end_ms]
+        if self.policy.takes_partial:
+            candles, lacking = _without(candles, lacking, failed, timeframe)
         return CandleResult(
             candles=candles.trim(span),
             span=span,
@@ -355,6 +359,26 @@ class Collector(Task):
         return newest.trim(Span(max(wanted.start_ms, found.span.start_ms), wanted.end_ms))
 
 
+def _without(
+    candles: Candles, lacking: list[int], failed: list[Gap], timeframe: Timeframe
+) -> tuple[Candles, list[int]]:
+    """Return the candles, and those that lack a part, without slots that failed: a resampled candle of which a part
+    could not be fetched is missing, and not a row."""
+    for gap in failed:
+        lost = Span(gap.first_ms, timeframe.close_ms(gap.last_ms))
+        candles = overlay(candles, no_candles(candles.names), lost)
+        lacking = [ms for ms in lacking if not lost.start_ms <= ms < lost.end_ms]
+    return candles, lacking
+
+
+def without_forming(found: CandleResult, request: Request, now_ms: int) -> CandleResult:
+    """Return what was found, and what follows it up to now as missing."""
+    timeframe = request.timeframe
+    end_ms = now_ms + 1 if request.range.end_ms is None else min(now_ms + 1, request.range.end_ms)
+    lost = Span(timeframe.ceil_ms(found.span.end_ms), timeframe.ceil_ms(end_ms))
+    return found._replace(failed=[*found.failed, gap_of(lost, timeframe, "fetch_failed")]) if lost else found
+
+
 def _all_unknown(label: str, fix: str, hole: Span) -> list[Span]:
     warn(CandleFetcherWarning(f"the gaps of {label} include hours in which its exchange is closed; {fix}"))
     return [hole]
@@ -379,6 +403,12 @@ def part_of(found: CandleResult, span: Span) -> CandleResult:
         candles=found.candles.trim(span),
         span=span,
         gaps=[gap for gap in found.gaps if span.start_ms <= gap.first_ms < span.end_ms],
+        failed=[
+            gap
+            for gap in found.failed
+            if (span.start_ms <= gap.first_ms or span.start_ms == found.span.start_ms)
+            and (gap.first_ms < span.end_ms or span.end_ms == found.span.end_ms)
+        ],
         partial=[ms for ms in found.partial if span.start_ms <= ms < span.end_ms],
     )
 

@@ -10,30 +10,16 @@ import pandas as pd
 
 from candle_fetcher.core.candles import Fingerprint
 from candle_fetcher.core.errors import NotOffered
-from candle_fetcher.core.frame import MANIFEST, Manifest, shown_columns
+from candle_fetcher.core.frame import Manifest, shown_columns
 from candle_fetcher.core.gap import Gap
+from candle_fetcher.core.missing import join_manifests
 from candle_fetcher.core.plan import CHUNK_SLOTS
-from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.text.csv import FLAG_COLUMNS
-from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.fetcher.answers import Answer, Piece
-from candle_fetcher.fetcher.manifest import join_manifests
 from candle_fetcher.files.exporting import Contents, FileArguments, find_file
 from candle_fetcher.files.workbook import MOST_ROWS, check_rows
-from candle_fetcher.providers import find_provider, settings_beside_defaults
-
-
-def save_frame(frame: pd.DataFrame, arguments: FileArguments) -> Path:
-    """Write a frame of `fetch` to the file that `export` would write, byte for byte; return its path."""
-    manifest = frame.attrs[MANIFEST]
-    span = Span(instant_ms(manifest["start"], "start"), instant_ms(manifest["end"], "end"))
-    provider, symbol, kind = find_provider(manifest["provider"]), manifest["symbol"], manifest["kind"]
-    series = symbol, provider.provider_symbol(symbol, kind), kind, parse_timeframe(manifest["timeframe"]), span
-    contents = Contents(provider, manifest["origin"], *series, manifest.get("settings", {}))
-    file = find_file(arguments, contents, tuple(frame.columns))
-    file.write([frame], lambda: manifest)
-    return file.target
+from candle_fetcher.providers import settings_beside_defaults
 
 
 def span_that_fits(answer: Answer, arguments: FileArguments) -> Span:
@@ -54,8 +40,11 @@ def span_that_fits(answer: Answer, arguments: FileArguments) -> Span:
     return span
 
 
-def write_answer(answer: Answer, arguments: FileArguments, span: Span, pieces: Iterable[Piece]) -> tuple[Path, int]:
-    """Write the pieces of an answer to a file, in order and in constant memory; return its path and its rows.
+def write_answer(
+    answer: Answer, arguments: FileArguments, span: Span, pieces: Iterable[Piece]
+) -> tuple[Path, int, Manifest]:
+    """Write the pieces of an answer to a file, in order and in constant memory; return its path, its rows and, where it
+    has one or may be partial, its manifest.
 
     Raises OSError with the name of the file.
     """
@@ -65,19 +54,23 @@ def write_answer(answer: Answer, arguments: FileArguments, span: Span, pieces: I
     flags = [name for name, has in zip(FLAG_COLUMNS, (policy.include_open, policy.invents), strict=True) if has]
     columns = (*shown_columns(request.feed.columns, "all"), *flags)
     file = find_file(arguments, Contents(request.source.provider, series.origin, *names), columns)
-    rows, manifests, gaps = 0, list[Manifest](), list[Gap]()
+    rows, manifests, gaps, failed, made = 0, list[Manifest](), list[Gap](), list[Gap](), Manifest()
     fingerprint = Fingerprint(timeframe, CHUNK_SLOTS)
 
     def frames() -> Iterator[pd.DataFrame]:
-        nonlocal rows, gaps
+        nonlocal rows, gaps, failed
         for piece in pieces:
             rows += len(piece.frame)
-            if file.needs_manifest:
+            if file.needs_manifest or policy.takes_partial:
                 manifests.append(answer.manifest(piece, is_part=True))
                 gaps += piece.found.gaps
+                failed += piece.found.failed
                 fingerprint.add(piece.found.candles)
             yield piece.frame
             del piece  # it is freed before the next one is made
 
-    file.write(frames(), lambda: join_manifests(manifests, gaps, timeframe, fingerprint.text))
-    return file.target, rows
+    def manifest() -> Manifest:
+        made.update(join_manifests(manifests, gaps, failed, timeframe, fingerprint.text))
+        return made
+
+    return file.write(frames(), manifest, may_lack=policy.takes_partial), rows, made

@@ -11,19 +11,26 @@ import pandas as pd
 
 from candle_fetcher.cache import CandleCache
 from candle_fetcher.core.arguments import read_whole
-from candle_fetcher.core.errors import InputError
 from candle_fetcher.core.events import Progress
 from candle_fetcher.core.plan import FetchPlan
 from candle_fetcher.core.ranges import Instant
 from candle_fetcher.core.tracebacks import short_errors_of_items
-from candle_fetcher.core.types import CandleKind, ColumnSet, FileFormat, GapPolicy, PerformanceMode, SourceName
+from candle_fetcher.core.types import (
+    CandleKind,
+    ColumnSet,
+    FileFormat,
+    GapPolicy,
+    PartialPolicy,
+    PerformanceMode,
+    SourceName,
+)
 from candle_fetcher.fetcher.answers import Answer
 from candle_fetcher.fetcher.arguments import checked_constructor, read_symbols
 from candle_fetcher.fetcher.calls import checked_call, frame_call, public_call
 from candle_fetcher.fetcher.frames import export_file, fetch_frame, fetch_frames, iterate_frames, list_gaps, make_answer
 from candle_fetcher.fetcher.listings import find_first_candle, list_symbols
-from candle_fetcher.fetcher.policy import FetchPolicy, read_policy
-from candle_fetcher.fetcher.request import Arguments, Range, read_range
+from candle_fetcher.fetcher.policy import read_policy
+from candle_fetcher.fetcher.request import read_call
 from candle_fetcher.fetcher.runtime import make_runtime
 from candle_fetcher.monitor import PerformanceMonitor
 from candle_fetcher.providers import Provider, all_providers
@@ -138,6 +145,7 @@ class CandleFetcher:
         columns: ColumnSet = "ohlcv",
         include_open: bool = False,
         on_gap: GapPolicy = "leave",
+        partial: PartialPolicy = "raise",
         refresh: bool = False,
     ) -> pd.DataFrame:
         """Return the settled candles that open in [start, end), oldest first.
@@ -154,15 +162,15 @@ class CandleFetcher:
         include_open: adds candles that may still change, and a boolean column `is_closed`, which is False for these.
         on_gap: "leave" lists in the manifest what the provider lacks; "raise" raises IncompleteData; "refetch" asks for
         it again; "ffill" and "interpolate" invent rows and mark them in the column `is_synthetic`.
+        partial: where a part of the range could not be fetched, "raise" raises IncompleteData; "allow" returns what
+        there is, and the manifest lists `missing` spans with causes, which are no gaps; "warn" warns of them once, too.
         refresh: asks again for everything in the range.
 
         `frame.attrs["candle_fetcher"]` is the manifest: range, gaps with causes, sources, retries, fingerprint.
         Raises InputError, AccessDenied, Banned or ProviderRefused at once; IncompleteData where a part of the range
         could not be fetched (its `.frame` holds the rest).
         """
-        policy = self._policy(source, columns, include_open=include_open, on_gap=on_gap, refresh=refresh)
-        wanted = self._range(start, end, days, limit)
-        return fetch_frame(self._runtime, Arguments(symbol, timeframe, wanted, provider, kind, source), policy)
+        return fetch_frame(self._runtime, *read_call(self._runtime, locals()))
 
     @public_call
     def fetch_many(
@@ -180,6 +188,7 @@ class CandleFetcher:
         columns: ColumnSet = "ohlcv",
         include_open: bool = False,
         on_gap: GapPolicy = "leave",
+        partial: PartialPolicy = "raise",
         refresh: bool = False,
     ) -> dict[str, pd.DataFrame]:
         """Return a frame for each symbol, fetched side by side, once the slowest of them has arrived or failed.
@@ -189,13 +198,8 @@ class CandleFetcher:
 
         Raises FetchManyError where some failed: `.frames` has the others, `.errors` the reasons, by symbol.
         """
-        policy = self._policy(source, columns, include_open=include_open, on_gap=on_gap, refresh=refresh)
-        wanted, names = self._range(start, end, days, limit), read_symbols(symbols)
-
-        def fetch_one(symbol: str) -> pd.DataFrame:
-            return fetch_frame(self._runtime, Arguments(symbol, timeframe, wanted, provider, kind, source), policy)
-
-        return fetch_frames(self._runtime, names, fetch_one)
+        arguments, policy = read_call(self._runtime, locals())
+        return fetch_frames(self._runtime, read_symbols(symbols), arguments, policy)
 
     @checked_call
     def iter_frames(
@@ -214,6 +218,7 @@ class CandleFetcher:
         columns: ColumnSet = "ohlcv",
         include_open: bool = False,
         on_gap: GapPolicy = "leave",
+        partial: PartialPolicy = "raise",
         refresh: bool = False,
     ) -> Iterator[pd.DataFrame]:
         """Return an iterator of frames of at most `rows` rows, oldest first; joined, they are what `fetch` returns.
@@ -222,9 +227,8 @@ class CandleFetcher:
         fetched ahead. The other arguments are those of `fetch`.
         Raises what `fetch` raises, when the frame concerned is due.
         """
-        policy = self._policy(source, columns, include_open=include_open, on_gap=on_gap, refresh=refresh)
-        rows, wanted = read_whole("rows", rows, 1, 10**9), self._range(start, end, days, limit)
-        arguments = Arguments(symbol, timeframe, wanted, provider, kind, source)
+        arguments, policy = read_call(self._runtime, locals())
+        rows = read_whole("rows", rows, 1, 10**9)
         answer = self._runtime.calls.run(lambda: make_answer(self._runtime, arguments, policy))
         return self._iter_frames(answer, rows)
 
@@ -255,6 +259,7 @@ class CandleFetcher:
         source: SourceName | None = None,
         include_open: bool = False,
         on_gap: GapPolicy = "leave",
+        partial: PartialPolicy = "raise",
         refresh: bool = False,
     ) -> Path:
         """Write the candles to a file and return its path. Times are in UTC; numbers are exact, unless `decimals` is
@@ -266,6 +271,7 @@ class CandleFetcher:
         separator, decimal, decimals: of a CSV; `decimals` rounds each number to so many.
         manifest: writes the manifest beside the file. It is written in any case where neither name nor file say all.
         include_open, on_gap: as of `fetch`; an import leaves out such rows.
+        partial: as of `fetch`; the name of a partial file ends in `_partial`, and its manifest is beside it.
 
         Raises what `fetch` raises; InputError also for more rows than a sheet of Excel holds; MissingExtra; OSError.
         """
@@ -273,9 +279,7 @@ class CandleFetcher:
 
         options = {"separator": separator, "decimal": decimal, "decimals": decimals}
         file = read_file_arguments(path, format, columns, name, manifest, **options)
-        policy = self._policy(source, file.column_set, include_open=include_open, on_gap=on_gap, refresh=refresh)
-        wanted = self._range(start, end, days, limit)
-        arguments = Arguments(symbol, timeframe, wanted, provider, kind, source)
+        arguments, policy = read_call(self._runtime, {**locals(), "columns": file.column_set})
         return export_file(self._runtime, arguments, policy, file)
 
     @public_call
@@ -295,9 +299,7 @@ class CandleFetcher:
         """Return what `fetch` would do and what it would cost; sends no request. Print it."""
         from candle_fetcher.fetcher.planning import plan_fetch  # when used: few do
 
-        wanted = self._range(start, end, days, limit)
-        arguments = Arguments(symbol, timeframe, wanted, provider, kind, source)
-        return plan_fetch(self._runtime, arguments, self._policy(source))
+        return plan_fetch(self._runtime, *read_call(self._runtime, locals()))
 
     @public_call
     def gaps(
@@ -317,8 +319,7 @@ class CandleFetcher:
         Causes: `no_candle` (the provider was asked again and has none), `not_listed`, `after_delisting`. For stocks,
         hours in which their exchange is closed are no gaps; this needs the extra `calendars` (else MissingExtra).
         """
-        arguments = Arguments(symbol, timeframe, self._bounded(start, end, days), provider, kind, source)
-        return list_gaps(self._runtime, arguments, self._policy(source))
+        return list_gaps(self._runtime, *read_call(self._runtime, locals(), needs_start=True))
 
     @public_call
     def coverage(
@@ -342,7 +343,7 @@ class CandleFetcher:
         from candle_fetcher.fetcher.coverage import describe_coverage  # when used: few do
 
         is_all = start is None and end is None and days is None
-        arguments = Arguments(symbol, timeframe, self._range(start, end, days), provider, kind, "cache")
+        arguments, _ = read_call(self._runtime, {**locals(), "source": "cache"})
         return describe_coverage(self._runtime, arguments, is_all=is_all)
 
     @public_call
@@ -374,8 +375,7 @@ class CandleFetcher:
         """
         from candle_fetcher.fetcher import audit  # when used: few do
 
-        arguments = Arguments(symbol, timeframe, self._bounded(start, end, days), provider, kind, source)
-        return audit.audit(self._runtime, arguments, self._policy(source), against)
+        return audit.audit(self._runtime, *read_call(self._runtime, locals(), needs_start=True), against)
 
     @public_call
     def fetch_funding(
@@ -407,8 +407,8 @@ class CandleFetcher:
         """
         from candle_fetcher.fetcher.funding import fetch_rates  # when used: few do
 
-        wanted = self._range(start, end, days)
-        return fetch_rates(self._runtime, symbol, wanted, provider, source, refresh=refresh)
+        arguments, _ = read_call(self._runtime, locals())
+        return fetch_rates(self._runtime, symbol, arguments.range, provider, source, refresh=refresh)
 
     @public_call
     def symbols(self, *, provider: str | Provider | None = None) -> pd.DataFrame:
@@ -444,7 +444,7 @@ class CandleFetcher:
         """
         from candle_fetcher.fetcher import availability  # when used: few do
 
-        return availability.availability(self._runtime, self._policy(None))
+        return availability.availability(self._runtime, read_policy(self._runtime.settings, None))
 
     @public_call
     def first_available(
@@ -462,7 +462,7 @@ class CandleFetcher:
         Raises IncompleteData where there is no candle yet, or where the cache is the only source and does not know;
         NotOffered where the provider cannot be asked for it.
         """
-        return find_first_candle(self._runtime, symbol, provider, kind, self._policy(source))
+        return find_first_candle(self._runtime, symbol, provider, kind, read_policy(self._runtime.settings, source))
 
     @public_call
     def doctor(self, *, provider: str | Provider | None = None) -> pd.DataFrame:
@@ -477,26 +477,3 @@ class CandleFetcher:
         request. Raises InputError for an unknown provider.
         """
         return self._runtime.diagnose(provider)
-
-    def _range(self, start: Instant, end: Instant, days: float | None = None, limit: int | None = None) -> Range:
-        return read_range(start, end, days, limit, now_ms=lambda: int(self._runtime.clock() * 1000))
-
-    def _bounded(self, start: Instant, end: Instant, days: float | None) -> Range:
-        """Return the range of a call that needs a start. Raises InputError without one."""
-        wanted = self._range(start, end, days)
-        if wanted.start_ms is None and wanted.back_ms is None:
-            raise InputError("start is missing; this call needs one, such as start='2024-01-01'")
-        return wanted
-
-    def _policy(
-        self,
-        source: str | None,
-        columns: str = "ohlcv",
-        *,
-        include_open: bool = False,
-        on_gap: str = "leave",
-        refresh: bool = False,
-    ) -> FetchPolicy:
-        return read_policy(
-            self._runtime.settings, source, columns, include_open=include_open, on_gap=on_gap, refresh=refresh
-        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -15,6 +15,7 @@ from candle_fetcher.core.errors import CandleFetcherError, FetchManyError, Incom
 from candle_fetcher.core.events import Gaps, Operation
 from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.frame import MANIFEST, gap_frame, hand_out
+from candle_fetcher.core.missing import count_missing, warn_of_missing
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import Timeframe
@@ -58,7 +59,10 @@ def fetch_frame(runtime: Runtime, arguments: Arguments, policy: FetchPolicy) -> 
             adjusts_again = True
     manifest = frame.attrs[MANIFEST]
     if manifest["gap_count"]:
-        runtime.observe(Gaps(request.label, manifest["gap_count"], manifest["expected"] - manifest["rows"]))
+        count = manifest["expected"] - manifest["rows"] - count_missing(manifest)
+        runtime.observe(Gaps(request.label, manifest["gap_count"], count))
+    if policy.partial == "warn":
+        warn_of_missing([manifest])
     runtime.observe(Operation("fetch", time.perf_counter() - began, len(frame), 0, request.label))
     return frame
 
@@ -67,8 +71,8 @@ def _make_frame(runtime: Runtime, answer: Answer, found: CandleResult, span: Spa
     """Return the frame of what was found; it is kept for the next call where it fits. `span` is that of the request,
     None where it has a limit."""
     policy, request = answer.policy, answer.request
-    # A frame with a warning is made again, and the warning is given again.
-    is_plain = not (policy.include_open or policy.invents or "symbol" in answer.scope.warned)
+    # A partial frame is never kept. One with a warning is made again, and the warning is given again.
+    is_plain = not (policy.include_open or policy.invents or found.failed or "symbol" in answer.scope.warned)
     candles = found.candles.apart()
     if candles is not found.candles:
         found = found._replace(candles=candles)
@@ -118,9 +122,11 @@ def _frame_key(series: Series, span: Span, timeframe: Timeframe, columns: str) -
 
 
 def fetch_frames(
-    runtime: Runtime, symbols: Sequence[str], fetch_one: Callable[[str], pd.DataFrame]
+    runtime: Runtime, symbols: Sequence[str], arguments: Arguments, policy: FetchPolicy
 ) -> dict[str, pd.DataFrame]:
-    """Return the frames of `CandleFetcher.fetch_many`; `fetch_one` returns that of a symbol."""
+    """Return the frames of `CandleFetcher.fetch_many`; the arguments are those that all symbols have in common."""
+    # Each call of its own would warn of what it lacks; they are one call.
+    quiet = policy._replace(partial="allow") if policy.partial == "warn" else policy
     frames: dict[str, pd.DataFrame] = {}
     errors: dict[str, Exception] = {}
     # These threads only wait and join; requests and disk have pools of their own, so nothing here can deadlock.
@@ -129,7 +135,7 @@ def fetch_frames(
 
     def fetch_in_call(symbol: str) -> pd.DataFrame:
         with call.entered(), completing_errors(lambda: runtime.about(("provider",), {"symbol": symbol})):
-            return fetch_one(symbol)
+            return fetch_frame(runtime, arguments._replace(symbol=symbol), quiet)
 
     try:
         waiting = {callers.submit(fetch_in_call, symbol): symbol for symbol in symbols}
@@ -144,6 +150,8 @@ def fetch_frames(
         raise
     finally:
         callers.close(cancels=True)
+    if policy.partial == "warn":
+        warn_of_missing(frames[symbol].attrs[MANIFEST] for symbol in symbols if symbol in frames)
     ordered = {symbol: frames[symbol] for symbol in symbols if symbol in frames}
     if errors:
         raise FetchManyError(ordered, {symbol: errors[symbol] for symbol in symbols if symbol in errors})
@@ -152,10 +160,11 @@ def fetch_frames(
 
 def iterate_frames(runtime: Runtime, answer: Answer, rows: int) -> Iterator[pd.DataFrame]:
     """Yield the frames of `CandleFetcher.iter_frames`."""
-    began, count = time.perf_counter(), 0
+    began, count, warns = time.perf_counter(), 0, answer.policy.partial == "warn"
     with runtime.scope(answer.request, answer.scope) as scope, naming_closest(runtime, answer.request):
         for frame in runtime.calls.each(answer.frames(rows), scope):
             count += len(frame)
+            warns = warns and not warn_of_missing([frame.attrs[MANIFEST]])
             yield frame
     runtime.observe(Operation("iter_frames", time.perf_counter() - began, count, 0, answer.request.label))
 
@@ -178,7 +187,9 @@ def export_file(runtime: Runtime, arguments: Arguments, policy: FetchPolicy, fil
     with runtime.scope(request, answer.scope) as scope, naming_closest(runtime, request):
         span = run(lambda: span_that_fits(answer, file), scope)
         pieces = runtime.calls.each(answer.pieces(_STREAM_CHUNKS), scope)
-        target, rows = write_answer(answer, file, span, pieces)
+        target, rows, manifest = write_answer(answer, file, span, pieces)
+    if policy.partial == "warn":
+        warn_of_missing([manifest])
     size = target.stat().st_size
     runtime.observe(Operation("export", time.perf_counter() - began, rows, size, request.label))
     return target

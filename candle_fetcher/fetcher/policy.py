@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from candle_fetcher.core.arguments import read_flag
 from candle_fetcher.core.frame import check_columns
-from candle_fetcher.core.types import GAP_POLICIES
+from candle_fetcher.core.types import GAP_POLICIES, PARTIAL_POLICIES
 from candle_fetcher.settings import Settings, one_of
 
 REST, ARCHIVE = "rest", "archive"
@@ -16,7 +16,7 @@ _INVENTING = ("ffill", "interpolate")
 
 
 class FetchPolicy(NamedTuple):
-    """How a call is answered. The first five fields are the arguments of the public calls.
+    """How a call is answered. The first six fields are the arguments of the public calls.
 
     ttl_ms: the longest time for which the newest candles are valid. keeps_entries: puts chunks that come from disk
     into memory; streams do without. needs_sessions: the hours in which an exchange is closed must be known, so that
@@ -28,6 +28,7 @@ class FetchPolicy(NamedTuple):
     include_open: bool = False
     on_gap: str = "leave"
     refresh: bool = False
+    partial: str = "raise"
     ttl_ms: int | None = None
     keeps_entries: bool = True
     needs_sessions: bool = False
@@ -52,13 +53,24 @@ class FetchPolicy(NamedTuple):
         return self.on_gap == "refetch"
 
     @property
+    def takes_partial(self) -> bool:
+        """Return whether an answer may lack what could not be fetched."""
+        return self.partial != "raise"
+
+    @property
     def invents(self) -> bool:
         """Return whether rows are invented where the provider has no candle."""
         return self.on_gap in _INVENTING
 
 
 def read_policy(
-    settings: Settings, source: str | None, columns: str, *, include_open: bool, on_gap: str, refresh: bool
+    settings: Settings,
+    source: str | None,
+    columns: str = "ohlcv",
+    include_open: bool = False,
+    on_gap: str = "leave",
+    refresh: bool = False,
+    partial: str = "raise",
 ) -> FetchPolicy:
     """Return the policy of a call, by its arguments and the settings of the fetcher.
 
@@ -68,12 +80,14 @@ def read_policy(
     read_flag("include_open", include_open)
     read_flag("refresh", refresh)
     one_of("on_gap", on_gap, GAP_POLICIES)
+    one_of("partial", partial, PARTIAL_POLICIES)
     return FetchPolicy(
         settings.source if source is None else source,
         check_columns(columns),
         include_open,
         on_gap,
         refresh,
+        partial,
         ttl_ms=None if ttl_s is None else int(ttl_s * 1000),
         needs_sessions=on_gap == "raise",
     )

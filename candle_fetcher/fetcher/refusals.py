@@ -50,7 +50,8 @@ def warn_of_clock(source: RestSource) -> None:
 
 
 def refuse_incomplete(collector: Collector, found: CandleResult) -> None:
-    """Warn of a wrong clock; raise IncompleteData, with what there is, where part of the span could not be fetched.
+    """Warn of a wrong clock; raise IncompleteData, with what there is, where part of the span could not be fetched and
+    the call does not take a partial answer.
 
     It is raised without a frame where the provider may have adjusted the prices during the call.
     """
@@ -69,6 +70,8 @@ def refuse_incomplete(collector: Collector, found: CandleResult) -> None:
     last = found.refusals[-1] if found.refusals else None
     if isinstance(last, AccessDenied) and not found.candles.count:
         raise last
+    if collector.policy.takes_partial:
+        return
     why, fix = explain_missing(request, collector.policy, found.failed, last)
     if all(gap.cause == "depth_limit" for gap in found.failed):
         name = request.series.provider

@@ -24,6 +24,7 @@ from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe
 from candle_fetcher.core.types import SOURCE_NAMES
 from candle_fetcher.fetcher.adjusting import Adjusted, ask_adjusted, stored_adjusted
+from candle_fetcher.fetcher.policy import FetchPolicy, read_policy
 from candle_fetcher.providers import Feed, Provider, split_symbol
 from candle_fetcher.providers.series import read_pair, read_series
 from candle_fetcher.settings import one_of
@@ -121,6 +122,25 @@ class Arguments(NamedTuple):
     provider: str | Provider | None = None
     kind: str = "candles"
     source: str | None = None
+
+
+def read_call(
+    runtime: Runtime, given: Mapping[str, Any], *, needs_start: bool = False
+) -> tuple[Arguments, FetchPolicy]:
+    """Return the arguments of a call that say which candles it is about, and how it is answered. `given` has them by
+    name, those that the call has.
+
+    Raises InputError where one is not valid, or the start is missing of a call that needs one.
+    """
+    words = [name for name in ("columns", "include_open", "on_gap", "refresh", "partial") if name in given]
+    policy = read_policy(runtime.settings, given.get("source"), **{name: given[name] for name in words})
+    start, end, days, limit = (given.get(name) for name in ("start", "end", "days", "limit"))
+    wanted = read_range(start, end, days, limit, now_ms=lambda: int(runtime.clock() * 1000))
+    if needs_start and wanted.start_ms is None and wanted.back_ms is None:
+        raise InputError("start is missing; this call needs one, such as start='2024-01-01'")
+    symbol, timeframe = given.get("symbol", ""), given.get("timeframe", "")
+    kind = given.get("kind", "candles")
+    return Arguments(symbol, timeframe, wanted, given.get("provider"), kind, given.get("source")), policy
 
 
 def make_request(

@@ -10,9 +10,11 @@ from typing import IO, Any, NamedTuple
 import pandas as pd
 
 from candle_fetcher.core.errors import InputError, shown
-from candle_fetcher.core.naming import csv_name, text_of
+from candle_fetcher.core.frame import MANIFEST
+from candle_fetcher.core.naming import PARTIAL, csv_name, text_of
+from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.core.spans import Span
-from candle_fetcher.core.timeframe import Timeframe
+from candle_fetcher.core.timeframe import Timeframe, parse_timeframe
 from candle_fetcher.files.columnar import need_pyarrow, write_arrow, write_parquet
 from candle_fetcher.files.layout import (
     PLAIN,
@@ -26,10 +28,10 @@ from candle_fetcher.files.layout import (
     make_layout,
     read_columns,
 )
-from candle_fetcher.files.places import Place, check_manifest_place, find_place
+from candle_fetcher.files.places import Place, check_manifest_place, ending_of, find_place
 from candle_fetcher.files.workbook import need_xlsxwriter, write_workbook
-from candle_fetcher.files.writing import write_whole
-from candle_fetcher.providers import Provider
+from candle_fetcher.files.writing import name_whole, write_whole
+from candle_fetcher.providers import Provider, find_provider
 
 # Formats that have the manifest in them.
 _HOLDING = ("parquet", "arrow", "excel")
@@ -91,13 +93,33 @@ class TableFile(NamedTuple):
             made["columns"] = dict(zip(self.layout.headers, self.layout.columns, strict=True))
         return made
 
-    def write(self, frames: Iterable[pd.DataFrame], manifest: Callable[[], Mapping[str, Any]]) -> None:
-        """Write frames that have the same columns, in order and in constant memory. `manifest` is called behind the
-        last one, and only if it is needed.
+    def write(
+        self, frames: Iterable[pd.DataFrame], manifest: Callable[[], Mapping[str, Any]], *, may_lack: bool = False
+    ) -> Path:
+        """Write frames that have the same columns, in order and in constant memory; return the path of the file.
+        `manifest` is called behind the last one, and only if it is needed.
+
+        may_lack: the manifest says behind the last frame whether the file is partial. It is written as one, with the
+        manifest beside it, so that it replaces no whole file; and gets its own name where it lacks nothing.
 
         Raises OSError with the name of the file.
         """
+        if not may_lack:
+            self._write(frames, manifest)
+            return self.target
+        lacks = False
 
+        def noted() -> Mapping[str, Any]:
+            nonlocal lacks
+            made = manifest()
+            lacks = "missing" in made
+            return made
+
+        partial = self._replace(target=_name_partial(self.target), is_beside=True)
+        partial._write(frames, noted)
+        return partial.target if lacks else name_whole(partial.target, self.target, has_manifest=self.is_beside)
+
+    def _write(self, frames: Iterable[pd.DataFrame], manifest: Callable[[], Mapping[str, Any]]) -> None:
         def described() -> dict[str, Any]:
             return {**manifest(), **self.describe()}
 
@@ -123,6 +145,18 @@ class TableFile(NamedTuple):
         for piece in pieces:
             file.write(piece)
             del piece
+
+
+def _name_partial(target: Path) -> Path:
+    """Return the path of the file as long as it is partial.
+
+    Raises InputError where its manifest would replace another file.
+    """
+    ending = target.name[-len(ending_of(target.name)) :]
+    stem = target.name.removesuffix(ending)
+    made = target if stem.endswith(PARTIAL) else target.with_name(f"{stem}{PARTIAL}{ending}")
+    check_manifest_place(made)
+    return made
 
 
 def read_file_arguments(
@@ -192,3 +226,14 @@ def find_file(arguments: FileArguments, contents: Contents, names: Sequence[str]
     if is_beside:
         check_manifest_place(target)
     return TableFile(target, place.format, place.ending.endswith(".gz"), layout, options, is_beside)
+
+
+def save_frame(frame: pd.DataFrame, arguments: FileArguments) -> Path:
+    """Write a frame of `fetch` to the file that `export` would write, byte for byte; return its path."""
+    manifest = frame.attrs[MANIFEST]
+    span = Span(instant_ms(manifest["start"], "start"), instant_ms(manifest["end"], "end"))
+    provider, symbol, kind = find_provider(manifest["provider"]), manifest["symbol"], manifest["kind"]
+    series = symbol, provider.provider_symbol(symbol, kind), kind, parse_timeframe(manifest["timeframe"]), span
+    contents = Contents(provider, manifest["origin"], *series, manifest.get("settings", {}))
+    file = find_file(arguments, contents, tuple(frame.columns))
+    return file.write([frame], lambda: manifest, may_lack="missing" in manifest)

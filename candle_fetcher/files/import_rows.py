@@ -24,7 +24,7 @@ from candle_fetcher.core.merging import Merged
 from candle_fetcher.core.plan import CHUNK_SLOTS, chunk_of, chunk_span, chunks_of
 from candle_fetcher.core.revisions import Revision, find_revisions
 from candle_fetcher.core.series import Series
-from candle_fetcher.core.spans import ALL_TIME, Span, merge
+from candle_fetcher.core.spans import ALL_TIME, Span, merge, subtract
 from candle_fetcher.core.timeframe import DAY_MS, SECOND_MS, Timeframe, parse_timeframe
 from candle_fetcher.providers import Provider
 
@@ -42,7 +42,8 @@ class ImportJob:
     """A file, the series that its candles belong to, and how to read its rows.
 
     `blocks` returns the rows from the beginning each time. `spans` are those of which the file holds all candles; None
-    where it says nothing of the time before its first row and after its last one.
+    where it says nothing of the time before its first row and after its last one. Of what is `missing` it says nothing
+    either: that could not be fetched when it was exported.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class ImportJob:
     verified: bool | None = None
     archive_path: str = ""
     are_holes_facts: bool = False
+    missing: tuple[Span, ...] = ()
 
     @property
     def timeframe(self) -> Timeframe:
@@ -194,7 +196,7 @@ def _covered_spans(job: ImportJob, survey: Survey, now_ms: int) -> list[Span]:
         return []
     rows = survey.span(job.timeframe)
     if job.spans is None:
-        return [rows]
+        return subtract(rows, job.missing)
     known = Span(0, max(rows.end_ms, job.settling.known_ms(now_ms)))
     return [part for span in job.spans if (part := span.clip(known))]
 

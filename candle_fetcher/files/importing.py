@@ -14,7 +14,8 @@ from candle_fetcher.core.actions import Known
 from candle_fetcher.core.candles import COLUMNS, Candles, have_prices, in_order
 from candle_fetcher.core.errors import BadFile, InputError, shown
 from candle_fetcher.core.files import File
-from candle_fetcher.core.naming import text_of
+from candle_fetcher.core.missing import read_missing
+from candle_fetcher.core.naming import PARTIAL, text_of
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, subtract
 from candle_fetcher.core.text.csv import FLAG_COLUMNS, read_rows
@@ -113,6 +114,11 @@ def _make_job(fetcher: Fetcher, path: Path, given: FileLabel, provider: Provider
             f"candles of {target} are made of candles of {series.timeframe} at {owner.name}; import the latter instead"
         )
     job = ImportJob(path, owner, series, name, lambda: iter(()))
+    if file_format == OURS and path.stem.endswith(PARTIAL) and manifest is None:
+        raise InputError(
+            f"its name says that it is partial; expected the manifest beside it ({manifest_path(path).name}), which "
+            "lists what it lacks"
+        )
     if file_format == OF_ARCHIVE:
         return _open_archive_file(job, named, head)
     columns = owner.feed(kind).columns
@@ -120,7 +126,8 @@ def _make_job(fetcher: Fetcher, path: Path, given: FileLabel, provider: Provider
         columns = in_order((*columns, *COLUMNS))
     read = formats.read_kraken if file_format == OF_KRAKEN else partial(read_rows, columns=(*columns, *FLAG_COLUMNS))
     if file_format == OURS:
-        job = replace(job, series=_series_of_file(job, named, known, manifest))
+        missing = read_missing(manifest) if manifest is not None and "missing" in manifest else ()
+        job = replace(job, series=_series_of_file(job, named, known, manifest), missing=tuple(missing))
     return replace(
         job, blocks=lambda: checked_blocks(read(read_pieces(path))), are_holes_facts=file_format == OF_KRAKEN
     )

@@ -56,9 +56,28 @@ def write_whole(
                 beside.write(json.dumps(dict(manifest()), indent=2, ensure_ascii=False, allow_nan=False).encode())
                 beside.write(b"\n")
     if manifest is None:
-        with contextlib.suppress(OSError, InputError):
-            if read_manifest(target) is not None:
-                manifest_path(target).unlink()
+        _drop_manifest(target)
+
+
+def name_whole(written: Path, target: Path, *, has_manifest: bool) -> Path:
+    """Give a file that was written under another name, with a manifest beside it, the name of the target; return it."""
+    beside = manifest_path(written)
+    if has_manifest:
+        _move(beside, manifest_path(target))
+    elif written != target:
+        _drop_manifest(target)
+    if written != target:
+        _move(written, Path(os.path.realpath(target)) if target.is_symlink() else target)
+    if not has_manifest:
+        beside.unlink()
+    return target
+
+
+def _drop_manifest(target: Path) -> None:
+    """Remove the manifest beside the file, if there is one."""
+    with contextlib.suppress(OSError, InputError):
+        if read_manifest(target) is not None:
+            manifest_path(target).unlink()
 
 
 @contextlib.contextmanager
