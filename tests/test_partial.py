@@ -303,6 +303,22 @@ def test_a_partial_file_is_named_so_and_has_its_manifest(world: World) -> None:
     assert told(read_csv(whole))["fingerprint"] == told(fetcher.fetch("BTC/USDT", "1m", *DAYS))["fingerprint"]
 
 
+@pytest.mark.parametrize("ending", [".parquet", ".arrow", ".jsonl", ".csv.gz"])
+def test_a_partial_file_of_any_format_is_named_so(world: World, ending: str) -> None:
+    if ending in (".parquet", ".arrow"):
+        pytest.importorskip("pyarrow")
+    path = world.folder / "files" / f"mine{ending}"
+    with losing(world.exchange):
+        made = partial_fetcher(world).export("BTC/USDT", "1m", *DAYS, path=path, partial="allow")
+    assert made.name == f"mine_partial{ending}"
+    beside = made.with_name(f"{made.name}.json")
+    assert json.loads(beside.read_text())["missing"] == MISSING
+    assert not path.exists()
+    assert world.fetcher(source="rest").export("BTC/USDT", "1m", *DAYS, path=path, partial="allow") == path
+    assert not made.exists()
+    assert not beside.exists()
+
+
 def test_a_partial_file_replaces_no_whole_one(world: World) -> None:
     folder = world.folder / "files"
     whole = world.fetcher(source="rest").export("BTC/USDT", "1m", *DAYS, path=folder)
