@@ -1,9 +1,9 @@
 """Corporate actions, and the settings that name an adjusted series after them.
 
-A split or a dividend changes every adjusted price before it. So the settings of an adjusted series say which actions
-its prices include, and a new action starts a new series, which shares no stored candle with the old one. Providers do
-not state when prices follow an action, or how soon they list it. Therefore the series is also named after the current
-day for some days around an action, and after the list changed in any other way than by a day that came.
+A split or a dividend changes every adjusted price before it. So the settings of an adjusted series state which actions
+its prices include. A new action starts a new series, which shares no stored candle with the old one. Providers state
+neither how soon they list an action nor how soon their prices include it. So from the day before an action until a week
+after it, and for a week after the list changed unexpectedly, each day has a series of its own.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from candle_fetcher.core.zones import zone
 
 Settings = tuple[tuple[str, str], ...]
 
-# "No guarantees on the creation time of corporate actions" (Alpaca); prices of a wrong dividend were still there two
-# days after it. A week is a careful guess.
+# "No guarantees on the creation time of corporate actions" (Alpaca). Prices adjusted for a wrong dividend were seen two
+# days after it. A week is a cautious guess.
 RECENT_DAYS = 7
-# The pause after a question that got no list.
+# How long the list is not requested again after a request for it failed.
 _FAILED_MS = HOUR_MS
 # How far a new reading of the provider's clock may go back.
 _STEP_MS = MINUTE_MS
@@ -34,9 +34,9 @@ _MOST_USED = 8
 class Action(NamedTuple):
     """A corporate action.
 
-    day: the day from which it counts, by the exchange's calendar, such as 2024-06-10.
-    terms: a text; actions with different effects have different terms.
-    counts: whether it changes the prices of the series.
+    day: the day from which it changes prices, by the exchange's calendar, such as 2024-06-10.
+    terms: a text that describes it; actions with different effects have different terms.
+    counts: whether it changes the prices of this series.
     """
 
     day: str
@@ -45,12 +45,12 @@ class Action(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What a provider said about the corporate actions of a symbol, when it was last asked (`asked_ms`, UTC).
+    """The corporate actions of a symbol as its provider listed them at `asked_ms` (UTC).
 
-    listed: past and announced actions; empty while there never was a list.
-    changed_ms: when the list last changed in any other way than by a day that came.
-    error: why the last question got no list; `listed` is then that of an earlier time.
-    used: the settings that series had because of these actions, the newest first.
+    listed: past and announced actions; empty if the list was never received.
+    changed_ms: when the list last changed unexpectedly: an action that already counts was added, removed or altered.
+    error: why the last request got no list; `listed` is then older.
+    used: the settings that series got from these actions, the newest first.
     """
 
     asked_ms: int
@@ -60,26 +60,26 @@ class Known(NamedTuple):
     used: tuple[Settings, ...] = ()
 
     def with_list(self, listed: Iterable[Action], asked_ms: int, zone_name: str | None) -> Known:
-        """Return the same with the actions that were listed at that time."""
+        """Return this with the list that was received at that time."""
         news = tuple(sorted(listed))
         before, after = (_effective(one, asked_ms, zone_name) for one in (self.listed, news))
         is_changed = bool(self.listed) and before != after
         return Known(asked_ms, news, asked_ms if is_changed else self.changed_ms, "", self.used)
 
     def with_use(self, settings: Settings, *, is_newest: bool = True) -> Known:
-        """Return the same with these settings among those that series have had."""
+        """Return this with these settings among those that series got."""
         others = tuple(one for one in self.used if one != settings)
         used = (settings, *others) if is_newest else (*others, settings)
         return self if settings in self.used and not is_newest else self._replace(used=used[:_MOST_USED])
 
     def serves(self, now_ms: int, zone_name: str | None) -> bool:
-        """Return whether the list is still fresh: until the day ends in UTC or at the exchange."""
+        """Return whether the list need not be requested again: until the day ends, in UTC or at the exchange."""
         if not self.asked_ms - _STEP_MS <= now_ms < self.asked_ms + (_FAILED_MS if self.error else DAY_MS):
             return False
         return _days(self.asked_ms, zone_name) == _days(now_ms, zone_name)
 
     def is_recent(self, now_ms: int, zone_name: str | None) -> bool:
-        """Return whether the provider's prices may not include the latest actions yet."""
+        """Return whether the provider's prices may still lack the newest actions."""
         today = _days(now_ms, zone_name)[1]
         ages = [today - _number(one.day) for one in self.listed if one.counts]
         return now_ms < self.changed_ms + RECENT_DAYS * DAY_MS or any(-1 <= age <= RECENT_DAYS for age in ages)
@@ -87,8 +87,9 @@ class Known(NamedTuple):
     def settings(self, now_ms: int, zone_name: str | None) -> Settings:
         """Return the settings of a series with prices that are requested at that time.
 
-        `as_of` is the day of the newest action, or the current day in UTC where prices may change soon or there is no
-        list. `actions` identifies all actions that count by then; it is absent without a list.
+        `as_of` is the day of the newest action that counts by then. It is the current day in UTC where prices may
+        change soon or there is no list. `actions` identifies all actions that count by then; without a list it is
+        absent.
         """
         today = str(np.datetime64(now_ms, "ms").astype("datetime64[D]"))
         if self.error or not self.listed:
@@ -111,7 +112,7 @@ def is_day(text: object) -> TypeGuard[str]:
 
 
 def _effective(listed: Iterable[Action], now_ms: int, zone_name: str | None) -> list[Action]:
-    """Return the actions that count by then, in order."""
+    """Return the actions that change prices by that time, in order."""
     today = _days(now_ms, zone_name)[1]
     return [one for one in sorted(listed) if one.counts and _number(one.day) <= today]
 

@@ -1,4 +1,7 @@
-"""One block for the candles of many chunks: what threads fill side by side is not held twice at the end."""
+"""One block of memory for the candles of many chunks, which several threads fill.
+
+So a long answer is not in memory twice: once as chunks, and once joined.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ from candle_fetcher.core.plan import CHUNK_SLOTS
 
 
 class AnswerBlock:
-    """Room for the candles of chunks in a row, each at the place of its slots. Shared by threads until `close_up`.
+    """Room for the candles of consecutive chunks, each chunk at the place of its slots. Shared by threads.
 
-    Where each chunk but the last has a candle in each slot, the candles adjoin. Room that nothing is written to takes
-    no memory.
+    The chunks adjoin where each of them, except the last, has a candle in every slot; else `close_up` moves them
+    together. The operating system gives no memory to room that is never written to.
     """
 
     def __init__(self, names: tuple[str, ...], chunks: range) -> None:
@@ -26,8 +29,10 @@ class AnswerBlock:
         self._free = set(chunks)  # chunks that no thread has placed yet
 
     def place(self, chunk: int, candles: Candles) -> Candles:
-        """Return the candles as they lie in the block; as they are, where they do not fit or the chunk has been placed
-        before: another thread may be reading it."""
+        """Copy the candles into the block and return them from there.
+
+        Return them unchanged where they do not fit, or where the chunk was placed before: a thread may be reading it.
+        """
         if candles.names != self.names or candles.count > CHUNK_SLOTS:
             return candles
         try:
@@ -35,15 +40,18 @@ class AnswerBlock:
         except KeyError:
             return candles
         at = (chunk - self._chunks.start) * CHUNK_SLOTS
-        if chunk == self._chunks.start:  # a series may begin in it: what follows is to adjoin
+        if (
+            chunk == self._chunks.start
+        ):  # where a series begins in it, its candles end at its last slot, so that all adjoin
             at += CHUNK_SLOTS - candles.count
         self._block[:, at : at + candles.count] = candles.block
         return Candles(self.names, self._shown[:, at : at + candles.count])
 
     def close_up(self, parts: Iterable[Candles]) -> Iterator[Candles]:
-        """Yield the candles of the chunks, which are given in order, at places that adjoin, in place of those before.
+        """Move the candles of the chunks together, without space between them, and yield those of each chunk.
 
-        Nothing else may use what was placed any more. The parts have the first of the columns, or all.
+        `parts` are the candles of all chunks, in order, with all columns or the first few. Candles that were placed
+        before must not be used any more: they are overwritten.
         """
         at = None
         for part in parts:

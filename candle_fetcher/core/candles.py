@@ -1,4 +1,4 @@
-"""Candles as columns: one block of 8-byte values, with a row for each column and a place in it for each candle.
+"""Candles as columns: a two-dimensional block of 8-byte values, with a row for each column and an item for each candle.
 
 Times are UTC integer milliseconds, prices and volumes float64, counts int64. Volumes are in base units unless the
 column's name says otherwise; on Binance COIN-M `volume` counts contracts and `base_volume` the base asset.
@@ -24,7 +24,7 @@ from candle_fetcher.core.timeframe import Timeframe
 Int64s = npt.NDArray[np.int64]
 Float64s = npt.NDArray[np.float64]
 
-# The order of the columns in an entry on disk; its bit mask says which are present: append, never reorder.
+# The bits of an entry's mask on disk stand for these columns in this order: append new ones, and never reorder.
 COLUMNS = (
     "open_time",
     "open",
@@ -44,7 +44,7 @@ COLUMNS = (
 )
 INTEGERS = frozenset({"open_time", "close_time", "trades"})
 OHLCV = COLUMNS[1:6]
-# Stands for a missing value in a column of integers (as a time it is NumPy's NaT). Decimals have NaN.
+# Stands for a missing value in a column of integers (as a time it is NumPy's NaT). In other columns NaN does.
 MISSING = -(2**63)
 _BLOCK_ROWS = 1 << 16
 _LEAST_MAPPED, _MOST_MAPPED = 1 << 20, 32 << 20  # bytes
@@ -52,9 +52,9 @@ _LEAST_MAPPED, _MOST_MAPPED = 1 << 20, 32 << 20  # bytes
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candles:
-    """Candles in one int64 block of shape (len(names), candles), which is never written to.
+    """Candles in one int64 block of shape (len(names), candles), which is not written to after it was filled.
 
-    Columns of decimals hold the bits of float64.
+    Columns other than INTEGERS hold the bits of float64.
     """
 
     names: tuple[str, ...]
@@ -82,7 +82,7 @@ class Candles:
         return row
 
     def trim(self, span: Span) -> Candles:
-        """Return the candles that open in the span, sharing memory."""
+        """Return the candles that open in the span; they share memory with these."""
         opens = self.open_ms
         if not self.count or (span.start_ms <= opens[0] and opens[-1] < span.end_ms):
             return self
@@ -90,8 +90,10 @@ class Candles:
         return Candles(self.names, self.block[:, first:last])
 
     def apart(self) -> Candles:
-        """Return a copy where they are less than half of the block that they lie in, which lives as long as they do;
-        else themselves."""
+        """Return a copy where the candles are less than half of the block that holds them; else return them unchanged.
+
+        As long as the candles are referenced, the whole block stays in memory.
+        """
         base = self.block.base
         is_small = isinstance(base, np.ndarray) and base.nbytes > 2 * self.block.nbytes
         return Candles(self.names, self.block.copy()) if is_small else self
@@ -101,16 +103,16 @@ class Candles:
         return self.names == other.names and bool(np.array_equal(self.block, other.block))
 
     def pick(self, names: Sequence[str]) -> Candles:
-        """Return only those columns, open_time first; adjoining columns share memory."""
+        """Return the candles with those columns alone, open_time first. The first columns in order share memory."""
         if tuple(names) == self.names[: len(names)]:
             return Candles(tuple(names), self.block[: len(names)])
         return Candles(tuple(names), self.block[[self.names.index(name) for name in names]])
 
 
 def have_prices(names: Sequence[str]) -> bool:
-    """Return whether the columns are those of candles: open, high, low, close and volume after the time.
+    """Return whether the columns are those of candles: the time, then open, high, low, close and volume.
 
-    Other rows on the grid, such as open interest, have columns of their own.
+    Rows of other kinds, such as open interest, have columns of their own.
     """
     return tuple(names[1:6]) == OHLCV
 
@@ -122,10 +124,11 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def empty_block(columns: int, rows: int) -> Int64s:
-    """Return a block that is still to be filled.
+    """Return a block with undefined values, to be filled.
 
-    A block of some megabytes is a mapping of its own, so that its memory is free at once when the block is: the C
-    library keeps what it has for such sizes, which adds up where many files are read. It maps larger ones by itself.
+    A block of 1 to 32 MB is a memory mapping, so that its memory returns to the system as soon as the block is freed.
+    The C library would keep the memory of such blocks, which adds up when many files are read. It maps larger blocks
+    itself.
     """
     size = columns * rows * 8
     if not _LEAST_MAPPED <= size < _MOST_MAPPED:
@@ -157,9 +160,9 @@ def no_candles(names: Sequence[str]) -> Candles:
 
 
 def join(parts: Sequence[Candles]) -> Candles:
-    """Return the parts in one block, made by one allocation. Each part follows the one before it in time.
+    """Return the parts, which follow each other in time, in one block.
 
-    Parts that adjoin in one block which is never written to are returned as a part of it.
+    Where they adjoin in a read-only block already, a view of that block is returned; else they are copied.
     """
     whole = part_of_one_block(parts)
     if whole is not None:
@@ -172,7 +175,7 @@ def join(parts: Sequence[Candles]) -> Candles:
 
 
 def part_of_one_block(parts: Sequence[Candles]) -> Candles | None:
-    """Return the parts as one part of the block that they share; None where they do not adjoin in a read-only block."""
+    """Return the parts as one view of the block that they share; None where they do not adjoin in a read-only block."""
     names, first = parts[0].names, parts[0].block
     base = first.base
     if not isinstance(base, np.ndarray) or first.flags.writeable or base.ndim != 2 or first.strides != base.strides:
@@ -194,9 +197,10 @@ def part_of_one_block(parts: Sequence[Candles]) -> Candles | None:
 
 
 def collect(parts: Iterable[Sequence[npt.NDArray[np.generic]]], names: Sequence[str], room: int) -> Candles:
-    """Return candles made of the columns of parts, which come one by one, as `candles_from` makes them of one.
+    """Return candles made of the columns of all parts, as `candles_from` makes them of the columns of one.
 
-    Their block is made at once for as many candles as `room` says, and grows where there are more.
+    `parts` may be a generator. `room` is the expected number of candles: the block is allocated for that many, and
+    grows where there are more.
     """
     block, count = empty_block(len(names), room), 0
     for columns in parts:
@@ -211,10 +215,7 @@ def collect(parts: Iterable[Sequence[npt.NDArray[np.generic]]], names: Sequence[
 
 
 def widen(part: Candles, names: tuple[str, ...]) -> Candles:
-    """Return the candles with the named columns.
-
-    A column that they lack is NaN, or MISSING if it holds integers.
-    """
+    """Return the candles with the named columns; a column that they lack has NaN, or MISSING if it holds integers."""
     block = np.full((len(names), part.count), MISSING, np.int64)
     for row, name in zip(block, names, strict=True):
         if name in part.names:
@@ -230,11 +231,11 @@ def overlay(base: Candles, newer: Candles, span: Span) -> Candles:
 
 
 def check(candles: Candles, span: Span) -> Candles:
-    """Return the candles without equal duplicates, after checking that they are possible.
+    """Check that the candles are possible, and return them without equal duplicates.
 
-    Raises ReplyError where they are out of order, contradict each other, lie outside the span, or hold impossible
-    numbers: not finite, low above open or close, high below open or close, a negative volume. A column that is not in
-    COLUMNS may have NaN, but no infinity.
+    Raises ReplyError where they are out of order, two of one time differ, one lies outside the span, or has impossible
+    numbers: low above open or close, high below open or close, a negative volume, or a number that is not finite. A
+    column that is not in COLUMNS may have NaN, but no infinity.
     """
     opens = candles.open_ms
     if not candles.count:
@@ -284,16 +285,16 @@ def _have_true_prices(candles: Candles) -> npt.NDArray[np.bool_]:
 
 
 def find_holes(open_ms: Int64s, timeframe: Timeframe, span: Span) -> list[Span]:
-    """Return the runs of slots without a candle, among the slots that open in the span.
+    """Return the runs of slots without a candle, among the slots that open in the span, in order.
 
-    In order; each from the opening of its first slot to the end of its last one.
+    Each run is a span from the opening of its first slot to the end of its last one.
     """
     wanted = timeframe.slots(span)
     if not wanted:
         return []
     first, stop = wanted.start, wanted.stop
     holes, last = [], first - 1
-    # By blocks, to bound the memory.
+    # In blocks of rows, to bound the memory for the slots.
     for at in range(0, len(open_ms), _BLOCK_ROWS):
         slots = timeframe.ordinals(open_ms[at : at + _BLOCK_ROWS])
         begin, end = np.searchsorted(slots, (first, stop))
@@ -309,7 +310,7 @@ def find_holes(open_ms: Int64s, timeframe: Timeframe, span: Span) -> list[Span]:
 
 
 def gap_of(hole: Span, timeframe: Timeframe, cause: str) -> Gap:
-    """Return the gap that a hole is; the hole begins and ends at borders of slots."""
+    """Return the hole as a gap with its cause. The hole begins and ends at borders of slots."""
     first, stop = timeframe.ordinal(hole.start_ms), timeframe.first_slot(hole.end_ms)
     return Gap(hole.start_ms, timeframe.open_ms(stop - 1), stop - first, cause)
 
@@ -325,11 +326,11 @@ def chunk_pieces(candles: Candles, timeframe: Timeframe, chunk_slots: int) -> It
 
 
 class Fingerprint:
-    """SHA-256 over the SHA-256 digests of the pieces between chunk borders.
+    """A SHA-256 of candles: equal candles have equal fingerprints, from any source.
 
-    A piece is its open times as little-endian int64 ms, then open, high, low, close, volume as little-endian float64,
-    column after column; rows without prices use their own columns. Equal candles have equal fingerprints, from any
-    source. Candles may be added in parts if each part but the last one ends at a chunk border.
+    It is computed over the SHA-256 digests of the candles of each chunk: of their open times as little-endian int64 ms,
+    then of open, high, low, close and volume as little-endian float64, column after column. Rows without prices use
+    their own columns. Candles may be added in parts if each part except the last one ends at a chunk border.
     """
 
     def __init__(self, timeframe: Timeframe, chunk_slots: int) -> None:

@@ -1,4 +1,4 @@
-"""CRC-32 and deflate, by the quickest implementation that is installed; all give the same numbers and bytes."""
+"""CRC-32 and deflate by the fastest installed implementation; all implementations give the same results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @lru_cache(maxsize=1)
 def find_zlib() -> Any:
-    """Return the module of isal with zlib's functions where the extra `fast` has brought it, else zlib."""
+    """Return isal's module with the functions of zlib where the extra `fast` is installed, else zlib."""
     try:
         from isal import isal_zlib
     except ImportError:

@@ -1,4 +1,4 @@
-"""What an answer adds to what is stored of a chunk."""
+"""Adds an answer of a source to what is stored of a chunk."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def absorb(
     remember_ms: int = FOREVER_MS,
     open_ms: int = FOREVER_MS,
 ) -> Entry | None:
-    """Return the entry with an answer merged in: inside the span the answer's candles and holes, outside it the stored.
+    """Return the entry with an answer for the span merged in.
 
-    Per slot the answer replaces the stored candle. Where the answer has no candle, the stored one stays: a reply may
-    lack rows. Candles that are not settled are left out, and the covered span ends before them. It also ends before a
-    hole at the live edge that may be a late row, unless the feed spares requests (`spares_edge`). An answer that does
-    not touch the covered span replaces the entry, because an entry covers one span.
+    In the span, the answer's candles replace the stored ones, slot by slot. Where the answer has no candle, a stored
+    one stays, since a reply may lack rows. Candles that are not settled are left out, and the covered span ends before
+    them. It also ends before a hole at the live edge, which may be a late row, unless the feed sets `spares_edge`. An
+    answer that does not touch the covered span replaces the entry, because an entry covers one span.
 
-    state: of the answer's holes; DUE where REST still has to confirm them. remember_ms: holes older than this are not
-    stored. open_ms: the opening of a candle that may still change by the reply's own word and is left out of `candles`;
-    the covered span ends before its slot, unless the candle closed long ago.
+    state: the state of the answer's holes; DUE where REST still has to confirm them. remember_ms: older holes are not
+    stored. open_ms: when a candle opens that may still change, as the reply states, and that is not in `candles`; the
+    covered span ends before its slot, unless the candle closed long ago.
     """
     timeframe = settling.timeframe
     settled = settling.settled(candles, now_ms)
@@ -61,13 +61,13 @@ def absorb(
         return entry
     kept += holes_outside(entry.holes, [span])
     covered = hull([span, entry.covered])
-    # A look into the middle says nothing about the live edge.
+    # An answer about the middle says nothing about the live edge.
     stored_ms = now_ms if span.end_ms >= entry.covered.end_ms else entry.stored_ms
     return Entry(covered, stored_ms, tuple(sorted(kept)), overlay(entry.candles, candles, span))
 
 
 def _with_stored(candles: Candles, stored: Candles, timeframe: Timeframe) -> Candles:
-    """Return the candles, and the stored candles of slots that have none among them."""
+    """Return the candles together with the stored candles of all other slots."""
     stays = ~np.isin(timeframe.ordinals(stored.open_ms), timeframe.ordinals(candles.open_ms))
     if not stays.any():
         return candles
@@ -82,9 +82,9 @@ def _without(hole: Span, stored: Candles, timeframe: Timeframe) -> list[Span]:
 
 
 def bridge(entry: Entry | None, span: Span, *, settling: Settling, now_ms: int, state: HoleState) -> Entry | None:
-    """Return the entry, covering up to the span that it does not touch: what lies between is a hole of that state.
+    """Return the entry extended up to the span; the part between them becomes a hole in that state.
 
-    Without this an answer would replace it, and what was stored would be lost.
+    Without this, an answer that does not touch the entry would replace it, and the stored candles would be lost.
     """
     if entry is None or not span or span.touches(entry.covered):
         return entry
@@ -96,7 +96,7 @@ def bridge(entry: Entry | None, span: Span, *, settling: Settling, now_ms: int, 
 
 
 class Filled(NamedTuple):
-    """An entry that was filled in, and the spans in which it has been."""
+    """An entry after `fill`, and the spans that were filled."""
 
     entry: Entry
     spans: tuple[Span, ...]
@@ -105,11 +105,11 @@ class Filled(NamedTuple):
 def fill(
     entry: Entry | None, span: Span, candles: Candles, *, timeframe: Timeframe, now_ms: int, state: HoleState | None
 ) -> Filled:
-    """Return the entry with what it lacks of the span. `candles` are all candles of the span, with the entry's columns;
-    what is stored stays.
+    """Return the entry with the candles that it lacks in the span; stored candles stay.
 
-    A hole in what is added gets that state; with None it is a fact, and not to be asked for. Where the span does not
-    touch what is covered, what lies between is UNASKED.
+    candles: all candles of the span, with the entry's columns. state: the state of holes in the added parts; None where
+    the absence of these candles is a fact, so that no hole is noted. Where the span does not touch the covered span,
+    the part between them becomes an UNASKED hole.
     """
     if entry is None:
         entry = Entry(Span(span.start_ms, span.start_ms), now_ms, (), candles.trim(Span(0, 0)))

@@ -1,4 +1,4 @@
-"""Versions of other software with a known defect that affects this library. Facts only, each with its source."""
+"""Versions of other software with a known defect that affects this library, each with its source."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 
 class Defect(NamedTuple):
-    """A defect of a package before the version `fixed`.
+    """A defect of all versions of a package before `fixed`.
 
-    also_fixed: older lines in which it was fixed too: 3.50.7 means 3.50.7 and later versions of 3.50.
-    contained: it does not harm users of this library; they need not change anything.
+    says: what can go wrong. fix: what the user can do.
+    also_fixed: versions of older series with the fix: 3.50.7 means 3.50.7 and later versions of 3.50.
+    contained: whether this library prevents the harm, so that users need not change anything.
     """
 
     package: str

@@ -1,4 +1,4 @@
-"""A stored chunk, and its bytes: plain columns behind a checksum that covers the key.
+"""A stored chunk as a value, and as bytes: plain columns behind a checksum, which also covers the key.
 
 Layout, little-endian: magic `CNDL`, CRC-32 of everything else and of the key, version, packing (0 plain, 1 zlib), two
 bytes of padding, length of the head, head, body. Bytes that fail a check read as None: a miss, never an error.
@@ -40,17 +40,17 @@ _NAMES_OF: dict[int, tuple[str, ...]] = {}
 
 
 class HoleState(enum.IntEnum):
-    """What is known about a hole. A later state outranks an earlier one.
+    """What is known about a hole. A state further down outranks those above it.
 
-    In stored bytes the number of a state stands in the place of the time of asking, which only a confirmed hole has.
+    In stored bytes, the number of the state takes the place of the time of asking, which only a confirmed hole has.
     """
 
     UNASKED = -2
-    """No source was asked: it lies between two imported files and does not count as covered."""
+    """No source was asked: the hole lies between two imported files, and its slots do not count as covered."""
     BEYOND = -1
-    """Older than what the provider serves: not a gap, and it cannot be asked for any more."""
+    """The provider does not serve such old candles: the hole is no gap, and it cannot be requested any more."""
     DUE = 0
-    """To be asked for at once: its source, such as a file, is not sufficient evidence."""
+    """It has to be requested at once: the source that lacked the candles, such as a file, is not enough evidence."""
     CONFIRMED = 1
     """The provider was asked for exactly this span and has no candle. The answer expires; see `expiry`."""
 
@@ -68,15 +68,15 @@ class Hole(NamedTuple):
         return cls(span, state, now_ms if state is HoleState.CONFIRMED else None)
 
     def ask_again_ms(self, late_rows_ms: int = 0) -> int:
-        """Return when it is asked for again: 0 for at once, FOREVER_MS for never; see `expiry.ask_again_ms`."""
+        """Return when the hole is requested again: 0 for at once, FOREVER_MS for never; see `expiry.ask_again_ms`."""
         if self.asked_ms is not None:
             return ask_again_ms(self.span.end_ms, self.asked_ms, late_rows_ms)
         return FOREVER_MS if self.state is HoleState.BEYOND else 0
 
     def is_due(self, now_ms: int, late_rows_ms: int = 0) -> bool:
-        """Return whether it has to be asked for again now; never where `now_ms` is 0, that is, no source may be asked.
+        """Return whether the hole has to be requested again now; see `expiry.is_due`.
 
-        See `expiry.is_due`.
+        Where `now_ms` is 0, no source may be asked, and it never has to.
         """
         if self.asked_ms is not None:
             return is_due(self.span.end_ms, self.asked_ms, now_ms, late_rows_ms)

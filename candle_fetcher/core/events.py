@@ -1,4 +1,4 @@
-"""What happened, as frozen records, and the type of a function that receives them.
+"""Records of what happened in the package, and the type of a function that receives them.
 
     transport, limiter, store, cache, fetcher  ->  observe(event)  ->  PerformanceMonitor, progress bar, a callable
 

@@ -1,4 +1,4 @@
-"""One entry out of what is stored of a chunk now and what a call knows of it: the newer word about each span stays."""
+"""Merges what a call knows of a chunk into what is stored of it by now: for each span, the newer answer is kept."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from candle_fetcher.core.timeframe import Timeframe
 
 
 class Merged(NamedTuple):
-    """An entry to store, and the spans of it in which the call's word replaces the stored one.
+    """An entry to store, and the spans in which the call's answer replaces what was stored.
 
-    `contested` are spans in which the call's answer and what was stored since `seen` differ. Nothing tells which of
-    the two questions came first: what is stored stays, and the source is to be asked once more.
+    `contested` are spans in which the call's answer differs from what another call stored meanwhile. It is not known
+    which of the two answers is newer: what is stored stays, and the source has to be asked once more.
     """
 
     entry: Entry
@@ -36,11 +36,13 @@ def merge_entries(
 ) -> Merged:
     """Merge `ours`, the entry as a call has it, into the entry that is stored now.
 
-    `answered` are the spans for which a source answered in this call: there `ours` replaces what is stored. Everywhere
-    else `ours` is a copy that may be old, and what is stored stays. `seen` is what was stored before the source was
-    asked: what was stored since then comes from a question that may be earlier or later, and stays too; where the two
-    answers differ, the span is contested. A hole that is DUE deletes no candle. What only one of the two knows is
-    kept. Where they do not touch, the span between them is a hole in the state `between`.
+    answered: the spans for which a source answered in this call. There `ours` replaces what is stored; everywhere else
+    `ours` may be an old copy, so that what is stored stays.
+    seen: what was stored before the call asked the source. What another call stored since then may be older or newer
+    than our answer. It stays, and where the two differ, the span is contested.
+    between: the state of the hole between the two entries, where they do not touch.
+
+    A hole that is DUE deletes no candle. Parts that only one of the two entries covers are kept.
     """
     if stored is None:
         return Merged(ours, (ours.covered,))
@@ -52,7 +54,7 @@ def merge_entries(
     contested = intersect(intersect(replaced, newer), _differing(stored, ours, timeframe)) if newer else []
     contested = _without(contested, _spans(ours, *UNKNOWN))
     replaced = _without(replaced, newer)
-    # What is not stored, or stored as not known, may be known to our copy.
+    # Where nothing is stored, or it is stored as unknown, even an old copy knows more.
     replaced += [*subtract(ours.covered, [stored.covered]), *_spans(stored, *UNKNOWN)]
     replaced = [span.clip(ours.covered) for span in replaced]
     replaced = merge(_without(replaced, [span.clip(stored.covered) for span in _spans(ours, *UNKNOWN)]))
@@ -63,24 +65,26 @@ def merge_entries(
     holes = holes_outside(stored.holes, replaced)
     holes += [hole._replace(span=part) for hole in ours.holes for span in replaced if (part := span.clip(hole.span))]
     holes += [Hole(span, between) for span in subtract(covered, [stored.covered, ours.covered])]
-    # A word about the middle says nothing about the live edge.
+    # An answer about the middle says nothing about the live edge.
     has_end = bool(replaced) and replaced[-1].end_ms == covered.end_ms
     stored_ms = ours.stored_ms if has_end else stored.stored_ms
     return Merged(Entry(covered, stored_ms, tuple(sorted(holes)), candles), tuple(replaced), tuple(contested))
 
 
 def _differing(entry: Entry, other: Entry | None, timeframe: Timeframe) -> list[Span]:
-    """Return the slots of which `entry` has a candle or a confirmed hole, and the other something else or nothing."""
+    """Return the slots where `entry` has a candle or a confirmed hole, and the other entry has not the same."""
     holes = _spans(entry, HoleState.CONFIRMED)
     if other is not None:
         known = _spans(other, HoleState.CONFIRMED)
-        holes = _without(sorted(set(holes).difference(known)), known)  # most holes are the same
+        holes = _without(
+            sorted(set(holes).difference(known)), known
+        )  # first the equal ones, which most are: it is faster
     numbers = np.unique(timeframe.ordinals(_differing_opens(entry.candles, other))).tolist()
     return merge([*holes, *(timeframe.span(number, number + 1) for number in numbers)])
 
 
 def _differing_opens(candles: Candles, other: Entry | None) -> Int64s:
-    """Return the open times of the candles that the other entry lacks, or has with other values."""
+    """Return the open times of the candles that the other entry lacks or has with different values."""
     if other is None or candles.equals(other.candles):
         return candles.open_ms if other is None else candles.open_ms[:0]
     names = [name for name in candles.names if name in other.candles.names]

@@ -1,9 +1,9 @@
-"""A page: settled chunks of one series that lie in files of columns, in place of entries of their own.
+"""A page: settled chunks of one series, stored together in files of columns, and not as an entry for each chunk.
 
-Page k of a series holds chunks k*32 ... k*32+31, or some of them. Its head is stored under its key, sealed as an entry
-is. It names the files, and has of each chunk what an entry has beside its candles. A file holds candles of some chunks,
-in order, one column after the other, so that a reader takes only the columns that it needs; the head has a CRC-32 of
-each column.
+Page k of a series holds chunks k*32 ... k*32+31, or some of them. Its head is stored under the page's key, sealed like
+an entry. The head names the files, and has for each chunk all that an entry has except the candles. A file holds the
+candles of some chunks, in order, one column after the other, so that a reader reads only the columns that it needs. The
+head has a CRC-32 of each column.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from candle_fetcher.core.entry import Entry, Hole, HoleState, pack_spans, seal, 
 from candle_fetcher.core.spans import Span
 
 PAGE_CHUNKS = 32
-MOST_ROWS = 1 << 17  # of a file, four times what a page has slots: what says more is damaged
-# A chunk that is read so long after its end has no candle that is read once more (`Finality.confirm_ms`), though its
-# last candle may open late in its slot.
+MOST_ROWS = 1 << 17  # of a file: four times the slots of a page. A head that states more is damaged
+# Where a chunk was read this long after its end, all its candles are confirmed (`Finality.confirm_ms`), even if the
+# last one opened late in its slot.
 _CONFIRMED_MS = 2 * 3_600_000
 _COUNTS = struct.Struct("<II")
 _CHUNK = struct.Struct("<qqqqHHIII")
@@ -42,13 +42,13 @@ class PageFile(NamedTuple):
         return len(self.names) * self.rows * 8
 
     def is_whole(self, column: int, data: Int64s) -> bool:
-        """Return whether the column of that index is what was written."""
+        """Return whether the data of the column with that index are those that were written, by their CRC-32."""
         return find_crc32()(data) == self.checksums[column]
 
 
 class PagedChunk(NamedTuple):
-    """What a page says of one chunk: its entry without the candles, and where these are: the index of the file, the
-    first row in it, and the number of rows."""
+    """One chunk in the head of a page: its entry without the candles, and where the candles lie: the index of the file,
+    the first row in it, and the number of rows."""
 
     covered: Span
     stored_ms: int
@@ -62,7 +62,7 @@ class PagedChunk(NamedTuple):
 class Page(NamedTuple):
     """The head of a page: its files, and its chunks by number.
 
-    A chunk that was stored again since is not among the chunks any more; its rows stay in the file.
+    A chunk that was stored again later is no longer among the chunks; its old rows stay in the file, unused.
     """
 
     files: tuple[PageFile, ...]
@@ -74,7 +74,7 @@ class Page(NamedTuple):
         return sum(file.size_bytes for file in self.files)
 
     def without(self, chunks: Collection[int]) -> Page:
-        """Return the page without those chunks, and without files that no chunk lies in."""
+        """Return the page without those chunks, and without the files that then hold no chunk."""
         left = {chunk: one for chunk, one in self.chunks.items() if chunk not in chunks}
         used = sorted({one.file for one in left.values()})
         place = {old: new for new, old in enumerate(used)}
@@ -82,7 +82,7 @@ class Page(NamedTuple):
         return Page(tuple([self.files[at] for at in used]), kept)
 
     def added(self, file: PageFile, entries: Mapping[int, Entry]) -> Page:
-        """Return the page with one more file, which has the candles of the entries in their order."""
+        """Return the page with one more file, which holds the candles of these entries, in their order."""
         chunks, first = dict(self.chunks), 0
         for chunk, (covered, stored_ms, holes, candles, unverified) in entries.items():
             chunks[chunk] = PagedChunk(covered, stored_ms, holes, unverified, len(self.files), first, candles.count)
@@ -91,8 +91,8 @@ class Page(NamedTuple):
 
     @property
     def is_in_order(self) -> bool:
-        """Whether the chunks of a file adjoin, but for chunks that no file has, so that files that are read one after
-        the other give the candles in order."""
+        """Whether reading the files one after the other gives the candles in order: no file has chunks from between
+        those of another file."""
         files = [self.chunks[chunk].file for chunk in sorted(self.chunks)]
         return sum(a != b for a, b in pairwise(files)) < len(self.files)
 
@@ -110,7 +110,7 @@ class Page(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A part of a block that is filled at once: a file of a page, or the candles of an entry that lies in none."""
+    """A part of a block that is filled in one step: a file of a page, or the candles of an entry outside of pages."""
 
     chunk: int
     number: int
@@ -155,8 +155,8 @@ def runs_of(chunks: Iterable[int]) -> list[list[int]]:
 
 
 def fits_page(entry: Entry, span: Span) -> bool:
-    """Return whether an entry may lie in a page: it answers for the span of its chunk, and nothing in it is asked for
-    soon."""
+    """Return whether an entry may be stored in a page: it covers its whole chunk, and no part of it will be requested
+    again soon."""
     return (
         entry.covered.holds(span)
         and entry.stored_ms - span.end_ms >= _CONFIRMED_MS
@@ -165,7 +165,7 @@ def fits_page(entry: Entry, span: Span) -> bool:
 
 
 def parts_of(pages: Mapping[int, Page], chunks: Iterable[int]) -> list[Part]:
-    """Return the files that have to be read for the chunks, with the chunks that are wanted of each."""
+    """Return the files that have to be read for the chunks, each with the chunks that are needed from it."""
     wanted: dict[tuple[int, int], list[int]] = {}
     for chunk in chunks:
         number = page_of(chunk)
@@ -178,14 +178,15 @@ def parts_of(pages: Mapping[int, Page], chunks: Iterable[int]) -> list[Part]:
 
 
 def serves(has: tuple[str, ...], names: Sequence[str] | None, *chunks: PagedChunk) -> bool:
-    """Return whether those columns are enough: the wanted ones come first, and no hole is to be filled."""
+    """Return whether reading only the columns `names` is enough: they come first in the file, and no chunk has a hole
+    that a call may fill."""
     return names is not None and has[: len(names)] == tuple(names) and not any(one.holes for one in chunks)
 
 
 def by_columns(
     parts: Sequence[Part], pages: Mapping[int, Page], names: Sequence[str] | None
 ) -> Iterator[tuple[tuple[str, ...], list[Part]]]:
-    """Yield the parts that can lie in one block, in the order of their chunks, with the columns of the block."""
+    """Yield groups of parts that fit into one block, in the order of their chunks, each with the block's columns."""
     groups: dict[tuple[str, ...], list[Part]] = {}
     for part in parts:
         if part.file is not None:
@@ -204,7 +205,7 @@ def by_columns(
 
 
 def file_of(name: str, candles: Candles) -> PageFile:
-    """Return what a head says of a file of that name with those candles."""
+    """Return the description of a file of that name with those candles, for the head of a page."""
     return PageFile(name, candles.names, tuple(map(find_crc32(), candles.block)), candles.count)
 
 
@@ -254,7 +255,7 @@ def _read_page(head: bytes) -> Page:
 
 
 def _read_file(name: Any, names: Any, checksums: Any, rows: Any) -> PageFile:
-    """Return what a head says of a file. Raises ValueError where it cannot be so."""
+    """Return the description of a file from the decoded head. Raises ValueError where it is impossible."""
     is_so = isinstance(name, str) and type(rows) is int and 0 < rows <= MOST_ROWS
     if not is_so or not names or len(names) != len(checksums) or not all(isinstance(one, str) for one in names):
         raise ValueError

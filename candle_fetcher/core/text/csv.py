@@ -32,9 +32,9 @@ _MOST_PARTS = (12, 31, 23, 59, 59, 999)
 
 
 def read_rows(pieces: Iterable[bytes], columns: Sequence[str] | None = COLUMNS) -> Iterator[Candles]:
-    """Yield the candles of a file that comes in pieces, block by block, with the columns that its header names.
+    """Yield the candles of a file, given in pieces, block by block, with the columns that its header names.
 
-    `columns` are those that it may have; None allows any. Raises InputError for a header that `export` does not write,
+    `columns` are the ones that it may have; None allows any. Raises InputError for a header that `export` never writes,
     and ReplyError for a line that was cut or does not hold numbers.
     """
     names: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ def read_rows(pieces: Iterable[bytes], columns: Sequence[str] | None = COLUMNS) 
 def whole_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the whole lines that each piece completes, each ended by LF, without byte order mark and blank lines.
 
-    Raises ReplyError where the last line has no end: it was cut.
+    Raises ReplyError where the last line has no line end, which shows that the file was cut.
     """
     rest, begun = b"", False
     for piece in pieces:

@@ -1,7 +1,7 @@
-"""Decimal digits in text as float64 and int64 columns, exact to the last bit.
+"""Reads decimal digits in text as float64 and int64 columns, exact to the last bit.
 
-Eight digits are read per step as one 64-bit word, and each number needs one division. `parse_tokens` gives the float64
-that `float(text)` gives. Only numbers that are rare in market data become a Python object on the way.
+Eight digits are read per step as one 64-bit word, and each number needs one division. `parse_tokens` returns the
+float64 that `float(text)` returns. Only numbers that are rare in market data are read one by one, as Python objects.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Column = npt.NDArray[np.int64] | npt.NDArray[np.float64]
 
 # As uint8, so that arithmetic with bytes wraps around and stays uint8.
 ZERO, POINT, MINUS = np.frombuffer(b"0.-", np.uint8)
-# A word of eight bytes that begins or ends with a number may reach beyond the text: so the text gets margins.
+# A word of eight bytes at the begin or end of a number may reach beyond the text: so the text gets margins.
 PAD = 8
 MARGIN = b"0" * PAD
 

@@ -1,8 +1,8 @@
 """JSON objects with the same fields, `{"t":"2024-01-02T05:00:00Z","o":1.5},{…}`, as columns.
 
 `parse_uniform` reads the text of objects that all repeat the layout of the first one, whole columns at a time, and
-returns None for any other text. `read_objects` reads decoded objects value by value, gives the same columns, and names
-what is wrong.
+returns None for any other text. `read_objects` reads decoded objects value by value. It returns the same columns, or
+raises an error that names the wrong field.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
 
 
 class _Field(NamedTuple):
-    """A field of the first object: its kind, empty where it is not read, and its value's place, without quotes."""
+    """A field of the first object: its kind ("" if it is not read), and the place of its value, quotes excluded."""
 
     kind: str
     place: Place
@@ -67,9 +67,9 @@ class _Field(NamedTuple):
 
 
 def parse_uniform(text: bytes, fields: Mapping[str, str]) -> dict[str, Column] | None:
-    """Return the columns of those fields (name to kind) that the objects have, by name; None wherever in doubt.
+    """Return the columns of those fields (name to kind) that the objects have, by name; None for any other text.
 
-    `text` is objects with a comma between them, without blanks. The other fields must be numbers without a sign, with
+    `text` is objects without blanks, with a comma between them. Their other fields must be numbers without a sign, with
     or without quotes, or have the same text in every object.
     """
     first = _FIRST.match(text)
@@ -101,7 +101,7 @@ def _find_fields(text: bytes, kinds: Mapping[str, str]) -> dict[str, _Field] | N
 def _match(text: bytes, first: bytes, fields: Mapping[str, _Field]) -> tuple[MatchedRows, list[str]] | None:
     """Return the objects, and the names of their values; None unless all match the first one."""
     stamp = next((field.place for field in fields.values() if field.kind == "t"), None)
-    # A field that is not read and is 0 is often 0 in every object, and costs less as a part of the template.
+    # A field that is not read and is 0 in the first object is often 0 in all: as template text, it is found faster.
     for unread in (_NO_ZERO, _NUMBER):
         names = [
             name

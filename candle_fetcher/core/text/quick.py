@@ -1,7 +1,8 @@
-"""Readers of CSV in other packages, where they are quicker than ours and give the same bits.
+"""Readers of CSV in other packages, used where they are faster than `rows.py` and give the same bits.
 
-They take more than we do: quotes, blanks, `inf`, empty fields. So they are handed blocks of plain numbers alone, and a
-block that they refuse is read by ours, which also words the errors. They let other threads run meanwhile.
+They accept more than this library does: quotes, blanks, `inf`, empty fields. So they only get blocks of plain numbers.
+`rows.py` reads every other block, and each block that they refuse, and raises the errors. While they read, other
+threads run.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import numpy as np
 
 from candle_fetcher.core.text.decimals import POINT, ZERO, Bytes, Column
 
-# They have a cost per block: they are handed blocks of about BLOCK_BYTES, and none below LEAST_BYTES.
+# Each call of a reader has a fixed cost: so blocks have about BLOCK_BYTES, and none below LEAST_BYTES is worth a call.
 BLOCK_BYTES, LEAST_BYTES = 1 << 20, 1 << 17
-# A block is looked at in steps that stay in the processor's cache.
+# A block is checked in steps that fit the processor's cache.
 _STEP_BYTES = 1 << 17
 _COMMA, _LF = np.frombuffer(b",\n", np.uint8)
 _DIGITS = frozenset(b"0123456789")
@@ -34,8 +35,8 @@ _HARD = (
 _TEXT_OF_HARD = b"".join(b"%d,%s\n" % (at - 4, number) for at, number in enumerate(_HARD))
 
 Read = Callable[[bytes, str], Sequence[Column]]
-"""Reads lines of plain numbers, the last one with or without its LF, with a field of each of these kinds (see `Row`):
-the columns of those that are not x. Raises ValueError or OverflowError where it cannot."""
+"""A reader: called with lines of plain numbers and the kinds of their fields (see `Row`), it returns the columns of all
+fields that are not x. The last line may lack its LF. It raises ValueError or OverflowError where it cannot read."""
 
 
 def read_by_pyarrow() -> Read:
@@ -84,13 +85,13 @@ def read_by_pandas() -> Read:
     return read
 
 
-# In the order in which they are asked for.
+# The first one that is installed and exact is used.
 READERS: dict[str, Callable[[], Read]] = {"pyarrow": read_by_pyarrow, "pandas": read_by_pandas}
 
 
 @functools.lru_cache(maxsize=1)
 def find_reader() -> Read | None:
-    """Return the first reader that is installed and exact; None where ours has to do."""
+    """Return the first reader that is installed and exact; None where there is none, and `rows.py` reads all blocks."""
     for make in READERS.values():
         try:
             read = make()
@@ -113,12 +114,12 @@ def is_exact(read: Read) -> bool:
 
 
 def wants_more(size: int) -> bool:
-    """Return whether more than so many bytes should be read at once."""
+    """Return whether a block of so many bytes should grow before it is read."""
     return size < LEAST_BYTES or (size < BLOCK_BYTES and find_reader() is not None)
 
 
 def read_block(block: bytes, kinds: str) -> tuple[Column, ...] | None:
-    """Return the columns of lines with these kinds of fields; None where ours has to read them.
+    """Return the columns of lines with these kinds of fields; None where `rows.py` has to read them.
 
     The columns may be read-only. The last line may lack its LF.
     """
@@ -129,7 +130,7 @@ def read_block(block: bytes, kinds: str) -> tuple[Column, ...] | None:
 
 
 def read_plain(block: bytes, kinds: str, read: Read) -> tuple[Column, ...] | None:
-    """Return what that reader reads; None where the block is not plain, or a number is out of bounds."""
+    """Return the columns as that reader reads them; None where the block is not plain or a number is out of bounds."""
     fields = count_fields(block)
     if not fields or fields % len(kinds):
         return None
@@ -137,7 +138,7 @@ def read_plain(block: bytes, kinds: str, read: Read) -> tuple[Column, ...] | Non
         columns = read(block, kinds)
     except (ValueError, OverflowError):  # pyarrow's and pandas' own errors are ValueErrors
         return None
-    # Readers that fill up short lines refuse long ones: with this number of rows there is neither.
+    # Readers fill up short lines and refuse long ones. So with this number of rows, no line is short or long.
     rows = fields // len(kinds)
     are_fine = map(_is_fine, columns, kinds.replace("x", ""))
     return tuple(columns) if all(len(column) == rows for column in columns) and all(are_fine) else None
@@ -151,14 +152,13 @@ def _is_fine(column: Column, kind: str) -> bool:
 
 
 def count_fields(block: bytes) -> int:
-    """Return the number of fields in plain lines; 0 where they are not plain.
+    """Return the number of fields in plain lines; 0 where the lines are not plain.
 
-    Plain are fields of digits, with a minus before them or without, and with at least one digit on each side of a
-    point. No field begins with zeros before another digit: they are allowed in decimals alone. A field may still have
-    two points.
+    A plain field has digits, perhaps a minus before them, and at least one digit on each side of a point. It has no
+    zero before another digit, since `Row` allows that in decimals alone. Two points in one field are not noticed here.
     """
     block = block.removesuffix(b"\n")
-    if b"-" in block:  # the minuses that are left are none of a number
+    if b"-" in block:  # a minus that stays after this stands inside a field, and is counted as a wrong mark below
         block = block.removeprefix(b"-").replace(b",-", b",").replace(b"\n-", b"\n")
     if not block or block[0] not in _DIGITS or block[-1] not in _DIGITS or block[:1] == b"0":
         return 0
@@ -173,9 +173,9 @@ def count_fields(block: bytes) -> int:
 
 
 def _count_ends(part: Bytes) -> int | None:
-    """Return how many commas and LFs are in a step; None where marks are others or adjoin, or a zero leads.
+    """Return how many commas and LFs are in a step; None where another mark occurs, marks adjoin, or a zero leads.
 
-    The part is a step and the two bytes after it, so that each three bytes are seen together.
+    `part` is the step and the two bytes after it, so that each three consecutive bytes are checked together.
     """
     is_mark = (part - ZERO) > 9  # a byte below `0` wraps around to a large number
     is_end = part == _COMMA

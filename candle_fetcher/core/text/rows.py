@@ -139,8 +139,8 @@ def parse_csv(text: bytes, row: Row) -> tuple[Column, ...]:
     """Return the columns of CSV text of unquoted numbers, as `parse_rows` does.
 
     Lines end in LF or CRLF; the last one may lack it. A byte order mark, one header line (its first byte is a letter)
-    and blank lines are skipped. A text that was cut between two digits looks whole: check its size or checksum first.
-    Raises ReplyError, which names row (the header not counted) and field, both from 1.
+    and blank lines are skipped. A text that was cut between two digits looks whole, so that the caller has to check its
+    size or checksum before. Raises ReplyError, which names the row (the header does not count) and the field, from 1.
     """
     pieces = (text[at : at + CSV_PIECE_BYTES] for at in range(0, len(text), CSV_PIECE_BYTES))
     blocks = list(iter_csv(pieces, row))
@@ -174,9 +174,9 @@ def iter_csv(pieces: Iterable[bytes], row: Row) -> Iterator[tuple[Column, ...]]:
 
 
 def _whole_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the whole lines of the pieces, without byte order mark, header and blank lines at the end.
+    """Yield the whole lines of the pieces, without byte order mark, header, and blank lines at the end.
 
-    As soon as there are as many as the reader of this process wants at once.
+    Lines are yielded once they have the size that the reader of this process wants at once; see `wants_more`.
     """
     begun, rest = False, b""
     lines: list[memoryview] = []
@@ -213,7 +213,7 @@ def _without_header(text: bytes) -> bytes:
 
 
 def _read(text: bytes, kinds: str, layout: _Layout) -> tuple[Column, ...] | None:
-    """Return the columns of the text between the two margins; None where the text is not as declared."""
+    """Return the columns of the text between the two margins; None where the text does not have the layout."""
     data = np.frombuffer(text, np.uint8)
     marks = np.flatnonzero((data[PAD:-PAD] - ZERO) > 9)
     marks += PAD
@@ -232,7 +232,7 @@ def _read(text: bytes, kinds: str, layout: _Layout) -> tuple[Column, ...] | None
 
 
 def _tokens(data: Bytes, marks: Int64s, layout: _Layout) -> Tokens | None:
-    """Return where the numbers stand; None unless all rows are as declared and all numbers are well formed."""
+    """Return where the numbers stand; None unless all rows have the layout and all numbers are well formed."""
     if len(marks) < 2 or marks[0] != PAD or marks[-1] != len(data) - PAD - 1:
         return None
     chars = data.take(marks)
@@ -278,7 +278,7 @@ def _repeats(chars: Bytes, row: Bytes) -> bool:
 
 
 def _read_json(body: bytes, row: Row) -> tuple[Column, ...]:
-    """Return what `parse_rows` does, one value at a time: for bodies with blanks, escapes or errors."""
+    """Return what `parse_rows` returns, read value by value: for bodies with blanks, escapes or errors."""
     try:
         rows = json.loads(body, parse_int=_Bare, parse_float=_Bare, parse_constant=_Bare)
     except (ValueError, RecursionError) as error:
@@ -292,7 +292,7 @@ def _read_json(body: bytes, row: Row) -> tuple[Column, ...]:
 
 
 def _read_lines(block: bytes, row: Row, rows_before: int) -> tuple[Column, ...]:
-    """Return what `parse_csv` does, one value at a time: for lines of which none is blank."""
+    """Return what `parse_csv` returns, read value by value. No line is blank; `rows_before` rows came before them."""
     lines = [line.split(",") for line in block.decode("ascii", "backslashreplace").split("\n")]
     return _columns(lines, row, rows_before, {"i": _CSV_INTEGER, "d": _CSV_DECIMAL, "x": _CSV_DECIMAL})
 
@@ -341,5 +341,5 @@ _CSV_DECIMAL = _Kind(str, "a decimal without an exponent")
 
 
 def _shown(value: object) -> str:
-    """Return the value for a message, cut to a readable length."""
+    """Return the value for a message: cut to a readable length, and without quotes where JSON had none."""
     return reprlib.repr(str(value)).strip("'") if isinstance(value, _Bare) else reprlib.repr(value)

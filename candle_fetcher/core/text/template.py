@@ -1,8 +1,8 @@
-"""Rows that repeat the text of the first row: where their values stand, found for all rows at once.
+"""Finds where the values stand in rows that all repeat the text of the first row, for all rows at once.
 
-The first row is the template. Another row matches where it has the same bytes between its values; a value is any number
-of digits and points. In the end all digits and points of the text must be accounted for, so that every byte of every
-row has been checked.
+The first row is the template. Another row matches if it has the same bytes between its values; a value is any number of
+digits and points. At the end, the digits and points of the text must be as many as those of the values and of the text
+between them: so no byte of any row stays unchecked.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from candle_fetcher.core.text.decimals import POINT, ZERO, Bytes, Floats, Int64s, parse_tokens
 
 Place = tuple[int, int]
-"""Where a piece of text stands: the index of its first byte, and the index behind its last one."""
+"""Where a piece of text stands: the index of its first byte, and the index after its last one."""
 
 _NUMERIC = b"0123456789."
 _BLOCK = 1 << 16
@@ -72,12 +72,12 @@ class MatchedRows:
 
 
 class _FirstRow(NamedTuple):
-    """The first row, taken apart.
+    """The first row, split at its values.
 
-    lacks: how many bytes at the end of the row the last row of the text does not have.
-    places: the places of values and of the stamp, in order.
-    stops: the indexes of all marks.
-    fields: for each place, which of the stops is the first one after it.
+    lacks: how many bytes at the end of this row are absent from the last row of the text.
+    places: the places of the values and of the stamp, in order.
+    stops: the indexes of all marks in the row.
+    fields: for each place, the number of the first stop after it.
     pieces: the texts before, between and after the places.
     """
 
@@ -90,9 +90,12 @@ class _FirstRow(NamedTuple):
 
 
 class _Marks(NamedTuple):
-    """What stands in the text: the indexes of marks and points, which of those are marks, and how many digits and
-    points there are. The indexes begin with the last mark of an assumed row in front of the first one, and end with the
-    marks that the last row lacks."""
+    """The marks and points of the text.
+
+    at: their indexes. For arithmetic with whole rows, the last mark of an assumed row before the first one comes first,
+    and the marks that the last row lacks come last.
+    are_marks: which of them are marks. numeric: how many digits and points the text has.
+    """
 
     at: Int64s
     are_marks: npt.NDArray[np.bool_]
@@ -102,9 +105,9 @@ class _Marks(NamedTuple):
 def match_template(
     text: bytes, part: Place, row: bytes, last_row_lacks: int, values: Sequence[Place], stamp: Place | None, mark: bytes
 ) -> MatchedRows | None:
-    """Return the rows of that part of the text; None unless all of them match the first one.
+    """Return the rows in that part of the text; None unless all of them match the first one.
 
-    row: the first row, and what separates it from the next one. The last row lacks `last_row_lacks` bytes at its end.
+    row: the first row and the text up to the next one. The last row lacks `last_row_lacks` bytes at the end of that.
     values: the places in `row` of digits and points that may differ from row to row, also in number.
     stamp: the place of a time, of which only the digits may differ.
     mark: a character that separates the fields; between two marks there is at most one place.
@@ -131,7 +134,7 @@ def match_template(
 
 
 def _take_apart(row: bytes, lacks: int, values: Sequence[Place], stamp: Place | None, mark: bytes) -> _FirstRow | None:
-    """Return the template; None where its places are not numbers between marks that every row has."""
+    """Return the template; None unless each place is a number between two marks that every row has."""
     places = sorted([*values, stamp] if stamp else values)
     stops = [at for at, byte in enumerate(row) if byte == mark[0]]
     fields = [bisect.bisect_left(stops, first) for first, _ in places]
@@ -155,7 +158,7 @@ def _column(numbers: Sequence[int]) -> Int64s:
 
 
 def _scan(text: bytes, part: Place, template: _FirstRow) -> _Marks | None:
-    """Return the marks of that part of the text; None unless they are as many as those of whole rows."""
+    """Return the marks of that part of the text; None unless their number is a multiple of that of a row."""
     start, stop = part
     row, stops = template.row, template.stops
     mark = row[stops[0]]
@@ -163,7 +166,7 @@ def _scan(text: bytes, part: Place, template: _FirstRow) -> _Marks | None:
     edge = len(row) - template.lacks
     lacking = [stop + at - edge for at in stops if at >= edge]
     pieces, numeric = [np.array([start + stops[-1] - len(row)], np.int64)], 0
-    # By blocks: memory for small arrays is reused, and not requested from the system each time.
+    # In blocks, since memory for small arrays is reused, and not requested from the system each time.
     for at in range(start, stop, _BLOCK):
         block = data[at : min(at + _BLOCK, stop)]
         pieces.append(((block == mark) | (block == POINT)).nonzero()[0] + at)
@@ -179,8 +182,8 @@ def _scan(text: bytes, part: Place, template: _FirstRow) -> _Marks | None:
 
 
 def _find_places(template: _FirstRow, marks: _Marks) -> tuple[Int64s, Int64s, Int64s]:
-    """Return, of shape (places, rows), where the places begin if their rows match, the last point or mark before the
-    mark that ends each, and where they end."""
+    """Return three arrays of shape (places, rows): where the places begin, the last point or mark in front of the mark
+    that ends each place, and where the places end. They are right if the rows match, which is checked later."""
     row, _, places, stops, fields, _ = template
     at = np.flatnonzero(marks.are_marks)
     ends = at[1:].reshape(-1, len(stops)).T[fields]
@@ -193,8 +196,8 @@ def _find_places(template: _FirstRow, marks: _Marks) -> tuple[Int64s, Int64s, In
 
 
 def _has_pieces(text: bytes, part: Place, template: _FirstRow, first: Int64s, last: Int64s) -> bool:
-    """Return whether the pieces stand before, between and after the places of all rows, from the beginning of the part
-    to its end."""
+    """Return whether the pieces of the template stand before, between and after the places of every row, and whether
+    the rows fill the whole part of the text."""
     head, *inner, tail = template.pieces
     start, stop = part
     end, edge = last[-1, -1], len(tail) - template.lacks
@@ -220,7 +223,7 @@ def _cut_out(text: bytes, at: Int64s, width: int) -> bytes:
 
 
 def _read_stamps(text: bytes, first: Int64s, last: Int64s, sample: bytes) -> Bytes | None:
-    """Return the digits of the stamps at these places; None unless all have their signs where the sample has them."""
+    """Return the digits of the stamps at these places; None unless all other characters are those of the sample."""
     like = np.frombuffer(sample, np.uint8)
     if (last - first != len(like)).any():
         return None
@@ -233,8 +236,8 @@ def _read_stamps(text: bytes, first: Int64s, last: Int64s, sample: bytes) -> Byt
 def _is_all(
     template: _FirstRow, marks: _Marks, has_point: npt.NDArray[np.bool_], signs: int, first: Int64s, last: Int64s
 ) -> bool:
-    """Return whether the digits and points of the text are those of the pieces and the places, and each place has at
-    most one point. `signs` is how many characters of a stamp are not digits."""
+    """Return whether the text has no other digits and points than those of the pieces and places, and at most one point
+    in each place. `signs` is how many characters of a stamp are not digits."""
     count, rest = first.shape[1], b"".join(template.pieces)
     points = rest.count(b".") * count + int(np.count_nonzero(has_point))
     if int(np.count_nonzero(~marks.are_marks)) != points:
