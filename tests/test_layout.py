@@ -79,8 +79,8 @@ def test_a_file_for_half_of_europe() -> None:
     text = b"".join(csv_pieces([frame], CsvOptions(";", ",", 3))).decode().splitlines()
     assert text == [
         "timestamp;open;high;low;close;volume;close_time;trades;is_closed",
-        "2024-01-01 00:00:00.005;0,000;1,000;2,000;3,000;4,000;2024-01-01 00:59:59.999;7;true",
-        "2024-01-01 01:00:00.005;0,100;1,100;2,100;3,100;4,100;;;false",
+        "2024-01-01 00:00:00,005;0,000;1,000;2,000;3,000;4,000;2024-01-01 00:59:59,999;7;true",
+        "2024-01-01 01:00:00,005;0,100;1,100;2,100;3,100;4,100;;;false",
     ]
 
 

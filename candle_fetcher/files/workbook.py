@@ -77,6 +77,8 @@ def write_workbook(
 def _write_candles(book: Any, frames: Iterable[pd.DataFrame], layout: Layout | None) -> None:
     sheet = book.add_worksheet("candles")
     sheet.freeze_panes(1, 0)
+    sheet.repeat_rows(0)  # on each printed page
+    sheet.fit_to_pages(1, 0)
     writers: list[Callable[[int, Any], object]] = []
     rows = 0
     for frame in frames:
@@ -84,7 +86,8 @@ def _write_candles(book: Any, frames: Iterable[pd.DataFrame], layout: Layout | N
         if not writers:
             for at, (header, name) in enumerate(zip(layout.headers, layout.columns, strict=True)):
                 title, shown = _title(header, name), _format_of(frame, name)
-                sheet.write_string(0, at, title, book.add_format({"bold": True}))
+                side = "left" if at == 0 else "right"
+                sheet.write_string(0, at, title, book.add_format({"bold": True, "align": side}))
                 sheet.set_column(at, at, max(len(shown) + 2, len(title) + 2, 12))
                 writers.append(_writer(sheet, at, book.add_format({"num_format": shown}), frame, name))
         check_rows(rows + len(frame))

@@ -51,13 +51,14 @@ def format_fields(
     bool columns `true` and `false`. Each float64 is the shortest text without an exponent that reads back as the same
     value: 42283.0 is `42283`, -0.0 is `-0`, NaN is an empty field. Where `places` has a number for the column (0 to
     18), it has that many decimals, and the exact value is rounded to them, half to even. `separator` and `point` are
-    one ASCII character each; the point of a time stays one.
+    one ASCII character each. A time has the same sign before its milliseconds (ISO 8601 allows both), since spreadsheets
+    take it for a time only so.
 
     Raises InputError for a time outside the years 1 to 9999 (NaT too), and for a column of another type or length.
     """
     count = _check(columns)
     leads = b"\n" + b"," * (len(columns) - 1)
-    marks = bytes.maketrans(b",.\x02", f"{separator}{point}.".encode("ascii"))
+    marks = bytes.maketrans(b",.", f"{separator}{point}".encode("ascii"))
     blocks = []
     for start in range(0, count, BLOCK_ROWS):
         block = slice(start, start + BLOCK_ROWS)
@@ -77,7 +78,7 @@ def format_objects(columns: Sequence[Column | Times | Flags], names: Sequence[st
     """
     count = _check(columns)
     leads = bytes(range(0x80, 0x80 + len(columns)))  # one byte for the text before each value, put in at the end
-    marks = bytes.maketrans(b" \x02", b"T.")
+    marks = bytes.maketrans(b" ", b"T")
     texts = []
     end = b""
     for at, (name, column) in enumerate(zip(names, columns, strict=True)):
@@ -380,7 +381,7 @@ _YEAR_MONTHS = _table(f"{year}-{month:02}" for year in range(10) for month in ra
 _DAYS = _table(f"-{day:02} " for day in range(1, 32))
 _HOURS = _table(f"{hour:02}:{tens}" for hour in range(24) for tens in range(6))
 _SECONDS = _table(f"{minute}:{second:02}" for minute in range(10) for second in range(60))
-_MILLISECONDS = _table(["____", *(f"\x02{ms:03}" for ms in range(1, 1000))])  # \x02: a point in any case
+_MILLISECONDS = _table(["____", *(f".{ms:03}" for ms in range(1, 1000))])
 
 _FULL = [f"{n:04}" for n in range(10_000)]
 # Four digits: first without leading zeros, for the highest word; then with them.
