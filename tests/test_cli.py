@@ -300,6 +300,53 @@ def test_one_failure_of_several_exits_with_3_and_keeps_the_others(line: Line, tm
     assert line("fetch", "--symbols", "BTC/USDT,XRQ/USDT", "1h", *DAY, "--json").code == 3
 
 
+def test_files_of_several_symbols_are_printed_in_order_and_one_failure_keeps_the_others(
+    line: Line, tmp_path: Path
+) -> None:
+    words = ("export", "--symbols", "ETH/USDT,XRQ/USDT,BTC/USDT", "1h", *DAY, "--output", str(tmp_path))
+    ran = line(*words, "--name", "{symbol}_now", "--format", "jsonl")
+    assert ran.code == 3
+    assert ran.out.splitlines() == [str(tmp_path / f"{name}_USDT_now.jsonl") for name in ("ETH", "BTC")]
+    assert "error: 1 of 3 symbols failed" in ran.err
+    assert "error: XRQ/USDT: binance does not know the symbol" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--symbols", "A,B", "--name", "x"), "--name x is one name for several symbols"),
+        (("--symbols", "A,B", "--output", "x.parquet"), "one file"),
+        (("BTC/USDT", "--output", "x.xls"), "which is not written"),
+        (("BTC/USDT", "--columns", "ds=timestamp,close"), "--columns has 'close'"),
+        (("BTC/USDT", "--columns", "y=close,y=open"), "twice"),
+        (("BTC/USDT", "--separator", ";;"), "separator"),
+    ],
+)
+def test_files_that_cannot_be_meant_are_refused(plain: Any, words: Sequence[str], said: str) -> None:
+    ran = plain("export", *words)
+    assert ran.code == 2
+    assert said in ran.err
+
+
+@pytest.mark.parametrize("words", [("--separator", ";"), ("--name", "x"), ("--manifest",), ("--columns", "y=close")])
+def test_flags_about_a_file_are_refused_where_none_is_written(plain: Any, words: Sequence[str]) -> None:
+    ran = plain("fetch", "BTC/USDT", *words)
+    assert ran.code == 2
+    assert "add --export csv" in ran.err
+
+
+def test_a_csv_for_a_german_spreadsheet_on_the_command_line(line: Line, tmp_path: Path) -> None:
+    words = ("--separator", ";", "--decimal", ",", "--columns", "Zeit=timestamp,{symbol}=close", "--decimals", "2")
+    ran = line("export", "BTC/USDT", "1h", *DAY, "--output", str(tmp_path / "de.csv"), *words)
+    assert ran.code == 0
+    lines = (tmp_path / "de.csv").read_text().splitlines()
+    assert lines[0] == "Zeit;BTCUSDT"
+    assert re.fullmatch(r"2024-03-01 00:00:00;\d+,\d\d", lines[1])
+    again = line("fetch", "BTC/USDT", "1h", *DAY, "--export", "csv", "--output", str(tmp_path / "again.csv"), *words)
+    assert again.code == 0
+    assert (tmp_path / "again.csv").read_text().splitlines() == lines
+
+
 def test_an_incomplete_range_exits_with_3_prints_no_data_and_lists_what_is_missing(
     line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,7 +17,7 @@ import pandas as pd
 from candle_fetcher.cli.caching import cache
 from candle_fetcher.cli.opening import names_several, open_fetcher, read_setting, read_targets
 from candle_fetcher.cli.pages import help_page
-from candle_fetcher.cli.saving import file_options, read_file
+from candle_fetcher.cli.saving import file_options, read_file, side_by_side
 from candle_fetcher.cli.symbols_file import Target
 from candle_fetcher.cli.tables import (
     candle_records,
@@ -51,7 +52,7 @@ def fetch(arguments: argparse.Namespace, talk: Talk) -> int:
     saves = arguments.export is not None or arguments.output is not None
     targets = read_targets(arguments)
     several = names_several(arguments)
-    file = read_file(arguments, several=several)
+    file = read_file(arguments, several=several, is_saved=saves)
     mixed = len({target.provider for target in targets}) > 1
     if mixed and arguments.columns == "all" and not (saves or arguments.json):
         raise InputError("these are of several providers with different columns; --export csv keeps them apart")
@@ -131,28 +132,30 @@ def _hand_out(
 
 
 def export(arguments: argparse.Namespace, talk: Talk) -> int:
-    """Run `export`, for one symbol after the other."""
+    """Run `export`: for several symbols side by side, each of which is printed in the order given."""
     targets = read_targets(arguments)
     several = names_several(arguments)
+    read_file(arguments, several=several)
     starts = [target.start() if _starts_by_file(arguments, targets) else None for target in targets]
     written: dict[str, Any] = {}  # paths in place of frames
     errors: dict[str, Exception] = {}
     lacks = False
-    with open_fetcher(arguments, talk) as fetcher:
+    # The fetcher is closed before its calls are waited for, so that an interrupt ends them.
+    with side_by_side(len(targets)) as start_call, open_fetcher(arguments, talk) as fetcher:
         _show_configuration(talk, arguments, targets, fetcher)
         began = time.perf_counter()
-        for target, start in zip(targets, starts, strict=True):
+
+        def export_one(target: Target, start: str | None) -> Path:
             wanted = _wanted(arguments) | ({} if start is None else {"start": start})
+            options = file_options(arguments) | _row_options(arguments)
+            return fetcher.export(target.symbol, provider=target.provider, **options, **wanted)
+
+        calls = [start_call(export_one, *one) for one in zip(targets, starts, strict=True)]
+        for target, call in zip(targets, calls, strict=True):
             label = target.label(mixed=True)
             try:
-                path = fetcher.export(
-                    target.symbol,
-                    provider=target.provider,
-                    **file_options(arguments),
-                    **_row_options(arguments),
-                    **wanted,
-                )
-            except CandleFetcherError as error:
+                path = call()
+            except (CandleFetcherError, OSError) as error:
                 if not several:
                     raise
                 errors[label] = error

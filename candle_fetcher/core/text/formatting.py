@@ -51,8 +51,8 @@ def format_fields(
     bool columns `true` and `false`. Each float64 is the shortest text without an exponent that reads back as the same
     value: 42283.0 is `42283`, -0.0 is `-0`, NaN is an empty field. Where `places` has a number for the column (0 to
     18), it has that many decimals, and the exact value is rounded to them, half to even. `separator` and `point` are
-    one ASCII character each. A time has the same sign before its milliseconds (ISO 8601 allows both), since spreadsheets
-    take it for a time only so.
+    one ASCII character each. A time has the same sign before its milliseconds, since spreadsheets take it for a time
+    only so (ISO 8601 allows both).
 
     Raises InputError for a time outside the years 1 to 9999 (NaT too), and for a column of another type or length.
     """
