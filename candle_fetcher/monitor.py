@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from candle_fetcher.concurrency.call import count_request
 from candle_fetcher.core.events import Busy, Event, Lookup, Operation, Retried, Sent, Waited
 from candle_fetcher.core.sizes import size_text
 
@@ -58,6 +59,8 @@ class PerformanceMonitor:
         self._last_s = now_s = self._clock()
         if self._since_s is None:
             self._since_s = now_s - getattr(event, "seconds", 0.0)
+        if type(event) is Sent:
+            count_request()
         if len(inbox) >= _INBOX:
             with self._lock:
                 self._fold()

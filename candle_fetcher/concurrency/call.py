@@ -34,6 +34,7 @@ class PublicCall:
         self.stop = CancelEvent()
         self.is_over = False  # nothing that is put into the outbox is done any more
         self.scopes: list[threading.Event] = []
+        self.requests: list[None] | None = getattr(_here, "requests", None)  # an item for each, where they are counted
         context: Any = contextvars.copy_context()
         self._work: list[Callable[[], Any]] = [functools.partial(context.run, work)]  # until a thread takes it
 
@@ -77,6 +78,23 @@ class PublicCall:
 def current_call() -> PublicCall | None:
     """Return the public call that the calling thread works for."""
     return getattr(_here, "call", None)
+
+
+@contextmanager
+def counting_requests() -> Iterator[list[None]]:
+    """Give a list that grows by an item with each request sent for public calls that this thread makes in a block."""
+    _here.requests = requests = list[None]()
+    try:
+        yield requests
+    finally:
+        _here.requests = None
+
+
+def count_request() -> None:
+    """Note that a request was sent for the public call that the calling thread works for."""
+    call = current_call()
+    if call is not None and call.requests is not None:
+        call.requests.append(None)
 
 
 def tell_caller(function: Callable[..., object], *arguments: object) -> None:

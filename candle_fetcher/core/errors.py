@@ -241,14 +241,27 @@ class IncompleteData(CandleFetcherError):
 
 
 class FetchManyError(CandleFetcherError):
-    """Some symbols failed. `.frames` has the others; `.errors` has the errors by symbol."""
+    """Some symbols failed. `.frames` has the others; `.errors` has the errors by symbol.
+
+    Of an update of a vault, `.report` is the table of all series, and there are no frames.
+    """
 
     fix = ".frames holds the other frames, and .errors the error of each symbol"
 
-    def __init__(self, frames: Mapping[str, pd.DataFrame], errors: Mapping[str, Exception]) -> None:
+    def __init__(
+        self,
+        frames: Mapping[str, pd.DataFrame],
+        errors: Mapping[str, Exception],
+        report: pd.DataFrame | None = None,
+    ) -> None:
         self.frames = dict(frames)
         self.errors = dict(errors)
-        super().__init__(f"{len(self.errors)} of {len(self.frames) + len(self.errors)} symbols failed: {self._why()}")
+        self.report = report
+        count, what = len(self.frames) + len(self.errors), "symbols"
+        if report is not None:
+            self.fix = ".report has a row for each series, and .errors the error of each that failed"
+            count, what = len(report), "series"
+        super().__init__(f"{len(self.errors)} of {count} {what} failed: {self._why()}")
 
     def _why(self) -> str:
         """Return the first symbols that failed and why, each class of errors once."""

@@ -1,0 +1,111 @@
+"""The tables of a vault: what it holds, what an update did, and whether all is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from candle_fetcher.core.errors import CandleFetcherError, IncompleteData
+from candle_fetcher.core.frame import MANIFEST, index_ms
+from candle_fetcher.core.gap import iso
+from candle_fetcher.fetcher import CandleFetcher
+from candle_fetcher.vault.files import Files
+from candle_fetcher.vault.opening import fetched_columns, make_files, make_rows, read_options
+from candle_fetcher.vault.source import FetcherSource, resolve
+from candle_fetcher.vault.state import NOTHING, Entry, SeriesId, SeriesState, VaultDocument
+from candle_fetcher.vault.update import compare
+
+_NAMES = ("provider", "symbol", "timeframe", "kind", "path")
+REPORT = (*_NAMES, "rows", "added", "revised", "gaps", "first", "last", "requests", "seconds", "error")
+SERIES = (*_NAMES, "rows", "first", "last", "age", "size")
+VERIFIED = (*_NAMES, "rows", "compared", "whole", "problem")
+
+
+def table(rows: Sequence[Sequence[Any]], columns: Sequence[str]) -> pd.DataFrame:
+    """Return the rows as a frame; `first` and `last` are Unix ms or None, and become times."""
+    made = pd.DataFrame([tuple(row) for row in rows], columns=list(columns))
+    for name in {"first", "last"} & set(columns):
+        ms = [np.datetime64("NaT") if value is None else np.datetime64(int(value), "ms") for value in made[name]]
+        made[name] = pd.DatetimeIndex(np.array(ms, "M8[ms]").astype("M8[ns]")).tz_localize("UTC")
+    for name in ("path", "error", "problem"):
+        if name in made:
+            made[name] = made[name].astype(object).where(made[name].notna(), None)
+    return made
+
+
+def names_of(series: SeriesId, path: Path | None) -> tuple[Any, ...]:
+    """Return the first fields of a row."""
+    return series.provider, series.symbol, series.timeframe, series.kind, None if path is None else str(path)
+
+
+def list_series(folder: Path, document: VaultDocument | None, now_ms: int) -> pd.DataFrame:
+    """Return the table of `Vault.series`."""
+    rows = []
+    for entry in document.entries if document is not None else ():
+        assert document is not None
+        files = make_files(document, folder, entry)
+        state = files.load()
+        piece, path, age, size = NOTHING, None, pd.NaT, 0
+        if state is not None:
+            piece, path, size = state.piece, files.path(state), files.size_bytes(state)
+            age = pd.Timedelta(max(0, now_ms - state.facts.end_ms), "ms")
+        rows.append((*names_of(entry.series, path), piece.rows, piece.first_ms, piece.last_ms, age, size))
+    made = table(rows, SERIES)
+    made["age"] = pd.to_timedelta(made["age"])
+    return made
+
+
+def verify_series(folder: Path, document: VaultDocument | None, fetcher: CandleFetcher) -> pd.DataFrame:
+    """Return the table of `Vault.verify`."""
+    rows = []
+    for entry in document.entries if document is not None else ():
+        assert document is not None
+        files, state, path, compared, said = make_files(document, folder, entry), None, None, 0, list[str]()
+        try:
+            state = files.load()
+            if state is None:
+                said = ["it has no files; update it"]
+            else:
+                path = files.path(state)
+                said = files.verify(state)
+                if not said and not document.processors:
+                    compared, said = _compare_cache(fetcher, document, entry, files, state)
+        except (CandleFetcherError, OSError) as error:
+            said = [str(error)]
+        count = 0 if state is None else state.piece.rows
+        rows.append((*names_of(entry.series, path), count, compared, not said, "; ".join(said)))
+    return table(rows, VERIFIED)
+
+
+def _compare_cache(
+    fetcher: CandleFetcher, document: VaultDocument, entry: Entry, files: Files, state: SeriesState
+) -> tuple[int, list[str]]:
+    """Return how many rows the cache has too, and what differs from it, in sentences."""
+    series, facts = entry.series, state.facts
+    named = resolve(fetcher, series.provider_symbol, series.timeframe, series.provider, series.kind)
+    if state.piece.first_ms is None or named.series.key != series.key:
+        return 0, []
+    try:
+        cached = FetcherSource(fetcher, named, fetched_columns(document)).cached(state.piece.first_ms, facts.end_ms)
+    except IncompleteData as error:
+        if not isinstance(error.frame, pd.DataFrame):
+            return 0, []
+        cached = error.frame
+    manifest = cached.attrs.get(MANIFEST, {})
+    if not len(cached) or tuple(sorted(manifest.get("settings", {}).items())) != facts.settings:
+        return 0, []
+    rows = make_rows(read_options(None, None, None, 0, {}), document)
+    theirs = files.normalize(rows.select(cached, cached))
+    ours = files.read(state)
+    times = index_ms(theirs)
+    changes = compare(ours[np.isin(index_ms(ours), times)], theirs)
+    if changes.added or changes.revised:
+        first = "" if changes.from_ms is None else f", from {iso(changes.from_ms)} on"
+        return len(times), [
+            f"{changes.revised:,} rows differ from the cache and {changes.added:,} are not there{first}; update it"
+        ]
+    return len(times), []

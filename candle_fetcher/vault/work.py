@@ -1,0 +1,264 @@
+"""The updates of one call: series side by side, each by one thread that holds its lock."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from candle_fetcher.concurrency import POLL_S
+from candle_fetcher.concurrency.call import counting_requests
+from candle_fetcher.console import make_progress
+from candle_fetcher.core.errors import CandleFetcherError, InputError
+from candle_fetcher.core.events import Progress
+from candle_fetcher.fetcher import CandleFetcher
+from candle_fetcher.fetcher.request import Range
+from candle_fetcher.vault.files import sync_folder
+from candle_fetcher.vault.locks import SeriesLocks
+from candle_fetcher.vault.opening import (
+    Options,
+    fetched_columns,
+    load_document,
+    make_files,
+    make_rows,
+    new_document,
+    save_document,
+)
+from candle_fetcher.vault.source import FetcherSource, Resolved, resolve
+from candle_fetcher.vault.state import NOTHING, Entry, SeriesId, VaultDocument
+from candle_fetcher.vault.tables import REPORT, names_of, table
+from candle_fetcher.vault.update import Updated, update_series
+
+_DOCUMENT_LOCK = "vault.json"
+_THREADS = 8
+# What an update of one series may fail with, while the others go on.
+_FAILURES = (CandleFetcherError, OSError)
+
+
+class Job(NamedTuple):
+    """A series to update: by what its error is named, the series as it was named, and the error that came before."""
+
+    label: str
+    typed: SeriesId
+    named: Resolved | None
+    start_ms: int | None
+    error: Exception | None = None
+
+
+class Updates:
+    """The updates of one call."""
+
+    def __init__(
+        self, folder: Path, options: Options, fetcher: CandleFetcher, locks: SeriesLocks, wanted: Range
+    ) -> None:
+        self._folder, self._options, self._fetcher, self._locks = folder, options, fetcher, locks
+        self._wanted = wanted
+        self._jobs: list[Job] = []
+        self._rows: dict[int, tuple[Any, ...]] = {}
+        self._errors: dict[int, Exception] = {}
+        self._stop = threading.Event()
+
+    # -- what is to be done -------------------------------------------------------------------------------------------
+
+    def add_symbol(self, symbol: str, timeframe: str, provider: Any, kind: str) -> None:
+        """Add a series by the words of the user. A series that is named twice is updated once."""
+        try:
+            named = resolve(self._fetcher, symbol, timeframe, provider, kind)
+        except InputError as error:
+            name = str(provider or self._fetcher._runtime.provider.name)
+            typed = SeriesId(name, str(symbol), str(symbol), str(timeframe), str(kind))
+            self._jobs.append(Job(str(symbol), typed, None, None, error))
+            return
+        if all(job.typed.key != named.series.key for job in self._jobs):
+            self._jobs.append(Job(symbol, named.series, named, None))
+
+    def add_entry(self, entry: Entry) -> None:
+        """Add a series of the vault."""
+        series = entry.series
+        named, error = None, None
+        try:
+            named = resolve(self._fetcher, series.provider_symbol, series.timeframe, series.provider, series.kind)
+            if named.series.key != series.key:
+                wanted = ", ".join(f"{name}={value}" for name, value in series.settings) or "the default settings"
+                raise InputError(
+                    f"{label_of(series)} was made with {wanted}; use a fetcher with the same provider_settings"
+                )
+        except InputError as caught:
+            named, error = None, caught
+        self._jobs.append(Job(label_of(series), series, named, entry.start_ms, error))
+
+    def run(self, progress: bool | Callable[[Progress], object] | None) -> tuple[pd.DataFrame, dict[str, Exception]]:
+        """Do all of it, and return the report and the errors by label."""
+        observe = None if progress is None else make_progress(progress)
+        if self._folder.is_dir():
+            sync_folder(self._folder)  # no slot is touched before it is lasting which one is current
+        waiting = collections.deque(range(len(self._jobs)))
+        done: collections.deque[int] = collections.deque()
+        wake = threading.Semaphore(0)
+        count = max(1, min(len(self._jobs), _THREADS, self._fetcher._runtime.settings.network_threads))
+
+        def work() -> None:
+            try:
+                self._work(waiting, lambda at: (done.append(at), wake.release()))
+            except BaseException as error:  # noqa: BLE001 - a fault of ours: it is raised in the caller's thread
+                faults.append(error)
+                wake.release()
+
+        faults: list[BaseException] = []
+        threads = [threading.Thread(target=work, name=f"candle-vault-{at}", daemon=True) for at in range(count)]
+        for thread in threads:
+            thread.start()
+        try:
+            self._tell(observe, "start", 0)
+            for _ in self._jobs:
+                while not wake.acquire(timeout=POLL_S):
+                    pass
+                if faults:
+                    raise faults[0]
+                self._tell(observe, "advance", 1)
+            self._tell(observe, "end", 0)
+        finally:
+            self._stop.set()
+        for thread in threads:
+            thread.join()
+        if self._folder.is_dir():
+            sync_folder(self._folder)
+        rows = [self._rows[at] for at in range(len(self._jobs))]
+        return table(rows, REPORT), {self._jobs[at].label: self._errors[at] for at in sorted(self._errors)}
+
+    def _tell(self, observe: Callable[[Any], object] | None, phase: str, done: int) -> None:
+        if observe is not None:
+            observe(Progress(phase, f"{len(self._jobs)} series", done, len(self._jobs)))
+
+    def _work(self, waiting: collections.deque[int], finish: Callable[[int], object]) -> None:
+        """Do one job after the other; one whose series another writer holds comes after the others."""
+        passed = 0
+        while not self._stop.is_set():
+            try:
+                at = waiting.popleft()
+            except IndexError:
+                return
+            if not self._do(at):
+                waiting.append(at)
+                passed += 1
+                if passed >= len(waiting):
+                    self._stop.wait(POLL_S)
+                    passed = 0
+                continue
+            passed = 0
+            finish(at)
+
+    def _do(self, at: int) -> bool:
+        """Update the series, and note its row. Return False where another writer holds it."""
+        job, began = self._jobs[at], time.perf_counter()
+        series, updated, path = job.typed, Updated(None), None
+        with counting_requests() as requests:
+            try:
+                if job.error is not None or job.named is None:
+                    raise job.error or InputError(f"{job.label} is not known")
+                entry, document = self._register(job, job.named)
+                if not self._locks.try_acquire(entry.name):
+                    return False
+                files = make_files(document, self._folder, entry)
+                try:
+                    updated = self._update(job, job.named, document, entry)
+                except _FAILURES:
+                    with contextlib.suppress(*_FAILURES):
+                        updated = Updated(files.load())
+                        if updated.state is None:
+                            self._change(lambda found: found.without(entry.series))
+                    raise
+                finally:
+                    self._locks.release(entry.name)
+                    if updated.state is not None:
+                        path = files.path(updated.state)
+            except _FAILURES as error:
+                self._errors[at] = error
+        piece = NOTHING if updated.state is None else updated.state.piece
+        error = self._errors.get(at)
+        said = None if error is None else f"{type(error).__name__}: {error}"
+        counts = piece.rows, *updated[1:], piece.first_ms, piece.last_ms, len(requests)
+        self._rows[at] = (*names_of(series, path), *counts, round(time.perf_counter() - began, 3), said)
+        return True
+
+    def _update(self, job: Job, named: Resolved, document: VaultDocument, entry: Entry) -> Updated:
+        source = FetcherSource(self._fetcher, named, fetched_columns(document))
+        now_ms = int(self._fetcher._runtime.clock() * 1000)
+        start_ms = self._start_ms(now_ms)
+        return update_series(
+            source,
+            make_files(document, self._folder, entry),
+            make_rows(self._options, document),
+            entry.series,
+            entry.start_ms if start_ms is None else start_ms,
+            self._wanted.end_ms,
+            now_ms,
+        )
+
+    def _start_ms(self, now_ms: int) -> int | None:
+        """Return the start that was asked for; None where none was."""
+        wanted = self._wanted
+        return now_ms - wanted.back_ms if wanted.back_ms is not None else wanted.start_ms
+
+    # -- vault.json ---------------------------------------------------------------------------------------------------
+
+    def _register(self, job: Job, named: Resolved) -> tuple[Entry, VaultDocument]:
+        """Return the series as vault.json has it, and what that says; a new series is written into it first."""
+        origin = named.stored.origin
+        document = load_document(self._folder)
+        entry = None if document is None else document.find(named.series)
+        if document is not None:
+            self._check_origin(document, named.series, origin)
+        if document is not None and entry is not None:
+            return entry, document
+        start_ms = self._start_ms(int(self._fetcher._runtime.clock() * 1000))
+        if start_ms is None:
+            raise InputError(
+                f"{label_of(named.series)} is not in the vault yet and start is missing; give one, such as "
+                "start='2024-01-01', or 'first' for all there is"
+            )
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+        def with_series(found: VaultDocument) -> VaultDocument:
+            self._check_origin(found, named.series, origin)
+            return found if found.find(named.series) else found.with_series(named.series, start_ms, origin)
+
+        document = self._change(with_series)
+        entry = document.find(named.series)
+        assert entry is not None
+        return entry, document
+
+    def _check_origin(self, document: VaultDocument, series: SeriesId, origin: str | None) -> None:
+        origins = dict(document.origins)
+        if series.provider in origins and origins[series.provider] != origin:
+            was, is_now = (one or "the provider's own hosts" for one in (origins[series.provider], origin))
+            raise InputError(
+                f"the vault in {self._folder} has candles of {series.provider} from {was}, and these are from {is_now}; "
+                "use another folder for them"
+            )
+
+    def _change(self, change: Callable[[VaultDocument], VaultDocument]) -> VaultDocument:
+        """Change vault.json, alone among all writers, and return what it says then."""
+        with self._locks.hold(_DOCUMENT_LOCK):
+            before = load_document(self._folder)
+            after = change(before or new_document(self._options))
+            if after != before:
+                save_document(self._folder, after)
+            return after
+
+    def remove(self, entry: Entry) -> None:
+        """Remove the series, once no writer holds it: first from vault.json, then its files."""
+        with self._locks.hold(entry.name):
+            document = self._change(lambda found: found.without(entry.series))
+            make_files(document, self._folder, entry).remove()
+
+
+def label_of(series: SeriesId) -> str:
+    """Return the series as messages show it."""
+    return series.label
