@@ -52,6 +52,7 @@ from candle_fetcher.fetcher import CandleFetcher, read_csv
 from candle_fetcher.fetcher.shared import export, fetch, fetch_many, gaps, plan, symbols
 from candle_fetcher.monitor import PerformanceMonitor
 from candle_fetcher.providers import Provider
+from candle_fetcher.vault import Vault
 
 __all__ = [
     "AccessDenied",
@@ -92,6 +93,7 @@ __all__ = [
     "TransportError",
     "UnknownArgument",
     "UnknownSymbol",
+    "Vault",
     "Verified",
     "__version__",
     "combine",

@@ -35,6 +35,7 @@ FLOORS = {
     "files": 3,
     "fetcher": 4,
     "live": 4,
+    "vault": 5,
     "service": 6,
     "cli": 6,
     "__init__": TOP,

@@ -11,7 +11,7 @@ import pandas as pd
 
 from candle_fetcher.core.candles import COLUMNS, join
 from candle_fetcher.core.errors import BadFile, ReplyError
-from candle_fetcher.core.frame import frame_of
+from candle_fetcher.core.frame import frame_of, utc_index
 from candle_fetcher.core.text.csv import read_rows
 from candle_fetcher.files.layout import PLAIN, TIME, CsvOptions
 from candle_fetcher.vault.state import Field
@@ -133,9 +133,9 @@ def _no_rows(fields: Sequence[Field]) -> pd.DataFrame:
     dtypes = {"float": "float64", "int": "Int64", "bool": "bool", "time": "datetime64[ns, UTC]"}
     time = next(field for field in fields if field.column == TIME)
     data = {field.header: pd.Series([], dtype=dtypes[field.kind]) for field in fields if field is not time}
-    return pd.DataFrame(data, index=pd.DatetimeIndex([], tz="UTC", name=TIME))
+    return pd.DataFrame(data, index=utc_index(np.zeros(0, np.int64), TIME))
 
 
 def _times(texts: pd.Series[Any]) -> pd.DatetimeIndex:
     ms = np.array([text.replace(" ", "T") if isinstance(text, str) else "NaT" for text in texts], "M8[ms]")
-    return pd.DatetimeIndex(ms.astype("M8[ns]")).tz_localize("UTC")
+    return utc_index(ms.astype(np.int64))

@@ -46,7 +46,9 @@ def read_options(
     if isinstance(columns, tuple):
         times = [header for header, name in columns if name == TIME]
         if len(times) != 1:
-            raise InputError(f"columns of a vault name {TIME} once, by which rows are found; expected {{'ds': '{TIME}', …}}")
+            raise InputError(
+                f"columns of a vault name {TIME} once, by which rows are found; expected {{'ds': '{TIME}', …}}"
+            )
     context = read_whole("context", context, 0, _MOST_CONTEXT)
     return Options(format, columns, given, read_processors(process), context)
 
@@ -109,8 +111,8 @@ def check_processors(options: Options, document: VaultDocument, folder: Path) ->
     was = f"process=[{', '.join(document.processors)}] and context={document.context}"
     is_now = f"process=[{', '.join(names)}] and context={options.context}"
     raise InputError(
-        f"the rows of the vault in {folder} were made with {was}, and this is {is_now}; rows of both kinds would lie in "
-        "one file: update with the same ones, or use another folder"
+        f"the rows of the vault in {folder} were made with {was}, and this is {is_now}; rows of both kinds would lie "
+        "in one file: update with the same ones, or use another folder"
     )
 
 

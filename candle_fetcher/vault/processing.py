@@ -55,10 +55,13 @@ def process_rows(
         is_new = times >= wanted[0]
         if not np.array_equal(times[is_new], wanted):
             raise InputError(f"{where} {_fault(times[is_new], wanted)}; each time comes back exactly once, in order")
-    return made[index_ms(made) >= wanted[0]]
+    kept: pd.DataFrame = made[index_ms(made) >= wanted[0]]
+    return kept
 
 
-def _fault(times: np.ndarray[tuple[int], np.dtype[np.int64]], wanted: np.ndarray[tuple[int], np.dtype[np.int64]]) -> str:
+def _fault(
+    times: np.ndarray[tuple[int], np.dtype[np.int64]], wanted: np.ndarray[tuple[int], np.dtype[np.int64]]
+) -> str:
     missing, strange = np.setdiff1d(wanted, times), np.setdiff1d(times, wanted)
     if missing.size:
         return f"left out {missing.size:,} rows, the first of {iso(int(missing[0]))}"

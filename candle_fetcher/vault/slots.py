@@ -216,7 +216,7 @@ class SlotFiles:
             return Piece(place, rows, check, _tail(file, place), piece.first_ms, last_ms, from_ms)
 
     def _copy(self, current: str, file: IO[bytes], agreed: Piece, base: Piece) -> None:
-        """Append what the current slot has beyond the agreed byte. Raises BadFile where that is not what was written."""
+        """Append what the current slot has beyond the agreed byte. Raises BadFile where it was edited or is damaged."""
         if base.bytes == agreed.bytes:
             return
         check = agreed.check

@@ -83,6 +83,11 @@ class VaultDocument(NamedTuple):
         origins = self.origins if series.provider in dict(self.origins) else (*self.origins, (series.provider, origin))
         return self._replace(origins=origins, entries=(*self.entries, Entry(series, name, start_ms)))
 
+    def with_start(self, series: SeriesId, start_ms: int) -> VaultDocument:
+        """Return the document with another start of the series."""
+        entries = (one._replace(start_ms=start_ms) if one.series.key == series.key else one for one in self.entries)
+        return self._replace(entries=tuple(entries))
+
     def without(self, series: SeriesId) -> VaultDocument:
         """Return the document without the series, and without the origin of a provider that has no other."""
         entries = tuple(one for one in self.entries if one.series.key != series.key)
@@ -123,8 +128,8 @@ class VaultDocument(NamedTuple):
             entries = []
             for one in found["series"]:
                 settings = tuple(one["settings"].items())
-                names = (one[name] for name in SeriesId._fields[:-1])
-                entries.append(Entry(SeriesId(*names, settings), one["name"], int(one["start"])))
+                names = {name: one[name] for name in SeriesId._fields}
+                entries.append(Entry(SeriesId(**{**names, "settings": settings}), one["name"], int(one["start"])))
             columns = found["columns"]
             return cls(
                 found["format"],

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from candle_fetcher.core.candles import MISSING
 from candle_fetcher.core.errors import CandleFetcherError, IncompleteData
-from candle_fetcher.core.frame import MANIFEST, index_ms
+from candle_fetcher.core.frame import MANIFEST, index_ms, utc_index
 from candle_fetcher.core.gap import iso
 from candle_fetcher.fetcher import CandleFetcher
 from candle_fetcher.vault.files import Files
@@ -29,8 +30,8 @@ def table(rows: Sequence[Sequence[Any]], columns: Sequence[str]) -> pd.DataFrame
     """Return the rows as a frame; `first` and `last` are Unix ms or None, and become times."""
     made = pd.DataFrame([tuple(row) for row in rows], columns=list(columns))
     for name in {"first", "last"} & set(columns):
-        ms = [np.datetime64("NaT") if value is None else np.datetime64(int(value), "ms") for value in made[name]]
-        made[name] = pd.DatetimeIndex(np.array(ms, "M8[ms]").astype("M8[ns]")).tz_localize("UTC")
+        values = [row[columns.index(name)] for row in rows]
+        made[name] = utc_index(np.array([MISSING if value is None else value for value in values], np.int64))
     for name in ("path", "error", "problem"):
         if name in made:
             made[name] = made[name].astype(object).where(made[name].notna(), None)
@@ -49,7 +50,8 @@ def list_series(folder: Path, document: VaultDocument | None, now_ms: int) -> pd
         assert document is not None
         files = make_files(document, folder, entry)
         state = files.load()
-        piece, path, age, size = NOTHING, None, pd.NaT, 0
+        piece, path, size = NOTHING, None, 0
+        age: Any = pd.NaT
         if state is not None:
             piece, path, size = state.piece, files.path(state), files.size_bytes(state)
             age = pd.Timedelta(max(0, now_ms - state.facts.end_ms), "ms")

@@ -61,8 +61,8 @@ class Rows(NamedTuple):
         lacking = [name for name in names if name not in made]
         if lacking:
             raise InputError(
-                f"there is no column {lacking[0]!r} to write; expected one of {', '.join(map(str, made.columns))}, or a "
-                "processor that adds it"
+                f"there is no column {lacking[0]!r} to write; expected one of {', '.join(map(str, made.columns))}, "
+                "or a processor that adds it"
             )
         return made[names]
 
@@ -143,12 +143,10 @@ def _as_written(stored: pd.DataFrame, state: SeriesState) -> pd.DataFrame:
     return pd.DataFrame(made, index=stored.index)
 
 
-def _extend(
-    source: Source, files: Files, rows: Rows, state: SeriesState, end_ms: int | None, now_ms: int
-) -> Updated:
+def _extend(source: Source, files: Files, rows: Rows, state: SeriesState, end_ms: int | None, now_ms: int) -> Updated:
     facts, grid = state.facts, parse_timeframe(state.series.timeframe)
     asked = find_asked(state, source.revisions(facts.settings), grid)
-    if end_ms is not None and end_ms <= asked.from_ms or now_ms < asked.from_ms:
+    if (end_ms is not None and end_ms <= asked.from_ms) or now_ms < asked.from_ms:
         return Updated(files.repair(state))
     found = source.fetch(asked.from_ms, end_ms)
     settings = _settings(found)
@@ -233,8 +231,8 @@ def compare(old: pd.DataFrame, new: pd.DataFrame) -> Changes:
     """Compare stored rows with those that came for the same time."""
     if list(old.columns) != list(new.columns):
         raise InputError(
-            f"the file has the columns {', '.join(old.columns)}, and the new rows have {', '.join(new.columns)}; use the "
-            "same columns and processors, or another vault"
+            f"the file has the columns {', '.join(old.columns)}, and the new rows have {', '.join(new.columns)}; use "
+            "the same columns and processors, or another vault"
         )
     before, after = index_ms(old), index_ms(new)
     _, ours, theirs = np.intersect1d(before, after, assume_unique=True, return_indices=True)
@@ -259,9 +257,7 @@ def _numbers(column: pd.Series[Any]) -> npt.NDArray[np.float64]:
 class _Stream:
     """Frames of a fetch as rows for a file, one after the other; and what their manifests say."""
 
-    def __init__(
-        self, rows: Rows, label: str, parts: Any, context: pd.DataFrame, keeps_holes: bool
-    ) -> None:
+    def __init__(self, rows: Rows, label: str, parts: Any, context: pd.DataFrame, keeps_holes: bool) -> None:
         self._rows, self._label, self._parts, self._context = rows, label, parts, context
         self.keeps_holes = keeps_holes
         self.gaps, self.ends_ms = 0, 0

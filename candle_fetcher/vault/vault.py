@@ -20,6 +20,7 @@ from candle_fetcher.core.types import CandleKind
 from candle_fetcher.fetcher import CandleFetcher
 from candle_fetcher.fetcher.request import read_range
 from candle_fetcher.providers import Provider
+from candle_fetcher.vault.files import Files
 from candle_fetcher.vault.locks import SeriesLocks
 from candle_fetcher.vault.opening import (
     check_document,
@@ -230,7 +231,7 @@ class Vault:
             self._made = self._made or CandleFetcher()
             return self._made
 
-    def _find(self, symbol: str, timeframe: str, provider: Any, kind: str) -> tuple[Any, SeriesState]:
+    def _find(self, symbol: str, timeframe: str, provider: Any, kind: str) -> tuple[Files, SeriesState]:
         document = self._load()
         entry = self._entry(document, symbol, timeframe, provider, kind)
         assert document is not None
@@ -240,9 +241,7 @@ class Vault:
             raise InputError(f"{entry.series.label} has no rows yet; update it first")
         return files, state
 
-    def _entry(
-        self, document: VaultDocument | None, symbol: str, timeframe: str, provider: Any, kind: str
-    ) -> Entry:
+    def _entry(self, document: VaultDocument | None, symbol: str, timeframe: str, provider: Any, kind: str) -> Entry:
         series: SeriesId = resolve(self._fetcher(), symbol, timeframe, provider, kind).series
         found = None if document is None else document.find(series)
         if found is None:
@@ -262,5 +261,5 @@ def _chosen(
         name = fetcher._runtime.find(provider).name
         entries = [one for one in entries if one.series.provider == name]
     if not entries:
-        raise InputError("the vault has no such series yet; expected symbols, a timeframe and a start, such as 2024-01-01")
+        raise InputError("the vault has no such series yet; expected symbols, a timeframe and a start, as '2024-01-01'")
     return entries

@@ -99,13 +99,12 @@ class Updates:
         if self._folder.is_dir():
             sync_folder(self._folder)  # no slot is touched before it is lasting which one is current
         waiting = collections.deque(range(len(self._jobs)))
-        done: collections.deque[int] = collections.deque()
         wake = threading.Semaphore(0)
         count = max(1, min(len(self._jobs), _THREADS, self._fetcher._runtime.settings.network_threads))
 
         def work() -> None:
             try:
-                self._work(waiting, lambda at: (done.append(at), wake.release()))
+                self._work(waiting, wake)
             except BaseException as error:  # noqa: BLE001 - a fault of ours: it is raised in the caller's thread
                 faults.append(error)
                 wake.release()
@@ -136,7 +135,7 @@ class Updates:
         if observe is not None:
             observe(Progress(phase, f"{len(self._jobs)} series", done, len(self._jobs)))
 
-    def _work(self, waiting: collections.deque[int], finish: Callable[[int], object]) -> None:
+    def _work(self, waiting: collections.deque[int], done: threading.Semaphore) -> None:
         """Do one job after the other; one whose series another writer holds comes after the others."""
         passed = 0
         while not self._stop.is_set():
@@ -152,7 +151,7 @@ class Updates:
                     passed = 0
                 continue
             passed = 0
-            finish(at)
+            done.release()
 
     def _do(self, at: int) -> bool:
         """Update the series, and note its row. Return False where another writer holds it."""
@@ -181,8 +180,8 @@ class Updates:
             except _FAILURES as error:
                 self._errors[at] = error
         piece = NOTHING if updated.state is None else updated.state.piece
-        error = self._errors.get(at)
-        said = None if error is None else f"{type(error).__name__}: {error}"
+        failed = self._errors.get(at)
+        said = None if failed is None else f"{type(failed).__name__}: {failed}"
         counts = piece.rows, *updated[1:], piece.first_ms, piece.last_ms, len(requests)
         self._rows[at] = (*names_of(series, path), *counts, round(time.perf_counter() - began, 3), said)
         return True
@@ -191,7 +190,7 @@ class Updates:
         source = FetcherSource(self._fetcher, named, fetched_columns(document))
         now_ms = int(self._fetcher._runtime.clock() * 1000)
         start_ms = self._start_ms(now_ms)
-        return update_series(
+        updated = update_series(
             source,
             make_files(document, self._folder, entry),
             make_rows(self._options, document),
@@ -200,6 +199,9 @@ class Updates:
             self._wanted.end_ms,
             now_ms,
         )
+        if start_ms is not None and start_ms < entry.start_ms:
+            self._change(lambda found: found.with_start(entry.series, start_ms))
+        return updated
 
     def _start_ms(self, now_ms: int) -> int | None:
         """Return the start that was asked for; None where none was."""
@@ -239,8 +241,8 @@ class Updates:
         if series.provider in origins and origins[series.provider] != origin:
             was, is_now = (one or "the provider's own hosts" for one in (origins[series.provider], origin))
             raise InputError(
-                f"the vault in {self._folder} has candles of {series.provider} from {was}, and these are from {is_now}; "
-                "use another folder for them"
+                f"the vault in {self._folder} has candles of {series.provider} from {was}, and these are from "
+                f"{is_now}; use another folder for them"
             )
 
     def _change(self, change: Callable[[VaultDocument], VaultDocument]) -> VaultDocument:
