@@ -1,16 +1,18 @@
 """A series of a vault in its files: any sequence of writes, and any fault in one, leave it whole.
 
-| fault in a write                        | the series after it        | error                     | test |
-|-----------------------------------------|----------------------------|---------------------------|------|
-| disk full at any step                   | old state, or the new one  | OSError, names the file   | `test_a_full_disk…` |
-| killed at any byte                      | old state, or the new one  |                           | `test_a_write_that_was_cut…`, `vault_kills.py` |
-| an error of a processor or of the fetch | old state                  | that error                | `test_an_error_among_the_frames…` |
-| current file edited at its end, or cut  | unchanged                  | BadFile, names the file   | `test_a_current_file…` |
-| current file edited elsewhere           | unchanged                  | BadFile of verify and of a whole read | `test_an_edit_in_the_middle…` |
-| older file edited, cut or removed       | new state; it is made anew |                           | `test_the_older_file…` |
-| current file removed                    | new state; rows come again |                           | `test_a_removed_current_file…` |
-| state file damaged                      | unchanged                  | BadFile, says what to do  | `test_a_damaged_state_file…` |
-| read-only folder                        | old state                  | OSError                   | `test_vault.py` |
+| fault in a write              | the series after it            | error                              | test           |
+| ----------------------------- | ------------------------------ | ---------------------------------- | -------------- |
+| disk full at any step         | the old state, or the new one  | OSError, names the file            | a_full_disk    |
+| killed at any byte            | the old state, or the new one  |                                    | a_write_that   |
+| processor or fetch fails      | the old state                  | that error                         | an_error_among |
+| current file edited at an end | the old state                  | BadFile, names the file            | a_current_file |
+| current file edited elsewhere | the old state                  | BadFile of verify and a whole read | an_edit_in     |
+| older file edited or removed  | the new state; it is made anew |                                    | the_older_file |
+| current file removed          | the new state; rows come again |                                    | a_removed      |
+| state file damaged            | the old state                  | BadFile, says what to do           | a_damaged      |
+| folder cannot be written to   | the old state                  | OSError                            | test_vault.py  |
+
+`python tests/vault_kills.py` kills processes that update.
 """
 
 from __future__ import annotations
@@ -286,7 +288,9 @@ def test_an_error_among_the_frames_leaves_the_series_as_it_was(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("edit", [lambda data: data + b"x\n", lambda data: data[:-9], lambda data: data[:-3] + b"9.9"])
-def test_a_current_file_that_was_edited_or_cut_is_an_error_that_names_it(tmp_path: Path, edit: Callable[[bytes], bytes]) -> None:
+def test_a_current_file_that_was_edited_or_cut_is_an_error_that_names_it(
+    tmp_path: Path, edit: Callable[[bytes], bytes]
+) -> None:
     files = slot_files(tmp_path)
     _first(files)
     state = files.load()

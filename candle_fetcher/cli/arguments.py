@@ -88,6 +88,17 @@ examples:
 import takes CSVs that export wrote, files of Binance's archive (zip or CSV) and
 Kraken's downloadable OHLCVT CSVs. Flags give what the names do not say. Stored
 candles stay: a file adds what is missing."""
+_VAULT_EXAMPLES = """\
+examples:
+  candle-fetcher vault update vault BTC/USDT ETH/USDT 1m --start 2024-01-01
+  candle-fetcher vault update vault        (all series; for cron: add -q)
+  candle-fetcher vault list vault
+  candle-fetcher vault verify vault
+  candle-fetcher vault read vault BTC/USDT 1m --start 2024-03-01 > march.csv
+  candle-fetcher vault remove vault ETH/USDT 1m
+
+Prints a line for each series. Exits with 3 where one is incomplete or failed;
+what failed is as it was before."""
 _PROVIDERS_EXAMPLES = """\
 examples:
   candle-fetcher providers
@@ -227,7 +238,9 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         "--availability", action="store_true", help="symbols that Binance spot, um and cm all have, with first dates"
     )
     symbols.add_argument("--out", "--output", metavar="FILE", help="write a CSV file and print its path")
-    for made in (commands["fetch"], export, plan, gaps, audit, symbols):
+    vault = command("vault", "keep series in a folder: update, list, verify, read, remove", _VAULT_EXAMPLES)
+    _add_vault(vault)
+    for made in (commands["fetch"], export, plan, gaps, audit, symbols, vault):
         _add_settings(made)
     command("providers", "show what each provider offers and needs; sends no request", _PROVIDERS_EXAMPLES)
     _add_cache(command("cache", "show, check or clear the cache; list revisions; import files", _CACHE_EXAMPLES))
@@ -288,6 +301,27 @@ def _add_funding(funding: argparse.ArgumentParser) -> None:
     rows = funding.add_argument_group("rows")
     rows.add_argument("--refresh", action="store_true", help="fetch everything in the range again")
     _add_settings(funding, providers="binance-um (default) or binance-cm")
+
+
+def _add_vault(vault: argparse.ArgumentParser) -> None:
+    vault.add_argument("action", choices=("update", "list", "verify", "read", "remove"), help="what to do")
+    vault.add_argument("where", metavar="WHERE", help="the folder of the vault")
+    vault.add_argument(
+        "files", nargs="*", metavar="WORD", help="update: SYMBOL... TIMEFRAME; read, remove: one of each"
+    )
+    vault.add_argument("-q", "--quiet", action="store_true", help="print what is wrong alone")
+    group = vault.add_argument_group("series")
+    group.add_argument("--symbols", metavar="A,B,C", help="several symbols, as a flag")
+    group.add_argument("-i", "--timeframe", help="the timeframe, as a flag")
+    group.add_argument("--kind", default="candles", help="candles (default); mark, index, premium on Binance futures")
+    group.add_argument("--start", metavar="TIME", help="where a new series begins, or first; read: the first row")
+    group.add_argument("--end", metavar="TIME", help="excluded; default: the last settled candle")
+    files = vault.add_argument_group("files", "of a new vault; one that is there keeps its own")
+    files.add_argument("--format", help="csv (default)")
+    files.add_argument("--columns", metavar="SET", help="ohlcv (default), all, or HEADER=COLUMN,...")
+    files.add_argument("--separator", metavar="C", help="between two fields; default: ,")
+    files.add_argument("--decimal", metavar="C", help="the decimal sign: . (default) or ,")
+    files.add_argument("--decimals", type=int, metavar="N", help="decimals of each number; default: as many as it has")
 
 
 def _add_cache(cache: argparse.ArgumentParser) -> None:

@@ -33,6 +33,7 @@ from candle_fetcher.cli.tables import (
     table_csv,
 )
 from candle_fetcher.cli.talk import Talk, show_checks, show_cost, show_missing, show_statistics
+from candle_fetcher.cli.vault_commands import vault
 from candle_fetcher.core.errors import CandleFetcherError, FetchManyError, InputError
 from candle_fetcher.core.frame import MANIFEST
 from candle_fetcher.core.gap import iso
@@ -328,6 +329,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Talk], int]] = {
     "audit": audit,
     "funding": funding,
     "symbols": symbols,
+    "vault": vault,
     "cache": cache,
     "doctor": doctor,
     "providers": providers,

@@ -199,11 +199,12 @@ def candle_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows as JSON-able dicts; times as `2024-01-01T00:00:00Z`."""
+    """Return the rows as JSON-able dicts; times as `2024-01-01T00:00:00Z`, and None where there is none."""
     texts = frame.astype(object)
     for name in frame:
         if isinstance(frame[name].dtype, pd.DatetimeTZDtype):
-            texts[name] = frame[name].dt.strftime("%Y-%m-%dT%H:%M:%SZ")
+            times = frame[name].dt.strftime("%Y-%m-%dT%H:%M:%SZ")
+            texts[name] = pd.Series([time if isinstance(time, str) else None for time in times], frame.index, object)
     return [{str(name): value for name, value in row.items()} for row in texts.to_dict("records")]
 
 

@@ -34,7 +34,7 @@ def table(rows: Sequence[Sequence[Any]], columns: Sequence[str]) -> pd.DataFrame
         made[name] = utc_index(np.array([MISSING if value is None else value for value in values], np.int64))
     for name in ("path", "error", "problem"):
         if name in made:
-            made[name] = made[name].astype(object).where(made[name].notna(), None)
+            made[name] = pd.Series([row[columns.index(name)] for row in rows], dtype=object)
     return made
 
 
