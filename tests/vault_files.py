@@ -71,7 +71,7 @@ def is_equal(found: pd.DataFrame | None, expected: pd.DataFrame | None) -> bool:
 
 
 class _Failing:
-    """A file whose writes count as steps; the one that fails leaves half of its bytes."""
+    """A file of which each write counts as a step; the one that fails leaves half of its bytes."""
 
     def __init__(self, file: Any, step: Callable[[], bool]) -> None:
         self._file, self._step = file, step

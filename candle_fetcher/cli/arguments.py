@@ -234,10 +234,7 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     audit.add_argument("--against", metavar="WHAT", help="finer, archive, cache or a timeframe; default: all")
     _add_funding(command("funding", "get the funding rates of a perpetual future", _FUNDING_EXAMPLES))
     symbols = command("symbols", "list the symbols of a provider", _SYMBOLS_EXAMPLES)
-    symbols.add_argument(
-        "--availability", action="store_true", help="symbols that Binance spot, um and cm all have, with first dates"
-    )
-    symbols.add_argument("--out", "--output", metavar="FILE", help="write a CSV file and print its path")
+    _add_symbols(symbols)
     vault = command("vault", "keep series in a folder: update, list, verify, read, remove", _VAULT_EXAMPLES)
     _add_vault(vault)
     for made in (commands["fetch"], export, plan, gaps, audit, symbols, vault):
@@ -301,6 +298,13 @@ def _add_funding(funding: argparse.ArgumentParser) -> None:
     rows = funding.add_argument_group("rows")
     rows.add_argument("--refresh", action="store_true", help="fetch everything in the range again")
     _add_settings(funding, providers="binance-um (default) or binance-cm")
+
+
+def _add_symbols(symbols: argparse.ArgumentParser) -> None:
+    symbols.add_argument(
+        "--availability", action="store_true", help="symbols that Binance spot, um and cm all have, with first dates"
+    )
+    symbols.add_argument("--out", "--output", metavar="FILE", help="write a CSV file and print its path")
 
 
 def _add_vault(vault: argparse.ArgumentParser) -> None:

@@ -23,7 +23,7 @@ _EXACT = {} if tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1) else {"f
 
 
 def find_row(file: IO[bytes], start: int, stop: int, ms: int, separator: str, at: int) -> int:
-    """Return where the first row begins whose time is `ms` or later, among the rows at [start, stop); `stop` where
+    """Return where the first row begins that has the time `ms` or a later one, among the rows at [start, stop); `stop` where
     none is. `at` is the number of the field with the time."""
     low, high = start, stop  # the row lies at [low, high]
     while low < high:

@@ -38,7 +38,7 @@ class Files(Protocol):
         """Replace the rows from that time on (None: after the last one) by those of the frames, and return the state.
 
         `facts` is called after the last frame has come; the columns of the rows are added to what it returns.
-        Whatever interrupts it, at whatever byte: the series is as before, or as after. Raises OSError with the name of
+        At any byte and by any cause it is interrupted: the series is as before, or as after. Raises OSError with the name of
         the file where it cannot be written.
         """
 

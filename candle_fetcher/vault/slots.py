@@ -2,7 +2,7 @@
 
 One slot is the current one: no byte of it changes while it is. An update brings the older slot up to date (it appends
 the bytes that the current one has beyond it, and the new rows), syncs it, and then replaces the state file, by which it
-becomes the current one. So an update writes each row twice in all, whatever the length of the series; and a program
+becomes the current one. So an update writes each row twice in all, however long the series is; and a program
 that reads the current file is not disturbed by the next update.
 
 The rows of both slots are the same text, so that the older one is a beginning of the current one, up to the byte that

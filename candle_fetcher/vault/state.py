@@ -74,7 +74,7 @@ class VaultDocument(NamedTuple):
         return next((one for one in self.entries if one.series.key == series.key), None)
 
     def with_series(self, series: SeriesId, start_ms: int, origin: str | None) -> VaultDocument:
-        """Return the document with the series in it, whose files get a name that no other series has."""
+        """Return the document with the series in it; its files get a name that no other series has."""
         taken = {one.name.casefold() for one in self.entries}
         name, count = series.name(), 1
         while name.casefold() in taken:
@@ -234,8 +234,8 @@ class SeriesState(NamedTuple):
         fix = "put back a copy of it, or remove the series and update it again: what the cache has is not asked for"
         found = _unseal(data, "series of a vault", place, fix)
         try:
-            told, said = found["series"], found["facts"]
-            series = SeriesId(**{**told, "settings": tuple(told["settings"].items())})
+            names, said = found["series"], found["facts"]
+            series = SeriesId(**{**names, "settings": tuple(names["settings"].items())})
             count, read_ms = said["revisions"]
             facts = Facts(
                 **{

@@ -1,4 +1,4 @@
-"""One update of one series, whatever its format: what to ask for, what came back, and which rows to write."""
+"""One update of one series in any format: what to ask for, what came back, and which rows to write."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Rows(NamedTuple):
 
 
 class Updated(NamedTuple):
-    """What an update did: rows that are new, rows whose values changed, gaps in the time that it asked for."""
+    """What an update did: rows that are new, rows with other values than before, gaps in the time that it asked for."""
 
     state: SeriesState | None
     added: int = 0

@@ -136,7 +136,7 @@ class Updates:
             observe(Progress(phase, f"{len(self._jobs)} series", done, len(self._jobs)))
 
     def _work(self, waiting: collections.deque[int], done: threading.Semaphore) -> None:
-        """Do one job after the other; one whose series another writer holds comes after the others."""
+        """Do one job after the other; a series that another writer holds comes after the others."""
         passed = 0
         while not self._stop.is_set():
             try:
