@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import IO, Any
 
 import numpy as np
 import pandas as pd
 
-from candle_fetcher.core.candles import COLUMNS, join
+from candle_fetcher.core.candles import INTEGERS, MISSING, Candles, in_order, join, no_candles
 from candle_fetcher.core.errors import BadFile, ReplyError
-from candle_fetcher.core.frame import frame_of, utc_index
-from candle_fetcher.core.text.csv import read_rows
-from candle_fetcher.files.layout import PLAIN, TIME, CsvOptions
+from candle_fetcher.core.frame import utc_index
+from candle_fetcher.core.text.csv import read_lines
+from candle_fetcher.files.layout import TIME, CsvOptions
 from candle_fetcher.vault.state import Field
 
 _WINDOW = 4096
-_KINDS = {"float": "float64", "int": "Int64", "bool": "boolean", "time": "str"}
-# From 3.1 on, pandas reads each number as the nearest float64 by itself, and warns where it is told to.
-_EXACT = {} if tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1) else {"float_precision": "round_trip"}
 
 
 def find_row(file: IO[bytes], start: int, stop: int, ms: int, separator: str, at: int) -> int:
-    """Return where the first row begins that has the time `ms` or a later one, among the rows at [start, stop); `stop` where
-    none is. `at` is the number of the field with the time."""
+    """Return where the first row begins that has the time `ms` or a later one, among the rows at [start,
+    stop); `stop` where none has. `at` is the number of the field with the time."""
     low, high = start, stop  # the row lies at [low, high]
     while low < high:
         middle = (low + high) // 2
@@ -79,63 +75,48 @@ def row_ms(line: bytes, separator: str, at: int) -> int:
 
 
 def parse_text(text: bytes, fields: Sequence[Field], options: CsvOptions) -> pd.DataFrame:
-    """Return the rows of the text as a frame: the columns by their headers, the first `timestamp` as index, UTC.
+    """Return the rows of the text as a frame: the columns by their headers, the time as index `timestamp` (UTC).
 
     Raises BadFile where the text does not hold such rows.
     """
-    names = [field.column for field in fields]
-    headers = [field.header for field in fields]
-    is_plain = options.separator == PLAIN.separator and options.decimal == PLAIN.decimal and headers == names
+    names = _names_of(fields)
+    text = text.translate(bytes.maketrans(f"{options.separator}{options.decimal}".encode(), b",."))
+    if any(field.kind == "bool" for field in fields):
+        text = text.replace(b"true", b"1").replace(b"false", b"0")
     try:
-        if text and is_plain and names[0] == TIME and set(names[1:]) <= set(COLUMNS):
-            header = ",".join(names).encode() + b"\n"
-            blocks = list(read_rows([header + text], None))
-            return frame_of(join(blocks), names[1:])
-        return _parse_other(text, fields, options) if text else _no_rows(fields)
-    except (ReplyError, ValueError, pd.errors.ParserError) as error:
-        raise BadFile(f"it does not hold rows of {options.separator.join(headers)}: {error.args[0]}") from error
+        blocks = list(read_lines(text, names)) if text else []
+    except ReplyError as error:
+        headers = options.separator.join(field.header for field in fields)
+        raise BadFile(f"it does not hold rows of {headers}: {error.args[0]}") from error
+    candles = join(blocks) if blocks else no_candles(in_order(names))
+    data = {
+        field.header: _values_of(candles, name, field.kind)
+        for name, field in zip(names, fields, strict=True)
+        if name != "open_time"
+    }
+    return pd.DataFrame(data, index=utc_index(candles.open_ms, TIME), copy=False)
 
 
-def _parse_other(text: bytes, fields: Sequence[Field], options: CsvOptions) -> pd.DataFrame:
-    numbers = [str(at) for at in range(len(fields))]  # headers may be equal to each other when case is ignored
-    dtypes: dict[Any, Any] = {at: _KINDS[field.kind] for at, field in zip(numbers, fields, strict=True)}
-    exact: Any = _EXACT
-    table = pd.read_csv(
-        io.BytesIO(text),
-        sep=options.separator,
-        decimal=options.decimal,
-        header=None,
-        names=numbers,
-        index_col=False,
-        dtype=dtypes,
-        keep_default_na=False,
-        na_values=[""],
-        **exact,
-    )
-    times = next(at for at, field in zip(numbers, fields, strict=True) if field.column == TIME)
-    index = _times(table[times]).rename(TIME)
-    data = {}
-    for at, field in zip(numbers, fields, strict=True):
-        if at != times:
-            column = table[at]
-            if field.kind == "time":
-                data[field.header] = _times(column).to_numpy()
-            else:
-                data[field.header] = column.to_numpy(bool) if field.kind == "bool" else column.array
-    made = pd.DataFrame(data, index=index)
-    for field in fields:
-        if field.kind == "time" and field.header in made:
-            made[field.header] = made[field.header].dt.tz_localize("UTC")
-    return made
+def _names_of(fields: Sequence[Field]) -> list[str]:
+    """Return a name for each field that says to the reader of lines how to read it."""
+    known = {TIME: "open_time", "trades": "trades"}
+    found = []
+    for at, field in enumerate(fields):
+        name = "close_time" if field.kind == "time" and field.column != TIME else known.get(field.column, f"column{at}")
+        found.append(f"column{at}" if name in found else name)
+    return found
 
 
-def _no_rows(fields: Sequence[Field]) -> pd.DataFrame:
-    dtypes = {"float": "float64", "int": "Int64", "bool": "bool", "time": "datetime64[ns, UTC]"}
-    time = next(field for field in fields if field.column == TIME)
-    data = {field.header: pd.Series([], dtype=dtypes[field.kind]) for field in fields if field is not time}
-    return pd.DataFrame(data, index=utc_index(np.zeros(0, np.int64), TIME))
-
-
-def _times(texts: pd.Series[Any]) -> pd.DatetimeIndex:
-    ms = np.array([text.replace(" ", "T") if isinstance(text, str) else "NaT" for text in texts], "M8[ms]")
-    return utc_index(ms.astype(np.int64))
+def _values_of(candles: Candles, name: str, kind: str) -> Any:
+    if name in INTEGERS:
+        values = candles.integers(name)
+        if kind == "time":
+            return utc_index(values)
+        return pd.arrays.IntegerArray(values, values == MISSING, copy=False)
+    floats = candles.floats(name)
+    if kind == "bool":
+        return floats == 1
+    if kind == "int":
+        is_missing = np.isnan(floats)
+        return pd.arrays.IntegerArray(np.where(is_missing, 0, floats).astype(np.int64), is_missing)
+    return floats

@@ -38,8 +38,8 @@ class Files(Protocol):
         """Replace the rows from that time on (None: after the last one) by those of the frames, and return the state.
 
         `facts` is called after the last frame has come; the columns of the rows are added to what it returns.
-        At any byte and by any cause it is interrupted: the series is as before, or as after. Raises OSError with the name of
-        the file where it cannot be written.
+        If it is interrupted, at any byte, the series is as before or as after. Raises OSError with the name of the file
+        where it cannot be written.
         """
 
     def repair(self, state: SeriesState) -> SeriesState:

@@ -31,6 +31,7 @@ from candle_fetcher.vault.state import NOTHING, TAIL_BYTES, Facts, Field, Piece,
 
 SLOTS = ("1", "2")
 _BLOCK = 1 << 20
+_MOST_TIMES = 2  # as candles have: when they open, and when they close
 _TRIES = 20  # of a read beside updates that are quicker than it
 _crc32 = find_crc32()
 
@@ -167,7 +168,7 @@ class SlotFiles:
 
     @contextlib.contextmanager
     def _open(self, path: Path, agreed: Piece) -> Iterator[IO[bytes]]:
-        """Give the file, cut to what it agrees to; one that begins anew appears under its name when it is whole.
+        """Give the file, cut to what it agrees to; one that begins again appears under its name when it is whole.
 
         What a block wrote that fails is cut off again, where that is possible.
         """
@@ -357,10 +358,14 @@ def _tail(file: IO[bytes], size: int) -> int:
 
 
 def _fields_of(frame: pd.DataFrame, layout: Layout) -> tuple[Field, ...]:
-    return tuple(
+    found = tuple(
         Field(header, name, "time" if name == TIME else _kind_of(frame, name))
         for header, name in zip(layout.headers, layout.columns, strict=True)
     )
+    times = [field.column for field in found if field.kind == "time"]
+    if len(times) > _MOST_TIMES:
+        raise InputError(f"there are {len(times)} columns of times, {', '.join(times)}; expected at most {_MOST_TIMES}")
+    return found
 
 
 def _kind_of(frame: pd.DataFrame, name: str) -> str:

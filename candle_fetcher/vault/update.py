@@ -124,7 +124,7 @@ def _begin(
 
 
 def _prepend(source: Source, files: Files, rows: Rows, state: SeriesState, start_ms: int) -> Updated:
-    """Put what lies before the series in front of it. Rows that processors made are made anew, with their context."""
+    """Put what lies before the series in front of it. Rows that processors made are made again, with their context."""
     facts = state.facts
     if rows.processors:
         found = source.fetch(start_ms or FIRST, facts.end_ms)

@@ -46,7 +46,7 @@ def read_rows(pieces: Iterable[bytes], columns: Sequence[str] | None = COLUMNS) 
             names = _read_header(header, columns)
         if not block:
             continue
-        for candles in _read_block(block, names, rows):
+        for candles in read_lines(block, names, rows):
             rows += candles.count
             yield candles
 
@@ -90,8 +90,8 @@ def _read_header(line: bytes, columns: Sequence[str] | None) -> tuple[str, ...]:
     return ("open_time", *fields[1:])
 
 
-def _read_block(text: bytes, names: Sequence[str], before: int) -> Iterator[Candles]:
-    """Yield the candles of whole lines; `before` is the number of rows before them."""
+def read_lines(text: bytes, names: Sequence[str], before: int = 0) -> Iterator[Candles]:
+    """Yield the candles of whole lines; `before` is the number of rows before them. Raises ReplyError."""
     if b"\r" in text:
         line = text.count(b"\n", 0, text.index(b"\r"))
         found = beginning(text.split(b"\n")[line])
