@@ -259,7 +259,7 @@ class FetchManyError(CandleFetcherError):
         self.report = report
         count, what = len(self.frames) + len(self.errors), "symbols"
         if report is not None:
-            self.fix = ".report has a row for each series, and .errors the error of each that failed"
+            vars(self)["fix"] = ".report has a row for each series, and .errors the error of each that failed"
             count, what = len(report), "series"
         super().__init__(f"{len(self.errors)} of {count} {what} failed: {self._why()}")
 

@@ -62,7 +62,7 @@ def _line_at(file: IO[bytes], place: int) -> bytes:
 
 def _time_ms(line: bytes, separator: str, at: int) -> int:
     """Return the Unix ms of the time in a row."""
-    text = line.rstrip(b"\n").split(separator.encode())[at].decode("ascii", "replace")
+    text = line.rstrip(b"\n").split(separator.encode())[at].decode("ascii", "replace").replace(",", ".")
     try:
         return int(np.datetime64(text.replace(" ", "T"), "ms").astype(np.int64))
     except ValueError:
