@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 
 class FileRead(NamedTuple):
-    """A file of the archive as it was read: its candles, or None.
+    """A file of the archive as it was read: its candles, or None where it cannot be used.
 
-    verified: its checksum was there and fits. trouble: "" where the file can be used, "absent" where there is none,
-    "rejected" where its bytes or rows are wrong; `error` says how. published_ms: when the archive published it, as its
-    headers say.
+    verified: whether it has a checksum, and matches it. trouble: "" where the file can be used, "absent" where the
+    archive has none, "rejected" where its bytes or rows are wrong, as `error` says. published_ms: when the archive
+    published it, by the headers of the reply.
     """
 
     file: File
@@ -65,10 +65,10 @@ class ArchiveSource:
         return BucketSource(self._listing, self._wire)
 
     def now_ms(self, scope: CallScope, series: Series) -> int:
-        """Return the archive's clock in Unix ms, to the second; this machine's where it cannot be read.
+        """Return the archive's clock in Unix ms, to the second; this machine's where the archive's cannot be read.
 
-        It is the Date header of the reply to a small request, which is sent where the last reading is old, or this
-        machine's clock was set since.
+        Where the last reading is old, or this machine's clock was set since, a small request is sent, and the Date
+        header of its reply is the time.
         """
         known_ms = self._server_clock.known_ms()
         if known_ms is not None:
@@ -89,11 +89,11 @@ class ArchiveSource:
         return self._server_clock.read(self.archive.name, read_clock)
 
     def read(self, series: Series, file: File, scope: CallScope, open_by: Executor) -> FileRead:
-        """Return the file's candles. A file that does not fit its checksum, or is malformed, is fetched once more and
-        then rejected.
+        """Return the file's candles. A file that does not match its checksum, or is malformed, is fetched a second
+        time, and then rejected.
 
-        `open_by`: the threads that check and read its bytes. Threads that need the same file fetch it once. Raises
-        TransportError where the archive cannot answer.
+        `open_by`: the pool of threads that check and read its bytes. Threads that need the same file share one request.
+        Raises TransportError where the archive cannot answer.
         """
         return self._reads.run(file.path, lambda: self._read(series, file, scope, open_by), scope)
 
@@ -125,14 +125,14 @@ class ArchiveSource:
         return candles
 
     def end_ms(self, series: Series, now_ms: int) -> int:
-        """Return where the newest file that can be published of the series ends."""
+        """Return the end of the newest file of the series that can exist by now, in Unix ms."""
         return published_end_ms(lambda ms, monthly: self.archive.find_file(series, ms, monthly=monthly), now_ms)
 
     def first_ms(self, series: Series, scope: CallScope, open_by: Executor) -> int | None:
         """Return when the first candle of the series in the archive opens; None where it lists no file of the series.
 
-        The listing names the oldest day and the oldest month; the candle itself is read out of the file. Raises
-        ReplyError where the file cannot be used, and what requests for the listing and the file raise.
+        The listing names the oldest day and the oldest month, and the candle is read from that file. Raises ReplyError
+        where the file cannot be used, and what requests for the listing and the file raise.
         """
         first_ms: int | None = None
         for file in self._first_files(series, scope):
@@ -158,7 +158,7 @@ class ArchiveSource:
         return sorted(found, key=lambda file: file.span)
 
     def _checksum(self, file: File, scope: CallScope) -> str | None:
-        """Return the SHA-256 that the file should have; None where the archive has none of it."""
+        """Return the SHA-256 that the file should have; None where the archive states none."""
         try:
             text, _ = self._client.request(Call(f"{file.path}.CHECKSUM"), bytes, scope=scope)
         except ProviderRefused:
@@ -167,7 +167,7 @@ class ArchiveSource:
 
 
 def _published_ms(head: ReplyHead) -> int | None:
-    """Return when the archive published the file, by the reply, and no later than the reply was made; None where it
-    does not say."""
+    """Return when the file was published, by the reply's headers, but no later than the reply was made; None without
+    such a header."""
     published_ms, made_ms = date_ms(head.headers.get("last-modified")), head.made_ms
     return published_ms if published_ms is None or made_ms is None else min(published_ms, made_ms)

@@ -10,7 +10,7 @@ from candle_fetcher.sources.client import Service, ServiceClient
 from candle_fetcher.sources.scope import CallScope
 from candle_fetcher.sources.wire import Wire
 
-# Keys are in the order of their dates: the first zip is enough, and a page of a thousand would be slow.
+# Keys are in the order of their dates, so that the first zip is enough; a page of a thousand keys would be slow.
 _FIRST_KEYS = 20
 
 
@@ -21,9 +21,9 @@ class BucketSource:
         self._client = ServiceClient(Service(NAME, (host,), refusal), wire)
 
     def pages(self, prefix: str, scope: CallScope, *, most: int | None = None) -> Iterator[Page]:
-        """Yield pages of what lies right below the prefix, in order; each is requested when it is needed.
+        """Yield the pages of the keys and folders directly below the prefix, in order; each is requested when needed.
 
-        `most` entries a page; as many as the bucket gives unless stated. Raises the error of a request that fails.
+        A page has at most `most` entries, or as many as the bucket gives. Raises the error of a request that fails.
         """
         marker: str | None = ""
         while marker is not None:
@@ -34,6 +34,6 @@ class BucketSource:
             marker = page.next_marker
 
     def first_ms(self, folder: str, scope: CallScope) -> int | None:
-        """Return when the day or month of the oldest zip in the folder begins, in Unix ms; None without one."""
+        """Return when the day or month of the oldest zip in the folder begins, in Unix ms; None without a zip."""
         times = (find_first_ms(page.keys) for page in self.pages(folder, scope, most=_FIRST_KEYS))
         return next((ms for ms in times if ms is not None), None)

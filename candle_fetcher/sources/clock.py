@@ -1,8 +1,8 @@
 """The clock of a service, by the times that its replies state.
 
-A reply states a time between the sending of the request and the arrival of the reply. So each reading has bounds, as
-far apart as the request took. A reading after a long request is not kept, and a reading that contradicts this machine's
-clock counts once a second reply confirms it.
+The service makes its reply, and states the time, at some instant between sending the request and receiving the reply.
+So each reading is an interval, as long as the request took. A reading by a long request is not kept. A reading that
+contradicts this machine's clock is only believed when a second reply confirms it.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from candle_fetcher.core.errors import InputError, ReplyError, shown
 from candle_fetcher.core.gap import iso
 from candle_fetcher.core.timeframe import DAY_MS
 
-# How long a reading serves while the machine's two clocks keep step, and how long where no newer one can be read.
+# How long a reading is used while this machine's two clocks keep step; and how long where no newer one can be read.
 _SERVES_S = 600.0
 _LASTS_S = 3_600.0
-# The wall clock was set, or the machine slept, where it parts from the steady clock by more.
+# Where the wall clock moves away from the steady clock by more, it was set, or the machine slept.
 _STEP_S = 1.0
 # A reading is kept where its request was shorter.
 _SHORT_S = 1.0
-# A larger difference from this machine's clock, or from the last reading, has to be confirmed.
+# A reading that differs by more from this machine's clock and from the last reading has to be confirmed.
 _CONFIRM_MS = 5_000
 _READINGS = 3
-# A Date header states the second that has begun; servers renew it with some delay.
+# A Date header states whole seconds, rounded down, and servers update it with some delay.
 _DATE_STEP_MS = 1_000
 _DATE_LATE_MS = 500
-# How far two clocks of one provider may be apart: a Date header states the second that has begun.
+# How far two clocks of one provider may be apart, since a Date header states whole seconds.
 HOSTS_MS = 2_000
 # A Date header that differs by more is ignored.
 _FARTHEST_MS = 370 * DAY_MS
@@ -54,7 +54,7 @@ class ReplyHead(NamedTuple):
     came: Moment
 
     def times_alone(self) -> ReplyHead:
-        """Return the head without the other headers: an error that a user may pass on needs none of them."""
+        """Return the head with the headers of times alone, for an error, which a user may show to others."""
         return self._replace(headers={name: text for name, text in self.headers.items() if name in ("date", "age")})
 
     @property
@@ -64,7 +64,7 @@ class ReplyHead(NamedTuple):
 
     @property
     def server_ms(self) -> int | None:
-        """Return the time by the reply: when it was made, and how long a cache has kept it since, a day at most."""
+        """Return the service's time at the reply's arrival: Date plus Age, for which a cache kept it; or None."""
         made_ms, age = self.made_ms, self.headers.get("age", "")
         if made_ms is None:
             return None
@@ -73,10 +73,10 @@ class ReplyHead(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """A service's clock, read once: between `least_ms` and `most_ms` ahead of this machine's, which showed `came`.
+    """A reading of a service's clock: `least_ms` to `most_ms` ahead of this machine's clocks, which showed `came`.
 
-    step_ms: the unit in which the service states the time. took_s: how long the request took. is_steady: False where
-    this machine's clock was set meanwhile.
+    step_ms: the unit in which the service states the time; 0 for ms. took_s: how long the request took. is_steady:
+    False where this machine's clock was set meanwhile.
     """
 
     least_ms: int
@@ -88,14 +88,14 @@ class Reading(NamedTuple):
 
     @property
     def offset_ms(self) -> int:
-        """Return how far the service's clock is ahead: the least that it can be, so that no candle settles too early; 0
-        where the service states seconds and this machine's clock agrees with it."""
+        """Return how far the service's clock is ahead: the lower bound, so that no candle settles too early. Return 0
+        where the service states whole seconds, and this machine's clock lies within them."""
         is_right = self.step_ms > 0 and self.least_ms <= 0 <= self.most_ms + _DATE_LATE_MS
         return 0 if is_right and self.is_short else self.least_ms
 
     @property
     def skew_ms(self) -> int:
-        """Return how far this machine's clock is wrong; 0 where it lies within the bounds, and may be right."""
+        """Return how far this machine's clock is wrong at least; 0 where it lies within the bounds."""
         if self.least_ms <= 0 <= self.most_ms:
             return 0
         return self.least_ms if self.is_short or self.least_ms > 0 else self.most_ms
@@ -122,7 +122,7 @@ def measure_date(head: ReplyHead) -> Reading | None:
 
 
 class ServerClock:
-    """The clock of one service, as this machine's clock and how far that is off. Shared by threads.
+    """The clock of one service: this machine's clock, and the offset of the service's clock from it. Shared by threads.
 
     clock: this machine's time of day in Unix seconds. steady: seconds of a clock that is never set.
     """
@@ -134,7 +134,7 @@ class ServerClock:
         self._date_lag_ms = 0  # of Date headers behind the time that the service states
 
     def moment(self) -> Moment:
-        """Return this machine's clocks at one moment, if possible."""
+        """Return both of this machine's clocks, read within 5 ms if possible."""
         for _ in range(10):
             steady_s = self._steady()
             wall_s = self._clock()
@@ -143,11 +143,11 @@ class ServerClock:
         return Moment(wall_s, steady_s)
 
     def estimated_ms(self) -> int:
-        """Return the service's clock in Unix ms as far as it is known; this machine's where it is not."""
+        """Return the service's clock in Unix ms by the last reading; this machine's clock without a reading."""
         return int(self._clock() * 1000) + (self._reading.offset_ms if self._reading else 0)
 
     def made_ms(self, head: ReplyHead) -> int | None:
-        """Return when the reply was made, by its Date header; None where it has none, or states another year."""
+        """Return when the reply was made, by its Date header; None where it has none, or one that is a year off."""
         made_ms = head.made_ms
         if made_ms is None or abs(made_ms - self.estimated_ms()) > _FARTHEST_MS:
             return None
@@ -160,8 +160,8 @@ class ServerClock:
         self._date_lag_ms = lag_ms if lag_ms > HOSTS_MS else 0
 
     def known_ms(self, *, at_least_s: float = _SERVES_S) -> int | None:
-        """Return the service's clock by a reading that is younger; None where there is none, or this machine's clock
-        was set since."""
+        """Return the service's clock by the last reading, if it is younger than `at_least_s` and this machine's clock
+        was not set since; else None."""
         reading, now = self._reading, self.moment()
         if reading is None or not reading.is_short:
             return None
@@ -171,20 +171,20 @@ class ServerClock:
         return int(now.wall_s * 1000) + reading.offset_ms
 
     def lasting_ms(self) -> int | None:
-        """Return the service's clock by an older reading, for a time at which no newer one can be read."""
+        """Return the service's clock by a reading of the last hour, where no newer one can be read; else None."""
         return self.known_ms(at_least_s=_LASTS_S)
 
     @property
     def skew_s(self) -> float:
-        """Return how many seconds the service's clock is certainly ahead of this machine's; 0 while it is not known."""
+        """Return by how many seconds at least the service's clock is ahead of this machine's; 0 without a reading."""
         return self._reading.skew_ms / 1000 if self._reading else 0.0
 
     def read(self, name: str, read_once: Callable[[bool], Reading | None]) -> int:
         """Return the service's clock, after as many readings as it takes to confirm one.
 
-        `read_once(again)` returns one reading; `again` requires a request of its own. It returns None where the service
-        does not state the time: this machine's clock then counts. Of readings that contradict it, the one that does so
-        least counts. Raises ReplyError where all state another year.
+        `read_once(again)` returns one reading, with `again` by a request for it; or None where the service does not
+        state the time: then this machine's clock counts. Where no reading is confirmed, the one nearest to this
+        machine's clock counts. Raises ReplyError where all are a year off.
         """
         readings: list[Reading] = []
         for _ in range(_READINGS):
@@ -211,12 +211,12 @@ class ServerClock:
         return int(self._clock() * 1000) + best.offset_ms
 
     def note(self, reading: Reading | None) -> None:
-        """Keep a reading out of a reply to another request, where it agrees with what is known."""
+        """Keep the reading from a reply to any request, if it agrees with this machine's clock or the last reading."""
         if reading is not None and reading.is_short and self._is_confirmed(reading, [reading]):
             self._reading = reading
 
     def _is_confirmed(self, reading: Reading, readings: list[Reading]) -> bool:
-        """Return whether this machine's clock, the last reading, or one of the others agrees."""
+        """Return whether the reading agrees with this machine's clock, the kept reading, or an earlier one."""
         known_ms = self.lasting_ms()
         others = [0, *(one.offset_ms for one in readings[:-1] if one.is_short)]
         if known_ms is not None and self._reading is not None:
@@ -225,9 +225,9 @@ class ServerClock:
 
 
 def check_clock(clock: object) -> Callable[[], float]:
-    """Return a clock that reads Unix seconds, and raises InputError for any other value; time.time for None.
+    """Return a clock of Unix seconds that raises InputError where the user's `clock` returns another value.
 
-    Raises InputError where the clock cannot be called or read.
+    None gives time.time. Raises InputError where the clock cannot be called, or is wrong when it is read once.
     """
     if clock is None or clock is time.time:
         return time.time
@@ -250,7 +250,7 @@ def check_clock(clock: object) -> Callable[[], float]:
     return checked
 
 
-@functools.lru_cache(maxsize=64)  # replies of one second have one text, and each is read several times
+@functools.lru_cache(maxsize=64)  # replies of the same second have the same text, and each is parsed several times
 def date_ms(text: str | None) -> int | None:
     """Return the instant of an HTTP date in Unix ms; None where the text is not one."""
     try:

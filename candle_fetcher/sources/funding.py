@@ -1,6 +1,6 @@
 """A provider's funding rates by REST, page by page.
 
-Hosts, retries, holds and bans are those of the provider's other requests.
+Hosts, retries, pauses and bans are shared with the provider's other requests.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from candle_fetcher.sources.scope import AsOf, CallScope
 def funding_pages(source: RestSource, symbol: str, span: Span, scope: CallScope) -> Iterator[tuple[Span, Candles]]:
     """Yield the records of the span, oldest first, each page with the span that it answers for.
 
-    Only an empty page is the end, and its span reaches to the end of the whole. An empty first page is requested again
-    where the span is longer than a day. A reply says nothing of the time after it was made: where the span ends later,
-    this machine's clock is ahead. The span ends at the time of the reply then, and `scope.as_of` is put back to it.
+    An empty page ends the reading; it answers for the rest of the span. An empty first page is requested again where
+    the span is longer than a day. A reply says nothing about the time after it was made. Where the span ends later than
+    that, this machine's clock is ahead: then the span is cut at the time of the reply, and `scope.as_of` is set to it.
     """
     funding = find_funding(source.provider)
     is_doubted = span.end_ms - span.start_ms > DAY_MS
@@ -48,7 +48,7 @@ def has_funding(source: RestSource, symbol: str, scope: CallScope) -> bool:
 def _request_page(
     source: RestSource, symbol: str, span: Span, rows: int, scope: CallScope
 ) -> tuple[Candles, int | None]:
-    """Return the records of one reply, and when it was made; None where it does not say."""
+    """Return the records of one reply, and when the reply was made; None for that where it does not state it."""
     funding = find_funding(source.provider)
     records, head = source.request(
         funding.call(symbol, span, rows),

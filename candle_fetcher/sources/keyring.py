@@ -1,6 +1,6 @@
-"""The keys of a provider: those that its user gave, else those of the environment; tokens that they are exchanged for.
+"""The keys of a provider: given by the user, else by the environment; and the tokens that they are exchanged for.
 
-Values leave as `Keys` alone, which shows none of them. An object that holds keys shows their names only.
+Other modules get the values only as `Keys`, which shows none of them. The repr of each object here shows names alone.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from candle_fetcher.core.keys import HIDDEN, NO_KEYS, Keys
 from candle_fetcher.providers.base import Key, Provider
 from candle_fetcher.sources.scope import CallScope
 
-# A token is renewed this long before it ends, or once half of its time is over: it must still serve when the request
-# arrives. No token counts as lasting longer than a day.
+# A token is renewed this long before it expires, or after half of its life if that is later: it must be valid when the
+# request arrives. A token that lives longer than a day is renewed once a day.
 _SPARE_S = 60.0
 _LONGEST_S = 86_400.0
 
@@ -36,12 +36,12 @@ class FixedKeys:
         return self._keys
 
     def renew(self, used: Keys, scope: CallScope) -> bool:
-        """Return whether there are other keys now, since the service refused those."""
+        """Replace the keys, which the service refused, and return whether there are other ones now."""
         return False
 
 
 class ApiKeys:
-    """Values of keys from `api_keys` and the environment, by provider. Shows names of providers, and no value."""
+    """Values of keys from `api_keys` and the environment, by provider. The repr shows names of providers alone."""
 
     __slots__ = ("_environment", "_given")
 
@@ -54,7 +54,7 @@ class ApiKeys:
         given = self._given.get(provider.name, {})
         names = [key.name for key in provider.keys]
         if names and not set(given) <= set(names):
-            # The name may be a key, put in the place of its name: it is not shown.
+            # The unknown name is not shown: a user may have put a key in its place.
             raise InputError(f"api_keys of {provider.name} has an unknown name; expected {', '.join(names)}")
         found = {key.name: given.get(key.name) or self._environment.get(key.environment, "") for key in provider.keys}
         return {name: value.strip() for name, value in found.items() if value.strip()}
@@ -85,7 +85,7 @@ class Keyring(FixedKeys):
 
     @property
     def digest(self) -> str:
-        """Return a name for these keys, by which their budget is counted; it reveals none of them. "" without keys."""
+        """Return an identifier of these keys, for a budget of their own. It reveals none of them; "" without keys."""
         if not self._values:
             return ""
         lasting = [f"{name}={value}" for name, value in sorted(self._values.items())]
@@ -103,11 +103,11 @@ class Keyring(FixedKeys):
 
     @property
     def names(self) -> list[str]:
-        """Return the names of the keys that there are."""
+        """Return the names of the keys that have a value."""
         return list(self._values)
 
     def missing(self) -> AccessDenied | None:
-        """Return the error where a key is missing. No token is requested."""
+        """Return the error for a missing key; None where none is missing. No token is requested."""
         token = self._provider.token
         if self._is_ready or (token is not None and token.call(self._values) is not None):
             return None
@@ -122,7 +122,7 @@ class Keyring(FixedKeys):
         if token is None or wanted is None:
             return False
         values, seconds = self._request_token(*wanted, token.parse, scope)
-        # Keys in a reply are hidden: a hidden refresh token is the one that was sent, and stays.
+        # The transport hides keys that were sent: so a hidden refresh token is the one that was sent, and stays valid.
         self._values.update((name, value) for name, value in values.items() if HIDDEN not in value)
         lasts_s = min(max(0.0, seconds), _LONGEST_S)
         self._ends_s = self._steady_s() + lasts_s - min(_SPARE_S, lasts_s / 2)
@@ -130,7 +130,7 @@ class Keyring(FixedKeys):
         return True
 
     def _made(self) -> tuple[Keys, bool]:
-        """Return the keys that there are, and whether they are all that a request needs."""
+        """Return the keys that have a value, and whether a request needs no others."""
         provider, values = self._provider, self._values
         if not values:
             return NO_KEYS, provider.token is None and not any(key.is_needed for key in provider.keys)
@@ -152,7 +152,7 @@ class Keyring(FixedKeys):
 
 
 def _where(name: str, keys: list[Key], *, is_renewed: bool) -> str:
-    """Return where keys are put. Where a token is renewed, the first key is that token, and takes the others' place."""
+    """Return where to put the keys, as text. With `is_renewed`, the first key is a token, which the others obtain."""
     shown = ", ".join(f"'{key.name}': …" for key in (keys[1:] if is_renewed else keys))
     first, *others = [key.environment for key in keys]
     variables = f"{first}, or {', '.join(others)} together" if is_renewed else " and ".join([first, *others])

@@ -1,4 +1,4 @@
-"""The request limits of a provider: when they are read, and which of them are too low to be obeyed."""
+"""The request limits of a provider: when they are read, and below which bound they are ignored."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from candle_fetcher.sources.client import ServiceClient
 from candle_fetcher.sources.pages import requests_for
 from candle_fetcher.sources.scope import CallScope
 
-# For how long limits serve that were read.
+# How long limits are used before they are read again.
 _SERVE_S = 3_600.0
 
 
 class RequestLimits:
-    """The limits that a client keeps to. Shared by all threads of a fetcher."""
+    """The limits that the requests of a client obey. Shared by all threads of a fetcher."""
 
     def __init__(self, provider: Provider, client: ServiceClient, steady_s: Callable[[], float]) -> None:
         self._provider = provider
@@ -32,15 +32,15 @@ class RequestLimits:
 
     @property
     def are_known(self) -> bool:
-        """Return whether the limits were read in the last hour, here or by another process, or cannot be read."""
+        """Return whether the limits need not be read: they were in the last hour, in any process, or cannot be."""
         if self._provider.describe is None or self._client.limiter.knows_limits():
             return True
         return self._steady_s() - self._read_s < _SERVE_S
 
     def read(self, symbol: str, scope: CallScope) -> None:
-        """Read the limits, once an hour. Where they cannot be read, the documented ones stay in force.
+        """Read the limits, if they were not read in the last hour. If reading fails, the documented ones stay in force.
 
-        Other threads and processes that need them meanwhile wait a while for the reply.
+        Other threads and processes that need the limits wait for the reply, some seconds at most.
         """
         with self._client.limiter.asking_limits(scope) as is_my_turn:
             if not is_my_turn or self.are_known:
@@ -48,15 +48,15 @@ class RequestLimits:
             try:
                 self.set_from(self.describe(symbol, scope))
             except (Banned, AccessDenied, CancelledError):
-                raise  # the next call has to read them
+                raise  # the next call has to read the limits
             except CandleFetcherError:
-                pass  # an unknown symbol shows when its candles are requested; without limits a fetch goes on
+                pass  # the documented limits are enough; an unknown symbol is refused when its candles are requested
             self._read_s = self._steady_s()
 
     def describe(self, symbol: str, scope: CallScope) -> Listing:
-        """Return what the provider lists about the symbol, and its limits; an empty listing where it has none of them.
+        """Return the provider's limits and its entry for the symbol; an empty listing where it has no such request.
 
-        Raises UnknownSymbol where it lists no such symbol.
+        Raises UnknownSymbol where the provider lists no such symbol.
         """
         if self._provider.describe is None:
             return Listing((), ())
@@ -64,17 +64,17 @@ class RequestLimits:
         return self._client.request(question.call, question.parse, symbol=symbol, scope=scope)[0]
 
     def set_from(self, listing: Listing) -> None:
-        """Count by the limits of the listing from now on, where it has any."""
+        """Obey the limits of the listing from now on, if it has any."""
         if listing.limits:
             self.refused += self._client.limiter.set_limits(listing.limits)
 
     def left(self) -> list[tuple[Limit, int]]:
-        """Return the limits in force, each with what it lets through before its present interval ends."""
+        """Return the limits in force, each with the weight or requests left until its present interval ends."""
         return self._client.limiter.left()
 
 
 def least_limits(provider: Provider) -> Mapping[str, int]:
-    """Return what one request for the limits and the candles of one chunk take, by kind: no limit can be lower."""
+    """Return, by kind, the cost of reading the limits and the candles of one chunk; a lower limit cannot be true."""
     if provider.describe is None or "candles" not in provider.feeds:
         return {}
     feed = provider.feeds["candles"]

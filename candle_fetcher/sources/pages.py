@@ -1,4 +1,4 @@
-"""Replies with candles: as values, which calls a span takes, and their requests."""
+"""Replies with candles as values; the calls that a span needs; and the requests for them."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from candle_fetcher.sources.clock import HOSTS_MS, ReplyHead, ServerClock
 from candle_fetcher.sources.scope import CallScope
 
 _MOST_PAGES = 100_000
-# A hole of so many slots at an end of what was requested is more likely a reply that was cut short than an outage.
+# A hole of so many slots at the start or end of a requested span is more likely a shortened reply than an outage.
 _LARGE_HOLE = 100
 
 
 class SpanAnswer(NamedTuple):
-    """What a source says about a span: its candles, and the holes in it that it confirmed.
+    """The answer of a source about a span: its candles, and the holes that the source confirmed.
 
-    The span may begin later than what was requested: where the series begins; at `served_ms`, before which the provider
-    does not serve its candles; or after a hole that may lie before the listing: `error` says why that is not known.
-    `open_ms` is the opening of the first candle that may still change, as the reply says; such candles are left out.
+    The span may begin later than the requested one: where the series begins; at `served_ms`, where the provider serves
+    no older candles; or after a hole, where `error` says why it is not known whether the series had begun.
+    `open_ms` is the opening of the first candle that may still change, as the reply states; such candles are left out.
     """
 
     span: Span
@@ -43,9 +43,9 @@ class SpanAnswer(NamedTuple):
 class CandlePage(NamedTuple):
     """The candles of a reply, and the times that it states.
 
-    made_ms: when it was made, by its Date header; of several replies the earliest, None where one does not say.
-    final_ms: candles that open then or later may still change, as the reply says. is_blank: it had no candle at all,
-    for no span.
+    made_ms: when the reply was made, by its Date header; of several replies the earliest, None where one has no Date.
+    final_ms: candles that open then or later may still change, as the reply states. is_blank: whether the reply had no
+    candle, not even outside the span.
     """
 
     candles: Candles
@@ -56,7 +56,7 @@ class CandlePage(NamedTuple):
 
     @property
     def final(self) -> Candles:
-        """Return the candles that are final, as the reply says."""
+        """Return the candles that are final, as the reply states."""
         return self.candles if self.final_ms == FOREVER_MS else self.candles.trim(ALL_TIME.before(self.final_ms))
 
     @property
@@ -82,9 +82,9 @@ def join_pages(pages: list[CandlePage]) -> CandlePage:
 
 
 def is_late(page: CandlePage, settling: Settling, span: Span, scope: CallScope) -> bool:
-    """Return whether the reply was made after everything in the span had settled, as far as it can be known.
+    """Return whether the reply was certainly made after everything in the span had settled.
 
-    Its Date header says so; where there is none, the instant of the call does if it is the provider's own time.
+    Its Date header tells. Without one, the instant of the call tells, if it was read from the provider's clock.
     """
     as_of, needed_ms = scope.as_of, settling.settles_ms(span.end_ms)
     is_due = as_of is not None and as_of.is_checked and needed_ms <= as_of.ms
@@ -94,21 +94,21 @@ def is_late(page: CandlePage, settling: Settling, span: Span, scope: CallScope) 
 
 
 def may_be_cut(hole: Span, span: Span, timeframe: Timeframe) -> bool:
-    """Return whether the hole may be what a short page left out: it is large, and has rows on one side at most."""
+    """Return whether a short page may have caused the hole: it is large, and lies at the start or end of the span."""
     if hole.start_ms > span.start_ms and hole.end_ms < span.end_ms:
         return False
     return timeframe.first_slot(hole.end_ms) - timeframe.ordinal(hole.start_ms) >= _LARGE_HOLE
 
 
 def page_rows(feed: Feed, timeframe: Timeframe, span: Span) -> int:
-    """Return how many rows to request: a row a slot, and not fewer than cost the same."""
+    """Return how many rows to request: one for each slot, but not fewer than 99, which cost the same."""
     slots = timeframe.first_slot(span.end_ms) - timeframe.ordinal(span.start_ms)
     return min(feed.limit, max(slots, 99))
 
 
 def windows(feed: Feed, series: Series, span: Span) -> Iterator[Span]:
-    """Yield the span in pieces that one call answers: at most `limit` rows and `window_ms` each, cut at slots; where
-    calls are for fixed windows, cut at their borders."""
+    """Yield the span in pieces that one call can answer: at most `limit` slots and `window_ms` long, cut at borders of
+    slots, and of fixed windows where calls are for such."""
     timeframe, start_ms = series.timeframe, span.start_ms
     while start_ms < span.end_ms:
         slot = timeframe.ordinal(start_ms)
@@ -124,7 +124,7 @@ def windows(feed: Feed, series: Series, span: Span) -> Iterator[Span]:
 
 
 def requests_for(feed: Feed, series: Series, span: Span) -> list[Call]:
-    """Return the calls that a span takes where nothing is missing in it; for plans."""
+    """Return the calls that a span needs if the replies have no holes; for plans."""
     return [
         feed.call(series, window, page_rows(feed, series.timeframe, window)) for window in windows(feed, series, span)
     ]
@@ -143,15 +143,15 @@ class SeriesPages:
     def get(
         self, span: Span, *, within: Span | None = None, since_ms: int = -FOREVER_MS, refresh: bool = False
     ) -> CandlePage:
-        """Return the candles of the span; where a reply serves other spans too, out of the one that the call keeps."""
+        """Return the candles of the span: from a kept reply where replies serve more than it, else from a new one."""
         if not self._feed.replies_with_all and within is None:
             return self.get_new(span)
         page = self.get_kept(within or span, since_ms=since_ms, refresh=refresh)
         return page._replace(candles=page.candles.trim(span))
 
     def get_kept(self, span: Span, *, since_ms: int = -FOREVER_MS, refresh: bool = False) -> CandlePage:
-        """Return a reply that serves more than this span. It is requested once in a public call, unless `refresh` is
-        set, or the kept one is older than `since_ms`."""
+        """Return the reply to the call for the span, which is kept for the rest of the public call. It is requested
+        again with `refresh`, or where the kept one is older than `since_ms`."""
         return self._scope.replies.get(
             self._feed.call(self._series, span, page_rows(self._feed, self._series.timeframe, span)),
             lambda: self.get_new(span),
@@ -162,8 +162,8 @@ class SeriesPages:
         )
 
     def get_new(self, span: Span) -> CandlePage:
-        """Request the candles of the span, with what one reply has no room for: further pages, or two candles off the
-        grid in one slot."""
+        """Request the candles of the span, and those for which the first reply had no room: on further pages, or where
+        slots have two candles off the grid."""
         feed, timeframe = self._feed, self._series.timeframe
         rows = page_rows(feed, timeframe, span)
         call = feed.call(self._series, span, rows)
@@ -179,7 +179,7 @@ class SeriesPages:
         return page
 
     def _get_all(self, first: Call, span: Span) -> CandlePage:
-        """Request every page of an answer, from the first on."""
+        """Request every page of an answer. Raises ReplyError where the pages do not end."""
         pages: list[CandlePage] = []
         calls: set[Call] = set()
         call: Call | None = first
@@ -196,7 +196,7 @@ class SeriesPages:
         return joined._replace(candles=check(joined.candles, span))
 
     def request(self, call: Call, span: Span, most: int | None = None) -> CandlePage:
-        """Request one page of at most so many candles, each of which must lie in the span."""
+        """Request one page. Raises ReplyError where it has more than `most` candles, or one outside the span."""
         parser = _PageParser(self._series, self._feed, span, most)
         return self._page(parser, *self._request(call, parser))
 
@@ -205,9 +205,9 @@ class SeriesPages:
 
 
 class _PageParser:
-    """Parses and checks the candles of one reply. Every candle must lie in the span; more than `most` candles are those
-    of another request. Then `final_ms` is the time from which the candles may still change, and `following` the call
-    for the page after that of `call`, if any."""
+    """Parses and checks the candles of one reply. Raises ReplyError for a candle outside the span, or more than `most`.
+    Afterwards `final_ms` is the time from which candles may still change, and `following` the call for the next page.
+    """
 
     def __init__(
         self, series: Series, feed: Feed, span: Span, most: int | None = None, call: Call | None = None

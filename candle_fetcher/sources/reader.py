@@ -1,7 +1,7 @@
 """The candles of a series by REST, and the second request for each hole.
 
-A hole in a reply is not a fact yet: it is requested again, alone, and confirmed when that answer is empty. An answer
-with rows starts the count again, so that short pages, page caps and late rows all end in complete candles.
+A hole in a reply may be an error: it is requested again, alone, and counts as confirmed if that answer is empty too. If
+the answer has rows, the holes in it are requested in turn. So short pages, page limits and late rows lose no candle.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from candle_fetcher.sources.pages import CandlePage, SeriesPages, SpanAnswer, is
 from candle_fetcher.sources.rest import RestSource
 from candle_fetcher.sources.scope import AsOf, CallScope
 
-# Returns when the series begins, given a hole at the start of a span and the opening of the candle after it; None where
-# it has not begun.
+# A function that returns when the series begins, or None if it has not begun. Its arguments: a hole at the start of a
+# span, and the opening of the candle after the hole, or None.
 ListedMs = Callable[[Span, "int | None"], "int | None"]
 
 
@@ -38,14 +38,14 @@ class SeriesReader:
     ) -> SpanAnswer:
         """Return the candles of a span that one call can answer (see `windows`), with every hole requested again.
 
-        listed_ms: when the series begins; the answer's span leaves out what lies before. again: the span is a hole that
-        was confirmed before; one empty answer is then enough. within: a longer span that one call answers too, and all
-        of which will be needed: it is requested once. refresh: a request is sent even where the public call has kept a
-        reply that serves.
+        listed_ms: tells when the series begins; the answer's span leaves out the time before. again: the span is a hole
+        that was confirmed before, so that one empty answer is enough. within: a longer span that one call can answer
+        too, and that is needed whole: it is requested once. refresh: send a request even where the public call has kept
+        a reply for the span.
         """
         feed, timeframe = self._feed, self._series.timeframe
         if feed.replies_with_all or within is not None:
-            # A public call may take long, and keeps its replies: in an older one a candle may still be forming.
+            # In a reply from early in a long public call, the newest candle may still have been forming.
             since_ms = self._settling.settles_ms(span.end_ms)
             page = self._pages.get(span, within=within, since_ms=since_ms, refresh=refresh)
         else:
@@ -72,10 +72,10 @@ class SeriesReader:
         return is_late(page, self._settling, span, self._scope)
 
     def _settled_page(self, page: CandlePage, span: Span) -> tuple[CandlePage, Span]:
-        """Return what has settled of the page and its span, where the reply was made too early for the whole span.
+        """Return the settled part of the page and its span, where the reply was made before the whole span had settled.
 
-        Either the instant of the call was too late, or the reply is an old one. The provider's clock is read for it,
-        and decides for the call from now on, where it is earlier. An old reply is requested again.
+        Either the instant of the call was too late: the provider's clock is read, and if it is earlier, it becomes the
+        instant of the call. Or the reply is an old one from a cache: then it is requested again.
         """
         source, scope, as_of = self._source, self._scope, self._scope.as_of
         is_doubted = page.made_ms is not None and as_of is not None and as_of.is_checked
@@ -92,7 +92,7 @@ class SeriesReader:
             page = self._pages.get(span, refresh=True)
             if not self._is_late(page, span):
                 raise ReplyError(
-                    f"a reply of {source.provider.name} was made {iso(page.made_ms or 0)}, before the candles until "
+                    f"{source.provider.name} dates a reply {iso(page.made_ms or 0)}, before its candles until "
                     f"{iso(span.end_ms)} had settled; look for a proxy that stores replies"
                 )
         return page, span
@@ -100,9 +100,9 @@ class SeriesReader:
     def _listed_part(
         self, span: Span, hole: Span, candles: Candles, listed_ms: ListedMs
     ) -> tuple[Span, SourceError | None]:
-        """Return the span from the listing on, given the hole at its start, which may lie before the listing.
+        """Return the span from where the series begins, given the hole at its start, which may lie before that.
 
-        Where that cannot be found out, return the span after the hole, and why.
+        Where the start of the series cannot be found out, return the span after the hole, and the error.
         """
         after = Span(hole.end_ms, span.end_ms)
         try:
@@ -118,21 +118,21 @@ class SeriesReader:
         return span, None
 
     def _confirm(self, span: Span, page: CandlePage, holes: list[Span]) -> tuple[Candles, tuple[Span, ...]]:
-        """Request each hole again, alone, and twice one that a short page may have left.
+        """Request each hole again, alone; twice where a short page may have caused it (see `may_be_cut`).
 
-        Return the candles with the rows that came, and the holes that stayed. Where slots may have no row, only a reply
-        without any candle is doubted: it may be the reply to another request.
+        Return the candles with the rows that came, and the holes that stayed. Where slots without trades have no row,
+        only a reply without any candle is doubted, since it may be the reply to another request.
         """
         confirmed: list[Span] = []
         candles = page.final
         if not holes:
             return candles, ()
         has_empty_bars, timeframe = self._feed.has_empty_bars, self._series.timeframe
-        # A hole at the live edge is no fact yet, and requested again in any case.
+        # A hole at the live edge may be a late row, and is requested again later in any case.
         is_blank = page.is_blank and span.start_ms < self._settling.known_ms(self._source.estimated_ms())
         while holes:
             hole = holes.pop()
-            # The reply itself says that its newest slots may still change; another reply would say so too.
+            # The reply itself states that its newest slots may still change: another request now would not tell more.
             is_open = hole.end_ms >= span.end_ms and page.final_ms < hole.end_ms
             is_doubted = has_empty_bars or (is_blank and hole == span)
             if is_open or not is_doubted:
@@ -152,7 +152,7 @@ class SeriesReader:
         return candles, tuple(sorted(confirmed))
 
     def read_page(self, span: Span) -> CandlePage:
-        """Return the candles of a span as the provider has them: checked, and requested once."""
+        """Return the candles of a span as the provider sends them: checked, but with no hole requested again."""
         pages = [self._pages.get(window) for window in windows(self._feed, self._series, span)]
         return pages[0] if len(pages) == 1 else join_pages(pages)
 
@@ -164,20 +164,19 @@ class SeriesReader:
         if depth is None:
             return -FOREVER_MS
         timeframe, opens = self._series.timeframe, self._pages.get_kept(span).candles.open_ms
-        if len(opens) < depth - 1:  # the newest one may not be sent
+        if len(opens) < depth - 1:  # of `depth` candles, the newest one may not be sent yet
             if not len(opens) or not self._feed.has_empty_bars:
                 return -FOREVER_MS
-            # Rows may be lacking: only what begins well within the depth is the beginning.
+            # Rows may be missing: so the series begins in the reply only if that begins well within the depth.
             if int(opens[0]) >= timeframe.open_ms(timeframe.ordinal(self._source.estimated_ms()) - depth + 2):
                 return -FOREVER_MS
         return timeframe.floor_ms(int(opens[0]))
 
     def first_ms(self, before: Span) -> int | None:
-        """Return when the first candle of the series opens; None where none opens after the start of `before`, which is
-        empty.
+        """Return when the first candle of the series opens; None where no candle opens after the start of `before`.
 
-        The time lies before `before` where the series is older. Raises NotOffered where the provider has no request for
-        it, and where it serves only the newest candles, which are not all.
+        `before` is a span known to be empty. The first candle may be older than that. Raises NotOffered where the
+        provider has no request for the first candle, or serves only the newest candles of the series.
         """
         feed, series, provider = self._feed, self._series, self._source.provider
         now_ms = self._source.estimated_ms()
@@ -187,8 +186,8 @@ class SeriesReader:
             newest = Span(now_ms, now_ms + 1)
             if self._served_ms(newest) > -FOREVER_MS:
                 raise NotOffered(
-                    f"{provider.name} serves only the newest {feed.depth(series)} candles of {series.timeframe}, "
-                    "which are not all; it cannot be asked for the first"
+                    f"{provider.name} serves only the newest {feed.depth(series)} candles of {series.timeframe}, so "
+                    "that it cannot be asked for the first one"
                 )
             return _first_of(self._pages.get_kept(newest))
         if feed.first_call is not None:
@@ -196,8 +195,8 @@ class SeriesReader:
         return self._search_first_ms(before, now_ms)
 
     def _search_first_ms(self, before: Span, now_ms: int) -> int | None:
-        """Return as `first_ms`, of a provider that answers windows only: the window before `before` is requested, then
-        window by window."""
+        """Return what `first_ms` does, for a provider that only answers for windows: request the window before
+        `before`, then window by window from there."""
         feed, series, timeframe = self._feed, self._series, self._series.timeframe
         probes = self._source.pages(series._replace(timeframe=parse_timeframe(feed.probe)), self._scope)
         window_ms = feed.window_ms or 200 * DAY_MS
@@ -228,8 +227,8 @@ def _first_of(page: CandlePage) -> int | None:
 
 
 def _oldest_ms(pages: SeriesPages, span: Span) -> int | None:
-    """Return when the first candle in the span opens, after what lies before it came back empty: a reply may be
-    short."""
+    """Return when the first candle in the span opens. A reply may be short: so the time before its first candle is
+    requested, until that is empty."""
     oldest_ms = None
     while span:
         first_ms = _first_of(pages.get(span))

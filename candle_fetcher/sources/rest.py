@@ -89,9 +89,9 @@ class RestSource:
     def now_ms(self, scope: CallScope, series: Series | None, *, is_doubted: bool = False) -> int:
         """Return the provider's clock in Unix ms.
 
-        It is requested where the last reading is old or `is_doubted`, or this machine's clock was set since.
+        The clock is requested where the last reading is old or `is_doubted`, or this machine's clock was set since.
 
-        Where the provider has no such request, the Date header of a reply to a call for candles of the series counts.
+        Where the provider has no request for its clock, the Date header of a reply with candles of the series counts.
         """
         known_ms = None if is_doubted else self.server_clock.known_ms()
         if known_ms is not None:
@@ -110,7 +110,7 @@ class RestSource:
     def _read_clock(self, series: Series | None, scope: CallScope, again: bool) -> Reading | None:
         """Return one reading of the provider's clock; None where its replies do not state the time.
 
-        A reply with candles that the public call has kept serves too, unless the clock is read `again`.
+        The Date of a reply that the public call has kept is enough, unless the clock is read `again`.
         """
         clock = self.provider.clock
         if clock is not None:
@@ -126,7 +126,7 @@ class RestSource:
         return measure_date(pages.get(newest, refresh=again).head)
 
     def pages(self, series: Series, scope: CallScope) -> SeriesPages:
-        """Return what requests the candles of the series, page by page, for one public call."""
+        """Return an object that requests the candles of the series, page by page, for one public call."""
         return SeriesPages(self.provider.feed(series.kind), series, scope, self._client, self.server_clock)
 
     def listing(self, scope: CallScope) -> Listing:

@@ -1,4 +1,4 @@
-"""The scope of one public call: what cancels it, its instant, its retries, and the replies that it keeps."""
+"""The scope of one public call: its cancellation, its instant, its retries, and the replies that it keeps."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _KEPT_REPLIES = 32
 
 
 class ReplyCache(Generic[Kept]):
-    """The newest replies of a public call, by the Call they answer: a reply that serves several chunks is requested
-    once."""
+    """The newest replies of a public call, each under the Call that it answers: so a reply that serves several chunks
+    is requested once."""
 
     def __init__(self) -> None:
         self._asked: OrderedDict[Call, tuple[int, Future[Kept]]] = OrderedDict()
@@ -35,10 +35,10 @@ class ReplyCache(Generic[Kept]):
     def get(
         self, call: Call, send: Callable[[], Kept], cancel: Cancel, *, now_ms: int, since_ms: int, refresh: bool = False
     ) -> Kept:
-        """Return the reply to the call, from `send()` where none is kept that was requested at `since_ms` or later.
+        """Return the kept reply to the call; that of `send()` where none was requested at `since_ms` or later.
 
-        One thread sends; the other threads wait for its reply, and its error is raised in all of them. With `refresh`
-        the request is sent in any case. Raises CancelledError once `cancel` is set.
+        One thread sends; the other threads wait for its reply, and an error of it is raised in all of them. With
+        `refresh` the request is sent in any case. Raises CancelledError once `cancel` is set.
         """
         with self._lock:
             asked_ms, found = self._asked.get(call, (0, None))
@@ -87,17 +87,17 @@ class SharedChunk(NamedTuple):
 class CallScope(CancelEvent):
     """The state of one public call. It is its cancel event too: once set, no request is sent for the call.
 
-    as_of: the instant that decides which candles are settled; decided once, and put back where a reply shows that it
-    was too late.
+    as_of: the instant that decides which candles are settled. It is set once, and made earlier where a reply shows that
+    it was too late.
     retries: how many requests were sent again.
     clock_error: why the provider's clock could not be read.
-    denial: why REST is not used any more: the provider refuses this address, and the archive may serve the call.
-    warned: kinds of warnings that the caller has received.
+    denial: the refusal of this address by the provider, after which the call uses the archive in place of REST.
+    warned: the kinds of warnings that were already issued in this call.
     span: the range of the call, once both of its ends are known.
-    kept: archive files that reach beyond the span gathered last; the next piece of a stream uses them.
+    kept: archive files that reach beyond the span gathered last, for the next piece of a stream.
     replies: the newest replies that serve more than one chunk.
-    renewed: chunks that a refresh has requested again, by the key of the series. A series is in it once its facts have
-    been forgotten.
+    renewed: the chunks that a refresh has already requested again, by the key of the series. A series has an item here
+    once its facts have been dropped.
     shared: the last chunk of the span gathered last, by the key of the series, where it reaches beyond that span.
     """
 

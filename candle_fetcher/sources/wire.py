@@ -36,8 +36,8 @@ class Wire(NamedTuple):
     shared_states: budgets, holds and bans that processes share; None keeps them in this process.
     wait: waits for so many seconds, or until the event is set, and returns whether it is set.
     at_once: the most requests to one service that are under way at once; 0 for any number.
-    limiter_clocks: makes the clocks of a budget. A test that hands in a `wait` which returns at once hands in clocks
-    that go on by as much.
+    limiter_clocks: makes the clocks of a budget. A test with a `wait` that returns at once needs clocks that advance by
+    the time waited.
     """
 
     transport: Transport
@@ -51,5 +51,5 @@ class Wire(NamedTuple):
     limiter_clocks: Callable[[ServerClock], LimiterClocks] = limiter_clocks
 
     def server_clock(self) -> ServerClock:
-        """Return a clock of a service that was not read yet."""
+        """Return a new clock for a service, without a reading."""
         return ServerClock(self.clock, self.steady_s)

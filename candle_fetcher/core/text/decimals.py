@@ -19,7 +19,7 @@ Column = npt.NDArray[np.int64] | npt.NDArray[np.float64]
 
 # As uint8, so that arithmetic with bytes wraps around and stays uint8.
 ZERO, POINT, MINUS = np.frombuffer(b"0.-", np.uint8)
-# A word of eight bytes at the begin or end of a number may reach beyond the text: so the text gets margins.
+# A word of eight bytes at the start or end of a number may reach beyond the text: so the text gets margins.
 PAD = 8
 MARGIN = b"0" * PAD
 
