@@ -158,7 +158,7 @@ def test_that_there_never_was_a_candle_is_not_believed_beside_one(world: World) 
     fault = world.exchange.fail(
         faults.body(BLANK), times=None, match=lambda path, params: "/bars" in path and params.get("limit") == "1"
     )
-    with pytest.raises(IncompleteData, match="never to have opened"):
+    with pytest.raises(IncompleteData, match="has no candle, but sent one"):
         fetcher.fetch("AAPL", "1d", "2015-12-01", "2016-06-01")
     fault.stop()
     truth = world.exchange.truth("alpaca", "AAPL", "1d", ms("2015-12-01"), ms("2016-06-01"))
