@@ -73,7 +73,7 @@ def test_a_listing_later_than_a_stored_candle_is_not_believed(world: World) -> N
     world.exchange.hide("binance", "BTCUSDT", (ms("2024-04-20T08:00"), ms("2024-04-22")))
     stray = json.dumps(json.loads(rows(world, "2024-04-23", "2024-04-24"))[:1]).encode()
     world.exchange.fail(faults.body(stray), times=None, match=is_probe)
-    with pytest.raises(IncompleteData, match="first candle"):
+    with pytest.raises(IncompleteData, match="begins at 2024-04-23T00:00:00Z, but sent a candle"):
         world.fetcher(source="rest").fetch("BTC/USDT", "1h", "2024-04-20T08:00", "2024-04-25")
     kept = world.fetcher(source="cache").fetch("BTC/USDT", "1h", "2024-01-10", "2024-01-20")
     same(kept, world.truth("BTCUSDT", "1h", "2024-01-10", "2024-01-20"))
@@ -158,7 +158,7 @@ def test_that_there_never_was_a_candle_is_not_believed_beside_one(world: World) 
     fault = world.exchange.fail(
         faults.body(BLANK), times=None, match=lambda path, params: "/bars" in path and params.get("limit") == "1"
     )
-    with pytest.raises(IncompleteData, match="has no candle, but sent one"):
+    with pytest.raises(IncompleteData, match="has no candle, but sent a candle"):
         fetcher.fetch("AAPL", "1d", "2015-12-01", "2016-06-01")
     fault.stop()
     truth = world.exchange.truth("alpaca", "AAPL", "1d", ms("2015-12-01"), ms("2016-06-01"))

@@ -96,7 +96,9 @@ class SeriesBounds:
             gathering.source.renew()
             self._drop_claim()
             said = "has no candle" if first_ms is None else f"begins at {iso(first_ms)}"
-            error = ReplyError(f"{series.provider} says that {series.symbol} {said}, but sent one of {iso(oldest_ms)}")
+            error = ReplyError(
+                f"{series.provider} says that {series.symbol} {said}, but sent a candle of {iso(oldest_ms)}"
+            )
             self._refuted = before_ms, error
             raise error
         return first_ms
