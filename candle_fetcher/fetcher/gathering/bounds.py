@@ -95,10 +95,8 @@ class SeriesBounds:
         if oldest_ms is not None:
             gathering.source.renew()
             self._drop_claim()
-            said = "has no candle" if first_ms is None else f"begins at {iso(first_ms)}"
-            error = ReplyError(
-                f"{series.provider} says that {series.symbol} {said}, but sent a candle of {iso(oldest_ms)}"
-            )
+            said = f"{series.symbol} " + ("has no candle" if first_ms is None else f"begins at {iso(first_ms)}")
+            error = ReplyError(f"{series.provider} says that {said}, but sent a candle of {iso(oldest_ms)}")
             self._refuted = before_ms, error
             raise error
         return first_ms
@@ -175,8 +173,8 @@ class SeriesBounds:
                 gathering.cache.facts.drop_unconfirmed(gathering.series)
                 if gathering.feed.window_ms is not None and again_ms is not None and again_ms < first_ms:
                     self._learn_first(again_ms)  # a series that paused for longer than a window has
-                series = gathering.series
-                raise ReplyError(f"{series.provider} says that {series.symbol} begins at {iso(first_ms)}, then {said}")
+                what = f"{gathering.series.symbol} begins at {iso(first_ms)}, and then {said}"
+                raise ReplyError(f"{gathering.series.provider} says that {what}")
         self._learn_first(first_ms)
 
     def _is_seen(self, first_ms: int) -> bool:
