@@ -8,7 +8,7 @@ with CandleFetcher() as fetcher:
 
 from __future__ import annotations
 
-from candle_fetcher.cache import CacheStats, CandleCache, Compacted, Imported, Verified
+from candle_fetcher.cache import CandleCache
 from candle_fetcher.core.combine import combine
 from candle_fetcher.core.errors import (
     AccessDenied,
@@ -37,6 +37,7 @@ from candle_fetcher.core.events import Progress
 from candle_fetcher.core.gap import Gap
 from candle_fetcher.core.missing import find_gaps
 from candle_fetcher.core.plan import FetchPlan
+from candle_fetcher.core.reports import Backup, CacheStats, Compacted, Imported, Restored, Verified
 from candle_fetcher.core.summary import summary
 from candle_fetcher.core.types import (
     CandleKind,
@@ -57,6 +58,7 @@ from candle_fetcher.vault import Vault
 __all__ = [
     "AccessDenied",
     "ArchiveMismatch",
+    "Backup",
     "BadFile",
     "Banned",
     "CacheError",
@@ -88,6 +90,7 @@ __all__ = [
     "ProviderRefused",
     "RateLimited",
     "ReplyError",
+    "Restored",
     "SourceError",
     "SourceName",
     "TransportError",

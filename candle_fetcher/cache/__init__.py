@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import pandas as pd
 
@@ -31,6 +31,7 @@ from candle_fetcher.cache.listings import ListingStore
 from candle_fetcher.cache.locks import ChunkLocks
 from candle_fetcher.core.entry import is_of_newer_version, unseal
 from candle_fetcher.core.errors import InputError
+from candle_fetcher.core.reports import Backup, CacheStats, Compacted, Imported, Restored, Verified
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.core.tracebacks import short_errors
@@ -39,66 +40,10 @@ from candle_fetcher.store import DiskStats, MemoryTier, Store
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class CacheStats(NamedTuple):
-    """Entries and bytes by tier, their upper bounds, and the folder of the disk tier."""
-
-    path: str | None
-    memory_entries: int
-    memory_bytes: int
-    memory_max_bytes: int
-    disk_entries: int
-    disk_bytes: int
-    disk_max_bytes: int
-    problem: str | None = None
-
-
-class Verified(NamedTuple):
-    """How many entries were read, and the keys of the damaged ones, which were dropped and count as missing.
-
-    `newer` of the entries were written by a newer version of this package: they stay, and cannot be read here.
-    """
-
-    entries: int
-    damaged: tuple[str, ...]
-    newer: int = 0
-
-
-class Compacted(NamedTuple):
-    """How many chunks were moved into pages, and by how many bytes the disk holds less than before."""
-
-    chunks: int
-    freed_bytes: int
-
-
-class Imported(NamedTuple):
-    """The result of an import: the series of the file, and its rows.
-
-    `rows` are its candles, of which `added` were not stored; `first` and `last` open times (UTC) among them, None where
-    there are none. `differing` candles are stored with other values, which stay, and are noted in `revisions()`.
-    `ignored` were left out: not settled yet, or known to be wrong. `chunks` is how many chunks the candles lie in.
-    `lacking` are columns of the series that the file does not have: they are empty in the candles added, until a
-    refresh. `verified` says that the checksum beside the file matched; None where such files have none.
-    """
-
-    path: str
-    provider: str
-    symbol: str
-    timeframe: str
-    kind: str
-    rows: int
-    added: int
-    differing: int
-    ignored: int
-    chunks: int
-    first: str | None
-    last: str | None
-    lacking: tuple[str, ...]
-    verified: bool | None
-
-
 # Makes a test of series out of a symbol as the user wrote it.
 Matcher = Callable[[str], Callable[[Series], bool]]
-Importer = Callable[..., Imported]
+# Does the work of that name (import, backup, restore) on a cache and the path of a file.
+FileWork = Callable[..., Any]
 
 
 def _user_call(method: F) -> F:
@@ -114,7 +59,8 @@ def _user_call(method: F) -> F:
 
 class CandleCache:
     """The cache of a fetcher: memory over disk. Its user calls `path`, `stats`, `list`, `clear`, `verify`, `compact`,
-    `revisions` and `import_file`; the fetcher works with its parts. Without a store nothing is kept."""
+    `revisions`, `import_file`, `backup` and `restore`; the fetcher works with its parts. Without a store nothing is
+    kept."""
 
     def __init__(
         self,
@@ -123,13 +69,13 @@ class CandleCache:
         path: Path | None,
         compress: bool = False,
         clock: Callable[[], float] = time.time,
-        importer: Importer | None = None,
+        with_file: FileWork | None = None,
         run: Callable[[Callable[[], Any]], Any] = lambda work: work(),
         matcher: Matcher | None = None,
     ) -> None:
         self.is_off = store is None
-        self._store = store = store or Store(MemoryTier(0))
-        self._importer = importer
+        self.store = store = store or Store(MemoryTier(0))
+        self._with_file = with_file
         self._matcher = matcher
         self._run = run
         self._path = path
@@ -157,7 +103,7 @@ class CandleCache:
     @property
     def problem(self) -> str:
         """What does not work on the disk now; "" while all is well."""
-        return self._store.problem
+        return self.store.problem
 
     @_user_call
     def stats(self) -> CacheStats:
@@ -165,9 +111,9 @@ class CandleCache:
         return self._stats()
 
     def _stats(self) -> CacheStats:
-        disk = DiskStats(0, 0, 0) if self._store.disk is None else self._store.disk.stats()
-        problem = "use_cache is off" if self.is_off else self._store.problem or None
-        return CacheStats(str(self._path) if self._path else None, *self._store.memory.stats()[:3], *disk, problem)
+        disk = DiskStats(0, 0, 0) if self.store.disk is None else self.store.disk.stats()
+        problem = "use_cache is off" if self.is_off else self.store.problem or None
+        return CacheStats(str(self._path) if self._path else None, *self.store.memory.stats()[:3], *disk, problem)
 
     @_user_call
     def list(self) -> pd.DataFrame:
@@ -176,7 +122,7 @@ class CandleCache:
         Columns: provider, symbol, timeframe, kind, settings (text, such as "feed=iex"), origin (the root, where it is
         not the provider's own), chunks, rows, first, last (UTC, open times), bytes (of all that is stored of it).
         """
-        return list_series(self._store, self.entries, self.listings)
+        return list_series(self.store, self.entries, self.listings)
 
     @_user_call
     def clear(self, symbol: str | None = None, timeframe: str | None = None) -> int:
@@ -194,22 +140,22 @@ class CandleCache:
             self.facts.drop()
             self.entries.drop_unsaved()
             self.frames.drop_all()
-            self._store.clear()
-            return stats.disk_entries if self._store.disk is not None else stats.memory_entries
+            self.store.clear()
+            return stats.disk_entries if self.store.disk is not None else stats.memory_entries
         grid = None if timeframe is None else parse_timeframe(timeframe)
         is_named = self._matcher(symbol) if symbol is not None and self._matcher is not None else None
         with self.documents.transaction():
-            held = find_holdings(self._store)
+            held = find_holdings(self.store)
             chosen = [
                 one
                 for one in {*held, *self.facts.known_series()}
                 if grid in (None, one.timeframe) and (is_named is None or is_named(one))
             ]
             keys = [key for series in chosen for key in held.get(series, Holding()).keys]
-            self._store.drop_many(keys)
+            self.store.drop_many(keys)
         for series in chosen:
             self.facts.drop(series)
-            self._store.memory.drop_prefix(f"{series.key}|")
+            self.store.memory.drop_prefix(f"{series.key}|")
             self.frames.drop(series)
         self.entries.drop_unsaved(keys)
         return len(keys)
@@ -217,7 +163,7 @@ class CandleCache:
     @_user_call
     def verify(self) -> Verified:
         """Check every entry and page on disk against its checksums, and drop the damaged ones."""
-        disk = self._store.disk
+        disk = self.store.disk
         entries, newer, damaged = 0, 0, []
         for key in list(disk.keys()) if disk is not None else ():
             data = disk.load(key) if disk is not None else None
@@ -240,9 +186,9 @@ class CandleCache:
         if "|page|" in key:
             return self.entries.pages.drop_if_damaged(key)
         with self.documents.transaction():
-            is_same = self._store.disk is not None and self._store.disk.load(key) == data
+            is_same = self.store.disk is not None and self.store.disk.load(key) == data
             if is_same:
-                self._store.drop(key)
+                self.store.drop(key)
         return is_same
 
     @_user_call
@@ -250,9 +196,9 @@ class CandleCache:
         """Move chunks that were stored one by one into pages, which are read several times as fast, and give free space
         of the disk back. Fetches do the first as they go; this does it for what older versions have stored."""
         before = self._stats().disk_bytes
-        chunks = sum(self.entries.pack(series, one.chunks) for series, one in find_holdings(self._store).items())
-        if self._store.disk is not None:
-            self._store.disk.compact()
+        chunks = sum(self.entries.pack(series, one.chunks) for series, one in find_holdings(self.store).items())
+        if self.store.disk is not None:
+            self.store.disk.compact()
         return Compacted(chunks, max(0, before - self._stats().disk_bytes))
 
     @_user_call
@@ -261,7 +207,7 @@ class CandleCache:
 
         Columns: provider, symbol, timeframe, kind, timestamp, column, old, new, old_read, new_read (UTC).
         """
-        return list_revisions(self._store, self.entries)
+        return list_revisions(self.store, self.entries)
 
     @_user_call
     def import_file(
@@ -290,11 +236,41 @@ class CandleCache:
         damaged, or its values cannot be candles; CacheError where the cache cannot keep it; OSError where it cannot be
         read.
         """
-        if self._importer is None or self.is_off:
-            raise InputError("there is no cache to import into; use a CandleFetcher with use_cache=True")
-        return self._importer(self, path, symbol=symbol, timeframe=timeframe, provider=provider, kind=kind)
+        given = {"symbol": symbol, "timeframe": timeframe, "provider": provider, "kind": kind}
+        done: Imported = self._work_on_file("import", path, **given)
+        return done
+
+    @_user_call
+    def backup(self, path: str | os.PathLike[str]) -> Backup:
+        """Write what lies on disk of every series into one file, a tar, which `restore` reads on any machine.
+
+        It is what is stored at one moment, though threads and processes go on writing; the file appears whole or not at
+        all. It has candles, funding rates, gaps, revisions, listings and corporate actions; no keys, locks or budgets.
+
+        Raises InputError where the path does not end in .tar or there is no cache on disk, CacheError where the cache
+        cannot be read, OSError where the file cannot be written.
+        """
+        done: Backup = self._work_on_file("backup", path)
+        return done
+
+    @_user_call
+    def restore(self, path: str | os.PathLike[str]) -> Restored:
+        """Add to the cache what a backup has and the cache lacks. What is stored stays, and so do other series.
+
+        The file is checked to its end before anything is stored. A restore that was cut off can be made again.
+
+        Raises BadFile where the file is damaged; InputError where it is no backup, of a newer version, or larger than
+        the cache may be; CacheError where the disk does not take it, OSError where the file cannot be read.
+        """
+        done: Restored = self._work_on_file("restore", path)
+        return done
+
+    def _work_on_file(self, work: str, path: object, **given: Any) -> Any:
+        if self._with_file is None or self.is_off:
+            raise InputError(f"there is no cache for {work}; use a CandleFetcher with use_cache=True")
+        return self._with_file(work, self, path, **given)
 
     def close(self) -> None:
         """Write what waits to be written, and close the files."""
         self.locks.close()
-        self._store.close()
+        self.store.close()

@@ -69,7 +69,7 @@ def list_series(store: Store, entries: EntryStore, listings: ListingStore) -> pd
             symbol = listings.unified_symbol(provider, series.origin, symbol)
         names = series.provider, symbol, series.timeframe.name, series.kind, settings, series.origin
         chunks = sorted(set(holding.chunks))
-        ends = _find_open_ms(entries, series, chunks, 0), _find_open_ms(entries, series, chunks[::-1], -1)
+        ends = find_open_ms(entries, series, chunks, 0), find_open_ms(entries, series, chunks[::-1], -1)
         rows.append((*names, len(chunks), holding.rows, *ends, holding.bytes))
     columns = ("provider", "symbol", "timeframe", "kind", "settings", "origin")
     return _frame(rows, (*columns, "chunks", "rows", "first", "last", "bytes"), ("first", "last"))
@@ -87,7 +87,7 @@ def list_revisions(store: Store, entries: EntryStore) -> pd.DataFrame:
     return _frame(rows, columns, ("timestamp", "old_read", "new_read"))
 
 
-def _find_open_ms(entries: EntryStore, series: Series, chunks: Iterable[int], at: int) -> int:
+def find_open_ms(entries: EntryStore, series: Series, chunks: Iterable[int], at: int) -> int:
     """Return the open time of the candle at that index of the first chunk that has candles, 0 where none has."""
     for chunk in chunks:
         for _, entry in entries.read(series, [chunk]).values():

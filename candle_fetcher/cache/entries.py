@@ -20,7 +20,7 @@ from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge
 from candle_fetcher.store import Store, WriteWatch
 
-_KEPT_REVISIONS = 10_000  # of a series
+KEPT_REVISIONS = 10_000  # of a series
 _BATCH_CHUNKS = 16  # of more, the entries are read in batches, side by side
 _BATCHES = 16
 
@@ -281,7 +281,7 @@ class EntryStore:
         with self._documents.transaction():
             known = self.load_revisions(key)
             same = {revision[:4] for revision in known} if once else ()
-            kept = [*known, *(one for one in revisions if one[:4] not in same)][-_KEPT_REVISIONS:]
+            kept = [*known, *(one for one in revisions if one[:4] not in same)][-KEPT_REVISIONS:]
             self._documents.save(key, kept)
 
     def load_revisions(self, key: str) -> list[Revision]:

@@ -6,12 +6,12 @@ import argparse
 import sys
 from typing import Any
 
-from candle_fetcher.cache import Imported
 from candle_fetcher.cli.opening import folder_setting, open_importer, read_target
 from candle_fetcher.cli.tables import print_facts, print_imported, print_json, show_rows
 from candle_fetcher.cli.talk import Talk
 from candle_fetcher.console import is_on_terminal
 from candle_fetcher.core.errors import CandleFetcherError, InputError
+from candle_fetcher.core.reports import Imported
 from candle_fetcher.core.sizes import size_text
 from candle_fetcher.fetcher import CandleFetcher
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import pandas as pd
 
-from candle_fetcher.cache import Imported
 from candle_fetcher.cli.talk import Talk, number_of, silence
 from candle_fetcher.console import Palette, Role, is_on_terminal, printable
 from candle_fetcher.core.gap import iso
+from candle_fetcher.core.reports import Imported
 from candle_fetcher.core.sizes import size_text
 from candle_fetcher.files.layout import csv_pieces
 

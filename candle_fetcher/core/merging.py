@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from candle_fetcher.core.candles import Candles, Int64s, overlay
+from candle_fetcher.core.candles import Candles, Int64s, find_holes, overlay
 from candle_fetcher.core.entry import UNKNOWN, Entry, Hole, HoleState, holes_outside
 from candle_fetcher.core.spans import Span, hull, intersect, merge, subtract
 from candle_fetcher.core.timeframe import Timeframe
@@ -69,6 +69,24 @@ def merge_entries(
     has_end = bool(replaced) and replaced[-1].end_ms == covered.end_ms
     stored_ms = ours.stored_ms if has_end else stored.stored_ms
     return Merged(Entry(covered, stored_ms, tuple(sorted(holes)), candles), tuple(replaced), tuple(contested))
+
+
+def fill_from_copy(stored: Entry | None, copy: Entry, timeframe: Timeframe) -> Merged | None:
+    """Return the stored entry with what a copy of it, made at any time, knows beside it; None where that is nothing.
+
+    What is stored stays, but that a candle of the copy fills a hole, and a confirmed hole one that is to be asked for.
+    """
+    if stored is None:
+        return Merged(copy, (copy.covered,))
+    spans: list[Span] = []
+    for hole in stored.holes:
+        part = hole.span.clip(copy.covered)
+        if part:
+            spans += subtract(part, find_holes(copy.candles.open_ms, timeframe, part))
+        if hole.state is HoleState.DUE:
+            spans += [one.clip(hole.span) for one in _spans(copy, HoleState.CONFIRMED)]
+    merged = merge_entries(stored, copy, merge(spans), timeframe=timeframe, seen=stored)
+    return merged if merged.replaced else None
 
 
 def _differing(entry: Entry, other: Entry | None, timeframe: Timeframe) -> list[Span]:

@@ -14,12 +14,11 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import CancelledError
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from candle_fetcher.cache import CandleCache, Imported
+from candle_fetcher.cache import CandleCache
 from candle_fetcher.concurrency import is_ours, start_thread
 from candle_fetcher.concurrency.call import current_call, tell_caller
 from candle_fetcher.console import make_progress
@@ -34,7 +33,7 @@ from candle_fetcher.core.errors import (
     naming_errors,
     warn,
 )
-from candle_fetcher.core.events import Event, Operation, Progress
+from candle_fetcher.core.events import Event, Progress
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.version import __version__
 from candle_fetcher.fetcher.calls import Calls
@@ -207,7 +206,7 @@ class Runtime:
             path=path,
             compress=settings.compression,
             clock=self.clock,
-            importer=self._import_file,
+            with_file=self._work_on_file,
             run=self.calls.run,
             matcher=self._match_symbol,
         )
@@ -219,14 +218,14 @@ class Runtime:
         facts: dict[str, object] = {"provider": self.provider.name, "source": settings.source, "cache": cache}
         return facts | ({"state": "closed"} if self.is_closed else {})
 
-    def _import_file(self, cache: CandleCache, path: Any, **given: Any) -> Imported:
-        from candle_fetcher.files.importing import import_file  # when used: few do
+    def _work_on_file(self, work: str, cache: CandleCache, path: Any, **given: Any) -> Any:
+        """Import a file into the cache, make a backup of it, or restore one."""
+        from candle_fetcher.files.work import work_on_file  # when used: few do
 
         began = time.perf_counter()
-        with completing_errors(lambda: self.about((), given)):
-            done = import_file(cache, self, path, int(self.clock() * 1000), **given)
-        size, label = Path(done.path).stat().st_size, f"{done.symbol} {done.timeframe}"
-        self.observe(Operation("import", time.perf_counter() - began, done.rows, size, label))
+        with completing_errors(lambda: self.about((), given)), self.scope() as scope:
+            done, operation = work_on_file(work, cache, self, path, int(self.clock() * 1000), scope, **given)
+        self.observe(operation._replace(seconds=time.perf_counter() - began))
         return done
 
     def _match_symbol(self, symbol: str) -> Callable[[Series], bool]:

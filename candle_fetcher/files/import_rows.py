@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from candle_fetcher.cache import CandleCache, Imported
+from candle_fetcher.cache import CandleCache
 from candle_fetcher.cache.freshness import READ_ENTRY
 from candle_fetcher.core.candles import INTEGERS, MISSING, Candles, join, widen
 from candle_fetcher.core.coverage import fill
@@ -22,6 +22,7 @@ from candle_fetcher.core.finality import Settling
 from candle_fetcher.core.gap import iso
 from candle_fetcher.core.merging import Merged
 from candle_fetcher.core.plan import CHUNK_SLOTS, chunk_of, chunk_span, chunks_of
+from candle_fetcher.core.reports import Imported
 from candle_fetcher.core.revisions import Revision, find_revisions
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import ALL_TIME, Span, merge, subtract

@@ -9,13 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from candle_fetcher.cache import CandleCache, Imported
+from candle_fetcher.cache import CandleCache
 from candle_fetcher.core.actions import Known
 from candle_fetcher.core.candles import COLUMNS, Candles, have_prices, in_order
 from candle_fetcher.core.errors import BadFile, InputError, shown
+from candle_fetcher.core.events import Event
 from candle_fetcher.core.files import File
 from candle_fetcher.core.missing import read_missing
 from candle_fetcher.core.naming import PARTIAL, text_of
+from candle_fetcher.core.reports import Imported
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, subtract
 from candle_fetcher.core.text.csv import FLAG_COLUMNS, read_rows
@@ -32,7 +34,10 @@ from candle_fetcher.providers.series import read_series
 
 
 class Fetcher(Protocol):
-    """What an import asks of the fetcher that owns the cache."""
+    """What work on files asks of the fetcher that owns the cache."""
+
+    def observe(self, event: Event) -> None:
+        """Receive an event."""
 
     def find(self, provider: str | Provider | None) -> Provider:
         """Return the provider of that id, with the settings of the fetcher; the fetcher's own for None."""

@@ -16,8 +16,19 @@ from candle_fetcher.core.events import Lookup, Observe, ignore
 from candle_fetcher.store.disk import DiskStats, DiskTier
 from candle_fetcher.store.memory import MemoryStats, MemoryTier, WriteWatch
 from candle_fetcher.store.page_files import NotWhole
+from candle_fetcher.store.snapshot import Snapshot, SnapshotLost
 
-__all__ = ["DiskStats", "DiskTier", "MemoryStats", "MemoryTier", "NotWhole", "Store", "WriteWatch"]
+__all__ = [
+    "DiskStats",
+    "DiskTier",
+    "MemoryStats",
+    "MemoryTier",
+    "NotWhole",
+    "Snapshot",
+    "SnapshotLost",
+    "Store",
+    "WriteWatch",
+]
 
 
 class Store:

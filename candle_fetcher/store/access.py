@@ -34,6 +34,7 @@ from candle_fetcher.store.writers import WriterQueue
 
 if TYPE_CHECKING:
     from candle_fetcher.store.database import Database
+    from candle_fetcher.store.snapshot import Snapshot
 
 T = TypeVar("T")
 
@@ -125,6 +126,19 @@ class DatabaseAccess:
     def compact(self) -> None:
         """Give free pages back to the file system."""
         self._attempt(lambda db: db.compact(), None)
+
+    def snapshot(self) -> Snapshot:
+        """Return the database as it is now, to be closed by the caller. Raises CacheError where it cannot be read."""
+        from candle_fetcher.store import database
+        from candle_fetcher.store.snapshot import Snapshot
+
+        fork_guard.enter()
+        try:
+            return Snapshot(self._database().connect_snapshot())
+        except (*database.FAILURES, _Unavailable) as error:
+            raise CacheError(self.problem or f"the cache in {self.folder} cannot be read now ({error!r})") from error
+        finally:
+            fork_guard.leave()
 
     def transaction(self) -> AbstractContextManager[bool]:
         """Exclude other writers in a block; see DiskTier.transaction."""

@@ -146,6 +146,18 @@ class Database:
         with suppress(sqlite3.OperationalError):
             self.select("VACUUM")
 
+    def connect_snapshot(self) -> sqlite3.Connection:
+        """Return a connection of its own, to be closed by the caller, which sees the database as it is now."""
+        check_names(self._folder)
+        con = self._connect()
+        try:
+            con.execute("BEGIN")
+            con.execute("SELECT 1 FROM Cache LIMIT 1").fetchall()  # a transaction begins with its first read
+        except BaseException:
+            con.close()
+            raise
+        return con
+
     def close(self) -> None:
         """Close every connection, those in use when they are put back, and wait a while for them.
 

@@ -28,6 +28,7 @@ from candle_fetcher.store.page_files import PageFiles
 
 if TYPE_CHECKING:
     from candle_fetcher.store.database import Database
+    from candle_fetcher.store.snapshot import Snapshot
 
 USE_STEP_S = 86_400.0  # a use is written down at most once a day
 KEYS_PER_SELECT = 32
@@ -224,6 +225,10 @@ class DiskTier:
                 key = _decode(after)
                 if key is not None:
                     yield key, size, beginning
+
+    def snapshot(self) -> Snapshot:
+        """Return all values as they are now, to be closed by the caller. Raises CacheError where the disk fails."""
+        return self._access.snapshot()
 
     def stats(self) -> DiskStats:
         """Return what is on the disk now."""
