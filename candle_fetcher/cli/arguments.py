@@ -84,10 +84,16 @@ examples:
   candle-fetcher cache clear --yes
   candle-fetcher cache import XBTUSD_60.csv BTCUSDT-1m-2024-01.zip
   candle-fetcher cache import prices.csv --symbol BTC/USDT --timeframe 1h
+  candle-fetcher cache backup candles.tar
+  candle-fetcher cache restore candles.tar
 
 import takes CSVs that export wrote, files of Binance's archive (zip or CSV) and
 Kraken's downloadable OHLCVT CSVs. Flags give what the names do not say. Stored
-candles stay: a file adds what is missing."""
+candles stay: a file adds what is missing.
+
+backup writes every series into one file while other programs go on; restore
+checks the file to its end, and then adds what the cache lacks. Exits with 3
+where something damaged was left out."""
 _VAULT_EXAMPLES = """\
 examples:
   candle-fetcher vault update vault BTC/USDT ETH/USDT 1m --start 2024-01-01
@@ -329,9 +335,14 @@ def _add_vault(vault: argparse.ArgumentParser) -> None:
 
 
 def _add_cache(cache: argparse.ArgumentParser) -> None:
-    actions = ("stats", "list", "clear", "verify", "compact", "revisions", "import")
+    actions = ("stats", "list", "clear", "verify", "compact", "revisions", "import", "backup", "restore")
     cache.add_argument("action", choices=actions, help="what to do")
-    cache.add_argument("files", nargs="*", metavar="WORD", help="import: files; clear: SYMBOL and TIMEFRAME")
+    cache.add_argument(
+        "files",
+        nargs="*",
+        metavar="WORD",
+        help="import: files; clear: SYMBOL and TIMEFRAME; backup and restore: a file that ends in .tar",
+    )
     cache.add_argument("--yes", action="store_true", help="clear without asking")
     cache.add_argument("--cache-dir", metavar="DIR", help="default: the user's cache folder")
     cache.add_argument("--practice", action="store_true", help="the cache of --practice")

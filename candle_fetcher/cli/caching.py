@@ -1,4 +1,4 @@
-"""The command `cache`: statistics, lists, clearing, verification, revisions, and import of files."""
+"""The command `cache`: statistics, lists, clearing, verification, revisions, imports, backups."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import sys
 from typing import Any
 
 from candle_fetcher.cli.opening import folder_setting, open_importer, read_target
-from candle_fetcher.cli.tables import print_facts, print_imported, print_json, show_rows
+from candle_fetcher.cli.tables import print_copied, print_facts, print_imported, print_json, show_rows, show_series
 from candle_fetcher.cli.talk import Talk
 from candle_fetcher.console import is_on_terminal
 from candle_fetcher.core.errors import CandleFetcherError, InputError
-from candle_fetcher.core.reports import Imported
+from candle_fetcher.core.reports import Backup, Imported, Restored
 from candle_fetcher.core.sizes import size_text
 from candle_fetcher.fetcher import CandleFetcher
 
@@ -21,13 +21,15 @@ def cache(arguments: argparse.Namespace, talk: Talk) -> int:
     if arguments.action == "import":
         return import_files(arguments, talk)
     _refuse_unread(arguments)
+    if arguments.action in ("backup", "restore"):
+        return _copy(arguments)
     with CandleFetcher(**folder_setting(arguments), progress=False) as fetcher:
         kept = fetcher.cache
         if arguments.action == "revisions":
             show_rows(talk, kept.revisions(), "no revisions", as_json=arguments.json)
             return 0
         if arguments.action == "list":
-            show_rows(talk, kept.list(), "nothing is stored", as_json=arguments.json)
+            show_series(talk, kept.list(), as_json=arguments.json)
             return 0
         stats = kept.stats()
         if arguments.action == "verify":
@@ -54,15 +56,29 @@ def cache(arguments: argparse.Namespace, talk: Talk) -> int:
     return 1 if document.get("damaged") else 0
 
 
+def _copy(arguments: argparse.Namespace) -> int:
+    """Make or restore a backup, with a bar on a terminal. Return 3 where something damaged was left out."""
+    with CandleFetcher(**folder_setting(arguments)) as fetcher:
+        done: Backup | Restored = getattr(fetcher.cache, arguments.action)(arguments.files[0])
+    if arguments.json:
+        print_json(done._asdict())
+    else:
+        print_copied(done)
+    return 3 if isinstance(done, Backup) and done.damaged else 0
+
+
 def _refuse_unread(arguments: argparse.Namespace) -> None:
     """Raise InputError for a word or a flag that the action does not read: else `clear` would remove too much."""
     clears = arguments.action == "clear"
     unread = ("kind", "base_url") if clears else ("symbol", "timeframe", "kind", "provider", "base_url")
     flags = [f"--{name.replace('_', '-')}" for name in unread if getattr(arguments, name) is not None]
-    words = [] if clears else [repr(word) for word in arguments.files]
+    copies = arguments.action in ("backup", "restore")
+    if copies and not arguments.files:
+        raise InputError(f"a file is missing; expected one, such as cache {arguments.action} candles.tar")
+    words = [] if clears else [repr(word) for word in arguments.files[copies:]]
     if words or flags:
-        takes = "takes a symbol and a timeframe alone" if clears else "takes no more words"
-        raise InputError(f"cache {arguments.action} {takes}; leave out {(words + flags)[0]}")
+        takes = "a symbol and a timeframe alone" if clears else "one file" if copies else "no more words"
+        raise InputError(f"cache {arguments.action} takes {takes}; leave out {(words + flags)[0]}")
 
 
 def _to_clear(arguments: argparse.Namespace) -> tuple[str | None, str | None]:

@@ -18,7 +18,7 @@ import pandas as pd
 from candle_fetcher.cli.talk import Talk, number_of, silence
 from candle_fetcher.console import Palette, Role, is_on_terminal, printable
 from candle_fetcher.core.gap import iso
-from candle_fetcher.core.reports import Imported
+from candle_fetcher.core.reports import Backup, Imported, Restored
 from candle_fetcher.core.sizes import size_text
 from candle_fetcher.files.layout import csv_pieces
 
@@ -180,6 +180,40 @@ def print_imported(done: Imported) -> None:
     sys.stdout.flush()
 
 
+def print_copied(done: Backup | Restored) -> None:
+    """Print a line about a backup that was made or restored, with what was left out."""
+    facts = [f"{done.series:,} series", f"{done.candles:,} candles"]
+    if isinstance(done, Backup):
+        facts.append(size_text(done.bytes))
+        left_out = {"vanished meanwhile": done.vanished, "damaged": done.damaged, "of a newer version": done.newer}
+    else:
+        facts.append(f"{done.added:,} new" if done.stored else "nothing new")
+        left_out = {"of a newer version": done.newer}
+    facts += [f"left out: {count:,} {what}" for what, count in left_out.items() if count]
+    print(f"{printable(done.path)}: {', '.join(facts)}", flush=True)
+
+
+def show_series(talk: Talk, frame: pd.DataFrame, *, as_json: bool) -> None:
+    """Print what the cache has of each series: on a terminal without columns that say the same everywhere or follow
+    from others, with bytes in units, and with days alone where the line is too long for times."""
+    if as_json or frame.empty or not is_terminal():
+        show_rows(talk, frame, "nothing is stored", as_json=as_json)
+        return
+    usual = {"kind": "candles", "settings": "", "origin": None}
+    hidden = [name for name, value in usual.items() if all(cell == value for cell in frame[name])]
+    last = ["settings", "origin"]  # the least likely to be there, and the longest
+    shown = frame[[*frame.columns.drop(["chunks", *last]), *last]].drop(columns=hidden)
+    shown["rows"], shown["bytes"] = [f"{count:,}" for count in frame["rows"]], list(map(size_text, frame["bytes"]))
+    header, *rows = _cells(shown.rename(columns={"rows": "candles", "bytes": "size"}))
+    at = header.index("first")
+    for row in rows:
+        row[at : at + 2] = [cell.removesuffix(":00") for cell in row[at : at + 2]]
+    if not _fits(header, rows):
+        for row in rows:
+            row[at : at + 2] = [cell[:10] for cell in row[at : at + 2]]
+    print("\n".join(_table(header, rows) if _fits(header, rows) else _folded_table(header, rows)), flush=True)
+
+
 def print_json(document: Any) -> None:
     """Print the document, indented."""
     print(json.dumps(document, indent=2, allow_nan=False), flush=True)
@@ -250,7 +284,7 @@ def _folded_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[
 
 
 def _is_numeric(column: Sequence[str]) -> bool:
-    return all(re.fullmatch(r"-?[\d.]*", cell) for cell in column[1:])
+    return all(re.fullmatch(r"-?[\d.,]*( (B|kB|MB|GB))?", cell) for cell in column[1:])
 
 
 def show_rows(talk: Talk, frame: pd.DataFrame, nothing: str, *, as_json: bool) -> None:
