@@ -188,6 +188,8 @@ def print_copied(done: Backup | Restored) -> None:
         left_out = {"vanished meanwhile": done.vanished, "damaged": done.damaged, "of a newer version": done.newer}
     else:
         facts.append(f"{done.added:,} new" if done.stored else "nothing new")
+        if done.differing:
+            facts.append(f"{done.differing:,} differ from what is stored, which stays; cache revisions lists them")
         left_out = {"of a newer version": done.newer}
     facts += [f"left out: {count:,} {what}" for what, count in left_out.items() if count]
     print(f"{printable(done.path)}: {', '.join(facts)}", flush=True)

@@ -74,14 +74,15 @@ def merge_entries(
 def fill_from_copy(stored: Entry | None, copy: Entry, timeframe: Timeframe) -> Merged | None:
     """Return the stored entry with what a copy of it, made at any time, knows beside it; None where that is nothing.
 
-    What is stored stays, but that a candle of the copy fills a hole, and a confirmed hole one that is to be asked for.
+    What is stored stays, but that a candle of the copy fills a hole, unless that was confirmed later than the copy was
+    read, and a confirmed hole one that is to be asked for.
     """
     if stored is None:
         return Merged(copy, (copy.covered,))
     spans: list[Span] = []
     for hole in stored.holes:
         part = hole.span.clip(copy.covered)
-        if part:
+        if part and copy.stored_ms >= (hole.asked_ms or 0):
             spans += subtract(part, find_holes(copy.candles.open_ms, timeframe, part))
         if hole.state is HoleState.DUE:
             spans += [one.clip(hole.span) for one in _spans(copy, HoleState.CONFIRMED)]

@@ -83,7 +83,8 @@ class Restored(NamedTuple):
     """The result of a restore: the series, entries (stored chunks) and candles in the backup, and what came of them.
 
     `stored` entries had something that the cache lacked, `added` candles among it; of the others, the cache had as much
-    or more. `newer` entries are of a newer version of this package, and were left out.
+    or more. `differing` candles are stored with other values, which stay, and are noted in `revisions()`. `newer`
+    entries are of a newer version of this package, and were left out.
     """
 
     path: str
@@ -92,4 +93,5 @@ class Restored(NamedTuple):
     candles: int
     stored: int
     added: int
+    differing: int
     newer: int

@@ -29,6 +29,7 @@ from candle_fetcher.core.merging import Merged, fill_from_copy
 from candle_fetcher.core.page import Page, PageFile, page_of, unpack_page
 from candle_fetcher.core.plan import chunk_span
 from candle_fetcher.core.reports import Restored
+from candle_fetcher.core.revisions import Revision, find_revisions
 from candle_fetcher.core.series import Series, split_key
 from candle_fetcher.core.sizes import size_text
 from candle_fetcher.core.spans import Span, merge, subtract
@@ -202,10 +203,10 @@ class _Restorer:
         self._copy = CandleCache(Store(self._memory), path=None, clock=lambda: now_ms / 1000)
         self._facts: tuple[Series | None, Facts] = None, Facts()  # of the series that came last, as the backup has them
         self._series: set[Series] = set()
-        self.entries = self.candles = self.stored = self.added = self.newer = 0
+        self.entries = self.candles = self.stored = self.added = self.differing = self.newer = 0
 
     def report(self) -> Restored:
-        counts = self.entries, self.candles, self.stored, self.added, self.newer
+        counts = self.entries, self.candles, self.stored, self.added, self.differing, self.newer
         return Restored(str(self._path), len(self._series), *counts)
 
     def take(self, item: Item | _Newer) -> None:
@@ -229,7 +230,7 @@ class _Restorer:
     # -- entries
 
     def _store(self, series: Series, entries: Mapping[int, Entry]) -> None:
-        cache, came, added = self._cache, dict[int, Merged](), 0
+        cache, came, added, revisions = self._cache, dict[int, Merged](), 0, list[Revision]()
 
         def change(stored: dict[int, Entry]) -> dict[int, Merged]:
             nonlocal added
@@ -239,6 +240,9 @@ class _Restorer:
                 if merged is not None:
                     came[chunk] = merged
                     added += merged.entry.candles.count - (0 if old is None else old.candles.count)
+                if old is not None and not old.candles.equals(entry.candles):
+                    revisions.extend(find_revisions(*sorted((old, entry), key=lambda one: one.stored_ms)))
+            cache.entries.note_revisions(series, revisions, once=True)
             self._learn_unverified(series, came, entries)
             return came
 
@@ -255,6 +259,7 @@ class _Restorer:
         self.candles += sum(entry.candles.count for entry in entries.values())
         self.stored += len(came)
         self.added += added
+        self.differing += len({revision.open_ms for revision in revisions})
 
     def _learn_unverified(self, series: Series, came: Mapping[int, Merged], entries: Mapping[int, Entry]) -> None:
         """Note which candles that came have no checksum: they are stored with this note or not at all."""
@@ -301,7 +306,7 @@ class _Restorer:
         store, known = self._cache.facts, self._cache.facts.reload(series)
         held = self._held(series) if facts.first_ms is not None or facts.empty else Span(0, 0)
         if facts.first_ms is not None and known.first_ms is None:
-            first_ms = min(facts.first_ms, held.start_ms) if held.start_ms else facts.first_ms
+            first_ms = min(facts.first_ms, held.start_ms) if held else facts.first_ms
             store.learn(series, News(first_ms=first_ms), self._now_ms)
         for one in facts.empty:
             if not one.span.clip(held) and not any(map(one.span.clip, known.empty_spans)):
@@ -312,10 +317,11 @@ class _Restorer:
             store.learn(series, News(failed=failed), self._now_ms)
 
     def _held(self, series: Series) -> Span:
-        """Return the span between the first and the last candle that the cache has of the series."""
+        """Return the span from the first to the last candle that the cache has of the series, empty for none."""
         entries = self._cache.entries
         chunks = entries.chunks(series)
-        return Span(find_open_ms(entries, series, chunks, 0), find_open_ms(entries, series, chunks[::-1], -1) + 1)
+        first_ms = find_open_ms(entries, series, chunks, 0)
+        return Span(first_ms, find_open_ms(entries, series, chunks[::-1], -1) + 1) if first_ms else Span(0, 0)
 
     def _merge_actions(self, series: Series) -> None:
         ours, known = self._copy.listings.load_actions(series), self._cache.listings.load_actions(series)
