@@ -258,6 +258,7 @@ def test_no_key_and_nothing_of_a_process_is_in_it(world: World, stored: Stored) 
         assert not [name for name in names if word in name.split("/")]
 
 
+@pytest.mark.fault("F02")
 def test_it_takes_the_place_of_an_older_one_in_one_step(
     world: World, stored: Stored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -432,7 +433,7 @@ def small(world: World, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return (folder / "small.tar").read_bytes()
 
 
-@pytest.mark.fault("F01")
+@pytest.mark.fault("F03")
 def test_every_damaged_byte_is_found(world: World, small: bytes, tmp_path: Path) -> None:
     rng, path = random.Random(7), tmp_path / "damaged.tar"
     ends = [*range(0, 3072, 61), *range(len(small) - 1536, len(small), 97)]
@@ -449,7 +450,7 @@ def test_every_damaged_byte_is_found(world: World, small: bytes, tmp_path: Path)
         assert fetcher.cache.restore(path).stored > 0
 
 
-@pytest.mark.fault("F01")
+@pytest.mark.fault("F03")
 def test_a_file_that_was_cut_or_went_on_is_found(world: World, small: bytes, tmp_path: Path) -> None:
     rng, path = random.Random(8), tmp_path / "cut.tar"
     cuts = [0, 1, 511, 512, 2047, 2048, len(small) - 1, len(small) - 512, len(small) - 1024]
@@ -461,7 +462,7 @@ def test_a_file_that_was_cut_or_went_on_is_found(world: World, small: bytes, tmp
         refused(world, tmp_path / "cache", path, BadFile)
 
 
-@pytest.mark.fault("F01")
+@pytest.mark.fault("F03")
 def test_blocks_that_were_exchanged_or_doubled_are_found(world: World, small: bytes, tmp_path: Path) -> None:
     path, block = tmp_path / "odd.tar", 512
     blocks = [small[at : at + block] for at in range(0, len(small), block)]
@@ -507,7 +508,7 @@ def crafted(small: bytes, target: Path, change: Callable[[str, bytes], tuple[tar
     return target
 
 
-@pytest.mark.fault("F10")
+@pytest.mark.fault("F04")
 @pytest.mark.parametrize("name", ["../../evil", "/tmp/evil", "pages/../../evil", "values/../evil", "evil"])
 def test_a_name_is_never_a_path(world: World, small: bytes, tmp_path: Path, name: str) -> None:
     path = crafted(small, tmp_path / "crafted.tar", lambda _, data: (tarfile.TarInfo(name), data))
@@ -516,7 +517,6 @@ def test_a_name_is_never_a_path(world: World, small: bytes, tmp_path: Path, name
     assert files_in(tmp_path / "in") == {"cache"}
 
 
-@pytest.mark.fault("F10")
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE])
 def test_a_member_that_is_no_plain_file_is_refused(world: World, small: bytes, tmp_path: Path, kind: bytes) -> None:
     def change(name: str, data: bytes) -> tuple[tarfile.TarInfo, bytes]:
@@ -527,7 +527,6 @@ def test_a_member_that_is_no_plain_file_is_refused(world: World, small: bytes, t
     refused(world, tmp_path / "cache", crafted(small, tmp_path / "crafted.tar", change), BadFile)
 
 
-@pytest.mark.fault("F10")
 def test_values_under_other_names_and_pages_without_files_are_refused(
     world: World, small: bytes, tmp_path: Path
 ) -> None:
@@ -585,6 +584,7 @@ WRITER = """
 
 
 @pytest.mark.slow
+@pytest.mark.fault("D16")
 def test_a_backup_is_whole_under_four_writing_threads_and_a_writing_process(world: World, tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     done = threading.Event()
@@ -610,7 +610,7 @@ def test_a_backup_is_whole_under_four_writing_threads_and_a_writing_process(worl
             thread.join()
     assert process.poll() is None
     process.kill()
-    process.wait(30)
+    process.communicate(timeout=30)
     truth = world.exchange.truth("binance", "BTCUSDT", "1m", *wanted[2:])
     for number, report in enumerate(reports):
         assert (report.vanished, report.damaged, report.newer) == (0, 0, 0)
@@ -772,7 +772,7 @@ def killed(folder: Path, action: str, path: Path, seconds: float) -> bool:
 
 @NEEDS_FORK
 @pytest.mark.slow
-@pytest.mark.fault("E05")
+@pytest.mark.fault("F01")
 def test_a_killed_backup_leaves_the_one_before(world: World, stored: Stored, tmp_path: Path) -> None:
     target, rng, kills = tmp_path / "all.tar", random.Random(3), 0
     shutil.copy(stored.backup, target)
@@ -788,7 +788,7 @@ def test_a_killed_backup_leaves_the_one_before(world: World, stored: Stored, tmp
 
 @NEEDS_FORK
 @pytest.mark.slow
-@pytest.mark.fault("E05")
+@pytest.mark.fault("D09")
 def test_a_killed_restore_leaves_a_cache_that_is_right_and_the_next_one_completes_it(
     world: World, stored: Stored, tmp_path: Path
 ) -> None:

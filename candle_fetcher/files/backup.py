@@ -46,9 +46,8 @@ def back_up(cache: CandleCache, path: object, now_ms: int, *, observe: Observe, 
     disk = disk_of(cache)
     for left in range(_TRIES - 1, -1, -1):
         try:
-            with disk.snapshot() as snapshot, replacing(target) as file:
-                writer = _BackupWriter(cache, disk, snapshot, ContainerWriter(file), observe, pause)
-                return writer.write(target, now_ms)
+            with disk.snapshot() as snapshot, replacing(target) as file, ContainerWriter(file) as out:
+                return _BackupWriter(cache, disk, snapshot, out, observe, pause).write(target, now_ms)
         except SnapshotLost:
             if not left:
                 raise

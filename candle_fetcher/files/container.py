@@ -10,14 +10,17 @@ by its files, `pages/…`; and documents of providers. No member's name is used 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import queue
 import tarfile
 from collections.abc import Iterator, Mapping
 from typing import IO, Any, NamedTuple
 from urllib.parse import quote, unquote
 
+from candle_fetcher.concurrency import start_thread
 from candle_fetcher.core.errors import BadFile, InputError, shown
 
 FORMAT = "candle_fetcher cache"
@@ -27,6 +30,8 @@ VALUES, FILES, DOCUMENTS = "values/", "pages/", "documents/"
 _BLOCK = 512  # of a tar
 _HEAD_BYTES = 4 * _BLOCK  # the block that names it, and its text
 _NO_DIGEST = "0" * 64
+_PIECES = 8  # that wait to be added up
+_SMALL_BYTES = 1 << 18  # a member of less is written as one piece
 _MOST_NAME_BYTES = 1 << 14
 _MOST_BYTES = 1 << 28  # of a member: more than any value or file of a page
 # Fields of a key that are no names of files and folders, or not everywhere.
@@ -41,20 +46,56 @@ class Member(NamedTuple):
     data: bytes
 
 
-class ContainerWriter:
+class _Sum(contextlib.AbstractContextManager["_Sum"]):
+    """The SHA-256 of pieces, worked out by a thread beside the work of the caller, which does not change them any
+    more. A block ends the thread."""
+
+    def __init__(self) -> None:
+        self._sum = hashlib.sha256()
+        self._pieces: queue.Queue[bytes | memoryview | None] = queue.Queue(_PIECES)
+        self._thread = start_thread("candle-sum", self._work)
+
+    def add(self, piece: bytes | memoryview) -> None:
+        """Add a piece."""
+        if self._thread is None:
+            self._sum.update(piece)
+        else:
+            self._pieces.put(piece)
+
+    def digest(self) -> bytes:
+        """Return the digest of all pieces, of which there are no more."""
+        self.__exit__()
+        return self._sum.digest()
+
+    def __exit__(self, *_: object) -> None:
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._pieces.put(None)
+            thread.join()
+
+    def _work(self) -> None:
+        while (piece := self._pieces.get()) is not None:
+            self._sum.update(piece)
+
+
+class ContainerWriter(contextlib.AbstractContextManager["ContainerWriter"]):
     """Writes a container into a file that can be sought in: members by `add`, and at last the head by `finish`."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._sum = hashlib.sha256()
+        self._sum = _Sum()
         file.write(bytes(_HEAD_BYTES))
         self.bytes = _HEAD_BYTES
 
     def add(self, name: str, data: bytes | memoryview) -> None:
         """Write a member."""
+        rest = bytes(-len(data) % _BLOCK)
+        if len(data) < _SMALL_BYTES:
+            self._write(b"".join((_header(name, len(data)), data, rest)))
+            return
         self._write(_header(name, len(data)))
         self._write(data)
-        self._write(bytes(-len(data) % _BLOCK))
+        self._write(rest)
 
     def finish(self, facts: Mapping[str, object]) -> None:
         """Write the end, and the head with the facts."""
@@ -68,8 +109,11 @@ class ContainerWriter:
         self._file.write(block.replace(_NO_DIGEST.encode(), digest.encode()))
         self._file.seek(0, os.SEEK_END)
 
+    def __exit__(self, *_: object) -> None:
+        self._sum.__exit__()
+
     def _write(self, data: bytes | memoryview) -> None:
-        self._sum.update(data)
+        self._sum.add(data)
         self._file.write(data)
         self.bytes += len(data)
 
@@ -102,16 +146,16 @@ def read_facts(file: IO[bytes]) -> dict[str, Any]:
 class _SummedFile:
     """Reads a file and adds up the checksum of what was read."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], total: _Sum) -> None:
         self._file = file
-        self.sum = hashlib.sha256()
+        self._sum = total
 
     def read(self, count: int) -> bytes:
         """Return so many bytes. Raises BadFile where the file ends before."""
         data = self._file.read(count)
         if len(data) != count:
             raise BadFile("it was cut")
-        self.sum.update(data)
+        self._sum.add(data)
         return data
 
 
@@ -124,13 +168,14 @@ def read_members(file: IO[bytes]) -> Iterator[Member]:
     digest = str(read_facts(file).get("sha256")).encode()
     file.seek(0)
     head = file.read(_HEAD_BYTES)
-    body = _SummedFile(file)
-    yield from _read_members(body)
-    if file.read(1):
-        raise BadFile("it goes on after its end")
+    with _Sum() as total:
+        yield from _read_members(_SummedFile(file, total))
+        if file.read(1):
+            raise BadFile("it goes on after its end")
+        body = total.digest()
     if len(digest) != len(_NO_DIGEST) or head.count(digest) != 1:
         raise BadFile("its checksum is not whole")
-    if _sum_of(body.sum.digest(), head.replace(digest, _NO_DIGEST.encode())).encode() != digest:
+    if _sum_of(body, head.replace(digest, _NO_DIGEST.encode())).encode() != digest:
         raise BadFile("its bytes do not match its checksum")
 
 

@@ -25,7 +25,7 @@ with contextlib.suppress(ImportError):  # Windows, where no process can remove a
     import fcntl
 
 # A file while it is written, by the name that `replacing` gives it. Killed writers leave it behind.
-_ENDS = "|".join(re.escape(ending) for ending in (*ENDINGS, ".json"))
+_ENDS = "|".join(re.escape(ending) for ending in (*ENDINGS, ".json", ".tar"))
 _PART = re.compile(rf"\..+(?:{_ENDS})\.\w{{8}}\.part", re.IGNORECASE)
 ORPHAN_S = 3600.0
 _PAUSES_S = (0.05, 0.1, 0.2, 0.4)  # for a virus scanner that looks at the file there
