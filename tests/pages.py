@@ -42,7 +42,7 @@ GROUPS = {
     "For developers": ("practice", "own-provider", "contributing"),
 }
 # What users call of the cache and of the monitor.
-OF_CACHE = ("path", "problem", "stats", "list", "clear", "verify", "revisions", "import_file")
+OF_CACHE = ("path", "problem", "stats", "list", "clear", "verify", "revisions", "import_file", "backup", "restore")
 OF_MONITOR = ("report", "snapshot", "to_frame", "reset")
 ARCHITECTURE = ROOT / "candle_fetcher" / "ARCHITECTURE.md"
 _SENTENCE = 96  # characters of a line in the picture of the floors
