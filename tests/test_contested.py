@@ -284,8 +284,8 @@ def test_what_was_read_without_the_lock_is_not_stored_with_it(
 ) -> None:
     fetcher = world.fetcher(source="rest")
     fetcher.fetch(*DAY)
-    assert fetcher.cache._store is not None
-    disk = fetcher.cache._store.disk
+    assert fetcher.cache.store is not None
+    disk = fetcher.cache.store.disk
     assert disk is not None
     other = locked()
     with pytest.warns(CacheWarning, match="another program"), disk.transaction() as begun:

@@ -520,7 +520,7 @@ def test_two_settings_of_a_series_never_share_what_is_stored(world: World) -> No
         assert made.entries.load(plain._replace(settings=(("adjustment", "raw"),)), [0]) == {}
         assert made.entries.load(plain._replace(settings=(("feed", "iex"), ("adjustment", "raw"))), [0]) == {}
     # Bytes that end up under the key of the other setting are of another key, and no entry.
-    disk = world.fetchers[0].cache._store.disk  # type: ignore[union-attr]
+    disk = world.fetchers[0].cache.store.disk  # type: ignore[union-attr]
     raw, split = (f"{series.key}|0" for series in list(held)[1:3])
     assert disk is not None
     data = disk.load(raw)

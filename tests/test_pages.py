@@ -699,7 +699,7 @@ def test_what_was_read_before_a_refresh_is_not_kept_after_it(
 
         def refresh() -> None:
             fetch(fetcher, span, refresh=True)
-            fetcher.cache._store.memory.drop_prefix(f"{next(iter(Folder(folder).rows())).rpartition('|')[0]}|2")
+            fetcher.cache.store.memory.drop_prefix(f"{next(iter(Folder(folder).rows())).rpartition('|')[0]}|2")
 
         with at_first_open(monkeypatch, refresh, after=True):
             fetch(fetcher, PAGE_SPAN)  # it began before the refresh

@@ -80,7 +80,7 @@ def test_changed_bytes_on_disk_never_become_rows(world: World) -> None:
     with world.fetcher(compression=True) as fetcher:  # which keeps each chunk on its own
         fetcher.fetch(*SPAN)
         truth = world.truth("BTCUSDT", *SPAN[1:])
-        disk = fetcher.cache._store.disk
+        disk = fetcher.cache.store.disk
         keys = [key for key in list(disk.keys()) if key.split("|")[-1].isdigit() and "shelf" not in key]
         assert len(keys) == 11
         for at, key in enumerate(keys):
@@ -114,7 +114,7 @@ def test_what_cannot_be_read_just_now_is_not_called_damaged_and_stays(tmp_path: 
 def test_entries_that_were_swapped_never_become_rows(world: World) -> None:
     with world.fetcher(compression=True) as fetcher:  # which keeps each chunk on its own
         fetcher.fetch(*SPAN)
-        disk = fetcher.cache._store.disk
+        disk = fetcher.cache.store.disk
         one, two = [key for key in list(disk.keys()) if key.split("|")[-1].isdigit() and "shelf" not in key][:2]
         first, second = disk.load(one), disk.load(two)
         disk.save(one, second)

@@ -33,7 +33,7 @@ def newer(data: bytes, key: str) -> bytes:
 
 
 def disk_of(fetcher: CandleFetcher) -> Any:
-    store = fetcher.cache._store
+    store = fetcher.cache.store
     assert store is not None
     assert store.disk is not None
     return store.disk

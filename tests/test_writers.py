@@ -285,7 +285,7 @@ def test_a_series_is_cleared_with_all_that_is_known_of_it(several, words, gone):
     fetcher.cache.clear(*words)
     for one in (fetcher, world.fetcher()):
         assert stored_in(one) == ALL - gone
-    store = fetcher.cache._store
+    store = fetcher.cache.store
     assert store is not None
     left = [key for key, _, _ in store.beginnings(0) if key.count("|") >= 6]
     assert bool(left) == bool(ALL - gone)
@@ -347,7 +347,7 @@ def test_the_tail_of_a_month_leaves_the_funding_rates_that_another_fetcher_has_c
         ours, theirs = (world.fetcher(provider="binance-um") for _ in range(2))
         before = ours.fetch_funding(*june)["funding_rate"]
         cache = theirs.cache
-        (series,) = [one for one in find_holdings(cache._store) if one.kind == "funding"]
+        (series,) = [one for one in find_holdings(cache.store) if one.kind == "funding"]
         month = parse_timeframe("1M").ordinal(ms("2024-06-01"))
 
         def correct(stored: dict[int, Entry]) -> dict[int, Merged]:

@@ -1,7 +1,7 @@
 """A backup of the cache: every series in one file, as it is at one moment, while other threads and processes write.
 
 The values come out of one snapshot of the database. The files of pages are not in it: what is evicted, cleared or
-stored again meanwhile takes them away. Of an entry whose file is gone the backup has what the cache has now; entries
+stored again meanwhile takes them away. Where such a file is gone, the backup has what the cache has now; entries
 that it does not have any more are left out, and counted. What belongs to a process or can be found out again is left
 out too: locks, budgets and bans, which lie in other files, and the freshness index.
 """
