@@ -45,7 +45,7 @@ FLOORS = {
 APART = "practice"
 MAY_START_APART = {"cli"}
 
-CONFINED = {
+CONFINED: dict[str, str | tuple[str, ...]] = {
     "requests": "net",
     "urllib3": "net",
     "diskcache": "store",
@@ -55,7 +55,7 @@ CONFINED = {
     "colorama": "console",
     "dotenv": "cli.environment",
     "exchange_calendars": "sessions",
-    "pyarrow": ("core.text.quick", "files.columnar"),
+    "pyarrow": ("core.text.quick", "core.labels", "files.columnar"),
     "xlsxwriter": "files.workbook",
     "isal": "core.checksum",
 }
