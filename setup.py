@@ -23,10 +23,11 @@ INSTALL_REQUIRES = [
 
 # Extras that add a feature for users; `all` is their union. An extra is declared when its feature is built.
 FEATURES: dict[str, list[str]] = {
-    "arrow": ["pyarrow>=17"],  # Parquet and Arrow files
+    "arrow": ["pyarrow>=17"],  # Parquet and Arrow files, output="arrow"
     "calendars": ["exchange_calendars>=4.5"],  # the sessions of stock exchanges, to tell a stock's gaps
     "dotenv": ["python-dotenv>=1.0"],  # .env for the command line
     "excel": ["xlsxwriter>=3.2"],  # workbooks
+    "polars": ["polars>=1.9", "pyarrow>=17"],  # output="polars"
     "fast": ["isal>=1.7", "pyarrow>=17"],  # files of archives, unpacked and read in less time
 }
 
@@ -43,6 +44,7 @@ TOOLS = {
         "radon>=6.0",  # for tests/structure.py
         "ipykernel>=6.29",  # for the tests of errors and interrupts in notebooks
         *FEATURES["excel"],
+        *FEATURES["polars"],
         *FEATURES["fast"],  # pyarrow also reads some of the real series that tests/real_series.py fetches
         "types-cachetools",
         "types-colorama",

@@ -31,6 +31,7 @@ FLOORS = {
     "cache": 2,
     "sources": 2,
     "settings": 2,
+    "typed": 2,
     "diagnosis": 3,
     "files": 3,
     "fetcher": 4,
@@ -55,12 +56,13 @@ CONFINED: dict[str, str | tuple[str, ...]] = {
     "colorama": "console",
     "dotenv": "cli.environment",
     "exchange_calendars": "sessions",
-    "pyarrow": ("core.text.quick", "core.labels", "files.columnar"),
+    "pyarrow": ("core.text.quick", "core.labels", "files.columnar", "files.outputs", "typed"),
+    "polars": ("files.outputs", "typed"),
     "xlsxwriter": "files.workbook",
     "isal": "core.checksum",
 }
 # Packages that are imported when they are used, not with the module.
-LAZY = {"psutil", "tqdm", "colorama", "dotenv", "exchange_calendars", "pyarrow", "isal", "xlsxwriter"}
+LAZY = {"psutil", "tqdm", "colorama", "dotenv", "exchange_calendars", "pyarrow", "isal", "polars", "xlsxwriter"}
 
 PURE = {"core"}
 IMPURE_MODULES = {
@@ -161,6 +163,8 @@ def _eager(tree: ast.Module, packages: set[str]) -> Iterator[tuple[int, str]]:
         node = waiting.pop(0)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.expr):
             continue
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            continue  # no import at all, for type checkers alone
         waiting += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
@@ -253,6 +257,7 @@ def test_the_checker_sees_what_is_forbidden(module: str, source: str, said: str)
         ("__init__", "from candle_fetcher.fetcher import CandleFetcher\nfrom candle_fetcher.cache import x"),
         ("__main__", "from candle_fetcher.cli import main"),
         ("monitor", "def f():\n    import psutil"),
+        ("monitor", "if TYPE_CHECKING:\n    import psutil"),
         ("core.plan", "tokens.today; opened.open()"),
     ],
 )

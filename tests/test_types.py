@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import html
 import importlib.util
 import inspect
@@ -18,39 +19,48 @@ import pytest
 from world import World
 
 import candle_fetcher
-from candle_fetcher import CandleFetcher
+from candle_fetcher import CandleFetcher, typed
 
 ROOT = Path(__file__).resolve().parents[1]
 USER_CODE = ROOT / "tests" / "user_code.py"
+# Read where Polars is installed: a checker knows its types then.
+USER_OUTPUTS = ROOT / "tests" / "user_outputs.py"
 SHARED_CALLS = ("fetch", "fetch_many", "export", "plan", "gaps", "symbols")
 
 
-def wrong_lines() -> set[int]:
-    lines = USER_CODE.read_text(encoding="utf-8").splitlines()
+@pytest.fixture(params=[USER_CODE, USER_OUTPUTS], ids=lambda path: path.stem)
+def code(request: pytest.FixtureRequest) -> Path:
+    if request.param == USER_OUTPUTS:
+        pytest.importorskip("polars")
+    return Path(request.param)
+
+
+def wrong_lines(code: Path = USER_CODE) -> set[int]:
+    lines = code.read_text(encoding="utf-8").splitlines()
     return {number for number, line in enumerate(lines, 1) if line.endswith("# wrong")}
 
 
-def check(tool: str, *flags: str) -> str:
+def check(tool: str, code: Path, *flags: str) -> str:
     """Return what the checker prints about the code of a user."""
     if importlib.util.find_spec(tool) is None:
         pytest.skip(f"{tool} is not installed")
-    command = [sys.executable, "-m", tool, *flags, str(USER_CODE)]
+    command = [sys.executable, "-m", tool, *flags, str(code)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False).stdout
 
 
 @pytest.mark.slow
-def test_mypy_takes_the_code_of_a_user_and_finds_each_mistake(tmp_path: Path) -> None:
-    printed = check("mypy", "--strict", "--no-error-summary", "--cache-dir", str(tmp_path))
-    found = {int(line) for line in re.findall(r"user_code\.py:(\d+): error:", printed)}
-    assert found == wrong_lines(), printed
+def test_mypy_takes_the_code_of_a_user_and_finds_each_mistake(code: Path, tmp_path: Path) -> None:
+    printed = check("mypy", code, "--strict", "--no-error-summary", "--cache-dir", str(tmp_path))
+    found = {int(line) for line in re.findall(rf"{code.name}:(\d+): error:", printed)}
+    assert found == wrong_lines(code), printed
 
 
 @pytest.mark.slow
-def test_pyright_takes_the_code_of_a_user_and_finds_each_mistake() -> None:
-    printed = check("pyright", "--outputjson", "--pythonpath", sys.executable)
+def test_pyright_takes_the_code_of_a_user_and_finds_each_mistake(code: Path) -> None:
+    printed = check("pyright", code, "--outputjson", "--pythonpath", sys.executable)
     report = json.loads(printed)["generalDiagnostics"]
     found = {one["range"]["start"]["line"] + 1 for one in report if one["severity"] == "error"}
-    assert found == wrong_lines(), report
+    assert found == wrong_lines(code), report
 
 
 def test_at_least_ten_mistakes_are_tried() -> None:
@@ -63,6 +73,24 @@ def test_a_call_of_the_package_has_the_signature_of_the_method(name: str) -> Non
     expected = list(inspect.signature(method).parameters.values())[1:]
     assert list(inspect.signature(function).parameters.values()) == expected
     assert function.__doc__ == method.__doc__
+
+
+@pytest.mark.parametrize("name", ["fetch", "fetch_many", "iter_frames", "fetch_funding"])
+def test_what_a_checker_sees_of_a_call_is_its_signature(name: str) -> None:
+    typed_as = {"fetch": "FetchCall", "fetch_many": "FetchManyCall", "iter_frames": "IterFramesCall"}
+    call = getattr(typed, typed_as.get(name, "FundingCall"))
+    parameters = inspect.signature(getattr(CandleFetcher, name)).parameters
+    tree = ast.parse(inspect.getsource(call))
+    overloads = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    assert len(overloads) == 6
+    for one in overloads:
+        assert one.args.kwarg is not None
+        words = re.fullmatch(r"Unpack\[(\w+)\]", ast.unparse(one.args.kwarg.annotation or one.args.kwarg))
+        assert words is not None
+        keywords = {arg.arg for arg in one.args.kwonlyargs} | getattr(typed, words[1]).__optional_keys__
+        positional = [arg.arg for arg in one.args.args]
+        assert [*positional, *(key for key in parameters if key in keywords)] == list(parameters)
+        assert keywords <= set(parameters)
 
 
 def test_what_jupyter_shows_of_an_object_is_what_it_is_about(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ class Manifest(dict[str, Any]):
     # A frame that shares read-only arrays with the frame of this manifest. While it exists, pandas copies such an array
     # before it writes; otherwise pandas would write in place, which fails.
     shared_with: pd.DataFrame | None = None
+    # What the frame was converted to, by output: the sources that the conversion states, and the table.
+    tables: dict[str, tuple[dict[str, int], Any]] | None = None
     # Whether the frame is the final and complete answer to its request.
     is_final: bool = False
 

@@ -9,11 +9,13 @@ CandleKind = Literal["candles", "mark", "index", "premium"]
 ColumnSet = Literal["ohlcv", "all"]
 GapPolicy = Literal["leave", "raise", "refetch", "ffill", "interpolate"]
 PartialPolicy = Literal["raise", "warn", "allow"]
+OutputName = Literal["pandas", "polars", "arrow"]
 PerformanceMode = Literal["low", "standard", "high"]
 FileFormat = Literal["csv", "parquet", "arrow", "excel", "jsonl"]
 
 SOURCE_NAMES: tuple[str, ...] = get_args(SourceName)
 COLUMN_SETS: tuple[str, ...] = get_args(ColumnSet)
 GAP_POLICIES: tuple[str, ...] = get_args(GapPolicy)
+OUTPUTS: tuple[str, ...] = get_args(OutputName)
 PARTIAL_POLICIES: tuple[str, ...] = get_args(PartialPolicy)
 FILE_FORMATS: tuple[str, ...] = get_args(FileFormat)

@@ -14,16 +14,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from candle_fetcher.concurrency import POLL_S, is_ours, mark_ours, start_thread
 from candle_fetcher.concurrency.call import Outcome, PublicCall, tell_caller
 from candle_fetcher.core.errors import CandleFetcherError, completing_errors, deliver_warnings_by, shown
 from candle_fetcher.core.events import Failed
+from candle_fetcher.core.keywords import check_arguments, names_of
 from candle_fetcher.core.tracebacks import short_errors
-from candle_fetcher.fetcher.arguments import check_arguments, names_of
 from candle_fetcher.fetcher.ready import call_key, find_ready
+from candle_fetcher.files.outputs import hand_over
 from candle_fetcher.sources import CallScope
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from candle_fetcher.typed import FetchCall
 
 # How long an interrupted caller waits for the call to end, so that what has arrived is stored.
 _LEAVE_S = 0.4
@@ -180,25 +186,26 @@ def public_call(method: F) -> F:
     return checked_call(_done_by_a_thread(method))
 
 
-def frame_call(method: F) -> F:
+def frame_call(method: Callable[..., pd.DataFrame]) -> FetchCall:
     """Decorate a public call that answers with a frame: where the same call was made before and its frame is final, it
-    is handed out at once, in the calling thread. As `public_call` otherwise."""
+    is handed out at once, in the calling thread, as `output` says. As `public_call` otherwise."""
     checked = _checked(_done_by_a_thread(method))
 
     @functools.wraps(method)
     def called(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         key = call_key(args, kwargs)
-        if key is None:
-            return checked(self, *args, **kwargs)
         runtime = self._runtime
-        frame = find_ready(runtime, key)
+        frame = None if key is None else find_ready(runtime, key)
         if frame is None:
             epoch = runtime.epoch
             frame = checked(self, *args, **kwargs)
-            runtime.ready_frames.keep(key, frame, epoch)
+            if key is not None:
+                runtime.ready_frames.keep(key, frame, epoch)
+        if "output" in kwargs or "with_manifest" in kwargs:
+            return hand_over(frame, kwargs.get("output", "pandas"), kwargs.get("with_manifest", False))
         return frame
 
-    return short_errors(cast(F, called))
+    return cast("FetchCall", short_errors(called))
 
 
 def _done_by_a_thread(method: F) -> F:

@@ -6,12 +6,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import pandas as pd
 
 from candle_fetcher.cache import CandleCache
 from candle_fetcher.core.arguments import read_whole
 from candle_fetcher.core.events import Progress
+from candle_fetcher.core.keywords import checked_constructor, read_symbols
 from candle_fetcher.core.plan import FetchPlan
 from candle_fetcher.core.ranges import Instant
 from candle_fetcher.core.tracebacks import short_errors_of_items
@@ -20,18 +22,25 @@ from candle_fetcher.core.types import (
     ColumnSet,
     FileFormat,
     GapPolicy,
+    OutputName,
     PartialPolicy,
     PerformanceMode,
     SourceName,
 )
 from candle_fetcher.fetcher.answers import Answer
-from candle_fetcher.fetcher.arguments import checked_constructor, read_symbols
 from candle_fetcher.fetcher.calls import checked_call, frame_call, public_call
 from candle_fetcher.fetcher.frames import export_file, fetch_frame, fetch_frames, iterate_frames, list_gaps, make_answer
 from candle_fetcher.fetcher.listings import find_first_candle, list_symbols
 from candle_fetcher.fetcher.policy import read_policy
 from candle_fetcher.fetcher.request import read_call
 from candle_fetcher.fetcher.runtime import make_runtime
+from candle_fetcher.files.outputs import (
+    hand_over,
+    hand_over_each,
+    typed_fetch_funding,
+    typed_fetch_many,
+    typed_iter_frames,
+)
 from candle_fetcher.monitor import PerformanceMonitor
 from candle_fetcher.providers import Provider, all_providers
 from candle_fetcher.settings import default
@@ -147,6 +156,8 @@ class CandleFetcher:
         on_gap: GapPolicy = "leave",
         partial: PartialPolicy = "raise",
         refresh: bool = False,
+        output: OutputName = "pandas",
+        with_manifest: bool = False,
     ) -> pd.DataFrame:
         """Return the settled candles that open in [start, end), oldest first.
 
@@ -165,6 +176,9 @@ class CandleFetcher:
         partial: where a part of the range could not be fetched, "raise" raises IncompleteData; "allow" returns what
         there is, and the manifest lists `missing` spans with causes, which are no gaps; "warn" warns of them once, too.
         refresh: asks again for everything in the range.
+        output: "pandas"; "polars" or "arrow" for a polars.DataFrame or a pyarrow.Table with the same columns behind
+        `timestamp`, without copying a column of floats (extras `polars`, `arrow`; else MissingExtra).
+        with_manifest: returns a pair, the frame or table and its manifest. An Arrow table has it in its schema, too.
 
         `frame.attrs["candle_fetcher"]` is the manifest: range, gaps with causes, sources, retries, fingerprint.
         Raises InputError, AccessDenied, Banned or ProviderRefused at once; IncompleteData where a part of the range
@@ -172,6 +186,7 @@ class CandleFetcher:
         """
         return fetch_frame(self._runtime, *read_call(self._runtime, locals()))
 
+    @typed_fetch_many
     @public_call
     def fetch_many(
         self,
@@ -190,7 +205,9 @@ class CandleFetcher:
         on_gap: GapPolicy = "leave",
         partial: PartialPolicy = "raise",
         refresh: bool = False,
-    ) -> dict[str, pd.DataFrame]:
+        output: OutputName = "pandas",
+        with_manifest: bool = False,
+    ) -> dict[str, Any]:
         """Return a frame for each symbol, fetched side by side, once the slowest of them has arrived or failed.
 
         symbols: several; one may name its provider, as `binance:BTC/USDT` and `kraken:BTC/USD` do; see `combine`.
@@ -199,8 +216,10 @@ class CandleFetcher:
         Raises FetchManyError where some failed: `.frames` has the others, `.errors` the reasons, by symbol.
         """
         arguments, policy = read_call(self._runtime, locals())
-        return fetch_frames(self._runtime, read_symbols(symbols), arguments, policy)
+        frames = fetch_frames(self._runtime, read_symbols(symbols), arguments, policy)
+        return {name: hand_over(frame, output, with_manifest) for name, frame in frames.items()}
 
+    @typed_iter_frames
     @checked_call
     def iter_frames(
         self,
@@ -220,7 +239,9 @@ class CandleFetcher:
         on_gap: GapPolicy = "leave",
         partial: PartialPolicy = "raise",
         refresh: bool = False,
-    ) -> Iterator[pd.DataFrame]:
+        output: OutputName = "pandas",
+        with_manifest: bool = False,
+    ) -> Iterator[Any]:
         """Return an iterator of frames of at most `rows` rows, oldest first; joined, they are what `fetch` returns.
 
         Memory is bounded by `rows`, or by `limit` where it is given. Each frame has a manifest of its own. Nothing is
@@ -230,7 +251,7 @@ class CandleFetcher:
         arguments, policy = read_call(self._runtime, locals())
         rows = read_whole("rows", rows, 1, 10**9)
         answer = self._runtime.calls.run(lambda: make_answer(self._runtime, arguments, policy))
-        return self._iter_frames(answer, rows)
+        return hand_over_each(self._iter_frames(answer, rows), output, with_manifest=with_manifest)
 
     @short_errors_of_items
     def _iter_frames(self, answer: Answer, rows: int) -> Iterator[pd.DataFrame]:
@@ -377,6 +398,7 @@ class CandleFetcher:
 
         return audit.audit(self._runtime, *read_call(self._runtime, locals(), needs_start=True), against)
 
+    @typed_fetch_funding
     @public_call
     def fetch_funding(
         self,
@@ -388,7 +410,9 @@ class CandleFetcher:
         provider: str | Provider | None = None,
         source: SourceName | None = None,
         refresh: bool = False,
-    ) -> pd.DataFrame:
+        output: OutputName = "pandas",
+        with_manifest: bool = False,
+    ) -> Any:
         """Return the funding rates of a perpetual future in [start, end), oldest first; without a start, all so far.
 
         Columns: `funding_rate` (float64, a fraction: 0.0001 is 0.01 %) and `mark_price`, NaN where there is none. The
@@ -408,7 +432,8 @@ class CandleFetcher:
         from candle_fetcher.fetcher.funding import fetch_rates  # when used: few do
 
         arguments, _ = read_call(self._runtime, locals())
-        return fetch_rates(self._runtime, symbol, arguments.range, provider, source, refresh=refresh)
+        frame = fetch_rates(self._runtime, symbol, arguments.range, provider, source, refresh=refresh)
+        return hand_over(frame, output, with_manifest)
 
     @public_call
     def symbols(self, *, provider: str | Provider | None = None) -> pd.DataFrame:

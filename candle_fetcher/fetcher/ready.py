@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _MOST = 256
 _WORDS = frozenset({"symbol", "timeframe", "start", "end", "provider", "kind", "source", "columns"})
+_WORDS |= {"partial", "output", "with_manifest"}
 _DATE = re.compile(r"\d{4}-\d\d.*|\d{8}")
 
 

@@ -25,6 +25,7 @@ from candle_fetcher.core.timeframe import DAY_MS, Timeframe
 from candle_fetcher.core.types import SOURCE_NAMES
 from candle_fetcher.fetcher.adjusting import Adjusted, ask_adjusted, stored_adjusted
 from candle_fetcher.fetcher.policy import FetchPolicy, read_policy
+from candle_fetcher.files.outputs import check_output
 from candle_fetcher.providers import Feed, Provider, split_symbol
 from candle_fetcher.providers.series import read_pair, read_series
 from candle_fetcher.settings import one_of
@@ -132,6 +133,7 @@ def read_call(
 
     Raises InputError where one is not valid, or the start is missing of a call that needs one.
     """
+    check_output(given.get("output", "pandas"), given.get("with_manifest", False))
     words = [name for name in ("columns", "include_open", "on_gap", "refresh", "partial") if name in given]
     policy = read_policy(runtime.settings, given.get("source"), **{name: given[name] for name in words})
     start, end, days, limit = (given.get(name) for name in ("start", "end", "days", "limit"))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 from candle_fetcher.core.tracebacks import short_errors
 from candle_fetcher.fetcher import CandleFetcher
+
+if TYPE_CHECKING:
+    from candle_fetcher.typed import FetchCall, FetchManyCall
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -36,8 +39,9 @@ def _of_package(method: Callable[Concatenate[CandleFetcher, P], Result]) -> Call
     return call
 
 
-fetch = _of_package(CandleFetcher.fetch)
-fetch_many = _of_package(CandleFetcher.fetch_many)
+_methods: Any = CandleFetcher
+fetch = cast("FetchCall", _of_package(_methods.fetch))
+fetch_many = cast("FetchManyCall", _of_package(_methods.fetch_many))
 export = _of_package(CandleFetcher.export)
 plan = _of_package(CandleFetcher.plan)
 gaps = _of_package(CandleFetcher.gaps)

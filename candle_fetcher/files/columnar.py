@@ -100,6 +100,16 @@ def _text(manifest: Callable[[], Mapping[str, Any]]) -> bytes:
     return json.dumps(dict(manifest()), ensure_ascii=False, allow_nan=False).encode()
 
 
+def table_of(frame: pd.DataFrame, manifest: bytes | None = None) -> Any:
+    """Return the frame as an Arrow table, `timestamp` first; with a manifest, it is in the metadata of the schema, and
+    `to_pandas` makes `timestamp` the index again."""
+    layout = plain_layout(frame.columns)
+    table = _table(frame, layout)
+    if manifest is None:
+        return table
+    return table.replace_schema_metadata(_pandas_metadata(frame, layout) | {MANIFEST.encode(): manifest})
+
+
 def _table(frame: pd.DataFrame, layout: Layout) -> Any:
     """Return the columns as an Arrow table; columns of floats share their memory, missing values are null."""
     import pyarrow as pa
@@ -109,7 +119,13 @@ def _table(frame: pd.DataFrame, layout: Layout) -> Any:
         values: Any = frame.index if name == TIME else frame[name]
         if isinstance(values.dtype, pd.DatetimeTZDtype):
             values = pd.DatetimeIndex(values).as_unit("ns")
-        columns.append(pa.array(values, from_pandas=True))
+            is_whole = not values.hasnans
+            made = pa.array(values.asi8).view(pa.timestamp("ns", tz="UTC")) if is_whole else None
+        else:
+            is_whole = values.dtype == np.float64 and not np.isnan(values.to_numpy()).any()
+            made = pa.array(values.to_numpy()) if is_whole else None
+        # What has missing values takes longer: each one is looked at.
+        columns.append(pa.array(values, from_pandas=True) if made is None else made)
     return pa.table(columns, names=list(layout.headers))
 
 
@@ -119,7 +135,9 @@ def _pandas_metadata(frame: pd.DataFrame, layout: Layout) -> dict[bytes, bytes]:
 
     if layout != plain_layout(frame.columns):
         return {}
-    return {b"pandas": pa.Schema.from_pandas(frame.head(0)).metadata[b"pandas"]}
+    empty = frame.head(0)
+    empty.attrs = {}  # else the manifest is among the metadata, with a fingerprint that is worked out for it
+    return {b"pandas": pa.Schema.from_pandas(empty).metadata[b"pandas"]}
 
 
 def read_parts(path: Path, file_format: str) -> tuple[dict[str, Any] | None, Iterator[pd.DataFrame]]:

@@ -407,17 +407,50 @@ def load_parquet(into: str) -> Figures:
     return timed(lambda: len(pd.read_parquet(Path(into) / "frame.parquet")))
 
 
-def load_disk(folder: str, start: str, end: str, url: str, again: int = 30, columns: str = "all") -> Figures:
+def load_disk(
+    folder: str, start: str, end: str, url: str, again: int = 30, columns: str = "all", output: str = "pandas"
+) -> Figures:
     """A stored range in a new process, opening the cache included; then the same fetch again, some times."""
+    words = {} if output == "pandas" else {"output": output}
+    if words:
+        _import_tables(output)
     with _fetcher(folder, url) as fetcher:
 
         def work() -> int:
-            return len(fetcher.fetch(SYMBOL, "1m", start, end, columns=columns))
+            return len(fetcher.fetch(SYMBOL, "1m", start, end, columns=columns, **words))
 
         figures = timed(work)
         if again:
             figures["again_s"] = statistics.median(timed(work)["wall_s"] for _ in range(again))
     return figures
+
+
+def _import_tables(output: str) -> None:
+    """Import what makes tables: imports are not measured."""
+    importlib.import_module("pyarrow")
+    importlib.import_module("candle_fetcher.files.columnar")
+    if output == "polars":
+        importlib.import_module("polars")
+
+
+def again_in(folder: str, start: str, end: str, url: str, pairs: int) -> Figures:
+    """The same fetch again out of memory, as a pandas frame and as tables, by turns."""
+    names = ("pandas", "arrow", "polars")
+    found: Figures = {name: [] for name in names}
+    with _fetcher(folder, url) as fetcher:
+
+        def seconds(name: str) -> float:
+            return statistics.median(
+                timed(lambda: len(fetcher.fetch(SYMBOL, "1m", start, end, columns="all", output=name)))["wall_s"]
+                for _ in range(30)
+            )
+
+        for turn in range(1 + pairs):
+            for name in names:
+                took = seconds(name)
+                if turn:
+                    found[name].append(took)
+    return found
 
 
 def export(folder: str, start: str, end: str, url: str) -> Figures:

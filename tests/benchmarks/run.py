@@ -30,7 +30,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 FAST = ["isal", "pyarrow"]  # what the extra `fast` brings
 PACKAGES = (
-    *("numpy", "pandas", "requests", *FAST, "ccxt", "python-binance"),
+    *("numpy", "pandas", "requests", *FAST, "polars", "ccxt", "python-binance"),
     *("binance-historical-data", "binance-bulk-downloader"),
 )
 
@@ -80,6 +80,8 @@ row 13     as row 7, with the archive.
 row 14     CPU time of the calls that check candles, find holes, add to entries, and read and write facts and shelves,
            over the CPU time of the fetch of row 10. SHA-256 and the disk are not in it.
 row 15     REST and archive on, by a new fetcher with a new folder each time, in a process that has fetched before.
+row 16     output="arrow" and "polars" over the pandas frame, by turns: the same fetch again, all columns, each of n
+           values the median of 30 calls; and from disk as in row 3, where an Arrow table takes its fingerprint, too.
 """
 
 
@@ -294,6 +296,8 @@ def stored(pairs: int, has: dict[str, str | None], url: str, folder: str, into: 
     again = [1e3 * seconds for seconds in _each(found["ours"], "again_s")]
     yield measured("4 the same fetch again", again, Goal(5, 0.2, most=True, unit="ms"))
 
+    yield from tables(pairs, has, load, url, folder)
+
     exports = turns(pairs, {"ours": lambda: run("export", url=url, folder=folder, **FIVE_YEARS)})["ours"]
     growth = [one["growth_bytes"] / 1e6 for one in exports]
     yield measured("5 export of 5 years of 1m, growth of peak RSS", growth, Goal(150, 60, most=True, unit="MB"))
@@ -310,6 +314,30 @@ def stored(pairs: int, has: dict[str, str | None], url: str, folder: str, into: 
     for name, figures in plans.items():
         yield measured(f"7 plan of 8 years of 1m, {name}", [1e3 * one["wall_s"] for one in figures], goal)
         yield measured(f"7 plan of 8 years of 1m, {name}, again", [1e3 * one["again_s"] for one in figures], goal)
+
+
+def tables(
+    pairs: int,
+    has: dict[str, str | None],
+    load: Callable[..., Callable[[], dict[str, Any]]],
+    url: str,
+    folder: str,
+) -> Iterator[Row]:
+    """Row 16."""
+    if not (has["pyarrow"] and has["polars"]):
+        yield absent("16 a year of 1m, the same fetch again, as a table", "polars or pyarrow")
+        return
+    again = run("again_in", url=url, folder=folder, pairs=pairs, **YEAR)
+    goal = Goal(1.1, 1, most=True)
+    for name in ("arrow", "polars"):
+        what = f"16 a year of 1m, the same fetch again, {name}, vs pandas"
+        yield compared(what, again[name], again["pandas"], ms, goal)
+    clients = {name: load(again=0, columns="ohlcv", output=name, **YEAR) for name in ("pandas", "arrow", "polars")}
+    found = turns(pairs, clients)
+    for name in ("arrow", "polars"):
+        what = f"16 the same from disk, open to volume, {name}, vs pandas"
+        times = [_each(found[which], "wall_s") for which in (name, "pandas")]
+        yield compared(what, times[0], times[1], ms, Goal(None, None, most=True))
 
 
 def writing(pairs: int, url: str, folder: str) -> Row:
