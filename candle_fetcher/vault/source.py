@@ -44,7 +44,8 @@ class FetcherSource:
 
     def fetch(self, start: Any, end: int | None, limit: int | None = None) -> pd.DataFrame:
         """Return the settled candles of the range, with their manifest."""
-        return self._fetcher.fetch(*self._words, start, end, limit=limit, **self._options)
+        frame: pd.DataFrame = self._fetcher.fetch(*self._words, start, end, limit=limit, **self._options)
+        return frame
 
     def iterate(self, start: Any, end: int | None, rows: int) -> Iterator[pd.DataFrame]:
         """Yield the same in parts."""
@@ -52,7 +53,8 @@ class FetcherSource:
 
     def cached(self, start: Any, end: int) -> pd.DataFrame:
         """Return the candles of the range, out of the cache alone. Raises IncompleteData where it lacks some."""
-        return self._fetcher.fetch(*self._words, start, end, source="cache", **self._options)
+        frame: pd.DataFrame = self._fetcher.fetch(*self._words, start, end, source="cache", **self._options)
+        return frame
 
     def revisions(self, settings: Sequence[tuple[str, str]] = ()) -> Sequence[Revision]:
         """Return what the cache has noted of values that the provider changed; `settings` are those of the candles."""
