@@ -1,4 +1,4 @@
-"""Frames of several series combined into one, side by side."""
+"""Combines the frames of several series into one, side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Differences between two sources of the same candles, and between coarse candles and finer ones."""
+"""Finds differences between two sources of the same candles, and between coarse candles and finer ones."""
 
 from __future__ import annotations
 

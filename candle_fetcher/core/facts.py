@@ -1,4 +1,4 @@
-"""What is known of a series beside its candles, and how it changes with what a call learns."""
+"""Facts about a series in addition to its candles, and how they change with what a call learns."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from candle_fetcher.core.files import DEFAULT_LAGS, File
 from candle_fetcher.core.spans import Span, merge, subtract
 from candle_fetcher.core.timeframe import DAY_MS
 
-# How long a file that the archive does not have is not asked for again. One that may just be late: an hour.
+# How long an absent file of the archive is not requested again: a day, or an hour for a file that may only be late.
 _ABSENT_MS = DAY_MS
 _LATE_MS = DAY_MS // 24
 
 
 class EmptySpan(NamedTuple):
-    """A span known to hold no candle: why, and when the provider said so."""
+    """A span known to have no candle, the cause, and when the provider was asked."""
 
     span: Span
     cause: str
     asked_ms: int
 
     def is_believed(self, now_ms: int) -> bool:
-        """Whether it is too early to ask about the span again."""
+        """Return whether the fact is still valid, so that the span is not requested again."""
         return not is_due(self.span.end_ms, self.asked_ms, now_ms)
 
 
 class FailedSpan(NamedTuple):
-    """A span that could not be fetched when it was last asked for, and the error; it is asked for again at once."""
+    """A span that could not be fetched when it was last requested, and the error. The next call requests it again."""
 
     span: Span
     error: str
@@ -49,9 +49,9 @@ Fact = TypeVar("Fact", EmptySpan, FailedSpan, Unverified)
 class News(NamedTuple):
     """What a call learned of a series.
 
-    `first_ms` and `empty` are None where nothing was learned of them. `absent` are files that the archive does not
-    have; of the candles of the spans `replaced` nothing that was noted before holds, and nothing of the spans `filled`
-    is missing any more.
+    first_ms, empty: None where the call learned nothing about them.
+    absent: files that the archive does not have.
+    replaced: spans with new candles, for which earlier notes are void. filled: spans that no longer lack anything.
     """
 
     first_ms: int | None = None
@@ -64,8 +64,8 @@ class News(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What is known of a series beside its candles. `first_ms`: when its first candle opens, None while unknown;
-    `absent`: the files that its archive did not have, and until when it is not asked for them again."""
+    """Facts about a series in addition to its candles. `first_ms`: when its first candle opens; None while unknown.
+    `absent`: the files that its archive did not have, each with the time until which it is not requested again."""
 
     first_ms: int | None = None
     empty: tuple[EmptySpan, ...] = ()
@@ -79,7 +79,7 @@ class Facts(NamedTuple):
         return [one.span for one in self.empty]
 
     def is_absent(self, path: str, now_ms: int) -> bool:
-        """Return whether the archive answered lately that it has no such file; a late one may come on any day."""
+        """Return whether the archive answered recently that it has no such file, so that it is not requested now."""
         return any(one == path and now_ms < until_ms <= now_ms + _ABSENT_MS for one, until_ms in self.absent)
 
     def unverified_in(self, span: Span) -> tuple[Span, ...]:
@@ -88,7 +88,7 @@ class Facts(NamedTuple):
         return tuple(merge(one.span.clip(span) for one in before if one.span.end_ms > span.start_ms))
 
     def lacks_note_of(self, spans: Iterable[Span]) -> list[Span]:
-        """Return the parts of the spans that have no checksum and are missing in the facts."""
+        """Return the parts of these unverified spans that the facts do not note as such."""
         noted = merge(one.span for one in self.unverified)
         return [part for span in spans for part in subtract(span, noted)]
 
@@ -130,5 +130,5 @@ class Facts(NamedTuple):
 
 
 def _outside(facts: Iterable[Fact], spans: Sequence[Span]) -> list[Fact]:
-    """Return the facts about what lies in none of the spans."""
+    """Return the facts, restricted to the time outside the spans."""
     return [one._replace(span=part) for one in facts for part in subtract(one.span, spans)]

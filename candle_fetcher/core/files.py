@@ -1,4 +1,4 @@
-"""Which files of an archive to fetch: a pure choice, given what is missing and what a request costs."""
+"""Chooses the files of an archive to fetch, by what is missing and what requests cost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from candle_fetcher.core.timeframe import DAY_MS, Timeframe
 _WORTH_CALLS = 4
 _MONTH_MS = 31 * DAY_MS
 # Files are published after the end of their span: days within two days, months on the first of the next month or some
-# days later. Unless more is known, they are not requested before that. A later publication shows as an absence.
+# days later. Unless more is known, they are requested only after that. One that is later still is absent.
 _DAY_LAG_MS = 2 * DAY_MS
 _MONTH_LAG_MS = 1 * DAY_MS
 _SLACK_MS = DAY_MS // 24  # files are not published at the same minute every day
@@ -52,15 +52,15 @@ class Lags(NamedTuple):
         return self.monthly_ms if file.monthly else self.daily_ms
 
     def found(self, file: File, published_ms: int) -> Lags:
-        """Return the lags after a file was found that was published at that time.
+        """Return the lags, given that this file was published at that time.
 
-        A file that was replaced since says nothing.
+        A file that was published later than usual is ignored: it may have been replaced.
         """
         lag_ms = published_ms - file.span.end_ms + _SLACK_MS
         return self._with(file, lag_ms) if _SLACK_MS <= lag_ms <= DEFAULT_LAGS.of(file) else self
 
     def missed(self, file: File, now_ms: int) -> Lags:
-        """Return the lags after a file was found to be absent now; unchanged where it is not due yet."""
+        """Return the lags, given that this file is absent now; unchanged where the file is not due yet."""
         return self._with(file, DEFAULT_LAGS.of(file)) if now_ms >= file.span.end_ms + self.of(file) else self
 
     def _with(self, file: File, lag_ms: int) -> Lags:
@@ -89,7 +89,7 @@ def choose_files(
     chosen: dict[str, File] = {}
 
     def can_pay(longest_ms: int) -> bool:
-        """Return whether a file of at most that length can be worth its requests."""
+        """Return whether any file of at most that length can save requests."""
         most = _count_slots(timeframe, spans)
         if timeframe.step_ms is not None:
             most = min(most, -(-longest_ms // timeframe.step_ms))

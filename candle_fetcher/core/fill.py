@@ -1,4 +1,4 @@
-"""Invented candles, made on request: each one is marked, and none is ever stored."""
+"""Fills gaps with invented candles, where a call asks for that. Each is marked, and none is ever stored."""
 
 from __future__ import annotations
 

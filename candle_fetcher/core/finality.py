@@ -19,14 +19,14 @@ from candle_fetcher.core.zones import zone
 
 @dataclass(frozen=True)
 class Finality:
-    """When the candles of a feed stop changing. `source` names the page that states it, or how it was observed.
+    """When the candles of a feed stop changing. `source` names the page that states so, or how it was observed.
 
     delay_ms: a candle may still change for this long after its close.
     late_rows_ms: a row may be absent from replies for this long after its candle closed.
-    confirm_ms: a candle that was read sooner than this after its close is read once more, by the next request for its
-    series that is sent anyway.
-    spares_edge: a live edge without rows is left alone for an hour, as any other hole; for providers that count
-    requests by the day.
+    confirm_ms: a candle that was read sooner than this after its close is read once more. No request is sent for that
+    alone: the next request for newer candles begins with it.
+    spares_edge: whether a live edge without rows is requested only once an hour, like any other young hole; for
+    providers that allow few requests a day.
 
     The defaults are for a feed that states nothing.
     """
@@ -67,10 +67,7 @@ class Settling:
         return self._utc_ms(timeframe.close_ms(local_ms))
 
     def slot_open_ms(self, slot: int) -> int:
-        """Return when the candle of that slot should open.
-
-        At the start of the slot, or at the midnight in the zone that lies in the slot.
-        """
+        """Return when the candle of that slot should open: with the slot, or at the zone's midnight in the slot."""
         timeframe = self.timeframe
         if self.zone_name is None:
             return timeframe.open_ms(slot)

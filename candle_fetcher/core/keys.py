@@ -53,9 +53,10 @@ class Keys:
         raise TypeError("keys cannot be pickled; they stay in the process that received them")
 
     def hide(self, said: AnyStr) -> AnyStr:
-        """Return the text or bytes with `***` for each key, in any case and as escaped by URLs, JSON and HTML.
+        """Return the text or bytes with `***` for each key, in any case, also as URLs, JSON and HTML escape it.
 
-        A number or name that happens to contain a key becomes invalid: its parser refuses it and reads no wrong value.
+        A number or name that contains a key by chance becomes invalid too: its parser then raises an error, and never
+        reads a wrong value.
         """
         if not self._words:
             return said
@@ -64,7 +65,7 @@ class Keys:
         return self._bytes.sub(HIDDEN.encode(), said) if self._may_stand_in(said) else said
 
     def _may_stand_in(self, said: bytes) -> bool:
-        """Return whether a closer search is needed; for rows without escapes it takes forty times as long."""
+        """Return whether a key can stand in the text, by a quick test: the exact search takes forty times as long."""
         lower = said.lower()
         return any(mark in said for mark in _ESCAPES) or any(word in lower for word in self._words)
 

@@ -1,4 +1,4 @@
-"""Instants in the notations that callers use, as UTC milliseconds. Naive times are UTC, aware ones are converted."""
+"""Converts instants, in all notations that callers use, to UTC milliseconds. Naive times count as UTC."""
 
 from __future__ import annotations
 

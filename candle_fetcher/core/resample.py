@@ -1,4 +1,4 @@
-"""Coarse candles made of fine ones: first open, last close, highest high, lowest low, sums of the rest."""
+"""Makes coarse candles of fine ones: first open, last close, highest high, lowest low, sums of the other columns."""
 
 from __future__ import annotations
 

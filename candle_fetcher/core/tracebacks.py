@@ -1,9 +1,8 @@
-"""What an error shows where a public call hands it to its caller: the caller's line, one frame of this package, and the
-message.
+"""Shortens the traceback of an error that leaves a public call to the caller's line and one frame of this package.
 
-Work is done by threads of this package, so Python's own traceback of a misspelt symbol has 80 lines that say nothing to
-the caller. `short_errors` is the one place where they are taken off. What the error came of stays: as `.cause`, without
-tracebacks, and with all of them in what is reported to `report_errors_by` (the DEBUG log).
+Threads of this package do the work, so that Python's own traceback for a misspelt symbol has 80 lines that do not help
+the caller. `short_errors` is the only place that removes them. The causes of the error stay as `.cause`, without
+tracebacks. The function given to `report_errors_by` (the DEBUG log) gets the error with all tracebacks.
 
 Errors of this package (its warnings too, where the caller makes them errors), an OSError about a file, and
 KeyboardInterrupt are shortened. Any other exception is a fault of the program, and keeps its traceback.
@@ -73,7 +72,7 @@ def _named(called: Any, function: F) -> F:
 
 
 def shorten(error: E) -> E:
-    """Report the error, then take off its traceback and its chain; `.cause` keeps what it came of.
+    """Report the error, then remove its traceback and its chain; `.cause` keeps the error that led to it.
 
     A fault of the program, such as an OSError that names no file, stays as it is.
     """
@@ -94,7 +93,7 @@ def shorten(error: E) -> E:
 
 
 def _carried(error: BaseException) -> Mapping[str, BaseException]:
-    """Return the errors that are attributes of this one, by what they are there."""
+    """Return the errors that this one has as attributes, by the names under which they are found there."""
     if isinstance(error, FetchManyError):
         return error.errors
     if isinstance(error, IncompleteData):
@@ -103,7 +102,7 @@ def _carried(error: BaseException) -> Mapping[str, BaseException]:
 
 
 def _behind(error: BaseException) -> tuple[BaseException, ...]:
-    """Return all errors that this one came of or carries, each once."""
+    """Return all errors that led to this one or are its attributes, each once."""
     found: dict[int, BaseException] = {id(error): error}
     waiting = [error]
     while waiting:
@@ -145,7 +144,7 @@ def whole_tracebacks() -> Iterator[None]:
 
 
 def report_errors_by(report: Callable[[CandleFetcherError], object]) -> None:
-    """Have each error of this package handed to `report`, still with its tracebacks, before its caller gets it."""
+    """Call `report` with each error of this package, still with its tracebacks, before the caller gets the error."""
     global _report  # noqa: PLW0603 (the log is on a higher floor)
     _report = report
 

@@ -1,4 +1,4 @@
-"""Local time in a time zone and UTC, converted whole columns at a time."""
+"""Converts between UTC and the local time of a time zone, whole columns at a time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Zone:
     def to_utc(self, local_ms: Int64s) -> Int64s:
         """Return the instants of these local times, which count like Unix ms.
 
-        A local time that occurs twice is the first one. A skipped one uses the offset after the change.
+        Of a local time that occurs twice, the first is meant. A skipped one is read with the offset after the change.
         """
         found: Int64s = local_ms - self.offsets_ms[np.searchsorted(self._borders_ms, local_ms, side="right")]
         return found
@@ -74,8 +74,8 @@ def zone(name: str) -> Zone:
         info = ZoneInfo(name)
     except (ZoneInfoNotFoundError, OSError, ValueError, TypeError):
         raise InputError(
-            f"zone {shown(name)} is not in this machine's tz database; expected a name such as {NEW_YORK}; install the "
-            "package tzdata where the system has no database"
+            f"zone {shown(name)} is not in this machine's tz database; expected a name such as {NEW_YORK} (the package "
+            "tzdata brings the database where the system has none)"
         ) from None
 
     def offset_s(at_s: int) -> int:

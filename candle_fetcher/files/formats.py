@@ -1,4 +1,4 @@
-"""Candle files that users have: what their names say, how their formats differ, how Kraken's rows are read.
+"""Formats of candle files that users have: how to recognise them, what their names say, how Kraken's rows are read.
 
 - Exported by this library: `core/naming.py` reads the name.
 - Binance's archive: `BTCUSDT-1h-2024-01.zip`, or the CSV inside. The name gives neither market nor kind; the archive's
@@ -57,11 +57,11 @@ _MOST_S = 10**11  # seconds have ten digits until the year 2286; larger numbers 
 
 
 class FileLabel(NamedTuple):
-    """What the name of a file says; None where it does not.
+    """What the name of a file says about its candles. A field is None where the name does not say it.
 
-    symbol: as written there.
+    symbol: as the name has it.
     span: the day or month of the file.
-    settings: those of the series that are not the provider's default.
+    settings: the settings of the series that differ from the provider's defaults.
     """
 
     provider: str | None = None
@@ -91,7 +91,10 @@ def find_format(head: bytes) -> str:
 
 
 def read_name(file_format: str, path: Sequence[str], providers: Mapping[str, Provider]) -> FileLabel:
-    """Return what the file's name says, given the parts of its path."""
+    """Return what the file's name says, given the parts of its path.
+
+    Raises InputError where the name of a file of the archive does not have its form.
+    """
     name = path[-1]
     if file_format == OURS:
         owner = next((one for one in providers if name.startswith(f"{one}_")), DEFAULT_PROVIDER)
@@ -128,10 +131,10 @@ def _span(month: str, day: str | None) -> Span:
 
 
 def find_symbol(file_format: str, name: str, provider: Provider, kind: str) -> str:
-    """Return the symbol that a name states, as `provider_symbol` reads it.
+    """Return the symbol in the name of a file, in a form that `provider_symbol` accepts.
 
-    Exported files have `_` for all characters other than letters, digits and `-`: it stands for the / of a pair or for
-    a character of the provider. Raises InputError where both are possible.
+    In names of exported files, `_` replaces each character other than letters, digits and `-`: the / of a pair, or a
+    character of the provider's id, such as a point. Raises InputError where both are possible.
     """
     if file_format != OURS or "_" not in name:
         return name
@@ -143,13 +146,13 @@ def find_symbol(file_format: str, name: str, provider: Provider, kind: str) -> s
         with contextlib.suppress(InputError):
             if text_of(provider.unified(provider.provider_symbol(text, kind))) == name:
                 return text
-    return pair  # its quote is unknown to the provider's facts
+    return pair  # a pair with a quote that the provider's list of quotes lacks
 
 
 def check_market(provider: Provider, symbol: str, kind: str, head: bytes, candles: Candles) -> None:
-    """Raise InputError where a file of the archive cannot be of that market and kind.
+    """Raise InputError where the rows of a file of the archive cannot be of that market and kind.
 
-    For files with a name that gives neither.
+    It is needed because the name of such a file states neither.
     """
     if provider.name == "binance" and ("_" in symbol or head.removeprefix(b"\xef\xbb\xbf")[:1].isalpha()):
         raise InputError("its symbol or its header belongs to futures; give the provider, binance-um or binance-cm")

@@ -31,9 +31,9 @@ from candle_fetcher.providers import Provider
 
 # Chunks that are stored at once.
 _BATCH = 32
-# Rows that reach over more chunks most likely have another timeframe.
+# Rows that span more chunks most likely have another timeframe than the stated one.
 _MOST_CHUNKS = 200_000
-# So many rows that all lie on a coarser grid are no accident.
+# If at least so many rows all lie on a coarser grid, that is no accident.
 _SURE_ROWS = 12
 _MOST_DISTANCES = 1_000
 
@@ -42,9 +42,12 @@ _MOST_DISTANCES = 1_000
 class ImportJob:
     """A file, the series that its candles belong to, and how to read its rows.
 
-    `blocks` returns the rows from the beginning each time. `spans` are those of which the file holds all candles; None
-    where it says nothing of the time before its first row and after its last one. Of what is `missing` it says nothing
-    either: that could not be fetched when it was exported.
+    blocks: returns the rows, from the first one on at each call.
+    spans: the spans for which the file has all candles; None where it only answers from its first row to its last one.
+    missing: spans for which it does not answer, since their candles could not be fetched when it was exported.
+    verified: whether the file matches its checksum; None for a format without checksums.
+    archive_path: the path of the file in its archive, for the note that its candles are unverified.
+    are_holes_facts: whether a missing row proves that there is no candle.
     """
 
     path: Path
@@ -67,7 +70,7 @@ class ImportJob:
         return self.provider.feed(self.series.kind).settling(self.series)
 
     def settled(self, block: Candles, now_ms: int) -> Candles:
-        """Return the final candles of the provider in the block: no invented ones, none that may still change."""
+        """Return the candles of the block that may be stored: not those that were invented or may still change."""
         for name, value in (("is_synthetic", 0.0), ("is_closed", 1.0)):
             if name in block.names:
                 block = Candles(block.names, block.block[:, block.floats(name) == value])
@@ -92,10 +95,10 @@ class Survey:
 
 
 def store_rows(cache: CandleCache, job: ImportJob, now_ms: int) -> Imported:
-    """Read the file to its end, check it, and store its rows in what is stored of the series.
+    """Read the file to its end, check it, and merge its rows into the stored candles of the series.
 
-    Raises ReplyError and BadFile for rows that cannot be read, InputError where their distances are those of another
-    timeframe, and CacheError where the disk does not take them.
+    Raises ReplyError and BadFile for rows that cannot be read, InputError where the distances between rows show another
+    timeframe, and CacheError where the disk cannot store them.
     """
     survey = _survey(job, now_ms)
     _check_grid(job.timeframe, survey)
@@ -129,7 +132,10 @@ def store_rows(cache: CandleCache, job: ImportJob, now_ms: int) -> Imported:
 
 
 def _survey(job: ImportJob, now_ms: int) -> Survey:
-    """Read the file to its end. Raises what reading and checking its rows raise."""
+    """Read the file to its end and return the facts about its rows.
+
+    Raises what reading the rows raises, and InputError where none of them can be stored.
+    """
     survey = Survey()
     last_ms: list[int] = []
     for block in job.blocks():
@@ -162,7 +168,7 @@ def _has_values(candles: Candles, name: str) -> bool:
 
 
 def _check_grid(timeframe: Timeframe, survey: Survey) -> None:
-    """Raise InputError where the distances of the rows are those of another timeframe."""
+    """Raise InputError where the distances between the rows show that they have another timeframe."""
     if not survey.distances:
         return
     common_ms = survey.distances.most_common(1)[0][0]
@@ -178,11 +184,13 @@ def _check_grid(timeframe: Timeframe, survey: Survey) -> None:
         )
     slots = timeframe.ordinal(survey.last_ms) - timeframe.ordinal(survey.first_ms)
     if slots > _MOST_CHUNKS * CHUNK_SLOTS:
-        raise InputError(f"its rows reach over {slots:,} slots of {timeframe}; give their timeframe")
+        raise InputError(
+            f"its rows span {slots:,} slots of {timeframe}, more than any series has; give their timeframe"
+        )
 
 
 def _length(ms: int) -> str:
-    """Return the distance as the name of a timeframe, where there is one."""
+    """Return a distance as the name of a timeframe if it has one, else in seconds or days."""
     if ms % SECOND_MS:
         return f"{ms / SECOND_MS:g} s"
     if 27 * DAY_MS < ms < 32 * DAY_MS:
@@ -192,7 +200,7 @@ def _length(ms: int) -> str:
 
 
 def _covered_spans(job: ImportJob, survey: Survey, now_ms: int) -> list[Span]:
-    """Return the settled spans that the file answers for; after its last row, only where no row can be late."""
+    """Return the settled spans for which the file answers; after its last row, only where no row can be late."""
     if not survey.count:
         return []
     rows = survey.span(job.timeframe)
@@ -205,7 +213,7 @@ def _covered_spans(job: ImportJob, survey: Survey, now_ms: int) -> list[Span]:
 def _by_chunk(
     job: ImportJob, spans: Sequence[Span], names: Sequence[str], now_ms: int
 ) -> Iterator[tuple[int, Span, Candles]]:
-    """Yield the number of each chunk, the part of a span in it, and the settled candles of that part, if any."""
+    """Yield, for each chunk that a span touches, its number, the part of the span in it, and that part's candles."""
     timeframe = job.timeframe
     blocks = (job.settled(block, now_ms).pick(names) for block in job.blocks())
     held = next(blocks, None)
@@ -223,7 +231,7 @@ def _by_chunk(
 
 
 class _ChunkWriter:
-    """Stores the rows of a file, some chunks at a time, and counts what became of them."""
+    """Stores the rows of a file, several chunks at a time, and counts rows that were added, kept, or differed."""
 
     def __init__(self, cache: CandleCache, job: ImportJob, now_ms: int) -> None:
         self._cache = cache
@@ -233,9 +241,9 @@ class _ChunkWriter:
         self.first_ms, self.last_ms = FOREVER_MS, -FOREVER_MS
 
     def write(self, pieces: Iterable[tuple[int, Span, Candles]]) -> None:
-        """Store the pieces, each a chunk, the span that its candles answer for, and the candles.
+        """Store the pieces. Each is a chunk, the span for which its candles answer, and the candles.
 
-        Raises CacheError where the disk does not take them.
+        Raises CacheError where the disk cannot store them.
         """
         batch: dict[int, list[tuple[Span, Candles]]] = {}
         for chunk, span, candles in pieces:
@@ -254,7 +262,7 @@ class _ChunkWriter:
         self.chunks += len(chunks)
 
     def _merge_batch(self, batch: dict[int, list[tuple[Span, Candles]]], stored: dict[int, Entry]) -> dict[int, Merged]:
-        """Return the entries of the chunks with the rows of the file; note where they contradict stored candles."""
+        """Return the entries of the chunks with the rows of the file; note rows that contradict stored candles."""
         merged: dict[int, Merged] = {}
         revisions: list[Revision] = []
         for chunk, pieces in batch.items():
@@ -270,14 +278,14 @@ class _ChunkWriter:
             if entry is not None:
                 merged[chunk] = Merged(entry, tuple(merge(filled)))
         self._cache.entries.note_revisions(self._job.series, revisions, once=True)
-        if self._job.verified is False:  # the candles are stored with this note or not at all
+        if self._job.verified is False:  # noted before the candles are stored, so that none is without the note
             replaced = merge(span for one in merged.values() for span in one.replaced)
             news = News(unverified=[Unverified(span, self._job.archive_path) for span in replaced])
             self._cache.facts.learn(self._job.series, news, self._now_ms)
         return merged
 
     def _fill(self, entry: Entry | None, span: Span, candles: Candles) -> tuple[Entry, Sequence[Span]]:
-        """Return the entry with the candles in its empty slots, and the spans that they filled; count them."""
+        """Return the entry with the candles in its empty slots, and the spans that were filled; count the candles."""
         job, feed = self._job, self._job.provider.feed(self._job.series.kind)
         made = fill(
             entry,

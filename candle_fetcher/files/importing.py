@@ -34,13 +34,13 @@ from candle_fetcher.providers.series import read_series
 
 
 class Fetcher(Protocol):
-    """What work on files asks of the fetcher that owns the cache."""
+    """What work on files needs of the fetcher that owns the cache."""
 
     def observe(self, event: Event) -> None:
         """Receive an event."""
 
     def find(self, provider: str | Provider | None) -> Provider:
-        """Return the provider of that id, with the settings of the fetcher; the fetcher's own for None."""
+        """Return the provider with that id, with the settings of the fetcher; for None, the fetcher's own provider."""
 
     def origin(self, provider: Provider) -> str | None:
         """Return the root URL that is a part of the series' keys; None for the provider's own hosts."""
@@ -68,14 +68,14 @@ def import_file(
         done = store_rows(cache, job, now_ms)
     own = {one.name for one in job.provider.settings}
     adjusted = tuple(one for one in job.series.settings if one[0] not in own)
-    if adjusted:  # it is remembered as of when these prices are adjusted
+    if adjusted:  # a later call without requests finds the series by the settings that are noted here
         plain = job.series._replace(settings=tuple(one for one in job.series.settings if one[0] in own))
         known = cache.listings.load_actions(plain) or Known(0)
         cache.listings.save_actions(plain, known.with_use(adjusted, is_newest=False))
     return done
 
 
-# -- what the file is of ------------------------------------------------------------------------------------------
+# -- the series of the file ---------------------------------------------------------------------------------------
 
 
 def _read_manifest_facts(named: FileLabel, manifest: Mapping[str, Any], known: Mapping[str, Provider]) -> FileLabel:
@@ -139,7 +139,7 @@ def _make_job(fetcher: Fetcher, path: Path, given: FileLabel, provider: Provider
 
 
 def _find_provider(fetcher: Fetcher, file_format: str, named: FileLabel, given: Provider | None) -> Provider:
-    """Return the provider of the candles. Raises InputError where name, argument and format do not agree on one."""
+    """Return the provider of the candles. Raises InputError where name, argument and format contradict each other."""
     if named.provider is not None:
         if given is not None and given.name != named.provider:
             raise _contradiction(named.provider, "provider", given.name)
@@ -153,8 +153,8 @@ def _find_provider(fetcher: Fetcher, file_format: str, named: FileLabel, given: 
 
 
 def _agree(file_format: str, named: FileLabel, given: FileLabel, provider: Provider) -> tuple[str, str, str]:
-    """Return symbol, timeframe and kind. Raises InputError where the arguments contradict the name, or neither has
-    one."""
+    """Return symbol, timeframe and kind. Raises InputError where the arguments contradict the name of the file, or
+    neither states them."""
     if given.kind is not None and named.kind not in (None, given.kind):
         raise _contradiction(named.kind, "kind", given.kind)
     kind = given.kind or named.kind or "candles"
@@ -194,8 +194,8 @@ def _is_named(file_format: str, named: str, symbol: str, provider: Provider, kin
 def _series_of_file(
     job: ImportJob, named: FileLabel, known: Mapping[str, Provider], manifest: Mapping[str, Any] | None
 ) -> Series:
-    """Return the series that name and manifest say, not those of the fetcher's settings. Raises InputError where
-    the provider has no such series."""
+    """Return the series with the settings that name and manifest state, and not with those of the fetcher. Raises
+    InputError where the provider has no such series."""
     series = job.series
     if manifest is not None and manifest["origin"] != series.origin:
         hosts = [shown(url) if url else "the provider's own host" for url in (manifest["origin"], series.origin)]
@@ -233,7 +233,7 @@ def _series_of_file(
 
 
 def _open_archive_file(job: ImportJob, named: FileLabel, head: bytes) -> ImportJob:
-    """Return the job of a file of the archive, read as a fetch reads it: whole, sorted, without rows known as wrong."""
+    """Return the job for a file of the archive, read as a fetch reads it: whole, sorted, and without disputed rows."""
     path, series = job.path, job.series
     archive, span = job.provider.archive, named.span
     assert archive is not None and span is not None  # noqa: PT018 - of this format
@@ -259,7 +259,7 @@ def _open_archive_file(job: ImportJob, named: FileLabel, head: bytes) -> ImportJ
 
 
 def _answered(candles: Candles, timeframe: Timeframe, span: Span) -> Span:
-    """Return the part of the span that the file decides: a candle longer than a day may end after the file's day."""
+    """Return the part of the span for which the file answers: without a last candle that ends after the file's span."""
     if timeframe.nominal_ms <= DAY_MS:
         return span
     for open_ms in candles.open_ms[::-1].tolist():

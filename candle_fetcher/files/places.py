@@ -21,7 +21,7 @@ ENDINGS = {
     ".jsonl": "jsonl",
 }
 _CSV = ".csv"
-# An ending such as .parquet, which no folder is meant to have; one of digits, as in `v1.2`, is part of a name.
+# An ending such as .parquet means a file; an ending of digits, as in `v1.2`, may be part of the name of a folder.
 _ENDING = re.compile(r"\.[A-Za-z]\w{0,7}")
 _MOST_MANIFEST_BYTES = 1 << 24
 # What a file must say to be a manifest of ours.
@@ -101,9 +101,9 @@ def manifest_path(target: Path) -> Path:
 
 
 def read_manifest(target: Path) -> dict[str, Any] | None:
-    """Return the manifest beside the file; None where there is none, or what is there is not one of ours.
+    """Return the manifest beside the file; None where there is no such file, or it is JSON but no manifest.
 
-    Raises InputError where it cannot be read.
+    Raises InputError where the file cannot be read.
     """
     path = manifest_path(target)
     try:

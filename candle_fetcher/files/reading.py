@@ -1,4 +1,4 @@
-"""A file of candles, read and checked block by block; and a CSV of ours as a frame."""
+"""Reads a file of candles block by block, with checks; and a CSV that `export` wrote as a frame."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def read_frame(path: object) -> pd.DataFrame:
 
 @contextlib.contextmanager
 def naming_file(path: Path, what: str) -> Iterator[None]:
-    """Put the name of the file before what an error says about it."""
+    """Put the name of the file before the message of an error that leaves the block. A ReplyError becomes a BadFile."""
     try:
         yield
     except (ReplyError, BadFile) as error:
@@ -76,7 +76,7 @@ def read_pieces(path: Path) -> Iterator[bytes]:
 
 
 def checked_blocks(blocks: Iterable[Candles]) -> Iterator[Candles]:
-    """Yield the blocks, checked as a reply is, each against the last candle of the one before."""
+    """Yield the blocks, checked as replies are, each together with the last candle of the block before it."""
     last: Candles | None = None
     for block in blocks:
         if not block.count:

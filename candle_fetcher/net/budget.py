@@ -1,8 +1,8 @@
-"""What a Limiter remembers, as a value: what was spent when, and until when nothing may be sent; and as bytes.
+"""The memory of a Limiter, as a value and as bytes: what was spent when, and until when nothing may be sent.
 
-The exchange counts whole intervals of its clock. What is spent around a border between two intervals, where a clock
-error decides in which one it is counted, counts in both. Times of spending are kept by the steady clock: a new offset
-of the provider's clock moves the borders, and never what was spent.
+The exchange counts in whole intervals of its clock. Near a border between two intervals, the error of our clock decides
+in which of them a request is counted: so it counts in both. The times of spending are kept by the steady clock. So a
+new offset of the provider's clock moves the borders, and never what was spent.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ from typing import Any, NamedTuple
 
 from candle_fetcher.core.call import Limit
 
-# How far the offset of the provider's clock may be wrong, on either side of a border.
+# How far the offset of the provider's clock may be wrong in either direction.
 GUARD_MS = 100
 # One part in so many of a limit is left to other programs on this address.
 _MARGIN = 50
-# A clock that differs by less was not set; one that was set by less may not have let so much time pass.
+# A clock that jumps by less was not set. A jump of up to five minutes is taken for a correction of the clock, a larger
+# one for a time of sleep, which has really passed.
 STEP_MS = 1_000
 _SET_MS = 300_000
-# Where a ban ends farther ahead than it was long, by more than this, the clock was set back since.
+# Where the end of a ban is further ahead than the length of the ban, by more than this, the clock was set back.
 _SET_BACK_MS = 3_600_000
-# The range of the provider's clock narrows by one part in so many of the time that passes, as gently as two clocks are
-# brought together: no interval becomes shorter by more than that part.
+# After the offset has moved, its uncertainty shrinks by a twentieth of the time that passes, as slowly as clocks are
+# adjusted: so no interval becomes shorter by more than that part.
 _NARROWS = 20
-# Costs that were spent in the same one of so many parts of an interval are kept as one.
+# An interval is divided into so many parts; the costs in one part are kept as one.
 _PARTS = 8
-# A State stays small: bounds of a ban's message, of windows, and of the costs in each.
+# Bounds that keep a State small: of a ban's message, of the windows, and of the costs in each window.
 _MESSAGE_CHARACTERS = 240
 _WINDOWS = 16
 _COSTS = (20, 8, 4, 2, 1)
@@ -49,11 +50,11 @@ class Instant(NamedTuple):
 
 
 class Window(NamedTuple):
-    """What was lately spent of one limit, oldest first.
+    """What was recently spent of one limit, oldest first.
 
-    `done` was answered, and is dated by the reply; `sent` is under way, and is dated by its reservation. At `moved_ms`
-    of the steady clock, the provider's clock may have been up to `back_ms` behind its present offset, or `fore_ms`
-    ahead of it: the earlier offsets said so.
+    done: costs of answered requests, dated by their replies. sent: costs of requests under way, dated by their
+    reservations. At `moved_ms` of the steady clock, the provider's clock may have been up to `back_ms` behind, or
+    `fore_ms` ahead of, its present offset, according to earlier offsets.
     """
 
     done: tuple[Cost, ...] = ()
@@ -66,10 +67,10 @@ class Window(NamedTuple):
 class State(NamedTuple):
     """All that a Limiter remembers.
 
-    Windows are by kind and interval, such as weight/60. A hold and a ban are kept with their length, so that a clock
-    that was set back is noticed. `limits` are the provider's own, read at `limits_ms` of its clock. Processes that
-    share a State count by one offset of the provider's clock: `ahead_ms` more than the machine's clock, which was
-    `boot_ms` more than the steady one when the offset was measured. `ban_stated_ms` is the end of the ban as the
+    The keys of `windows` are kind and interval, such as weight/60. A hold and a ban are kept with their length, so that
+    a clock that was set back is noticed. `limits` are the provider's own, read at `limits_ms` of its clock. Processes
+    that share a State use one offset of the provider's clock: it is `ahead_ms` ahead of the machine's clock, which was
+    `boot_ms` ahead of the steady clock when the offset was measured. `ban_stated_ms` is the end of the ban as the
     provider stated it, by its own clock; errors show it.
     """
 
@@ -94,7 +95,7 @@ def key_of(limit: Limit) -> str:
 
 @lru_cache(maxsize=256)
 def guard_ms(limit: Limit) -> int:
-    """Return how long before and after a border it is uncertain in which interval a cost counts."""
+    """Return for how long before and after a border it is uncertain in which interval a cost counts."""
     return min(GUARD_MS, limit.interval_s * 1000 // 20)
 
 
@@ -112,10 +113,10 @@ def price_of(limit: Limit, cost: int) -> int:
 
 
 def _range_ms(window: Window, limit: Limit, steady_ms: int) -> tuple[int, int]:
-    """Return how far the provider's clock may be behind its offset, and ahead of it, beyond the guard.
+    """Return how far the provider's clock may be behind, and ahead of, its offset, in addition to the guard.
 
-    Both are an interval at most: beyond it nothing is known of the borders, and a whole interval has to pass. They
-    begin to narrow an interval after the move: the interval in which it happened is then over by either offset.
+    Both are an interval at most: with a larger range, a border may be anywhere, and a whole interval has to pass. They
+    begin to shrink an interval after the offset moved, when the interval of the move is over by either offset.
     """
     if not (window.back_ms or window.fore_ms):
         return 0, 0
@@ -125,9 +126,9 @@ def _range_ms(window: Window, limit: Limit, steady_ms: int) -> tuple[int, int]:
 
 
 def _borders(window: Window, limit: Limit, at: Instant) -> tuple[int, int]:
-    """Return how long ago the present interval surely had begun, and for how long before that it was uncertain.
+    """Return how long ago the present interval had certainly begun, and for how long before that it is uncertain.
 
-    What was spent in between counts on both sides of the border.
+    What was spent in that uncertain time counts in both intervals.
     """
     back_ms, fore_ms = _range_ms(window, limit, at.steady_ms)
     guard, interval_ms = guard_ms(limit), limit.interval_s * 1000
@@ -141,9 +142,9 @@ def _counted(costs: Sequence[Cost], since_ms: int) -> int:
 
 
 def _since_ms(window: Window, limit: Limit, at: Instant) -> int:
-    """Return when, by the steady clock, the present interval of the provider can have begun at the earliest.
+    """Return the earliest time, by the steady clock, at which the provider's present interval can have begun.
 
-    It is the last one that has surely begun. What was spent a whole interval ago is in none that is not over.
+    The present interval is the last one that has certainly begun. It began at most an interval ago.
     """
     return at.steady_ms - min(sum(_borders(window, limit, at)), limit.interval_s * 1000)
 
@@ -151,7 +152,8 @@ def _since_ms(window: Window, limit: Limit, at: Instant) -> int:
 def spent_of(window: Window, limit: Limit, at: Instant) -> int:
     """Return what counts in the present interval.
 
-    What is under way counts in the interval of its reservation and in the next: after that its process has died.
+    Requests under way count in the interval of their reservation and in the next one. One that takes longer belongs to
+    a process that has died.
     """
     if not (window.done or window.sent):
         return 0
@@ -160,11 +162,10 @@ def spent_of(window: Window, limit: Limit, at: Instant) -> int:
 
 
 def until_free_ms(window: Window, limit: Limit, price: int, at: Instant) -> int:
-    """Return how long it takes at most until the price fits, if nothing else is spent and what is under way is
-    answered.
+    """Return the longest time until the price fits, if nothing else is spent and all requests under way are answered.
 
-    That is at the next border, or where the cost was spent around it or nothing is known of borders, a whole interval
-    after the costs that stand in the way.
+    The price fits after the next border. Where costs were spent near that border, or its time is not known, it fits a
+    whole interval after the costs that leave no room for it.
     """
     interval_ms = limit.interval_s * 1000
     border_ms = interval_ms - _borders(window, limit, at)[0]
@@ -181,7 +182,7 @@ def until_free_ms(window: Window, limit: Limit, price: int, at: Instant) -> int:
 
 
 def reserve(window: Window, limit: Limit, price: int, at: Instant) -> Window:
-    """Return the window with a price that is under way from now on."""
+    """Return the window after a request of that price was reserved now."""
     done, sent, back_ms, fore_ms, moved_ms = window
     return Window(done, _added(window, sent, limit, price, at), back_ms, fore_ms, moved_ms)
 
@@ -189,8 +190,8 @@ def reserve(window: Window, limit: Limit, price: int, at: Instant) -> Window:
 def settle(window: Window, limit: Limit, price: int, header: int | None, sent_ms: int, at: Instant) -> Window:
     """Return the window after the reply to a request that was reserved at `sent_ms` of the steady clock.
 
-    `header` is what the provider counted in its interval. It only ever adds, and counts only where the request was sent
-    in the present interval.
+    `header` is what the provider has counted in its interval, by the reply. It can only add to what was spent, and is
+    used only where the request was sent in the present interval.
     """
     left = list(window.sent)
     for index, (ms, cost) in enumerate(left):
@@ -212,10 +213,10 @@ def settle(window: Window, limit: Limit, price: int, header: int | None, sent_ms
 
 
 def _added(window: Window, costs: tuple[Cost, ...], limit: Limit, price: int, at: Instant) -> tuple[Cost, ...]:
-    """Return the costs with one of now, together with the last one where that was spent in the same part of an
-    interval.
+    """Return the costs with a new one. It is added to the last cost if both are in the same part of an interval.
 
-    The parts begin by the latest that the provider's clock can be, so that a cost near to a border stays apart.
+    The parts are counted by the latest time that the provider's clock can show, so that a cost near a border is not
+    joined with one before the border.
     """
     if costs:
         ahead_ms = at.now_ms - at.steady_ms + _range_ms(window, limit, at.steady_ms)[1] + guard_ms(limit)
@@ -227,7 +228,7 @@ def _added(window: Window, costs: tuple[Cost, ...], limit: Limit, price: int, at
 
 
 def current(window: Window | None, limit: Limit, steady_ms: int) -> Window:
-    """Return the window without what counts no more. No time in it is later than now."""
+    """Return the window without costs that no longer count, and with no time later than now."""
     if window is None:
         return Window()
     interval_ms = limit.interval_s * 1000
@@ -246,11 +247,11 @@ def _since(costs: tuple[Cost, ...], since_ms: int, now_ms: int) -> tuple[Cost, .
 
 
 def clocked(state: State, limits: Sequence[Limit], ahead_ms: int, machine_ms: int, steady_ms: int) -> State:
-    """Return the State by another offset of the provider's clock, or after the machine's clock was set.
+    """Return the State after the offset of the provider's clock has changed, or the machine's clock was set.
 
-    What was spent stays as it is. Borders become uncertain by as much as the offset has moved, so that the old one
-    counts too. A change of the machine's clock by minutes counts as one that was made; a larger one as sleep or a new
-    start: so much time has then passed, which the steady clock did not count.
+    What was spent stays. Borders become uncertain by as much as the offset has moved, so that those of the old offset
+    count too. A step of the machine's clock by up to five minutes is taken for a correction. A larger one is taken for
+    sleep or a new start: then so much time has passed that the steady clock did not count.
     """
     boot_ms = machine_ms - steady_ms
     set_ms = boot_ms - state.boot_ms
@@ -276,21 +277,21 @@ def _moved(window: Window, limit: Limit, by_ms: int, steady_ms: int) -> Window:
 
 
 def usable(limit: Limit) -> int:
-    """Return what several requests may spend of the limit in one interval."""
+    """Return how much of the limit may be spent in one interval, without the margin."""
     return limit.cost - limit.cost // _MARGIN
 
 
 def fits(spent: int, limit: Limit, price: int) -> bool:
-    """Return whether the request stays below the limit less the margin; one alone may use the margin."""
+    """Return whether a request fits the limit without its margin; the first of an interval may use the margin."""
     if spent == 0:
         return price <= limit.cost
     return spent + price <= limit.cost - limit.cost // _MARGIN
 
 
 def anchored(state: State, now_ms: int, steady_ms: int) -> State:
-    """Return the State with a hold and a ban that last for their length at most, also after a clock was set.
+    """Return the State with a hold and a ban that end no later than their length from now, even after a clock was set.
 
-    A ban may last a little longer: the clocks of two processes may differ.
+    A ban may last an hour longer, since the clocks of two processes may differ.
     """
     if state.held_until_ms - steady_ms > state.held_ms:
         state = state._replace(held_until_ms=steady_ms + state.held_ms)
@@ -300,7 +301,7 @@ def anchored(state: State, now_ms: int, steady_ms: int) -> State:
 
 
 def join_states(one: State, other: State) -> State:
-    """Return one State for two that were changed apart: of each thing, what lets less go out."""
+    """Return one State for two that processes changed apart: of each fact, the one that allows fewer requests."""
     windows = dict(one.windows)
     for key, window in other.windows.items():
         windows[key] = _joined(windows.get(key, window), window)
@@ -324,16 +325,16 @@ def join_states(one: State, other: State) -> State:
 
 
 def _joined(one: Window, other: Window) -> Window:
-    """Return what either window has: a cost that both have is one."""
+    """Return a window with the costs of both; a cost that both have counts once."""
     done, sent = (tuple(sorted({*mine, *theirs})) for mine, theirs in zip(one[:2], other[:2], strict=True))
     return Window(done, sent, *map(max, one[2:], other[2:]))
 
 
 def pack_state(state: State) -> tuple[bytes, bool]:
-    """Return the State as bytes, at most 4,000 of them where keys are short, and whether they hold all of it.
+    """Return the State as bytes, and whether the bytes hold all of it. They are at most 4,000 where keys are short.
 
-    What is cut off is the end of a ban's message. Where there are too many costs, the oldest ones are put together, and
-    dated by the latest of them.
+    To fit, the end of a ban's message is cut off, and the oldest costs are joined into one, with the date of the latest
+    of them.
     """
     if _is_storable(state):
         data = _encode(state).encode()  # tuples are lists to JSON
@@ -355,7 +356,7 @@ def pack_state(state: State) -> tuple[bytes, bool]:
 
 
 def _is_storable(state: State) -> bool:
-    """Return whether all of the State can be stored: its numbers are such as clocks and counts have, and few."""
+    """Return whether the State can be stored unchanged: it has few numbers, and none is too large."""
     windows, held_until, held, banned_until, ban, message, limits, limits_ms, ahead, boot, stated = state
     if len(windows) > _WINDOWS or len(message) > _MESSAGE_CHARACTERS:
         return False
@@ -387,8 +388,8 @@ def _fewer(costs: tuple[Cost, ...], most: int) -> tuple[Cost, ...]:
 
 
 def unpack_state(data: bytes) -> State:
-    """Return the State of these bytes; an empty one where they hold none: the provider's header then says what is
-    spent."""
+    """Return the State in these bytes. Return an empty one for any other bytes: what is spent is then learned from the
+    provider's header."""
     try:
         # The last field is missing in what an older version saved.
         windows, held_until, held, banned_until, ban, message, limits, limits_ms, ahead, boot, *rest = json.loads(data)

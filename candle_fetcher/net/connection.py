@@ -1,7 +1,7 @@
-"""Connections to hosts and proxies: urllib3's, dialled under the deadline of a request, so that they can be cancelled.
+"""Connections to hosts and proxies: urllib3's, but made under the deadline of a request, and so that they can be cut.
 
-Connecting to a host, through a tunnel or a SOCKS proxy, and the TLS handshake are urllib3's. What is sent and received
-afterwards never passes through it.
+urllib3 connects to the host, through a tunnel or a SOCKS proxy, and does the TLS handshake. What is sent and received
+afterwards does not pass through it.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from candle_fetcher.concurrency import SingleFlight, start_thread, wait_for
 from candle_fetcher.net.exchange import Exchange
 from candle_fetcher.net.reply import Stream
 
-# Connecting gives up earlier than the whole call: SYNs at 0, 1, 3 and 7 s have had their chance.
+# The time allowed for connecting is shorter than that of the call: by then the system has sent SYNs at 0, 1, 3 and 7 s.
 CONNECT_S = 10.0
-# How often a thread that waits for a connection looks whether its call is cancelled.
+# How often a thread that waits for a connection checks whether its call is cancelled.
 _LOOK_S = 0.05
 
 
 class Connection(HTTPConnection):
     """Mixed into urllib3's connection classes: connects under the deadline of the exchange that needs it."""
 
-    debuglevel = 0  # that of http.client's class, if set, would have the proxy's password printed
+    debuglevel = 0  # http.client's own, if a program has set it, would print the proxy's password
     exchange: Exchange
 
     def connect(self) -> None:
@@ -52,10 +52,10 @@ class Connection(HTTPConnection):
         exchange.check_stopped()
 
     def _new_conn(self) -> socket.socket:
-        """Return a connected socket, as urllib3's does; but the deadline covers it, and it can be cancelled."""
+        """Return a connected socket, as urllib3 does, but within the deadline, and so that it can be cancelled."""
         exchange = self.exchange
         sock = self._dial(exchange)
-        # TLS takes the descriptor out of this object, so that the handshake is cut through a duplicate.
+        # TLS takes the descriptor out of this socket. A duplicate stays, by which the handshake can be cut.
         exchange.sock = sock.dup()
         sock.settimeout(self.timeout)
         return sock
@@ -73,17 +73,17 @@ class Connection(HTTPConnection):
 
 
 class Lookups:
-    """Addresses of host names, looked up in threads that can be abandoned.
+    """Looks up the addresses of host names, in threads that can be abandoned.
 
-    A lookup that hangs cannot be ended; it would hold up an interrupted call, and the end of the program.
-    Threads that need the same name at the same time share one lookup, so that at most one hangs for each name.
+    A lookup that hangs cannot be ended. In the thread of a call it would delay an interrupt and the program's end.
+    Calls that need the same name at the same time share one lookup, so that at most one thread hangs for each name.
     """
 
     def __init__(self) -> None:
         self._running: SingleFlight[tuple[str, int], list[Any]] = SingleFlight()
 
     def find(self, host: str, port: int, exchange: Exchange) -> list[Any]:
-        """Return what getaddrinfo returns. Raises what it raises, and what `Exchange.check` does meanwhile."""
+        """Return what getaddrinfo returns. Raises what it raises, and what `Exchange.check` raises while it runs."""
         if _is_address(host):
             return _look_up(host, port)
         key = host, port
@@ -104,7 +104,7 @@ class Lookups:
 
 
 def _look_up(host: str, port: int) -> list[Any]:
-    # As bytes, a plain name needs no codec for others, which takes 2 ms to import.
+    # As bytes, an ASCII name needs no idna codec, which takes 2 ms to import.
     plain = host.encode() if host.isascii() else host
     return socket.getaddrinfo(plain, port, allowed_gai_family(), socket.SOCK_STREAM)
 
@@ -118,7 +118,7 @@ def _is_address(host: str) -> bool:
 
 
 class Direct(Connection):
-    """A connection that dials the host, or its HTTP proxy, itself."""
+    """A connection to the host, or to its HTTP proxy, by sockets of this module."""
 
     lookups: Lookups
 
@@ -152,7 +152,8 @@ class Direct(Connection):
 class BySocks(Connection):
     """A connection through a SOCKS proxy.
 
-    PySocks looks up names and shakes hands in ways that cannot be ended: it does so in a thread that can be abandoned.
+    PySocks cannot be interrupted while it looks up a name or does a handshake: so it runs in a thread that can be
+    abandoned.
     """
 
     def _dial(self, exchange: Exchange) -> socket.socket:
@@ -187,7 +188,7 @@ def _hang_up(dialled: Future[socket.socket]) -> None:
 
 
 def _join(sock: socket.socket, address: Any, ends_s: float, exchange: Exchange) -> None:
-    """Connect the socket, looking now and then whether the call is cancelled. Raises OSError, TimeoutError."""
+    """Connect the socket, and check regularly whether the call is cancelled. Raises OSError, TimeoutError."""
     sock.setblocking(False)
     code = sock.connect_ex(address)
     if code in (errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EAGAIN):

@@ -1,13 +1,13 @@
 """The budget of a provider: when a request may go out.
 
 The Limiter counts as the exchange does, in whole intervals of the provider's clock. It leaves a margin for other
-programs on this address. Around a border between two intervals, a clock error decides where a request is counted: what
-is spent there counts in both. Where a new reading moves the provider's clock, this time around the border becomes as
-much longer, and shrinks again slowly: nothing spent is ever refunded.
+programs on this address. Near a border between two intervals, the error of our clock decides in which of them a request
+is counted: so it counts in both. Where a new reading moves the provider's clock, this uncertain time around the border
+becomes longer by as much, and shrinks again slowly. So what was spent is never forgotten too early.
 
-Everything it remembers is one State. Processes that keep the State in one place (`Shared`) have one budget, one hold
-and one ban between them. What a process had reserved when it died counts as spent, for it may have been sent, and is
-forgotten with its interval.
+All that a Limiter remembers is one State. Processes that keep the State in one place (`Shared`) have one budget, one
+hold and one ban. A request that a process had reserved when it died counts as spent until its interval ends, since it
+may have been sent.
 """
 
 from __future__ import annotations
@@ -51,32 +51,33 @@ from candle_fetcher.net.budget import (
 from candle_fetcher.net.retry import LONGEST_WAIT_S
 
 _FOREVER_S = 1e9
-# How far two clocks may seem to differ that are one, and within what time three are read at once.
+# Readings of equal clocks may differ by this much; and three clocks that are read within this time are read at once.
 _SAME_MS = 20
 _AT_ONCE_MS = 5
 # How long limits that one process has read serve all processes.
 _LIMITS_MS = 3_600_000
-# No pause and no ban is believed to be longer: 3 days is the longest ban that Binance documents.
+# Longer pauses and bans are cut to this: 3 days is the longest ban that Binance documents.
 _LONGEST_HOLD_S = 86_400.0
 _LONGEST_BAN_MS = 3 * 86_400_000
-# From this refusal in a row on, a pause of unknown length lasts two intervals; the longest interval of such a pause.
+# From this refusal in a row on, a pause of unknown length lasts two intervals. Longer intervals are not used for it.
 _STUBBORN = 3
 _LONGEST_INTERVAL_S = 300
-# How long such a pause lasts where there is no limit.
+# The pause of unknown length where there is no limit.
 _PAUSE_S = 1.0
 
 
 class Shared(Protocol):
-    """Where Limiters keep one State between them: a few hundred bytes, and locks that end with their holder."""
+    """A place where Limiters of several processes share one State: some hundred bytes, and locks that end with their
+    process."""
 
     def locked(self) -> AbstractContextManager[object]:
         """Exclude other threads and processes from `load` and `save` while it is entered."""
 
     def load(self) -> Sequence[bytes]:
-        """Return what was saved last: nothing, one State, or several that were changed apart."""
+        """Return what was saved last: no State, one, or several that processes changed apart; see `join_states`."""
 
     def save(self, data: bytes, /) -> None:
-        """Keep the bytes in place of those before."""
+        """Replace the saved bytes by these."""
 
     def acquire(self, key: str, /) -> bool:
         """Lock the key; return False where it is locked already."""
@@ -151,9 +152,10 @@ class Limiter:
         self._in_force_of: tuple[tuple[Limit, ...], tuple[Limit, ...]] = (), ()  # the provider's limits, those obeyed
 
     def set_limits(self, limits: Sequence[Limit]) -> list[Limit]:
-        """Replace the limits, for all processes; what was spent of one with the same kind and interval stays spent.
+        """Replace the limits, for all processes, and return those that are too low to be obeyed.
 
-        Return the limits that are too low to be obeyed. The documented ones of their kind stay in force.
+        What was spent of a limit with the same kind and interval stays spent. For a kind with a limit that is too low,
+        the documented limits stay in force.
         """
         refused = [limit for limit in limits if not self._is_obeyed(limit)]
         kinds = {limit.kind for limit in refused}
@@ -166,17 +168,17 @@ class Limiter:
         return refused
 
     def knows_limits(self) -> bool:
-        """Return whether the provider's limits were read in the last hour, by this Limiter or another that shares."""
+        """Return whether any Limiter that shares the State has read the provider's limits in the last hour."""
         with self._locked():
             state = self._load()
         return bool(state.limits) and abs(self._now_ms() - state.limits_ms) < _LIMITS_MS
 
     @contextmanager
     def asking_limits(self, stop: threading.Event, *, patience_s: float = 10.0) -> Iterator[bool]:
-        """Let one thread at a time, of all processes, read the limits: True where it is this thread's turn.
+        """Let one thread of all processes at a time read the limits. Yield True where it is this thread's turn.
 
-        False where the patience ended first. Requests of the thread that reads them keep to the documented limits
-        alone, so that no other limit prevents reading the limits again. Raises CancelledError once `stop` is set.
+        Yield False where the turn did not come within `patience_s`. The thread that reads the limits obeys the
+        documented ones alone, so that no wrong limit can prevent the reading. Raises CancelledError once `stop` is set.
         """
         pause_s, waited_s, taken = 0.02, 0.0, self._take_asking()
         while not taken and waited_s < patience_s:
@@ -214,11 +216,11 @@ class Limiter:
         raise CancelledError(f"{self._provider}: cancelled before sending")
 
     def release(self, ticket: Ticket, *, used: int | None = None) -> None:
-        """Note that what was reserved is spent. `used` is the weight that the reply's header reports.
+        """Note that the reserved cost is spent. `used` is the weight that the reply's header reports.
 
-        The header only ever corrects upward: replies come out of order, and a small number may belong to an interval
-        that began on the provider's side first. It is ignored where the interval changed on the way: it may then still
-        count the one before.
+        The header can only raise what is counted as spent: replies arrive out of order, and a small number may belong
+        to an interval that has already begun for the provider. It is ignored where an interval ended between request
+        and reply, since it may still count the old interval.
         """
         with self._locked():
             state, at = self._load_now()
@@ -233,16 +235,16 @@ class Limiter:
             self._save(State(windows, *state[1:]))
 
     def hold(self, seconds: float) -> None:
-        """Let no request out for so long, a day at most. Holds that overlap do not add up: the latest end counts."""
+        """Let no request out for so many seconds, a day at most. Of holds that overlap, the latest end counts."""
         with self._locked():
             state, at = self._load_now()
             self._save(_held(state, seconds, at.steady_ms))
 
     def pause(self, asked_s: float | None) -> None:
-        """Let no request out for as long as a 429 asks for.
+        """Let no request out for the time that a 429 asks for.
 
-        Where it does not say (None or 0), until the present interval of the limits is over, and from the third such
-        reply in a row for two intervals. What was sent before a pause began and is refused in it adds nothing.
+        Where it states no time (None or 0), pause until the present interval of the limits ends; from the third such
+        reply in a row on, for two intervals. A request that was sent before a pause and is refused in it adds nothing.
         """
         with self._locked():
             state, at = self._load_now()
@@ -256,12 +258,13 @@ class Limiter:
             self._save(state)
 
     def answered(self, ticket: Ticket) -> None:
-        """Note that a request was answered: refusals before it was sent are not in a row with those to come."""
+        """Note that a request was answered: this ends a row of refusals that came before it was sent."""
         if ticket.sent_ms > self._refused_ms:
             self._refusals = 0
 
     def _unknown_pause_s(self, state: State, now_ms: int) -> float:
-        """Return how long a pause of unknown length lasts: by the limit by weight, else the longest interval."""
+        """Return the length of a pause for which the provider stated none: by the interval of the limit by weight, else
+        by the longest interval."""
         limits = [limit for limit in self._in_force(state) if limit.interval_s <= _LONGEST_INTERVAL_S]
         limit = next((limit for limit in limits if limit.kind == "weight"), None) or max(
             limits, key=lambda limit: limit.interval_s, default=None
@@ -274,11 +277,11 @@ class Limiter:
         return (interval_ms - now_ms % interval_ms) / 1000
 
     def ban(self, until_ms: int, message: str, *, seconds: float = 0.0, stated_ms: int = 0) -> None:
-        """Let no request out before that time of the provider's clock (418), nor for so many seconds, should the clock
-        be wrong; but at most for three days, after which one request is sent to see.
+        """Let no request out before that time of the provider's clock, nor for so many seconds, as a 418 asks for.
 
-        `message` becomes that of the error, and `stated_ms`, the end as the provider stated it, its `until`; without
-        it, `until_ms` does.
+        The seconds count even if the clock is wrong. A ban lasts three days at most; then one request is sent again.
+        `message` becomes the message of the error. Its `until` is `stated_ms`, the end as the provider stated it, or
+        `until_ms` without that.
         """
         with self._locked():
             state, (now_ms, _) = self._load_now()
@@ -292,11 +295,11 @@ class Limiter:
             self._save(state)
 
     def now_ms(self) -> int:
-        """Return the provider's clock, by the offset that all processes counted by when this Limiter was last used."""
+        """Return the provider's clock, by the offset that all processes used when this Limiter was last called."""
         return self._machine_ms() + self._counted_ms
 
     def left(self) -> list[tuple[Limit, int]]:
-        """Return the limits in force, each with what it lets through before its present interval ends."""
+        """Return the limits in force, each with the weight or requests left until its present interval ends."""
         with self._locked():
             state, at = self._load_now()
         found = []
@@ -325,9 +328,9 @@ class Limiter:
         return reduce(join_states, states) if states else State()
 
     def _load_now(self) -> tuple[State, Instant]:
-        """Return the State, and the provider's clock as all processes count by it.
+        """Return the State and the present time, by the offset of the provider's clock that all processes use.
 
-        The State has to be saved: it may hold a new offset of that clock.
+        The caller has to save the State, since it may hold a new offset.
         """
         state = self._load()
         machine_ms, own_ms, steady_ms = self._read_clocks()
@@ -376,7 +379,7 @@ class Limiter:
     # -- deciding -----------------------------------------------------------------------------------------------------
 
     def _in_force(self, state: State) -> tuple[Limit, ...]:
-        """Return the provider's own limits, without those that would let nothing through; else the documented ones."""
+        """Return the provider's own limits without those that are too low to be obeyed; else the documented ones."""
         limits, obeyed = self._in_force_of
         if limits != state.limits:
             limits, obeyed = state.limits, tuple(filter(self._is_obeyed, state.limits))
@@ -409,7 +412,7 @@ class Limiter:
         return State(windows, *state[1:]), Ticket(cost, at.steady_ms, frozenset(counted))
 
     def _pause(self, reason: str, wait_ms: int) -> _Pause:
-        """Return the wait; raise RateLimited where it is too long. The guard does not count."""
+        """Return the wait. Raises RateLimited where it is longer than 300 s, the guard at both ends not counted."""
         seconds = wait_ms / 1000
         if wait_ms - 2 * GUARD_MS > LONGEST_WAIT_S * 1000:
             what = "asked for a pause" if reason == "hold" else "has no budget left for this address"

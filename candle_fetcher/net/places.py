@@ -10,7 +10,7 @@ from candle_fetcher.concurrency import POLL_S
 
 
 class Places:
-    """So many places, one for each request under way; any number of them where it is 0. Shared by threads."""
+    """A number of places, one for each request under way; 0 means any number. Shared by threads."""
 
     def __init__(self, count: int) -> None:
         self._is_limited = count > 0

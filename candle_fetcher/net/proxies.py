@@ -1,4 +1,4 @@
-"""What requests says of the environment: the proxy on the way to a root, the connections behind it, certificates."""
+"""The proxy and the certificates that the environment sets, as requests reads them; and connections by a proxy."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from candle_fetcher.core.errors import InputError
 
 
 def choose_proxy(root: str, proxies: dict[str, str]) -> str:
-    """Return the URL of that one of the proxies which is on the way to the root; empty where none is."""
+    """Return the URL of the proxy by which the root has to be reached; "" where none is needed."""
     return "" if should_bypass_proxies(root, no_proxy=None) else select_proxy(root, proxies) or ""
 
 
 class _Adapter(HTTPAdapter):
-    """requests' way to a pool behind a proxy, with our TLS context: by default each connection loads all certificates
-    again."""
+    """The adapter of requests, with one TLS context for all connections. By default each connection would load all
+    certificates again."""
 
     def __init__(self, context: ssl.SSLContext | None) -> None:
         self._context = context

@@ -54,17 +54,17 @@ class Route:
         weakref.finalize(self, _close_all, self._idle)
 
     def take(self, exchange: Exchange) -> Connection:
-        """Return a connection for the exchange alone: the newest idle one that the server has not closed, else a new
-        one, which `send` connects."""
+        """Return a connection for the exchange alone: the newest idle one that the server has not closed; else a new
+        one, which `send` will connect."""
         while self._idle:
             try:
                 connection = self._idle.pop()
             except IndexError:  # another thread has taken it
                 break
             if exchange.must_connect:
-                connection.close()  # in its place comes the new one
+                connection.close()  # so that the new one does not add to the number of connections
                 break
-            # Nothing is to be received on an idle connection but its end.
+            # An idle connection only becomes readable when the server closes it.
             if not wait_for_read(connection.sock, timeout=0.0):
                 return connection
             connection.close()
@@ -91,7 +91,7 @@ class Route:
         exchange.sock = connection.sock
         exchange.check_stopped()
         connection.sock.settimeout(exchange.left_s())
-        with contextlib.suppress(BrokenPipeError):  # there may be a reply all the same
+        with contextlib.suppress(BrokenPipeError):  # the server may have replied before it closed the connection
             connection.sock.sendall(exchange.request)
 
     def give_back(self, connection: Connection) -> None:
@@ -105,7 +105,7 @@ class Route:
         _close_all(self._idle)
 
     def close(self) -> None:
-        """Keep no connection any more."""
+        """Close the idle connections, and each later one when it is given back."""
         self._is_closed = True
         self.close_idle()
 
@@ -124,10 +124,10 @@ def _close_all(idle: deque[Connection]) -> None:
 
 
 def _proxies() -> dict[str, str]:
-    """Return the proxies of the environment by scheme, and those of the system on macOS and Windows."""
+    """Return the proxies that the environment sets, by scheme; on macOS and Windows also those of the system."""
     if sys.platform not in ("darwin", "win32") and not any(map(_PROXY.fullmatch, os.environb)):
         return {}
-    from urllib.request import getproxies  # when there may be one: it imports much
+    from urllib.request import getproxies  # only where there may be a proxy, since it imports many modules
 
     return getproxies()
 

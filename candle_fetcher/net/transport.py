@@ -4,12 +4,11 @@
 
 Rules it keeps:
 
-- The deadline covers the whole call: connecting, headers and body. `reply.ReceivedBytes` is where every received byte
-  passes, so time, size and the end of the stream are noticed there, however slow the server is.
-- A body is whole or it is an error.
-- Parameters and keys are in the bytes of `write_request` and nowhere else: no log line and no error can repeat a key.
-  What a service sends back may: keys are hidden in the reply, and errors of such a call leave without those behind
-  them.
+- The deadline covers the whole call: connecting, headers and body. Each received byte passes `reply.ReceivedBytes`,
+  which checks time and size and notices the end of the stream, however slow the server is.
+- A body is complete or it is an error.
+- Keys are in the bytes of `write_request` and nowhere else, so that no log line and no error can repeat one. A service
+  may repeat a key in its reply: so keys are hidden in the reply, and errors lose their causes (`without_keys`).
 - Redirects, cookies and .netrc are not used; certificates are always verified; proxies come from the environment.
 """
 
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
 MAX_BODY_BYTES = 64 * 2**20
 
-# A pause must be obeyed even where the body that explains it cannot be read.
+# Statuses that ask for a pause. They count even where the body cannot be read.
 _PAUSES = (418, 429)
 
 
@@ -70,14 +69,13 @@ class Transport:
     ) -> Reply:
         """Return the reply to one call, with any status from 200 to 599 (3xx is a ReplyError: redirects are off).
 
-        The whole call ends within `timeout_s`. A kept-alive connection that turns out closed before the first byte
-        is replaced once, and none is used for a form; nothing else is sent again. Raises TransportError where no whole
-        reply came, ReplyError where what came is wrong or larger than the cap, CancelledError once `stop` is set or
-        the transport closed.
-        A 418 or 429 comes back with an empty body where its body cannot be read.
+        The whole call ends within `timeout_s`. A kept connection that the server had closed is replaced once by a new
+        one; a form is always sent on a new one. Nothing else is sent again. Raises TransportError where no complete
+        reply came, ReplyError where the reply is invalid or too large, CancelledError once `stop` is set or the
+        transport is closed. A 418 or 429 comes back with an empty body where its body cannot be read.
 
-        `keys` are sent along and hidden in what comes back, be it a reply or an error. Raises InputError where a proxy
-        on the way could read them.
+        `keys` are sent with the request, and hidden in the reply or error. Raises InputError where a proxy on the way
+        could read them.
         """
         route = self._routes.get(root) or self._add_route(root)
         if route.is_exposed and keys:
@@ -92,7 +90,7 @@ class Transport:
             stop,
             self._timeout_s if timeout_s is None else timeout_s,
             self._max_body_bytes,
-            must_connect=call.is_form,  # it may not be sent twice, as a closed connection would need
+            must_connect=call.is_form,  # a kept connection may be closed, and a form must not be sent twice
         )
         thread = threading.get_ident()
         self._exchanges[thread] = exchange  # before the first look at `stop`: abort() sets it, then looks here
@@ -112,7 +110,7 @@ class Transport:
             bare = without_keys(error, keys)
         finally:
             del self._exchanges[thread]
-        raise bare  # out here, where no other error stands behind it
+        raise bare  # outside the handler, so that no other error becomes its context
 
     def _attempt(self, route: Route, exchange: Exchange, provider: str, path: str) -> Reply:
         if self._closed:
@@ -167,8 +165,10 @@ class Transport:
                 exchange.cut()
 
     def renew(self, root: str) -> None:
-        """Close the idle connections to the root, so that the next calls open new ones: a reply that does not belong to
-        its request may be that of the request before, and all that follow on its connection are then shifted too."""
+        """Close the idle connections to the root, so that the next calls open new ones.
+
+        After a reply that does not belong to its request, all later replies on that connection may be off by one too.
+        """
         route = self._routes.get(root)
         if route is not None:
             route.close_idle()
@@ -196,14 +196,14 @@ class Transport:
 
 
 def _foreign(*besides: type[Exception]) -> tuple[type[Exception], ...]:
-    """Return what other packages raise while a request is sent and its reply is read, and those besides."""
+    """Return the errors that other packages raise while a request is sent and its reply is read, and `besides`."""
     from candle_fetcher.net.translate import FOREIGN  # as in `_add_route`
 
     return (*besides, *FOREIGN)
 
 
 def _check_status(head: Head, exchange: Exchange) -> None:
-    """Raise ReplyError for a redirect, and for a status that is no HTTP reply's."""
+    """Raise ReplyError for a redirect, and for a status that HTTP does not have."""
     if 300 <= head.status < 400:
         host = _host_of(exchange.keys.hide(head.headers.get("location", "")))
         raise ReplyError(
@@ -214,7 +214,7 @@ def _check_status(head: Head, exchange: Exchange) -> None:
 
 
 def _host_of(location: str) -> str:
-    """Return scheme and host of a Location; no more, since the rest may repeat a key."""
+    """Return scheme and host of a Location header. The rest is left out, since it may repeat a key."""
     try:
         parts = urllib.parse.urlsplit(location)
         host = parts.hostname
