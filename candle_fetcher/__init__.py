@@ -55,6 +55,7 @@ from candle_fetcher.fetcher.shared import export, fetch, fetch_many, gaps, plan,
 from candle_fetcher.monitor import PerformanceMonitor
 from candle_fetcher.providers import Provider
 from candle_fetcher.vault import Vault
+from candle_fetcher.verification import FileReport, verify_file
 
 __all__ = [
     "AccessDenied",
@@ -76,6 +77,7 @@ __all__ = [
     "FetchManyError",
     "FetchPlan",
     "FileFormat",
+    "FileReport",
     "Gap",
     "GapPolicy",
     "Imported",
@@ -111,6 +113,7 @@ __all__ = [
     "read_csv",
     "summary",
     "symbols",
+    "verify_file",
 ]
 
 

@@ -328,6 +328,33 @@ def test_files_that_cannot_be_meant_are_refused(plain: Any, words: Sequence[str]
     assert said in ran.err
 
 
+def test_files_are_verified_against_the_cache_and_the_exit_code_says_how_many_are_good(
+    line: Line, tmp_path: Path, plain: Any
+) -> None:
+    good, bad = tmp_path / "good.csv", tmp_path / "bad.csv"
+    for path in (good, bad):
+        assert line("export", "BTC/USDT", "1h", *DAY, "--output", str(path)).code == 0
+    text = bad.read_text()
+    first = text.splitlines()[1].split(",")
+    bad.write_text(text.replace(",".join(first), ",".join([*first[:4], "1", first[5]]), 1).replace(first[3], "0.5", 1))
+    (tmp_path / "cut.csv").write_bytes(good.read_bytes()[:-1])
+    host = ("--base-url", f"binance={line.exchange.url}", "--cache-dir", str(line.folder))
+    ran = plain("verify", str(good), *host)
+    assert (ran.code, ran.out) == (0, "good.csv: whole, 24 rows, equal to the cache\n")
+    ran = plain("verify", str(bad), *host)
+    assert ran.code == 1
+    assert ran.out.splitlines()[0] == "bad.csv: NOT WHOLE, 24 rows, 2 values differ from the cache"
+    assert f"  2024-03-01 00:00:00  close: 1.0 in the file, {float(first[4])!r} in the cache" in ran.out
+    ran = plain("verify", str(good), str(bad), str(tmp_path / "cut.csv"), "--json", *host)
+    assert ran.code == 3
+    documents = json.loads(ran.out)
+    assert [one.get("whole") for one in documents] == [True, False, None]
+    assert [one["column"] for one in documents[1]["differences"]] == ["low", "close"]
+    assert plain("verify", str(tmp_path / "cut.csv"), *host).code == 1
+    assert plain("verify", "x.txt", *host).code == 2
+    assert plain("verify").code == 2
+
+
 @pytest.mark.parametrize("words", [("--separator", ";"), ("--name", "x"), ("--manifest",), ("--columns", "y=close")])
 def test_flags_about_a_file_are_refused_where_none_is_written(plain: Any, words: Sequence[str]) -> None:
     ran = plain("fetch", "BTC/USDT", *words)

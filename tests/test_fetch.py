@@ -737,7 +737,8 @@ def test_the_module_level_fetch_uses_one_fetcher(world: World, monkeypatch: pyte
     assert told(again)["sources"]["memory"] == 24
     from candle_fetcher.fetcher import shared
 
-    shared._shared.pop().close()
+    shared.shared_fetcher().close()
+    shared.shared_fetcher.cache_clear()
 
 
 def test_warm_and_cold_frames_are_equal_to_the_last_attribute(world: World) -> None:

@@ -37,6 +37,7 @@ FLOORS = {
     "fetcher": 4,
     "live": 4,
     "vault": 5,
+    "verification": 5,
     "service": 6,
     "cli": 6,
     "__init__": TOP,
@@ -46,7 +47,7 @@ FLOORS = {
 APART = "practice"
 MAY_START_APART = {"cli"}
 
-CONFINED: dict[str, str | tuple[str, ...]] = {
+CONFINED = {
     "requests": "net",
     "urllib3": "net",
     "diskcache": "store",

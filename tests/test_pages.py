@@ -356,18 +356,6 @@ def test_pages_keep_what_is_known_of_holes_and_of_files_without_a_checksum(
         pd.testing.assert_frame_equal(one, other)
 
 
-@pytest.mark.parametrize("rows", [PAGE_CHUNKS * 1000, 50_000])
-def test_an_answer_in_parts_ends_them_where_pages_end(world: World, folder: Path, rows: int) -> None:
-    """So that the chunks of a page come together, and are written into one file."""
-    start_ms, end_ms = span_of(5, len(CHUNKS))
-    with world.fetcher(cache_dir=folder, source="cache") as fetcher:
-        frames = list(fetcher.iter_frames("BTC/USDT", "1m", start_ms, end_ms, rows=rows))
-    assert max(map(len, frames)) <= rows
-    assert sum(map(len, frames)) == (end_ms - start_ms) // 60_000
-    last_ms = [int(frame.index[-1].timestamp() * 1000) for frame in frames]
-    assert [chunk_of(MINUTE, ms) % PAGE_CHUNKS for ms in last_ms[:-1]] == [PAGE_CHUNKS - 1] * 2
-
-
 def test_a_hole_in_a_page_is_asked_for_again_when_its_answer_expires(
     world: World, both: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -375,7 +363,6 @@ def test_a_hole_in_a_page_is_asked_for_again_when_its_answer_expires(
     folder, now_s = tmp_path / "cache", world.now_s
     shutil.copytree(both[1], folder)
     world.exchange.unhide("binance", "ETHUSDT", HIDDEN[1])
-    world.exchange.clear_log()
     try:
         world.now_s += 40 * 86_400
         with world.fetcher(cache_dir=folder, source="rest") as fetcher:

@@ -114,6 +114,15 @@ examples:
 Keys are read from the environment, or from a file .env in the working folder:
 ALPACA_API_KEY_ID=..."""
 
+_VERIFY_EXAMPLES = """\
+examples:
+  candle-fetcher verify btc.parquet
+  candle-fetcher verify historical_data/*.csv --json
+
+Works the fingerprint out again, and compares it with the manifest in the file or
+beside it; then each value with the cache, where that has it. Sends no request.
+Exits with 0 where all files are whole and differ nowhere, 1 where none is, and
+3 where some are."""
 _DOCTOR_EXAMPLES = """\
 examples:
   candle-fetcher doctor
@@ -247,12 +256,9 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         _add_settings(made)
     command("providers", "show what each provider offers and needs; sends no request", _PROVIDERS_EXAMPLES)
     _add_cache(command("cache", "show, check or clear the cache; list revisions; import files", _CACHE_EXAMPLES))
+    _add_verify(command("verify", "check files that export wrote: whole, and equal to the cache", _VERIFY_EXAMPLES))
     _add_settings(command("doctor", "check network, provider, disk, cache and versions", _DOCTOR_EXAMPLES))
-    practice = command("practice", "serve a practice exchange on this machine until Ctrl-C", _PRACTICE_EXAMPLES)
-    practice.add_argument("--port", type=int, default=PORT, metavar="N", help=f"default: {PORT}; 0 takes a free port")
-    practice.add_argument("--delay", type=float, default=0.0, metavar="S", help="seconds before every reply")
-    practice.add_argument("--weight-limit", type=int, metavar="N", help="weight per minute; default: Binance's")
-    practice.add_argument("--seed", type=int, default=1, metavar="N", help="each number is another market")
+    _add_practice(command("practice", "serve a practice exchange on this machine until Ctrl-C", _PRACTICE_EXAMPLES))
     pages = command("help", "print a page of the documentation; without a name, list the pages", _HELP_EXAMPLES)
     pages.add_argument("page", nargs="?", metavar="PAGE", help="such as gaps, cache or kraken")
     pages.set_defaults(commands=tuple(commands))
@@ -332,6 +338,22 @@ def _add_vault(vault: argparse.ArgumentParser) -> None:
     files.add_argument("--separator", metavar="C", help="between two fields; default: ,")
     files.add_argument("--decimal", metavar="C", help="the decimal sign: . (default) or ,")
     files.add_argument("--decimals", type=int, metavar="N", help="decimals of each number; default: as many as it has")
+
+
+def _add_practice(practice: argparse.ArgumentParser) -> None:
+    practice.add_argument("--port", type=int, default=PORT, metavar="N", help=f"default: {PORT}; 0 takes a free port")
+    practice.add_argument("--delay", type=float, default=0.0, metavar="S", help="seconds before every reply")
+    practice.add_argument("--weight-limit", type=int, metavar="N", help="weight per minute; default: Binance's")
+    practice.add_argument("--seed", type=int, default=1, metavar="N", help="each number is another market")
+
+
+def _add_verify(verify: argparse.ArgumentParser) -> None:
+    verify.add_argument("files", nargs="+", metavar="FILE", help="such as btc.parquet")
+    verify.add_argument("--cache-dir", metavar="DIR", help="default: the user's cache folder")
+    verify.add_argument("--practice", action="store_true", help="the cache of --practice")
+    verify.add_argument(
+        "--base-url", action="append", metavar="ID=URL", help="the host of the candles, if not the provider's own"
+    )
 
 
 def _add_cache(cache: argparse.ArgumentParser) -> None:

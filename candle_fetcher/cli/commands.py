@@ -15,8 +15,9 @@ from typing import Any
 import pandas as pd
 
 from candle_fetcher.cli.caching import cache
-from candle_fetcher.cli.opening import names_several, open_fetcher, read_setting, read_targets
+from candle_fetcher.cli.opening import names_several, open_fetcher, open_importer, read_setting, read_targets
 from candle_fetcher.cli.pages import help_page
+from candle_fetcher.cli.reports import print_report, report_document
 from candle_fetcher.cli.saving import file_options, read_file, side_by_side
 from candle_fetcher.cli.symbols_file import Target
 from candle_fetcher.cli.tables import (
@@ -34,7 +35,7 @@ from candle_fetcher.cli.tables import (
 )
 from candle_fetcher.cli.talk import Talk, show_checks, show_cost, show_missing, show_statistics
 from candle_fetcher.cli.vault_commands import vault
-from candle_fetcher.core.errors import CandleFetcherError, FetchManyError, InputError
+from candle_fetcher.core.errors import BadFile, CandleFetcherError, FetchManyError, InputError, MissingExtra
 from candle_fetcher.core.frame import MANIFEST
 from candle_fetcher.core.gap import iso
 from candle_fetcher.core.naming import PARTIAL
@@ -46,6 +47,7 @@ from candle_fetcher.files.exporting import FileArguments, save_frame
 from candle_fetcher.files.places import find_home, read_manifest
 from candle_fetcher.files.writing import replacing
 from candle_fetcher.settings import MODES
+from candle_fetcher.verification import FileReport, verify_file
 
 
 def fetch(arguments: argparse.Namespace, talk: Talk) -> int:
@@ -321,6 +323,29 @@ def practice(arguments: argparse.Namespace, talk: Talk) -> int:
     return 0
 
 
+def verify(arguments: argparse.Namespace, talk: Talk) -> int:
+    """Run `verify`. Return 0 where every file is good, 1 where none is, 3 where some are."""
+    reports: dict[str, FileReport] = {}
+    errors: dict[str, Exception] = {}
+    with open_importer(arguments, talk) as fetcher:
+        for path in dict.fromkeys(arguments.files):
+            try:
+                reports[path] = verify_file(path, fetcher=fetcher)
+            except (BadFile, InputError, MissingExtra) as error:
+                if len(arguments.files) == 1:
+                    raise
+                errors[path] = error
+                talk.fail(error)
+                continue
+            if not arguments.json:
+                print_report(reports[path])
+    if arguments.json:
+        failed = [{"path": path, "error": str(error)} for path, error in errors.items()]
+        print_json([*map(report_document, reports.values()), *failed])
+    good = sum(one.is_good for one in reports.values())
+    return 0 if good == len(reports) + len(errors) else 3 if good else 1
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace, Talk], int]] = {
     "fetch": fetch,
     "export": export,
@@ -331,6 +356,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Talk], int]] = {
     "symbols": symbols,
     "vault": vault,
     "cache": cache,
+    "verify": verify,
     "doctor": doctor,
     "providers": providers,
     "practice": practice,

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
-_shared: list[CandleFetcher] = []
+
+@functools.cache  # without a lock, for which a signal handler could wait; a second fetcher does no harm
+def shared_fetcher() -> CandleFetcher:
+    return CandleFetcher()
 
 
 def _of_package(method: Callable[Concatenate[CandleFetcher, P], Result]) -> Callable[P, Result]:
@@ -27,10 +30,7 @@ def _of_package(method: Callable[Concatenate[CandleFetcher, P], Result]) -> Call
     @short_errors
     @functools.wraps(method)
     def call(*args: P.args, **kwargs: P.kwargs) -> Result:
-        if not _shared:
-            # Without a lock, for which a signal handler could wait; a second fetcher does no harm.
-            _shared.append(CandleFetcher())
-        return checked(_shared[0], *args, **kwargs)
+        return checked(shared_fetcher(), *args, **kwargs)
 
     signature = inspect.signature(method)
     made: Any = call

@@ -26,7 +26,7 @@ from candle_fetcher.core.errors import InputError, ReplyError, shown
 from candle_fetcher.core.naming import DEFAULT_PROVIDER, read_csv_name, text_of
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
-from candle_fetcher.core.text.csv import HEADER, whole_lines
+from candle_fetcher.core.text.csv import find_separator, whole_lines
 from candle_fetcher.core.text.rows import Row, iter_csv
 from candle_fetcher.core.timeframe import DAY_MS, Timeframe
 from candle_fetcher.core.unzip import ZIP_ERRORS
@@ -48,6 +48,7 @@ _MARKETS = {
 }
 _KINDS = {folder: kind for kind, folder in FOLDERS.items()}
 _ZIP = b"PK"
+_OTHERS = {b"PAR1": "a Parquet file", b"ARROW1": "an Arrow file", b'{"': "a file of JSON lines"}
 _DAY, _MONTH = np.timedelta64(1, "D"), np.timedelta64(1, "M")
 _TRADES = Row("open_time:i open:d high:d low:d close:d volume:d trades:i")
 _TRADES_COLUMNS = ("open_time", "open", "high", "low", "close", "volume", "trades")
@@ -76,8 +77,11 @@ def find_format(head: bytes) -> str:
     """Return the format of a file that begins with these bytes. Raises InputError for an unknown one."""
     if head.startswith(_ZIP):
         return OF_ARCHIVE
+    other = next((what for start, what in _OTHERS.items() if head.startswith(start)), None)
+    if other is not None:
+        raise InputError(f"it is {other}; expected {OURS}, {OF_ARCHIVE} or {OF_KRAKEN}")
     line = head.removeprefix(b"\xef\xbb\xbf").partition(b"\n")[0].rstrip(b"\r")
-    if line.startswith(HEADER):
+    if find_separator(line) is not None:
         return OURS
     fields = line.count(b",") + 1
     if fields in (11, 12):

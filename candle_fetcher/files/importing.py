@@ -27,7 +27,7 @@ from candle_fetcher.files import formats
 from candle_fetcher.files.formats import OF_ARCHIVE, OF_KRAKEN, OURS, FileLabel
 from candle_fetcher.files.import_rows import ImportJob, store_rows
 from candle_fetcher.files.places import find_home, manifest_path, read_manifest
-from candle_fetcher.files.reading import HEAD_BYTES, checked_blocks, naming_file, read_head, read_pieces
+from candle_fetcher.files.reading import HEAD_BYTES, check_exact, checked_blocks, naming_file, read_head, read_pieces
 from candle_fetcher.providers import Provider, all_providers
 from candle_fetcher.providers.binance_archive import ARCHIVE, read_csv
 from candle_fetcher.providers.series import read_series
@@ -111,6 +111,7 @@ def _make_job(fetcher: Fetcher, path: Path, given: FileLabel, provider: Provider
     manifest = read_manifest(path) if file_format == OURS else None
     if manifest is not None:
         named = _read_manifest_facts(named, manifest, known)
+        check_exact(manifest)
     owner = _find_provider(fetcher, file_format, named, provider)
     symbol, timeframe, kind = _agree(file_format, named, given, owner)
     series, name, target = read_series(owner, fetcher.origin(owner), symbol, timeframe, kind)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,13 +17,14 @@ from candle_fetcher.core.errors import BadFile, InputError, ReplyError
 from candle_fetcher.core.faults import contradiction
 from candle_fetcher.core.frame import MANIFEST, Manifest, frame_of
 from candle_fetcher.core.spans import Span
-from candle_fetcher.core.text.csv import FLAG_COLUMNS, read_rows
+from candle_fetcher.core.text.csv import FLAG_COLUMNS, find_separator, read_rows
 from candle_fetcher.core.text.rows import CSV_PIECE_BYTES
 from candle_fetcher.files.formats import OURS, find_format
 from candle_fetcher.files.places import find_home, read_manifest
 
 _YEARS = Span(0, 253_402_300_800_000)  # 1970 to 9999
 HEAD_BYTES = 4_096
+_GZIP = b"\x1f\x8b"
 
 
 def read_frame(path: object) -> pd.DataFrame:
@@ -30,7 +34,8 @@ def read_frame(path: object) -> pd.DataFrame:
         head = read_head(file)
         if find_format(head) != OURS:
             raise InputError(f"it is not {OURS}; expected a file that begins with timestamp,")
-        names = head.removeprefix(b"\xef\xbb\xbf").splitlines()[0].decode("utf-8", "replace").split(",")[1:]
+        line = head.removeprefix(b"\xef\xbb\xbf").splitlines()[0]
+        names = line.decode("utf-8", "replace").split(find_separator(line))[1:]
         blocks = list(checked_blocks(read_rows(read_pieces(file), None)))
         manifest = read_manifest(file)
     candles = join(blocks) if blocks else no_candles(in_order(("open_time", *names)))
@@ -48,6 +53,8 @@ def naming_file(path: Path, what: str) -> Iterator[None]:
     """Put the name of the file before the message of an error that leaves the block. A ReplyError becomes a BadFile."""
     try:
         yield
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise BadFile(f"{path.name} is damaged or incomplete: it cannot be unpacked") from error
     except (ReplyError, BadFile) as error:
         raise BadFile(f"{path.name} is damaged or incomplete: {error.args[0]}") from error
     except InputError as error:
@@ -57,12 +64,18 @@ def naming_file(path: Path, what: str) -> Iterator[None]:
 
 
 def read_head(path: Path) -> bytes:
-    """Return the first bytes of the file. Raises BadFile for an empty file and for text that ends within a line."""
+    """Return the first bytes of the file, unpacked where it is packed by gzip.
+
+    Raises BadFile for an empty file and for text that ends within a line.
+    """
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
         if not head:
             raise BadFile("it is empty")
-        if not head.startswith(b"PK"):
+        if head.startswith(_GZIP):
+            with gzip.open(path) as packed:
+                return packed.read(HEAD_BYTES)
+        if not head.startswith((b"PK", b"PAR1", b"ARROW1")):  # they are no text
             file.seek(-1, 2)
             if file.read(1) != b"\n":
                 raise BadFile("the last line has no line end, so the file was cut")
@@ -70,9 +83,24 @@ def read_head(path: Path) -> bytes:
 
 
 def read_pieces(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while piece := file.read(CSV_PIECE_BYTES):
+    """Yield the bytes of the file, unpacked where it is packed by gzip."""
+    with path.open("rb") as file, contextlib.ExitStack() as stack:
+        is_packed = file.read(len(_GZIP)) == _GZIP
+        file.seek(0)
+        text: Any = stack.enter_context(gzip.GzipFile(fileobj=file)) if is_packed else file
+        while piece := text.read(CSV_PIECE_BYTES):
             yield piece
+
+
+def check_exact(manifest: Mapping[str, Any]) -> None:
+    """Raise InputError where the numbers of a file were rounded, as its manifest says."""
+    options = manifest.get("csv")
+    decimals = options.get("decimals") if isinstance(options, dict) else None
+    if decimals is not None:
+        raise InputError(
+            f"its numbers were rounded to {decimals} decimals, as the manifest beside it says; expected a file with "
+            "exact numbers"
+        )
 
 
 def checked_blocks(blocks: Iterable[Candles]) -> Iterator[Candles]:

@@ -3,13 +3,14 @@
 The first line names the columns: `timestamp`, then open, high, low, close, volume and those that `columns="all"` adds;
 a kind without prices has its own columns. Times are UTC, `2024-01-01 00:00:00`, with `.789` where there are
 milliseconds. An empty field is a missing value. Every line ends in LF or CRLF, including the last one, so that a file
-that was cut inside a line is recognised.
+that was cut inside a line is recognised. The character behind `timestamp` is the separator; where it is no comma, a
+comma is a decimal sign.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from candle_fetcher.core.text.decimals import ZERO, Bytes, Column, Int64s
 from candle_fetcher.core.text.rows import Row, parse_csv
 from candle_fetcher.core.timeframe import DAY_MS
 
-HEADER = b"timestamp,"
+_FIRST = b"timestamp"
 # Columns of `true` and `false`, read as 1 and 0; older files have 1 and 0.
 FLAG_COLUMNS = ("is_closed", "is_synthetic")
 _TIMES = frozenset({"open_time", "close_time"})
@@ -31,11 +32,18 @@ _FORMATS = tuple(np.frombuffer(text, np.uint8) for text in (b"0000-00-00 00:00:0
 _MOST_PARTS = (12, 31, 23, 59, 59, 999)
 
 
-def read_rows(pieces: Iterable[bytes], columns: Sequence[str] | None = COLUMNS) -> Iterator[Candles]:
+def read_rows(
+    pieces: Iterable[bytes],
+    columns: Sequence[str] | None = COLUMNS,
+    *,
+    headers: Mapping[str, str] | None = None,
+    separator: str | None = None,
+) -> Iterator[Candles]:
     """Yield the candles of a file, given in pieces, block by block, with the columns that its header names.
 
-    `columns` are the ones that it may have; None allows any. Raises InputError for a header that `export` never writes,
-    and ReplyError for a line that was cut or does not hold numbers.
+    `columns` are the ones that it may have; None allows any. `headers` says the column of each header where they differ
+    (`timestamp` is the open time), and the separator then has to be given. Raises InputError for a header that `export`
+    never writes, and ReplyError for a line that was cut or does not hold numbers.
     """
     names: tuple[str, ...] = ()
     rows = 0
@@ -43,9 +51,13 @@ def read_rows(pieces: Iterable[bytes], columns: Sequence[str] | None = COLUMNS) 
         block = lines
         if not names:
             header, _, block = lines.partition(b"\n")
-            names = _read_header(header, columns)
+            separator = separator or find_separator(header) or ","
+            fields = header.decode("utf-8", "backslashreplace").split(separator)
+            names = _read_header(fields, columns) if headers is None else _read_headers(fields, headers)
         if not block:
             continue
+        if separator not in (",", None):
+            block = block.translate(bytes.maketrans(f"{separator},".encode(), b",."))
         for candles in read_lines(block, names, rows):
             rows += candles.count
             yield candles
@@ -75,9 +87,25 @@ def whole_lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
         raise cut_off(rest)
 
 
-def _read_header(line: bytes, columns: Sequence[str] | None) -> tuple[str, ...]:
+def find_separator(line: bytes) -> str | None:
+    """Return the separator of a first line that `export` writes: what follows `timestamp`; None of another line."""
+    behind = line[len(_FIRST) : len(_FIRST) + 1].decode("ascii", "replace")
+    is_ours = line.startswith(_FIRST) and behind and not (behind.isalnum() or behind in "_ \r\n\ufffd")
+    return behind if is_ours else None
+
+
+def _read_headers(fields: Sequence[str], headers: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the names of the columns under headers of one's own."""
+    names = tuple(headers.get(field, "") for field in fields)
+    if not all(names) or len(set(names)) < len(names) or _FIRST.decode() not in names:
+        raise InputError(
+            f"its header is {shown(','.join(fields))}; expected {', '.join(headers)}, each column once, and the times"
+        )
+    return tuple("open_time" if name == _FIRST.decode() else name for name in names)
+
+
+def _read_header(fields: Sequence[str], columns: Sequence[str] | None) -> tuple[str, ...]:
     """Return the names of the columns as `Candles` has them, in the order of the line."""
-    fields = line.decode("utf-8", "backslashreplace").split(",")
     begin = ("timestamp", *OHLCV) if columns is not None and have_prices(columns) else ("timestamp",)
     if tuple(fields[: len(begin)]) != begin or len(fields) < 2:
         raise InputError(f"its header is {shown(','.join(fields))}; expected one that begins with {','.join(begin)}")

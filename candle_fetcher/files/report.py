@@ -1,0 +1,70 @@
+"""What comes of checking a file of candles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+NOT_COMPARABLE = "not comparable"
+MOST_DIFFERENCES = 1_000
+
+
+class Difference(NamedTuple):
+    """A value of a file that differs from the cache; None on the side that lacks the candle (column `timestamp`)."""
+
+    timestamp: pd.Timestamp
+    column: str
+    file: float | int | None
+    cache: float | int | None
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """What `verify_file` found.
+
+    whole: the file reads to its end, its candles are in order, and rows and fingerprint are those of its manifest,
+    where it has one. rows: of candles. fingerprint: worked out from its values; None where it lacks the columns or
+    nothing says the timeframe. differences: values that differ from the cache, the first 1,000; empty where none does,
+    None where the cache does not have the candles, "not comparable" for a workbook, whose cells keep 16 digits.
+    """
+
+    path: Path
+    whole: bool
+    rows: int
+    fingerprint: str | None
+    differences: tuple[Difference, ...] | str | None
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the file is whole and differs nowhere from the cache, as far as that has its candles."""
+        return self.whole and (isinstance(self.differences, str) or not self.differences)
+
+    def __str__(self) -> str:
+        """Return the report on a line."""
+        if self.differences is None:
+            said = "not in the cache"
+        elif isinstance(self.differences, str):
+            said = "not comparable with the cache"
+        else:
+            count = len(self.differences)
+            said = (
+                f"{count:,}{'+' if count == MOST_DIFFERENCES else ''} values differ from the cache"
+                if count
+                else ("equal to the cache")
+            )
+        return f"{self.path.name}: {'whole' if self.whole else 'NOT WHOLE'}, {self.rows:,} rows, {said}"
+
+
+class Identity(NamedTuple):
+    """The series of a file, as its manifest or its name says."""
+
+    provider: str
+    origin: str | None
+    symbol: str
+    timeframe: str
+    kind: str
+    settings: Mapping[str, str]
