@@ -22,7 +22,7 @@ def verify_file(path: str | os.PathLike[str], *, fetcher: CandleFetcher | None =
     """Read a file that `export` wrote to its end, and check it against its manifest and against the cache.
 
     The fingerprint is worked out again, and the values are compared with those in the cache, bit for bit; no request is
-    sent. fetcher: the one whose cache it is; by default that of the functions of the package.
+    sent. fetcher: its cache is used; by default that of the functions of the package.
 
     Raises BadFile where the file cannot be read or is damaged, MissingExtra without the package of its format.
     """

@@ -29,7 +29,7 @@ class FileReport:
     whole: the file reads to its end, its candles are in order, and rows and fingerprint are those of its manifest,
     where it has one. rows: of candles. fingerprint: worked out from its values; None where it lacks the columns or
     nothing says the timeframe. differences: values that differ from the cache, the first 1,000; empty where none does,
-    None where the cache does not have the candles, "not comparable" for a workbook, whose cells keep 16 digits.
+    None where the cache does not have the candles, "not comparable" for a workbook: its cells keep 16 digits.
     """
 
     path: Path

@@ -87,7 +87,7 @@ def _check_blocks(file: Path, manifest: Mapping[str, Any] | None, blocks: Iterat
 
 
 class _Sum:
-    """The fingerprint of candles that come in blocks, cut anew at the borders of chunks; None where it has none."""
+    """The fingerprint of candles that come in blocks, cut at the borders of chunks; None where it has none."""
 
     def __init__(self, timeframe: Timeframe | None) -> None:
         self._timeframe = timeframe
