@@ -17,7 +17,6 @@ from candle_fetcher.core.errors import (
     Banned,
     ProviderRefused,
     RateLimited,
-    ReplyError,
     TransportError,
     UnknownSymbol,
 )
@@ -259,60 +258,6 @@ def row_of(texts=GOOD, opened=0):
 
 def body(*rows):
     return f"[{','.join(rows)}]".encode()
-
-
-LIES = [
-    "NaN",
-    "Infinity",
-    "-Infinity",
-    "1e999",
-    "1e5",
-    "1_000",
-    " 1 ",
-    "0x1",
-    "",
-    "1,5",
-    "+1",
-    "1.",
-    ".5",
-    "--1",
-    "null",
-]
-
-
-@pytest.mark.slow(every=4)
-@pytest.mark.fault("A09")
-@pytest.mark.parametrize("parse", [parse_candles, parse_coin_candles])
-@pytest.mark.parametrize("text", [*LIES, "9" * 400])
-def test_a_number_that_lies_is_a_reply_error_that_names_the_row(parse, text):
-    for field in range(8):
-        texts = [text if at == field else good for at, good in enumerate(GOOD)]
-        with pytest.raises(ReplyError, match="row 2"):
-            check(parse(body(row_of(), row_of(texts, 60_000))), Span(0, 120_000))
-
-
-@pytest.mark.fault("A09")
-@pytest.mark.parametrize(("field", "text"), [(4, "-1"), (1, "0.1"), (2, "0.35"), (0, "0.5"), (3, "0.05")])
-def test_numbers_that_contradict_each_other_are_a_reply_error(field, text):
-    texts = [text if at == field else good for at, good in enumerate(GOOD)]
-    with pytest.raises(ReplyError, match=rf"row 1 .* cannot be a candle: .*{OHLCV[field]} {float(text)}"):
-        check(parse_candles(body(row_of(texts))), Span(0, 60_000))
-
-
-ONE = body(row_of())
-OTHER_SHAPES = [
-    b"", b"{}", b"null", b"[[]]", b"[1]", b'{"code":-1121}', b"<html>", b"\xef\xbb\xbf<", ONE[:-1], ONE + b"]",
-    ONE.replace(b'"0.4"', b"0.4"), ONE.replace(b'"0.4"', b"null"), ONE.replace(b",17,", b',"17",'),
-    ONE.replace(b',"0"]', b"]"), ONE.replace(b',"0"]', b',"0","0"]'), ONE.replace(b"]]", b"]"),
-]  # fmt: skip
-
-
-@pytest.mark.fault("A08")
-@pytest.mark.parametrize("bad", OTHER_SHAPES)
-def test_a_body_of_another_shape_is_a_reply_error(bad):
-    for parse in (parse_candles, parse_coin_candles):
-        with pytest.raises(ReplyError):
-            parse(bad)
 
 
 # -- what was recorded ------------------------------------------------------------------------------------------------

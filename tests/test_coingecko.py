@@ -204,12 +204,3 @@ def test_candles_of_another_length_are_an_error():
     for timeframe in ("4h", "4d"):
         with pytest.raises(ReplyError, match=f"candles of {timeframe}"):
             parse_candles(halves, series(timeframe))
-
-
-@pytest.mark.parametrize(
-    "text", ["null", "NaN", "1e999", "true", '"1"', "01", "1.", "--1", "[]", "Infinity", "9" * 400]
-)
-def test_a_number_that_is_none_is_an_error(text):
-    body = f"[[1620504000000,1,2,1,{text}],[1620518400000,1,2,1,2]]".encode()
-    with pytest.raises(Exception, match=r"(row 1|JSON)"):
-        parse_candles(body, series())

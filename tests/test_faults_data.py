@@ -176,42 +176,6 @@ def test_each_form_of_a_checksum_has_its_verdict(world: World, what: str) -> Non
     assert (told(frame)["sources"]["archive"] == 0) == (verdict == "rejected")
 
 
-@pytest.mark.slow
-@pytest.mark.fault("C08")
-def test_damaged_zips_behind_a_right_checksum_bring_no_wrong_row(world: World) -> None:
-    """What a provider published so: the checksum is the one of the damaged bytes, and no help."""
-    key = "data/spot/daily/klines/BTCUSDT/1h/BTCUSDT-1h-2024-03-05.zip"
-    good = world.exchange.archive.read(key)
-    assert good is not None
-    world.exchange.archive.spoil("BTCUSDT-1h-2024-03.zip", damage.missing())
-    truth = world.truth("BTCUSDT", *HOURS[1:])
-    dice = np.random.default_rng(8)
-    fetcher = world.fetcher(use_cache=False, max_retries=0)
-    wrong = rejected = 0
-    for turn in range(40):
-        bad = bytearray(good)
-        at = int(dice.integers(len(bad)))
-        if turn % 4 == 0:
-            del bad[at:]
-        elif turn % 4 == 1:
-            del bad[at]
-        else:
-            bad[at] ^= 1 << int(dice.integers(8))
-        world.exchange.archive.load(key, bytes(bad))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ArchiveMismatch)
-            try:
-                frame = fetcher.fetch(*HOURS, source="archive")
-            except IncompleteData as error:
-                frame, rejected = error.frame, rejected + 1
-                assert frame.empty
-                continue
-        wrong += not all((frame[name].to_numpy() == truth[name]).all() for name in OHLCV)
-    assert wrong == 0
-    assert rejected > 20  # the others lost a time stamp of the zip, and the like
-    assert not [path for path in world.folder.parent.rglob("*") if path.suffix in (".csv", ".zip")]
-
-
 HEADER = b"open_time,open,high,low,close,volume,close_time,quote_volume,count,taker_buy_volume,taker_buy_quote_volume"
 
 

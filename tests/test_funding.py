@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import random
 import threading
 import time
 import warnings
@@ -19,7 +18,6 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import damaged
 from world import World, ms
 
 from candle_fetcher import (
@@ -38,17 +36,13 @@ from candle_fetcher import (
 )
 from candle_fetcher.cli import main
 from candle_fetcher.core.candles import candles_from
-from candle_fetcher.core.files import File
 from candle_fetcher.core.frame import index_ms
 from candle_fetcher.core.funding import FUNDING_COLUMNS, check_funding, funding_frame
-from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
-from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.net.limiter import Limiter
 from candle_fetcher.practice import damage, faults
-from candle_fetcher.practice.damage import pack, unpack
+from candle_fetcher.practice.damage import pack
 from candle_fetcher.providers import find_funding, find_provider
-from candle_fetcher.providers.binance_archive import find_file, read_file
 from candle_fetcher.providers.binance_funding import parse_funding
 
 MONTH = ("BTC/USDT", "2024-03-01", "2024-04-01")
@@ -611,31 +605,14 @@ def changed(line: int, field: int, text: bytes) -> Any:
 
 UNUSABLE = {
     "wrong checksum": damage.wrong_checksum(),
-    "checksum of another file": damage.checksum_text(lambda text: text.replace("2024-03", "2024-02")),
-    "bit flipped": damage.flip(),
     "cut and published": damage.cut().published(),
-    "empty": damage.cut(0).published(),
     "member of another month": damage.renamed("BTCUSDT-fundingRate-2024-02.csv"),
-    "member above": damage.renamed("../BTCUSDT-fundingRate-2024-03.csv"),
-    "two members": damage.two_members(),
-    "no members": damage.no_members(),
-    "encrypted": damage.encrypted(),
-    "wrong crc": damage.wrong_crc(),
-    "claims a terabyte": damage.wrong_size(2**32 - 2),
-    "bomb": damage.bomb(20_000_000),
     "a row of another month": damage.shift(31 * 86_400_000, 5, 6),
-    "rows of another month": damage.shift(-31 * 86_400_000),
     "the first of the next": changed(92, 0, str(ms("2024-04-01")).encode()),
     "mixed units": damage.in_unit("us", 50),
-    "seconds": damage.in_unit("s"),
     "twins that differ": damage.rows(lambda lines: [lines[0] + b"1", *lines]),
-    "two columns": damage.rows(lambda lines: [line.rpartition(b",")[0] for line in lines]),
-    "four columns": damage.rows(lambda lines: [line + b",1.5" for line in lines]),
     "not a number": changed(7, 2, b"nan"),
-    "no rate": changed(7, 2, b""),
-    "not a time": changed(7, 0, b"1709251200000.5"),
     "no rows": damage.rows(lambda lines: []),
-    "text": damage.csv(lambda text: b"<html>not today</html>"),
 }
 
 
@@ -697,59 +674,6 @@ def test_a_file_that_was_replaced_comes_with_refresh(world):
     assert 0.0077 not in fetcher.fetch_funding(*MONTH)["funding_rate"].tolist()
     assert fetcher.fetch_funding(*MONTH, refresh=True)["funding_rate"].iloc[3] == 0.0077
     assert fetcher.fetch_funding(*MONTH)["funding_rate"].iloc[3] == 0.0077
-
-
-def one_file() -> tuple[bytes, File, Series]:
-    series = Series("binance-um", None, "BTCUSDT", parse_timeframe("1M"), "funding")
-    file = find_file(series, ms("2024-03-05"), monthly=True)
-    assert file is not None
-    assert file.path == PATH
-    assert find_file(series, ms("2024-03-05"), monthly=False) is None
-    rows = [f"{ms('2024-03-01') + at * 28_800_000 + at % 9},8,{(at - 40) / 10**8:.8f}\n" for at in range(93)]
-    return pack(ZIP.replace(".zip", ".csv"), ["".join(rows).encode()]), file, series
-
-
-@pytest.mark.slow
-def test_a_zip_that_unpacks_to_more_than_a_month_can_hold_is_not_unpacked():
-    good, file, series = one_file()
-    name, text = unpack(good)
-    for claimed in (None, len(text)):
-        bomb = pack(name, [text, *[b"\n" * 1_000_000] * 20], level=9, claimed_bytes=claimed)
-        with pytest.raises(ReplyError, match=r"unpacks to|not whole"):
-            read_file(bomb, file, series)
-
-
-def test_four_hundred_damaged_zips_bring_no_wrong_row():
-    good, file, series = one_file()
-    expected = read_file(good, file, series)
-    assert expected.count == 93
-    dice = random.Random(7)
-    accepted = 0
-    for number in range(400):
-        data = damaged(good, dice, number)
-        try:
-            found = read_file(data, file, series)
-        except ReplyError:
-            continue
-        accepted += 1  # a time stamp of the zip, and the like
-        assert np.array_equal(found.block, expected.block)
-    assert accepted < 100
-
-
-@pytest.mark.slow
-def test_four_hundred_damaged_texts_are_refused_or_read_as_they_are():
-    good, file, series = one_file()
-    name, text = unpack(good)
-    dice = random.Random(8)
-    for _ in range(400):
-        data = bytearray(text)
-        data[dice.randrange(len(data))] = dice.choice(b"0123456789.,-\n e\r\x00")
-        try:
-            found = read_file(pack(name, [bytes(data)]), file, series)
-        except ReplyError:
-            continue
-        rows = sorted({(int(at), float(rate)) for at, _, rate in csv.reader(data.decode().splitlines())})
-        assert list(zip(found.open_ms.tolist(), found.floats("funding_rate").tolist(), strict=True)) == rows
 
 
 # -- one series of REST, one of files ----------------------------------------------------------------------------------
@@ -948,33 +872,6 @@ def test_no_record_is_an_empty_frame_of_the_same_kind():
     assert frame.empty
     assert list(frame.columns) == ["funding_rate", "mark_price"]
     assert str(frame.index.dtype) == "datetime64[ns, UTC]"
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"{}",
-        b"null",
-        b"<html>busy</html>",
-        b'{"code":-1121,"msg":"Invalid symbol."}',
-        f"[{ROW}".encode(),
-        f"[{ROW},[]]".encode(),
-        f"[{ROW.replace('BTCUSDT', 'ETHUSDT')}]".encode(),
-        f"[{ROW.replace('1700000000001', '17.5')}]".encode(),
-        f"[{ROW.replace('1700000000001', 'true')}]".encode(),
-        f"[{ROW.replace('1700000000001', '-1')}]".encode(),
-        f"[{ROW.replace('-0.00010000', 'nan')}]".encode(),
-        f"[{ROW.replace('-0.00010000', '')}]".encode(),
-        f"[{ROW.replace('-0.00010000', ' 1_0')}]".encode(),
-        f"[{ROW.replace('37000.5', 'inf')}]".encode(),
-        b"[" * 100_000,
-    ],
-)
-def test_a_body_that_is_no_list_of_its_records_is_refused(body):
-    with pytest.raises(ReplyError) as caught:
-        parse_funding(body, "BTCUSDT")
-    assert len(str(caught.value)) < 300
 
 
 def of(*rows: tuple[int, float, float]) -> Any:

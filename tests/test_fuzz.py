@@ -12,73 +12,56 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fuzz import CASES, TARGETS, Target, cases_of, main, run, share, table
+from fuzz import CASES, cases_of, main, run, share, table
+from parsers import BY_NAME, PARSERS, Parser
 from runs import FAULT_RUNS
 
 TESTS = Path(__file__).resolve().parent
 QUICK = 5_000
-# The rows of the table of faults (faults.py) that the changes of a target amount to.
-ROWS = {
-    "rows": ("A08", "A09", "A18"), "numbers": ("A09", "A18"), "csv": ("A09", "C09"), "candles": ("A09", "A12"),
-    "funding": ("A08", "A09", "A18"), "clock": ("A08", "A18"), "listing": ("A08", "A18", "F06", "G03"),
-    "refusals": ("A06", "A07", "G03"), "pauses": ("A22",), "zips": ("C08", "C10"), "checksums": ("C07",),
-    "bucket": ("A08",), "sealed": ("D01", "D02", "D06"), "entries": ("D06",), "symbols": ("F04",),
-    "base urls": ("G11",), "settings": ("G11",), "documents": ("D06",), "ledger": ("D01", "D02"),
-    "pacing": ("D01", "D02"),
-    "symbols file": ("F03", "F04"), "instants": ("B06",), "timeframes": ("B11",),
-}  # fmt: skip
+every_parser = pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.name)
 
 
-def marked(target: Target) -> object:
-    marks = [pytest.mark.fault(*ROWS[target.name])] if target.name in ROWS else []
-    return pytest.param(target, id=target.name, marks=marks)
-
-
-every_target = pytest.mark.parametrize("target", [marked(target) for target in TARGETS])
-
-
-@pytest.mark.slow(only=("csv", "rows"))
-@every_target
-def test_hostile_input_is_read_right_or_refused_in_a_line(target: Target, record_property: Any) -> None:
-    tally = run(target, share(target, QUICK))
+@pytest.mark.slow(keep=("numbers",))
+@every_parser
+def test_hostile_input_is_read_right_or_refused_in_a_line(parser: Parser, record_property: Any) -> None:
+    tally = run(parser, share(parser, QUICK))
     record_property("runs", tally.cases)
     assert not tally.failure, tally.failure
 
 
 @pytest.mark.long
-@every_target
-def test_a_million_of_hostile_inputs_are_read_right_or_refused_in_a_line(target: Target, record_property: Any) -> None:
-    tally = run(target, share(target, round(FAULT_RUNS * CASES)))
+@every_parser
+def test_a_million_of_hostile_inputs_are_read_right_or_refused_in_a_line(parser: Parser, record_property: Any) -> None:
+    tally = run(parser, share(parser, round(FAULT_RUNS * CASES)))
     record_property("runs", tally.cases)
     sys.stdout.write(f"\n{table([tally])}\n")
     assert not tally.failure, tally.failure
 
 
-def test_the_parts_of_the_targets_are_a_whole_and_cases_are_the_same_again() -> None:
-    assert sum(target.weight for target in TARGETS) == 1000
-    assert len({target.name for target in TARGETS}) == len(TARGETS)
-    for target in TARGETS:
-        one, other = cases_of(target, 7), cases_of(target, 7)
-        assert [next(one) for _ in range(50)] == [next(other) for _ in range(50)]
+def test_cases_are_the_same_again() -> None:
+    assert len(BY_NAME) == len(PARSERS)
+    for parser in PARSERS:
+        one, other = cases_of(parser, 7), cases_of(parser, 7)
+        assert [next(one) for _ in range(20)] == [next(other) for _ in range(20)]
 
 
-def test_what_is_accepted_wrongly_is_found() -> None:
+def test_what_is_read_wrongly_is_found() -> None:
     """The judge judges: a reader that takes the first row for all is caught."""
 
-    def judge(case: bytes) -> None:
-        assert case.count(b"],[") == 0, "accepted what is wrong"
+    def judge(case: bytes, columns: Any) -> None:
+        assert case.count(b"],[") == 0, "read what is wrong"
 
-    tally = run(TARGETS[0]._replace(judge=judge), 1_000)
+    tally = run(BY_NAME["rows"]._replace(judge=judge), 1_000)
     assert tally.failure
     assert "FAILED" in table([tally])
 
 
-def test_the_command_prints_a_line_for_each_target(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--cases", "2000", "--target", "clock", "--target", "timeframes"]) == 0
+def test_the_command_prints_a_line_for_each_parser(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--cases", "2000", "--parser", "CHECKSUM", "--parser", "timeframe"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
-        "target",
-        "clock",
-        "timeframes",
+        "parser",
+        "CHECKSUM",
+        "timeframe",
         "all",
     ]
 

@@ -27,7 +27,6 @@ from candle_fetcher.cli import main
 from candle_fetcher.core.candles import MISSING, candles_from, no_candles
 from candle_fetcher.core.coverage import fill
 from candle_fetcher.core.entry import HoleState
-from candle_fetcher.core.errors import ReplyError
 from candle_fetcher.core.frame import MANIFEST, index_ms
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.text.csv import read_rows, read_times
@@ -216,17 +215,6 @@ def test_times_with_milliseconds_and_before_2001_are_read(tmp_path: Path) -> Non
     assert candles.open_ms.tolist() == [ms("1999-12-31T23:59:59"), ms("2018-02-09T09:28:14.789")]
 
 
-@pytest.mark.parametrize(
-    "text", ["2023-02-29 00:00:00", "2024-13-01 00:00:00", "2024-00-01 00:00:00", "2024-01-00 00:00:00",
-             "0000-01-01 00:00:00", "2024-01-01 24:00:00", "2024-01-01 00:60:00", "2024-01-01 00:00:60",
-             "2024-01-01T00:00:00", "2024-01-01 00:00", "2024-01-01 00:00:00.12", "01/01/2024", "",
-             "2024-01-01 0/:00:00", "2024-01-01 00:00:00,000"],
-)  # fmt: skip
-def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(ReplyError):
-        list(read_rows([f"{CSV_HEADER}{text},1,2,0.5,1,0\n".encode()]))
-
-
 def test_times_are_read_as_they_are_written() -> None:
     opens = np.random.default_rng(5).integers(-62_135_596_800_000, 253_402_300_800_000, 2_000)
     texts = [str(moment).replace("T", " ") for moment in opens.view("M8[ms]")]
@@ -381,18 +369,6 @@ def test_two_files_of_kraken_leave_what_lies_between_unknown(tmp_path: Path) -> 
             assert (gap.count, gap.cause) == (7, "fetch_failed" if source == "cache" else "depth_limit")
         states = fetcher.coverage("BTC/USD", "1h", provider="kraken")
         assert states["state"].tolist() == ["stored", "stored"]
-
-
-@kraken
-@pytest.mark.parametrize(
-    "line",
-    ["1577836800,1,2,1,1,5", "1577836800,1,2,1,1,5,6,7", "1577836800000,1,2,1,1,5,6", "1577836800,1,2,1,1,1E+400,6",
-     "-5,1,2,1,1,5,6", "1577836800,1,2,3,1,5,6", "1577836800,1,2,1,1,-5,6", "1577836800,x,2,1,1,5,6"],
-)  # fmt: skip
-def test_a_line_of_kraken_that_is_none_is_refused(tmp_path: Path, line: str) -> None:
-    path = write(tmp_path / "XBTUSD_60.csv", *kraken_rows("2019-12-31", [0, 1]), line, header="")
-    with CandleFetcher(cache_dir=tmp_path / "cache", progress=False) as fetcher, pytest.raises(BadFile):
-        fetcher.cache.import_file(path)
 
 
 @pytest.mark.slow(keep=("XBTUSD_1440.csv-3178-1d",))
@@ -621,28 +597,6 @@ def test_a_file_that_was_cut_is_no_file_or_a_shorter_whole_one(
                 offline(fetcher, "1h", *MONTH)
         fetcher.close()
     record_property("runs", len(places))
-
-
-@pytest.mark.slow(every=3)
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("2024-03-01 01:00:00,1,2,0.5,1", "expected 6 fields"),
-        ("2024-03-01 01:00:00,1,2,0.5,1,5,6", "expected 6 fields"),
-        ("2024-03-01 01:00:00,1,2,0.5,1,-5", "cannot be a candle"),
-        ("2024-03-01 01:00:00,1,2,3,1,5", "cannot be a candle"),
-        ("2024-03-01 01:00:00,1,2,nan,1,5", "expected a decimal"),
-        ("2024-03-01 01:00:00,,2,1,1,5", "open is empty"),
-        ("2024-02-29 22:00:00,1,2,0.5,1,5", "out of order"),
-        ("2024-03-01 00:00:00,1,2,0.5,1,5", "contradicts"),
-        ("1969-12-31 23:00:00,1,2,0.5,1,5", "1969"),
-    ],
-)
-def test_a_row_that_cannot_be_is_refused(other: CandleFetcher, tmp_path: Path, line: str, said: str) -> None:
-    path = write(tmp_path / "rows.csv", hours(1)[0], line, "2024-03-01 02:00:00,1,2,0.5,1,5")
-    with pytest.raises(BadFile, match=said):
-        other.cache.import_file(path, "BTC/USDT", "1h")
-    assert not other.cache.stats().disk_entries
 
 
 @pytest.mark.slow

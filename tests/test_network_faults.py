@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import forks
-import numpy as np
 import pytest
-from runs import FAULT_RUNS
 from world import World, ms, same
 
 from candle_fetcher import (
@@ -111,16 +109,9 @@ PASSING = {
     "unsorted": faults.transform(shuffled),
     "contradiction": faults.transform(contradicted),
     "NaN": spoiled(r'"\d+\.\d+"', "NaN"),
-    "quoted nan": spoiled(r'"\d+\.\d+"', '"nan"'),
-    "underscore": spoiled(r'"(\d)(\d+\.\d+)"', r'"\1_\2"'),
-    "negative volume": spoiled(r'(,"[\d.]+","[\d.]+","[\d.]+","[\d.]+",")', r"\1-"),
-    "high below low": spoiled(r'(\[\[\d+,"[\d.]+",)"[\d.]+"', r'\1"0.00000001"'),
     "null": spoiled(r'"\d+\.\d+"', "null"),
-    "short row": spoiled(r',"0"\]', "]"),
     "a dict": faults.body(b'{"rows": []}'),
     "nested deep": faults.body(b"[" * 100_000),
-    "endless integer": faults.body(b"[[" + b"9" * 5_000 + b"]]"),
-    "nothing": faults.body(b""),
     "429": faults.rate_limited(0),
     "bomb": bomb(80_000_000),
 }
@@ -132,12 +123,12 @@ ROWS = {
     "A03": ("gzip cut",),
     "A04": ("bad gzip",),
     "A06": ("html with 200", "html as json"),
-    "A08": ("null", "short row", "a dict", "nothing"),
-    "A09": ("NaN", "quoted nan", "underscore", "negative volume", "high below low"),
+    "A08": ("null", "a dict"),
+    "A09": ("NaN",),
     "A12": ("unsorted", "contradiction"),
     "A14": ("bomb",),
     "A17": ("reset", "closed before a reply"),
-    "A18": ("nested deep", "endless integer"),
+    "A18": ("nested deep",),
     "A19": ("500", "503"),
     "A20": ("429",),
 }
@@ -231,11 +222,7 @@ def test_a_key_that_is_wrong_or_missing_is_told_at_once_and_not_shown(world: Wor
 
 HOSTILE = {
     "nested deep": b"[" * 100_000,
-    "objects nested deep": b'{"a":' * 100_000,
-    "endless integer": b'{"serverTime":' + b"9" * 5_000 + b"}",
-    "endless integer in quotes": b'[["' + b"9" * 100_000 + b'"]]',
     "infinite": b'{"serverTime":Infinity,"rateLimits":[],"symbols":NaN}',
-    "a list": b"[[]]",
     "nothing": b"",
 }
 
@@ -288,32 +275,6 @@ def test_a_body_without_bounds_ends_at_the_cap_and_takes_little_memory(world: Wo
 def test_equal_duplicates_are_dropped(world: World) -> None:
     world.exchange.fail(faults.transform(doubled), times=None, match="klines")
     same(quick(world).fetch(*SPAN), world.truth("BTCUSDT", *SPAN[1:]))
-
-
-@pytest.mark.slow
-@pytest.mark.fault("A08")
-def test_every_single_place_change_of_a_reply_ends_in_the_truth_or_an_error(world: World) -> None:
-    random = np.random.default_rng(1)
-    span = ("BTC/USDT", "1h", "2024-06-01", "2024-06-02")
-    truth = world.truth("BTCUSDT", *span[1:])
-    marks = b'[]{},:".-+eE0 nul\\'
-
-    def change(body: bytes) -> bytes:
-        at = int(random.integers(len(body)))
-        return body[:at] + bytes([marks[int(random.integers(len(marks)))]]) + body[at + 1 :]
-
-    fetcher = quick(world, use_cache=False, max_retries=0)
-    wrong = 0
-    for _ in range(round(150 * FAULT_RUNS)):
-        world.exchange.fail(faults.transform(change), match="klines")
-        try:
-            frame = fetcher.fetch(*span, refresh=True)
-        except (IncompleteData, ProviderRefused):
-            continue
-        # A changed digit is still a number: what matters is that structure and order can never be wrong.
-        wrong += len(frame) != 24 or frame.index.tolist() != sorted(frame.index)
-    assert truth["open_time"].size == 24
-    assert wrong == 0
 
 
 @pytest.mark.fault("A19")

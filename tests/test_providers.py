@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import FAULT_RUNS, examples
+from runs import examples
 
 from candle_fetcher.core import errors
 from candle_fetcher.core.call import Call, Reply
@@ -193,18 +193,6 @@ def test_whitespace_in_a_reply_is_no_fact(name):
             assert (again.names, again.block.tolist()) == (candles.names, candles.block.tolist())
 
 
-@pytest.mark.fault("A08")
-@every_provider
-@examples()
-@given(data=st.data())
-def test_a_cut_reply_is_an_error_and_never_fewer_candles(name, data):
-    case = data.draw(st.sampled_from(cases(name)))
-    body = case.body.rstrip()
-    cut = body[: data.draw(st.integers(0, len(body) - 1))]
-    assert isinstance(read(feed_of(name, case), cut, case.series), Exception)
-    assert isinstance(read(feed_of(name, case), body + cut + b"x", case.series), Exception)
-
-
 SCRAPS = [
     b"",
     b"0",
@@ -242,18 +230,6 @@ def judge(name, case, body):
             assert again.block.tolist() == candles.block.tolist()
 
 
-@pytest.mark.slow(keep=("binance-um",))
-@pytest.mark.fault("A08")
-@every_provider
-def test_a_reply_with_one_byte_of_it_changed_or_cut_there_is_what_json_reads_or_an_error(name):
-    case = case_of(name)
-    size = len(case.body.rstrip())
-    for at in range(0, size, 1 + size // max(1, round(150 * FAULT_RUNS))):
-        assert isinstance(read(feed_of(name, case), case.body[:at], case.series), Exception)
-        for scrap in (b"", b"\xff", b'"', b"7"):
-            judge(name, case, case.body[:at] + scrap + case.body[at + 1 :])
-
-
 @pytest.mark.fault("A08")
 @every_provider
 @examples()
@@ -266,60 +242,6 @@ def test_a_mutated_body_is_what_json_reads_in_it_or_an_error(name, data):
         cut = data.draw(st.sampled_from([0, 1, 1, 1, 5, 40]))
         body[at : at + cut] = data.draw(st.sampled_from(SCRAPS))
     judge(name, case, bytes(body))
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
-    max_leaves=6,
-)
-
-
-def places(value):
-    """Each place in it that holds a value: the container, and the name or index."""
-    if isinstance(value, dict | list):
-        for key, inner in list(value.items() if isinstance(value, dict) else enumerate(value)):
-            yield value, key
-            yield from places(inner)
-
-
-def other_shape(data, body):
-    """The JSON with another value somewhere in it."""
-    value = json.loads(body)
-    into, key = data.draw(st.sampled_from([*places([value])]))
-    if isinstance(into, list) and into == [value]:
-        return json.dumps(data.draw(json_values)).encode()
-    into[key] = data.draw(json_values)
-    return json.dumps(value).encode()
-
-
-@pytest.mark.fault("A08")
-@every_provider
-@examples()
-@given(data=st.data())
-def test_a_reply_of_another_shape_is_candles_or_an_error(name, data):
-    case = data.draw(st.sampled_from(cases(name)))
-    if json_of(case.body)[0] is None:
-        return
-    candles = read(feed_of(name, case), other_shape(data, case.body), case.series)
-    assert isinstance(candles, Exception) or candles.names == feed_of(name, case).columns
-
-
-NOT_CANDLES = [
-    b"", b" ", b"null", b"0", b'"x"', b"true", b"{}", b"[1]", b"[[1]]", b'{"a":1}', b"<html><body>403</body></html>",
-    b"\xff", b"\xef\xbb\xbf<", b"[" * 100_000, b'{"a":' * 100_000, b"\0" * 100, b"1" * 100_000,
-]  # fmt: skip
-
-
-@pytest.mark.fault("A07")
-@pytest.mark.fault("A08")
-@every_feed
-def test_what_is_no_reply_of_the_provider_is_an_error(name, kind):
-    case = case_of(name)
-    for body in NOT_CANDLES:
-        assert isinstance(read(all_providers()[name].feed(kind), body, case.series._replace(kind=kind)), Exception), (
-            body
-        )
 
 
 @every_provider
@@ -422,45 +344,6 @@ def test_one_reply_that_holds_all_of_a_window_is_asked_for_by_one_call(name, kin
         assert feed.call(series, Span(0, 10**12), 1) == feed.call(series, span, rows)
 
 
-@every_provider
-@examples()
-@given(data=st.data())
-def test_the_next_call_goes_on_where_a_reply_ended(name, data):
-    case = data.draw(st.sampled_from(cases(name)))
-    feed = feed_of(name, case)
-    if feed.next_call is None:
-        return
-    call = feed.call(case.series, Span(1_600_000_000_000, 1_600_086_400_000), 1)
-    body = case.body
-    if data.draw(st.booleans()):
-        mutated = bytearray(body)
-        at = data.draw(st.integers(0, len(body) - 1))
-        mutated[at : at + data.draw(st.integers(0, 9))] = data.draw(st.sampled_from(SCRAPS))
-        body = bytes(mutated)
-    for sent in (body, data.draw(st.binary(max_size=30))):
-        judge_next(name, case, call, sent)
-
-
-@every_provider
-def test_no_next_call_comes_of_what_is_no_reply(name):
-    for case in cases(name):
-        call = feed_of(name, case).call(case.series, Span(1_600_000_000_000, 1_600_086_400_000), 1)
-        for body in NOT_CANDLES if feed_of(name, case).next_call is not None else ():
-            judge_next(name, case, call, body)
-
-
-def judge_next(name, case, call, body):
-    """Fails unless the body is refused, ends the pages, or leads to another call that is allowed."""
-    try:
-        following = feed_of(name, case).next_call(call, body)
-    except (SourceError, UnknownSymbol):
-        return
-    if following is not None:
-        assert following != call
-        assert following.path == call.path
-        allowed(following, name, case.series.symbol)
-
-
 # -- refusals ---------------------------------------------------------------------------------------------------------
 
 
@@ -501,44 +384,6 @@ def test_a_status_without_words_is_the_error_that_http_means(name):
         assert type(error) in kinds, status
 
 
-@pytest.mark.slow(only=("alphavantage",))
-@every_provider
-@examples()
-@given(data=st.data())
-def test_any_refusal_is_an_error_of_ours(name, data):
-    status = data.draw(st.sampled_from([400, 401, 402, 403, 404, 408, 418, 422, 429, 451, 500, 502, 503, 504, 599]))
-    seeds = [(REPLIES / name / f"{one}.refused.body").read_bytes() for one in refusals(name)]
-    words = st.text() | st.sampled_from(["\x1b[31m", "x" * 10_000, "a\nb"])
-    body = data.draw(
-        st.binary(max_size=40)
-        | st.sampled_from(seeds)
-        | st.builds(
-            lambda code, said: json.dumps({"code": code, "msg": said, "message": said, "error": [said]}).encode(),
-            st.integers(-9999, 10**30) | st.none(),
-            words,
-        )
-        | json_values.map(lambda value: json.dumps(value).encode())
-        | st.sampled_from([b"[" * 100_000, b"\xff" * 100_000, HTML])
-    )
-    if data.draw(st.booleans()) and json_of(body)[0] is not None:
-        body = other_shape(data, body)
-    after = data.draw(
-        st.none()
-        | st.text(max_size=8)
-        | st.integers(-5, 10**12).map(str)
-        | st.sampled_from(["nan", "inf", "-1", "1e99"])
-    )
-    headers = {} if after is None else {"retry-after": after}
-    error = all_providers()[name].refuse(Reply(status, headers, body, 0.0), "XYZ", NOW_MS)
-    assert isinstance(error, SourceError | UnknownSymbol)
-    assert len(str(error)) < 500
-    assert str(error).isprintable()
-    if status == 429 and not isinstance(json_of(body)[0], dict):  # words may say what else it is
-        assert isinstance(error, RateLimited)
-    if isinstance(error, RateLimited) and error.retry_after_s is not None:
-        assert 0 <= error.retry_after_s <= 1e9
-
-
 # -- symbols, listing, clock ------------------------------------------------------------------------------------------
 
 
@@ -564,6 +409,7 @@ def test_what_cannot_be_a_symbol_is_an_input_error_that_shows_it(name):
         with pytest.raises(InputError) as caught:
             all_providers()[name].provider_symbol(text, "candles")
         assert repr(text)[:60] in str(caught.value)
+        assert len(str(caught.value)) < 350
 
 
 @every_provider
@@ -601,34 +447,6 @@ def test_clock_and_listing_are_read_as_worked_out_by_hand(name):
     if all_providers()[name].describe is not None:
         question = all_providers()[name].describe(case_of(name).series.symbol)
         allowed(question.call, name, "")
-
-
-@every_provider
-@examples()
-@given(data=st.data())
-def test_a_listing_or_clock_of_another_shape_is_read_or_is_an_error(name, data):
-    for file, question in questions(name):
-        body = (REPLIES / name / f"{file}.body").read_bytes()
-        judge_question(question, other_shape(data, body))
-
-
-@every_provider
-def test_what_is_no_listing_or_clock_is_an_error(name):
-    for file, question in questions(name):
-        judge_question(question, (REPLIES / name / f"{file}.body").read_bytes()[:-1])
-        for body in (b"", b"<html>", b"\xff", b"[" * 100_000):
-            assert not judge_question(question, body)
-
-
-def judge_question(question, body):
-    """Whether the body is read, and not refused; fails where that is no answer to show."""
-    try:
-        answer = question.parse(body)
-    except (SourceError, UnknownSymbol):
-        return False
-    for one in getattr(answer, "symbols", ()):
-        assert all(str(field).isprintable() for field in one)
-    return True
 
 
 # -- what a provider is -----------------------------------------------------------------------------------------------

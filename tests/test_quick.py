@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from damage import damaged
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import damaged
 from runs import FAULT_RUNS, examples
 
 from candle_fetcher.core import checksum
@@ -230,53 +230,6 @@ INSERTED = [
     *(b"true", b"0x1F", b"1e400", b"9" * 20, b"9" * 400, b"18446744073709551616", "٣".encode(), b"\xef\xbb\xbf"),
     *(b"\xff", b",0", b"0,"),
 ]
-
-
-def mutated(dice: random.Random) -> bytes:
-    """Some real rows with some damage; most of it where fields meet."""
-    text = bytearray(b"\n".join(dice.choices(REAL, k=dice.randint(1, 6))) + dice.choice((b"", b"\n")))
-    for _ in range(dice.choice((1, 1, 1, 2, 3))):
-        at = dice.randrange(len(text) + 1)
-        marks = [index for index, char in enumerate(text) if char in b",.\n"]
-        if marks and dice.random() < 0.5:
-            at = dice.choice(marks) + dice.randint(0, 1)
-        what = dice.randrange(7)
-        if what == 0:
-            text[at : at + 1] = bytes([dice.randrange(256)])
-        elif what == 1:
-            text[at:at] = dice.choice(INSERTED)
-        elif what == 2:
-            text[at : at + 1] = dice.choice(INSERTED)
-        elif what == 3:
-            del text[at : at + dice.randint(1, 4)]
-        elif what == 4:
-            del text[at:]
-        elif what == 5:  # a field goes elsewhere: one row is shorter and another one longer
-            fields = bytes(text).split(b",")
-            moved = fields.pop(dice.randrange(len(fields)))
-            fields.insert(dice.randrange(len(fields) + 1), moved)
-            text = bytearray(b",".join(fields))
-        else:
-            lines = bytes(text).split(b"\n")
-            lines.insert(dice.randrange(len(lines)), dice.choice(lines))
-            text = bytearray(b"\n".join(lines))
-        text = text or bytearray(b"1")
-    return bytes(text)
-
-
-def check_mutated(read: quick.Read, count: int, seed: int) -> int:
-    dice = random.Random(seed)
-    return sum(same_or_refused(mutated(dice), KLINE, read) for _ in range(count))
-
-
-def test_damaged_rows_are_read_as_ours_reads_them_or_left_to_it(read: quick.Read) -> None:
-    assert check_mutated(read, 250, seed=5) > 25  # which damage leaves rows, and how many are read
-
-
-@pytest.mark.slow
-def test_many_damaged_rows_are_read_as_ours_reads_them_or_left_to_it(read: quick.Read) -> None:
-    count = round(50_000 * FAULT_RUNS)
-    assert check_mutated(read, count, seed=6) > count / 10
 
 
 FIELD = st.one_of(

@@ -34,7 +34,7 @@ class ListingStore:
                     for symbol, own, base, quote, status, trading in document["symbols"]
                 ),
             )
-            return listing, self._clock() - float(document["stored_s"])
+            return listing, self._clock() - int64(round(document["stored_s"] * 1000)) / 1000
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from candle_fetcher.console import printable
-from candle_fetcher.core.errors import InputError
+from candle_fetcher.core.errors import InputError, shown
 from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.providers import find_provider
 from candle_fetcher.providers.binance_bucket import MARKETS
@@ -117,7 +117,7 @@ def _target(place: str, row: dict[str, str], asked: str | None, default: str) ->
     if not symbol:
         raise InputError(f"{place} has no symbol")
     if market and market not in _PROVIDERS:
-        raise InputError(f"{place} has the market {market[:40]!r}; expected one of {', '.join(_PROVIDERS)}")
+        raise InputError(f"{place} has the market {shown(market)}; expected one of {', '.join(_PROVIDERS)}")
     provider = _PROVIDERS.get(market, default)
     if asked is not None and provider != asked:
         raise InputError(

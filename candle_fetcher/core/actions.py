@@ -8,6 +8,7 @@ after it, and for a week after the list changed unexpectedly, each day has a ser
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 from collections.abc import Iterable
 from typing import NamedTuple, TypeGuard
@@ -106,7 +107,7 @@ class Known(NamedTuple):
 def is_day(text: object) -> TypeGuard[str]:
     """Return whether the value is a day such as 2024-06-10."""
     try:
-        return isinstance(text, str) and len(text) == 10 and str(np.datetime64(text, "D")) == text
+        return isinstance(text, str) and len(text) == 10 and str(dt.date.fromisoformat(text)) == text
     except ValueError:
         return False
 

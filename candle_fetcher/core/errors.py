@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # Characters of a value in a message.
-_MOST_SHOWN = 200
+_MOST_SHOWN = 120
 # The least similarity (0 to 1) of a suggested name: `binance` for `biannce`, but not `coingecko` for `coinbase`.
 NEAR = 0.7
 # Files that are not the caller's: those of this package, and contextlib, which calls its functions.
@@ -395,7 +395,10 @@ def shown(value: object) -> str:
         text = repr(value)
     except Exception:  # noqa: BLE001 - a value that cannot be shown must not replace the error that shows it
         return f"(of type {type(value).__name__}, which cannot be shown)"
-    text = text if text.isprintable() else " ".join(text.split())
+    return _cut(text if text.isprintable() else " ".join(text.split()))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 

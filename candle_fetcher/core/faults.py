@@ -13,12 +13,19 @@ from candle_fetcher.core.errors import ReplyError
 from candle_fetcher.core.gap import iso
 from candle_fetcher.core.spans import Span
 
-_SHOWN_BYTES, _SHOWN_CHARACTERS = 80, 200
+_SHOWN_BYTES, _SHOWN_CHARACTERS = 80, 130
+_OUTER = reprlib.Repr()
+_OUTER.maxlevel = 3  # six values in each of six levels would be a message of a megabyte
 
 
 def beginning(body: bytes) -> str:
-    """Return the first 80 bytes as a message shows them: escaped, in at most 200 characters."""
+    """Return the first 80 bytes as a message shows them: escaped, in at most 130 characters."""
     return repr(body[:_SHOWN_BYTES])[:_SHOWN_CHARACTERS]
+
+
+def brief(value: object) -> str:
+    """Return a decoded value as a message shows it: its outer levels, in at most 130 characters."""
+    return _OUTER.repr(value)[:_SHOWN_CHARACTERS]
 
 
 def unexpected(expected: str, body: bytes) -> ReplyError:
@@ -54,7 +61,7 @@ def cut_off(text: bytes) -> ReplyError:
 
 def wrong_field(place: str, expected: str, value: object) -> ReplyError:
     """Return the error for a value at a place such as "row 3, field open" that is not what was `expected`."""
-    return ReplyError(f"{place}: expected {expected}, got {reprlib.repr(value)}")
+    return ReplyError(f"{place}: expected {expected}, got {brief(value)}")
 
 
 def missing_field(row: str, field: str, expected: str) -> ReplyError:
@@ -64,7 +71,7 @@ def missing_field(row: str, field: str, expected: str) -> ReplyError:
 
 def wrong_symbol(expected: str, value: object) -> ReplyError:
     """Return the error for data of another symbol; `expected` is the data and its symbol, "candles of BTCUSDT"."""
-    return ReplyError(f"expected {expected}, got those of {reprlib.repr(value)}")
+    return ReplyError(f"expected {expected}, got those of {brief(value)}")
 
 
 def outside(what: str, ms: int, span: Span) -> ReplyError:

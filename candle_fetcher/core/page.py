@@ -224,7 +224,7 @@ def unpack_page(key: str, data: bytes) -> Page | None:
     opened = unseal(key, data)
     try:
         return None if opened is None else _read_page(opened[0])
-    except (struct.error, ValueError, TypeError, LookupError):
+    except (struct.error, ValueError, TypeError, LookupError, RecursionError):
         return None
 
 

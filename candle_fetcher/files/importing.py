@@ -96,7 +96,9 @@ def _read_manifest_facts(named: FileLabel, manifest: Mapping[str, Any], known: M
         facts = owner, kind, timeframe, text_of(symbol).removesuffix("_"), chosen
         for name, fact in zip(names, facts, strict=True):
             if name != fact:
-                raise InputError(f"its name says {name}, but the manifest beside it says {fact}; they must agree")
+                raise InputError(
+                    f"its name says {shown(name)}, but the manifest beside it says {shown(fact)}; they must agree"
+                )
     return FileLabel(owner, symbol, timeframe, kind, settings=tuple(settings.items()))
 
 

@@ -6,7 +6,7 @@ import ipaddress
 import re
 import urllib.parse
 
-from candle_fetcher.core.errors import InputError
+from candle_fetcher.core.errors import InputError, shown
 
 # Python 3.10 and 3.11 take [::1] for the host of http://[::1].example.com.
 _AUTHORITY = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
@@ -24,21 +24,19 @@ def check_root(url: str) -> str:
     parts, host, port = parsed
     if "@" in parts.netloc:
         raise InputError(
-            f"the base URL for {str(host)[:100]!r} names a user; expected none: keys are settings of their own"
+            f"the base URL for {shown(str(host))} names a user; expected none: keys are settings of their own"
         )
     if parts.scheme not in ("https", "http"):
-        raise InputError(f"base URL with scheme {parts.scheme[:40]!r}; expected https, or http to this machine")
+        raise InputError(f"base URL with scheme {shown(parts.scheme)}; expected https, or http to this machine")
     if not host or port == 0 or not (_AUTHORITY.fullmatch(parts.netloc) and _PRINTABLE.fullmatch(url)):
         raise InputError(
-            f"a base URL names the host {str(host)[:100]!r}, port {port}; expected one like https://api.example.com"
+            f"a base URL names the host {shown(str(host))}, port {port}; expected one like https://api.example.com"
         )
     if "?" in url or "#" in url:
-        raise InputError(
-            f"the base URL for {host[:100]!r} has a query or fragment; expected only scheme, host and path"
-        )
+        raise InputError(f"the base URL for {shown(host)} has a query or fragment; expected only scheme, host and path")
     if parts.scheme == "http" and not _is_loopback(host):
         raise InputError(
-            f"http to {host[:100]!r} is refused; expected https (http is for this machine: 127.0.0.1, localhost)"
+            f"http to {shown(host)} is refused; expected https (http is for this machine: 127.0.0.1, localhost)"
         )
     return url.rstrip("/")
 

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import json
 import re
-import reprlib
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -40,7 +39,7 @@ from candle_fetcher.core.errors import (
     ReplyError,
     UnknownSymbol,
 )
-from candle_fetcher.core.faults import too_large, unexpected, wrong_field, wrong_symbol
+from candle_fetcher.core.faults import brief, too_large, unexpected, wrong_field, wrong_symbol
 from candle_fetcher.core.finality import Finality
 from candle_fetcher.core.gap import iso
 from candle_fetcher.core.series import Series
@@ -244,7 +243,9 @@ def parse_actions(call: Call, body: bytes, series: Series) -> tuple[tuple[Action
     if isinstance(value, dict) and "corporate_actions" not in value and isinstance(value.get("message"), str):
         raise refusal(Reply(200, {}, body, 0.0), series.symbol, 0)
     groups = value.get("corporate_actions") if isinstance(value, dict) else None
-    if not isinstance(groups, dict) or not all(isinstance(rows, list | None) for rows in groups.values()):
+    if not isinstance(groups, dict) or not all(
+        kind.isidentifier() and isinstance(rows, list | None) for kind, rows in groups.items()
+    ):
         raise unexpected(expected, body)
     found = [_action(kind, row, series) for kind, rows in groups.items() for row in rows or ()]
     return tuple(found), next_call(call, body)
@@ -255,7 +256,7 @@ def _action(kind: str, row: Any, series: Series) -> Action:
     day = next((row[name] for name in _DAYS if row.get(name)), None)
     terms = {name: value for name, value in row.items() if name.endswith(_TERMS) and not isinstance(value, dict | list)}
     if not is_day(day) or series.symbol not in terms.values():
-        raise ReplyError(f"expected a corporate action of {series.symbol} with its day, got {reprlib.repr(row)}")
+        raise ReplyError(f"expected a corporate action of {series.symbol} with its day, got {brief(row)}")
     counts = kind != _CASH or dict(series.settings).get("adjustment") in _OF_CASH
     return Action(day, f"{kind} {json.dumps(terms, sort_keys=True)}", counts)
 

@@ -10,7 +10,6 @@ Sources: docs.coingecko.com reference/coins-id-ohlc, reference/coins-list and do
 from __future__ import annotations
 
 import re
-import reprlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -21,7 +20,7 @@ from candle_fetcher.core.call import Call, Limit, Reply, parse_retry_after
 from candle_fetcher.core.candles import OHLCV, Candles, Int64s, candles_from
 from candle_fetcher.core.errors import AccessDenied, RateLimited, ReplyError, UnknownSymbol
 from candle_fetcher.core.expiry import FOREVER_MS
-from candle_fetcher.core.faults import too_large, unexpected, wrong_field
+from candle_fetcher.core.faults import brief, too_large, unexpected, wrong_field
 from candle_fetcher.core.finality import Finality
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
@@ -184,7 +183,7 @@ def _listed(coin: Any) -> Listed | None:
     """Return the coin; None where its id cannot be requested."""
     name, ticker = (coin.get("id"), coin.get("symbol")) if isinstance(coin, dict) else (None, None)
     if not isinstance(name, str) or not isinstance(ticker, str):
-        raise ReplyError(f"expected a coin with id and symbol, got {reprlib.repr(coin)}")
+        raise ReplyError(f"expected a coin with id and symbol, got {brief(coin)}")
     if not re.fullmatch(_COIN, name):
         return None
     try:

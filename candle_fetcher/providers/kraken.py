@@ -230,7 +230,9 @@ def _result(
         raise too_large(body, most_bytes=_MOST_BYTES, most_commas=most_values, most_brackets=most_containers)
     value = load_json(body, "a JSON object with error and result")
     _raise_errors(_errors(value), symbol)
-    if not isinstance(value, dict) or value.get("error") is None or not isinstance(value.get("result"), dict):
+    said = value.get("error") if isinstance(value, dict) else None
+    are_texts = isinstance(said, list) and all(isinstance(text, str) for text in said)
+    if not are_texts or not isinstance(value.get("result"), dict):
         raise unexpected("a JSON object with error and result", body)
     result: dict[str, Any] = value["result"]
     return result

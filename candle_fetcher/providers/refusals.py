@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from typing import Any
 
 from candle_fetcher.core.call import Reply, parse_retry_after
@@ -15,7 +14,7 @@ from candle_fetcher.core.errors import (
     TransportError,
     shown,
 )
-from candle_fetcher.core.faults import beginning
+from candle_fetcher.core.faults import beginning, brief
 from candle_fetcher.core.text.json import load_json
 
 _MOST_NAME = 60
@@ -30,7 +29,7 @@ def checked_name(text: object) -> str:
     or digit, as no formula does.
     """
     if not isinstance(text, str) or len(text) > _MOST_NAME or not text.isprintable() or not text[:1].isalnum():
-        raise ValueError(f"expected a name, got {reprlib.repr(text)}")
+        raise ValueError(f"expected a name, got {brief(text)}")
     return text
 
 
@@ -73,7 +72,7 @@ def facts_of(status: int, said: str = "", code: int | None = None) -> str:
     hold anything.
     """
     shown_code = "" if code in (None, status) else f", code {code}"
-    return f"status {status}{shown_code}" + (f": {said[:160]!r}"[:240] if said else "")
+    return f"status {status}{shown_code}" + (f": {said[:160]!r}"[:200] if said else "")
 
 
 def of_seconds(asked_s: float | None) -> str:

@@ -140,7 +140,7 @@ class VaultDocument(NamedTuple):
                 tuple(found["origins"].items()),
                 tuple(entries),
             )
-        except (KeyError, TypeError, AttributeError, ValueError):
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
             raise BadFile(f"{place} lacks what it should say; {fix}") from None
 
 
@@ -247,7 +247,7 @@ class SeriesState(NamedTuple):
             )
             pieces = tuple((name, Piece(**piece)) for name, piece in found["files"].items())
             return cls(series, facts, pieces, found["current"])
-        except (KeyError, TypeError, AttributeError, ValueError):
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
             raise BadFile(f"{place} lacks what it should say; {fix}") from None
 
 

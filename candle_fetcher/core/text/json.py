@@ -17,7 +17,7 @@ def load_json(body: bytes, expected: str) -> Any:
     holds NaN, Infinity or an integer of more than 40 digits (converting thousands of digits would take minutes).
     """
     try:
-        return json.loads(body, parse_int=_int, parse_constant=_refuse)
+        return json.loads(body.decode("utf-8-sig"), parse_int=_int, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise unexpected(expected, body) from error
 

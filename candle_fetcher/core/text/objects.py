@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
-import reprlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ import numpy as np
 
 from candle_fetcher.core.candles import MISSING
 from candle_fetcher.core.errors import ReplyError
-from candle_fetcher.core.faults import missing_field, wrong_field
+from candle_fetcher.core.faults import brief, missing_field, wrong_field
 from candle_fetcher.core.text.decimals import Column
 from candle_fetcher.core.text.json import load_json
 from candle_fetcher.core.text.template import MatchedRows, Place, match_template
@@ -145,7 +144,7 @@ def read_objects(
     message names the object as a row, counted from 1, and the field.
     """
     if not isinstance(objects, list):
-        raise ReplyError(f"expected a list of objects, got {reprlib.repr(objects)}")
+        raise ReplyError(f"expected a list of objects, got {brief(objects)}")
     columns: dict[str, list[float]] = {name: [] for name in fields}
     for number, one in enumerate(objects, 1):
         if not isinstance(one, dict):

@@ -10,14 +10,13 @@ from __future__ import annotations
 import json
 import math
 import re
-import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from candle_fetcher.core.errors import InputError, ReplyError
-from candle_fetcher.core.faults import too_long, unexpected
+from candle_fetcher.core.faults import brief, too_long, unexpected
 from candle_fetcher.core.text.decimals import (
     MARGIN,
     MINUS,
@@ -342,4 +341,4 @@ _CSV_DECIMAL = _Kind(str, "a decimal without an exponent")
 
 def _shown(value: object) -> str:
     """Return the value for a message: cut to a readable length, and without quotes where JSON had none."""
-    return reprlib.repr(str(value)).strip("'") if isinstance(value, _Bare) else reprlib.repr(value)
+    return brief(str(value)).strip("'") if isinstance(value, _Bare) else brief(value)
