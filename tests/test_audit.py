@@ -396,10 +396,10 @@ def test_the_newest_candles_are_compared_as_far_as_both_are_settled(world: World
     ("timeframe", "against", "said"),
     [
         ("1d", "archives", "'archives' is not known; expected 'finer', 'archive', 'cache' or a timeframe"),
-        ("1h", "7m", "candles of 7m do not make up 1h"),
-        ("1h", "1h", "candles of 1h do not make up 1h"),
-        ("1h", "1d", "candles of 1d do not make up 1h"),
-        ("9d", "3d", "candles of 3d do not make up 9d"),
+        ("1h", "7m", "candles of 7m cannot be compared with 1h"),
+        ("1h", "1h", "candles of 1h cannot be compared with 1h"),
+        ("1h", "1d", "candles of 1d cannot be compared with 1h"),
+        ("9d", "3d", "candles of 3d cannot be compared with 9d"),
         ("1m", "finer", "no finer timeframe than 1m is available"),
         ("1h", 5, "against 5 is not a text"),
     ],
@@ -412,9 +412,9 @@ def test_what_cannot_be_compared_is_an_input_error(world: World, timeframe: str,
 
 def test_a_comparison_that_has_nothing_to_compare_says_so(world: World) -> None:
     fetcher = world.fetcher()
-    with pytest.raises(IncompleteData, match="the cache holds nothing of BTC/USDT 1h"):
+    with pytest.raises(IncompleteData, match="the cache has nothing of BTC/USDT 1h"):
         fetcher.audit("BTC/USDT", "1h", *RANGE, "cache")
-    with pytest.raises(IncompleteData, match="the archive has no sound file of BTC/USDT 1h"):
+    with pytest.raises(IncompleteData, match="the archive has no usable file of BTC/USDT 1h"):
         fetcher.audit("BTC/USDT", "1h", "2024-06-15", "2024-06-15T06:00", "archive")
     with pytest.raises(InputError, match="use_cache=False stores nothing"):
         world.fetcher(use_cache=False).audit("BTC/USDT", "1h", *RANGE, "cache")

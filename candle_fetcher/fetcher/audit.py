@@ -76,7 +76,7 @@ def _audit(stored: Collector, against: str | None) -> pd.DataFrame:
             warn(CandleFetcherWarning(f"{request.label} is not compared with the archive: REST failed ({why})"))
             continue
         if against is not None and span and not found[side] and side in (ARCHIVE, CACHE):
-            what = "has no sound file" if side == ARCHIVE else "holds nothing"
+            what = "has no usable file" if side == ARCHIVE else "has nothing"
             raise IncompleteData(f"there is nothing to compare: the {side} {what} of {request.label} in that range")
     return _to_frame(found, request, span)
 
@@ -175,12 +175,12 @@ def find_sides(against: str | None, request: Request, policy: FetchPolicy, *, is
         )
     if against in (ARCHIVE, CACHE) and policy.is_offline:
         raise InputError(
-            f"against={against!r} asks the provider, and source='cache' sends no request; use another source"
+            f"against={against!r} asks the provider, but source='cache' sends no request; use another source"
         )
     if against == ARCHIVE and request.archive is None:
         raise NotOffered(f"{request.series.provider} has no archive here to compare with")
     if against == CACHE and not is_cached:
-        raise InputError("against='cache' compares what is stored, and use_cache=False stores nothing")
+        raise InputError("against='cache' compares stored candles, but use_cache=False stores nothing; use the cache")
     if against == FINER:
         if finer is None:
             raise InputError(
@@ -200,7 +200,7 @@ def _named(against: str, request: Request) -> str:
         ) from error
     feed = request.feed
     if named == request.timeframe or named.name in feed.off_grid or not named.divides(request.timeframe):
-        raise InputError(f"candles of {named} do not make up {request.timeframe}; expected a finer one that divides it")
+        raise InputError(f"candles of {named} cannot be compared with {request.timeframe}; expected a finer timeframe")
     base_for(named, feed.timeframes, request.series.provider, feed.off_grid)
     return named.name
 

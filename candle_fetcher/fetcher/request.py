@@ -188,7 +188,7 @@ def read_range(
     """
     if days is not None and start is not None:
         raise InputError(
-            f"days={shown(days)} counts back from end and start={shown(start)} is given too; give one of them"
+            f"days={shown(days)} counts back from end, but start={shown(start)} is given too; give only one of them"
         )
     if is_word(end, NOW):
         end = None
@@ -201,7 +201,7 @@ def read_range(
     if limit is not None:
         limit = read_whole("limit", limit, 1, _MOST)
     if end_ms is not None and end_ms <= 0:
-        raise InputError(f"end {shown(end)} lies before 1970; expected a later time, since no candle is that old")
+        raise InputError(f"end {shown(end)} lies before 1970, and no candle is that old; expected a later time")
     if start_ms is not None and end_ms is not None and start_ms >= end_ms:
         raise InputError(f"start {shown(start)} is not before end {shown(end)}; the range is [start, end)")
     if start_ms is None and back_ms is None and limit is None:

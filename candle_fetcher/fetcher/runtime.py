@@ -284,7 +284,7 @@ class Runtime:
         found = self.find(name)
         if provider is not None and self.find(provider) is not found:
             raise InputError(
-                f"symbol {symbol!r} names {found.name}, but provider={provider!r} names another; give one of them"
+                f"symbol {symbol!r} names {found.name}, but provider={provider!r} names another; give only one of them"
             )
         return found, rest
 

@@ -36,7 +36,7 @@ def need_pyarrow(purpose: str) -> None:
 def write_parquet(
     file: IO[bytes], frames: Iterable[pd.DataFrame], layout: Layout | None, manifest: Callable[[], Mapping[str, Any]]
 ) -> None:
-    """Write frames that have the same columns; `manifest` is called behind the last one."""
+    """Write frames that have the same columns; `manifest` is called after the last one."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -70,7 +70,7 @@ def write_arrow(
     manifest: Callable[[], Mapping[str, Any]],
     folder: Path,
 ) -> None:
-    """Write frames that have the same columns; `manifest` is called behind the last one.
+    """Write frames that have the same columns; `manifest` is called after the last one.
 
     A schema stands at the beginning of its file, and the manifest is known at the end: so the batches are written to a
     file without a name in the folder first.
@@ -124,13 +124,13 @@ def _table(frame: pd.DataFrame, layout: Layout) -> Any:
         else:
             is_whole = values.dtype == np.float64 and not np.isnan(values.to_numpy()).any()
             made = pa.array(values.to_numpy()) if is_whole else None
-        # What has missing values takes longer: each one is looked at.
+        # A column with missing values is converted value by value, which takes longer.
         columns.append(pa.array(values, from_pandas=True) if made is None else made)
     return pa.table(columns, names=list(layout.headers))
 
 
 def _pandas_metadata(frame: pd.DataFrame, layout: Layout) -> dict[bytes, bytes]:
-    """Return the metadata by which pandas takes the times as the index; nothing for columns of one's own."""
+    """Return the metadata by which pandas makes the times the index; {} where the user chose the columns."""
     import pyarrow as pa
 
     if layout != plain_layout(frame.columns):
@@ -174,7 +174,10 @@ def read_parts(path: Path, file_format: str) -> tuple[dict[str, Any] | None, Ite
 
 
 def _values(column: Any) -> Any:
-    """Return a column as a frame of ours has it: float64, Int64, bool, or times in UTC."""
+    """Return a column as frames of this library have it: float64, Int64, bool, or times in UTC.
+
+    Raises InputError for another type.
+    """
     import pyarrow as pa
 
     kind = column.type
@@ -186,4 +189,4 @@ def _values(column: Any) -> Any:
         return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
     if pa.types.is_boolean(kind):
         return np.asarray(column.to_numpy(zero_copy_only=False), dtype=bool)
-    raise InputError(f"it has a column of {kind}, which no candles have")
+    raise InputError(f"it has a column of type {kind}; expected numbers, times in UTC, or flags")

@@ -34,7 +34,7 @@ Mapped = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class CsvOptions:
-    """How a CSV writes its values: valid once made, else InputError.
+    """How a CSV writes its values. Raises InputError where an option is invalid.
 
     separator: between two fields; one ASCII character that occurs neither in numbers nor in times, such as `;` or a
     tab. decimal: the decimal sign, `.` or `,`. decimals: how many decimals each number gets, 0 to 18, rounded half to
@@ -142,7 +142,7 @@ def make_layout(columns: str | Mapped, names: Sequence[str], symbol: str) -> Lay
             close = nearest(name, known)
             hint = f" Did you mean {close!r}?" if close else ""
             raise InputError(
-                f"columns has {shown(header)}: {shown(name)}, which is no column; expected one of "
+                f"columns has {shown(header)}: {shown(name)}, but there is no such column; expected one of "
                 f"{', '.join(known)}.{hint}"
             )
     headers = [header.replace(SYMBOL, symbol) for header, _ in columns]

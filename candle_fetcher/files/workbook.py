@@ -43,7 +43,7 @@ def check_rows(rows: int) -> None:
     """Raise InputError where a sheet does not hold so many candles."""
     if rows > MOST_ROWS:
         raise InputError(
-            f"{rows:,} candles do not fit into a sheet of Excel, which holds {MOST_ROWS:,} below its header; expected "
+            f"{rows:,} candles do not fit a sheet of Excel, which has {MOST_ROWS:,} rows below its header; expected "
             "a shorter range, a longer timeframe, or another format, such as csv or parquet"
         )
 
@@ -51,7 +51,7 @@ def check_rows(rows: int) -> None:
 def write_workbook(
     file: IO[bytes], frames: Iterable[pd.DataFrame], layout: Layout | None, manifest: Callable[[], Mapping[str, Any]]
 ) -> None:
-    """Write frames that have the same columns; `manifest` is called behind the last one.
+    """Write frames that have the same columns; `manifest` is called after the last one.
 
     Raises InputError where there are more rows than a sheet holds.
     """

@@ -352,7 +352,7 @@ def find_pair(text: str, kind: str = "candles") -> str:
         base = symbol.removesuffix(end)
         if base != symbol and base.isalnum() and len(base) <= 15:
             return f"{base}/{end}"
-    raise not_a_symbol(TITLE, text, f"BASE/QUOTE such as BTC/USD, quoted in {', '.join(_QUOTES)}")
+    raise not_a_symbol("alpaca-crypto", text, f"BASE/QUOTE such as BTC/USD, quoted in {', '.join(_QUOTES)}")
 
 
 def embargo_ms(series: Series) -> int:
