@@ -57,7 +57,7 @@ CONFINED = {
     "colorama": "console",
     "dotenv": "cli.environment",
     "exchange_calendars": "sessions",
-    "pyarrow": ("core.text.quick", "core.labels", "files.columnar", "files.outputs", "typed"),
+    "pyarrow": ("core.text.quick", "core.labels", "files.columnar", "files.outputs", "typed", "vault.tables_of_months"),
     "polars": ("files.outputs", "typed"),
     "xlsxwriter": "files.workbook",
     "isal": "core.checksum",

@@ -247,6 +247,28 @@ def test_an_update_without_the_processors_is_an_error(world: World, tmp_path: Pa
     assert len(Vault(tmp_path / "vault", world.fetcher()).read("BTC/USDT", "1h")) == 60
 
 
+@pytest.mark.parametrize("file_format", ["parquet", "arrow"])
+def test_months_are_updated_read_and_removed_as_csv_is(world: World, tmp_path: Path, file_format: str) -> None:
+    pytest.importorskip("pyarrow")
+    vault = Vault(tmp_path / "vault", world.fetcher(), format=file_format, columns="all")
+    vault.update(["BTC/USDT", "ETH/USDT"], "1h", "2024-05-20")
+    vault.update("BTC/USDT", "1h", "2024-04-20")
+    change(vault, world)
+    world.now_s += DAY_S
+    report = Vault(tmp_path / "vault", vault._fetcher()).update()
+    assert report[["added", "revised"]].values.tolist() == [[24, 1], [24, 0]]
+    truth = world.fetcher().fetch("BTC/USDT", "1h", "2024-04-20", columns="all")
+    pd.testing.assert_frame_equal(vault.read("BTC/USDT", "1h"), truth)
+    part = vault.read("BTC/USDT", "1h", "2024-05-01T02:00", "2024-05-03")
+    pd.testing.assert_frame_equal(part, truth["2024-05-01T02:00":"2024-05-02"])
+    assert vault.verify()[["whole", "compared"]].values.tolist() == [[True, len(truth)], [True, 660]]
+    with pytest.raises(InputError, match="leave format out"):
+        Vault(tmp_path / "vault", format="csv")
+    vault.remove("BTC/USDT", "1h")
+    vault.remove("ETH/USDT", "1h")
+    assert sorted(one.name for one in (tmp_path / "vault").iterdir()) == ["vault.json", "vault.lock"]
+
+
 # -- errors ------------------------------------------------------------------------------------------------------------
 
 

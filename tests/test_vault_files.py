@@ -26,9 +26,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from runs import examples
-from vault_files import MINUTE, SERIES, T0, facts, failing_at, is_equal, put, rows, slot_files, stored
+from vault_files import MINUTE, SERIES, T0, facts, failing_at, is_equal, make_files, put, rows, slot_files, stored
 
 from candle_fetcher import BadFile, InputError
+from candle_fetcher.core.frame import COPIES_ON_WRITE
 from candle_fetcher.core.spans import Span
 from candle_fetcher.files.layout import CsvOptions
 from candle_fetcher.vault.files import Files
@@ -188,6 +189,99 @@ def test_a_program_that_reads_the_current_file_is_not_disturbed_by_the_next_upda
     assert text.count(b"\n") == 101
 
 
+# -- months ------------------------------------------------------------------------------------------------------------
+
+
+@given(steps=_steps, file_format=st.sampled_from(["parquet", "arrow"]))
+@examples(60)
+def test_any_sequence_of_writes_keeps_the_months_whole(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, float]], file_format: str
+) -> None:
+    files = make_files(file_format, tmp_path_factory.mktemp("series"))
+    expected, stop = rows(0, 5), 5
+    put(files, 5, expected)
+    for seed, (what, size) in enumerate(steps, start=1):
+        if what == "append":
+            new = rows(stop, stop + int(size), seed)
+            stop += int(size)
+            expected = pd.concat([expected, new])
+            put(files, stop, new)
+        elif what == "rewrite":
+            first = min(int(size), stop)
+            new = rows(first, stop + 2, seed)
+            stop += 2
+            expected = pd.concat([expected[expected.index < new.index[0]], new])
+            put(files, stop, new, first=first)
+        assert is_equal(stored(files), expected)
+
+
+@pytest.mark.parametrize("file_format", ["parquet", "arrow"])
+def test_a_closed_month_is_never_touched_again(tmp_path: Path, file_format: str) -> None:
+    files = make_files(file_format, tmp_path)
+    folder = files.path(put(files, 30, rows(0, 30)))
+    may = folder / f"2024-05.{file_format}"
+    before = may.stat().st_ino, may.stat().st_mtime_ns
+    for stop in (35, 40, 50):
+        put(files, stop, rows(stop - 5 if stop < 50 else 40, stop))
+        if stop == 35:
+            put(files, 35, rows(30, 35), first=30)
+    assert (may.stat().st_ino, may.stat().st_mtime_ns) == before
+    assert is_equal(stored(files), rows(0, 50))
+    assert sorted(one.name for one in folder.iterdir()) == [
+        f"2024-05.{file_format}",
+        f"2024-06.{file_format}",
+        "_state.json",
+    ]
+
+
+@pytest.mark.parametrize("file_format", ["parquet", "arrow"])
+def test_a_month_that_was_removed_ends_the_series_before_it_and_one_that_was_edited_is_an_error(
+    tmp_path: Path, file_format: str
+) -> None:
+    files = make_files(file_format, tmp_path)
+    folder = files.path(put(files, 50, rows(0, 50)))
+    june = folder / f"2024-06.{file_format}"
+    data = june.read_bytes()
+    june.write_bytes(data[:-7])
+    with pytest.raises(BadFile, match="Remove that file"):
+        files.load()
+    june.write_bytes(data[:200] + bytes([data[200] ^ 1]) + data[201:])
+    state = files.load()
+    assert state is not None
+    assert files.verify(state) == [f"{june.name} is not what was written: it was edited or is damaged"]
+    with pytest.raises(BadFile, match="Remove that file"):
+        put(files, 60, rows(50, 60))
+    june.unlink()
+    assert is_equal(stored(files), rows(0, 30))
+    put(files, 60, rows(30, 60))
+    assert is_equal(stored(files), rows(0, 60))
+
+
+def test_other_programs_read_the_months_as_one_table(tmp_path: Path) -> None:
+    files = make_files("parquet", tmp_path)
+    folder = files.path(put(files, 50, rows(0, 50)))
+    assert folder == tmp_path / "provider=binance" / "kind=candles" / "symbol=BTCUSDT" / "timeframe=1m"
+    table = pd.read_parquet(folder)
+    assert table["close"].tolist() == rows(0, 50)["close"].tolist()
+    whole = pd.read_parquet(tmp_path)
+    assert whole["symbol"].unique().tolist() == ["BTCUSDT"]
+
+
+def test_a_month_of_arrow_is_read_without_a_copy(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    files = make_files("arrow", tmp_path)
+    state = put(files, 20_000, rows(0, 20_000))
+    before = pa.total_allocated_bytes()
+    frame = files.read(state, Span(T0 + 30 * MINUTE, T0 + 20_000 * MINUTE))
+    assert len(frame) == 19_970
+    assert pa.total_allocated_bytes() - before < 1000
+    if COPIES_ON_WRITE:
+        assert not any(frame[name].to_numpy().flags.owndata for name in frame)
+        assert not any(frame[name].to_numpy().flags.writeable for name in frame)
+    put(files, 20_001, rows(20_000, 20_001))  # what was read stays as it was
+    assert is_equal(frame, rows(30, 20_000))
+
+
 # -- faults ------------------------------------------------------------------------------------------------------------
 
 
@@ -210,15 +304,20 @@ def _prepend(files: Files) -> None:
 _WRITES = {"first": _first, "append": _append, "rewrite": _rewrite, "prepend": _prepend}
 
 
+FORMATS = ("csv", "parquet", "arrow")
+
+
+@pytest.mark.slow(keep=[f"{what}-csv" for what in _WRITES])
+@pytest.mark.parametrize("file_format", FORMATS)
 @pytest.mark.parametrize("what", _WRITES)
 def test_a_full_disk_at_any_step_leaves_the_old_state_or_the_new_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, file_format: str
 ) -> None:
     number, seen = 0, set()
     while True:
         folder = tmp_path / str(number)
         folder.mkdir()
-        files = slot_files(folder)
+        files = make_files(file_format, folder)
         if what != "first":
             _first(files)
         before, error = stored(files), None
@@ -232,7 +331,8 @@ def test_a_full_disk_at_any_step_leaves_the_old_state_or_the_new_one(
             assert "was not written" in str(error)
             assert error.filename is not None
             seen.add("old" if is_equal(after, before) else "new")
-        assert not list(folder.glob("*.part"))
+        if file_format == "csv":
+            assert not list(folder.glob("*.part"))
         _WRITES[what](files)
         expected = stored(files)
         assert is_equal(after, before) or is_equal(after, expected)
@@ -243,16 +343,18 @@ def test_a_full_disk_at_any_step_leaves_the_old_state_or_the_new_one(
     assert "old" in seen
 
 
+@pytest.mark.slow(keep=[f"{what}-csv" for what in _WRITES])
+@pytest.mark.parametrize("file_format", FORMATS)
 @pytest.mark.parametrize("what", _WRITES)
 def test_a_write_that_was_cut_at_any_step_is_no_part_of_the_series(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, file_format: str
 ) -> None:
     # What a killed process leaves: it cleans nothing up.
     number, is_over = 0, False
     while not is_over:
         folder = tmp_path / str(number)
         folder.mkdir()
-        files = slot_files(folder)
+        files = make_files(file_format, folder)
         if what != "first":
             _first(files)
         before = stored(files)
@@ -271,8 +373,9 @@ def test_a_write_that_was_cut_at_any_step_is_no_part_of_the_series(
         number += 1
 
 
-def test_an_error_among_the_frames_leaves_the_series_as_it_was(tmp_path: Path) -> None:
-    files = slot_files(tmp_path)
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_an_error_among_the_frames_leaves_the_series_as_it_was(tmp_path: Path, file_format: str) -> None:
+    files = make_files(file_format, tmp_path)
     _first(files)
     before = stored(files)
 

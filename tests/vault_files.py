@@ -12,20 +12,29 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from candle_fetcher.core.frame import index_ms
 from candle_fetcher.files.layout import CsvOptions
 from candle_fetcher.vault.files import Files
+from candle_fetcher.vault.months import MonthFiles
 from candle_fetcher.vault.slots import SlotFiles
 from candle_fetcher.vault.state import Facts, SeriesId, SeriesState
 
 MINUTE = 60_000
-T0 = 1_717_200_000_000  # 2024-06-01
+T0 = 1_717_198_200_000  # 2024-05-31T23:30: the minute 30 is in the next month
 SERIES = SeriesId("binance", "BTC/USDT", "BTCUSDT", "1m")
 
 
 def slot_files(folder: Path, options: CsvOptions | None = None) -> SlotFiles:
     return SlotFiles(folder, SERIES.name(), SERIES, options or CsvOptions(), None)
+
+
+def make_files(file_format: str, folder: Path) -> Files:
+    if file_format == "csv":
+        return slot_files(folder)
+    pytest.importorskip("pyarrow")
+    return MonthFiles(folder, SERIES, file_format, None)
 
 
 def rows(first: int, stop: int, seed: int = 0) -> pd.DataFrame:

@@ -333,7 +333,7 @@ def _add_vault(vault: argparse.ArgumentParser) -> None:
     group.add_argument("--start", metavar="TIME", help="where a new series begins, or first; read: the first row")
     group.add_argument("--end", metavar="TIME", help="excluded; default: the last settled candle")
     files = vault.add_argument_group("files", "of a new vault; one that is there keeps its own")
-    files.add_argument("--format", help="csv (default)")
+    files.add_argument("--format", help="csv (default), parquet or arrow, which need the extra arrow")
     files.add_argument("--columns", metavar="SET", help="ohlcv (default), all, or HEADER=COLUMN,...")
     files.add_argument("--separator", metavar="C", help="between two fields; default: ,")
     files.add_argument("--decimal", metavar="C", help="the decimal sign: . (default) or ,")

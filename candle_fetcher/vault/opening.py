@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 from candle_fetcher.core.arguments import read_whole
 from candle_fetcher.core.errors import InputError, shown, unknown
+from candle_fetcher.files.columnar import need_pyarrow
 from candle_fetcher.files.layout import TIME, CsvOptions, Layout, column_set, make_layout, read_columns
 from candle_fetcher.files.places import find_home
 from candle_fetcher.vault.files import Files, replace_document
+from candle_fetcher.vault.months import MonthFiles
 from candle_fetcher.vault.processing import Processor, name_of, read_processors
 from candle_fetcher.vault.slots import SlotFiles
 from candle_fetcher.vault.state import FORMATS, Entry, SeriesId, VaultDocument
@@ -41,6 +43,10 @@ def read_options(
     if format is not None and format not in FORMATS:
         raise unknown("format", format, FORMATS)
     given = {name: value for name, value in csv.items() if value is not None}
+    if format not in (None, "csv"):
+        need_pyarrow(f"a vault of {format}")
+        if given:
+            raise InputError(f"{next(iter(given))} is of CSVs, and format is {format!r}; leave it out")
     CsvOptions(**given)
     columns = None if columns is None else read_columns(columns)
     if isinstance(columns, tuple):
@@ -123,6 +129,8 @@ def csv_options(document: VaultDocument) -> CsvOptions:
 
 def make_files(document: VaultDocument, folder: Path, entry: Entry) -> Files:
     """Return the files of a series, in the vault's format."""
+    if document.format != "csv":
+        return MonthFiles(folder, entry.series, document.format, _layout(document, entry.series))
     return SlotFiles(folder, entry.name, entry.series, csv_options(document), _layout(document, entry.series))
 
 

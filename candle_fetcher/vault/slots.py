@@ -21,17 +21,17 @@ import numpy as np
 import pandas as pd
 
 from candle_fetcher.core.checksum import find_crc32
-from candle_fetcher.core.errors import BadFile, InputError
+from candle_fetcher.core.errors import BadFile
 from candle_fetcher.core.frame import index_ms
 from candle_fetcher.core.spans import Span
 from candle_fetcher.files.layout import TIME, CsvOptions, Layout, csv_bytes
 from candle_fetcher.vault.csv_text import find_row, parse_text, row_ms
+from candle_fetcher.vault.fields import fields_of, join_fields, layout_of
 from candle_fetcher.vault.files import PART, naming_target, replace_document
 from candle_fetcher.vault.state import NOTHING, TAIL_BYTES, Facts, Field, Piece, SeriesId, SeriesState
 
 SLOTS = ("1", "2")
 _BLOCK = 1 << 20
-_MOST_TIMES = 2  # as candles have: when they open, and when they close
 _TRIES = 20  # of a read beside updates that are quicker than it
 _crc32 = find_crc32()
 
@@ -238,8 +238,8 @@ class SlotFiles:
         """Append the rows of the frames; a file that begins with them gets a header first."""
         size, rows, check, first_ms, last_ms = piece.bytes, piece.rows, piece.check, piece.first_ms, piece.last_ms
         for frame in frames:
-            layout = self._layout_of(frame)
-            fields = _joined(fields, _fields_of(frame, layout))
+            layout = self._layout or layout_of(frame)
+            fields = join_fields(fields, fields_of(frame, layout))
             parts = [csv_bytes(frame, self._options, layout)] if len(frame) else []
             if not size:
                 parts.insert(0, self._options.header(layout))
@@ -252,10 +252,6 @@ class SlotFiles:
                 rows, last_ms = rows + len(frame), int(times[-1])
         file.flush()
         return Piece(size, rows, check, _tail(file, size), first_ms, last_ms, piece.end_ms), fields
-
-    def _layout_of(self, frame: pd.DataFrame) -> Layout:
-        fields = (TIME, *frame.columns)
-        return self._layout or Layout(fields, fields)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -302,8 +298,8 @@ class SlotFiles:
 
     def normalize(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Return the rows as they are once they were text."""
-        layout = self._layout_of(frame)
-        return parse_text(csv_bytes(frame, self._options, layout), _fields_of(frame, layout), self._options)
+        layout = self._layout or layout_of(frame)
+        return parse_text(csv_bytes(frame, self._options, layout), fields_of(frame, layout), self._options)
 
     # -- all of it ----------------------------------------------------------------------------------------------------
 
@@ -355,42 +351,3 @@ def _tail(file: IO[bytes], size: int) -> int:
     begin = max(0, size - TAIL_BYTES)
     file.seek(begin)
     return _crc32(file.read(size - begin))
-
-
-def _fields_of(frame: pd.DataFrame, layout: Layout) -> tuple[Field, ...]:
-    found = tuple(
-        Field(header, name, "time" if name == TIME else _kind_of(frame, name))
-        for header, name in zip(layout.headers, layout.columns, strict=True)
-    )
-    times = [field.column for field in found if field.kind == "time"]
-    if len(times) > _MOST_TIMES:
-        raise InputError(f"there are {len(times)} columns of times, {', '.join(times)}; expected at most {_MOST_TIMES}")
-    return found
-
-
-def _kind_of(frame: pd.DataFrame, name: str) -> str:
-    """Return what the values of a column are in the text. Raises InputError for what is neither number, flag nor
-    time."""
-    kind = frame[name].dtype.kind
-    if kind not in "fiubM":
-        raise InputError(f"the column {name} has values of {frame[name].dtype}; expected numbers, flags or times")
-    return {"f": "float", "b": "bool", "M": "time"}.get(kind, "int")
-
-
-def _joined(before: tuple[Field, ...], found: tuple[Field, ...]) -> tuple[Field, ...]:
-    """Return the fields of old and new rows: numbers of which some are no integers are floats. Raises InputError where
-    the columns are not the same."""
-    if not before:
-        return found
-    headers, new_headers = ([field.header for field in fields] for fields in (before, found))
-    if headers != new_headers:
-        raise InputError(
-            f"the file has the columns {', '.join(headers)}, and the new rows have {', '.join(new_headers)}; use the "
-            "same columns and processors, or another vault"
-        )
-    joined = []
-    for old, new in zip(before, found, strict=True):
-        if old.kind != new.kind and {old.kind, new.kind} != {"int", "float"}:
-            raise InputError(f"the column {new.header} had values of the kind {old.kind}, and new ones are {new.kind}")
-        joined.append(old if old.kind == new.kind else old._replace(kind="float"))
-    return tuple(joined)

@@ -15,7 +15,7 @@ from candle_fetcher.core.errors import BadFile, InputError
 from candle_fetcher.core.naming import text_of
 
 VERSION = 1
-FORMATS = ("csv",)
+FORMATS = ("csv", "parquet", "arrow")
 _MARK, _CHECK = "candle_fetcher", "check"
 
 
@@ -192,12 +192,18 @@ class Facts(NamedTuple):
 
 
 class SeriesState(NamedTuple):
-    """What the state file of a series says: its facts, its files by name, and which of them is the current one."""
+    """What the state file of a series says: its facts, its files by name, and which of them is the current one; of
+    months that is the name "", under which their sums stand.
+
+    `moving` are files that were written beside their places, and where: until they are moved there, they are read where
+    they are.
+    """
 
     series: SeriesId
     facts: Facts
     pieces: tuple[tuple[str, Piece], ...]
     current: str
+    moving: tuple[tuple[str, str], ...] = ()
 
     @property
     def piece(self) -> Piece:
@@ -223,6 +229,7 @@ class SeriesState(NamedTuple):
                     "fields": [list(one) for one in facts.fields],
                 },
                 "current": self.current,
+                "moving": dict(self.moving),
                 "files": {name: piece._asdict() for name, piece in self.pieces},
             }
         )
@@ -246,7 +253,7 @@ class SeriesState(NamedTuple):
                 }
             )
             pieces = tuple((name, Piece(**piece)) for name, piece in found["files"].items())
-            return cls(series, facts, pieces, found["current"])
+            return cls(series, facts, pieces, found["current"], tuple(found.get("moving", {}).items()))
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
             raise BadFile(f"{place} lacks what it should say; {fix}") from None
 

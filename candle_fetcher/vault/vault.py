@@ -45,7 +45,7 @@ class Vault:
 
     where: the folder. It is made by the first update, and remembers format, columns, options and series in vault.json.
     fetcher: asks for the candles. Without one the vault makes one, and closes it.
-    format: "csv", the default of a new vault.
+    format: "csv", the default of a new vault; "parquet" or "arrow", with a file for each month (extra `arrow`).
     columns: "ohlcv" (the default), "all", or a mapping {header: column}, in order, such as {"ds": "timestamp",
     "{symbol}": "close"}; `{symbol}` is the provider's id. It names `timestamp` once.
     process: a function frame -> frame, or several, that new rows go through. They get up to `context` settled rows
