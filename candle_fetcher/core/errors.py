@@ -19,13 +19,13 @@
       MissingExtra                   .extra; the install line is the message
     CandleFetcherWarning: CacheWarning, ClockSkew, ArchiveMismatch
 
-`.provider`, `.symbol`, `.timeframe` and `.span` say which series and range the error of a call is about; None where it
-is about none or several.
+`.provider`, `.symbol`, `.timeframe` and `.span` identify the series and the range of the call that failed; each is None
+where the call has none or several.
 
 `.cause` is the error that led to one. Public calls shorten tracebacks (core/tracebacks.py).
 
-A message says what happened, shows the value and what was expected, and ends with what to do, which is also `.fix`.
-The facts are attributes.
+A message says what happened, shows the value that was found and what was expected, and ends with what to do, which is
+also `.fix`. The facts are attributes.
 """
 
 from __future__ import annotations
@@ -53,9 +53,10 @@ _INSIDE = (__file__.rpartition("core")[0], contextlib.__file__)
 
 
 class _Prescribes:
-    """Base of errors and warnings that say what to do: `.fix`, a sentence that is always part of the message.
+    """Base of errors and warnings that say what to do. `.fix` is a sentence for that, and always part of the message.
 
-    It is that of the class, else the text after the first semicolon of a message `what; what to do`, else `_otherwise`.
+    It is the class's own `fix`; else the text after the first semicolon of a message `what; what to do`; else
+    `_otherwise`.
     """
 
     fix: str = ""
@@ -67,7 +68,7 @@ class _Prescribes:
 
     @property
     def reason(self) -> str:
-        """The message without what to do, for another error that shows this one."""
+        """The message without `.fix`, for another error that quotes it."""
         said, fix = super().__str__(), self.fix
         return said.removesuffix(fix).rstrip("; .") if fix and said.endswith(fix) else said
 
@@ -81,7 +82,7 @@ class _Prescribes:
         # BaseException would call the class with the message alone; some classes take facts instead.
         facts = dict(self.__dict__)
         if not isinstance(facts.get("cause"), CandleFetcherError):
-            facts.pop("cause", None)  # an error of another library may not be fit for another process
+            facts.pop("cause", None)  # an error of another library may not be picklable
         return _restore, (type(self), getattr(self, "args", ()), facts)
 
 
@@ -211,7 +212,7 @@ class ProviderRefused(SourceError):
 
 
 class ReplyError(SourceError):
-    """The reply was cut, cannot be decoded or is wrong; the message shows its beginning."""
+    """The reply was cut, cannot be decoded or is wrong. The message shows the wrong value, or how the reply begins."""
 
     fix = "Try again later, and check whether a proxy changes the replies"
 
@@ -319,13 +320,13 @@ class ClockSkew(CandleFetcherWarning):
 
 
 class ArchiveMismatch(CandleFetcherWarning):
-    """A file of a provider's archive contradicts its checksum, its name or itself, and was not used."""
+    """A file of a provider's archive does not match its checksum or its name, or is malformed, and was not used."""
 
     fix = "No action is needed: REST serves these candles where it may, and the manifest lists the file in `rejected`"
 
 
 class About(NamedTuple):
-    """What a call is about, as far as known: attributes for its errors."""
+    """The series and range of a call, as far as known, which become attributes of its errors."""
 
     provider: str | None = None
     symbol: str | None = None
@@ -335,7 +336,7 @@ class About(NamedTuple):
 
 @contextlib.contextmanager
 def completing_errors(about: Callable[[], About]) -> Iterator[None]:
-    """Add the facts that an error lacks, when it leaves the block."""
+    """Add to an error that leaves the block the facts that it lacks."""
     try:
         yield
     except CandleFetcherError as error:
@@ -345,9 +346,10 @@ def completing_errors(about: Callable[[], About]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def naming_errors(about: Callable[[], About]) -> Iterator[None]:
-    """Give an error that leaves the block, and its causes, the facts of the call.
+    """Add the facts of the call to an error that leaves the block, and to its causes.
 
-    Calls that waited for one reply fail with the same error object: later calls raise a copy with their own facts.
+    Calls that waited for the same reply fail with the same error object. The first of them adds its facts to it; the
+    others raise copies with their own facts.
     """
     try:
         yield
@@ -370,7 +372,7 @@ def naming_errors(about: Callable[[], About]) -> Iterator[None]:
 
 
 def _named(error: SourceError, about: About) -> SourceError:
-    """Return the error with these facts; a copy where it has the facts of another call."""
+    """Return the error with these facts; a copy if it already has the facts of another call."""
     _complete(error, about)
     if (error.provider, error.symbol, error.timeframe, error.span) == about:
         return error

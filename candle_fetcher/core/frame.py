@@ -25,9 +25,9 @@ COPIES_ON_WRITE = int(pd.__version__.partition(".")[0]) >= 3
 
 
 class Manifest(dict[str, Any]):
-    """The facts about a frame, JSON-able. `fingerprint` is computed when it is first read.
+    """The facts about a frame, as values that JSON can hold. `fingerprint` is computed when it is first read.
 
-    pandas deep-copies a frame's attrs at every operation; a copy of this class costs a microsecond.
+    pandas deep-copies a frame's attrs at every operation; copying this class takes a microsecond.
     """
 
     _compute: Callable[[], str | None] | None = None
@@ -40,7 +40,7 @@ class Manifest(dict[str, Any]):
     is_final: bool = False
 
     def add_fingerprint(self, compute: Callable[[], str | None], **rest: Any) -> Manifest:
-        """Add a fingerprint that `compute` gives when it is first read, then the rest. Returns the manifest itself."""
+        """Add a fingerprint, which `compute` returns when it is first read, then `rest`. Return the manifest itself."""
         self["fingerprint"] = ""
         self.update(rest)
         self._compute = compute
@@ -49,7 +49,7 @@ class Manifest(dict[str, Any]):
     def _fill_fingerprint(self) -> None:
         compute = self._compute
         if compute is not None:
-            # In this order another thread may compute it as well, but never reads the empty placeholder.
+            # In this order, another thread may compute it too, but never reads the empty placeholder.
             super().__setitem__("fingerprint", compute())
             self._compute = None
 
@@ -153,9 +153,9 @@ def to_frame(
 
 
 def frame_of(candles: Candles, names: Sequence[str]) -> pd.DataFrame:
-    """Return a frame of those columns of the candles; a column that they lack is empty.
+    """Return a frame with those columns; a column that the candles lack has no values.
 
-    Its arrays are read-only where the block is.
+    The arrays of the frame are read-only where the block of the candles is.
     """
     opens_ns = candles.open_ms * 1_000_000
     if not candles.block.flags.writeable:
@@ -165,7 +165,7 @@ def frame_of(candles: Candles, names: Sequence[str]) -> pd.DataFrame:
 
 
 def shown_columns(names: Sequence[str], columns: str) -> tuple[str, ...]:
-    """Return the columns that a frame or file of such candles has; see `to_frame`."""
+    """Return the columns of a frame or file, given those of the candles and the set of columns; see `to_frame`."""
     if not have_prices(names):
         return tuple(names[1:])
     if columns == "ohlcv":
@@ -189,10 +189,10 @@ def _read_only(array: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def hand_out(kept: pd.DataFrame) -> pd.DataFrame:
-    """Return a copy of a frame that was made with `is_shared` and is kept; editing the copy changes no other.
+    """Return a copy of a kept frame that was made with `is_shared`. Editing the copy changes no other frame.
 
-    pandas 3 copies a column before it writes to it. Its arrays, which are shared and also available as `.array`, are
-    read-only. For earlier versions the copy is deep and includes the index and the column names.
+    With pandas 3 the copy shares its arrays, which are read-only, since pandas copies a column before it writes to it.
+    With earlier versions the copy is deep, index and column names included.
     """
     frame = kept.copy(deep=not COPIES_ON_WRITE)
     if COPIES_ON_WRITE:
@@ -229,7 +229,7 @@ GAP_COLUMNS = ("first", "last", "count", "cause")
 def gap_frame(gaps: Sequence[Any]) -> pd.DataFrame:
     """Return a row for each gap: first and last missing open time (UTC), number of candles, and cause.
 
-    Times are in ms, which reach back to the year 1, as a range without a start does; ns do not.
+    Times have the unit ms, since a range without a start begins in the year 1, which ns cannot express.
     """
     return pd.DataFrame(
         {
@@ -265,8 +265,8 @@ def index_ms(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
 def manifest_that_fits(frame: pd.DataFrame) -> Mapping[str, Any] | None:
     """Return the manifest of a frame while it describes the frame's index; None without one.
 
-    pandas copies a manifest to frames derived from a frame. It still describes consecutive rows of the frame. It does
-    not describe candles of another timeframe, or selected rows: then this warns and returns None.
+    pandas copies a manifest to frames that are derived from a frame. It still describes consecutive rows of the frame,
+    but neither candles of another timeframe nor selected rows. For these, warn and return None.
     """
     manifest = frame.attrs.get(MANIFEST)
     if not isinstance(manifest, Mapping):
@@ -277,14 +277,14 @@ def manifest_that_fits(frame: pd.DataFrame) -> Mapping[str, Any] | None:
     what = " ".join(str(manifest.get(name)) for name in ("symbol", "timeframe"))
     warn(
         CandleFetcherWarning(
-            f"the manifest of this frame, {what}, is ignored, since {why}; it is left over from another frame"
+            f"the manifest of this frame ({what}) is ignored, since {why}; pandas has copied it from another frame"
         )
     )
     return None
 
 
 def _misfit(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> str | None:
-    """Return what contradicts the manifest; None where nothing does. Invented or open rows do not count."""
+    """Return what contradicts the manifest, in words; None where nothing does. Invented and open rows do not count."""
     is_meant = np.ones(len(frame), np.bool_)
     for name, value in (("is_synthetic", False), ("is_closed", True)):
         if name in frame:
@@ -308,13 +308,13 @@ def _misfit(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> str | None:
 def _misstep(
     open_ms: npt.NDArray[np.int64], manifest: Mapping[str, Any], timeframe: Timeframe, span: Span
 ) -> str | None:
-    """Return what the distances between the open times contradict in the manifest; None where they fit."""
+    """Return how number and distances of the rows contradict the manifest, in words; None where they fit."""
     rows = int(manifest["rows"])
     if len(open_ms) > rows or (np.diff(open_ms) <= 0).any():
         return f"the frame does not have its {rows:,} rows"
     if len(open_ms) == rows:
         return None
-    # Consecutive rows lack no more slots than the whole frame does, and most of them adjoin.
+    # Consecutive rows of the frame lack at most as many slots as the whole frame, and most of them adjoin.
     slots = timeframe.ordinals(open_ms)
     lacking = len(timeframe.slots(span)) - rows
     lacking = max(lacking, int(manifest.get("expected", rows)) - rows)

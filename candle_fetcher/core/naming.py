@@ -27,10 +27,7 @@ _LENGTH = r"\d+(?:s|m|h|d|w|mo)"
 
 
 class Label(NamedTuple):
-    """What the name of a file says.
-
-    `symbol` is as written there; `settings` are those that are not the default.
-    """
+    """The facts in the name of a file: the symbol as written there, and the settings that differ from the default."""
 
     symbol: str
     timeframe: str

@@ -1,4 +1,4 @@
-"""What a fetch asks its sources for. Pure: what is stored and known goes in, a Plan comes out.
+"""Plans which spans a fetch requests from its sources, as a pure function of what is stored and known.
 
 `CandleFetcher.plan` prints the plan of a range, and a fetch runs it. Chunk k of a series holds the slots
 k*1000 ... k*1000+999 of its grid in every call, so each stored chunk serves every later call that touches it.
@@ -27,7 +27,7 @@ def chunk_of(timeframe: Timeframe, ms: int) -> int:
     return timeframe.ordinal(ms) // CHUNK_SLOTS
 
 
-@functools.lru_cache(maxsize=1024)  # each step of a chunk's way needs it
+@functools.lru_cache(maxsize=1024)  # it is needed in each step of the work on a chunk
 def chunk_span(timeframe: Timeframe, chunk: int) -> Span:
     """Return [start, end) of the chunk."""
     return Span(timeframe.open_ms(chunk * CHUNK_SLOTS), timeframe.open_ms((chunk + 1) * CHUNK_SLOTS))
@@ -52,9 +52,9 @@ def group_chunks(chunks: Sequence[int], most: int) -> list[list[int]]:
 
 
 class Ask(NamedTuple):
-    """A span to ask a source for. `again` marks a confirmed hole: one empty answer confirms it once more.
+    """A span to request. `again` marks a hole that was confirmed before, so that one empty answer is enough.
 
-    `from_ms`: where the request begins, if earlier than the span: what is stored before the span is read once more.
+    `from_ms`: where the request begins, if that is before the span, to read stored candles there once more.
     """
 
     span: Span
@@ -72,13 +72,14 @@ class Ask(NamedTuple):
 
 
 class Query(NamedTuple):
-    """The span that a call wants of a series, and the rules that decide what stored chunks lack of it.
+    """The span of a series that a call needs, and the rules that decide what stored chunks lack of it.
 
     now_ms: the instant of the call; 0 where no source may be asked, and every stored fact counts at any age.
     settled_ms: where the newest settled slot ends. reach_ms: before it the provider serves no candle.
     ttl_ms: the longest time for which the last candle before the live edge is valid; None for no such limit.
-    recheck: asks for confirmed holes at any age. stores_holes: False where the feed's holes are not stored, so a
-    recheck asks for all of the span. serves_all: False where the provider serves the newest candles only.
+    recheck: whether confirmed holes of any age are requested again. stores_holes: False where the feed's holes are not
+    stored, so that a recheck requests the whole span. serves_all: whether old candles can be requested, which is True
+    unless the provider serves the newest candles only.
     """
 
     span: Span
@@ -92,18 +93,18 @@ class Query(NamedTuple):
     serves_all: bool = False
 
     def asks(self, chunk: int, entry: Entry | None, facts: Facts) -> list[Ask]:
-        """Return what must be asked for before the chunk can answer for the span, given its stored entry."""
+        """Return what must be requested before the chunk can answer for the span, given its stored entry."""
         borders = chunk_span(self.settling.timeframe, chunk)
         bounds = facts.bounds(borders.after(self.reach_ms).before(self.settled_ms), self.now_ms)
         return find_asks(entry, borders, bounds, self)
 
 
 def find_asks(entry: Entry | None, chunk: Span, bounds: Span, query: Query) -> list[Ask]:
-    """Return what must be asked for before the chunk can answer for the span of the query; empty where nothing.
+    """Return what must be requested before the chunk can answer for the span of the query; empty if nothing.
 
-    `bounds` is the listed and settled part of the chunk. A chunk without an entry is asked whole, within its bounds;
-    else the part that its entry does not cover. A confirmed hole is asked alone once it is due. The request for the
-    newest part begins with the candles and holes that are not confirmed yet.
+    `bounds` is the part of the chunk in which the series is listed and settled. Of a chunk without an entry, all of
+    that part is requested; else what the entry does not cover. A confirmed hole is requested alone, once it is due. The
+    request for the newest part begins with the candles and holes that are not confirmed yet.
     """
     needed = query.span.clip(bounds).clip(chunk)
     if not needed:
@@ -123,7 +124,7 @@ def find_asks(entry: Entry | None, chunk: Span, bounds: Span, query: Query) -> l
 
 
 def _valid_part(entry: Entry, chunk: Span, query: Query) -> Span:
-    """Return what the entry covers, without its last candle where that is older than the ttl at the live edge."""
+    """Return the covered span of the entry, without a last candle at the live edge that is older than the ttl."""
     covered, ttl_ms = entry.covered, query.ttl_ms
     if ttl_ms is None or covered.end_ms >= chunk.end_ms or not entry.candles.count:
         return covered
@@ -133,7 +134,7 @@ def _valid_part(entry: Entry, chunk: Span, query: Query) -> Span:
 
 
 def _hole_asks(entry: Entry, needed: Span, bounds: Span, covered: Span, query: Query) -> Iterator[Ask]:
-    """Yield an Ask for each hole of the entry that was never asked for, then for each that is due."""
+    """Yield an Ask for each hole of the entry that was never requested, then for each hole that is due."""
     open_states = UNKNOWN if query.serves_all else (HoleState.UNASKED,)
     for hole in entry.holes:
         span = hole.span.clip(bounds)
@@ -142,7 +143,7 @@ def _hole_asks(entry: Entry, needed: Span, bounds: Span, covered: Span, query: Q
     late_ms = query.settling.finality.late_rows_ms
     for hole in entry.holes:
         if hole.state in UNKNOWN or not hole.span.clip(needed) or hole.span.end_ms > covered.end_ms:
-            continue  # a hole at the end is a part of the newest part
+            continue  # a hole behind the covered part is requested together with the newest part
         if query.recheck or hole.is_due(query.now_ms, late_ms):
             yield Ask(hole.span, again=True)
 
@@ -150,7 +151,8 @@ def _hole_asks(entry: Entry, needed: Span, bounds: Span, covered: Span, query: Q
 def find_unconfirmed(entry: Entry, settling: Settling) -> int | None:
     """Return where the part of the entry begins that the next request reads once more; None where all is confirmed.
 
-    Not confirmed are candles that were read soon after their close, and holes that may have been late rows.
+    That part begins with the first candle that was read soon after its close, or the first hole that may have been a
+    late row.
     """
     covered, late_ms = entry.covered, settling.finality.late_rows_ms
     starts = [
@@ -164,9 +166,9 @@ def find_unconfirmed(entry: Entry, settling: Settling) -> int | None:
 class Plan(NamedTuple):
     """What a fetch does for the chunks that lack something.
 
-    asks: by chunk, what it lacks. files: the archive's files to read. groups: the chunks that no file touches; one
-    request serves a whole group where the provider's page is long enough. Each other chunk waits for its files; then
-    REST is asked for the rest of it.
+    asks: what each chunk lacks, by its number. files: the archive's files to read. groups: the chunks that no file
+    touches; one request serves a whole group, where the provider's pages are long enough. Every other chunk waits for
+    its files; then the rest of it is requested by REST.
     """
 
     asks: Mapping[int, Sequence[Ask]]
@@ -181,7 +183,7 @@ def make_plan(
     timeframe: Timeframe,
     rows_per_call: int,
 ) -> Plan:
-    """Return the plan for what the chunks lack. `choose` returns the files that bring Asks at less cost than REST."""
+    """Return the plan for what the chunks lack. `choose` returns the files that answer Asks at less cost than REST."""
     files = choose([ask for several in asks.values() for ask in several])
     touched = {chunk for file in files for chunk in chunks_of(timeframe, file.span)}
     direct = [chunk for chunk in asks if chunk not in touched]
@@ -202,8 +204,7 @@ class Step(NamedTuple):
 class FetchPlan(NamedTuple):
     """What a fetch would do. Exact for settled spans with a known listing and no fault.
 
-    `notes` counts apart what cannot be known without asking: the provider's clock, its limits, the listing, second
-    looks.
+    `notes` lists requests that cannot be foreseen: for the provider's clock, its limits, the listing, and holes.
     """
 
     provider: str
@@ -217,12 +218,12 @@ class FetchPlan(NamedTuple):
 
     @property
     def chunks(self) -> dict[str, int]:
-        """Chunks by source."""
+        """The number of chunks by source."""
         return {step.source: step.chunks for step in self.steps}
 
     @property
     def candles(self) -> int:
-        """Slots in the range: the most candles that can come."""
+        """The number of slots in the range, which is the largest possible number of candles."""
         return sum(step.candles for step in self.steps)
 
     @property
@@ -235,12 +236,12 @@ class FetchPlan(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Bytes to download, estimated."""
+        """The estimated number of bytes to download."""
         return sum(step.bytes for step in self.steps)
 
     @property
     def files(self) -> int:
-        """Archive files to download."""
+        """The number of archive files to download."""
         return sum(step.requests for step in self.steps if step.source == "archive") // 2  # each with its checksum
 
     def __str__(self) -> str:

@@ -31,7 +31,7 @@ class Series(NamedTuple):
         return _key_of(provider, origin, symbol, timeframe.count, timeframe.unit, kind, settings)
 
 
-# It takes the parts of a timeframe, which Python compares without a call of ours.
+# Its arguments are the parts of the timeframe, since Python compares numbers and texts faster than our dataclass.
 @lru_cache(maxsize=4096)
 def _key_of(
     provider: str,

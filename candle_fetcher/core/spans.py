@@ -55,7 +55,7 @@ def hull(spans: Iterable[Span]) -> Span:
 
 
 def merge(spans: Iterable[Span]) -> list[Span]:
-    """Return the union of the spans as few spans as possible, in order."""
+    """Return the union of the spans, in order, as the smallest number of spans."""
     merged: list[Span] = []
     for span in sorted(span for span in spans if span):
         if merged and span.start_ms <= merged[-1].end_ms:
@@ -83,5 +83,5 @@ def subtract(span: Span, covered: Iterable[Span]) -> list[Span]:
 
 
 def intersect(spans: Iterable[Span], others: Sequence[Span]) -> list[Span]:
-    """Return the overlap of the spans with the others, as few spans as possible, in order."""
+    """Return the overlap of the spans with the others, in order, as the smallest number of spans."""
     return merge(part for span in spans for other in others if (part := span.clip(other)))
