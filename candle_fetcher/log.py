@@ -17,7 +17,7 @@ from pathlib import Path
 
 from candle_fetcher.concurrency.call import tell_caller
 from candle_fetcher.core.errors import CandleFetcherError, InputError, unknown
-from candle_fetcher.core.events import Event, Failed, Gaps, Lookup, Operation, Rerouted, Retried, Sent, Waited
+from candle_fetcher.core.events import Event, Failed, Gaps, Lookup, Missing, Operation, Rerouted, Retried, Sent, Waited
 from candle_fetcher.core.tracebacks import format_error, report_errors_by
 
 LOG = logging.getLogger("candle_fetcher")
@@ -97,6 +97,7 @@ _LEVELS: dict[type, int] = {
     Failed: logging.INFO,
     Rerouted: logging.WARNING,
     Gaps: logging.WARNING,
+    Missing: logging.WARNING,
 }
 
 
@@ -197,6 +198,8 @@ def _text(event: Event) -> str:
     if isinstance(event, Gaps):
         candles, gaps = "candle" if event.candles == 1 else "candles", "gap" if event.gaps == 1 else "gaps"
         return f"{event.label}: the provider lacks {event.candles:,} {candles} in {event.gaps:,} {gaps}"
+    if isinstance(event, Missing):
+        return f"{event.label}: partial, {event.candles:,} candle{'' if event.candles == 1 else 's'} not fetched"
     if isinstance(event, Rerouted):
         return f"{event.provider}: going on with {event.to}: {event.reason}"
     if isinstance(event, Lookup):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from world import World, frames_of, ms, same
@@ -29,6 +30,7 @@ from candle_fetcher import (
 )
 from candle_fetcher.cli import main
 from candle_fetcher.core.frame import index_ms
+from candle_fetcher.core.missing import read_missing
 from candle_fetcher.core.plan import chunk_of, chunk_span
 from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.practice import PracticeExchange, faults
@@ -130,6 +132,16 @@ def test_a_warning_comes_once_for_a_call(world: World) -> None:
     assert [len(found) for found in (one, several, pieces, file)] == [1, 1, 1, 1]
     assert {found[0].filename for found in (one, several, pieces, file)} == {__file__}
     assert [told(frame)["missing"] for frame in frames.values()] == [MISSING, MISSING]
+
+
+def test_a_partial_answer_is_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    fetcher = partial_fetcher(world)
+    with losing(world.exchange), caplog.at_level("WARNING", "candle_fetcher"):
+        fetcher.fetch("BTC/USDT", "1m", *DAYS, partial="allow")
+        fetcher.export("BTC/USDT", "1m", *DAYS, path=world.folder / "files", partial="allow")
+        list(fetcher.iter_frames("BTC/USDT", "1m", *DAYS, partial="allow"))
+    said = [record.getMessage() for record in caplog.records]
+    assert said.count("BTC/USDT 1m: partial, 1,000 candles not fetched") == 3
 
 
 def test_symbols_that_are_whole_and_symbols_that_fail_stay_what_they_are(world: World) -> None:
@@ -277,6 +289,49 @@ def test_a_resampled_candle_that_lacks_what_failed_is_missing_and_no_row(world: 
     assert sum(gap["count"] for gap in told(frame)["missing"]) == len(whole) - len(frame) > 140
     assert told(frame)["partial"] == []
     pd.testing.assert_frame_equal(frame, whole.loc[frame.index], check_freq=False)
+
+
+@pytest.mark.slow(every=2)
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_fails_the_rows_are_those_of_the_whole_answer(tmp_path: Path, seed: int) -> None:
+    """Random chunks fail beside random gaps: the frame is the whole one without what is missing, in one piece or in
+    parts, and so is what is invented."""
+    random = np.random.default_rng(seed)
+    first = chunk_of(MINUTE, ms(DAYS[0]))
+    chunks = range(first, chunk_of(MINUTE, ms(DAYS[1])) + 1)
+    lost = [chunk for chunk in chunks if random.random() < 0.4] or [first + 1]
+    how = ["leave", "ffill", "interpolate"][seed % 3]
+    timeframe = ["1m", "7m"][seed // 3 % 2]
+    words: Any = {"partial": "allow", "on_gap": how}
+    rows = int(random.integers(1, 40)) * 100
+    with World(tmp_path / "cache") as world:
+        for _ in range(12):
+            start = ms(DAYS[0]) + int(random.integers(0, 4320)) * 60_000
+            if random.random() < 0.5:
+                start = chunk_span(MINUTE, int(random.choice(lost))).end_ms
+            world.exchange.hide("binance", "BTCUSDT", (start, start + int(random.integers(1, 90)) * 60_000))
+
+        def is_lost(path: str, params: Any) -> bool:
+            return "klines" in path and chunk_of(MINUTE, int(params.get("startTime", 0))) in lost
+
+        failing = world.exchange.fail(faults.status(500), times=None, match=is_lost)
+        frame = partial_fetcher(world).fetch("BTC/USDT", timeframe, *DAYS, **words)
+        parts = list(partial_fetcher(world).iter_frames("BTC/USDT", timeframe, *DAYS, rows=rows, **words))
+        failing.stop()
+        whole = world.fetcher(source="rest").fetch("BTC/USDT", timeframe, *DAYS, on_gap=how)
+    pd.testing.assert_frame_equal(frames_of(iter(parts)), frame, check_freq=False)
+    missing = read_missing(told(frame)) if "missing" in told(frame) else []
+    assert sum(gap["count"] for gap in told(frame).get("missing", ())) == sum(
+        len(parse_timeframe(timeframe).slots(span)) for span in missing
+    )
+    opens = index_ms(whole)
+    away = np.zeros(len(whole), bool)
+    for span in missing:
+        away |= (opens >= span.start_ms) & (opens < span.end_ms)
+    pd.testing.assert_frame_equal(frame, whole.loc[frame.index], check_freq=False)
+    assert not np.isin(index_ms(frame), opens[away]).any()
+    real = ~away & ~whole["is_synthetic"].to_numpy() if how != "leave" else ~away
+    assert np.isin(opens[real], index_ms(frame)).all()
 
 
 # -- files ------------------------------------------------------------------------------------------------------------

@@ -85,6 +85,13 @@ class Gaps(NamedTuple):
     candles: int
 
 
+class Missing(NamedTuple):
+    """A partial answer lacks candles that could not be fetched: their number."""
+
+    label: str
+    candles: int
+
+
 class Waited(NamedTuple):
     """A request had to wait; `reason` is budget, or hold after a reply of 429."""
 
@@ -112,7 +119,7 @@ class Progress(NamedTuple):
     total: int
 
 
-Event = Operation | Failed | Lookup | Sent | Retried | Rerouted | Waited | Gaps | Busy | Progress
+Event = Operation | Failed | Lookup | Sent | Retried | Rerouted | Waited | Gaps | Missing | Busy | Progress
 Observe = Callable[[Event], None]
 
 

@@ -12,9 +12,9 @@ from candle_fetcher.concurrency import as_done
 from candle_fetcher.concurrency.call import PublicCall, current_call
 from candle_fetcher.concurrency.pool import ThreadPool
 from candle_fetcher.core.errors import CandleFetcherError, FetchManyError, IncompleteData, completing_errors
-from candle_fetcher.core.events import Gaps, Operation
+from candle_fetcher.core.events import Gaps, Missing, Operation
 from candle_fetcher.core.expiry import FOREVER_MS
-from candle_fetcher.core.frame import MANIFEST, gap_frame, hand_out
+from candle_fetcher.core.frame import MANIFEST, Manifest, gap_frame, hand_out
 from candle_fetcher.core.missing import count_missing, warn_of_missing
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
@@ -61,10 +61,17 @@ def fetch_frame(runtime: Runtime, arguments: Arguments, policy: FetchPolicy) -> 
     if manifest["gap_count"]:
         count = manifest["expected"] - manifest["rows"] - count_missing(manifest)
         runtime.observe(Gaps(request.label, manifest["gap_count"], count))
+    _note_missing(runtime, request, manifest)
     if policy.partial == "warn":
         warn_of_missing([manifest])
     runtime.observe(Operation("fetch", time.perf_counter() - began, len(frame), 0, request.label))
     return frame
+
+
+def _note_missing(runtime: Runtime, request: Request, manifest: Manifest) -> None:
+    """Report what a partial answer lacks to the listeners."""
+    if count := count_missing(manifest):
+        runtime.observe(Missing(request.label, count))
 
 
 def _make_frame(runtime: Runtime, answer: Answer, found: CandleResult, span: Span | None) -> pd.DataFrame:
@@ -164,6 +171,7 @@ def iterate_frames(runtime: Runtime, answer: Answer, rows: int) -> Iterator[pd.D
     with runtime.scope(answer.request, answer.scope) as scope, naming_closest(runtime, answer.request):
         for frame in runtime.calls.each(answer.frames(rows), scope):
             count += len(frame)
+            _note_missing(runtime, answer.request, frame.attrs[MANIFEST])
             warns = warns and not warn_of_missing([frame.attrs[MANIFEST]])
             yield frame
     runtime.observe(Operation("iter_frames", time.perf_counter() - began, count, 0, answer.request.label))
@@ -188,6 +196,7 @@ def export_file(runtime: Runtime, arguments: Arguments, policy: FetchPolicy, fil
         span = run(lambda: span_that_fits(answer, file), scope)
         pieces = runtime.calls.each(answer.pieces(_STREAM_CHUNKS), scope)
         target, rows, manifest = write_answer(answer, file, span, pieces)
+    _note_missing(runtime, request, manifest)
     if policy.partial == "warn":
         warn_of_missing([manifest])
     size = target.stat().st_size
