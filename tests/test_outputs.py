@@ -13,6 +13,7 @@ from world import World, ms
 
 import candle_fetcher
 from candle_fetcher import CandleFetcher, IncompleteData, InputError, MissingExtra
+from candle_fetcher.fetcher.shared import shared_fetcher
 from candle_fetcher.practice import faults
 
 pa = pytest.importorskip("pyarrow")
@@ -251,10 +252,14 @@ def test_another_word_is_refused_before_anything_is_fetched(world: World, words:
 
 
 def test_the_function_of_the_package_takes_it_too(world: World, output: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from candle_fetcher.fetcher import shared
-
-    monkeypatch.setattr(shared, "_shared", [world.fetcher()])
-    check_equal(
-        candle_fetcher.fetch("BTC/USDT", "1h", *DAYS, output=output), candle_fetcher.fetch("BTC/USDT", "1h", *DAYS)
-    )
-    assert [*candle_fetcher.fetch_many(["BTC/USDT"], "1h", *DAYS, output=output)] == ["BTC/USDT"]
+    hosts = ",".join(f"{name}={url}" for name, url in world.exchange.base_urls.items())
+    monkeypatch.setenv("CANDLE_FETCHER_BASE_URLS", hosts)
+    monkeypatch.setenv("CANDLE_FETCHER_CACHE_DIR", str(world.folder))
+    shared_fetcher.cache_clear()
+    try:
+        table = candle_fetcher.fetch("BTC/USDT", "1h", *DAYS, output=output)
+        check_equal(table, candle_fetcher.fetch("BTC/USDT", "1h", *DAYS))
+        assert [*candle_fetcher.fetch_many(["BTC/USDT"], "1h", *DAYS, output=output)] == ["BTC/USDT"]
+    finally:
+        shared_fetcher().close()
+        shared_fetcher.cache_clear()
