@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from world import World, ms
 import candle_fetcher
 from candle_fetcher import CandleFetcher, IncompleteData, InputError, MissingExtra
 from candle_fetcher.fetcher.shared import shared_fetcher
-from candle_fetcher.practice import faults
+from candle_fetcher.practice import PracticeExchange, faults
 
 pa = pytest.importorskip("pyarrow")
 DAYS = ("2024-06-01", "2024-06-04")
@@ -251,15 +252,16 @@ def test_another_word_is_refused_before_anything_is_fetched(world: World, words:
     assert world.asked("") == []
 
 
-def test_the_function_of_the_package_takes_it_too(world: World, output: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    hosts = ",".join(f"{name}={url}" for name, url in world.exchange.base_urls.items())
-    monkeypatch.setenv("CANDLE_FETCHER_BASE_URLS", hosts)
-    monkeypatch.setenv("CANDLE_FETCHER_CACHE_DIR", str(world.folder))
+def test_the_function_of_the_package_takes_it_too(tmp_path: Path, output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CANDLE_FETCHER_CACHE_DIR", str(tmp_path))
     shared_fetcher.cache_clear()
-    try:
-        table = candle_fetcher.fetch("BTC/USDT", "1h", *DAYS, output=output)
-        check_equal(table, candle_fetcher.fetch("BTC/USDT", "1h", *DAYS))
-        assert [*candle_fetcher.fetch_many(["BTC/USDT"], "1h", *DAYS, output=output)] == ["BTC/USDT"]
-    finally:
-        shared_fetcher().close()
-        shared_fetcher.cache_clear()
+    with PracticeExchange() as exchange:
+        hosts = ",".join(f"{name}={url}" for name, url in exchange.base_urls.items())
+        monkeypatch.setenv("CANDLE_FETCHER_BASE_URLS", hosts)
+        try:
+            table = candle_fetcher.fetch("BTC/USDT", "1h", *DAYS, output=output)
+            check_equal(table, candle_fetcher.fetch("BTC/USDT", "1h", *DAYS))
+            assert [*candle_fetcher.fetch_many(["BTC/USDT"], "1h", *DAYS, output=output)] == ["BTC/USDT"]
+        finally:
+            shared_fetcher().close()
+            shared_fetcher.cache_clear()
