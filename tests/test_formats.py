@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
+import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -207,6 +209,26 @@ def test_a_csv_has_the_separator_the_sign_and_the_decimals_that_were_asked_for(
     assert path.read_text().splitlines()[1] == ";".join(["2024-06-01 00:00:00", *texts])
     beside = json.loads((tmp_path / "x.json").read_text())
     assert beside["csv"] == {"separator": ";", "decimal": ",", "decimals": 8}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("soffice") is None, reason="LibreOffice is not installed")
+def test_a_german_spreadsheet_reads_numbers_as_numbers_and_times_as_times(
+    fetcher: CandleFetcher, tmp_path: Path
+) -> None:
+    path = fetcher.export(*DAYS, path=tmp_path / "de.csv", separator=";", decimal=",", columns="all")
+    # Separator ; and quote ", UTF-8, from the first line, German, detect special numbers.
+    options = ["--infilter=CSV:59,34,76,1,,1031,false,true", "--convert-to", "fods", "--outdir", str(tmp_path)]
+    home = f"-env:UserInstallation={(tmp_path / 'home').as_uri()}"
+    subprocess.run(["soffice", home, "--headless", *options, str(path)], check=True, capture_output=True, timeout=120)
+    office = "{urn:oasis:names:tc:opendocument:xmlns:office:1.0}"
+    table = "{urn:oasis:names:tc:opendocument:xmlns:table:1.0}"
+    row = list(ElementTree.parse(tmp_path / "de.fods").iter(f"{table}table-row"))[1]
+    cells = [cell for cell in row if f"{office}value-type" in cell.attrib]
+    kinds = [cell.attrib[f"{office}value-type"] for cell in cells]
+    frame = fetcher.fetch(*DAYS, columns="all")
+    assert kinds == ["date", *("date" if name == "close_time" else "float" for name in frame)]
+    assert float(cells[4].attrib[f"{office}value"]) == frame["close"].iloc[0]
 
 
 # Places and names

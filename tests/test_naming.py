@@ -18,6 +18,7 @@ from candle_fetcher.cli import main
 from candle_fetcher.core.naming import csv_name, read_csv_name, stamp
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import parse_timeframe
+from candle_fetcher.files.places import ENDINGS
 from candle_fetcher.files.writing import replacing
 
 MANIFEST = "candle_fetcher"
@@ -293,8 +294,9 @@ def test_a_folder_may_have_a_dot_in_its_name(world: World, tmp_path: Path) -> No
 
 @pytest.mark.fault("I05")
 def test_what_a_killed_export_left_is_gone_with_the_next_one(world: World, tmp_path: Path) -> None:
-    part = tmp_path / ".BTC_USDT_1h_20240301_20240302.csv.abcd1234.part"
-    part.touch()
+    endings = (*ENDINGS, ".json", ".jsonl.json")
+    for ending in endings:
+        (tmp_path / f".BTC_USDT_1h_20240301_20240302{ending}.abcd1234.part").touch()
     with replacing(tmp_path / "busy.csv") as busy:
         busy.write(b"x")
         world.fetcher().export(*DAY, path=tmp_path)
