@@ -52,7 +52,7 @@ if __name__ == "__main__":
 import pandas as pd
 from world import skip_waits
 
-from candle_fetcher import CandleFetcher, FetchManyError, IncompleteData
+from candle_fetcher import CandleCache, CandleFetcher, FetchManyError, IncompleteData
 from candle_fetcher.core.call import Limit
 from candle_fetcher.core.timeframe import DAY_MS, parse_timeframe
 from candle_fetcher.practice import PracticeExchange, faults
@@ -140,6 +140,9 @@ FAULTS: tuple[Callable[[], faults.FaultAction], ...] = (
     lambda: faults.restricted(),
     lambda: faults.status(204),
 )
+
+
+BACKUP = "cache.tar"  # in the folder of exports
 
 
 class Op(NamedTuple):
@@ -237,12 +240,7 @@ def perform(fetcher: CandleFetcher, op: Op, folder: Path) -> Outcome:
             return Outcome(manifest={"gaps": rows, "gap_count": len(rows)})
         if op.call == "plan":
             return Outcome(said=str(fetcher.plan(*what, provider=provider, **op.arguments)))
-        if op.call == "verify":
-            return Outcome(said=" ".join(fetcher.cache.verify().damaged))
-        if op.call == "import":
-            return Outcome(said=str(fetcher.cache.import_file(op.arguments["path"])))
-        fetcher.cache.clear()
-        return Outcome()
+        return Outcome(said=tend(fetcher.cache, op, folder))
     except IncompleteData as error:
         missing = tuple((gap.first_ms, gap.count, gap.cause) for gap in error.missing)
         got = Outcome() if error.frame is None else of_frame(error.frame)
@@ -255,6 +253,21 @@ def perform(fetcher: CandleFetcher, op: Op, folder: Path) -> Outcome:
         return of_frame(only.frame)._replace(missing=missing, error="IncompleteData", said=str(only))
     except Exception as error:  # noqa: BLE001 - whatever is raised is judged
         return Outcome(error=type(error).__name__, said=f"{error}\n{traceback.format_exc()[-1500:]}")
+
+
+def tend(cache: CandleCache, op: Op, folder: Path) -> str:
+    """Does what concerns the cache itself, and says what came of it: of `verify` the damaged keys."""
+    backup = folder / BACKUP
+    if op.call == "verify":
+        return " ".join(cache.verify().damaged)
+    if op.call == "import":
+        return str(cache.import_file(op.arguments["path"]))
+    if op.call == "backup":
+        return str(cache.backup(backup))
+    if op.call == "restore":  # as old as it may be
+        return str(cache.restore(backup)) if backup.exists() else ""
+    cache.clear()
+    return ""
 
 
 def read_export(path: Path) -> pd.DataFrame:
@@ -502,8 +515,8 @@ class World:
         market = chance.choice(self._markets)
         timeframe = self._timeframe(market)
         call = chance.choices(
-            ["fetch", "many", "iter", "export", "gaps", "plan", "verify", "clear", "import"],
-            [60, 6, 8, 6, 6, 5, 2, 1, 4],
+            ["fetch", "many", "iter", "export", "gaps", "plan", "verify", "clear", "import", "backup", "restore"],
+            [60, 6, 8, 6, 6, 5, 2, 1, 4, 1, 2],
         )[0]
         if call == "import" and self.exported:
             market, path = chance.choice(self.exported)
@@ -576,7 +589,7 @@ class World:
             raise Wrong(f"damaged: {outcome.said}")
         if op.call == "export" and not outcome.error and op.timeframe in op.market.native:
             self.exported.append((op.market, outcome.said))
-        if op.call in ("plan", "verify", "clear", "import"):
+        if op.call in ("plan", "verify", "clear", "import", "backup", "restore"):
             return
         source = op.arguments.get("source", "auto")
         is_left_alone = "no request is sent to it for a while" in outcome.said  # for what failed a moment ago

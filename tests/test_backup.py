@@ -583,6 +583,19 @@ WRITER = """
 """
 
 
+def assert_stored_is_true(world: World, fetcher: CandleFetcher, symbol: str) -> None:
+    """Fails unless some of what the cache has of the symbol is what the exchange has."""
+    lines = fetcher.coverage(symbol, "1m", "2023-12-01", ms("2024-06-15"))
+    spans = lines[lines["state"] == "stored"]
+    for start, end in spans[["start", "end"]].iloc[:: max(1, len(spans) // 3)].itertuples(index=False):
+        frame = fetcher.fetch(symbol, "1m", start, end)
+        same(frame, world.exchange.truth("binance", symbol.replace("/", ""), "1m", *map(utc_ms, (start, end))))
+
+
+def utc_ms(time: pd.Timestamp) -> int:
+    return time.value // 1_000_000
+
+
 @pytest.mark.slow
 @pytest.mark.fault("D16")
 def test_a_backup_is_whole_under_four_writing_threads_and_a_writing_process(world: World, tmp_path: Path) -> None:
@@ -619,6 +632,7 @@ def test_a_backup_is_whole_under_four_writing_threads_and_a_writing_process(worl
             same(restored.fetch(*wanted), truth)
             for row in restored.cache.list().itertuples():
                 assert row.rows > 0
+                assert_stored_is_true(world, restored, row.symbol)
             assert restored.cache.verify().damaged == ()
     assert reports[-1].entries > reports[0].entries
 

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return leaving.code if isinstance(leaving.code, int) else OK
     except KeyboardInterrupt as error:
         _explain(error, debug)
-        Talk().say("\ninterrupted; what arrived is stored, and the same line asks for the rest")
+        Talk().say(f"\ninterrupted; {str(error) or 'what arrived is stored, and the same line asks for the rest'}")
         return INTERRUPTED
     except BrokenPipeError:  # of stdout: the reader of the data has closed the pipe
         silence(sys.stdout)

@@ -59,7 +59,11 @@ def cache(arguments: argparse.Namespace, talk: Talk) -> int:
 def _copy(arguments: argparse.Namespace) -> int:
     """Make or restore a backup, with a bar on a terminal. Return 3 where something damaged was left out."""
     with CandleFetcher(**folder_setting(arguments)) as fetcher:
-        done: Backup | Restored = getattr(fetcher.cache, arguments.action)(arguments.files[0])
+        try:
+            done: Backup | Restored = getattr(fetcher.cache, arguments.action)(arguments.files[0])
+        except KeyboardInterrupt as error:
+            said = "no file was written" if arguments.action == "backup" else "the same line restores the rest"
+            raise KeyboardInterrupt(said) from error
     if arguments.json:
         print_json(done._asdict())
     else:

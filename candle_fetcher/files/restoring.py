@@ -78,6 +78,7 @@ def restore(
         try:
             for _ in _read_items(file):
                 pause()
+                observe(Progress("advance", "restore", 0, candles))
             for item in _batches(_read_items(file)):
                 pause()
                 done = restorer.candles
