@@ -51,6 +51,10 @@ class Files(Protocol):
     def read(self, state: SeriesState, span: Span | None = None) -> pd.DataFrame:
         """Return the rows that open in the span, or all: the columns by their headers, `timestamp` as index."""
 
+    def holds(self, state: SeriesState, rows: pd.DataFrame, span: Span) -> bool:
+        """Return whether the rows are exactly what is stored of that time, where that is known without reading them;
+        else False."""
+
     def normalize(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Return the rows as `read` would return them once they are written."""
 

@@ -32,6 +32,7 @@ from candle_fetcher.vault.state import NOTHING, TAIL_BYTES, Facts, Field, Piece,
 
 SLOTS = ("1", "2")
 _BLOCK = 1 << 20
+_MOST_HELD = 100_000  # rows that are compared as text
 _TRIES = 20  # of a read beside updates that are quicker than it
 _crc32 = find_crc32()
 
@@ -295,6 +296,13 @@ class SlotFiles:
 
     def _time_field(self, state: SeriesState) -> int:
         return [field.column for field in state.facts.fields].index(TIME)
+
+    def holds(self, state: SeriesState, rows: pd.DataFrame, span: Span) -> bool:
+        """Return whether the rows are the same text as the stored ones of that time."""
+        layout = self._layout or layout_of(rows)
+        if len(rows) > _MOST_HELD or [one.header for one in state.facts.fields] != list(layout.headers):
+            return False
+        return self._read_text(state, span) == csv_bytes(rows, self._options, layout)
 
     def normalize(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Return the rows as they are once they were text."""

@@ -164,9 +164,9 @@ def _extend(source: Source, files: Files, rows: Rows, state: SeriesState, end_ms
         updated_ms=now_ms,
         settings=settings,
     )
-    old = files.read(state, Span(asked.from_ms, ends_ms)) if asked.from_ms < facts.end_ms else None
-    exactly = not rows.processors
-    changes = compare(old, files.normalize(new), exactly=exactly) if old is not None else Changes(None, len(new), 0)
+    is_old = index_ms(new) < facts.end_ms
+    changes = _compare_stored(files, state, new[is_old], asked.from_ms, exactly=not rows.processors)
+    changes = changes._replace(added=changes.added + int((~is_old).sum()))
     if changes.from_ms is None and not changes.added:
         repaired = files.repair(state)
         if after._replace(updated_ms=0) != facts._replace(updated_ms=0):
@@ -182,6 +182,14 @@ def _extend(source: Source, files: Files, rows: Rows, state: SeriesState, end_ms
     else:
         new = new[index_ms(new) >= from_ms]
     return Updated(files.write(state, lambda: after, from_ms, [new]), changes.added, changes.revised, stream.gaps)
+
+
+def _compare_stored(files: Files, state: SeriesState, again: pd.DataFrame, from_ms: int, *, exactly: bool) -> Changes:
+    """Compare rows that came again with those that are stored from that time on."""
+    span = Span(from_ms, max(from_ms, state.facts.end_ms))
+    if span.start_ms == span.end_ms or files.holds(state, again, span):
+        return Changes(None, 0, 0)
+    return compare(files.read(state, span), files.normalize(again), exactly=exactly)
 
 
 def _context(source: Source, rows: Rows, start_ms: int, from_ms: int, state: SeriesState) -> pd.DataFrame:
@@ -299,8 +307,9 @@ def _recheck_ms(stream: _Stream, grid: Timeframe, now_ms: int, from_ms: int) -> 
     if stream.keeps_holes:
         since_ms = max(from_ms, now_ms - _YOUNG_MS)
         slots = grid.slots(Span(since_ms, end_ms)) if since_ms < end_ms else range(0)
-        there = np.unique(grid.ordinals(stream.newest))
-        lacking = np.setdiff1d(np.arange(slots.start, slots.stop), there)
+        there = grid.ordinals(stream.newest[stream.newest >= since_ms])
+        is_whole = len(there) == len(slots) and bool((np.diff(there) == 1).all())
+        lacking = there[:0] if is_whole else np.setdiff1d(np.arange(slots.start, slots.stop), there)
         starts += [grid.open_ms(int(lacking[0]))] if lacking.size else []
     return min(starts)
 

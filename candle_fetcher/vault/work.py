@@ -36,7 +36,8 @@ from candle_fetcher.vault.tables import REPORT, names_of, table
 from candle_fetcher.vault.update import Updated, update_series
 
 _DOCUMENT_LOCK = "vault.json"
-_THREADS = 8
+# More than are under way at once: a write waits for the disk while others fetch.
+_THREADS = 16
 # What an update of one series may fail with, while the others go on.
 _FAILURES = (CandleFetcherError, OSError)
 
@@ -100,7 +101,7 @@ class Updates:
             sync_folder(self._folder)  # no slot is touched before it is lasting which one is current
         waiting = collections.deque(range(len(self._jobs)))
         wake = threading.Semaphore(0)
-        count = max(1, min(len(self._jobs), _THREADS, self._fetcher._runtime.settings.network_threads))
+        count = max(1, min(len(self._jobs), _THREADS))
 
         def work() -> None:
             try:
