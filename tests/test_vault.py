@@ -269,6 +269,18 @@ def test_months_are_updated_read_and_removed_as_csv_is(world: World, tmp_path: P
     assert sorted(one.name for one in (tmp_path / "vault").iterdir()) == ["vault.json", "vault.lock"]
 
 
+def test_polars_and_arrow_get_the_rows_with_their_times(vault: Vault) -> None:
+    pytest.importorskip("polars")
+    vault.update("BTC/USDT", "1h", START)
+    frame = vault.read("BTC/USDT", "1h")
+    for output in ("polars", "arrow"):
+        table = vault.read("BTC/USDT", "1h", output=output)
+        assert table["close"].to_pylist() if output == "arrow" else table["close"].to_list() == frame["close"].tolist()
+        assert "timestamp" in (table.column_names if output == "arrow" else table.columns)
+    with pytest.raises(InputError, match="unknown output 'csv'"):
+        vault.read("BTC/USDT", "1h", output="csv")
+
+
 # -- errors ------------------------------------------------------------------------------------------------------------
 
 

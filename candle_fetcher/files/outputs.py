@@ -44,6 +44,19 @@ def hand_over(frame: pd.DataFrame, output: str = "pandas", with_manifest: bool =
     return (made, manifest) if with_manifest else made
 
 
+def convert(frame: pd.DataFrame, output: str) -> Any:
+    """Return a frame without a manifest as that library has it."""
+    if output == "pandas":
+        return frame
+    from candle_fetcher.files.columnar import table_of  # when used: few do
+
+    if output == "arrow":
+        return table_of(frame)
+    import polars as pl
+
+    return pl.from_arrow(table_of(frame))
+
+
 def hand_over_each(frames: Iterable[pd.DataFrame], output: str, *, with_manifest: bool) -> Iterator[Any]:
     """Yield each of the frames as `hand_over` returns it."""
     for frame in frames:

@@ -16,9 +16,10 @@ from candle_fetcher.core.events import Progress
 from candle_fetcher.core.ranges import Instant
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.tracebacks import short_errors
-from candle_fetcher.core.types import CandleKind
+from candle_fetcher.core.types import CandleKind, OutputName
 from candle_fetcher.fetcher import CandleFetcher
 from candle_fetcher.fetcher.request import read_range
+from candle_fetcher.files.outputs import check_output, convert
 from candle_fetcher.providers import Provider
 from candle_fetcher.vault.files import Files
 from candle_fetcher.vault.locks import SeriesLocks
@@ -154,21 +155,28 @@ class Vault:
         *,
         provider: str | Provider | None = None,
         kind: CandleKind = "candles",
-    ) -> pd.DataFrame:
+        output: OutputName = "pandas",
+    ) -> Any:
         """Return the rows that open in [start, end), without arguments all: the columns as they stand in the file, by
-        their headers, and `timestamp` (UTC) as index. Sends no request.
+        their headers, and `timestamp` (UTC) as index. Sends no request. `output="polars"` and `"arrow"` give a frame or
+        a table of these libraries, `timestamp` first.
 
         Raises InputError, which lists what is there, for a series that is not; BadFile where the file is damaged.
         """
+        check_output(output, False)
         files, state = self._find(symbol, timeframe, provider, kind)
+        return convert(files.read(state, self._span(start, end)), output)
+
+    def _span(self, start: Instant, end: Instant) -> Span | None:
+        """Return the span of a read; None for all of it."""
         if start is None and end is None:
-            return files.read(state)
+            return None
         wanted = read_range(start, end, now_ms=lambda: int(self._fetcher()._runtime.clock() * 1000))
         end_ms = _ALL.end_ms if wanted.end_ms is None else wanted.end_ms
         start_ms = wanted.start_ms
         if wanted.back_ms is not None:
             start_ms = min(end_ms, int(self._fetcher()._runtime.clock() * 1000)) - wanted.back_ms
-        return files.read(state, Span(_ALL.start_ms if start_ms is None else start_ms, end_ms))
+        return Span(_ALL.start_ms if start_ms is None else start_ms, end_ms)
 
     @short_errors
     def series(self) -> pd.DataFrame:
