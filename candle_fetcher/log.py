@@ -97,16 +97,15 @@ _LEVELS: dict[type, int] = {
     Failed: logging.INFO,
     Rerouted: logging.WARNING,
     Gaps: logging.WARNING,
-    Missing: logging.WARNING,
 }
 
 
 class EventLog:
     """Writes the events of one fetcher to the logger; an Observe, safe to share between threads.
 
-    A record about a wait, a retry or the end of one has the attribute `notice`: the same without the provider, as the
-    command line shows it. Threads that wait for the same thing make one record. `clock` counts seconds and never goes
-    back.
+    A record about a wait, a retry, the end of one or a partial answer has the attribute `notice`: what the command line
+    shows of it, without the provider. Threads that wait for the same thing make one record. `clock` counts seconds and
+    never goes back.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -126,6 +125,8 @@ class EventLog:
             of = f"/{event.most}" if event.most else ""
             why = f": {event.detail or event.reason}"
             _notify(event.provider, f"retry {event.attempt}{of} in {_seconds(event.wait_s)}{why}")
+        elif isinstance(event, Missing):
+            _write(logging.WARNING, text := _text(event), text)
         else:
             if isinstance(event, Sent) and self._until and event.status is not None and event.status < 400:
                 self._write_end(event.provider)
@@ -199,7 +200,8 @@ def _text(event: Event) -> str:
         candles, gaps = "candle" if event.candles == 1 else "candles", "gap" if event.gaps == 1 else "gaps"
         return f"{event.label}: the provider lacks {event.candles:,} {candles} in {event.gaps:,} {gaps}"
     if isinstance(event, Missing):
-        return f"{event.label}: partial, {event.candles:,} candle{'' if event.candles == 1 else 's'} not fetched"
+        candles, why = "candle" if event.candles == 1 else "candles", f": {event.reason}" if event.reason else ""
+        return f"{event.label}: partial, {event.candles:,} {candles} not fetched{why}"
     if isinstance(event, Rerouted):
         return f"{event.provider}: going on with {event.to}: {event.reason}"
     if isinstance(event, Lookup):

@@ -120,7 +120,9 @@ def test_a_warning_comes_once_for_a_call(world: World) -> None:
     fetcher = partial_fetcher(world)
     both = ("BTCUSDT", "ETHUSDT")
     with losing(world.exchange, both):
-        with pytest.warns(CandleFetcherWarning, match=r"lacks 1,000 candles of BTC/USDT 1m .*fetch_failed") as one:
+        with pytest.warns(
+            CandleFetcherWarning, match=r"lacks 1,000 candles of BTC/USDT 1m .*fetch_failed: Binance could not answer"
+        ) as one:
             fetcher.fetch("BTC/USDT", "1m", *DAYS, partial="warn")
         with pytest.warns(CandleFetcherWarning, match=r"BTC/USDT 1m .*ETH/USDT 1m ") as several:
             frames = fetcher.fetch_many(["BTC/USDT", "ETH/USDT"], "1m", *DAYS, partial="warn")
@@ -141,7 +143,9 @@ def test_a_partial_answer_is_logged(world: World, caplog: pytest.LogCaptureFixtu
         fetcher.export("BTC/USDT", "1m", *DAYS, path=world.folder / "files", partial="allow")
         list(fetcher.iter_frames("BTC/USDT", "1m", *DAYS, partial="allow"))
     said = [record.getMessage() for record in caplog.records]
-    assert said.count("BTC/USDT 1m: partial, 1,000 candles not fetched") == 3
+    assert [text for text in said if "partial" in text] == [
+        "BTC/USDT 1m: partial, 1,000 candles not fetched: Binance could not answer (status 500)"
+    ] * 3
 
 
 def test_symbols_that_are_whole_and_symbols_that_fail_stay_what_they_are(world: World) -> None:
@@ -467,6 +471,9 @@ def test_the_command_line_writes_what_there_is_and_names_the_rest(
             assert path.name == "BTC_USDT_1m_20240601_20240604_partial.csv"
             assert json.loads(path.with_suffix(".json").read_text())["missing"] == MISSING
             assert line in printed.err
+            assert (
+                "BTC/USDT 1m: partial, 1,000 candles not fetched: Binance could not answer (status 500)" in printed.err
+            )
     assert main(["export", "BTC/USDT", "1m", "--partial", *place, *target]) == 0
     printed = capsys.readouterr()
     assert Path(printed.out.strip()).name == "BTC_USDT_1m_20240601_20240604.csv"

@@ -86,10 +86,11 @@ class Gaps(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """A partial answer lacks candles that could not be fetched: their number."""
+    """A partial answer lacks candles that could not be fetched: their number, and what the source said, if anything."""
 
     label: str
     candles: int
+    reason: str = ""
 
 
 class Waited(NamedTuple):

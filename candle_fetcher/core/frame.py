@@ -34,6 +34,8 @@ class Manifest(dict[str, Any]):
     # A frame that shares read-only arrays with the frame of this manifest. While it exists, pandas copies such an array
     # before it writes; otherwise pandas would write in place, which fails.
     shared_with: pd.DataFrame | None = None
+    # Why a part is missing, as the source said it.
+    why: str | None = None
     # What the frame was converted to, by output: the sources that the conversion states, and the table.
     tables: dict[str, tuple[dict[str, int], Any]] | None = None
     # Whether the frame is the final and complete answer to its request.
@@ -107,6 +109,7 @@ class Manifest(dict[str, Any]):
         twin = Manifest((name, _copied(value)) for name, value in super().items())
         twin._compute = self._compute
         twin.shared_with = self.shared_with
+        twin.why = self.why
         return twin
 
     def __copy__(self) -> Manifest:

@@ -109,6 +109,7 @@ def join_manifests(
     made["fingerprint"] = None if missing else fingerprint
     if missing:
         made["missing"] = [describe_gap(gap) for gap in missing]
+        made.why = next((part.why for part in parts if part.why), None)
     return made
 
 
@@ -123,7 +124,9 @@ def warn_of_missing(manifests: Iterable[Mapping[str, Any]]) -> bool:
         causes = ", ".join(dict.fromkeys(span["cause"] for span in spans))
         candles = "1 candle" if count == 1 else f"{count:,} candles"
         series = f"{one['symbol']} {one['timeframe']}"
-        said.append(f"{candles} of {series} from {spans[0]['first']} to {spans[-1]['last']} ({causes})")
+        why = getattr(one, "why", None)
+        reason = f"{causes}: {why}" if why else causes
+        said.append(f"{candles} of {series} from {spans[0]['first']} to {spans[-1]['last']} ({reason})")
     more = f" and {len(lacking) - 3} more series" if len(lacking) > 3 else ""
     warn(
         CandleFetcherWarning(

@@ -70,7 +70,9 @@ def write_answer(
             del piece  # it is freed before the next one is made
 
     def manifest() -> Manifest:
-        made.update(join_manifests(manifests, gaps, failed, timeframe, fingerprint.text))
+        joined = join_manifests(manifests, gaps, failed, timeframe, fingerprint.text)
+        made.update(joined)
+        made.why = joined.why
         return made
 
     return file.write(frames(), manifest, may_lack=policy.takes_partial), rows, made

@@ -71,7 +71,7 @@ def fetch_frame(runtime: Runtime, arguments: Arguments, policy: FetchPolicy) -> 
 def _note_missing(runtime: Runtime, request: Request, manifest: Manifest) -> None:
     """Report what a partial answer lacks to the listeners."""
     if count := count_missing(manifest):
-        runtime.observe(Missing(request.label, count))
+        runtime.observe(Missing(request.label, count, manifest.why or ""))
 
 
 def _make_frame(runtime: Runtime, answer: Answer, found: CandleResult, span: Span | None) -> pd.DataFrame:

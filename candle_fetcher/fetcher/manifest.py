@@ -66,5 +66,6 @@ def make_manifest(collector: Collector, found: CandleResult, *, is_part: bool = 
     if gathered.rejected:
         made["rejected"] = list(gathered.rejected)
     if found.failed:
+        made.why = found.refusals[-1].reason if found.refusals else None
         made.add_fingerprint(lambda: None, missing=[describe_gap(gap) for gap in found.failed])
     return made
