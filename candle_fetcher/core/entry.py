@@ -48,7 +48,7 @@ class HoleState(enum.IntEnum):
     UNASKED = -2
     """No source was asked: the hole lies between two imported files, and its slots do not count as covered."""
     BEYOND = -1
-    """The provider does not serve such old candles: the hole is no gap, and it cannot be requested any more."""
+    """The provider does not serve such old candles: the hole is not a gap, and cannot be requested any more."""
     DUE = 0
     """It has to be requested at once: the source that lacked the candles, such as a file, is not enough evidence."""
     CONFIRMED = 1
@@ -209,7 +209,7 @@ def pack_spans(holes: Iterable[Hole], unverified: Iterable[Span]) -> bytes:
 
 
 def unpack_spans(head: bytes, at: int, holes: int, unverified: int) -> tuple[tuple[Hole, ...], tuple[Span, ...], int]:
-    """Return so many holes and unverified spans that begin at that place of the head, and where they end."""
+    """Return that many holes and unverified spans, which begin at `at` in the head, and the index after them."""
     if not holes and not unverified:
         return (), (), at
     spans_at = at + holes * _HOLE.size

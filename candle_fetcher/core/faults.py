@@ -50,7 +50,7 @@ def too_large(
 
 
 def too_long(text: bytes, most_bytes: int) -> ReplyError:
-    """Return the error for a text without an end of a line where it must have one, after so many bytes."""
+    """Return the error for a line longer than `most_bytes`; `text` begins with it."""
     return ReplyError(f"expected lines of at most {most_bytes:,} bytes, got a longer one: {beginning(text)}")
 
 

@@ -50,7 +50,7 @@ class Settling:
     zone_name: str | None = None
 
     def of(self, timeframe: Timeframe) -> Settling:
-        """Return the same for candles of another length."""
+        """Return when candles of another length settle, by the same rule."""
         return Settling(timeframe, self.finality, self.zone_name if timeframe.unit in "dwM" else None)
 
     def close_ms(self, open_ms: int) -> int:

@@ -61,7 +61,7 @@ def _member_name(info: zipfile.ZipInfo) -> str:
 def _checked(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
     """Yield the member, and check its size and CRC-32 at the end. Raises those of ZIP_ERRORS."""
     inflater = find_zlib()
-    # zipfile finds the member, checks its header and hands out its bytes as they are.
+    # Described as stored, the member is read by zipfile, which checks its header, without being unpacked.
     packed = copy.copy(info)
     packed.compress_type, packed.file_size = zipfile.ZIP_STORED, info.compress_size
     del packed.CRC  # that of the unpacked bytes

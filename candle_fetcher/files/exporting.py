@@ -1,4 +1,4 @@
-"""One file of candles, in any format: what was asked for, checked; where it lies; and how its parts are written."""
+"""One file of candles in any format: checks the arguments, finds the place of the file, and writes it in parts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _GZIP_LEVEL = 6
 
 
 class FileArguments(NamedTuple):
-    """The arguments of a call that say what file it writes, checked."""
+    """The checked arguments of a call that describe the file to write."""
 
     place: Place
     columns: str | Mapped = "ohlcv"
@@ -49,7 +49,7 @@ class FileArguments(NamedTuple):
 
     @property
     def column_set(self) -> str:
-        """The set of columns that its frames need."""
+        """The set of columns that the frames for the file need."""
         return column_set(self.columns)
 
 
@@ -85,7 +85,7 @@ class TableFile(NamedTuple):
         return self.is_beside or self.format in _HOLDING
 
     def describe(self) -> dict[str, Any]:
-        """Return what its manifest says of the file beside the candles: nothing where all is as usual."""
+        """Return the facts about the file for its manifest: none where it has the usual columns and format."""
         made: dict[str, Any] = {}
         if self.options != PLAIN:
             made["csv"] = {name: getattr(self.options, name) for name in ("separator", "decimal", "decimals")}
@@ -177,7 +177,7 @@ def read_file_arguments(
     place, chosen = find_place(path, file_format), CsvOptions(**options)
     if place.format != "csv" and chosen != PLAIN:
         raise InputError(
-            f"separator, decimal and decimals are of CSV files, and {place.format} is written; leave them out"
+            f"separator, decimal and decimals are options of CSV, but the format is {place.format}; leave them out"
         )
     if name is not None:
         _check_name(name, place)
@@ -189,9 +189,9 @@ def read_file_arguments(
 
 
 def _check_name(name: object, place: Place) -> None:
-    """Raise InputError where that cannot be the name of a file in that place."""
+    """Raise InputError where `name` cannot be the name of a file in that place."""
     if place.is_file:
-        raise InputError(f"path {shown(str(place.path))} names the file, and name={shown(name)} is given too")
+        raise InputError(f"path {shown(str(place.path))} names the file, but name={shown(name)} is given too; give one")
     is_name = isinstance(name, str) and name.isprintable() and name.strip(". ")
     if not is_name or set("/\\") & set(str(name)):
         raise InputError(f"name {shown(name)} is not understood; expected the name of a file without its ending")

@@ -1,4 +1,4 @@
-"""Files, each written beside its place and moved there when it is whole.
+"""Writes files: each is written beside its place, and moved there when it is complete.
 
 Where a file's name does not identify its series, `NAME.json` with the manifest is written beside it, and before it:
 after a crash between the two, an import refuses the file instead of taking it for another series.
@@ -24,7 +24,7 @@ fcntl: Any = None
 with contextlib.suppress(ImportError):  # Windows, where no process can remove a file that another one has open
     import fcntl
 
-# A file while it is written, by the name that `replacing` gives it. Killed writers leave it behind.
+# The name that `replacing` gives to a file while it is written. A writer that was killed leaves such a file.
 _ENDS = "|".join(re.escape(ending) for ending in (*ENDINGS, ".json", ".tar"))
 _PART = re.compile(rf"\..+(?:{_ENDS})\.\w{{8}}\.part", re.IGNORECASE)
 ORPHAN_S = 3600.0
@@ -45,7 +45,7 @@ def write_file(target: Path, pieces: Iterable[bytes], manifest: Callable[[], Map
 def write_whole(
     target: Path, write: Callable[[IO[bytes]], object], manifest: Callable[[], Mapping[str, Any]] | None
 ) -> None:
-    """Let `write` write the file, and then what `manifest` returns beside it; without it, an older one goes.
+    """Call `write` for the file, and write what `manifest` returns beside it; without it, remove an older manifest.
 
     Raises OSError naming the file; then the file that was there before is untouched.
     """
@@ -60,7 +60,7 @@ def write_whole(
 
 
 def name_whole(written: Path, target: Path, *, has_manifest: bool) -> Path:
-    """Give a file that was written under another name, with a manifest beside it, the name of the target; return it."""
+    """Rename a file that was written under another name, and the manifest beside it, to the target; return that."""
     beside = manifest_path(written)
     if has_manifest:
         _move(beside, manifest_path(target))
@@ -82,7 +82,7 @@ def _drop_manifest(target: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[IO[bytes]]:
-    """Give a file to write. It replaces the target when the block ends well, and is removed when the block fails.
+    """Open a file to write. It replaces the target when the block ends, and is removed when the block raises.
 
     A target that is a symbolic link stays one: the file that it points to is replaced.
     """

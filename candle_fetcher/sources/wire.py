@@ -30,7 +30,7 @@ def limiter_clocks(server_clock: ServerClock) -> LimiterClocks:
 
 
 class Wire(NamedTuple):
-    """Made once for a fetcher, and handed to each client of a service.
+    """The parts that the clients of all services share. A fetcher makes one.
 
     clock: the time of day in Unix seconds. steady_s: seconds of a clock that is never set.
     shared_states: budgets, holds and bans that processes share; None keeps them in this process.

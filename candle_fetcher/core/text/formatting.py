@@ -342,7 +342,7 @@ def _fixed_words(values: Int64s, places: int) -> list[Words]:
 
 @functools.lru_cache(maxsize=8)
 def _fixed_table(count: int, lead: str) -> Words:
-    """Return the words of all numbers of so many digits, behind `lead`."""
+    """Return the words of all numbers with that many digits, each after `lead`."""
     return _table(f"{lead}{n:0{count}}".ljust(4, "_") for n in range(10**count))
 
 
