@@ -25,6 +25,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,6 +55,7 @@ from candle_fetcher.core.text import quick
 from candle_fetcher.core.text.csv import read_rows as read_csv_rows
 from candle_fetcher.core.text.rows import Row, iter_csv, parse_rows
 from candle_fetcher.core.timeframe import parse_timeframe
+from candle_fetcher.files.container import ContainerWriter, name_of, read_facts, read_members
 from candle_fetcher.files.formats import read_kraken
 from candle_fetcher.files.reading import checked_blocks
 from candle_fetcher.net.budget import State, Window, pack_state, unpack_state
@@ -409,7 +411,7 @@ def judge_kraken_file(text: bytes, blocks: Any) -> None:
     rows = [row for block in blocks for row in block.block[[0, 5, 6]].T]
     lines = [line.strip(b"\r\xef\xbb\xbf") for line in text.split(b"\n")]
     fields = [line.split(b",") for line in lines if line[:1].isdigit() or line[:1] == b"-"]
-    told = dict.fromkeys((int(line[0]) * 1000, float(line[5]), int(float(line[6]))) for line in fields)
+    told = dict.fromkeys((int(line[0]) * 1000, float(line[5]), int(Decimal(line[6].decode()))) for line in fields)
     assert [(int(row[0]), float(row[1:2].view(np.float64)[0]), int(row[2])) for row in rows] == list(told)
     judge_rows_of(blocks)
 
@@ -1111,6 +1113,27 @@ def freshness_parser() -> Parser:
     return Parser("record of freshness", lambda: [values.tobytes()], read, judge, errors=(), weight=7)
 
 
+@cache
+def backup() -> bytes:
+    """A container of two members, one with a long name."""
+    file = io.BytesIO()
+    with ContainerWriter(file) as writer:
+        writer.add(name_of(KEY), pack(KEY, ENTRY))
+        writer.add("x" * 200, b"12345")
+        writer.finish({"entries": 1})
+    return file.getvalue()
+
+
+def read_backup(data: bytes) -> Any:
+    return read_facts(io.BytesIO(data)), [(one.name, bytes(one.data)) for one in read_members(io.BytesIO(data))]
+
+
+def judge_backup(data: bytes, found: Any) -> None:
+    """Its checksum covers every byte."""
+    assert data == backup()
+    assert found[1] == [(name_of(KEY), pack(KEY, ENTRY)), ("x" * 200, b"12345")]
+
+
 VAULT_SERIES = SeriesId("binance", "BTC/USDT", "BTCUSDT", "1h")
 
 
@@ -1377,20 +1400,31 @@ def judge_instant(text: bytes, ms: Any) -> None:
     assert ms == expected, (ms, expected)
 
 
+_UNITS = {
+    word: seconds
+    for seconds, words in (
+        (1, "s sec secs second seconds"), (60, "m min mins minute minutes"), (3_600, "h hr hrs hour hours"),
+        (86_400, "d day days"), (604_800, "w week weeks"), (30 * 86_400, "mo month months"),
+    )
+    for word in words.split()
+}  # fmt: skip
+
+
+def slow_timeframe(text: bytes) -> int | None:
+    """The length of a timeframe in seconds; None for another text."""
+    found = re.fullmatch(rb"([1-9]\d{0,4})([A-Za-z]+)", text)
+    word = found[2].decode() if found else ""
+    seconds = _UNITS.get("mo" if word == "M" else word.lower(), 0)
+    return int(found[1]) * seconds if found and seconds else None
+
+
 def judge_timeframe(text: bytes, found: Any) -> None:
-    seconds = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "M": 30 * 86400}
-    words = text.decode("utf-8", "replace")
-    assert _is_timeframe(words)
-    assert found.nominal_ms == int(words[:-1]) * seconds[words[-1]] * 1000
+    assert found.nominal_ms == 1000 * (slow_timeframe(text) or 0)
     assert parse_timeframe(found.name) == found
 
 
 def refuse_timeframe(text: bytes) -> None:
-    assert not _is_timeframe(text.decode("utf-8", "replace")), "refused what is right"
-
-
-def _is_timeframe(words: str) -> bool:
-    return re.fullmatch(r"[1-9]\d{0,4}[smhdwM]", words, re.ASCII) is not None
+    assert slow_timeframe(text) is None, "refused what is right"
 
 
 def judge_root(text: bytes, root: Any) -> None:
@@ -1518,6 +1552,7 @@ PARSERS = (
     document_parser("revisions", "x|revisions", REVISED, lambda cache: cache.entries.load_revisions("x|revisions"),
         judge_revised),
     freshness_parser(),
+    Parser("backup", lambda: [backup()], read_backup, judge_backup, "it|member|backup", (BadFile, InputError)),
     *vault_parser("vault.json", VAULT, VaultDocument.from_bytes),
     *vault_parser("state of a vault", VAULT_STATE, SeriesState.from_bytes),
     Parser("state of pacing", ledger_seeds, unpack_state, judge_ledger, errors=()),

@@ -16,7 +16,7 @@ from fuzz import shown
 from parsers import BY_NAME, PARSERS, SERIES, Answer, Parser, hold, recorded_parsers
 
 from candle_fetcher.core.errors import ReplyError
-from candle_fetcher.providers import find_provider
+from candle_fetcher.providers import all_providers, find_provider
 
 # So many of the damaged bytes of a kind are in every run, and these of parsers that read files.
 QUICK, QUICKER = 4, 2
@@ -42,6 +42,17 @@ def check(parser: Parser, damage: Damage, cases: Iterable[bytes]) -> int:
 def test_good_bytes_are_read() -> None:
     for parser in PARSERS:
         assert hold(parser, parser.good()[0]), parser.name
+
+
+@pytest.mark.parametrize("name", all_providers())
+def test_the_table_has_each_parser_of_a_provider(name: str) -> None:
+    """A market of a provider may share its parsers with another one."""
+    provider, family = all_providers()[name], name.partition("-")[0]
+    found = {tuple(parser.split()[:2]) for parser in BY_NAME}
+    assert (name, "candles") in found or (name, "mark") in found
+    for part in ("clock", "listing", "funding", "token"):
+        assert getattr(provider, part) is None or {(name, part), (family, part)} & found, part
+    assert {(name, "refusal"), (family, "refusal")} & found
 
 
 @pytest.mark.parametrize(("parser", "damage"), CASES)

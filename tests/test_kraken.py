@@ -118,12 +118,6 @@ def test_however_the_reply_is_written_its_candles_are_what_float_reads(rows, dat
             assert candles.floats(name).tolist() == [float(row[at]) for row in rows]
 
 
-@pytest.mark.parametrize("second", [-1, 253_402_300_800, 10**17, 1_700_000_040_000])
-def test_a_time_that_is_not_in_seconds_is_a_reply_error(second):
-    with pytest.raises(ReplyError, match=r"row 1.*seconds"):
-        parse_candles(reply([[second, *ROW[1:]]]), series())
-
-
 @pytest.mark.fault("A10")
 @pytest.mark.parametrize("pair", ["XETHZUSD", "XBTUSDT", "XBTUSDD", "result", "A" * 61, "XBT USD", "", "\x1b[31m"])
 def test_rows_of_another_pair_are_a_reply_error(pair):

@@ -71,27 +71,6 @@ def test_alike_objects_are_their_columns_in_whatever_order_the_names_stand(made,
 SCRAPS = [*(bytes([byte]) for byte in b'0179.-~eEZT:,"{} \nx'), b"", b"00", b'"o":', b"\x80", b"\xff", b"},{", b"null"]
 
 
-@pytest.mark.slow
-@examples()
-@given(data=st.data())
-def test_objects_that_were_tampered_with_are_what_json_reads_in_them_or_none(data):
-    made = data.draw(st.lists(rows, min_size=1, max_size=3))
-    text = bytearray(text_of(made, data.draw(st.permutations(["t", "o", "v", "n", "vw"]))))
-    for _ in range(data.draw(st.integers(1, 2))):
-        at = data.draw(st.integers(0, len(text) - 1))
-        text[at : at + data.draw(st.integers(0, 3))] = data.draw(st.sampled_from(SCRAPS))
-    found = parse_uniform(bytes(text), FIELDS)
-    if found is None:
-        return
-
-    def once(pairs):
-        assert len(dict(pairs)) == len(pairs)
-        return dict(pairs)
-
-    value = json.loads(b"[" + bytes(text) + b"]", object_pairs_hook=once)
-    same(found, read_objects(value, {name: FIELDS[name] for name in found}))
-
-
 @pytest.mark.parametrize(
     "text",
     [

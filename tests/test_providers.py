@@ -193,57 +193,6 @@ def test_whitespace_in_a_reply_is_no_fact(name):
             assert (again.names, again.block.tolist()) == (candles.names, candles.block.tolist())
 
 
-SCRAPS = [
-    b"",
-    b"0",
-    b"9",
-    b"-",
-    b".",
-    b'"',
-    b",",
-    b"[",
-    b"]",
-    b"{",
-    b"}",
-    b"null",
-    b"\xff",
-    b"e9",
-    b" ",
-    b"\n",
-    b"true",
-]
-
-
-def judge(name, case, body):
-    """Fails unless the body is refused, or gives the candles that json reads in it."""
-    feed, is_json = feed_of(name, case), json_of(case.body)[0] is not None
-    candles = read(feed, body, case.series)
-    if isinstance(candles, Exception):
-        return
-    assert candles.names == feed.columns
-    value, told_apart = json_of(body)
-    if not is_json or not told_apart:
-        return
-    assert value is not None, "candles out of a body that is no JSON"
-    for again in (read(feed, one, case.series) for one in spellings(value)):
-        if isinstance(again, Candles):
-            assert again.block.tolist() == candles.block.tolist()
-
-
-@pytest.mark.fault("A08")
-@every_provider
-@examples()
-@given(data=st.data())
-def test_a_mutated_body_is_what_json_reads_in_it_or_an_error(name, data):
-    case = data.draw(st.sampled_from(cases(name)))
-    body = bytearray(case.body)
-    for _ in range(data.draw(st.integers(1, 3))):
-        at = data.draw(st.integers(0, max(len(body) - 1, 0)))
-        cut = data.draw(st.sampled_from([0, 1, 1, 1, 5, 40]))
-        body[at : at + cut] = data.draw(st.sampled_from(SCRAPS))
-    judge(name, case, bytes(body))
-
-
 @every_provider
 def test_a_body_far_beyond_any_reply_is_refused_unread(name):
     feed, series = feed_of(name, case_of(name)), case_of(name).series

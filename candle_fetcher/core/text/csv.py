@@ -27,6 +27,7 @@ FLAG_COLUMNS = ("is_closed", "is_synthetic")
 _TIMES = frozenset({"open_time", "close_time"})
 _LINE_BYTES = 1 << 16  # longer than any row: a text without line ends is refused, and not collected in memory
 _COMMA, _LF = np.frombuffer(b",\n", np.uint8)
+_MOST_NAME = 100  # characters of the name of a column
 # The formats of a time; a 0 stands for a digit.
 _FORMATS = tuple(np.frombuffer(text, np.uint8) for text in (b"0000-00-00 00:00:00", b"0000-00-00 00:00:00.000"))
 _MOST_PARTS = (12, 31, 23, 59, 59, 999)
@@ -110,7 +111,7 @@ def _read_header(fields: Sequence[str], columns: Sequence[str] | None) -> tuple[
     if tuple(fields[: len(begin)]) != begin or len(fields) < 2:
         raise InputError(f"its header is {shown(','.join(fields))}; expected one that begins with {','.join(begin)}")
     others = fields[len(begin) :]
-    strange = [name for name in others if not name.isidentifier() or fields.count(name) > 1]
+    strange = [name for name in others if not name.isidentifier() or len(name) > _MOST_NAME or fields.count(name) > 1]
     if columns is not None:
         strange += [name for name in others if name not in columns]
     if strange:
