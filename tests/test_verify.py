@@ -95,6 +95,21 @@ def test_invented_and_open_rows_are_not_part_of_the_fingerprint(
         assert report.differences == ()
 
 
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_file_without_a_candle_is_whole(fetcher: CandleFetcher, tmp_path: Path, ending: str) -> None:
+    need(ending)
+    path = fetcher.export("BTC/USDT", "1h", "2016-01-01", "2016-01-02", path=tmp_path / f"x{ending}")
+    report = verify_file(path, fetcher=fetcher)
+    assert (report.whole, report.rows) == (True, 0)
+
+
+def test_a_long_file_of_objects_is_read_block_by_block(fetcher: CandleFetcher, tmp_path: Path) -> None:
+    what = ("BTC/USDT", "1m", "2024-05-01", "2024-05-06")
+    path = fetcher.export(*what, path=tmp_path / "x.jsonl", columns="all")
+    report = verify_file(path, fetcher=fetcher)
+    assert (report.whole, report.rows, report.differences) == (True, 7_200, ())
+
+
 def test_a_file_that_nothing_describes_is_read_to_its_end(fetcher: CandleFetcher, tmp_path: Path) -> None:
     path = write(fetcher, tmp_path / "x.csv")
     path.with_suffix(".json").unlink()
@@ -184,6 +199,10 @@ def test_what_is_no_file_of_ours_is_said(fetcher: CandleFetcher, tmp_path: Path)
     (tmp_path / "x.jsonl").write_text('{"timestamp":"2024-01-01T00:00:00Z","open":"x"}\n')
     with pytest.raises(BadFile, match="open"):
         verify_file(tmp_path / "x.jsonl", fetcher=fetcher)
+    for time in ("2024-01-01 00:00:00Z", "2024-01-01T00:00:00", "2024-01-01", "", None, 5):
+        (tmp_path / "x.jsonl").write_text(json.dumps({"timestamp": time, "open": 1}) + "\n")
+        with pytest.raises(BadFile):
+            verify_file(tmp_path / "x.jsonl", fetcher=fetcher)
 
 
 # Read back

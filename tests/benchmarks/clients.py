@@ -461,6 +461,47 @@ def export(folder: str, start: str, end: str, url: str) -> Figures:
         return figures | {"growth_bytes": peak_bytes() - before, "rows": fetcher.monitor.snapshot()["candles"]}
 
 
+def export_as(folder: str, start: str, end: str, url: str, ending: str, timeframe: str = "1m") -> Figures:
+    """A long export from the cache to a file of that ending, as `export`; a short one before it imports what it needs."""
+    with _fetcher(folder, url) as fetcher, tempfile.TemporaryDirectory() as into:
+        path = Path(into) / f"x{ending}"
+        fetcher.export(SYMBOL, timeframe, start, limit=10, path=path)
+        before = peak_bytes()
+        figures = timed(lambda: fetcher.export(SYMBOL, timeframe, start, end, path=path).stat().st_size)
+        return figures | {"growth_bytes": peak_bytes() - before}
+
+
+def write_tables(folder: str, start: str, end: str, url: str, pairs: int) -> Figures:
+    """A frame to a file by turns: our Parquet and DataFrame.to_parquet, our CSV and polars' write_csv; and the export
+    of the same candles out of the cache."""
+    import polars
+
+    from candle_fetcher.files.exporting import TableFile
+    from candle_fetcher.files.layout import PLAIN
+
+    with _fetcher(folder, url) as fetcher, tempfile.TemporaryDirectory() as into:
+        frame = fetcher.fetch(SYMBOL, "1m", start, end)
+        manifest = dict(frame.attrs["candle_fetcher"])
+        frame.attrs.clear()
+        table = polars.from_pandas(frame.tz_localize(None).reset_index())
+        parquet = TableFile(Path(into) / "ours.parquet", "parquet", False, None, PLAIN, False)
+        text = TableFile(Path(into) / "ours.csv", "csv", False, None, PLAIN, False)
+        works = {
+            "parquet_s": lambda: parquet.write([frame], lambda: manifest),
+            "parquet_peer_s": lambda: frame.to_parquet(Path(into) / "peer.parquet"),
+            "parquet_export_s": lambda: fetcher.export(SYMBOL, "1m", start, end, path=Path(into) / "x.parquet"),
+            "csv_s": lambda: text.write([frame], lambda: manifest),
+            "csv_peer_s": lambda: table.write_csv(Path(into) / "peer.csv"),
+        }
+        found: Figures = {name: [] for name in works}
+        for turn in range(1 + pairs):
+            for name, work in works.items():
+                took = _seconds(work)
+                if turn:
+                    found[name].append(took)
+    return found
+
+
 def write_csv(folder: str, start: str, end: str, url: str, pairs: int) -> Figures:
     """Our writer and DataFrame.to_csv by turns, on the same candles, each to a file of its own."""
     write = _csv_writer()

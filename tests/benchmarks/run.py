@@ -82,6 +82,9 @@ row 14     CPU time of the calls that check candles, find holes, add to entries,
 row 15     REST and archive on, by a new fetcher with a new folder each time, in a process that has fetched before.
 row 16     output="arrow" and "polars" over the pandas frame, by turns: the same fetch again, all columns, each of n
            values the median of 30 calls; and from disk as in row 3, where an Arrow table takes its fingerprint, too.
+row 17     the same candles by turns, in one process, out of a frame; ours with fsync. The export out of the cache also
+           gathers, joins and takes the fingerprint.
+row 18     growth as in row 5, behind a short export of the same format.
 """
 
 
@@ -347,6 +350,27 @@ def writing(pairs: int, url: str, folder: str) -> Row:
     return compared("6 CSV rows of a year of 1m, vs DataFrame.to_csv", rates[0], rates[1], per_s, Goal(1.5, 3))
 
 
+def tables(pairs: int, has: dict[str, bool], url: str, folder: str) -> Iterator[Row]:
+    """Rows 17 and 18."""
+    what = "17 Parquet of a year of 1m, vs DataFrame.to_parquet"
+    if not (has["pyarrow"] and has["polars"]):
+        yield absent(what, "pyarrow or polars")
+        return
+    found = run("write_tables", url=url, folder=folder, pairs=pairs, **YEAR)
+    peer = found["parquet_peer_s"]
+    yield compared(what, found["parquet_s"], peer, ms, Goal(1.3, 1, most=True))
+    yield compared("17 its export out of the cache, vs the same", found["parquet_export_s"], peer, ms, Goal(None, None))
+    what = "17 CSV of a year of 1m, vs polars' write_csv"
+    yield compared(what, found["csv_s"], found["csv_peer_s"], ms, Goal(1.5, 1, most=True))
+    goal = Goal(150, 60, most=True, unit="MB")
+    for ending in (".csv", ".csv.gz", ".parquet", ".arrow", ".jsonl", ".xlsx"):
+        span = {"start": "2024-01-02", "end": "2025-12-29"} if ending == ".xlsx" else EIGHT_YEARS  # a sheet's bound
+        exports = [run("export_as", url=url, folder=folder, ending=ending, **span) for _ in range(2)]
+        growth = [one["growth_bytes"] / 1e6 for one in exports]
+        years = "two years" if ending == ".xlsx" else "eight years"
+        yield measured(f"18 export of {years} of 1m to {ending}, growth of peak RSS", growth, goal)
+
+
 def importing(pairs: int) -> Row:
     """Row 8; clients.py itself would have loaded half of the standard library."""
 
@@ -455,6 +479,7 @@ def main() -> None:
         rows += downloads(pairs, has, 0.05)
         rows += stored(pairs, has, url, folder, work)
         rows += [writing(pairs, url, folder), importing(pairs)]
+        rows += tables(pairs, has, url, folder)
         rows += archived(pairs, has, work)
         watched, event = watching(pairs, url, folder)
     rows = [rows[0], *sorted([*rows[1:], *watched], key=lambda row: int(row.what.split()[0]))]
