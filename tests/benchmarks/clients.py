@@ -462,7 +462,7 @@ def export(folder: str, start: str, end: str, url: str) -> Figures:
 
 
 def export_as(folder: str, start: str, end: str, url: str, ending: str, timeframe: str = "1m") -> Figures:
-    """A long export from the cache to a file of that ending, as `export`; a short one before it imports what it needs."""
+    """A long export from the cache to a file of that ending, behind a short one, which imports what it needs."""
     with _fetcher(folder, url) as fetcher, tempfile.TemporaryDirectory() as into:
         path = Path(into) / f"x{ending}"
         fetcher.export(SYMBOL, timeframe, start, limit=10, path=path)
