@@ -38,11 +38,12 @@ from world import World, ms, same
 
 from candle_fetcher import CacheWarning, CandleCache, CandleFetcher, IncompleteData
 from candle_fetcher.core.candles import OHLCV, Candles, candles_from, join, part_of_one_block
-from candle_fetcher.core.entry import Entry, pack
+from candle_fetcher.core.entry import Entry, Hole, HoleState, pack
 from candle_fetcher.core.merging import Merged
-from candle_fetcher.core.page import PAGE_CHUNKS, Page, pack_page, unpack_page
+from candle_fetcher.core.page import PAGE_CHUNKS, Page, PageFile, pack_page, unpack_page
 from candle_fetcher.core.plan import chunk_of, chunk_span
 from candle_fetcher.core.series import Series
+from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.practice import damage
 from candle_fetcher.store import DiskTier, MemoryTier, Store
@@ -622,6 +623,47 @@ def test_parts_of_a_block_are_joined_as_copies_of_them_are(
     expected = np.concatenate([part.block for part in parts], axis=1)
     assert joined.block.shape == expected.shape
     assert np.array_equal(joined.block, expected)
+
+
+CHUNK_OF_PAGE = st.tuples(st.sampled_from([0, 1, 3]), st.sampled_from(["", "", "", "hole", "unverified", "gone"]))
+
+
+@given(st.lists(CHUNK_OF_PAGE, min_size=1, max_size=6), st.integers(0, 5), st.integers(1, 6))
+def test_chunks_in_one_entry_say_what_their_own_entries_say(
+    chunks: list[tuple[int, str]], first: int, stop: int
+) -> None:
+    """Each chunk is (rows, what is said of it): a chunk that is gone lies in the file and is no chunk of the page."""
+    names, entries, at = ("open_time", "open"), {}, 0
+    block = np.arange(2 * sum(rows for rows, _ in chunks), dtype=np.int64).reshape(2, -1)
+    for number, (rows, what) in enumerate(chunks):
+        span = Span(number * 1000, (number + 1) * 1000)
+        entries[number] = Entry(
+            span,
+            10_000 + number,
+            (Hole(Span(span.start_ms, span.start_ms + 1), HoleState.CONFIRMED),) if what == "hole" else (),
+            Candles(names, block[:, at : at + rows]),
+            (span,) if what == "unverified" else (),
+        )
+        at += rows
+    page = Page((), {}).added(PageFile("0" * 32, names, (0, 0), at), entries)
+    page = page._replace(chunks={one: head for one, head in page.chunks.items() if chunks[one][1] != "gone"})
+    wanted = [one for one in page.chunks if first <= one < stop]
+    if not wanted:
+        return
+    apart = page.entries(wanted, Candles(names, block), together=False)
+    assert all(apart[one].candles.equals(entries[one].candles) for one in wanted)
+    found = page.entries(wanted, Candles(names, block), together=True)
+    assert list(found) == wanted
+    if wanted[-1] - wanted[0] >= len(wanted) or any(chunks[one][1] for one in wanted):
+        assert [one._replace(candles=None) for one in found.values()] == [
+            one._replace(candles=None) for one in apart.values()
+        ]
+        assert all(found[one].candles.equals(apart[one].candles) for one in wanted)
+        return
+    entry, last = found[wanted[0]], apart[wanted[-1]]
+    assert all(one is entry for one in found.values())
+    assert entry.candles.equals(join([apart[one].candles for one in wanted]))
+    assert entry[:3] == (Span(wanted[0] * 1000, last.covered.end_ms), last.stored_ms, ())
 
 
 # -- others at work in the same moment --------------------------------------------------------------------------------

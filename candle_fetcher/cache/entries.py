@@ -79,11 +79,13 @@ class EntryStore:
         keep: bool = True,
         names: Sequence[str] | None = None,
         run: Run[Any, Any] = map,
+        together: bool = False,
     ) -> dict[int, tuple[str, Entry]]:
         """Return the stored entries of the chunks, each with its tier. Emits a Lookup for each tier.
 
         `keep` puts those from disk into memory. `names`: the columns that are wanted, where an entry answers for its
         whole chunk and has no hole; it may have others. `run` does parts of the work, side by side where it can.
+        `together`: settled chunks without holes may share one entry, which answers for all of them.
         """
         prefix = series.key
         token = self._watch.token(prefix) if keep else None
@@ -110,7 +112,9 @@ class EntryStore:
             others = [chunk for chunk in left if chunk not in data]
             read = own
             if pages:
-                read |= self.pages.read(series, pages, others, names=names, own=final, run=run, token=token)
+                read |= self.pages.read(
+                    series, pages, others, names=names, own=final, run=run, token=token, together=together
+                )
                 lost = [chunk for chunk in others if chunk not in read and is_paged(chunk, pages)]
                 if lost:  # another process may have stored them on their own, and removed the files
                     read |= self._read_stored(series, lost).entries

@@ -139,13 +139,14 @@ class PageStore:
         own: Mapping[int, Entry] | None = None,
         run: Run[Any, Any] = map,
         token: int | None = None,
+        together: bool = False,
     ) -> dict[int, Entry]:
         """Return the entries of the chunks that lie in the pages.
 
         They share one block with those of `own`, chunks with entries of their own that come with them, so that their
         candles are joined without a copy. `names` are the columns that are wanted, the first ones of a file; None:
         all. A file with holes in the chunks is read whole. What was read is put into memory where the series was not
-        written to since the token was given; None: never.
+        written to since the token was given; None: never. `together`: see `Page.entries`.
         """
         own = own or {}
         parts = parts_of(pages, [chunk for chunk in chunks if chunk not in own])
@@ -159,7 +160,7 @@ class PageStore:
                 if part.file is None:
                     found[part.chunk] = own[part.chunk]._replace(candles=candles)
                     continue
-                found.update({chunk: pages[part.number].entry(chunk, candles) for chunk in part.wanted})
+                found.update(pages[part.number].entries(part.wanted, candles, together=together))
                 read.setdefault(part.number, {})[part.file] = candles
         fits = sum(one.block.nbytes for files in read.values() for one in files.values()) <= self._most_bytes
         with self._watch.lock:

@@ -108,6 +108,27 @@ class Page(NamedTuple):
             covered, stored_ms, holes, Candles(candles.names, candles.block[:, first : first + rows]), unverified
         )
 
+    def entries(self, chunks: Sequence[int], candles: Candles, *, together: bool) -> dict[int, Entry]:
+        """Return the entries of chunks of one file, which are given in order. With `together` they are one and the same
+        entry, which answers for all of them, where they adjoin and nothing but their candles is to be said of them."""
+        if not (together and self._adjoin(chunks)):
+            return {chunk: self.entry(chunk, candles) for chunk in chunks}
+        first, last = self.chunks[chunks[0]], self.chunks[chunks[-1]]
+        block = candles.block[:, first.first_row : last.first_row + last.rows]
+        covered = Span(first.covered.start_ms, last.covered.end_ms)
+        return dict.fromkeys(chunks, Entry(covered, last.stored_ms, (), Candles(candles.names, block), ()))
+
+    def _adjoin(self, chunks: Sequence[int]) -> bool:
+        """Return whether the candles of the chunks, and the spans that they cover, follow one another without a hole
+        or an unverified span."""
+        row, end_ms = self.chunks[chunks[0]].first_row, self.chunks[chunks[0]].covered.start_ms
+        for chunk in chunks:
+            covered, _, holes, unverified, _, first, rows = self.chunks[chunk]
+            if first != row or covered.start_ms != end_ms or holes or unverified:
+                return False
+            row, end_ms = row + rows, covered.end_ms
+        return True
+
 
 class Part(NamedTuple):
     """A part of a block that is filled in one step: a file of a page, or the candles of an entry outside of pages."""

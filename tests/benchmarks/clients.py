@@ -381,6 +381,13 @@ def write_files(folder: str, start: str, end: str, url: str, into: str) -> Figur
     return {"candles": len(frame), "bytes": block.nbytes}
 
 
+def touch_memory(gigabytes: float) -> Figures:
+    """Writes to so much memory and gives it back: where the machine is a virtual one, its host may have to find it."""
+    import numpy as np
+
+    return timed(lambda: len(np.ones(int(gigabytes * 2**27))))
+
+
 def load_numpy(into: str, name: str = "block") -> Figures:
     import numpy as np
 

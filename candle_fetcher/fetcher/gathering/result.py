@@ -21,7 +21,8 @@ from candle_fetcher.sources import CallScope, is_denial
 
 
 class ChunkResult(NamedTuple):
-    """The tier that had a chunk, its candles, and the spans that sources answered for, in order of the answers."""
+    """The tier that had a chunk, or several in a row, its candles, and the spans that sources answered for, in order of
+    the answers."""
 
     tier: str
     entry: Entry
@@ -96,7 +97,7 @@ def make_result(gathering: Gathering, fetch: Fetch | None) -> GatherResult:
         facts,
         gathering.settling,
         is_off_grid=gathering.timeframe.name in gathering.feed.off_grid,
-        chunks=[ChunkResult(*found[chunk], tuple(gathering.provenance.get(chunk, ()))) for chunk in sorted(found)],
+        chunks=_chunk_results(gathering),
         failed=gathering.failed,
         until_ms=min(again_ms),
         ends_now=ends_now,
@@ -108,6 +109,17 @@ def make_result(gathering: Gathering, fetch: Fetch | None) -> GatherResult:
         beyond=beyond,
         block=gathering.block,
     )
+
+
+def _chunk_results(gathering: Gathering) -> list[ChunkResult]:
+    """Return the results of the chunks, in order; chunks that share an entry have one result."""
+    found, results, before = gathering.found, list[ChunkResult](), None
+    for chunk in sorted(found):
+        tier, entry = found[chunk]
+        if entry is not before:
+            results.append(ChunkResult(tier, entry, tuple(gathering.provenance.get(chunk, ()))))
+        before = entry
+    return results
 
 
 def _changes_ms(gathering: Gathering, facts: Facts) -> Iterator[int]:
