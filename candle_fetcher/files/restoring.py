@@ -226,7 +226,7 @@ class _Restorer:
     def _refuse(self, is_refused: object) -> None:
         if is_refused:
             problem = self._cache.problem or "the disk did not take what was to be stored"
-            raise CacheError(f"{self._path.name} was not restored completely: {shown(problem)}")
+            raise CacheError(f"{self._path.name} was not restored completely: {problem}")
 
     # -- entries
 
