@@ -176,11 +176,11 @@ def test_a_symbol_without_any_action_is_asked_for_each_day(world: World) -> None
 # -- where the list cannot be had --------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow(keep=("action0-plan does not include",))
+@pytest.mark.slow(keep=("action0-does not include the data",))
 @pytest.mark.parametrize(("action", "words"), [
-    (faults.status(403, b'{"message": "subscription does not permit it"}'), "plan does not include"),
+    (faults.status(403, b'{"message": "subscription does not permit it"}'), "does not include the data"),
     (faults.status(404, b'{"message": "endpoint not found."}'), "refused the request"),
-    (faults.body(b'{"corporate_actions": [1]}'), "expected corporate actions"),
+    (faults.body(b'{"corporate_actions": [1]}'), "expected a JSON object with corporate_actions"),
     (faults.body(b'{"corporate_actions": {"forward_splits": [{"symbol": "NVDA"}]}}'), "with its day"),
     (faults.body(b'{"corporate_actions": {"forward_splits": [{"symbol": "MSFT", "ex_date": "2024-06-10"}]}}'), "NVDA"),
     (faults.body(b'{"message": "symbols is required"}'), "symbols is required"),

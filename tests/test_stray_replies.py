@@ -60,7 +60,7 @@ def test_an_empty_reply_and_then_the_one_of_before_hide_no_history(world: World,
 def test_a_first_candle_that_one_reply_alone_tells_is_asked_for_again(world: World) -> None:
     stray = json.dumps(json.loads(rows(world, "2023-05-01", "2023-05-02"))[:1]).encode()
     world.exchange.fail(faults.body(stray), match=is_probe)
-    with pytest.raises(IncompleteData, match="first candle"):
+    with pytest.raises(IncompleteData, match="BTCUSDT begins at 2023-05-01T00:00:00Z, and then"):
         world.fetcher(source="rest").fetch("BTC/USDT", "1h", "2016-01-01", "2018-06-01")
     frame = world.fetcher(source="rest").fetch("BTC/USDT", "1h", "2016-01-01", "2018-06-01")
     same(frame, world.truth("BTCUSDT", "1h", "2016-01-01", "2018-06-01"))
