@@ -134,6 +134,7 @@ def test_the_sets_of_columns_stay_as_they_are() -> None:
     [
         ({}, "empty mapping"),
         ({"y": "clsoe"}, "Did you mean 'close'"),
+        ({"y": "is_closed"}, "include_open=True"),
         ({"BTCUSDT": "open", "{symbol}": "close"}, "'BTCUSDT' twice"),
         ({"": "close"}, "expected a text"),
         ({"y": 5}, "expected a text"),

@@ -141,6 +141,12 @@ def make_layout(columns: str | Mapped, names: Sequence[str], symbol: str) -> Lay
         if name not in known:
             close = nearest(name, known)
             hint = f" Did you mean {close!r}?" if close else ""
+            if name in FLAG_COLUMNS:
+                hint = (
+                    " It is there with include_open=True."
+                    if name == "is_closed"
+                    else " It marks rows that on_gap invents."
+                )
             raise InputError(
                 f"columns has {shown(header)}: {shown(name)}, but there is no such column; expected one of "
                 f"{', '.join(known)}.{hint}"

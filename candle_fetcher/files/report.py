@@ -50,13 +50,15 @@ class FileReport:
         elif isinstance(self.differences, str):
             said = "not comparable with the cache"
         else:
-            count = len(self.differences)
-            said = (
-                f"{count:,}{'+' if count == MOST_DIFFERENCES else ''} values differ from the cache"
-                if count
-                else ("equal to the cache")
-            )
+            said = _count_text(len(self.differences))
         return f"{self.path.name}: {'whole' if self.whole else 'NOT WHOLE'}, {self.rows:,} rows, {said}"
+
+
+def _count_text(count: int) -> str:
+    if not count:
+        return "equal to the cache"
+    more = "+" if count == MOST_DIFFERENCES else ""
+    return f"{count:,}{more} values differ from the cache" if count > 1 else "1 value differs from the cache"
 
 
 class Identity(NamedTuple):
