@@ -159,6 +159,24 @@ def change(vault: Vault, world: World) -> None:
     vault._fetcher().fetch("BTC/USDT", "1h", START, "2024-06-14", refresh=True)
 
 
+@pytest.mark.parametrize("file_format", ["csv", "arrow"])
+def test_a_young_hole_that_is_filled_later_is_filled_in_the_vault(
+    world: World, tmp_path: Path, file_format: str
+) -> None:
+    if file_format != "csv":
+        pytest.importorskip("pyarrow")
+    vault = Vault(tmp_path / "vault", world.fetcher(), format=file_format)
+    world.exchange.hide("binance", "BTCUSDT", (ms("2024-06-15T03:00"), ms("2024-06-15T05:00")))
+    report = vault.update("BTC/USDT", "1h", START)
+    assert report[["rows", "gaps"]].values.tolist() == [[58, 1]]
+    world.exchange.unhide("binance", "BTCUSDT")
+    world.now_s += 2 * 3600  # by then the hole is asked for again
+    report = vault.update()
+    assert report[["rows", "added", "revised", "gaps"]].values.tolist() == [[62, 4, 0, 0]]
+    same_as_fetch(vault, world, timeframe="1h")
+    assert vault.verify()["whole"].tolist() == [True]
+
+
 # -- columns and processors --------------------------------------------------------------------------------------------
 
 

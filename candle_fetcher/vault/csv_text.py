@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import IO, Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 
 from candle_fetcher.core.candles import INTEGERS, MISSING, Candles, in_order, join, no_candles
 from candle_fetcher.core.errors import BadFile, ReplyError
-from candle_fetcher.core.frame import utc_index
+from candle_fetcher.core.frame import index_ms, utc_index
 from candle_fetcher.core.text.csv import read_lines
 from candle_fetcher.files.layout import TIME, CsvOptions
 from candle_fetcher.vault.state import Field
@@ -62,16 +63,50 @@ def _line_at(file: IO[bytes], place: int) -> bytes:
 
 def _time_ms(line: bytes, separator: str, at: int) -> int:
     """Return the Unix ms of the time in a row."""
-    text = line.rstrip(b"\n").split(separator.encode())[at].decode("ascii", "replace").replace(",", ".")
     try:
-        return int(np.datetime64(text.replace(" ", "T"), "ms").astype(np.int64))
-    except ValueError:
+        return instant_of(line.rstrip(b"\n").split(separator.encode())[at].decode("ascii", "replace"))
+    except (ValueError, IndexError):
         raise BadFile(f"a row without a time: {line[:80]!r}") from None
+
+
+def instant_of(text: str) -> int:
+    """Return the Unix ms of a time as a CSV has it. Raises ValueError for another text."""
+    return int(np.datetime64(text.replace(",", ".").replace(" ", "T"), "ms").astype(np.int64))
 
 
 def row_ms(line: bytes, separator: str, at: int) -> int:
     """Return the Unix ms of the time in a row; raises BadFile where there is none."""
     return _time_ms(line, separator, at)
+
+
+def is_text_of(text: bytes, rows: pd.DataFrame, fields: Sequence[Field], options: CsvOptions) -> bool:
+    """Return whether lines of text are the rows. False also of flags and of other times, without a look."""
+    lines = text.decode("ascii", "replace").splitlines()
+    if len(lines) != len(rows) or any(one.kind not in ("float", "int") for one in fields if one.column != TIME):
+        return False
+    times = index_ms(rows).tolist()
+    columns = [
+        times if one.column == TIME else rows[one.column].to_numpy(dtype=np.float64, na_value=np.nan).tolist()
+        for one in fields
+    ]
+    try:
+        return all(
+            _is_line_of(line.split(options.separator), values, fields, options.decimal)
+            for line, values in zip(lines, zip(*columns, strict=True), strict=True)
+        )
+    except ValueError:
+        return False
+
+
+def _is_line_of(texts: Sequence[str], values: Sequence[float], fields: Sequence[Field], decimal: str) -> bool:
+    for field, text, value in zip(fields, texts, values, strict=True):
+        if field.column == TIME:
+            is_same = instant_of(text) == value
+        else:
+            is_same = float(text.replace(decimal, ".")) == value if text else math.isnan(value)
+        if not is_same:
+            return False
+    return True
 
 
 def parse_text(text: bytes, fields: Sequence[Field], options: CsvOptions) -> pd.DataFrame:

@@ -25,14 +25,14 @@ from candle_fetcher.core.errors import BadFile
 from candle_fetcher.core.frame import index_ms
 from candle_fetcher.core.spans import Span
 from candle_fetcher.files.layout import TIME, CsvOptions, Layout, csv_bytes
-from candle_fetcher.vault.csv_text import find_row, parse_text, row_ms
+from candle_fetcher.vault.csv_text import find_row, is_text_of, parse_text, row_ms
 from candle_fetcher.vault.fields import fields_of, join_fields, layout_of
 from candle_fetcher.vault.files import PART, naming_target, replace_document
 from candle_fetcher.vault.state import NOTHING, TAIL_BYTES, Facts, Field, Piece, SeriesId, SeriesState
 
 SLOTS = ("1", "2")
 _BLOCK = 1 << 20
-_MOST_HELD = 100_000  # rows that are compared as text
+_MOST_HELD = 16  # rows that are quicker compared one by one
 _TRIES = 20  # of a read beside updates that are quicker than it
 _crc32 = find_crc32()
 
@@ -299,10 +299,10 @@ class SlotFiles:
 
     def holds(self, state: SeriesState, rows: pd.DataFrame, span: Span) -> bool:
         """Return whether the rows are the same text as the stored ones of that time."""
-        layout = self._layout or layout_of(rows)
-        if len(rows) > _MOST_HELD or [one.header for one in state.facts.fields] != list(layout.headers):
+        layout, fields = self._layout or layout_of(rows), state.facts.fields
+        if len(rows) > _MOST_HELD or [one.header for one in fields] != list(layout.headers):
             return False
-        return self._read_text(state, span) == csv_bytes(rows, self._options, layout)
+        return is_text_of(self._read_text(state, span), rows, fields, self._options)
 
     def normalize(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Return the rows as they are once they were text."""

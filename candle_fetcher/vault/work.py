@@ -165,6 +165,9 @@ class Updates:
                 entry, document = self._register(job, job.named)
                 if not self._locks.try_acquire(entry.name):
                     return False
+                if not self._is_there(entry):  # it was removed meanwhile: it begins again
+                    self._locks.release(entry.name)
+                    return False
                 files = make_files(document, self._folder, entry)
                 try:
                     updated = self._update(job, job.named, document, entry)
@@ -236,6 +239,10 @@ class Updates:
         entry = document.find(named.series)
         assert entry is not None
         return entry, document
+
+    def _is_there(self, entry: Entry) -> bool:
+        document = load_document(self._folder)
+        return document is not None and document.find(entry.series) is not None
 
     def _check_origin(self, document: VaultDocument, series: SeriesId, origin: str | None) -> None:
         origins = dict(document.origins)
