@@ -91,7 +91,7 @@ def test_names_tell_the_whole_series() -> None:
     document = VaultDocument("csv").with_series(SeriesId("x", "a", "a/b", "1m"), 1, None)
     document = document.with_series(SeriesId("x", "a", "A-b", "1m"), 1, None)
     document = document.with_series(SeriesId("x", "a", "A_B", "1m"), 1, None)
-    assert [one.name for one in document.entries] == ["x_a_b_1m", "x_A-b_1m", "x_A_B_1m-2"]
+    assert [one.name for one in document.entries] == ["x_A-b_1m", "x_A_B_1m-2", "x_a_b_1m"]
     assert document.find(SeriesId("x", "a", "A_B", "1m")) == Entry(SeriesId("x", "a", "A_B", "1m"), "x_A_B_1m-2", 1)
 
 

@@ -74,14 +74,16 @@ class VaultDocument(NamedTuple):
         return next((one for one in self.entries if one.series.key == series.key), None)
 
     def with_series(self, series: SeriesId, start_ms: int, origin: str | None) -> VaultDocument:
-        """Return the document with the series in it; its files get a name that no other series has."""
+        """Return the document with the series in it, in their order by provider and symbol; its files get a name that no
+        other series has."""
         taken = {one.name.casefold() for one in self.entries}
         name, count = series.name(), 1
         while name.casefold() in taken:
             count += 1
             name = f"{series.name()}-{count}"
         origins = self.origins if series.provider in dict(self.origins) else (*self.origins, (series.provider, origin))
-        return self._replace(origins=origins, entries=(*self.entries, Entry(series, name, start_ms)))
+        entries = sorted((*self.entries, Entry(series, name, start_ms)), key=lambda one: str(one.series.key))
+        return self._replace(origins=origins, entries=tuple(entries))
 
     def with_start(self, series: SeriesId, start_ms: int) -> VaultDocument:
         """Return the document with another start of the series."""
