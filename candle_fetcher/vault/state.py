@@ -74,8 +74,8 @@ class VaultDocument(NamedTuple):
         return next((one for one in self.entries if one.series.key == series.key), None)
 
     def with_series(self, series: SeriesId, start_ms: int, origin: str | None) -> VaultDocument:
-        """Return the document with the series in it, in their order by provider and symbol; its files get a name that no
-        other series has."""
+        """Return the document with the series in it, ordered by provider and symbol; its files get a name that no other
+        series has."""
         taken = {one.name.casefold() for one in self.entries}
         name, count = series.name(), 1
         while name.casefold() in taken:
