@@ -42,6 +42,7 @@ TOOLS = {
         "pyright[nodejs]>=1.1.400",  # for tests/test_types.py
         "pandas-stubs",
         "radon>=6.0",  # for tests/structure.py
+        "distributed>=2024.8",  # for the tests of fetch_many on a Dask cluster
         "ipykernel>=6.29",  # for the tests of errors and interrupts in notebooks
         *FEATURES["excel"],
         *FEATURES["polars"],

@@ -32,6 +32,7 @@ from candle_fetcher.core.errors import (
     TransportError,
     UnknownArgument,
     UnknownSymbol,
+    WorkerError,
 )
 from candle_fetcher.core.events import Progress
 from candle_fetcher.core.gap import Gap
@@ -102,6 +103,7 @@ __all__ = [
     "UnknownSymbol",
     "Vault",
     "Verified",
+    "WorkerError",
     "__version__",
     "combine",
     "export",

@@ -29,6 +29,7 @@ _MOST_COUNT = 256
 CHUNK_BYTES = 8 * 11 * CHUNK_SLOTS + 1_000
 # One chunk, the tables of the database, the facts of the series and the request limits; measured.
 _LEAST_DISK_BYTES = 300_000
+_LEAST_SHARE = 0.0001
 _MOST_S = 1e9  # the system's waits take no more than some billion seconds
 _FLAGS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True), **dict.fromkeys(("0", "false", "no", "off"), False),
@@ -71,6 +72,7 @@ class Settings(NamedTuple):
     source: str
     max_retries: int
     timeout_s: float
+    budget_share: float
     base_urls: Mapping[str, str]
     provider_settings: Mapping[str, Mapping[str, str]]
 
@@ -110,6 +112,7 @@ def read_settings(given: Mapping[str, Any], environment: Mapping[str, str]) -> t
         source=one_of("source", value("source"), SOURCE_NAMES),
         max_retries=count("max_retries", 0, least=0),
         timeout_s=read_number("timeout_s", value("timeout_s", _number_in), 0.001, _MOST_S),
+        budget_share=read_number("budget_share", value("budget_share", _number_in), _LEAST_SHARE, 1),
         base_urls=_base_urls(value("base_urls"), partial(known_services, value("provider"))),
         provider_settings=_provider_settings(value("provider_settings")),
     )

@@ -7,6 +7,7 @@ CandleFetcher; `tests/test_types.py` holds the two against each other.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, overload
 
 import pandas as pd
@@ -46,6 +47,12 @@ class FetchWords(FundingWords, total=False):
     include_open: bool
     on_gap: GapPolicy
     partial: PartialPolicy
+
+
+class ManyWords(FetchWords, total=False):
+    """The other keywords of `fetch_many`."""
+
+    executor: Executor | None
 
 
 class IterWords(FetchWords, total=False):
@@ -144,7 +151,7 @@ class FetchManyCall(Protocol):
         *,
         output: Pandas = "pandas",
         with_manifest: No = False,
-        **words: Unpack[FetchWords],
+        **words: Unpack[ManyWords],
     ) -> dict[str, pd.DataFrame]: ...
     @overload
     def __call__(
@@ -156,7 +163,7 @@ class FetchManyCall(Protocol):
         *,
         output: Polars,
         with_manifest: No = False,
-        **words: Unpack[FetchWords],
+        **words: Unpack[ManyWords],
     ) -> dict[str, pl.DataFrame]: ...
     @overload
     def __call__(
@@ -168,7 +175,7 @@ class FetchManyCall(Protocol):
         *,
         output: Arrow,
         with_manifest: No = False,
-        **words: Unpack[FetchWords],
+        **words: Unpack[ManyWords],
     ) -> dict[str, pa.Table]: ...
     @overload
     def __call__(
@@ -180,7 +187,7 @@ class FetchManyCall(Protocol):
         *,
         output: Pandas = "pandas",
         with_manifest: Yes,
-        **words: Unpack[FetchWords],
+        **words: Unpack[ManyWords],
     ) -> dict[str, tuple[pd.DataFrame, Facts]]: ...
     @overload
     def __call__(
@@ -192,7 +199,7 @@ class FetchManyCall(Protocol):
         *,
         output: Polars,
         with_manifest: Yes,
-        **words: Unpack[FetchWords],
+        **words: Unpack[ManyWords],
     ) -> dict[str, tuple[pl.DataFrame, Facts]]: ...
     @overload
     def __call__(
@@ -204,7 +211,7 @@ class FetchManyCall(Protocol):
         *,
         output: Arrow,
         with_manifest: Yes,
-        **words: Unpack[FetchWords],
+        **words: Unpack[ManyWords],
     ) -> dict[str, tuple[pa.Table, Facts]]: ...
 
 

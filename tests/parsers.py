@@ -1474,8 +1474,8 @@ def setting_parser(name: str, good: bytes) -> Parser:
 USUAL: dict[str, Any] = {
     "provider": "binance", "cache_dir": "/nowhere", "use_cache": True, "memory_cache_size": "256MB",
     "disk_cache_size": "10GB", "cache_ttl": None, "compression": False, "network_threads": None, "io_threads": None,
-    "performance_mode": "standard", "source": "auto", "max_retries": 5, "timeout_s": 30, "base_urls": None,
-    "provider_settings": None,
+    "performance_mode": "standard", "source": "auto", "max_retries": 5, "timeout_s": 30, "budget_share": 1,
+    "base_urls": None, "provider_settings": None,
 }  # fmt: skip
 
 

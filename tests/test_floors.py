@@ -34,6 +34,7 @@ FLOORS = {
     "typed": 2,
     "diagnosis": 3,
     "files": 3,
+    "workers": 3,
     "fetcher": 4,
     "live": 4,
     "vault": 5,

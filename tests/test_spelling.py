@@ -120,8 +120,8 @@ def test_the_name_of_another_library_brings_ours(fetcher: CandleFetcher, call: s
 def test_what_is_not_there_yet_is_an_unknown_argument(
     fetcher: CandleFetcher, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(UnknownArgument, match="executor"):
-        fetcher.fetch_many(["BTC/USDT"], "1h", *DAY, executor=None)  # type: ignore[call-overload]
+    with pytest.raises(UnknownArgument, match="batch"):
+        fetcher.fetch_many(["BTC/USDT"], "1h", *DAY, batch=None)  # type: ignore[call-overload]
     assert main(["fetch", "BTC/USDT", "1h", "--days", "1", "--arrow", "--practice"]) == 2
     assert "--arrow" in capsys.readouterr().err
 

@@ -14,6 +14,7 @@
         ReplyError                   cut, undecodable or wrong      retried, then the next source
       IncompleteData                 .frame .missing .refusals
       FetchManyError                 .frames .errors
+      WorkerError                    a worker of an executor ended early; .cause
       BadFile                        a file is damaged or incomplete
       CacheError                     the store cannot be opened or written
       MissingExtra                   .extra; the install line is the message
@@ -31,6 +32,7 @@ also `.fix`. The facts are attributes.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import copy
 import datetime as dt
 import sys
@@ -43,6 +45,8 @@ from candle_fetcher.core.gap import Gap
 if TYPE_CHECKING:
     import pandas as pd
 
+# The warnings of a block of `collecting_warnings`, by its thread.
+_collected: contextvars.ContextVar[list[CandleFetcherWarning] | None] = contextvars.ContextVar("warnings", default=None)
 # Characters of a value in a message.
 _MOST_SHOWN = 120
 # The least similarity (0 to 1) of a suggested name: `binance` for `biannce`, but not `coingecko` for `coinbase`.
@@ -279,6 +283,18 @@ class FetchManyError(CandleFetcherError):
         return "; ".join(shown)
 
 
+class WorkerError(CandleFetcherError):
+    """A worker of an executor ended before its series was done, or could not begin it.
+
+    `.cause` is the executor's error. Where one process of a ProcessPoolExecutor is killed, all its other jobs fail too.
+    """
+
+    fix = (
+        "Make the call again, with a new executor if this one is broken: what has arrived is in the cache or the vault "
+        "and is not fetched again"
+    )
+
+
 class BadFile(CandleFetcherError):
     """A file is damaged or incomplete."""
 
@@ -340,7 +356,7 @@ def completing_errors(about: Callable[[], About]) -> Iterator[None]:
     try:
         yield
     except CandleFetcherError as error:
-        _complete(error, about())
+        complete_error(error, about())
         raise
 
 
@@ -360,7 +376,7 @@ def naming_errors(about: Callable[[], About]) -> Iterator[None]:
             own: CandleFetcherError = _named(error, facts)
         else:
             own = error
-            _complete(error, facts)
+            complete_error(error, facts)
         if isinstance(error, IncompleteData):
             error.refusals = tuple(
                 cause if one is error.__cause__ and isinstance(cause, SourceError) else _named(one, facts)
@@ -373,7 +389,7 @@ def naming_errors(about: Callable[[], About]) -> Iterator[None]:
 
 def _named(error: SourceError, about: About) -> SourceError:
     """Return the error with these facts; a copy if it already has the facts of another call."""
-    _complete(error, about)
+    complete_error(error, about)
     if (error.provider, error.symbol, error.timeframe, error.span) == about:
         return error
     own = copy.copy(error)
@@ -382,7 +398,8 @@ def _named(error: SourceError, about: About) -> SourceError:
     return own
 
 
-def _complete(error: CandleFetcherError, about: About) -> None:
+def complete_error(error: CandleFetcherError, about: About) -> None:
+    """Add the facts that the error lacks."""
     for name, value in about._asdict().items():
         if value is not None and getattr(error, name) is None:
             vars(error).setdefault(name, value)  # in one step, beside other threads
@@ -426,7 +443,22 @@ def warn(warning: CandleFetcherWarning) -> None:
     _deliver(_issue, warning)
 
 
+@contextlib.contextmanager
+def collecting_warnings() -> Iterator[list[CandleFetcherWarning]]:
+    """Give a list of the warnings of calls that this thread makes in the block, which are not issued here."""
+    collected: list[CandleFetcherWarning] = []
+    token = _collected.set(collected)
+    try:
+        yield collected
+    finally:
+        _collected.reset(token)
+
+
 def _issue(warning: CandleFetcherWarning) -> None:
+    collected = _collected.get()
+    if collected is not None:
+        collected.append(warning)
+        return
     if _SKIPS_FILES:
         warnings.warn(warning, skip_file_prefixes=_INSIDE)  # type: ignore[call-arg, unused-ignore]
         return

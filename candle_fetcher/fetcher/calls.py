@@ -62,11 +62,7 @@ class Calls:
 
         Raises CandleFetcherError in a thread of ours, which may hold what the work needs.
         """
-        if is_ours():
-            raise CandleFetcherError(
-                "a finalizer, a callback of the garbage collector or a provider's function made this call in a thread "
-                "of a CandleFetcher, where it could wait for itself; make the call from a thread of your own"
-            )
+        refuse_own_threads()
         call = PublicCall(work)
         for scope in scopes:
             call.join(scope)
@@ -155,6 +151,15 @@ class Calls:
         with suppress(queue.Empty):
             while outcome is None and os.getpid() == self._pid:
                 outcome = _receive(call, max(0.0, ends_s - time.monotonic()))
+
+
+def refuse_own_threads() -> None:
+    """Raise CandleFetcherError in a thread of ours, which may hold what a call needs."""
+    if is_ours():
+        raise CandleFetcherError(
+            "a finalizer, a callback of the garbage collector or a provider's function made this call in a thread "
+            "of a CandleFetcher, where it could wait for itself; make the call from a thread of your own"
+        )
 
 
 def _receive(call: PublicCall, timeout_s: float) -> Outcome | None:

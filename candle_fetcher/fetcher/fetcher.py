@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -64,6 +65,8 @@ class CandleFetcher:
     max_retries: how often a failed request is sent again, with growing pauses.
     timeout_s: seconds for one request, from connecting to the last byte. A call may send several requests, one after
     another, and each again up to `max_retries` times.
+    budget_share: the part of each provider's request limits that this fetcher uses, above 0 and at most 1, such as 0.25
+    for one of four on machines that share an address. Fetchers on one `cache_dir` share their budget anyway.
     api_keys: {provider: {name: value}}, for providers that need a key; else the key is read from the environment, under
     the name that the provider's users know, such as ALPACA_API_KEY_ID. Keys are never shown and never written.
     base_urls: {provider: URL}; a URL given here is the only host asked. http is allowed to loopback only.
@@ -92,6 +95,7 @@ class CandleFetcher:
         source: SourceName = default("auto"),
         max_retries: int = default(5),
         timeout_s: float = default(30),
+        budget_share: float = default(1),
         api_keys: Mapping[str, Mapping[str, str]] | None = None,
         base_urls: Mapping[str, str] | str | None = default(None),
         provider_settings: Mapping[str, Mapping[str, str]] | str | None = default(None),
@@ -187,7 +191,7 @@ class CandleFetcher:
         return fetch_frame(self._runtime, *read_call(self._runtime, locals()))
 
     @typed_fetch_many
-    @public_call
+    @checked_call
     def fetch_many(
         self,
         symbols: Iterable[str],
@@ -207,16 +211,19 @@ class CandleFetcher:
         refresh: bool = False,
         output: OutputName = "pandas",
         with_manifest: bool = False,
+        executor: Executor | None = None,
     ) -> dict[str, Any]:
         """Return a frame for each symbol, fetched side by side, once the slowest of them has arrived or failed.
 
         symbols: several; one may name its provider, as `binance:BTC/USDT` and `kraken:BTC/USD` do; see `combine`.
+        executor: a concurrent.futures.Executor, such as ProcessPoolExecutor(4) or that of a Dask cluster, by which the
+        symbols are fetched; None: threads of this fetcher. Its workers read API keys from their own environment.
         The other arguments are those of `fetch`.
 
         Raises FetchManyError where some failed: `.frames` has the others, `.errors` the reasons, by symbol.
         """
-        arguments, policy = read_call(self._runtime, locals())
-        frames = fetch_frames(self._runtime, read_symbols(symbols), arguments, policy)
+        call = read_call(self._runtime, locals())
+        frames = fetch_frames(self._runtime, read_symbols(symbols), *call, executor, type(self))
         return {name: hand_over(frame, output, with_manifest) for name, frame in frames.items()}
 
     @typed_iter_frames

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from candle_fetcher.concurrency import as_done
-from candle_fetcher.concurrency.call import PublicCall, current_call
-from candle_fetcher.concurrency.pool import ThreadPool
-from candle_fetcher.core.errors import CandleFetcherError, FetchManyError, IncompleteData, completing_errors
+from candle_fetcher.core.errors import FetchManyError, IncompleteData
 from candle_fetcher.core.events import Gaps, Missing, Operation
 from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.frame import MANIFEST, Manifest, gap_frame, hand_out
@@ -20,6 +18,7 @@ from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import Timeframe
 from candle_fetcher.fetcher.answers import Answer
+from candle_fetcher.fetcher.calls import refuse_own_threads
 from candle_fetcher.fetcher.collect import CandleResult, Collector
 from candle_fetcher.fetcher.listings import naming_closest
 from candle_fetcher.fetcher.policy import FetchPolicy
@@ -28,6 +27,7 @@ from candle_fetcher.fetcher.refusals import refuse_incomplete, settled_frame
 from candle_fetcher.fetcher.request import Arguments, Request, make_request
 from candle_fetcher.fetcher.runtime import Runtime
 from candle_fetcher.sources import CallScope
+from candle_fetcher.workers import fetch_by_threads, fetch_by_workers, is_of_threads
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -129,40 +129,29 @@ def _frame_key(series: Series, span: Span, timeframe: Timeframe, columns: str) -
 
 
 def fetch_frames(
-    runtime: Runtime, symbols: Sequence[str], arguments: Arguments, policy: FetchPolicy
+    runtime: Runtime,
+    symbols: Sequence[str],
+    arguments: Arguments,
+    policy: FetchPolicy,
+    executor: Executor | None = None,
+    make: Callable[..., Any] | None = None,
 ) -> dict[str, pd.DataFrame]:
-    """Return the frames of `CandleFetcher.fetch_many`; the arguments are those that all symbols have in common."""
+    """Return the frames of `CandleFetcher.fetch_many`; the arguments are those that all symbols have in common. `make`
+    is the class of the fetchers that the executor's workers make."""
     # Each call of its own would warn of what it lacks; they are one call.
     quiet = policy._replace(partial="allow") if policy.partial == "warn" else policy
-    frames: dict[str, pd.DataFrame] = {}
-    errors: dict[str, Exception] = {}
-    # These threads only wait and join; requests and disk have pools of their own, so nothing here can deadlock.
-    callers = ThreadPool("caller", max(1, min(len(symbols), runtime.settings.network_threads)))
-    call = current_call() or PublicCall(lambda: None)
-
-    def fetch_in_call(symbol: str) -> pd.DataFrame:
-        with call.entered(), completing_errors(lambda: runtime.about(("provider",), {"symbol": symbol})):
-            return fetch_frame(runtime, arguments._replace(symbol=symbol), quiet)
-
-    try:
-        waiting = {callers.submit(fetch_in_call, symbol): symbol for symbol in symbols}
-        for future in as_done(waiting, call.stop):
-            try:
-                frames[waiting[future]] = future.result()
-            except CandleFetcherError as error:
-                errors[waiting[future]] = error
-    except BaseException:
-        for scope in list(call.scopes):
-            runtime.stop(scope)
-        raise
-    finally:
-        callers.close(cancels=True)
+    calls = {symbol: (fetch_frame, arguments._replace(symbol=symbol), quiet) for symbol in symbols}
+    if executor is None or is_of_threads(executor):
+        found = runtime.calls.run(lambda: fetch_by_threads(runtime, executor, calls))
+    else:
+        refuse_own_threads()
+        found = fetch_by_workers(runtime, make, executor, calls)
+    frames = {symbol: found[symbol] for symbol in symbols if isinstance(found[symbol], pd.DataFrame)}
     if policy.partial == "warn":
-        warn_of_missing(frames[symbol].attrs[MANIFEST] for symbol in symbols if symbol in frames)
-    ordered = {symbol: frames[symbol] for symbol in symbols if symbol in frames}
-    if errors:
-        raise FetchManyError(ordered, {symbol: errors[symbol] for symbol in symbols if symbol in errors})
-    return ordered
+        warn_of_missing(frame.attrs[MANIFEST] for frame in frames.values())
+    if len(frames) < len(found):
+        raise FetchManyError(frames, {symbol: found[symbol] for symbol in symbols if symbol not in frames})
+    return frames
 
 
 def iterate_frames(runtime: Runtime, answer: Answer, rows: int) -> Iterator[pd.DataFrame]:

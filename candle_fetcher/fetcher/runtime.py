@@ -88,7 +88,7 @@ class Runtime:
         progress: bool | Callable[[Progress], object] | None,
     ) -> None:
         self.settings, self.clock = settings, clock
-        self._api_keys, self._progress = api_keys, progress
+        self.api_keys, self._progress = api_keys, progress
         self._chosen: dict[str, Provider] = {}
         self.provider = self.find(provider)
         self.is_closed = False
@@ -108,7 +108,8 @@ class Runtime:
         # What processes share lies beside the cache on disk: without that there is nothing to share.
         self._shared_states = None if settings.disk_folder is None else SharedStates(settings.disk_folder)
         retry, at_once = Retry(max_retries=settings.max_retries), settings.network_threads
-        self.wire = Wire(self.transport, retry, self.observe, self.clock, self._shared_states, at_once=at_once)
+        wire = Wire(self.transport, retry, self.observe, self.clock, self._shared_states, at_once=at_once)
+        self.wire = wire._replace(share=settings.budget_share)
         self._rests: dict[int, RestSource] = {}
         self._archives: dict[str, ArchiveSource] = {}
         self._scopes: set[CallScope] = set()
@@ -314,7 +315,7 @@ class Runtime:
                     provider,
                     (urls[provider.name],) if provider.name in urls else provider.hosts,
                     self.wire,
-                    keys=self._api_keys.of(provider),
+                    keys=self.api_keys.of(provider),
                     token_host=urls.get(provider.token.name) if provider.token is not None else None,
                 )
             return self._rests[id(provider)]

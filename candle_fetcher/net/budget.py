@@ -8,6 +8,7 @@ new offset of the provider's clock moves the borders, and never what was spent.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -274,6 +275,18 @@ def _moved(window: Window, limit: Limit, by_ms: int, steady_ms: int) -> Window:
     """Return the window after the offset of the provider's clock has grown by so much."""
     back_ms, fore_ms = _range_ms(window, limit, steady_ms)
     return window._replace(back_ms=max(0, back_ms + by_ms), fore_ms=max(0, fore_ms - by_ms), moved_ms=steady_ms)
+
+
+def divided(limit: Limit, share: float, least: int) -> Limit:
+    """Return the part of a limit that is for one of several that spend it apart; `share` is above 0 and at most 1.
+
+    A part below `least`, which could let no request through, is that much in an interval that is longer instead.
+    """
+    part = limit.cost * share
+    if share == 1 or part >= least:
+        return limit if share == 1 else limit._replace(cost=int(part))
+    cost = min(least, limit.cost)
+    return limit._replace(cost=cost, interval_s=math.ceil(limit.interval_s * cost / part))
 
 
 def usable(limit: Limit) -> int:

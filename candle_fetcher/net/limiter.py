@@ -15,7 +15,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache, reduce
@@ -35,6 +35,7 @@ from candle_fetcher.net.budget import (
     anchored,
     clocked,
     current,
+    divided,
     fits,
     join_states,
     key_of,
@@ -106,7 +107,8 @@ class Limiter:
     """The budget of one provider at one address, shared by all threads, and by all Limiters with the same `shared`.
 
     limits: count until the provider's own are set. least: by kind; a lower limit of the provider is not obeyed, since
-    it would let no request through.
+    it would let no request through. share: the part of each limit that is for this Limiter, above 0 and at most 1,
+    where others that do not share its State spend the rest.
     now_ms: the provider's clock as far as it is known here. It may step: no wait then lasts longer than an interval or
     a hold. steady_ms: never steps; the provider's clock if not given. It begins at 0 when the machine starts, and a
     hold then lasts for its length at most. machine_ms: the machine's time of day; the provider's clock if not given.
@@ -123,6 +125,7 @@ class Limiter:
         provider: str,
         limits: Sequence[Limit] = (),
         least: Mapping[str, int] = MappingProxyType({}),
+        share: float = 1.0,
         now_ms: Callable[[], int],
         steady_ms: Callable[[], int] | None = None,
         machine_ms: Callable[[], int] | None = None,
@@ -131,8 +134,9 @@ class Limiter:
         wait: Wait = pause,
     ) -> None:
         self._provider = provider
-        self._documented = self._limits = tuple(limits)
-        self._least = least
+        self._least, self._share = least, share
+        self._stated = tuple(limits)  # in the documentation; below are the parts of limits that are for this Limiter
+        self._documented = self._limits = self._parts(limits)
         self._now_ms = now_ms
         self._steady_ms = steady_ms or now_ms
         self._machine_ms = machine_ms or now_ms
@@ -160,11 +164,11 @@ class Limiter:
         refused = [limit for limit in limits if not self._is_obeyed(limit)]
         kinds = {limit.kind for limit in refused}
         kept = [limit for limit in limits if limit not in refused]
-        kept += [limit for limit in self._documented if limit.kind in kinds - {limit.kind for limit in kept}]
+        kept += [limit for limit in self._stated if limit.kind in kinds - {limit.kind for limit in kept}]
         if kept:
             with self._locked():
-                self._limits = tuple(kept)
-                self._save(self._load()._replace(limits=self._limits, limits_ms=self._now_ms()))
+                self._limits = self._parts(kept)
+                self._save(self._load()._replace(limits=tuple(kept), limits_ms=self._now_ms()))
         return refused
 
     def knows_limits(self) -> bool:
@@ -230,7 +234,7 @@ class Limiter:
             for key, limit in _by_key(limits, self._documented).items():
                 if key in ticket.keys:
                     window = current(windows.get(key), limit, at.steady_ms)
-                    header = used if key == reported_key else None
+                    header = int(used * self._share) if used is not None and key == reported_key else None
                     windows[key] = settle(window, limit, price_of(limit, ticket.cost), header, ticket.sent_ms, at)
             self._save(State(windows, *state[1:]))
 
@@ -382,12 +386,15 @@ class Limiter:
         """Return the provider's own limits without those that are too low to be obeyed; else the documented ones."""
         limits, obeyed = self._in_force_of
         if limits != state.limits:
-            limits, obeyed = state.limits, tuple(filter(self._is_obeyed, state.limits))
+            limits, obeyed = state.limits, self._parts(filter(self._is_obeyed, state.limits))
             self._in_force_of = limits, obeyed
         return obeyed or self._limits
 
     def _is_obeyed(self, limit: Limit) -> bool:
         return limit.cost >= self._least.get(limit.kind, 1)
+
+    def _parts(self, limits: Iterable[Limit]) -> tuple[Limit, ...]:
+        return tuple([divided(limit, self._share, self._least.get(limit.kind, 1)) for limit in limits])
 
     def _decide(self, state: State, cost: int, at: Instant) -> tuple[State, Ticket | _Pause]:
         if state.ban_ms > 0 and at.now_ms < state.banned_until_ms:

@@ -52,6 +52,25 @@ class Listing(NamedTuple):
     symbols: tuple[Listed, ...]
 
 
+# Defaults of fields below are functions of this module, so that a provider of such functions can be pickled.
+
+
+def _none_for(given: object) -> None:
+    return None
+
+
+def _zero_for(given: object) -> int:
+    return 0
+
+
+def _false_for(given: object) -> bool:
+    return False
+
+
+def _itself(symbol: str) -> str:
+    return symbol
+
+
 @dataclass(frozen=True)
 class Question(Generic[Answer]):
     """A call and the function that parses its reply."""
@@ -148,16 +167,16 @@ class Feed:
     window: Callable[[Series, int], Span | None] | None = None
     since_ms: int = 0
     probe: str = "1d"
-    zone: Callable[[Series], str | None] = lambda series: None
+    zone: Callable[[Series], str | None] = _none_for
     off_grid: tuple[str, ...] = ()
     finality: Finality = UNSTATED
     final_until: Callable[[bytes, Candles], int] | None = None
     has_empty_bars: bool = True
-    embargo_ms: Callable[[Series], int] = lambda series: 0
-    restates_history: Callable[[Series], bool] = lambda series: False
+    embargo_ms: Callable[[Series], int] = _zero_for
+    restates_history: Callable[[Series], bool] = _false_for
     actions: Actions | None = None
     replies_with_all: bool = False
-    depth: Callable[[Series], int | None] = lambda series: None
+    depth: Callable[[Series], int | None] = _none_for
 
     def __post_init__(self) -> None:
         """Raise InputError for columns that no frame, entry or file can have."""
@@ -308,13 +327,13 @@ class Provider:
     describe: Callable[[str], Question[Listing]] | None = None
     listing: Question[Listing] | None = None
     default_limits: tuple[Limit, ...] = (Limit(60, 60),)
-    used: Callable[[Mapping[str, str]], int | None] = lambda headers: None
+    used: Callable[[Mapping[str, str]], int | None] = _none_for
     refusal: Callable[[Reply, str, int], Exception] | None = None
     provider_symbol: Callable[[str, str], str] = any_symbol
-    unified: Callable[[str], str] = lambda provider_symbol: provider_symbol
+    unified: Callable[[str], str] = _itself
     archive: Archive | None = None
     funding: Funding | None = None
-    calendar: Callable[[Series], str | None] = lambda series: None
+    calendar: Callable[[Series], str | None] = _none_for
     keys: tuple[Key, ...] = ()
     key_page: str = ""
     token: Token | None = None

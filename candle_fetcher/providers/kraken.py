@@ -332,6 +332,10 @@ def describe(provider_symbol: str) -> Question[Listing]:
     return Question(Call("/0/public/AssetPairs", (("pair", provider_symbol),)), parse)
 
 
+def _depth(series: Series) -> int:
+    return DEPTH
+
+
 PROVIDERS = (
     Provider(
         name="kraken",
@@ -347,7 +351,7 @@ PROVIDERS = (
                 final_until=final_until,
                 off_grid=("1w",),  # no page says on which day weeks open
                 replies_with_all=True,
-                depth=lambda series: DEPTH,
+                depth=_depth,
             )
         },
         clock=Question(Call("/0/public/Time"), parse_clock),

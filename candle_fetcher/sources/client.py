@@ -141,6 +141,7 @@ class ServiceClient:
             provider=self._service.name,
             limits=limits,
             least=self._service.least,
+            share=self._wire.share,
             now_ms=clocks.now_ms,
             steady_ms=clocks.steady_ms,
             machine_ms=clocks.machine_ms,

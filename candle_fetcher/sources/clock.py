@@ -247,6 +247,7 @@ def check_clock(clock: object) -> Callable[[], float]:
         return float(now_s)
 
     checked()
+    checked.__wrapped__ = clock  # type: ignore[attr-defined]
     return checked
 
 

@@ -49,6 +49,11 @@ class ApiKeys:
         self._given = {name: dict(values) for name, values in given.items()}
         self._environment = environment
 
+    @property
+    def are_given(self) -> bool:
+        """Return whether some are not of the environment."""
+        return bool(self._given)
+
     def of(self, provider: Provider) -> dict[str, str]:
         """Return the values by name. Raises InputError for a name that is not one of the provider's keys."""
         given = self._given.get(provider.name, {})

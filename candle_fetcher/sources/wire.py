@@ -35,7 +35,8 @@ class Wire(NamedTuple):
     clock: the time of day in Unix seconds. steady_s: seconds of a clock that is never set.
     shared_states: budgets, holds and bans that processes share; None keeps them in this process.
     wait: waits for so many seconds, or until the event is set, and returns whether it is set.
-    at_once: the most requests to one service that are under way at once; 0 for any number.
+    at_once: the most requests to one service that are under way at once; 0 for any number. share: the part of each
+    budget that is for this fetcher.
     limiter_clocks: makes the clocks of a budget. A test with a `wait` that returns at once needs clocks that advance by
     the time waited.
     """
@@ -48,6 +49,7 @@ class Wire(NamedTuple):
     wait: Wait = pause
     steady_s: Callable[[], float] = time.monotonic
     at_once: int = 0
+    share: float = 1.0
     limiter_clocks: Callable[[ServerClock], LimiterClocks] = limiter_clocks
 
     def server_clock(self) -> ServerClock:
