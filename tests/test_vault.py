@@ -325,7 +325,7 @@ def test_a_failed_update_leaves_the_series_and_the_next_one_goes_on(vault: Vault
 
 def test_another_origin_is_an_error(vault: Vault, world: World, tmp_path: Path) -> None:
     vault.update("BTC/USDT", "1h", START)
-    with World(tmp_path / "other") as other, pytest.raises(FetchManyError, match="use another folder for them"):
+    with World(tmp_path / "other") as other, pytest.raises(FetchManyError, match="use another vault for them"):
         Vault(tmp_path / "vault", other.fetcher()).update()
 
 
@@ -347,7 +347,7 @@ def test_what_is_not_valid_is_said(vault: Vault, call: Callable[[Vault], object]
     with pytest.raises(Exception, match=said) as caught:
         call(vault)
     assert isinstance(caught.value, InputError | FetchManyError)
-    assert not (vault._folder / "vault.json").exists()
+    assert not (Path(str(vault._home)) / "vault.json").exists()
 
 
 def test_a_damaged_document_is_an_error_that_says_what_to_do(vault: Vault, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def new_document(options: Options) -> VaultDocument:
     return VaultDocument(options.format or FORMATS[0], columns, csv, names, options.context)
 
 
-def check_document(options: Options, document: VaultDocument, folder: Path) -> None:
+def check_document(options: Options, document: VaultDocument, where: object) -> None:
     """Raise InputError where an argument was given that is not what the vault was made with."""
     before = dict(document.options)
     pairs = [
@@ -103,11 +103,11 @@ def check_document(options: Options, document: VaultDocument, folder: Path) -> N
         if given is not None and given != remembered:
             shown_before = dict(remembered) if isinstance(remembered, tuple) else remembered
             raise InputError(
-                f"the vault in {folder} has {name}={shown_before!r}; leave {name} out, or use another folder"
+                f"the vault in {where} has {name}={shown_before!r}; leave {name} out, or use another vault"
             )
 
 
-def check_processors(options: Options, document: VaultDocument, folder: Path) -> None:
+def check_processors(options: Options, document: VaultDocument, where: object) -> None:
     """Raise InputError where new rows would not go through what the others went through."""
     names = tuple(map(name_of, options.processors))
     if names == document.processors and options.context == document.context:
@@ -117,8 +117,8 @@ def check_processors(options: Options, document: VaultDocument, folder: Path) ->
     was = f"process=[{', '.join(document.processors)}] and context={document.context}"
     is_now = f"process=[{', '.join(names)}] and context={options.context}"
     raise InputError(
-        f"the rows of the vault in {folder} were made with {was}, and this is {is_now}; rows of both kinds would lie "
-        "in one file: update with the same ones, or use another folder"
+        f"the rows of the vault in {where} were made with {was}, and this is {is_now}; rows of both kinds would lie "
+        "in one file: update with the same ones, or use another vault"
     )
 
 

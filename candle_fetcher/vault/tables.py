@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,8 @@ from candle_fetcher.core.frame import MANIFEST, index_ms, utc_index
 from candle_fetcher.core.gap import iso
 from candle_fetcher.fetcher import CandleFetcher
 from candle_fetcher.vault.files import Files
-from candle_fetcher.vault.opening import fetched_columns, make_files, make_rows, read_options
+from candle_fetcher.vault.homes import Home
+from candle_fetcher.vault.opening import fetched_columns, make_rows, read_options
 from candle_fetcher.vault.source import FetcherSource, resolve
 from candle_fetcher.vault.state import NOTHING, Entry, SeriesId, SeriesState, VaultDocument
 from candle_fetcher.vault.update import compare
@@ -38,17 +38,17 @@ def table(rows: Sequence[Sequence[Any]], columns: Sequence[str]) -> pd.DataFrame
     return made
 
 
-def names_of(series: SeriesId, path: Path | None) -> tuple[Any, ...]:
+def names_of(series: SeriesId, path: object) -> tuple[Any, ...]:
     """Return the first fields of a row."""
     return series.provider, series.symbol, series.timeframe, series.kind, None if path is None else str(path)
 
 
-def list_series(folder: Path, document: VaultDocument | None, now_ms: int) -> pd.DataFrame:
+def list_series(home: Home, document: VaultDocument | None, now_ms: int) -> pd.DataFrame:
     """Return the table of `Vault.series`."""
     rows = []
     for entry in document.entries if document is not None else ():
         assert document is not None
-        files = make_files(document, folder, entry)
+        files = home.files(document, entry)
         state = files.load()
         piece, path, size = NOTHING, None, 0
         age: Any = pd.NaT
@@ -61,12 +61,12 @@ def list_series(folder: Path, document: VaultDocument | None, now_ms: int) -> pd
     return made
 
 
-def verify_series(folder: Path, document: VaultDocument | None, fetcher: CandleFetcher) -> pd.DataFrame:
+def verify_series(home: Home, document: VaultDocument | None, fetcher: CandleFetcher) -> pd.DataFrame:
     """Return the table of `Vault.verify`."""
     rows = []
     for entry in document.entries if document is not None else ():
         assert document is not None
-        files, state, path, compared, said = make_files(document, folder, entry), None, None, 0, list[str]()
+        files, state, path, compared, said = home.files(document, entry), None, None, 0, list[str]()
         try:
             state = files.load()
             if state is None:

@@ -22,15 +22,8 @@ from candle_fetcher.fetcher.request import read_range
 from candle_fetcher.files.outputs import check_output, convert
 from candle_fetcher.providers import Provider
 from candle_fetcher.vault.files import Files
-from candle_fetcher.vault.locks import SeriesLocks
-from candle_fetcher.vault.opening import (
-    check_document,
-    check_processors,
-    load_document,
-    make_files,
-    open_folder,
-    read_options,
-)
+from candle_fetcher.vault.homes import open_home
+from candle_fetcher.vault.opening import check_document, check_processors, read_options
 from candle_fetcher.vault.processing import Processor
 from candle_fetcher.vault.source import resolve
 from candle_fetcher.vault.state import Entry, SeriesId, SeriesState, VaultDocument
@@ -73,15 +66,14 @@ class Vault:
     ) -> None:
         csv = {"separator": separator, "decimal": decimal, "decimals": decimals}
         self._options = read_options(format, columns, process, context, csv)
-        self._folder = open_folder(where)
-        self._locks = SeriesLocks(self._folder)
+        self._home = open_home(where, self._options)
         self._given = fetcher
         self._made: CandleFetcher | None = None
         self._making = threading.Lock()
         self._load()
 
     def __repr__(self) -> str:
-        return f"Vault({str(self._folder)!r})"
+        return f"Vault({str(self._home)!r})"
 
     def __enter__(self) -> Vault:
         return self
@@ -93,7 +85,7 @@ class Vault:
 
     def close(self) -> None:
         """Release the vault's locks, and close the fetcher that it made. A second call does nothing."""
-        self._locks.close()
+        self._home.close()
         made, self._made = self._made, None
         if made is not None:
             made.close()
@@ -128,9 +120,9 @@ class Vault:
         """
         fetcher = self._fetcher()
         wanted = read_range(start, end, now_ms=lambda: int(fetcher._runtime.clock() * 1000))
-        updates = Updates(self._folder, self._options, fetcher, self._locks, wanted)
+        updates = Updates(self._home, self._options, fetcher, wanted)
         document = self._load()
-        check_processors(self._options, document or VaultDocument("csv"), self._folder)
+        check_processors(self._options, document or VaultDocument("csv"), self._home)
         if symbols is None:
             for entry in _chosen(document, timeframe, provider, fetcher):
                 updates.add_entry(entry)
@@ -183,7 +175,7 @@ class Vault:
         """Return a row for each series: provider, symbol, timeframe, kind, path, rows, first, last (UTC, open times),
         age (since the end of what it covers), size (bytes of all its files). Sends no request."""
         now_ms = int(self._fetcher()._runtime.clock() * 1000)
-        return list_series(self._folder, self._load(), now_ms)
+        return list_series(self._home, self._load(), now_ms)
 
     @short_errors
     def path(
@@ -207,7 +199,7 @@ class Vault:
         Return a row for each: provider, symbol, timeframe, kind, path, rows, compared (rows that the cache has too),
         whole (a bool), problem ("" for none).
         """
-        return verify_series(self._folder, self._load(), self._fetcher())
+        return verify_series(self._home, self._load(), self._fetcher())
 
     @short_errors
     def remove(
@@ -221,15 +213,15 @@ class Vault:
         """Remove a series and its files; the cache keeps its candles. Waits for an update of it."""
         document = self._load()
         entry = self._entry(document, symbol, timeframe, provider, kind)
-        updates = Updates(self._folder, self._options, self._fetcher(), self._locks, read_range(None, None, limit=1))
+        updates = Updates(self._home, self._options, self._fetcher(), read_range(None, None, limit=1))
         updates.remove(entry)
 
     # -- what the calls have in common --------------------------------------------------------------------------------
 
     def _load(self) -> VaultDocument | None:
-        document = load_document(self._folder)
+        document = self._home.load()
         if document is not None:
-            check_document(self._options, document, self._folder)
+            check_document(self._options, document, self._home)
         return document
 
     def _fetcher(self) -> CandleFetcher:
@@ -243,7 +235,7 @@ class Vault:
         document = self._load()
         entry = self._entry(document, symbol, timeframe, provider, kind)
         assert document is not None
-        files = make_files(document, self._folder, entry)
+        files = self._home.files(document, entry)
         state = files.load()
         if state is None:
             raise InputError(f"{entry.series.label} has no rows yet; update it first")
@@ -255,7 +247,7 @@ class Vault:
         if found is None:
             there = [one.series.label for one in document.entries] if document is not None else []
             listed = f"it has {', '.join(there)}" if there else "it has none yet: update one first"
-            raise InputError(f"the vault in {self._folder} has no series {label_of(series)}; {listed}")
+            raise InputError(f"the vault in {self._home} has no series {label_of(series)}; {listed}")
         return found
 
 

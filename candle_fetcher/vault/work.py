@@ -7,7 +7,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -19,23 +18,13 @@ from candle_fetcher.core.errors import CandleFetcherError, InputError
 from candle_fetcher.core.events import Progress
 from candle_fetcher.fetcher import CandleFetcher
 from candle_fetcher.fetcher.request import Range
-from candle_fetcher.vault.files import sync_folder
-from candle_fetcher.vault.locks import SeriesLocks
-from candle_fetcher.vault.opening import (
-    Options,
-    fetched_columns,
-    load_document,
-    make_files,
-    make_rows,
-    new_document,
-    save_document,
-)
+from candle_fetcher.vault.homes import Home
+from candle_fetcher.vault.opening import Options, fetched_columns, make_rows
 from candle_fetcher.vault.source import FetcherSource, Resolved, resolve
 from candle_fetcher.vault.state import NOTHING, Entry, SeriesId, VaultDocument
 from candle_fetcher.vault.tables import REPORT, names_of, table
 from candle_fetcher.vault.update import Updated, update_series
 
-_DOCUMENT_LOCK = "vault.json"
 # More than are under way at once: a write waits for the disk while others fetch.
 _THREADS = 16
 # What an update of one series may fail with, while the others go on.
@@ -55,11 +44,8 @@ class Job(NamedTuple):
 class Updates:
     """The updates of one call."""
 
-    def __init__(
-        self, folder: Path, options: Options, fetcher: CandleFetcher, locks: SeriesLocks, wanted: Range
-    ) -> None:
-        self._folder, self._options, self._fetcher, self._locks = folder, options, fetcher, locks
-        self._wanted = wanted
+    def __init__(self, home: Home, options: Options, fetcher: CandleFetcher, wanted: Range) -> None:
+        self._home, self._options, self._fetcher, self._wanted = home, options, fetcher, wanted
         self._jobs: list[Job] = []
         self._rows: dict[int, tuple[Any, ...]] = {}
         self._errors: dict[int, Exception] = {}
@@ -97,8 +83,7 @@ class Updates:
     def run(self, progress: bool | Callable[[Progress], object] | None) -> tuple[pd.DataFrame, dict[str, Exception]]:
         """Do all of it, and return the report and the errors by label."""
         observe = None if progress is None else make_progress(progress)
-        if self._folder.is_dir():
-            sync_folder(self._folder)  # no slot is touched before it is lasting which one is current
+        self._home.settle()  # no slot is touched before it is lasting which one is current
         waiting = collections.deque(range(len(self._jobs)))
         wake = threading.Semaphore(0)
         count = max(1, min(len(self._jobs), _THREADS))
@@ -127,8 +112,7 @@ class Updates:
             self._stop.set()
         for thread in threads:
             thread.join()
-        if self._folder.is_dir():
-            sync_folder(self._folder)
+        self._home.settle()
         rows = [self._rows[at] for at in range(len(self._jobs))]
         return table(rows, REPORT), {self._jobs[at].label: self._errors[at] for at in sorted(self._errors)}
 
@@ -163,22 +147,22 @@ class Updates:
                 if job.error is not None or job.named is None:
                     raise job.error or InputError(f"{job.label} is not known")
                 entry, document = self._register(job, job.named)
-                if not self._locks.try_acquire(entry.name):
+                if not self._home.try_acquire(entry.name):
                     return False
                 if not self._is_there(entry):  # it was removed meanwhile: it begins again
-                    self._locks.release(entry.name)
+                    self._home.release(entry.name)
                     return False
-                files = make_files(document, self._folder, entry)
+                files = self._home.files(document, entry)
                 try:
                     updated = self._update(job, job.named, document, entry)
                 except _FAILURES:
                     with contextlib.suppress(*_FAILURES):
                         updated = Updated(files.load())
                         if updated.state is None:
-                            self._change(lambda found: found.without(entry.series))
+                            self._home.change(lambda found: found.without(entry.series))
                     raise
                 finally:
-                    self._locks.release(entry.name)
+                    self._home.release(entry.name)
                     if updated.state is not None:
                         path = files.path(updated.state)
             except _FAILURES as error:
@@ -196,7 +180,7 @@ class Updates:
         start_ms = self._start_ms(now_ms)
         updated = update_series(
             source,
-            make_files(document, self._folder, entry),
+            self._home.files(document, entry),
             make_rows(self._options, document),
             entry.series,
             entry.start_ms if start_ms is None else start_ms,
@@ -204,7 +188,7 @@ class Updates:
             now_ms,
         )
         if start_ms is not None and start_ms < entry.start_ms:
-            self._change(lambda found: found.with_start(entry.series, start_ms))
+            self._home.change(lambda found: found.with_start(entry.series, start_ms))
         return updated
 
     def _start_ms(self, now_ms: int) -> int | None:
@@ -217,7 +201,7 @@ class Updates:
     def _register(self, job: Job, named: Resolved) -> tuple[Entry, VaultDocument]:
         """Return the series as vault.json has it, and what that says; a new series is written into it first."""
         origin = named.stored.origin
-        document = load_document(self._folder)
+        document = self._home.load()
         entry = None if document is None else document.find(named.series)
         if document is not None:
             self._check_origin(document, named.series, origin)
@@ -229,19 +213,18 @@ class Updates:
                 f"{label_of(named.series)} is not in the vault yet and start is missing; give one, such as "
                 "start='2024-01-01', or 'first' for all there is"
             )
-        self._folder.mkdir(parents=True, exist_ok=True)
 
         def with_series(found: VaultDocument) -> VaultDocument:
             self._check_origin(found, named.series, origin)
             return found if found.find(named.series) else found.with_series(named.series, start_ms, origin)
 
-        document = self._change(with_series)
+        document = self._home.change(with_series)
         entry = document.find(named.series)
         assert entry is not None
         return entry, document
 
     def _is_there(self, entry: Entry) -> bool:
-        document = load_document(self._folder)
+        document = self._home.load()
         return document is not None and document.find(entry.series) is not None
 
     def _check_origin(self, document: VaultDocument, series: SeriesId, origin: str | None) -> None:
@@ -249,24 +232,15 @@ class Updates:
         if series.provider in origins and origins[series.provider] != origin:
             was, is_now = (one or "the provider's own hosts" for one in (origins[series.provider], origin))
             raise InputError(
-                f"the vault in {self._folder} has candles of {series.provider} from {was}, and these are from "
-                f"{is_now}; use another folder for them"
+                f"the vault in {self._home} has candles of {series.provider} from {was}, and these are from "
+                f"{is_now}; use another vault for them"
             )
-
-    def _change(self, change: Callable[[VaultDocument], VaultDocument]) -> VaultDocument:
-        """Change vault.json, alone among all writers, and return what it says then."""
-        with self._locks.hold(_DOCUMENT_LOCK):
-            before = load_document(self._folder)
-            after = change(before or new_document(self._options))
-            if after != before:
-                save_document(self._folder, after)
-            return after
 
     def remove(self, entry: Entry) -> None:
         """Remove the series, once no writer holds it: first from vault.json, then its files."""
-        with self._locks.hold(entry.name):
-            document = self._change(lambda found: found.without(entry.series))
-            make_files(document, self._folder, entry).remove()
+        with self._home.hold(entry.name):
+            document = self._home.change(lambda found: found.without(entry.series))
+            self._home.files(document, entry).remove()
 
 
 def label_of(series: SeriesId) -> str:

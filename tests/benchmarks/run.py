@@ -75,7 +75,8 @@ rows 10-14 from the archive, whose files were made before; nothing stored. Ours 
 row 10     two years of 1m (24 files), all columns, to a frame. The bare pool: 8 threads, requests, SHA-256 against
            CHECKSUM, zipfile, read_csv, concat. The packages put files into a folder, unverified, which read_csv and
            concat then take. Both ask for more where they can: they were given the symbol, the first day, the list of
-           months and a folder that is there. requests: those that ours sent, REST and CHECKSUMs included.
+           months and a folder that is there. requests: those that ours sent, REST and CHECKSUMs included. The bare
+           pool with isal and pyarrow shows what there is to reach: two threads, no checks, columns written to files.
 row 11     growth as in row 5, over the bytes of the frame (DataFrame.memory_usage).
 row 12     2017-08-17 to 2025-08-31, open to volume, to CSV, growth as in row 5, and what it took.
 row 13     as row 7, with the archive.
@@ -423,6 +424,8 @@ def archived(pairs: int, has: dict[str, str | None], into: str) -> Iterator[Row]
     with exchange(0, keys) as url:
         clients = {peer: functools.partial(run, name, url=url, **TWO_YEARS) for peer, name in names.items()}
         clients["without fast"] = functools.partial(run, "archive_cold", url=url, without=FAST, **TWO_YEARS)
+        if has["pyarrow"] and has["isal"]:
+            clients["quick pool"] = functools.partial(run, "archive_quick_pool", url=url, **TWO_YEARS)
         clients["ledger"] = functools.partial(run, "archive_ledger", url=url, **TWO_YEARS)
         found = turns(pairs, clients)
         exports = turns(pairs, {"ours": lambda: run("archive_export", url=url, **LISTING)})["ours"]
@@ -448,6 +451,9 @@ def archived(pairs: int, has: dict[str, str | None], into: str) -> Iterator[Row]
             yield compared(what, _each(ours, "wall_s"), _each(found[peer], "wall_s"), ms, goal, inverse=True)
     pool, slow = _each(found["bare pool"], "wall_s"), _each(found["without fast"], "wall_s")
     yield compared("10 the same, without fast, vs bare pool", slow, pool, ms, Goal(0.7, 0.9), inverse=True)
+    if "quick pool" in found:
+        quick, what = _each(found["quick pool"], "wall_s"), "10 a bare pool with isal and pyarrow, columns to files"
+        yield compared(f"{what}, vs bare pool", quick, pool, ms, Goal(None, None), inverse=True)
     yield measured("10 the same, requests", _each(ours, "requests"), Goal(60, None, most=True, unit=""))
     multiples = [one["growth_bytes"] / one["frame_bytes"] for one in ours]
     yield measured("11 the same, growth of peak RSS over the frame's bytes", multiples, Goal(2.2, 1.8, most=True))
