@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import _thread
-import multiprocessing
-import os
 import pickle
-import signal
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from executors import METHODS, Losing, Postal, Stuck, kill_all, of_forks, processes
 from world import wait_until
 
 import candle_fetcher
@@ -42,36 +40,6 @@ from candle_fetcher.workers.work import close_fetchers
 JANUARY = ("1h", "2024-01-01", "2024-02-01")
 SYMBOLS = ["ETH/USDT", "BTC/USDT", "BNB/USDT"]
 MANIFEST = "candle_fetcher"
-HAS_FORK = "fork" in multiprocessing.get_all_start_methods()
-METHODS = [name for name in ("fork", "spawn", "forkserver") if name in multiprocessing.get_all_start_methods()]
-# A fork beside the threads of an exchange, which a user's program does not have.
-of_forks = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-
-
-class Postal(Executor):
-    """Does each job at once, in this process, as a worker would that gets it by post."""
-
-    def __init__(self, workers: int = 2) -> None:
-        self._max_workers = workers
-        self.sent: list[bytes] = []
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        self.sent.append(pickle.dumps((fn, args, kwargs)))
-        work, arguments, words = pickle.loads(self.sent[-1])
-        future.set_result(pickle.loads(pickle.dumps(work(*arguments, **words))))
-        return future
-
-
-class Stuck(Executor):
-    """Never does a job."""
-
-    def __init__(self) -> None:
-        self.futures: list[Future[Any]] = []
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        self.futures.append(Future())
-        return self.futures[-1]
 
 
 @pytest.fixture(scope="module")
@@ -102,10 +70,6 @@ def make(exchange: PracticeExchange, tmp_path: Path) -> Iterator[Make]:
     yield make
     for one in made:
         one.close()
-
-
-def processes(method: str | None = None, count: int = 2) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context(method or METHODS[0]))
 
 
 def same(frames: dict[str, pd.DataFrame], expected: dict[str, pd.DataFrame]) -> None:
@@ -298,33 +262,6 @@ def test_warnings_of_workers_are_given_where_the_call_was_made(make: Make, tmp_p
     assert caught[0].filename == __file__
 
 
-class Lost(Exception):
-    """What an executor may fail with."""
-
-
-class Losing(Postal):
-    """Loses the job of one symbol, each time in another way."""
-
-    def __init__(self, symbol: str, how: str) -> None:
-        super().__init__()
-        self.symbol, self.how = symbol, how
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        if self.symbol not in repr(args):
-            return super().submit(fn, *args, **kwargs)
-        future: Future[Any] = Future()
-        if self.how == "refused":
-            raise Lost("no room\nfor it")
-        if self.how == "cancelled":
-            future.cancel()
-            future.set_running_or_notify_cancel()
-        elif self.how == "interrupted":
-            future.set_exception(KeyboardInterrupt())
-        else:
-            future.set_exception(Lost("a worker went away"))
-        return future
-
-
 @pytest.mark.parametrize(
     ("how", "said"),
     [
@@ -346,10 +283,6 @@ def test_a_lost_job_is_the_error_of_its_symbol(make: Make, how: str, said: str) 
     assert type(pickle.loads(pickle.dumps(error)).errors["BTC/USDT"]) is WorkerError
 
 
-def kill_me() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 @of_forks
 @pytest.mark.slow
 def test_a_killed_process_is_the_error_of_what_it_did_not_do(exchange: PracticeExchange, make: Make) -> None:
@@ -367,11 +300,6 @@ def test_a_killed_process_is_the_error_of_what_it_did_not_do(exchange: PracticeE
         assert all(isinstance(one, WorkerError) for one in broken.errors.values())
     with processes() as pool:
         same(fetcher.fetch_many(SYMBOLS, *JANUARY, executor=pool), make().fetch_many(SYMBOLS, *JANUARY))
-
-
-def kill_all(pool: ProcessPoolExecutor) -> None:
-    for process in list(pool._processes.values()):
-        os.kill(process.pid, signal.SIGKILL)
 
 
 class Faulty(CandleFetcher):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,7 +19,7 @@ from candle_fetcher.core.spans import Span
 from candle_fetcher.core.tracebacks import short_errors
 from candle_fetcher.core.types import CandleKind, OutputName
 from candle_fetcher.fetcher import CandleFetcher
-from candle_fetcher.fetcher.request import read_range
+from candle_fetcher.fetcher.request import Range, read_range
 from candle_fetcher.files.outputs import check_output, convert
 from candle_fetcher.providers import Provider
 from candle_fetcher.vault.files import Files
@@ -29,6 +30,7 @@ from candle_fetcher.vault.source import resolve
 from candle_fetcher.vault.state import Entry, SeriesId, SeriesState, VaultDocument
 from candle_fetcher.vault.tables import list_series, verify_series
 from candle_fetcher.vault.work import Updates, label_of
+from candle_fetcher.workers import is_of_threads
 
 # What a `Vault.read` without a start or an end begins and ends with.
 _ALL = Span(-(2**62), 2**62)
@@ -66,7 +68,7 @@ class Vault:
     ) -> None:
         csv = {"separator": separator, "decimal": decimal, "decimals": decimals}
         self._options = read_options(format, columns, process, context, csv)
-        self._home = open_home(where, self._options)
+        self._where, self._home = where, open_home(where, self._options)
         self._given = fetcher
         self._made: CandleFetcher | None = None
         self._making = threading.Lock()
@@ -100,6 +102,7 @@ class Vault:
         *,
         provider: str | Provider | None = None,
         kind: CandleKind = "candles",
+        executor: Executor | None = None,
         progress: bool | Callable[[Progress], object] | None = None,
     ) -> pd.DataFrame:
         """Bring series up to their last settled candle, and return a row for each; ask only for what is new.
@@ -107,6 +110,8 @@ class Vault:
         symbols: one, or several; without any, all series of the vault (of that timeframe and provider, where given).
         start: where a series that is not there yet begins; it may also lie before what is there. `first` is the
         listing. end: brings series up to there, and not beyond.
+        executor: a concurrent.futures.Executor, such as ProcessPoolExecutor(4): its workers write the series into the
+        vault, and read API keys from their own environment; None: threads of this process.
         progress: a callable receives an event for each series, True shows a bar.
 
         Columns: provider, symbol, timeframe, kind, path, rows, added (rows that were not there), revised (rows with
@@ -132,7 +137,7 @@ class Vault:
             names = [symbols] if isinstance(symbols, str) else list(symbols)
             for symbol in dict.fromkeys(names):
                 updates.add_symbol(symbol, timeframe, provider, kind)
-        report, errors = updates.run(progress)
+        report, errors = self._run(updates, fetcher, wanted, executor, progress)
         if errors:
             raise FetchManyError({}, errors, report)
         return report
@@ -215,6 +220,16 @@ class Vault:
         entry = self._entry(document, symbol, timeframe, provider, kind)
         updates = Updates(self._home, self._options, self._fetcher(), read_range(None, None, limit=1))
         updates.remove(entry)
+
+    def _run(
+        self, updates: Updates, fetcher: CandleFetcher, wanted: Range, executor: Executor | None, progress: Any
+    ) -> tuple[pd.DataFrame, dict[str, Exception]]:
+        if executor is None or is_of_threads(executor):
+            return updates.run(progress, threads=executor)
+        from candle_fetcher.vault.by_workers import SentVault, run_by_workers, sendable_place  # when used: few do
+
+        vault = SentVault(sendable_place(self._where), self._options, wanted)
+        return updates.run(progress, lambda updates, tell: run_by_workers(updates, vault, fetcher, executor, tell))
 
     # -- what the calls have in common --------------------------------------------------------------------------------
 

@@ -6,7 +6,9 @@ import collections
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Executor, Future, wait
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -14,7 +16,7 @@ import pandas as pd
 from candle_fetcher.concurrency import POLL_S
 from candle_fetcher.concurrency.call import counting_requests
 from candle_fetcher.console import make_progress
-from candle_fetcher.core.errors import CandleFetcherError, InputError
+from candle_fetcher.core.errors import About, CandleFetcherError, InputError, complete_error
 from candle_fetcher.core.events import Progress
 from candle_fetcher.fetcher import CandleFetcher
 from candle_fetcher.fetcher.request import Range
@@ -24,6 +26,7 @@ from candle_fetcher.vault.source import FetcherSource, Resolved, resolve
 from candle_fetcher.vault.state import NOTHING, Entry, SeriesId, VaultDocument
 from candle_fetcher.vault.tables import REPORT, names_of, table
 from candle_fetcher.vault.update import Updated, update_series
+from candle_fetcher.workers import lost_job
 
 # More than are under way at once: a write waits for the disk while others fetch.
 _THREADS = 16
@@ -45,8 +48,8 @@ class Updates:
     """The updates of one call."""
 
     def __init__(self, home: Home, options: Options, fetcher: CandleFetcher, wanted: Range) -> None:
-        self._home, self._options, self._fetcher, self._wanted = home, options, fetcher, wanted
-        self._jobs: list[Job] = []
+        self.home, self._options, self._fetcher, self._wanted = home, options, fetcher, wanted
+        self.jobs: list[Job] = []
         self._rows: dict[int, tuple[Any, ...]] = {}
         self._errors: dict[int, Exception] = {}
         self._stop = threading.Event()
@@ -60,10 +63,10 @@ class Updates:
         except InputError as error:
             name = str(provider or self._fetcher._runtime.provider.name)
             typed = SeriesId(name, str(symbol), str(symbol), str(timeframe), str(kind))
-            self._jobs.append(Job(str(symbol), typed, None, None, error))
+            self.jobs.append(Job(str(symbol), typed, None, None, error))
             return
-        if all(job.typed.key != named.series.key for job in self._jobs):
-            self._jobs.append(Job(symbol, named.series, named, None))
+        if all(job.typed.key != named.series.key for job in self.jobs):
+            self.jobs.append(Job(symbol, named.series, named, None))
 
     def add_entry(self, entry: Entry) -> None:
         """Add a series of the vault."""
@@ -78,47 +81,60 @@ class Updates:
                 )
         except InputError as caught:
             named, error = None, caught
-        self._jobs.append(Job(label_of(series), series, named, entry.start_ms, error))
+        self.jobs.append(Job(label_of(series), series, named, entry.start_ms, error))
 
-    def run(self, progress: bool | Callable[[Progress], object] | None) -> tuple[pd.DataFrame, dict[str, Exception]]:
-        """Do all of it, and return the report and the errors by label."""
+    def run(
+        self,
+        progress: bool | Callable[[Progress], object] | None,
+        by_workers: Callable[[Updates, Callable[[], object]], object] | None = None,
+        threads: Executor | None = None,
+    ) -> tuple[pd.DataFrame, dict[str, Exception]]:
+        """Do all of it, and return the report and the errors by label: by threads of ours, of an executor, or by a
+        function that has it done elsewhere."""
         observe = None if progress is None else make_progress(progress)
-        self._home.settle()  # no slot is touched before it is lasting which one is current
-        waiting = collections.deque(range(len(self._jobs)))
+        self.home.settle()  # no slot is touched before it is lasting which one is current
+        self._tell(observe, "start", 0)
+        if by_workers is not None:
+            by_workers(self, lambda: self._tell(observe, "advance", 1))
+        else:
+            self._run_by_threads(lambda: self._tell(observe, "advance", 1), threads or _Threads())
+        self._tell(observe, "end", 0)
+        self.home.settle()
+        rows = [self._rows[at] for at in range(len(self.jobs))]
+        return table(rows, REPORT), {self.jobs[at].label: self._errors[at] for at in sorted(self._errors)}
+
+    def _run_by_threads(self, tell: Callable[[], object], threads: Executor) -> None:
+        waiting = collections.deque(range(len(self.jobs)))
         wake = threading.Semaphore(0)
-        count = max(1, min(len(self._jobs), _THREADS))
-
-        def work() -> None:
-            try:
-                self._work(waiting, wake)
-            except BaseException as error:  # noqa: BLE001 - a fault of ours: it is raised in the caller's thread
-                faults.append(error)
-                wake.release()
-
-        faults: list[BaseException] = []
-        threads = [threading.Thread(target=work, name=f"candle-vault-{at}", daemon=True) for at in range(count)]
-        for thread in threads:
-            thread.start()
+        count = max(1, min(len(self.jobs), _THREADS))
+        parts = [threads.submit(self._work, waiting, wake) for _ in range(count)]
+        are_over = False
         try:
-            self._tell(observe, "start", 0)
-            for _ in self._jobs:
+            for _ in self.jobs:
                 while not wake.acquire(timeout=POLL_S):
-                    pass
-                if faults:
-                    raise faults[0]
-                self._tell(observe, "advance", 1)
-            self._tell(observe, "end", 0)
+                    if are_over:
+                        self._note_rest(parts)
+                        return
+                    are_over = all(part.done() for part in parts)
+                tell()
         finally:
             self._stop.set()
-        for thread in threads:
-            thread.join()
-        self._home.settle()
-        rows = [self._rows[at] for at in range(len(self._jobs))]
-        return table(rows, REPORT), {self._jobs[at].label: self._errors[at] for at in sorted(self._errors)}
+            for part in parts:
+                part.cancel()
+        wait([part for part in parts if not part.cancelled()])
+
+    def _note_rest(self, parts: Sequence[Future[None]]) -> None:
+        """Raise the fault of ours that ended a thread; else the executor was shut down, and the rest is lost."""
+        for part in parts:
+            if not part.cancelled():
+                part.result()
+        for at in range(len(self.jobs)):
+            if at not in self._rows:
+                self.note_lost(at, lost_job(CancelledError()))
 
     def _tell(self, observe: Callable[[Any], object] | None, phase: str, done: int) -> None:
         if observe is not None:
-            observe(Progress(phase, f"{len(self._jobs)} series", done, len(self._jobs)))
+            observe(Progress(phase, f"{len(self.jobs)} series", done, len(self.jobs)))
 
     def _work(self, waiting: collections.deque[int], done: threading.Semaphore) -> None:
         """Do one job after the other; a series that another writer holds comes after the others."""
@@ -128,7 +144,7 @@ class Updates:
                 at = waiting.popleft()
             except IndexError:
                 return
-            if not self._do(at):
+            if not self.do(at):
                 waiting.append(at)
                 passed += 1
                 if passed >= len(waiting):
@@ -138,41 +154,69 @@ class Updates:
             passed = 0
             done.release()
 
-    def _do(self, at: int) -> bool:
+    def do(self, at: int) -> bool:
         """Update the series, and note its row. Return False where another writer holds it."""
-        job, began = self._jobs[at], time.perf_counter()
-        series, updated, path = job.typed, Updated(None), None
+        job, began = self.jobs[at], time.perf_counter()
+        updated, path = Updated(None), None
         with counting_requests() as requests:
             try:
                 if job.error is not None or job.named is None:
                     raise job.error or InputError(f"{job.label} is not known")
                 entry, document = self._register(job, job.named)
-                if not self._home.try_acquire(entry.name):
+                if not self.home.try_acquire(entry.name):
                     return False
                 if not self._is_there(entry):  # it was removed meanwhile: it begins again
-                    self._home.release(entry.name)
+                    self.home.release(entry.name)
                     return False
-                files = self._home.files(document, entry)
+                files = self.home.files(document, entry)
                 try:
                     updated = self._update(job, job.named, document, entry)
                 except _FAILURES:
                     with contextlib.suppress(*_FAILURES):
                         updated = Updated(files.load())
                         if updated.state is None:
-                            self._home.change(lambda found: found.without(entry.series))
+                            self.home.change(lambda found: found.without(entry.series))
                     raise
                 finally:
-                    self._home.release(entry.name)
+                    self.home.release(entry.name)
                     if updated.state is not None:
                         path = files.path(updated.state)
             except _FAILURES as error:
                 self._errors[at] = error
+        self._note(at, updated, path, len(requests), time.perf_counter() - began)
+        return True
+
+    def _note(self, at: int, updated: Updated, path: Path | None, requests: int, seconds: float) -> None:
         piece = NOTHING if updated.state is None else updated.state.piece
         failed = self._errors.get(at)
         said = None if failed is None else f"{type(failed).__name__}: {failed}"
-        counts = piece.rows, *updated[1:], piece.first_ms, piece.last_ms, len(requests)
-        self._rows[at] = (*names_of(series, path), *counts, round(time.perf_counter() - began, 3), said)
-        return True
+        counts = piece.rows, *updated[1:], piece.first_ms, piece.last_ms, requests
+        self._rows[at] = (*names_of(self.jobs[at].typed, path), *counts, round(seconds, 3), said)
+
+    def note(self, at: int, row: tuple[Any, ...], error: Exception | None) -> None:
+        """Note what another process made of the job, as `result` gives it there."""
+        self._rows[at] = row
+        if error is not None:
+            self._errors[at] = error
+
+    def note_lost(self, at: int, error: Exception) -> None:
+        """Note that an update was not done, or not to its end; the row shows what is there."""
+        self._errors[at] = error
+        series, updated, path = self.jobs[at].typed, Updated(None), None
+        if isinstance(error, CandleFetcherError):
+            complete_error(error, About(series.provider, series.symbol, series.timeframe))
+        with contextlib.suppress(*_FAILURES):
+            document = self.home.load()
+            entry = None if document is None else document.find(series)
+            if document is not None and entry is not None:
+                files = self.home.files(document, entry)
+                state = files.load()
+                updated, path = Updated(state), None if state is None else files.path(state)
+        self._note(at, updated, path, 0, 0.0)
+
+    def result(self, at: int) -> tuple[tuple[Any, ...], Exception | None]:
+        """Return the row and the error of a job that was done."""
+        return self._rows[at], self._errors.get(at)
 
     def _update(self, job: Job, named: Resolved, document: VaultDocument, entry: Entry) -> Updated:
         source = FetcherSource(self._fetcher, named, fetched_columns(document))
@@ -180,7 +224,7 @@ class Updates:
         start_ms = self._start_ms(now_ms)
         updated = update_series(
             source,
-            self._home.files(document, entry),
+            self.home.files(document, entry),
             make_rows(self._options, document),
             entry.series,
             entry.start_ms if start_ms is None else start_ms,
@@ -188,7 +232,7 @@ class Updates:
             now_ms,
         )
         if start_ms is not None and start_ms < entry.start_ms:
-            self._home.change(lambda found: found.with_start(entry.series, start_ms))
+            self.home.change(lambda found: found.with_start(entry.series, start_ms))
         return updated
 
     def _start_ms(self, now_ms: int) -> int | None:
@@ -201,7 +245,7 @@ class Updates:
     def _register(self, job: Job, named: Resolved) -> tuple[Entry, VaultDocument]:
         """Return the series as vault.json has it, and what that says; a new series is written into it first."""
         origin = named.stored.origin
-        document = self._home.load()
+        document = self.home.load()
         entry = None if document is None else document.find(named.series)
         if document is not None:
             self._check_origin(document, named.series, origin)
@@ -218,13 +262,13 @@ class Updates:
             self._check_origin(found, named.series, origin)
             return found if found.find(named.series) else found.with_series(named.series, start_ms, origin)
 
-        document = self._home.change(with_series)
+        document = self.home.change(with_series)
         entry = document.find(named.series)
         assert entry is not None
         return entry, document
 
     def _is_there(self, entry: Entry) -> bool:
-        document = self._home.load()
+        document = self.home.load()
         return document is not None and document.find(entry.series) is not None
 
     def _check_origin(self, document: VaultDocument, series: SeriesId, origin: str | None) -> None:
@@ -232,15 +276,32 @@ class Updates:
         if series.provider in origins and origins[series.provider] != origin:
             was, is_now = (one or "the provider's own hosts" for one in (origins[series.provider], origin))
             raise InputError(
-                f"the vault in {self._home} has candles of {series.provider} from {was}, and these are from "
+                f"the vault in {self.home} has candles of {series.provider} from {was}, and these are from "
                 f"{is_now}; use another vault for them"
             )
 
     def remove(self, entry: Entry) -> None:
         """Remove the series, once no writer holds it: first from vault.json, then its files."""
-        with self._home.hold(entry.name):
-            document = self._home.change(lambda found: found.without(entry.series))
-            self._home.files(document, entry).remove()
+        with self.home.hold(entry.name):
+            document = self.home.change(lambda found: found.without(entry.series))
+            self.home.files(document, entry).remove()
+
+
+class _Threads(Executor):
+    """A daemon thread for each part; a program that is interrupted does not wait for them."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+
+        def work() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(fn(*args, **kwargs))
+                except BaseException as error:  # noqa: BLE001 - it is raised in the caller's thread
+                    future.set_exception(error)
+
+        threading.Thread(target=work, name="candle-vault", daemon=True).start()
+        return future
 
 
 def label_of(series: SeriesId) -> str:
