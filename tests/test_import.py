@@ -553,6 +553,11 @@ def test_where_the_disk_takes_nothing_it_is_an_error(
     monkeypatch.setattr(DiskTier, "save_many", lambda *_: False)
     with pytest.raises(CacheError, match="imported only in part"):
         fetcher.cache.import_file(path)
+    problem = f"the cache in {tmp_path / ('x' * 150)} cannot be used as it should (disk full): make room there"
+    monkeypatch.setattr(DiskTier, "problem", property(lambda _: problem))
+    with pytest.raises(CacheError) as caught:
+        fetcher.cache.import_file(path)
+    assert f"imported only in part: {problem}" in str(caught.value)  # whole, however long the folder's name is
 
 
 def test_without_a_disk_memory_takes_it_and_without_a_cache_nobody_does(world: World, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -191,8 +192,6 @@ def test_what_is_no_file_of_ours_is_said(fetcher: CandleFetcher, tmp_path: Path)
     for name in ("x.txt", "x"):
         with pytest.raises(InputError, match="ending"):
             verify_file(tmp_path / name, fetcher=fetcher)
-    with pytest.raises(BadFile, match="cannot be read"):
-        verify_file(tmp_path / "none.csv", fetcher=fetcher)
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="header"):
         verify_file(tmp_path / "x.csv", fetcher=fetcher)
@@ -203,6 +202,33 @@ def test_what_is_no_file_of_ours_is_said(fetcher: CandleFetcher, tmp_path: Path)
         (tmp_path / "x.jsonl").write_text(json.dumps({"timestamp": time, "open": 1}) + "\n")
         with pytest.raises(BadFile):
             verify_file(tmp_path / "x.jsonl", fetcher=fetcher)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_what_cannot_be_opened_is_not_called_damaged(fetcher: CandleFetcher, tmp_path: Path, ending: str) -> None:
+    need(ending)
+    (tmp_path / f"folder{ending}").mkdir()
+    reasons = {"none": "there is no such file", "folder": "it is a folder"}
+    if os.name == "posix":
+        os.mkfifo(tmp_path / f"pipe{ending}")  # opening it would wait for a writer
+        (tmp_path / f"loop{ending}").symlink_to(tmp_path / f"loop{ending}")
+        reasons |= {"pipe": "it is a pipe or a device", "loop": "Too many levels of symbolic links"}
+    for name, reason in reasons.items():
+        with pytest.raises((BadFile, InputError), match=reason) as caught:
+            verify_file(tmp_path / f"{name}{ending}", fetcher=fetcher)
+        assert "damaged" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no named pipes in folders")
+def test_a_pipe_is_refused_by_every_call_that_reads_a_file(fetcher: CandleFetcher, tmp_path: Path) -> None:
+    for name, read in (
+        ("x.csv", read_csv),
+        ("x.zip", fetcher.cache.import_file),
+        ("x.tar", fetcher.cache.restore),
+    ):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(InputError, match=f"{name} cannot be .*: it is a pipe or a device; expected a file"):
+            read(tmp_path / name)
 
 
 # Read back

@@ -119,10 +119,10 @@ examples:
   candle-fetcher verify btc.parquet
   candle-fetcher verify historical_data/*.csv --json
 
-Works the fingerprint out again, and compares it with the manifest in the file or
-beside it; then each value with the cache, where that has it. Sends no request.
-Exits with 0 where all files are whole and differ nowhere, 1 where none is, and
-3 where some are."""
+Works the fingerprint out again, and compares it with the manifest in the file
+or beside it; then each value with the cache, where that has it. Sends no
+request. Exits with 0 where all files are whole and differ nowhere, 1 where none
+is, and 3 where some are."""
 _DOCTOR_EXAMPLES = """\
 examples:
   candle-fetcher doctor
@@ -255,7 +255,7 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     for made in (commands["fetch"], export, plan, gaps, audit, symbols, vault):
         _add_settings(made)
     command("providers", "show what each provider offers and needs; sends no request", _PROVIDERS_EXAMPLES)
-    _add_cache(command("cache", "show, check or clear the cache; list revisions; import files", _CACHE_EXAMPLES))
+    _add_cache(command("cache", "show, check or clear the cache; import files; back up and restore", _CACHE_EXAMPLES))
     _add_verify(command("verify", "check files that export wrote: whole, and equal to the cache", _VERIFY_EXAMPLES))
     _add_settings(command("doctor", "check network, provider, disk, cache and versions", _DOCTOR_EXAMPLES))
     _add_practice(command("practice", "serve a practice exchange on this machine until Ctrl-C", _PRACTICE_EXAMPLES))
@@ -358,7 +358,7 @@ def _add_verify(verify: argparse.ArgumentParser) -> None:
 
 def _add_cache(cache: argparse.ArgumentParser) -> None:
     actions = ("stats", "list", "clear", "verify", "compact", "revisions", "import", "backup", "restore")
-    cache.add_argument("action", choices=actions, help="what to do")
+    cache.add_argument("action", choices=actions, metavar="ACTION", help=", ".join(actions))
     cache.add_argument(
         "files",
         nargs="*",
@@ -369,7 +369,7 @@ def _add_cache(cache: argparse.ArgumentParser) -> None:
     cache.add_argument("--cache-dir", metavar="DIR", help="default: the user's cache folder")
     cache.add_argument("--practice", action="store_true", help="the cache of --practice")
     group = cache.add_argument_group(
-        "series", "import: what the files hold, where their names do not say it; clear: what to clear"
+        "series", "import: what the files hold, where names do not say it; clear: what goes"
     )
     group.add_argument("-s", "--symbol", help="such as BTC/USDT")
     group.add_argument("-i", "--timeframe", help="such as 1h")

@@ -15,7 +15,7 @@
       IncompleteData                 .frame .missing .refusals
       FetchManyError                 .frames .errors
       WorkerError                    a worker of an executor ended early; .cause
-      BadFile                        a file is damaged or incomplete
+      BadFile                        a file is damaged, incomplete or cannot be read
       CacheError                     the store cannot be opened or written
       MissingExtra                   .extra; the install line is the message
     CandleFetcherWarning: CacheWarning, ClockSkew, ArchiveMismatch
@@ -296,9 +296,13 @@ class WorkerError(CandleFetcherError):
 
 
 class BadFile(CandleFetcherError):
-    """A file is damaged or incomplete."""
+    """A file is damaged or incomplete, or cannot be read. `.fix` says what to do in this case."""
 
     fix = "Create it again, or use a complete copy"
+
+    def __init__(self, message: str, fix: str | None = None) -> None:
+        super().__init__(message)
+        self.fix = fix or self.fix
 
 
 class CacheError(CandleFetcherError):

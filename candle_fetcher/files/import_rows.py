@@ -15,7 +15,7 @@ from candle_fetcher.cache.freshness import READ_ENTRY
 from candle_fetcher.core.candles import INTEGERS, MISSING, Candles, join, widen
 from candle_fetcher.core.coverage import fill
 from candle_fetcher.core.entry import Entry, HoleState
-from candle_fetcher.core.errors import CacheError, InputError, shown
+from candle_fetcher.core.errors import CacheError, InputError
 from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.facts import News, Unverified
 from candle_fetcher.core.finality import Settling
@@ -257,7 +257,7 @@ class _ChunkWriter:
         cache, series, chunks = self._cache, self._job.series, sorted(batch)
         if not cache.entries.rewrite(series, chunks, lambda stored: self._merge_batch(batch, stored)):
             problem = cache.problem or "the disk did not store some of its candles"
-            raise CacheError(f"{self._job.path.name} was imported only in part: {shown(problem)}")
+            raise CacheError(f"{self._job.path.name} was imported only in part: {problem}")
         cache.freshness.save(series, dict.fromkeys(chunks, READ_ENTRY))
         self.chunks += len(chunks)
 

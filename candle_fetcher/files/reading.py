@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import stat
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -50,8 +51,12 @@ def read_frame(path: object) -> pd.DataFrame:
 
 @contextlib.contextmanager
 def naming_file(path: Path, what: str) -> Iterator[None]:
-    """Put the name of the file before the message of an error that leaves the block. A ReplyError becomes a BadFile."""
+    """Put the name of the file before the message of an error that leaves the block. A ReplyError becomes a BadFile.
+
+    A pipe or a device is refused, since files are read more than once: opening a pipe would wait for a writer.
+    """
     try:
+        _refuse_pipe(path)
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise BadFile(f"{path.name} is damaged or incomplete: it cannot be unpacked") from error
@@ -61,6 +66,13 @@ def naming_file(path: Path, what: str) -> Iterator[None]:
         if type(error) is not InputError:
             raise
         raise InputError(f"{path.name} cannot be {what}: {error.args[0]}") from error
+
+
+def _refuse_pipe(path: Path) -> None:
+    with contextlib.suppress(OSError):  # which the one that opens it raises again
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise InputError("it is a pipe or a device; expected a file")
 
 
 def read_head(path: Path) -> bytes:

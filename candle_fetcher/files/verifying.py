@@ -47,14 +47,26 @@ def check_file(path: object, load: Load) -> FileReport:
     ending = ending_of(file.name)
     if not ending:
         raise InputError(f"path {shown(str(path))} has no ending of a file of candles; expected {', '.join(ENDINGS)}")
-    with naming_file(file, "verified"):
-        try:
+    try:
+        with naming_file(file, "verified"):
+            with file.open("rb"):
+                pass  # what the system says is not the same in each format
             if ENDINGS[ending] == "excel":
                 return _check_workbook(file)
             manifest, blocks = _open(file, ENDINGS[ending])
             return _check_blocks(file, manifest, blocks, load)
-        except OSError as error:
-            raise BadFile(f"it cannot be read: {error.strerror or error}") from error
+    except OSError as error:
+        reason, fix = _explain(error)
+        raise BadFile(f"{file} cannot be read: {reason}", fix) from error
+
+
+def _explain(error: OSError) -> tuple[str, str]:
+    """Return why a file cannot be read, and what to do."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return "there is no such file", "Look for a misspelt name or another folder"
+    if isinstance(error, IsADirectoryError):
+        return "it is a folder", "Name the files in it"
+    return error.strerror or str(error), "Make it readable, or use a copy"
 
 
 def _check_blocks(file: Path, manifest: Mapping[str, Any] | None, blocks: Iterator[Candles], load: Load) -> FileReport:

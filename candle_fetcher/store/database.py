@@ -260,6 +260,7 @@ class Database:
             con.execute("BEGIN IMMEDIATE")  # waits for its turn, which the switch to WAL does not
             con.rollback()
         finally:
+            con.rollback()  # after another error; within a transaction the next line would hide it
             con.execute("PRAGMA synchronous = NORMAL")
 
 
