@@ -20,6 +20,7 @@ import candle_fetcher
 from candle_fetcher import BadFile, FetchManyError, InputError, Vault
 from candle_fetcher.cli import main
 from candle_fetcher.vault.locks import SeriesLocks
+from candle_fetcher.vault.state import VaultDocument
 
 DAY_S = 86_400
 START = "2024-06-13"
@@ -284,7 +285,30 @@ def test_months_are_updated_read_and_removed_as_csv_is(world: World, tmp_path: P
         Vault(tmp_path / "vault", format="csv")
     vault.remove("BTC/USDT", "1h")
     vault.remove("ETH/USDT", "1h")
-    assert sorted(one.name for one in (tmp_path / "vault").iterdir()) == ["vault.json", "vault.lock"]
+    assert sorted(one.name for one in (tmp_path / "vault").iterdir()) == ["_vault.json", "_vault.lock"]
+
+
+@pytest.mark.parametrize("format_name", ["parquet", "arrow"])
+def test_a_folder_of_an_older_layout_or_without_its_document_is_an_error_and_no_second_vault(
+    world: World, tmp_path: Path, format_name: str
+) -> None:
+    pytest.importorskip("pyarrow")
+    folder = tmp_path / "vault"
+    Vault(folder, world.fetcher(), format=format_name).update("BTC/USDT", "1h", START)
+    document, older = folder / "_vault.json", folder / "vault.json"
+    document.rename(older)
+    for options in ({}, {"format": format_name}):
+        with pytest.raises(BadFile, match="move the folder away and update into a new one"):
+            Vault(folder, world.fetcher(), **options)
+    older.rename(tmp_path / "document")
+    vault = Vault(folder, world.fetcher(), format=format_name)
+    with pytest.raises(FetchManyError, match=r"_series is there, and no _vault\.json says what it is"):
+        vault.update("BTC/USDT", "1h", START)
+    (tmp_path / "document").rename(document)
+    assert vault.update()["added"].tolist() == [0]
+    older.write_bytes(VaultDocument("csv").to_bytes())
+    with pytest.raises(BadFile, match="move away the one that is not of it"):
+        vault.series()
 
 
 @pytest.mark.parametrize("output", ["polars", "arrow"])
@@ -365,7 +389,7 @@ def test_foreign_files_in_the_folder_are_left_alone(vault: Vault, world: World, 
     vault.update("BTC/USDT", "1h", START)
     vault.remove("BTC/USDT", "1h")
     assert (folder / "notes.csv").read_text() == "mine\n"
-    assert sorted(one.name for one in folder.iterdir()) == ["notes.csv", "vault.json", "vault.lock"]
+    assert sorted(one.name for one in folder.iterdir()) == ["_vault.lock", "notes.csv", "vault.json"]
     assert vault.series().empty
 
 

@@ -34,6 +34,7 @@ from candle_fetcher.core.spans import Span
 from candle_fetcher.files.layout import CsvOptions
 from candle_fetcher.vault.files import Files
 from candle_fetcher.vault.state import Entry, Field, Piece, SeriesId, SeriesState, VaultDocument
+from candle_fetcher.vault.trees import FolderTree
 
 # -- what the documents say --------------------------------------------------------------------------------------------
 
@@ -227,11 +228,8 @@ def test_a_closed_month_is_never_touched_again(tmp_path: Path, file_format: str)
             put(files, 35, rows(30, 35), first=30)
     assert (may.stat().st_ino, may.stat().st_mtime_ns) == before
     assert is_equal(stored(files), rows(0, 50))
-    assert sorted(one.name for one in folder.iterdir()) == [
-        f"2024-05.{file_format}",
-        f"2024-06.{file_format}",
-        "_state.json",
-    ]
+    assert sorted(one.name for one in folder.iterdir()) == [f"2024-05.{file_format}", f"2024-06.{file_format}"]
+    assert [one.name for one in (tmp_path / "_series" / SERIES.name()).iterdir()] == ["_state.json"]
 
 
 @pytest.mark.parametrize("file_format", ["parquet", "arrow"])
@@ -260,11 +258,66 @@ def test_a_month_that_was_removed_ends_the_series_before_it_and_one_that_was_edi
 def test_other_programs_read_the_months_as_one_table(tmp_path: Path) -> None:
     files = make_files("parquet", tmp_path)
     folder = files.path(put(files, 50, rows(0, 50)))
-    assert folder == tmp_path / "provider=binance" / "kind=candles" / "symbol=BTCUSDT" / "timeframe=1m"
+    assert folder == tmp_path / "candles" / "provider=binance" / "kind=candles" / "symbol=BTCUSDT" / "timeframe=1m"
     table = pd.read_parquet(folder)
     assert table["close"].tolist() == rows(0, 50)["close"].tolist()
     whole = pd.read_parquet(tmp_path)
     assert whole["symbol"].unique().tolist() == ["BTCUSDT"]
+
+
+@pytest.mark.parametrize("file_format", ["parquet", "arrow"])
+def test_months_of_an_update_that_was_cut_are_no_part_of_the_table_and_the_next_update_moves_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file_format: str
+) -> None:
+    files = make_files(file_format, tmp_path)
+    folder = Path(files.path(put(files, 50, rows(0, 50))))
+    before = {one.name: one.read_bytes() for one in folder.iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderTree, "move", lambda self, name, target: None)  # killed before the first rename
+        put(files, 60, rows(20, 60, seed=1), first=20)
+    assert {one.name: one.read_bytes() for one in (tmp_path / "candles").rglob("*") if one.is_file()} == before
+    expected = pd.concat([rows(0, 20), rows(20, 60, seed=1)])
+    assert is_equal(stored(files), expected)
+    state = files.load()
+    assert state is not None
+    files.repair(state)
+    assert len({one.read_bytes() for one in folder.iterdir()} - set(before.values())) == 2
+    assert [one.name for one in (tmp_path / "_series" / SERIES.name()).iterdir()] == ["_state.json"]
+    assert is_equal(stored(files), expected)
+
+
+@pytest.mark.parametrize("file_format", ["parquet", "arrow"])
+def test_a_series_that_another_program_changes_under_an_update_stays_as_that_left_it(
+    tmp_path: Path, file_format: str
+) -> None:
+    files, other = make_files(file_format, tmp_path), make_files(file_format, tmp_path)
+    put(files, 40, rows(0, 40))
+
+    def frames() -> Iterator[pd.DataFrame]:
+        yield rows(40, 50)
+        put(other, 45, rows(40, 45, seed=2))
+
+    with pytest.raises(BadFile, match="changed while it was updated"):
+        files.write(files.load(), lambda: facts(50), None, frames())
+    assert is_equal(stored(files), pd.concat([rows(0, 40), rows(40, 45, seed=2)]))
+    put(files, 50, rows(45, 50))
+    assert [one.name for one in (tmp_path / "_series" / SERIES.name()).iterdir()] == ["_state.json"]
+
+
+def test_a_month_that_no_state_names_is_removed_from_the_table(tmp_path: Path) -> None:
+    files = make_files("parquet", tmp_path)
+    folder = Path(files.path(put(files, 40, rows(0, 40))))
+    (folder / "2024-07.parquet").write_bytes((folder / "2024-06.parquet").read_bytes())
+    (folder / "notes.txt").write_text("mine")
+    put(files, 50, rows(40, 50))
+    assert sorted(one.name for one in folder.iterdir()) == ["2024-05.parquet", "2024-06.parquet", "notes.txt"]
+
+
+def test_two_series_that_differ_by_capitals_alone_are_not_put_into_one_folder(tmp_path: Path) -> None:
+    document = VaultDocument("parquet").with_series(SeriesId("x", "a", "abc", "1m"), 1, None)
+    document.with_series(SeriesId("x", "a", "abc", "1M"), 1, None)
+    with pytest.raises(InputError, match="differ by capitals alone"):
+        document.with_series(SeriesId("x", "A", "ABC", "1m"), 1, None)
 
 
 def test_a_month_of_arrow_is_read_without_a_copy(tmp_path: Path) -> None:

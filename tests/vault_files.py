@@ -19,7 +19,8 @@ from candle_fetcher.files.layout import CsvOptions
 from candle_fetcher.vault.files import Files
 from candle_fetcher.vault.months import MonthFiles
 from candle_fetcher.vault.slots import SlotFiles
-from candle_fetcher.vault.state import Facts, SeriesId, SeriesState
+from candle_fetcher.vault.state import Entry, Facts, SeriesId, SeriesState
+from candle_fetcher.vault.trees import FolderTree
 
 MINUTE = 60_000
 T0 = 1_717_198_200_000  # 2024-05-31T23:30: the minute 30 is in the next month
@@ -34,7 +35,7 @@ def make_files(file_format: str, folder: Path) -> Files:
     if file_format == "csv":
         return slot_files(folder)
     pytest.importorskip("pyarrow")
-    return MonthFiles(folder, SERIES, file_format, None)
+    return MonthFiles(FolderTree(folder), Entry(SERIES, SERIES.name(), T0), file_format, None)
 
 
 def rows(first: int, stop: int, seed: int = 0) -> pd.DataFrame:

@@ -92,7 +92,7 @@ class Kills:
 
     def check(self, *, is_last: bool) -> None:
         """Hold every series against a fetch up to its end."""
-        if not (self.folder / "vault" / "vault.json").exists():
+        if not list((self.folder / "vault").glob("*vault.json")):
             return
         with self.fetcher() as fetcher:
             vault = Vault(self.folder / "vault", fetcher, format=self.format)

@@ -19,8 +19,8 @@ PART = ".part"  # the ending of a document while it is written
 class Files(Protocol):
     """One series in one format. The caller holds the lock of the series while it writes."""
 
-    def path(self, state: SeriesState) -> Path:
-        """Return where the series is read by other programs."""
+    def path(self, state: SeriesState) -> Path | str:
+        """Return where the series is read by other programs: a path, or a URL."""
 
     def load(self) -> SeriesState | None:
         """Return the state of the series, None where nothing of it is there.
@@ -83,9 +83,11 @@ def replace_document(path: Path, data: bytes) -> None:
         raise naming_target(error, path) from error
 
 
-def naming_target(error: OSError, path: Path) -> OSError:
+def naming_target(error: OSError, path: Path | str) -> OSError:
     """Return the error with the name of the file that was not written."""
-    return OSError(error.errno, f"{error.strerror}; {path} was not written, and the series is as before", str(path))
+    return OSError(
+        error.errno, f"{error.strerror or error}; {path} was not written, and the series is as before", str(path)
+    )
 
 
 def sync_folder(folder: Path) -> None:

@@ -12,6 +12,7 @@ from candle_fetcher.vault.files import Files, sync_folder
 from candle_fetcher.vault.locks import SeriesLocks
 from candle_fetcher.vault.opening import (
     Options,
+    check_unused,
     load_document,
     make_files,
     new_document,
@@ -19,6 +20,7 @@ from candle_fetcher.vault.opening import (
     save_document,
 )
 from candle_fetcher.vault.state import Entry, VaultDocument
+from candle_fetcher.vault.trees import FolderTree
 
 _DOCUMENT_LOCK = "vault.json"
 
@@ -57,7 +59,7 @@ def open_home(where: str | os.PathLike[str], options: Options) -> Home:
 
 
 class FolderHome:
-    """A folder with vault.json, files and a lock file."""
+    """A folder with the vault's document, files and a lock file."""
 
     def __init__(self, folder: Path, options: Options) -> None:
         self._folder, self._options = folder, options
@@ -73,14 +75,16 @@ class FolderHome:
         return str(self._folder)
 
     def load(self) -> VaultDocument | None:
-        """Return what vault.json says."""
+        """Return what the document says."""
         return load_document(self._folder)
 
     def change(self, change: Callable[[VaultDocument], VaultDocument]) -> VaultDocument:
-        """Change vault.json."""
+        """Change the document."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with self.hold(_DOCUMENT_LOCK):
             before = load_document(self._folder)
+            if before is None:
+                check_unused(FolderTree(self._folder), new_document(self._options).format)
             after = change(before or new_document(self._options))
             if after != before:
                 save_document(self._folder, after)

@@ -1,6 +1,6 @@
 """One writer for each series of a vault, among the threads and processes of a machine.
 
-Each series has a byte of one file, `vault.lock`. The kernel frees it when its holder ends, so that a killed writer
+Each series has a byte of one file, `_vault.lock`. The kernel frees it when its holder ends, so that a killed writer
 holds up none after it. Where the folder's disk has no locks, nothing is written: two writers could meet.
 """
 
@@ -17,7 +17,7 @@ from candle_fetcher.concurrency import POLL_S, pause
 from candle_fetcher.store.files import open_plain
 from candle_fetcher.store.locks import OFFSET_BITS, LockFile
 
-LOCK_NAME = "vault.lock"
+LOCK_NAME = "_vault.lock"  # programs that read the folder leave out what begins with _
 _files: dict[tuple[int, str], LockFile] = {}
 
 

@@ -1,4 +1,4 @@
-"""What a vault was made with: its arguments, checked, and held against what vault.json remembers."""
+"""What a vault was made with: its arguments, checked, and held against what its document remembers."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from candle_fetcher.core.arguments import read_whole
-from candle_fetcher.core.errors import InputError, shown, unknown
+from candle_fetcher.core.errors import BadFile, InputError, shown, unknown
 from candle_fetcher.files.columnar import need_pyarrow
 from candle_fetcher.files.layout import TIME, CsvOptions, Layout, column_set, make_layout, read_columns
 from candle_fetcher.files.places import find_home
 from candle_fetcher.vault.files import Files, replace_document
-from candle_fetcher.vault.months import MonthFiles
+from candle_fetcher.vault.months import CANDLES, DOCUMENTS, MonthFiles
 from candle_fetcher.vault.processing import Processor, name_of, read_processors
 from candle_fetcher.vault.slots import SlotFiles
-from candle_fetcher.vault.state import FORMATS, Entry, SeriesId, VaultDocument
+from candle_fetcher.vault.state import FORMATS, MONTHS, Entry, SeriesId, VaultDocument
+from candle_fetcher.vault.trees import FolderTree, Tree
 from candle_fetcher.vault.update import Rows
 
-DOCUMENT = "vault.json"
+_CSV_DOCUMENT = "vault.json"
+_MONTHS_DOCUMENT = "_vault.json"  # programs that read the folder leave out what begins with _
 _MOST_CONTEXT = 1_000_000
 
 
@@ -69,23 +71,49 @@ def open_folder(where: object) -> Path:
     return folder
 
 
+def document_name(file_format: str) -> str:
+    """Return the name of the vault's document."""
+    return _MONTHS_DOCUMENT if file_format in MONTHS else _CSV_DOCUMENT
+
+
 def load_document(folder: Path) -> VaultDocument | None:
-    """Return what vault.json says; None where there is none. Raises BadFile where it is damaged."""
-    path = folder / DOCUMENT
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    return VaultDocument.from_bytes(data, str(path))
+    """Return what the document of a vault says; None where there is none. Raises BadFile where it is damaged, where
+    there are two, and where the files are laid out as they were by an earlier version."""
+    found = []
+    for name in (_CSV_DOCUMENT, _MONTHS_DOCUMENT):
+        path = folder / name
+        try:
+            document = VaultDocument.from_bytes(path.read_bytes(), str(path))
+        except FileNotFoundError:
+            continue
+        if name != document_name(document.format):
+            raise BadFile(
+                f"{path} is of {document.format} files, which this version lays out in another way; move the folder "
+                "away and update into a new one: what the cache has is not asked for again"
+            )
+        found.append(document)
+    if len(found) > 1:
+        raise BadFile(f"{folder} has a {_CSV_DOCUMENT} and a {_MONTHS_DOCUMENT}; move away the one that is not of it")
+    return found[0] if found else None
 
 
 def save_document(folder: Path, document: VaultDocument) -> None:
-    """Replace vault.json."""
-    replace_document(folder / DOCUMENT, document.to_bytes())
+    """Replace the document of a vault."""
+    replace_document(folder / document_name(document.format), document.to_bytes())
+
+
+def check_unused(tree: Tree, file_format: str) -> None:
+    """Raise BadFile where months of a vault lie whose document is gone."""
+    for name in (DOCUMENTS, CANDLES) if file_format in MONTHS else (DOCUMENTS,):
+        if not tree.is_empty(name):
+            raise BadFile(
+                f"{tree.place(name)} is there, and no {_MONTHS_DOCUMENT} says what it is; put back a copy of that, or "
+                "update into another folder: what the cache has is not asked for again"
+            )
 
 
 def new_document(options: Options) -> VaultDocument:
-    """Return what vault.json of a new vault says."""
+    """Return what the document of a new vault says."""
     names = tuple(map(name_of, options.processors))
     columns, csv = options.columns or "ohlcv", tuple(sorted(options.csv.items()))
     return VaultDocument(options.format or FORMATS[0], columns, csv, names, options.context)
@@ -130,8 +158,13 @@ def csv_options(document: VaultDocument) -> CsvOptions:
 def make_files(document: VaultDocument, folder: Path, entry: Entry) -> Files:
     """Return the files of a series, in the vault's format."""
     if document.format != "csv":
-        return MonthFiles(folder, entry.series, document.format, _layout(document, entry.series))
+        return make_months(document, FolderTree(folder), entry)
     return SlotFiles(folder, entry.name, entry.series, csv_options(document), _layout(document, entry.series))
+
+
+def make_months(document: VaultDocument, tree: Tree, entry: Entry) -> Files:
+    """Return the files of a series, a month each."""
+    return MonthFiles(tree, entry, document.format, _layout(document, entry.series))
 
 
 def _layout(document: VaultDocument, series: SeriesId) -> Layout | None:

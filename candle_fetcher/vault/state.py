@@ -10,12 +10,14 @@ import json
 import zlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from candle_fetcher.core.errors import BadFile, InputError
 from candle_fetcher.core.naming import text_of
 
 VERSION = 1
 FORMATS = ("csv", "parquet", "arrow")
+MONTHS = ("parquet", "arrow")  # with a file for each month, in folders that say what is in them
 _MARK, _CHECK = "candle_fetcher", "check"
 
 
@@ -48,6 +50,18 @@ class SeriesId(NamedTuple):
         parts = (self.provider, self.provider_symbol, *kind, *(value for _, value in self.settings), timeframe)
         return "_".join(map(text_of, parts))
 
+    def folder(self) -> str:
+        """Return the folder of its months: `provider=…/kind=…/symbol=…/timeframe=…`, with settings behind the kind; the
+        values are percent-encoded, and `1M` is `1mo`, since names may not tell capitals from small letters."""
+        settings = [f"{name}={value}" for name, value in self.settings]
+        parts = (
+            ("provider", self.provider),
+            ("kind", ",".join([self.kind, *settings])),
+            ("symbol", self.provider_symbol),
+            ("timeframe", self.timeframe.replace("M", "mo")),
+        )
+        return "/".join(f"{name}={quote(value, safe='')}" for name, value in parts)
+
 
 class Entry(NamedTuple):
     """A series as vault.json has it: the beginning of its files' names, and the start that was asked for."""
@@ -75,7 +89,13 @@ class VaultDocument(NamedTuple):
 
     def with_series(self, series: SeriesId, start_ms: int, origin: str | None) -> VaultDocument:
         """Return the document with the series in it, ordered by provider and symbol; its files get a name that no other
-        series has."""
+        series has. Raises InputError where its folder would be that of another series on some disks."""
+        folder = series.folder().casefold()
+        same = [one.series.label for one in self.entries if one.series.folder().casefold() == folder]
+        if self.format in MONTHS and same:
+            raise InputError(
+                f"{series.label} and {same[0]} differ by capitals alone; use another vault for one of them"
+            )
         taken = {one.name.casefold() for one in self.entries}
         name, count = series.name(), 1
         while name.casefold() in taken:

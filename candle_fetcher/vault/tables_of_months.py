@@ -1,10 +1,15 @@
-"""The rows of a month as a Parquet or Arrow file, by pyarrow; an Arrow file is mapped into memory, and not copied."""
+"""The rows of a month as a Parquet or Arrow file, by pyarrow; an Arrow file is mapped into memory, and not copied.
+
+Times in Parquet are in microseconds, which every program reads; Spark refuses nanoseconds. Those in Arrow files are in
+nanoseconds, so that an index is the file itself.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,7 +24,10 @@ def write_month(file: IO[bytes], frame: pd.DataFrame, fields: Sequence[Field], f
     """Write the rows, all columns under their headers; an Arrow file has one batch."""
     import pyarrow as pa
 
-    columns = [_column(frame.index if field.column == TIME else frame[field.column], field.kind) for field in fields]
+    unit: Literal["us", "ns"] = "us" if file_format == "parquet" else "ns"
+    columns = [
+        _column(frame.index if field.column == TIME else frame[field.column], field.kind, unit) for field in fields
+    ]
     table = pa.table(columns, names=[field.header for field in fields])
     if file_format == "parquet":
         from pyarrow import parquet
@@ -34,11 +42,11 @@ def write_month(file: IO[bytes], frame: pd.DataFrame, fields: Sequence[Field], f
         writer.write_table(table, max_chunksize=max(1, len(frame)))
 
 
-def _column(values: Any, kind: str) -> Any:
+def _column(values: Any, kind: str, unit: Literal["us", "ns"]) -> Any:
     import pyarrow as pa
 
     if kind == "time":
-        return pa.array(pd.DatetimeIndex(values).as_unit("ns"), pa.timestamp("ns", "UTC"))
+        return pa.array(pd.DatetimeIndex(values).as_unit(unit), pa.timestamp(unit, "UTC"))
     if kind == "float":  # NaN stays NaN: a column with nulls could not be mapped
         return pa.array(values.to_numpy(dtype=np.float64, na_value=np.nan))
     if kind == "bool":
@@ -46,9 +54,10 @@ def _column(values: Any, kind: str) -> Any:
     return pa.array(values, pa.int64(), from_pandas=True)
 
 
-def read_month(path: Path, fields: Sequence[Field], file_format: str) -> pd.DataFrame:
+def read_month(source: Path | IO[bytes], shown: str, fields: Sequence[Field], file_format: str) -> pd.DataFrame:
     """Return the rows of a month: the columns by their headers, `timestamp` as index (UTC). Columns of floats of an
-    Arrow file are the file itself, mapped into memory.
+    Arrow file are the file itself, mapped into memory; on Windows they are a copy, since a mapped file could not be
+    replaced there. `shown` is the file in messages.
 
     Raises BadFile where it cannot be read, FileNotFoundError where it is not there.
     """
@@ -58,26 +67,36 @@ def read_month(path: Path, fields: Sequence[Field], file_format: str) -> pd.Data
         if file_format == "parquet":
             from pyarrow import parquet
 
-            with path.open("rb") as file:
+            with source.open("rb") if isinstance(source, Path) else source as file:
                 table = parquet.read_table(file, use_threads=False).combine_chunks()
             columns = {name: table.column(name).chunk(0) for name in table.column_names} if len(table) else {}
         else:
             from pyarrow import ipc
 
-            found = ipc.open_file(pa.memory_map(str(path)))
+            found = ipc.open_file(_bytes_of(source))
             batch = found.get_batch(0) if found.num_record_batches else None
             columns = {} if batch is None else {name: batch.column(name) for name in batch.schema.names}
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise BadFile(f"{path} cannot be read ({type(error).__name__}): it is damaged. Remove it and update") from error
+        raise BadFile(
+            f"{shown} cannot be read ({type(error).__name__}): it is damaged. Remove it and update"
+        ) from error
     if columns and list(columns) != [field.header for field in fields]:
-        raise BadFile(f"{path} has the columns {', '.join(columns)}; it was not written by this vault")
+        raise BadFile(f"{shown} has the columns {', '.join(columns)}; it was not written by this vault")
     values = {field.header: _values(columns.get(field.header), field.kind) for field in fields}
     time = next(field.header for field in fields if field.column == TIME)
     index = values.pop(time)
     made = pd.DataFrame(values, index=index.rename(TIME), copy=False)
     return made if COPIES_ON_WRITE else made.copy()
+
+
+def _bytes_of(source: Path | IO[bytes]) -> Any:
+    import pyarrow as pa
+
+    if not isinstance(source, Path):
+        return source
+    return pa.BufferReader(source.read_bytes()) if os.name == "nt" else pa.memory_map(str(source))
 
 
 def no_values(kind: str) -> Any:
@@ -92,7 +111,10 @@ def _values(column: Any, kind: str) -> Any:
     if column is None:
         return no_values(kind)
     if kind == "time":
-        return pd.DatetimeIndex(column.view("int64").to_numpy(), tz="UTC", copy=False)
+        import pyarrow as pa
+
+        in_ns = column.cast(pa.timestamp("ns", "UTC"))
+        return pd.DatetimeIndex(in_ns.view("int64").to_numpy(), tz="UTC", copy=False)
     if kind == "int":
         return column.to_pandas(types_mapper={column.type: pd.Int64Dtype()}.get).array
     if kind == "bool":

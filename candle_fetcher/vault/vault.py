@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -190,9 +189,10 @@ class Vault:
         *,
         provider: str | Provider | None = None,
         kind: CandleKind = "candles",
-    ) -> Path:
-        """Return the file of a series that other programs read. Of a CSV it is the one that is current now: an update
-        makes the other one current, and leaves this one as it is until the update after."""
+    ) -> Any:
+        """Return where other programs read a series. Of a CSV it is the path of the file that is current now: an update
+        makes the other one current, and leaves this one as it is until the update after. Of months it is the path of
+        their folder, or its URL."""
         files, state = self._find(symbol, timeframe, provider, kind)
         return files.path(state)
 
