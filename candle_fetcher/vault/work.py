@@ -186,7 +186,7 @@ class Updates:
         self._note(at, updated, path, len(requests), time.perf_counter() - began)
         return True
 
-    def _note(self, at: int, updated: Updated, path: Path | None, requests: int, seconds: float) -> None:
+    def _note(self, at: int, updated: Updated, path: Path | str | None, requests: int, seconds: float) -> None:
         piece = NOTHING if updated.state is None else updated.state.piece
         failed = self._errors.get(at)
         said = None if failed is None else f"{type(failed).__name__}: {failed}"
