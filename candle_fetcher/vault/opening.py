@@ -103,7 +103,7 @@ def save_document(folder: Path, document: VaultDocument) -> None:
 
 
 def check_unused(tree: Tree, file_format: str) -> None:
-    """Raise BadFile where months of a vault lie whose document is gone."""
+    """Raise BadFile where months of a vault lie, and its document is gone."""
     for name in (DOCUMENTS, CANDLES) if file_format in MONTHS else (DOCUMENTS,):
         if not tree.is_empty(name):
             raise BadFile(
