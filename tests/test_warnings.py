@@ -127,4 +127,4 @@ def test_a_warning_about_a_frame_points_at_the_line_too(world: World) -> None:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             work()
-        assert places_of(caught, CandleFetcherWarning, "left over") == {(__file__, work.__code__.co_firstlineno)}
+        assert places_of(caught, CandleFetcherWarning, "is ignored") == {(__file__, work.__code__.co_firstlineno)}

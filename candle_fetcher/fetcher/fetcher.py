@@ -258,11 +258,11 @@ class CandleFetcher:
         arguments, policy = read_call(self._runtime, locals())
         rows = read_whole("rows", rows, 1, 10**9)
         answer = self._runtime.calls.run(lambda: make_answer(self._runtime, arguments, policy))
-        return hand_over_each(self._iter_frames(answer, rows), output, with_manifest=with_manifest)
+        return self._iter_frames(answer, rows, output, with_manifest=with_manifest)
 
     @short_errors_of_items
-    def _iter_frames(self, answer: Answer, rows: int) -> Iterator[pd.DataFrame]:
-        return iterate_frames(self._runtime, answer, rows)
+    def _iter_frames(self, answer: Answer, rows: int, output: OutputName, *, with_manifest: bool) -> Iterator[Any]:
+        return hand_over_each(iterate_frames(self._runtime, answer, rows), output, with_manifest=with_manifest)
 
     @checked_call
     def export(
