@@ -23,6 +23,7 @@ from candle_fetcher import (
     IncompleteData,
     InputError,
     ProviderRefused,
+    Vault,
     combine,
     find_gaps,
     read_csv,
@@ -489,3 +490,67 @@ def test_the_command_line_says_what_brings_the_missing_candles(
         "missing: 2024-06-01 00:00 to 2024-06-04 00:00, 3 candles, fetch_failed; "
         "run without --source cache to fetch them\n" in capsys.readouterr().err
     )
+
+
+# -- vaults -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file_format", ["csv", pytest.param("parquet", marks=pytest.mark.slow)])
+def test_a_vault_writes_what_there_is_and_asks_for_the_rest_at_the_next_update(
+    world: World, tmp_path: Path, file_format: str
+) -> None:
+    if file_format != "csv":
+        pytest.importorskip("pyarrow")
+    vault = Vault(tmp_path / "vault", partial_fetcher(world), format=file_format)
+    with losing(world.exchange):
+        with pytest.raises(FetchManyError) as caught:
+            vault.update("BTC/USDT", "1m", *DAYS)
+        assert isinstance(caught.value.errors["BTC/USDT"], IncompleteData)
+        assert vault.series().empty
+        (row,) = vault.update("BTC/USDT", "1m", *DAYS, partial="allow").itertuples()
+        assert (row.rows, row.added, row.gaps) == (3320, 3320, 0)
+        assert row.error == "1,000 candles could not be fetched; the next update asks for them"
+        with pytest.raises(FetchManyError):  # still not, and the vault keeps what it has
+            vault.update(end=DAYS[1])
+        assert vault.update(end=DAYS[1], partial="allow")["added"].tolist() == [0]
+        with pytest.warns(CandleFetcherWarning, match="1,000"):
+            vault.update(end=DAYS[1], partial="warn")
+    assert len(vault.read("BTC/USDT", "1m")) == 3320
+    vault = Vault(tmp_path / "vault", partial_fetcher(world))  # the other one leaves the host alone for a while
+    (row,) = vault.update(end=DAYS[1]).itertuples()
+    assert (row.rows, row.added, row.revised, row.error) == (4320, 1000, 0, None)
+    pd.testing.assert_frame_equal(vault.read("BTC/USDT", "1m"), world.fetcher().fetch("BTC/USDT", "1m", *DAYS))
+    assert vault.verify()["whole"].all()
+
+
+def test_a_vault_keeps_the_rows_that_cannot_be_fetched_again(world: World, tmp_path: Path) -> None:
+    """Without a cache, what is asked for once more may be missing this time."""
+    before = (DAYS[0], "2024-06-02T00:00")
+    with losing(world.exchange):
+        first = Vault(tmp_path / "vault", partial_fetcher(world, use_cache=False))
+        assert first.update("BTC/USDT", "1m", *before, partial="allow")["rows"].tolist() == [1000]
+    assert first.update(end=before[1])["rows"].tolist() == [1440]
+    stored = first.read("BTC/USDT", "1m")
+    earlier = "2024-05-31"
+    with losing(world.exchange):
+        (row,) = first.update("BTC/USDT", "1m", earlier, DAYS[1], partial="allow").itertuples()
+    assert row.error is not None
+    rows = first.read("BTC/USDT", "1m")
+    assert stored.index.isin(rows.index).all()
+    pd.testing.assert_frame_equal(rows.loc[stored.index], stored)
+    assert first.update(end=DAYS[1])["rows"].tolist() == [4 * 1440]
+
+
+def test_the_command_line_brings_a_vault_up_to_date_in_part(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, url = str(tmp_path / "vault"), world.exchange.base_urls["binance"]
+    words = ["vault", "update", folder, "BTC/USDT", "1m", "--start", DAYS[0], "--end", DAYS[1], "--base-url"]
+    words += [f"binance={url}", "--cache-dir", str(tmp_path / "cache"), "--source", "rest"]
+    with losing(world.exchange):
+        assert main([*words, "--partial"]) == 3
+    out, err = capsys.readouterr()
+    assert "3,320 added" in out
+    assert "binance BTC/USDT 1m: 1,000 candles could not be fetched; the next update asks for them" in err
+    assert main(words) == 0
+    assert "1,000 added" in capsys.readouterr().out

@@ -332,6 +332,9 @@ def _add_vault(vault: argparse.ArgumentParser) -> None:
     group.add_argument("--kind", default="candles", help="candles (default); mark, index, premium on Binance futures")
     group.add_argument("--start", metavar="TIME", help="where a new series begins, or first; read: the first row")
     group.add_argument("--end", metavar="TIME", help="excluded; default: the last settled candle")
+    group.add_argument(
+        "--partial", action="store_true", help="write what there is where a part cannot be fetched; exit 3"
+    )
     files = vault.add_argument_group("files", "of a new vault; one that is there keeps its own")
     files.add_argument("--format", help="csv (default), parquet or arrow, which need the extra arrow")
     files.add_argument("--columns", metavar="SET", help="ohlcv (default), all, or HEADER=COLUMN,...")

@@ -16,6 +16,7 @@ from candle_fetcher.console import printable
 from candle_fetcher.core.errors import FetchManyError, InputError
 from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.vault import Vault
+from candle_fetcher.vault.work import IS_PARTIAL
 
 _OPTIONS = ("format", "separator", "decimal", "decimals")
 
@@ -64,6 +65,7 @@ def _columns(text: str) -> str | Mapping[str, str]:
 def _update(made: Vault, words: list[str], arguments: argparse.Namespace, talk: Talk) -> int:
     errors: Mapping[str, Exception] = {}
     given = {"start": arguments.start, "end": arguments.end, "provider": arguments.provider, "kind": arguments.kind}
+    given["partial"] = "allow" if arguments.partial else "raise"
     try:
         report = made.update(words or None, arguments.timeframe, **given)
     except FetchManyError as error:
@@ -78,12 +80,19 @@ def _update(made: Vault, words: list[str], arguments: argparse.Namespace, talk: 
         sys.stdout.flush()
     for label, one in errors.items():
         talk.fail(f"{label}: {one}")
-    return 3 if errors else 0
+    partial = [row for row in report.itertuples() if _is_partial(row)]
+    for row in partial:
+        talk.fail(f"{row.provider} {row.symbol} {row.timeframe}: {row.error}")
+    return 3 if errors or partial else 0
+
+
+def _is_partial(row: Any) -> bool:
+    return row.error is not None and row.error.endswith(IS_PARTIAL)
 
 
 def _line(row: Any) -> str:
     name = f"{row.provider} {row.symbol} {row.timeframe}" + ("" if row.kind == "candles" else f" {row.kind}")
-    if row.error is not None:
+    if row.error is not None and not _is_partial(row):
         return f"{name}: failed"
     what = f"{row.added:,} added" + (f", {row.revised:,} revised" if row.revised else "")
     what += f", {row.gaps:,} gaps" if row.gaps else ""

@@ -29,6 +29,7 @@ class SentVault(NamedTuple):
     where: str
     options: Options
     wanted: Range
+    partial: str = "raise"
 
 
 def sendable_place(where: str | os.PathLike[str]) -> str:
@@ -82,7 +83,7 @@ def _update_in_worker(
             )
         named = resolve(fetcher, job.typed.provider_symbol, job.typed.timeframe, provider, job.typed.kind)
         _check_same(named.series, job.typed)
-        updates = Updates(home, vault.options, fetcher, vault.wanted)
+        updates = Updates(home, vault.options, fetcher, vault.wanted, vault.partial)
         updates.jobs.append(job._replace(named=named._replace(series=job.typed)))
         if updates.do(0):
             return updates.result(0)

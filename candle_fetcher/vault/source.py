@@ -37,19 +37,20 @@ def resolve(fetcher: CandleFetcher, symbol: str, timeframe: str, provider: Any, 
 class FetcherSource:
     """A series by the public calls of a CandleFetcher."""
 
-    def __init__(self, fetcher: CandleFetcher, named: Resolved, columns: Any) -> None:
+    def __init__(self, fetcher: CandleFetcher, named: Resolved, columns: Any, partial: str = "raise") -> None:
         self._fetcher, self._named = fetcher, named
         self._words: tuple[str, str] = named.series.provider_symbol, named.series.timeframe
         self._options: dict[str, Any] = {"provider": named.provider, "kind": named.series.kind, "columns": columns}
+        self._asked: dict[str, Any] = {**self._options, "partial": partial}
 
     def fetch(self, start: Any, end: int | None, limit: int | None = None) -> pd.DataFrame:
         """Return the settled candles of the range, with their manifest."""
-        frame: pd.DataFrame = self._fetcher.fetch(*self._words, start, end, limit=limit, **self._options)
+        frame: pd.DataFrame = self._fetcher.fetch(*self._words, start, end, limit=limit, **self._asked)
         return frame
 
     def iterate(self, start: Any, end: int | None, rows: int) -> Iterator[pd.DataFrame]:
         """Yield the same in parts."""
-        return self._fetcher.iter_frames(*self._words, start, end, rows=rows, **self._options)
+        return self._fetcher.iter_frames(*self._words, start, end, rows=rows, **self._asked)
 
     def cached(self, start: Any, end: int) -> pd.DataFrame:
         """Return the candles of the range, out of the cache alone. Raises IncompleteData where it lacks some."""

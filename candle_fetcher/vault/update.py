@@ -12,6 +12,7 @@ import pandas as pd
 
 from candle_fetcher.core.errors import InputError
 from candle_fetcher.core.frame import MANIFEST, index_ms
+from candle_fetcher.core.missing import count_missing, missing_in
 from candle_fetcher.core.ranges import FIRST, instant_ms
 from candle_fetcher.core.revisions import Revision
 from candle_fetcher.core.spans import Span
@@ -69,12 +70,14 @@ class Rows(NamedTuple):
 
 
 class Updated(NamedTuple):
-    """What an update did: rows that are new, rows with other values than before, gaps in the time that it asked for."""
+    """What an update did: rows that are new, rows with other values than before, gaps in the time that it asked for,
+    and candles that could not be fetched, where a partial answer was allowed."""
 
     state: SeriesState | None
     added: int = 0
     revised: int = 0
     gaps: int = 0
+    missing: int = 0
 
 
 class Asked(NamedTuple):
@@ -120,7 +123,7 @@ def _begin(
         return Facts(start_ms, stream.ends_ms, recheck_ms, revisions, now_ms, _settings(first))
 
     state = files.write(None, facts, None, stream)
-    return Updated(state, state.piece.rows, 0, stream.gaps)
+    return Updated(state, state.piece.rows, 0, stream.gaps, stream.missing)
 
 
 def _prepend(source: Source, files: Files, rows: Rows, state: SeriesState, start_ms: int) -> Updated:
@@ -134,8 +137,9 @@ def _prepend(source: Source, files: Files, rows: Rows, state: SeriesState, start
     new = list(stream)
     if not rows.processors:
         new.append(_as_written(files.read(state), state))
-    after = files.write(state, lambda: facts._replace(start_ms=start_ms), start_ms, new)
-    return Updated(after, after.piece.rows - state.piece.rows, 0, stream.gaps)
+    recheck_ms = min([facts.recheck_ms or facts.end_ms, *(lost.start_ms for lost in stream.lost)])
+    after = files.write(state, lambda: facts._replace(start_ms=start_ms, recheck_ms=recheck_ms), start_ms, new)
+    return Updated(after, after.piece.rows - state.piece.rows, 0, stream.gaps, stream.missing)
 
 
 def _as_written(stored: pd.DataFrame, state: SeriesState) -> pd.DataFrame:
@@ -156,6 +160,8 @@ def _extend(source: Source, files: Files, rows: Rows, state: SeriesState, end_ms
     context = _context(source, rows, facts.start_ms, asked.from_ms, state)
     stream = _Stream(rows, state.series.label, [found], context, source.keeps_holes)
     (new,) = stream
+    if stream.lost:
+        new = _with_stored(files, state, new, stream.lost)
     ends_ms = max(facts.end_ms, stream.ends_ms)
     after = facts._replace(
         end_ms=ends_ms,
@@ -174,14 +180,21 @@ def _extend(source: Source, files: Files, rows: Rows, state: SeriesState, end_ms
             piece = repaired.piece._replace(end_ms=ends_ms)
             repaired = repaired.with_piece(repaired.current, piece)
             files.note(repaired)
-        return Updated(repaired, 0, 0, stream.gaps)
+        return Updated(repaired, 0, 0, stream.gaps, stream.missing)
     from_ms = changes.from_ms
     if from_ms is None:  # only what lies behind the last row is new
         last_ms = state.piece.last_ms
         new = new[index_ms(new) > last_ms] if last_ms is not None else new
     else:
         new = new[index_ms(new) >= from_ms]
-    return Updated(files.write(state, lambda: after, from_ms, [new]), changes.added, changes.revised, stream.gaps)
+    written = files.write(state, lambda: after, from_ms, [new])
+    return Updated(written, changes.added, changes.revised, stream.gaps, stream.missing)
+
+
+def _with_stored(files: Files, state: SeriesState, new: pd.DataFrame, lost: Sequence[Span]) -> pd.DataFrame:
+    """Return the rows, and those that are stored of spans that could not be fetched now."""
+    stored = [_as_written(files.read(state, span), state) for span in lost if span.start_ms < state.facts.end_ms]
+    return pd.concat([new, *(rows for rows in stored if len(rows))]).sort_index()
 
 
 def _compare_stored(files: Files, state: SeriesState, again: pd.DataFrame, from_ms: int, *, exactly: bool) -> Changes:
@@ -274,7 +287,8 @@ class _Stream:
     def __init__(self, rows: Rows, label: str, parts: Any, context: pd.DataFrame, keeps_holes: bool) -> None:
         self._rows, self._label, self._parts, self._context = rows, label, parts, context
         self.keeps_holes = keeps_holes
-        self.gaps, self.ends_ms = 0, 0
+        self.gaps, self.ends_ms, self.missing = 0, 0, 0
+        self.lost: list[Span] = []  # what could not be fetched
         self.first_ms: int | None = None
         self.newest: npt.NDArray[np.int64] = np.zeros(0, np.int64)
 
@@ -285,6 +299,8 @@ class _Stream:
     def __iter__(self) -> Iterator[pd.DataFrame]:
         for frame in self._parts:
             self.gaps += frame.attrs[MANIFEST]["gap_count"]
+            self.missing += count_missing(frame.attrs[MANIFEST])
+            self.lost += missing_in(frame)
             self.ends_ms = self.end_ms(frame)
             times = index_ms(frame)
             if len(times) and self.first_ms is None:
@@ -301,7 +317,7 @@ def _recheck_ms(stream: _Stream, grid: Timeframe, now_ms: int, from_ms: int) -> 
     """Return from where on the next update looks again: the first hole that is young, or the first candle that was read
     soon after its close; where all is well, the end."""
     end_ms = stream.ends_ms
-    starts = [end_ms]
+    starts = [end_ms, *(lost.start_ms for lost in stream.lost)]
     soon = [at for at in stream.newest.tolist() if grid.close_ms(at) > now_ms - _CONFIRM_MS]
     starts += soon[:1]
     if stream.keeps_holes:

@@ -16,11 +16,12 @@ from candle_fetcher.core.events import Progress
 from candle_fetcher.core.ranges import Instant
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.tracebacks import short_errors
-from candle_fetcher.core.types import CandleKind, OutputName
+from candle_fetcher.core.types import PARTIAL_POLICIES, CandleKind, OutputName, PartialPolicy
 from candle_fetcher.fetcher import CandleFetcher
 from candle_fetcher.fetcher.request import Range, read_range
 from candle_fetcher.files.outputs import check_output, convert
 from candle_fetcher.providers import Provider
+from candle_fetcher.settings import one_of
 from candle_fetcher.vault.files import Files
 from candle_fetcher.vault.homes import open_home
 from candle_fetcher.vault.opening import check_document, check_processors, read_options
@@ -101,6 +102,7 @@ class Vault:
         *,
         provider: str | Provider | None = None,
         kind: CandleKind = "candles",
+        partial: PartialPolicy = "raise",
         executor: Executor | None = None,
         progress: bool | Callable[[Progress], object] | None = None,
     ) -> pd.DataFrame:
@@ -109,6 +111,8 @@ class Vault:
         symbols: one, or several; without any, all series of the vault (of that timeframe and provider, where given).
         start: where a series that is not there yet begins; it may also lie before what is there. `first` is the
         listing. end: brings series up to there, and not beyond.
+        partial: "raise" leaves a series as it was where a part of its new rows cannot be fetched; "warn" (with a
+        warning) and "allow" write what there is, say in `error` how much is missing, and the next update asks for it.
         executor: a concurrent.futures.Executor, such as ProcessPoolExecutor(4): its workers write the series into the
         vault, and read API keys from their own environment; None: threads of this process.
         progress: a callable receives an event for each series, True shows a bar.
@@ -124,7 +128,7 @@ class Vault:
         """
         fetcher = self._fetcher()
         wanted = read_range(start, end, now_ms=lambda: int(fetcher._runtime.clock() * 1000))
-        updates = Updates(self._home, self._options, fetcher, wanted)
+        updates = Updates(self._home, self._options, fetcher, wanted, one_of("partial", partial, PARTIAL_POLICIES))
         document = self._load()
         check_processors(self._options, document or VaultDocument("csv"), self._home)
         if symbols is None:
@@ -136,7 +140,7 @@ class Vault:
             names = [symbols] if isinstance(symbols, str) else list(symbols)
             for symbol in dict.fromkeys(names):
                 updates.add_symbol(symbol, timeframe, provider, kind)
-        report, errors = self._run(updates, fetcher, wanted, executor, progress)
+        report, errors = self._run(updates, fetcher, (wanted, partial), executor, progress)
         if errors:
             raise FetchManyError({}, errors, report)
         return report
@@ -222,13 +226,13 @@ class Vault:
         updates.remove(entry)
 
     def _run(
-        self, updates: Updates, fetcher: CandleFetcher, wanted: Range, executor: Executor | None, progress: Any
+        self, updates: Updates, fetcher: CandleFetcher, asked: tuple[Range, str], executor: Any, progress: Any
     ) -> tuple[pd.DataFrame, dict[str, Exception]]:
         if executor is None or is_of_threads(executor):
             return updates.run(progress, threads=executor)
         from candle_fetcher.vault.by_workers import SentVault, run_by_workers, sendable_place  # when used: few do
 
-        vault = SentVault(sendable_place(self._where), self._options, wanted)
+        vault = SentVault(sendable_place(self._where), self._options, *asked)
         return updates.run(progress, lambda updates, tell: run_by_workers(updates, vault, fetcher, executor, tell))
 
     # -- what the calls have in common --------------------------------------------------------------------------------

@@ -32,6 +32,8 @@ from candle_fetcher.workers import lost_job
 _THREADS = 16
 # What an update of one series may fail with, while the others go on.
 _FAILURES = (CandleFetcherError, OSError)
+# What the report says of an update of which a part could not be fetched.
+IS_PARTIAL = "candles could not be fetched; the next update asks for them"
 
 
 class Job(NamedTuple):
@@ -47,8 +49,11 @@ class Job(NamedTuple):
 class Updates:
     """The updates of one call."""
 
-    def __init__(self, home: Home, options: Options, fetcher: CandleFetcher, wanted: Range) -> None:
+    def __init__(
+        self, home: Home, options: Options, fetcher: CandleFetcher, wanted: Range, partial: str = "raise"
+    ) -> None:
         self.home, self._options, self._fetcher, self._wanted = home, options, fetcher, wanted
+        self._partial = partial
         self.jobs: list[Job] = []
         self._rows: dict[int, tuple[Any, ...]] = {}
         self._errors: dict[int, Exception] = {}
@@ -190,7 +195,9 @@ class Updates:
         piece = NOTHING if updated.state is None else updated.state.piece
         failed = self._errors.get(at)
         said = None if failed is None else f"{type(failed).__name__}: {failed}"
-        counts = piece.rows, *updated[1:], piece.first_ms, piece.last_ms, requests
+        if failed is None and updated.missing:
+            said = f"{updated.missing:,} {IS_PARTIAL}"
+        counts = piece.rows, updated.added, updated.revised, updated.gaps, piece.first_ms, piece.last_ms, requests
         self._rows[at] = (*names_of(self.jobs[at].typed, path), *counts, round(seconds, 3), said)
 
     def note(self, at: int, row: tuple[Any, ...], error: Exception | None) -> None:
@@ -219,7 +226,7 @@ class Updates:
         return self._rows[at], self._errors.get(at)
 
     def _update(self, job: Job, named: Resolved, document: VaultDocument, entry: Entry) -> Updated:
-        source = FetcherSource(self._fetcher, named, fetched_columns(document))
+        source = FetcherSource(self._fetcher, named, fetched_columns(document), self._partial)
         now_ms = int(self._fetcher._runtime.clock() * 1000)
         start_ms = self._start_ms(now_ms)
         updated = update_series(
