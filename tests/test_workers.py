@@ -283,6 +283,25 @@ def test_a_lost_job_is_the_error_of_its_symbol(make: Make, how: str, said: str) 
     assert type(pickle.loads(pickle.dumps(error)).errors["BTC/USDT"]) is WorkerError
 
 
+def test_many_symbols_travel_several_in_a_job_and_fail_each_by_itself(exchange: PracticeExchange, make: Make) -> None:
+    names = ["ETH/USDT", "BTC/USDT", "NOPE/USDT", "BNB/USDT", "XRP/USDT", "ADA/USDT", "SOL/USDT", "DOGE/USDT"]
+    executor = Postal(1)
+    error = failure(make(), names, executor=executor)
+    assert len(executor.sent) == 4
+    expected = failure(make(), names)
+    same(error.frames, expected.frames)
+    assert [facts_of(one) for one in error.errors.values()] == [facts_of(one) for one in expected.errors.values()]
+    losing = Losing("SOL/USDT", "failed")
+    losing._max_workers = 1
+    error = failure(make(), names, executor=losing)
+    assert list(error.errors) == ["NOPE/USDT", "SOL/USDT", "DOGE/USDT"]
+    lost = [error.errors["SOL/USDT"], error.errors["DOGE/USDT"]]
+    assert [(type(one), one.symbol, one.cause is not None) for one in lost] == [  # type: ignore[attr-defined]
+        (WorkerError, "SOL/USDT", True),
+        (WorkerError, "DOGE/USDT", True),
+    ]
+
+
 @of_forks
 @pytest.mark.slow
 def test_a_killed_process_is_the_error_of_what_it_did_not_do(exchange: PracticeExchange, make: Make) -> None:

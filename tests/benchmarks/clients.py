@@ -22,7 +22,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -653,6 +653,52 @@ def warm(folder: str, start: str, end: str, url: str, reads: int = 300) -> Figur
         fetcher.fetch(SYMBOL, "1m", start, end)
         joined = [_seconds(lambda: fetcher.fetch(SYMBOL, "1m", next(begins), end)) for _ in range(reads)]
     return figures | {"joined_s": statistics.median(joined)}
+
+
+# -- workers ----------------------------------------------------------------------------------------------------------
+
+MANY = [f"A{at:02}/USDT" for at in range(100)]
+SEVERAL = ["BTC/USDT", "ETH/USDT", "BNB/USDT", "XRP/USDT", "ADA/USDT", "SOL/USDT", "DOGE/USDT", "ETH/BTC"]
+
+
+def many_stored(folder: str, start: str, end: str, url: str, pairs: int) -> Figures:
+    """100 symbols of 1h out of the cache on disk, without memory, by two threads and by two processes, by turns."""
+    with _fetcher(folder, url) as fetcher, tempfile.TemporaryDirectory() as into:
+        path = fetcher.export(SYMBOL, "1h", start, end, path=f"{into}/of_many.csv")
+        path.with_suffix(".json").unlink(missing_ok=True)  # it names the symbol
+        for symbol in MANY:
+            fetcher.cache.import_file(path, symbol, "1h")
+    import candle_fetcher
+
+    with candle_fetcher.CandleFetcher(
+        base_urls={"binance": url}, cache_dir=folder, progress=False, memory_cache_size=0, source="cache"
+    ) as fetcher:
+        return _by_turns(lambda pool: fetcher.fetch_many(MANY, "1h", start, end, executor=pool), pairs)
+
+
+def many_cold(start: str, end: str, url: str, pairs: int) -> Figures:
+    """Eight symbols of 1m from the archive, nothing stored, by two threads and by two processes, by turns."""
+    import candle_fetcher
+
+    urls = {"binance": url, "binance-archive": url}
+    with candle_fetcher.CandleFetcher(base_urls=urls, use_cache=False, progress=False, source="archive") as fetcher:
+        return _by_turns(lambda pool: fetcher.fetch_many(SEVERAL, "1m", start, end, executor=pool), pairs)
+
+
+def _by_turns(work: Callable[[Executor], dict[str, Any]], pairs: int) -> Figures:
+    """Seconds of the work by each pool, whose workers have done it once before; both give the same frames."""
+    with ProcessPoolExecutor(2) as processes, ThreadPoolExecutor(2) as threads:
+        pools: list[tuple[str, Executor]] = [("processes_s", processes), ("threads_s", threads)]
+        one, other = (work(pool) for _, pool in pools)
+        for symbol, frame in one.items():
+            if not frame.equals(other[symbol]):
+                raise SystemExit(f"{symbol} is not the same by processes and by threads")
+        figures: Figures = {name: [] for name, _ in pools}
+        for _ in range(pairs):
+            pools.reverse()
+            for name, pool in pools:
+                figures[name].append(_seconds(lambda pool=pool: work(pool)))  # type: ignore[misc]
+        return figures | {"candles": sum(map(len, one.values()))}
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -39,6 +39,8 @@ QUARTER_CANDLES = 90 * 1440
 YEAR = {"start": "2025-01-01", "end": "2026-01-01"}
 FIVE_YEARS = {"start": "2021-01-01", "end": "2026-01-01"}
 EIGHT_YEARS = {"start": "2018-01-01", "end": "2026-01-01"}
+ONE_YEAR = {"start": "2023-01-01", "end": "2024-01-01"}
+TWO_MONTHS = {"start": "2023-03-01", "end": "2023-05-01"}
 TWO_YEARS = {"start": "2023-01-01", "end": "2025-01-01"}
 FEW = {
     "96 candles of 1M": {"timeframe": "1M", "start": "2018-01-01", "end": "2026-01-01"},
@@ -88,6 +90,9 @@ row 16     output="arrow" and "polars" over the pandas frame, by turns: the same
 row 17     the same candles by turns, in one process, out of a frame; ours with fsync. The export out of the cache also
            gathers, joins and takes the fingerprint.
 row 18     growth as in row 5, behind a short export of the same format.
+row 19     fetch_many(…, executor=) by a ProcessPoolExecutor and by a ThreadPoolExecutor, by turns, in one process. The
+           pools have done the same once before; the frames are the same. From disk: memory_cache_size=0. A frame of
+           a year of 1h is 420 KB, which a process has to send.
 """
 
 
@@ -472,6 +477,19 @@ def archived(pairs: int, has: dict[str, str | None], into: str) -> Iterator[Row]
     yield measured("14 checks and ledger in the fetch of row 10, CPU time", shares, Goal(15, 5, most=True, unit="%"))
 
 
+def by_workers(pairs: int, url: str, into: str) -> Iterator[Row]:
+    """Row 19."""
+    found = run("many_stored", url=url, folder=f"{into}/many", pairs=pairs, **ONE_YEAR)
+    what = "19 100 symbols of 1h, a year each, from disk, two processes, vs two threads"
+    yield compared(what, found["processes_s"], found["threads_s"], ms, Goal(1.0, 1.5), inverse=True)
+    names = ("BTCUSDT", "ETHUSDT", "BNBUSDT", "XRPUSDT", "ADAUSDT", "SOLUSDT", "DOGEUSDT", "ETHBTC")
+    keys = [month_key(month).replace(IDS, name) for name in names for month in months(**TWO_MONTHS)]
+    with exchange(0, keys) as archive:
+        found = run("many_cold", url=archive, pairs=pairs, **TWO_MONTHS)
+    what = "19 8 symbols of 1m, two months each, from the archive, cold, two processes, vs two threads"
+    yield compared(what, found["processes_s"], found["threads_s"], ms, Goal(1.0, 1.5), inverse=True)
+
+
 def _each(figures: Sequence[dict[str, Any]], name: str) -> list[float]:
     return [one[name] for one in figures]
 
@@ -494,6 +512,7 @@ def main() -> None:
         rows += [writing(pairs, url, folder), importing(pairs)]
         rows += files(pairs, has, url, folder)
         rows += archived(pairs, has, work)
+        rows += by_workers(pairs, url, work)
         watched, event = watching(pairs, url, folder)
     rows = [rows[0], *sorted([*rows[1:], *watched], key=lambda row: int(row.what.split()[0]))]
     print(f"python tests/benchmarks/run.py --pairs {pairs} | {machine()} | {installed(has)}\n")
