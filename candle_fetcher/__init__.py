@@ -8,6 +8,8 @@ with CandleFetcher() as fetcher:
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from candle_fetcher.cache import CandleCache
 from candle_fetcher.core.combine import combine
 from candle_fetcher.core.errors import (
@@ -55,8 +57,10 @@ from candle_fetcher.fetcher import CandleFetcher, read_csv
 from candle_fetcher.fetcher.shared import export, fetch, fetch_many, gaps, plan, symbols
 from candle_fetcher.monitor import PerformanceMonitor
 from candle_fetcher.providers import Provider
-from candle_fetcher.vault import Vault
-from candle_fetcher.verification import FileReport, verify_file
+
+if TYPE_CHECKING:
+    from candle_fetcher.vault import Vault
+    from candle_fetcher.verification import FileReport, verify_file
 
 __all__ = [
     "AccessDenied",
@@ -117,6 +121,24 @@ __all__ = [
     "symbols",
     "verify_file",
 ]
+
+
+# Imported when they are used: the tables of digits with which files are written take 15 ms.
+_LATE = {
+    "Vault": "candle_fetcher.vault",
+    "FileReport": "candle_fetcher.verification",
+    "verify_file": "candle_fetcher.verification",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name that is imported late."""
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    globals()[name] = getattr(import_module(_LATE[name]), name)
+    return globals()[name]
 
 
 def __dir__() -> list[str]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import queue
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Executor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor, CancelledError, Executor
 from types import TracebackType
 from typing import Any
 
@@ -91,7 +90,7 @@ def _result_of(future: Any) -> Done:
 
 def lost_job(error: BaseException) -> WorkerError:
     """Return the error of a job that its worker did not do, given that of the executor."""
-    if isinstance(error, BrokenProcessPool):
+    if isinstance(error, BrokenExecutor):
         said = "a worker process of the executor ended abruptly: it was killed, or ran out of memory"
     elif isinstance(error, CancelledError):
         said = "the executor cancelled the job"

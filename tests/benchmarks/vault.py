@@ -1,11 +1,11 @@
 """What an update of a vault costs, beside fetching the same days alone.
 
-    python tests/benchmarks/vault.py [--turns 5] [--long 5] [--years 3]
+    python tests/benchmarks/vault.py [--turns 5] [--long 5] [--years 3] [--more 67]
 
-A vault of series of 1m, some stored for years and the others for 30 days, each a day behind, is updated, day after
-day; by turns with `fetch_many` of the same days on a cache that has the same history. The exchange is on loopback, in
-a process of its own. Then a month of Arrow is read. Prints each figure beside its bar, and exits with 1 where one is
-missed.
+A vault of 105 series of 1m, five stored for three years and the others for 30 days, each a day behind, is updated,
+day after day; by turns with `fetch_many` of the same days on a cache that has the same history. The exchange is on
+loopback, in a process of its own. Then a month of Arrow is read. Prints each figure beside its bar, and exits with 1
+where one is missed.
 """
 
 from __future__ import annotations
@@ -29,11 +29,15 @@ import pandas as pd
 
 from candle_fetcher import CandleFetcher, Vault
 
+# The practice exchange lists 38 symbols and kinds of 1m; more are made of one of them.
 SERVER = """
-import json, sys
+import dataclasses, json, sys
 from pathlib import Path
-from candle_fetcher.practice import PracticeExchange
+from candle_fetcher.practice import PracticeExchange, listings
 clock = Path(sys.argv[1])
+model = next(one for one in listings._FIXED["binance"] if one.symbol == "SOLUSDT")
+more = (dataclasses.replace(model, symbol=f"S{at}USDT", base=f"S{at}") for at in range(int(sys.argv[2])))
+listings._FIXED["binance"] += tuple(more)
 with PracticeExchange(clock=lambda: float(clock.read_text()), weight_limit=10**9, log=False) as exchange:
     print(json.dumps(dict(exchange.base_urls)), flush=True)
     sys.stdin.read()
@@ -66,10 +70,10 @@ class Costs:
 
 
 @contextlib.contextmanager
-def exchange(clock: Path) -> Iterator[dict[str, str]]:
+def exchange(clock: Path, more: int) -> Iterator[dict[str, str]]:
     root = Path(__file__).resolve().parents[2]
     program = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(clock)], stdin=-1, stdout=subprocess.PIPE, text=True, cwd=root
+        [sys.executable, "-c", SERVER, str(clock), str(more)], stdin=-1, stdout=subprocess.PIPE, text=True, cwd=root
     )
     try:
         assert program.stdout is not None
@@ -208,11 +212,12 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--long", type=int, default=5)
     parser.add_argument("--years", type=float, default=3)
+    parser.add_argument("--more", type=int, default=67)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         clock = Path(folder) / "clock"
         clock.write_text(str(NOW.timestamp()))
-        urls = stack.enter_context(exchange(clock))
+        urls = stack.enter_context(exchange(clock, arguments.more))
         rows = measure(arguments, Costs(Path(folder), urls, clock))
     for what, figure, bar, is_met in rows:
         print(f"{what:<58}{figure:>30}  {bar:<12}{'' if is_met else 'MISSED'}")
