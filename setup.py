@@ -26,9 +26,11 @@ FEATURES: dict[str, list[str]] = {
     "arrow": ["pyarrow>=17"],  # Parquet and Arrow files, output="arrow"
     "calendars": ["exchange_calendars>=4.5"],  # the sessions of stock exchanges, to tell a stock's gaps
     "dotenv": ["python-dotenv>=1.0"],  # .env for the command line
+    "duckdb": ["duckdb>=1.2"],  # vaults in DuckDB
     "excel": ["xlsxwriter>=3.2"],  # workbooks
     "polars": ["polars>=1.9", "pyarrow>=17"],  # output="polars"
     "fast": ["isal>=1.7", "pyarrow>=17"],  # files of archives, unpacked and read in less time
+    "sql": ["sqlalchemy>=2.0", "psycopg[binary]>=3.2"],  # vaults in PostgreSQL and SQLite
 }
 
 TEST = ["pytest>=8.2", "pytest-xdist>=3.5", "hypothesis>=6.100", *FEATURES["calendars"], *FEATURES["dotenv"]]
@@ -44,9 +46,11 @@ TOOLS = {
         "radon>=6.0",  # for tests/structure.py
         "distributed>=2024.8",  # for the tests of fetch_many on a Dask cluster
         "ipykernel>=6.29",  # for the tests of errors and interrupts in notebooks
+        *FEATURES["duckdb"],
         *FEATURES["excel"],
         *FEATURES["polars"],
         *FEATURES["fast"],  # pyarrow also reads some of the real series that tests/real_series.py fetches
+        *FEATURES["sql"],
         "types-cachetools",
         "types-colorama",
         "types-psutil",

@@ -62,9 +62,13 @@ CONFINED = {
     "polars": ("files.outputs", "typed"),
     "xlsxwriter": "files.workbook",
     "isal": "core.checksum",
+    "sqlalchemy": "vault.databases",
+    "psycopg": "vault.databases",
+    "duckdb": "vault.databases",
 }
 # Packages that are imported when they are used, not with the module.
 LAZY = {"psutil", "tqdm", "colorama", "dotenv", "exchange_calendars", "pyarrow", "isal", "polars", "xlsxwriter"}
+LAZY |= {"sqlalchemy", "psycopg", "duckdb"}
 
 PURE = {"core"}
 IMPURE_MODULES = {

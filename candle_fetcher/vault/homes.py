@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
+from candle_fetcher.vault.databases import is_url
 from candle_fetcher.vault.files import Files, sync_folder
 from candle_fetcher.vault.locks import SeriesLocks
 from candle_fetcher.vault.opening import (
@@ -19,6 +20,7 @@ from candle_fetcher.vault.opening import (
     open_folder,
     save_document,
 )
+from candle_fetcher.vault.sql import open_sql
 from candle_fetcher.vault.state import Entry, VaultDocument
 from candle_fetcher.vault.trees import FolderTree
 
@@ -55,6 +57,8 @@ class Home(Protocol):
 
 def open_home(where: str | os.PathLike[str], options: Options) -> Home:
     """Return the place of a vault. Raises InputError for what is none."""
+    if is_url(where):
+        return open_sql(os.fspath(where), options)
     return FolderHome(open_folder(where), options)
 
 

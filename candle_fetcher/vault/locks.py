@@ -31,8 +31,8 @@ class _VaultLockFile(LockFile):
 class SeriesLocks:
     """Locks by name in one vault's folder, shared by threads."""
 
-    def __init__(self, folder: Path) -> None:
-        self._path = os.path.realpath(folder / LOCK_NAME)
+    def __init__(self, folder: Path, name: str = LOCK_NAME) -> None:
+        self._path = os.path.realpath(folder / name)
 
     def try_acquire(self, name: str) -> bool:
         """Lock the name without waiting. Return False where another writer has it. Raises OSError where the disk has

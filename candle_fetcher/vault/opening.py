@@ -64,7 +64,11 @@ def read_options(
 def open_folder(where: object) -> Path:
     """Return the folder of a vault. Raises InputError for a URL, and for a path that is no folder."""
     if isinstance(where, str) and "://" in where:
-        raise InputError(f"{shown(where)} is a URL, and a vault lies in a folder; expected a path, such as 'vault'")
+        scheme = where.partition("://")[0]  # alone: the rest may have a password in it
+        raise InputError(
+            f"{scheme}://… is a URL at which no vault is kept; expected the path of a folder, such as 'vault', or a "
+            "URL that begins with postgresql+psycopg://, sqlite:/// or duckdb:///"
+        )
     folder = find_home(where, "the folder of a vault")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; expected the folder of a vault")
@@ -159,15 +163,16 @@ def make_files(document: VaultDocument, folder: Path, entry: Entry) -> Files:
     """Return the files of a series, in the vault's format."""
     if document.format != "csv":
         return make_months(document, FolderTree(folder), entry)
-    return SlotFiles(folder, entry.name, entry.series, csv_options(document), _layout(document, entry.series))
+    return SlotFiles(folder, entry.name, entry.series, csv_options(document), layout_of_series(document, entry.series))
 
 
 def make_months(document: VaultDocument, tree: Tree, entry: Entry) -> Files:
     """Return the files of a series, a month each."""
-    return MonthFiles(tree, entry, document.format, _layout(document, entry.series))
+    return MonthFiles(tree, entry, document.format, layout_of_series(document, entry.series))
 
 
-def _layout(document: VaultDocument, series: SeriesId) -> Layout | None:
+def layout_of_series(document: VaultDocument, series: SeriesId) -> Layout | None:
+    """Return how the columns of a series are laid out; None for those of its candles."""
     columns = document.columns
     if isinstance(columns, str):
         return None

@@ -196,7 +196,7 @@ class Vault:
     ) -> Any:
         """Return where other programs read a series. Of a CSV it is the path of the file that is current now: an update
         makes the other one current, and leaves this one as it is until the update after. Of months it is the path of
-        their folder, or its URL."""
+        their folder, or its URL. Of a database it is its file, or its URL without a password."""
         files, state = self._find(symbol, timeframe, provider, kind)
         return files.path(state)
 
