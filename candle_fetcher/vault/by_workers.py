@@ -35,6 +35,9 @@ class SentVault(NamedTuple):
 def sendable_place(where: str | os.PathLike[str]) -> str:
     """Return the place of a vault as other processes find it: an absolute path, or a URL as it is."""
     text = os.fspath(where)
+    scheme, _, rest = text.partition(":///")
+    if rest and scheme.partition("+")[0] in ("sqlite", "duckdb"):
+        return f"{scheme}:///{Path(rest).expanduser().absolute()}"
     return text if "://" in text else str(Path(text).expanduser().absolute())
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from candle_fetcher.core.arguments import read_whole
-from candle_fetcher.core.errors import BadFile, InputError, shown, unknown
+from candle_fetcher.core.errors import BadFile, InputError, unknown
 from candle_fetcher.files.columnar import need_pyarrow
 from candle_fetcher.files.layout import TIME, CsvOptions, Layout, column_set, make_layout, read_columns
 from candle_fetcher.files.places import find_home
