@@ -30,7 +30,7 @@ def _prefix() -> list[str]:
     """What a command begins with that must not be run by root, as the server must not."""
     if not hasattr(os, "geteuid") or os.geteuid() != 0:
         return []
-    for user in ("postgres", "nobody"):
+    for user in ("postgres", "daemon"):
         words = ["setpriv", f"--reuid={user}", "--regid=nogroup", "--clear-groups"]
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
             subprocess.run([*words, "true"], check=True, capture_output=True)

@@ -27,7 +27,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import vault_kills
 from databases import KINDS, Postgres, serving
+from runs import FAULT_RUNS
 from vault_files import MINUTE, SERIES, T0, facts, is_equal, put, rows, stored
 from world import World
 
@@ -373,6 +375,14 @@ def test_the_command_takes_a_url(world: World, tmp_path: Path, capsys: pytest.Ca
         vault.update("BTC/USDT", "1h", START)
     assert main(["vault", "list", where, "--cache-dir", str(world.folder), "--json"]) == 0
     assert '"rows": 60' in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sqlite", "duckdb", "postgresql"])
+def test_updates_that_are_killed_leave_each_series_whole(kind: str) -> None:
+    made = vault_kills.run(round(300 * FAULT_RUNS / 20), kind, 1)
+    assert made.faults == 0
+    assert made.killed > 0
 
 
 # -- faults ------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Kills processes in the middle of an update of a vault, and checks what they leave.
 
-    python tests/vault_kills.py [--kills 300] [--format csv] [--seed 1]
+    python tests/vault_kills.py [--kills 300] [--format csv|parquet|arrow|sqlite|duckdb|postgresql] [--seed 1]
 
 Each turn moves the exchange's clock on by some hours, changes a settled candle now and then, starts two processes that
 update the vault at the same time, and kills one or both at a random moment. Then each series has to be whole: `verify`
@@ -11,6 +11,7 @@ an update that is not killed brings all of it up to date. Exits with 1 where som
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import sys
@@ -21,6 +22,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 
 import children
+import databases
 import pandas as pd
 from world import ms, skip_waits
 
@@ -36,7 +38,9 @@ UPDATER = """
     folder, now_s, urls, format = sys.argv[1], float(sys.argv[2]), json.loads(sys.argv[3]), sys.argv[4]
     print("begins", flush=True)
     with CandleFetcher(base_urls=urls, cache_dir=f"{folder}/cache", clock=lambda: now_s, progress=False) as fetcher:
-        Vault(f"{folder}/vault", fetcher, format=format).update(symbols, "1m", "2024-06-13")
+        where, format = (format, None) if "://" in format else (f"{folder}/vault", format)
+        with Vault(where, fetcher, format=format) as vault:
+            vault.update(symbols, "1m", "2024-06-13")
 """
 
 
@@ -45,6 +49,8 @@ class Kills:
 
     def __init__(self, folder: Path, format: str, seed: int) -> None:  # noqa: A002 - as in Vault
         self.folder, self.format, self.random = folder, format, random.Random(seed)
+        if format in ("sqlite", "duckdb"):
+            self.format = f"{format}:///{folder}/vault.db"
         self.now_s = ms("2024-06-15T12:00:30") / 1000
         self.exchange = PracticeExchange(clock=lambda: self.now_s)
         self.rows: dict[str, int] = {}
@@ -90,12 +96,16 @@ class Kills:
         skip_waits(made)
         return made
 
+    def vault(self, fetcher: CandleFetcher) -> Vault:
+        if "://" in self.format:
+            return Vault(self.format, fetcher)
+        return Vault(self.folder / "vault", fetcher, format=self.format)
+
     def check(self, *, is_last: bool) -> None:
         """Hold every series against a fetch up to its end."""
-        if not list((self.folder / "vault").glob("*vault.json")):
+        if "://" not in self.format and not list((self.folder / "vault").glob("*vault.json")):
             return
-        with self.fetcher() as fetcher:
-            vault = Vault(self.folder / "vault", fetcher, format=self.format)
+        with self.fetcher() as fetcher, self.vault(fetcher) as vault:
             there = [row for row in vault.series().itertuples() if row.rows]
             for row in there:
                 found = vault.read(row.symbol, "1m")
@@ -118,14 +128,16 @@ class Kills:
 
     def finish(self) -> None:
         """Update once more, and check all."""
-        with self.fetcher() as fetcher:
-            Vault(self.folder / "vault", fetcher, format=self.format).update(SYMBOLS, "1m", START)
+        with self.fetcher() as fetcher, self.vault(fetcher) as vault:
+            vault.update(SYMBOLS, "1m", START)
         self.check(is_last=True)
 
 
 def run(kills: int, format: str, seed: int) -> Kills:  # noqa: A002 - as in Vault
     """Kill so many updates in a new folder, and return what came of it."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        if format == "postgresql":
+            format = stack.enter_context(databases.serving()).url()  # noqa: A001 - as in Vault
         made = Kills(Path(folder), format, seed)
         with made.exchange:
             while made.killed < kills:

@@ -102,6 +102,7 @@ examples:
   candle-fetcher vault verify vault
   candle-fetcher vault read vault BTC/USDT 1m --start 2024-03-01 > march.csv
   candle-fetcher vault remove vault ETH/USDT 1m
+  candle-fetcher vault update sqlite:///candles.db BTC/USDT 1m --start 2024-01-01
 
 Prints a line for each series. Exits with 3 where one is incomplete or failed;
 what failed is as it was before."""
@@ -321,7 +322,7 @@ def _add_symbols(symbols: argparse.ArgumentParser) -> None:
 
 def _add_vault(vault: argparse.ArgumentParser) -> None:
     vault.add_argument("action", choices=("update", "list", "verify", "read", "remove"), help="what to do")
-    vault.add_argument("where", metavar="WHERE", help="the folder of the vault")
+    vault.add_argument("where", metavar="WHERE", help="the folder of the vault, or the URL of a database")
     vault.add_argument(
         "files", nargs="*", metavar="WORD", help="update: SYMBOL... TIMEFRAME; read, remove: one of each"
     )

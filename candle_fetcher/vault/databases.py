@@ -44,7 +44,7 @@ class Session(ABC):
 
     @abstractmethod
     def run(self, sql: str, **values: Any) -> list[Any]:
-        """Run a statement, whose `:names` are the values, and return its rows."""
+        """Run a statement with the values in place of its `:names`, and return its rows."""
 
 
 class Database(ABC):
@@ -319,6 +319,9 @@ def _objects(row: Rows, kind: str) -> list[Any]:
 # -- DuckDB ------------------------------------------------------------------------------------------------------------
 
 
+_turns: dict[str, threading.Lock] = {}
+
+
 class _DuckSession(Session):
     def __init__(self, raw: Any) -> None:
         self.raw = raw
@@ -352,7 +355,8 @@ class _Duck(_FileDatabase):
             stack.enter_context(_translated(self.label, "", (duckdb.Error,)))
             if is_write:
                 self._make_folder()
-                stack.enter_context(self._writing)
+            # One at a time in this process: a file that is opened by two threads at once lacks functions in one.
+            stack.enter_context(_turns.setdefault(str(self.path), threading.Lock()))
             raw = self._connect()
             try:
                 raw.execute("BEGIN")
@@ -467,7 +471,7 @@ class _Postgres(Database):
             url, pool_size=4, max_overflow=32, pool_pre_ping=True, connect_args=extra, hide_parameters=True
         )
         self._turn = threading.Lock()
-        self._holder: Any = None  # the connection whose session has the locks
+        self._holder: Any = None  # the connection that has the locks
         self._held: set[str] = set()
 
     @contextlib.contextmanager
@@ -527,7 +531,7 @@ class _Postgres(Database):
                     made[f"value{at}"] = _to_pg(values) if one.kind == "time" else values
                 copy.write(made.tobytes())
             copy.write(_PG_END)
-        # Each join is quick then, whatever the planner expects of tables that it has no statistics of.
+        # Each join is quick then, also of tables that the planner has no statistics of.
         session.run(f"CREATE UNIQUE INDEX ON {STAGE} ({TIME})")
         session.run(f"ANALYZE {STAGE}")
 

@@ -6,7 +6,7 @@
 
 An update of a series is one transaction: its rows are copied into a temporary table, rows that are gone are deleted,
 rows with other values updated, rows that are not there inserted, and the record of the series is replaced. Rows that
-are as they were are not written. A writer whose lock was lost with its connection finds another state in the record
+are as they were are not written. A writer that lost its lock with its connection finds another state in the record
 than it began with, and changes nothing.
 """
 
@@ -191,7 +191,7 @@ def _check_keys(document: VaultDocument) -> None:
         if other.key != entry.series.key:
             raise InputError(
                 f"{entry.series.provider_symbol} and {other.provider_symbol} are both {entry.series.symbol} of "
-                f"{entry.series.provider}, by which their rows are told apart; keep one of them in another vault"
+                f"{entry.series.provider}, by which their rows are distinguished; keep one of them in another vault"
             )
 
 
@@ -262,8 +262,8 @@ class SqlFiles:
         known = None if before is None else (before.facts.rewrites, before.piece.check, before.piece.rows)
         if known != (None if now is None else (now.facts.rewrites, now.piece.check, now.piece.rows)):
             raise OSError(
-                f"{self._series.label} in {self._database.label} was changed by another writer meanwhile, whose rows "
-                "stay; update again"
+                f"{self._series.label} in {self._database.label} was changed by another writer meanwhile; its rows "
+                "stay: update again"
             )
 
     def _record(self, session: Session, state: SeriesState) -> None:
