@@ -153,6 +153,14 @@ def test_threads_of_an_executor_share_the_fetcher(exchange: PracticeExchange, ma
     assert exchange.requests == []
 
 
+def test_threads_of_an_executor_that_was_shut_down_do_nothing(make: Make) -> None:
+    pool = ThreadPoolExecutor(1)
+    pool.shutdown()
+    error = failure(make(), SYMBOLS, executor=pool)
+    assert list(error.errors) == SYMBOLS
+    assert all(isinstance(one, WorkerError) and "after shutdown" in str(one) for one in error.errors.values())
+
+
 def test_a_worker_keeps_its_fetcher_for_the_next_job(exchange: PracticeExchange, make: Make) -> None:
     fetcher = make(disk_cache_size=0)
     fetcher.fetch_many(SYMBOLS, *JANUARY, executor=Postal())

@@ -232,6 +232,14 @@ def test_a_pool_of_threads_that_is_shut_down_loses_the_rest(exchange: PracticeEx
     assert len(error.errors) == 3
 
 
+def test_a_pool_of_threads_that_was_shut_down_does_nothing(make: Make) -> None:
+    pool = ThreadPoolExecutor(1)
+    pool.shutdown()
+    error = failure(make(), SYMBOLS, *DAYS, executor=pool)
+    assert all(isinstance(one, WorkerError) for one in error.errors.values())
+    assert len(error.errors) == 3
+
+
 def test_closing_the_fetcher_ends_the_wait(make: Make) -> None:
     vault, executor = make(), Stuck()
     threading.Timer(0.05, vault._fetcher().close).start()

@@ -112,7 +112,9 @@ class Updates:
         waiting = collections.deque(range(len(self.jobs)))
         wake = threading.Semaphore(0)
         count = max(1, min(len(self.jobs), _THREADS))
-        parts = [threads.submit(self._work, waiting, wake) for _ in range(count)]
+        parts: list[Future[None]] = []
+        with contextlib.suppress(RuntimeError):  # the executor was shut down: what is left then is lost
+            parts.extend(threads.submit(self._work, waiting, wake) for _ in range(count))
         are_over = False
         try:
             for _ in self.jobs:

@@ -120,7 +120,12 @@ def fetch_by_threads(runtime: Any, executor: Executor | None, calls: Mapping[str
     waiting: dict[Future[Any], str] = {}
     try:
         for symbol in calls:
-            waiting[(executor or callers).submit(fetch_in_call, symbol)] = symbol
+            try:
+                waiting[(executor or callers).submit(fetch_in_call, symbol)] = symbol
+            except RuntimeError as error:
+                if executor is None:
+                    raise
+                found[symbol] = lost_job(error)  # it was shut down
         for future in as_done(waiting, call.stop):
             try:
                 found[waiting[future]] = future.result()
