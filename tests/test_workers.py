@@ -363,6 +363,41 @@ def test_an_interrupt_ends_the_wait_and_cancels_what_has_not_begun(make: Make) -
     assert [future.cancelled() for future in executor.futures] == [True] * 3
 
 
+class Late(Stuck):
+    """Does its jobs after the call, as a process does with those that it was handed ahead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[bytes] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        self.sent.append(pickle.dumps((fn, args)))
+        return super().submit(fn, *args, **kwargs)
+
+    def errors(self) -> list[str]:
+        """Do all jobs, and return what their errors say."""
+        jobs = [pickle.loads(one) for one in self.sent]
+        return [str(work(*arguments).error) for work, arguments in jobs]
+
+
+def test_a_worker_begins_no_job_of_a_call_that_is_over(
+    exchange: PracticeExchange, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    executor, fetcher = Late(), make()
+    threading.Timer(0.05, fetcher.close).start()
+    with pytest.raises(CandleFetcherError, match="was closed"):
+        fetcher.fetch_many(SYMBOLS, *JANUARY, executor=executor)
+    assert list(tmp_path.glob("candle-call-*")) == []
+    exchange.clear_log()
+    assert ["the call of this job is over" in said for said in executor.errors()] == [True] * 3
+    assert exchange.requests == []
+    # Where another folder stands in that place, nothing is known of the call.
+    tmp_path.rename(tmp_path.with_name("away"))
+    tmp_path.mkdir()
+    assert executor.errors() == ["None"] * 3
+
+
 def test_closing_the_fetcher_ends_the_wait(make: Make) -> None:
     executor, fetcher = Stuck(), make()
     threading.Timer(0.05, fetcher.close).start()

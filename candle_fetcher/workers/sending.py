@@ -11,6 +11,7 @@ from typing import Any
 
 from candle_fetcher.concurrency import POLL_S, Cancel
 from candle_fetcher.core.errors import CandleFetcherError, WorkerError, warn
+from candle_fetcher.workers.marker import Marker, make_marker
 from candle_fetcher.workers.recipe import Recipe
 from candle_fetcher.workers.work import Done, WorkerJob, WorkerTraceback, run_job
 
@@ -28,13 +29,17 @@ class Workers:
         self._under_way: dict[int, Any] = {}
         self._call = uuid.uuid4().hex
         self._count = 0
+        self._marker: Marker | None = None
 
     def __enter__(self) -> Workers:
+        self._marker = make_marker()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._marker is not None:
+            self._marker.remove()
         for future in list(self._under_way.values()):
             if future is not None:
                 future.cancel()
@@ -42,7 +47,7 @@ class Workers:
     def submit(self, at: int, work: Callable[..., Any], *arguments: Any) -> None:
         """Hand over `work(fetcher, *arguments)`, a function of a module. `at` is its number among the jobs."""
         self._count += 1
-        job = WorkerJob(f"{self._call}-{self._count}", self._recipe, work, arguments)
+        job = WorkerJob(f"{self._call}-{self._count}", self._recipe, work, arguments, self._marker)
         self._under_way[at] = None
         try:
             future = self._under_way[at] = self._executor.submit(run_job, job)

@@ -11,9 +11,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from candle_fetcher.core.errors import CandleFetcherError, CandleFetcherWarning, collecting_warnings
+from candle_fetcher.core.errors import CandleFetcherError, CandleFetcherWarning, WorkerError, collecting_warnings
 from candle_fetcher.core.tracebacks import shorten
-from candle_fetcher.workers.recipe import Recipe
+from candle_fetcher.workers.marker import Marker
+from candle_fetcher.workers.recipe import Recipe, this_machine
 
 # Fetchers of other settings that a worker keeps.
 _MOST_KEPT = 4
@@ -22,12 +23,13 @@ _EXIT_S = 5.0  # how long the end of a process waits for each kind of thread
 
 class WorkerJob(NamedTuple):
     """A call for a worker: `work(fetcher, *arguments)`. The name is that of no other job, so that an executor that
-    remembers results never answers with one."""
+    remembers results never answers with one. Once the marker is gone, the call is over."""
 
     name: str
     recipe: Recipe
     work: Callable[..., Any]
     arguments: tuple[Any, ...]
+    marker: Marker | None = None
 
 
 class Done(NamedTuple):
@@ -45,6 +47,8 @@ class WorkerTraceback(Exception):
 def run_job(job: WorkerJob) -> Done:
     """Do the job in this process. An error is returned: one that is raised is the executor's."""
     value, failed = None, None  # type: Any, Exception | None
+    if job.marker is not None and job.recipe.machine == this_machine() and job.marker.is_gone():
+        return Done(error=WorkerError("the call of this job is over"))
     with collecting_warnings() as warnings:
         try:
             with _fetchers.use(job.recipe) as fetcher:
