@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -137,7 +138,8 @@ def test_the_manifest_is_in_the_schema_of_a_file_that_has_one(
     assert schema.field("timestamp").type.tz == "UTC"
     manifest = json.loads(schema.metadata[b"candle_fetcher"])
     assert {**manifest, "sources": 0} == {**frame.attrs[MANIFEST], "sources": 0}
-    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+    assert sorted(one.name for one in tmp_path.iterdir()) == [f"{name}.csv", f"{name}.json"]
+    assert path.stat().st_size
 
 
 def test_an_arrow_file_is_mapped_without_a_copy(fetcher: CandleFetcher, tmp_path: Path) -> None:
@@ -172,6 +174,49 @@ def test_packed_files_of_equal_candles_are_equal(fetcher: CandleFetcher, tmp_pat
     assert packed[0] == packed[1]
     assert gzip.decompress(packed[0]) == plain
     assert packed[0][3:8] == bytes(5)  # neither a name nor a time
+
+
+@pytest.mark.parametrize("file_format", [name for name in FORMATS if name != "csv"])
+def test_a_header_may_have_signs_that_only_a_csv_cannot_quote(
+    fetcher: CandleFetcher, tmp_path: Path, file_format: str
+) -> None:
+    need(file_format)
+    options: dict[str, Any] = {"columns": {"time, UTC": "timestamp", 'the "last"': "close"}}
+    fetcher.export(*DAYS, path=tmp_path, format=file_format, **options)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="separator, a quote"):
+        fetcher.export(*DAYS, path=tmp_path, **options)
+
+
+@pytest.mark.parametrize("ending", FORMATS.values())
+def test_nothing_but_a_file_is_replaced_and_that_is_seen_before_anything_is_asked(
+    world: World, tmp_path: Path, ending: str
+) -> None:
+    need(next(name for name, one in FORMATS.items() if one == ending))
+    fetcher = world.fetcher()
+    world.asked("")
+    (tmp_path / f"folder{ending}").mkdir()
+    with pytest.raises(InputError, match="is a folder; expected a file, or the folder with / at its end"):
+        fetcher.export(*DAYS, path=tmp_path / f"folder{ending}")
+    if os.name == "posix":
+        pipe, link = tmp_path / f"pipe{ending}", tmp_path / f"link{ending}"
+        os.mkfifo(pipe)
+        link.symlink_to(pipe)
+        for path in (pipe, link):
+            with pytest.raises(InputError, match="is a pipe or a device"):
+                fetcher.export(*DAYS, path=path)
+        assert pipe.is_fifo()
+    assert world.asked() == []
+    inside = fetcher.export(*DAYS, path=f"{tmp_path}/folder{ending}/")
+    assert inside.parent == tmp_path / f"folder{ending}"
+
+
+@pytest.mark.parametrize("name", ["l" * 250, "ä" * 125])
+def test_a_file_may_have_the_longest_name_that_the_disk_takes(
+    fetcher: CandleFetcher, tmp_path: Path, name: str
+) -> None:
+    path = fetcher.export(*DAYS, path=tmp_path / f"{name}.csv")
+    assert sorted(one.name for one in tmp_path.iterdir()) == [f"{name}.csv", f"{name}.json"]
+    assert path.stat().st_size
 
 
 @pytest.mark.parametrize("file_format", FORMATS)
@@ -256,6 +301,13 @@ def test_a_folder_gets_a_name_with_the_ending_of_the_format(
         ({"path": "x.jsonl", "decimals": 2}, "options of CSV"),
         ({"path": "x.csv", "name": "y"}, "names the file"),
         ({"name": "y.csv"}, "without .csv"),
+        ({"name": "a:b"}, "not every system takes"),
+        ({"name": "{symbol}_{timeframe}"}, "{timeframe}, which nothing replaces"),
+        ({"columns": {"{Symbol}": "close"}}, "{Symbol}, which nothing replaces"),
+        ({"columns": {"y" * 256: "close"}}, "at most 255 characters"),
+        ({"columns": {f"y{at}": "close" for at in range(101)}}, "at most 100"),
+        ({"format": "xlsx"}, "expected 'excel', or a path that ends in .xlsx"),
+        ({"path": "~nobody-of-that-name/x.csv"}, "home folder of a user"),
         ({"columns": {"y": "colse"}}, "Did you mean 'close'"),
         ({"columns": {"ETHUSDT": "open", "{symbol}": "close"}}, "twice"),
         ({"separator": ",", "decimal": ","}, "both"),

@@ -246,6 +246,35 @@ def test_every_csv_is_read_and_imported(
     assert verify_file(path, fetcher=other).differences == ()
 
 
+@pytest.mark.parametrize(
+    "columns",
+    [{"ds": "timestamp"}, {"t": "timestamp", "n": "trades"}, {"ds": "timestamp", "y": "close", "x": "open"}],
+    ids=["times", "counts", "prices"],
+)
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_file_with_a_part_of_the_columns_is_whole_and_has_no_fingerprint(
+    fetcher: CandleFetcher, tmp_path: Path, ending: str, columns: dict[str, str]
+) -> None:
+    need(ending)
+    report = verify_file(write(fetcher, tmp_path / f"x{ending}", columns=columns), fetcher=fetcher)
+    assert report.is_good
+    assert report.fingerprint is None
+
+
+@pytest.mark.parametrize("ending", [ending for ending in ENDINGS if ending != ".xlsx"])
+def test_what_cannot_be_held_against_the_cache_is_said_alike_in_every_format(
+    fetcher: CandleFetcher, tmp_path: Path, ending: str
+) -> None:
+    need(ending)
+    for columns, said in (
+        ({"y": "close"}, "it has no column of times"),
+        ({"ds": "timestamp", "close": "close", "Adj Close": "close"}, "it has the column close twice"),
+    ):
+        path = write(fetcher, tmp_path / f"x{ending}", columns=columns)
+        with pytest.raises(InputError, match=said):
+            verify_file(path, fetcher=fetcher)
+
+
 def test_a_file_of_rounded_numbers_is_not_imported(world: World, fetcher: CandleFetcher, tmp_path: Path) -> None:
     path = write(fetcher, tmp_path / "x.csv", decimals=2)
     with pytest.raises(InputError, match="rounded to 2 decimals"):

@@ -22,6 +22,7 @@ from candle_fetcher.files.layout import (
     CsvOptions,
     Layout,
     Mapped,
+    check_placeholders,
     column_set,
     csv_pieces,
     json_pieces,
@@ -193,8 +194,12 @@ def _check_name(name: object, place: Place) -> None:
     if place.is_file:
         raise InputError(f"path {shown(str(place.path))} names the file, but name={shown(name)} is given too; give one")
     is_name = isinstance(name, str) and name.isprintable() and name.strip(". ")
-    if not is_name or set("/\\") & set(str(name)):
-        raise InputError(f"name {shown(name)} is not understood; expected the name of a file without its ending")
+    if not is_name or set('/\\<>:"|?*') & set(str(name)):
+        raise InputError(
+            f"name {shown(name)} is not understood; expected the name of a file without its ending, without any of "
+            '/ \\ < > : " | ? *, which not every system takes'
+        )
+    check_placeholders(f"name {shown(name)}", str(name))
     if str(name).lower().endswith(place.ending):
         raise InputError(f"name {shown(name)} has its ending; expected it without {place.ending}, which is added")
 
@@ -220,7 +225,8 @@ def find_file(arguments: FileArguments, contents: Contents, names: Sequence[str]
     layout = None
     if not isinstance(columns, str):
         layout = make_layout(columns, names, contents.provider_symbol)
-        options.header(layout)
+        if place.format == "csv":
+            options.header(layout)
     says_less = contents.origin is not None or not set(settings) <= set(choices) or options.decimals is not None
     is_beside = has_manifest or (says_less and place.format not in _HOLDING)
     if is_beside:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,8 @@ from candle_fetcher.core.text.formatting import BLOCK_ROWS, Flags, Times, format
 TIME = "timestamp"
 SYMBOL = "{symbol}"
 MOST_DECIMALS = 18
+_MOST_FIELDS, _MOST_HEADER = 100, 255
+_PLACEHOLDER = re.compile(r"\{\w*\}")
 # Characters of numbers, times and the names of columns, and those that quote or end a field.
 _NO_SEPARATORS = frozenset("+-.:_\"'\\ ")
 
@@ -118,7 +121,19 @@ def read_columns(columns: object) -> str | Mapped:
     for header, name in pairs:
         if not (isinstance(header, str) and header.strip() and isinstance(name, str)):
             raise InputError(f"columns has {shown(header)}: {shown(name)}; expected a text for each header and column")
+        if len(header) > _MOST_HEADER:
+            raise InputError(f"the header {shown(header)} is too long; expected at most {_MOST_HEADER} characters")
+        check_placeholders(f"the header {shown(header)}", header)
+    if len(pairs) > _MOST_FIELDS:
+        raise InputError(f"columns has {len(pairs)} headers; expected at most {_MOST_FIELDS}")
     return pairs
+
+
+def check_placeholders(what: str, text: str) -> None:
+    """Raise InputError where the text has a word in braces that nothing replaces."""
+    found = _PLACEHOLDER.search(text.replace(SYMBOL, ""))
+    if found is not None:
+        raise InputError(f"{what} has {found[0]}, which nothing replaces; expected {SYMBOL} alone in braces")
 
 
 def column_set(columns: str | Mapped) -> str:

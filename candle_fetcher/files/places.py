@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import stat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +38,17 @@ def find_home(path: object, expected: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise InputError(f"path {shown(path)} begins with ~, but {error}; expected {expected}") from None
+        raise InputError(
+            f"path {shown(path)} begins with the home folder of a user that is not known here; expected {expected}"
+        ) from error
+
+
+def refuse_device(path: Path, called: str) -> None:
+    """Raise InputError where a pipe or a device is there: files are read more than once, and replaced as a whole."""
+    with contextlib.suppress(OSError):  # the call that opens it raises that again
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise InputError(f"{called} is a pipe or a device; expected a file")
 
 
 class Place(NamedTuple):
@@ -66,11 +78,16 @@ def find_place(path: object, file_format: object = None) -> Place:
     """Return where a file is to be written, by the path and the format that were given; the default format is csv.
 
     A path is the file itself where it has an ending of ENDINGS, else a folder. Raises InputError for a format that is
-    not known or that the ending contradicts, and for another ending, unless such a folder is there or the path ends
-    with a slash.
+    not known or that the ending contradicts, for a folder or device in the place of the file, and for another ending,
+    unless such a folder is there or the path ends with a slash.
     """
     formats = dict.fromkeys(ENDINGS.values())
     if file_format is not None and (not isinstance(file_format, str) or file_format not in formats):
+        if f".{file_format}" in ENDINGS:
+            meant = ENDINGS[f".{file_format}"]
+            raise InputError(
+                f"format {shown(file_format)} is an ending; expected {meant!r}, or a path that ends in .{file_format}"
+            )
         raise unknown("format", file_format, formats)
     found = find_home(path, f"a folder, or a name that ends in {', '.join(ENDINGS)}")
     is_folder = str(path).endswith(("/", os.sep)) or found.is_dir()
@@ -81,6 +98,9 @@ def find_place(path: object, file_format: object = None) -> Place:
                 f"path {shown(str(path))} ends in {ending}, and format is {file_format!r}; expected one of them alone, "
                 "or two that agree"
             )
+        if is_folder:
+            raise InputError(f"path {shown(str(path))} is a folder; expected a file, or the folder with / at its end")
+        refuse_device(found, f"path {shown(str(path))}")
         return Place(found, ending, is_file=True)
     if _ENDING.fullmatch(found.suffix) and not is_folder:
         raise InputError(

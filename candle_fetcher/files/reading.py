@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import stat
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from candle_fetcher.core.spans import Span
 from candle_fetcher.core.text.csv import FLAG_COLUMNS, find_separator, read_rows
 from candle_fetcher.core.text.rows import CSV_PIECE_BYTES
 from candle_fetcher.files.formats import OURS, find_format
-from candle_fetcher.files.places import find_home, read_manifest
+from candle_fetcher.files.places import find_home, read_manifest, refuse_device
 
 _YEARS = Span(0, 253_402_300_800_000)  # 1970 to 9999
 HEAD_BYTES = 4_096
@@ -53,10 +52,10 @@ def read_frame(path: object) -> pd.DataFrame:
 def naming_file(path: Path, what: str) -> Iterator[None]:
     """Put the name of the file before the message of an error that leaves the block. A ReplyError becomes a BadFile.
 
-    A pipe or a device is refused, since files are read more than once: opening a pipe would wait for a writer.
+    A pipe or a device is refused: opening it might wait for a writer.
     """
     try:
-        _refuse_pipe(path)
+        refuse_device(path, "it")
         yield
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise BadFile(f"{path.name} is damaged or incomplete: it cannot be unpacked") from error
@@ -66,13 +65,6 @@ def naming_file(path: Path, what: str) -> Iterator[None]:
         if type(error) is not InputError:
             raise
         raise InputError(f"{path.name} cannot be {what}: {error.args[0]}") from error
-
-
-def _refuse_pipe(path: Path) -> None:
-    with contextlib.suppress(OSError):  # which the one that opens it raises again
-        mode = path.stat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise InputError("it is a pipe or a device; expected a file")
 
 
 def read_head(path: Path) -> bytes:

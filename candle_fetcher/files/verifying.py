@@ -72,7 +72,7 @@ def _explain(error: OSError) -> tuple[str, str]:
 def _check_blocks(file: Path, manifest: Mapping[str, Any] | None, blocks: Iterator[Candles], load: Load) -> FileReport:
     identity = _identify(file, manifest)
     timeframe = None if identity is None else parse_timeframe(identity.timeframe)
-    summed = _Sum(timeframe)
+    summed = _Sum(timeframe, is_chosen=bool((manifest or {}).get("columns")))
     differences: list[Difference] = []
     rows, last_ms, in_order, is_known = 0, -1, True, False
     places = ((manifest or {}).get("csv") or {}).get("decimals")
@@ -100,17 +100,20 @@ def _check_blocks(file: Path, manifest: Mapping[str, Any] | None, blocks: Iterat
 
 
 class _Sum:
-    """The fingerprint of candles that come in blocks, cut at the borders of chunks; None where it has none."""
+    """The fingerprint of candles that come in blocks, cut at the borders of chunks; None where it has none.
 
-    def __init__(self, timeframe: Timeframe | None) -> None:
-        self._timeframe = timeframe
+    is_chosen: the user chose the columns, so that others than prices may lack too.
+    """
+
+    def __init__(self, timeframe: Timeframe | None, *, is_chosen: bool) -> None:
+        self._timeframe, self._is_chosen = timeframe, is_chosen
         self._made = None if timeframe is None else Fingerprint(timeframe, CHUNK_SLOTS)
         self._left: list[Candles] = []
 
     def add(self, candles: Candles) -> None:
         if self._timeframe is None or self._made is None or not candles.count:
             return
-        if set(OHLCV) & set(candles.names) and not have_prices(candles.names):
+        if (self._is_chosen or set(OHLCV) & set(candles.names)) and not have_prices(candles.names):
             self._made = None  # of a part of the columns
             return
         self._left.append(candles)
@@ -226,6 +229,7 @@ def candles_of(frame: pd.DataFrame, columns: Mapping[str, str] | None = None) ->
     for header in frame.columns:
         name = header if columns is None else columns.get(header, header)
         values = frame[header]
+        _refuse_twice(name, found)
         if isinstance(values.dtype, pd.DatetimeTZDtype):
             times = values.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy().astype("M8[ms]").astype(np.int64)
             found["open_time" if name == TIME else name] = times
@@ -234,6 +238,11 @@ def candles_of(frame: pd.DataFrame, columns: Mapping[str, str] | None = None) ->
         else:
             found[name] = values.to_numpy(dtype=np.float64, na_value=np.nan)
     return _candles(found)
+
+
+def _refuse_twice(name: str, found: Mapping[str, Any]) -> None:
+    if ("open_time" if name == TIME else name) in found:
+        raise InputError(f"it has the column {name} twice; expected each once")
 
 
 def _candles(columns: Mapping[str, Any]) -> Candles:
@@ -257,6 +266,7 @@ def _read_objects(pieces: Iterable[bytes], columns: Mapping[str, str] | None) ->
         found: dict[str, Any] = {}
         for key in keys:
             name = key if columns is None else columns.get(key, key)
+            _refuse_twice(name, found)
             values = [row[key] for row in rows]
             found["open_time" if name == TIME else name] = _values_of(name, values)
         yield _candles(found)

@@ -27,6 +27,7 @@ MOST_ROWS = (1 << 20) - 1  # of candles: a sheet has 1,048,576 rows, of which th
 _EPOCH_DAYS = 25_569  # 1970-01-01 as Excel counts days
 _PRICES = ("open", "high", "low", "close")
 _SHOWN_ROWS, _MOST_PLACES = 1000, 8
+_MOST_WIDTH = 60  # of a column; Excel refuses a file that has 256
 _MOST_TEXT = 32_000  # a cell holds 32,767 characters
 _TIME_FORMATS = ("yyyy-mm-dd hh:mm:ss", "yyyy-mm-dd hh:mm:ss.000")
 
@@ -88,7 +89,7 @@ def _write_candles(book: Any, frames: Iterable[pd.DataFrame], layout: Layout | N
                 title, shown = _title(header, name), _format_of(frame, name)
                 side = "left" if at == 0 else "right"
                 sheet.write_string(0, at, title, book.add_format({"bold": True, "align": side}))
-                sheet.set_column(at, at, max(len(shown) + 2, len(title) + 2, 12))
+                sheet.set_column(at, at, min(max(len(shown) + 2, len(title) + 2, 12), _MOST_WIDTH))
                 writers.append(_writer(sheet, at, book.add_format({"num_format": shown}), frame, name))
         check_rows(rows + len(frame))
         columns = [_cells(frame, name) for name in layout.columns]

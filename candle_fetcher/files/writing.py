@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from candle_fetcher.core.errors import InputError
-from candle_fetcher.files.places import ENDINGS, manifest_path, read_manifest
+from candle_fetcher.files.places import ENDINGS, manifest_path, read_manifest, refuse_device
 
 fcntl: Any = None
 with contextlib.suppress(ImportError):  # Windows, where no process can remove a file that another one has open
@@ -27,6 +27,7 @@ with contextlib.suppress(ImportError):  # Windows, where no process can remove a
 # The name that `replacing` gives to a file while it is written. A writer that was killed leaves such a file.
 _ENDS = "|".join(re.escape(ending) for ending in (*ENDINGS, ".json", ".tar"))
 _PART = re.compile(rf"\..+(?:{_ENDS})\.\w{{8}}\.part", re.IGNORECASE)
+_MOST_NAME_BYTES = 220  # a name may have 255, of which `_begin` adds 15
 ORPHAN_S = 3600.0
 _PAUSES_S = (0.05, 0.1, 0.2, 0.4)  # for a virus scanner that looks at the file there
 
@@ -89,6 +90,7 @@ def replacing(target: Path) -> Iterator[IO[bytes]]:
     name = None
     try:
         target = Path(os.path.realpath(target)) if target.is_symlink() else target
+        refuse_device(target, str(target))
         with contextlib.suppress(FileExistsError):  # a file in the folder's place: the next line says so more clearly
             target.parent.mkdir(parents=True, exist_ok=True)
         _tidy(target.parent)
@@ -114,11 +116,14 @@ def replacing(target: Path) -> Iterator[IO[bytes]]:
 
 def _begin(target: Path) -> tuple[int, str]:
     """Make the file that is to take the target's place, and lock it. Returns its descriptor and its name."""
+    name = target.name
+    while len(os.fsencode(name)) > _MOST_NAME_BYTES:
+        name = name[1:]
     while True:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+        handle, made = tempfile.mkstemp(prefix=f".{name}.", suffix=".part", dir=target.parent)
         # Before it was locked, another export may have taken it for an orphan.
         if _lock(handle) is not False and (fcntl is None or os.fstat(handle).st_nlink):
-            return handle, name
+            return handle, made
         os.close(handle)
 
 

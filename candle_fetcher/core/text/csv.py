@@ -98,10 +98,13 @@ def find_separator(line: bytes) -> str | None:
 def _read_headers(fields: Sequence[str], headers: Mapping[str, str]) -> tuple[str, ...]:
     """Return the names of the columns under headers of one's own."""
     names = tuple(headers.get(field, "") for field in fields)
-    if not all(names) or len(set(names)) < len(names) or _FIRST.decode() not in names:
-        raise InputError(
-            f"its header is {shown(','.join(fields))}; expected {', '.join(headers)}, each column once, and the times"
-        )
+    if not all(names):
+        raise InputError(f"its header is {shown(','.join(fields))}; expected {', '.join(headers)}")
+    if _FIRST.decode() not in names:
+        raise InputError("it has no column of times; expected one, without which no candle can be checked")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"it has the column {twice} twice; expected each once")
     return tuple("open_time" if name == _FIRST.decode() else name for name in names)
 
 
