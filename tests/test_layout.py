@@ -34,6 +34,21 @@ def frame_of(count: int = 3) -> pd.DataFrame:
     return pd.DataFrame(rows, index=index)
 
 
+def test_a_whole_number_that_text_would_round_is_refused() -> None:
+    frame = frame_of()
+    for values, is_exact in (
+        ([1 << 53, None, 1], True),
+        ([(1 << 53) + 1, 0, 1], True),
+        ([(1 << 53) + 1, None, 1], False),
+    ):
+        frame["count"] = pd.array(values, dtype="Int64")
+        if is_exact:
+            assert csv_bytes(frame).splitlines()[0].endswith(f",{values[0]}".encode())
+        else:
+            with pytest.raises(InputError, match="count has missing values beside whole numbers above"):
+                csv_bytes(frame)
+
+
 # Numbers with fixed places
 
 

@@ -27,6 +27,7 @@ TIME = "timestamp"
 SYMBOL = "{symbol}"
 MOST_DECIMALS = 18
 _MOST_FIELDS, _MOST_HEADER = 100, 255
+_MOST_EXACT = 1 << 53  # a float64 has every whole number up to it
 _PLACEHOLDER = re.compile(r"\{\w*\}")
 # Characters of numbers, times and the names of columns, and those that quote or end a field.
 _NO_SEPARATORS = frozenset("+-.:_\"'\\ ")
@@ -228,6 +229,11 @@ def _values(frame: pd.DataFrame, name: str) -> Column | Times | Flags:
     if values.dtype == np.float64:
         return values.to_numpy(dtype=np.float64)
     if values.isna().any():
+        if (values.abs() > _MOST_EXACT).any():
+            raise InputError(
+                f"{name} has missing values beside whole numbers above {_MOST_EXACT:,}, which text would round; expected "
+                "the format parquet or arrow"
+            )
         return values.to_numpy(dtype=np.float64, na_value=np.nan)
     return values.to_numpy(dtype=np.int64)
 
