@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import gzip
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,6 +169,26 @@ def test_a_workbook_is_one_of_a_spreadsheet(fetcher: CandleFetcher, tmp_path: Pa
     about = dict(sheet_rows(path, "sheet2"))
     assert about["symbol"] == "BTC/USDT"
     assert about["fingerprint"] == fetcher.fetch(*DAYS).attrs[MANIFEST]["fingerprint"]
+
+
+def test_each_column_of_a_workbook_is_as_wide_as_its_numbers(fetcher: CandleFetcher, tmp_path: Path) -> None:
+    need("excel")
+    path = fetcher.export(*DAYS, path=tmp_path / "x.xlsx", columns="all")
+    with zipfile.ZipFile(path) as book:
+        tree = ElementTree.fromstring(book.read("xl/worksheets/sheet1.xml"))
+        formats = ElementTree.fromstring(book.read("xl/styles.xml"))
+    codes = {one.attrib["numFmtId"]: one.attrib["formatCode"] for one in formats.iter(f"{SHEET}numFmt")}
+    cells = next(one for one in formats.iter(f"{SHEET}cellXfs"))
+    places = [codes.get(one.attrib["numFmtId"], "").partition(".")[2].count("0") for one in cells]
+    widths = [
+        float(one.attrib["width"])
+        for one in tree.iter(f"{SHEET}col")
+        for _ in range(int(one.attrib["min"]), int(one.attrib["max"]) + 1)
+    ]
+    for row in [*tree.iter(f"{SHEET}row")][1:]:
+        for width, cell in zip(widths, row, strict=True):
+            shown = f"{float(next(cell.iter(f'{SHEET}v')).text or 0):.{places[int(cell.attrib['s'])]}f}"
+            assert width > len(shown) + 1, shown  # else a spreadsheet shows ###
 
 
 def test_packed_files_of_equal_candles_are_equal(fetcher: CandleFetcher, tmp_path: Path) -> None:
@@ -359,6 +383,37 @@ def test_a_sheet_that_turns_out_too_small_leaves_no_file(
 
 
 # Whole or not at all
+
+
+@pytest.mark.parametrize("room", [0, 400, 6_000])
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_where_the_disk_is_full_the_error_says_so_and_nothing_is_left(
+    fetcher: CandleFetcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file_format: str, room: int
+) -> None:
+    need(file_format)
+
+    class Full(io.FileIO):
+        left = room
+
+        def write(self, data: Any) -> int:
+            if len(memoryview(data).cast("B")) > self.left:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self.left -= len(memoryview(data).cast("B"))
+            return super().write(data)
+
+    monkeypatch.setattr("candle_fetcher.files.writing.os.fdopen", lambda handle, mode: Full(handle, mode))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    unraised: list[Any] = []
+    monkeypatch.setattr("sys.unraisablehook", unraised.append)
+    target = tmp_path / f"x{FORMATS[file_format]}"
+    with pytest.raises(OSError, match=r"x\..* was not written") as caught:
+        fetcher.export("BTC/USDT", "1m", "2024-06-01", "2024-06-04", path=target)
+    assert caught.value.errno == errno.ENOSPC
+    del caught
+    gc.collect()
+    assert [one for one in unraised if one.exc_type is not ResourceWarning] == []  # nothing writes on behind the error
+    assert [*tmp_path.iterdir(), *(tmp_path / "tmp").iterdir()] == [tmp_path / "tmp"]
 
 
 @pytest.mark.parametrize("file_format", FORMATS)

@@ -102,7 +102,7 @@ examples:
   candle-fetcher vault verify vault
   candle-fetcher vault read vault BTC/USDT 1m --start 2024-03-01 > march.csv
   candle-fetcher vault remove vault ETH/USDT 1m
-  candle-fetcher vault update sqlite:///candles.db BTC/USDT 1m --start 2024-01-01
+  candle-fetcher vault update sqlite:///candles.db BTC/USDT 1m --start 2024
 
 Prints a line for each series. Exits with 3 where one is incomplete or failed;
 what failed is as it was before."""

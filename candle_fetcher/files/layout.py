@@ -231,8 +231,8 @@ def _values(frame: pd.DataFrame, name: str) -> Column | Times | Flags:
     if values.isna().any():
         if (values.abs() > _MOST_EXACT).any():
             raise InputError(
-                f"{name} has missing values beside whole numbers above {_MOST_EXACT:,}, which text would round; expected "
-                "the format parquet or arrow"
+                f"{name} has missing values beside whole numbers above {_MOST_EXACT:,}, which text would round; "
+                "expected the format parquet or arrow"
             )
         return values.to_numpy(dtype=np.float64, na_value=np.nan)
     return values.to_numpy(dtype=np.int64)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from typing import IO, Any
 
@@ -56,9 +58,21 @@ def write_workbook(
 
     Raises InputError where there are more rows than a sheet holds.
     """
+    # xlsxwriter leaves the rows in its temporary files where it fails.
+    with tempfile.TemporaryDirectory(prefix="candle_fetcher-", ignore_cleanup_errors=True) as folder:
+        _write_book(_Guarded(file), folder, frames, layout, manifest)
+
+
+def _write_book(
+    file: _Guarded,
+    folder: str,
+    frames: Iterable[pd.DataFrame],
+    layout: Layout | None,
+    manifest: Callable[[], Mapping[str, Any]],
+) -> None:
     import xlsxwriter
 
-    book = xlsxwriter.Workbook(file, {"constant_memory": True})
+    book = xlsxwriter.Workbook(file, {"constant_memory": True, "tmpdir": folder})
     try:
         _write_candles(book, frames, layout)
         about = book.add_worksheet("manifest")
@@ -68,11 +82,43 @@ def write_workbook(
             about.write_string(row, 0, str(name), book.add_format({"bold": True}))
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             about.write_string(row, 1, text[:_MOST_TEXT])
-    except BaseException:
+        book.close()
+    except BaseException as error:
+        file.is_over = True
         with contextlib.suppress(Exception):
-            book.close()  # it removes its temporary files
+            book.close()
+        if error.args and isinstance(error.args[0], OSError):  # which xlsxwriter wraps in an error of its own
+            raise error.args[0] from error
         raise
-    book.close()
+
+
+class _Guarded:
+    """The file of a workbook. Once writing it has failed, it takes what is written and keeps nothing: xlsxwriter
+    leaves a zip behind that writes its end when it is collected, to a file that is closed or a disk that is full."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._at = 0
+        self.is_over = False
+
+    def write(self, data: bytes) -> int:
+        count = len(data) if self.is_over else self._file.write(data)
+        self._at += count
+        return count
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset if self.is_over else self._file.seek(offset, whence)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def flush(self) -> None:
+        if not self.is_over:
+            self._file.flush()
+
+    def seekable(self) -> bool:
+        return True
 
 
 def _write_candles(book: Any, frames: Iterable[pd.DataFrame], layout: Layout | None) -> None:
@@ -89,7 +135,8 @@ def _write_candles(book: Any, frames: Iterable[pd.DataFrame], layout: Layout | N
                 title, shown = _title(header, name), _format_of(frame, name)
                 side = "left" if at == 0 else "right"
                 sheet.write_string(0, at, title, book.add_format({"bold": True, "align": side}))
-                sheet.set_column(at, at, min(max(len(shown) + 2, len(title) + 2, 12), _MOST_WIDTH))
+                width = max(len(shown), len(title), _digits(frame, name) + len(shown), 10) + 2
+                sheet.set_column(at, at, min(width, _MOST_WIDTH))
                 writers.append(_writer(sheet, at, book.add_format({"num_format": shown}), frame, name))
         check_rows(rows + len(frame))
         columns = [_cells(frame, name) for name in layout.columns]
@@ -130,6 +177,18 @@ def _format_of(frame: pd.DataFrame, name: str) -> str:
         most = max([most, *(len(number.partition(".")[2]) for number in text.split())])
     places = min(most, _MOST_PLACES)
     return f"0.{'0' * places}" if places else "0"
+
+
+def _digits(frame: pd.DataFrame, name: str) -> int:
+    """Return how many digits more than one the largest of the first numbers has before its point; 0 for others.
+
+    A number that is wider than its column is shown as ###.
+    """
+    if name == TIME or isinstance(frame[name].dtype, pd.DatetimeTZDtype):
+        return 0
+    numbers = frame[name].to_numpy(dtype=np.float64, na_value=np.nan)[:_SHOWN_ROWS]
+    most = float(np.nanmax(np.abs(numbers), initial=1.0))
+    return int(math.log10(most)) + 1 if math.isfinite(most) else 0  # one to spare, for the rows behind
 
 
 def _cells(frame: pd.DataFrame, name: str) -> list[Any]:
