@@ -28,6 +28,7 @@ FEATURES: dict[str, list[str]] = {
     "dotenv": ["python-dotenv>=1.0"],  # .env for the command line
     "duckdb": ["duckdb>=1.2"],  # vaults in DuckDB
     "excel": ["xlsxwriter>=3.2"],  # workbooks
+    "fsspec": ["fsspec>=2024.2", "pyarrow>=17"],  # vaults at URLs such as s3://, beside the package of the scheme
     "polars": ["polars>=1.9", "pyarrow>=17"],  # output="polars"
     "fast": ["isal>=1.7", "pyarrow>=17"],  # files of archives, unpacked and read in less time
     "sql": ["sqlalchemy>=2.0", "psycopg[binary]>=3.2"],  # vaults in PostgreSQL and SQLite
@@ -46,8 +47,10 @@ TOOLS = {
         "radon>=6.0",  # for tests/structure.py
         "distributed>=2024.8",  # for the tests of fetch_many on a Dask cluster
         "ipykernel>=6.29",  # for the tests of errors and interrupts in notebooks
+        "dask[dataframe]>=2024.8",  # for tests/test_vault_tools.py, which reads a vault by it and others
         *FEATURES["duckdb"],
         *FEATURES["excel"],
+        *FEATURES["fsspec"],
         *FEATURES["polars"],
         *FEATURES["fast"],  # pyarrow also reads some of the real series that tests/real_series.py fetches
         *FEATURES["sql"],

@@ -62,13 +62,14 @@ CONFINED = {
     "polars": ("files.outputs", "typed"),
     "xlsxwriter": "files.workbook",
     "isal": "core.checksum",
+    "fsspec": "vault.urls",
     "sqlalchemy": "vault.databases",
     "psycopg": "vault.databases",
     "duckdb": "vault.databases",
 }
 # Packages that are imported when they are used, not with the module.
 LAZY = {"psutil", "tqdm", "colorama", "dotenv", "exchange_calendars", "pyarrow", "isal", "polars", "xlsxwriter"}
-LAZY |= {"sqlalchemy", "psycopg", "duckdb"}
+LAZY |= {"sqlalchemy", "psycopg", "duckdb", "fsspec"}
 
 PURE = {"core"}
 IMPURE_MODULES = {

@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ALLOWED_EXTRAS = {
     *("arrow", "polars", "plot", "live", "service", "sql", "redis", "excel", "calendars", "dask", "dotenv", "fast"),
-    *("all", "test", "dev", "bench"),
+    *("duckdb", "fsspec", "all", "test", "dev", "bench"),
 }
 
 

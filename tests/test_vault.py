@@ -361,7 +361,6 @@ def test_another_origin_is_an_error(vault: Vault, world: World, tmp_path: Path) 
     (lambda vault: vault.path("BTC/USDT", "1h"), "it has none yet"),
     (lambda vault: vault.remove("BTC/USDT", "1h"), "it has none yet"),
     (lambda vault: Vault("x", format="xml"), "unknown format 'xml'"),
-    (lambda vault: Vault("s3://x/y"), "is a URL at which no vault is kept"),
     (lambda vault: vault.read("BTC/USDT", "1h", output="csv"), "unknown output 'csv'"),
     (lambda vault: Vault("x", columns={"y": "close"}), "name timestamp once"),
     (lambda vault: Vault("x", process=3), "expected a function"),

@@ -314,12 +314,12 @@ class CacheError(CandleFetcherError):
 class MissingExtra(CandleFetcherError):
     """An optional package is not installed.
 
-    `.extra` names the extra of this package that brings it; `.fix` is the install command.
+    `.extra` names the extra of this package that brings it, or the package itself; `.fix` is the install command.
     """
 
-    def __init__(self, extra: str, purpose: str) -> None:
+    def __init__(self, extra: str, purpose: str, *, is_package: bool = False) -> None:
         self.extra = extra
-        self.fix = f'pip install "candle-fetcher[{extra}]"'
+        self.fix = f"pip install {extra}" if is_package else f'pip install "candle-fetcher[{extra}]"'
         super().__init__(f"{purpose} needs an optional package: {self.fix}")
 
 

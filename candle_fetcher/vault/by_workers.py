@@ -19,6 +19,7 @@ from candle_fetcher.vault.homes import open_home
 from candle_fetcher.vault.opening import Options
 from candle_fetcher.vault.source import resolve
 from candle_fetcher.vault.state import SeriesId
+from candle_fetcher.vault.urls import is_file_url, local_folder
 from candle_fetcher.vault.work import Job, Updates
 from candle_fetcher.workers import Workers, check_sendable, make_recipe, sendable_provider
 
@@ -33,11 +34,17 @@ class SentVault(NamedTuple):
 
 
 def sendable_place(where: str | os.PathLike[str]) -> str:
-    """Return the place of a vault as other processes find it: an absolute path, or a URL as it is."""
+    """Return the place of a vault as other processes find it: an absolute path, or a URL as it is. Raises InputError
+    for a URL of files without locks, which one process alone writes to."""
     text = os.fspath(where)
     scheme, _, rest = text.partition(":///")
     if rest and scheme.partition("+")[0] in ("sqlite", "duckdb"):
         return f"{scheme}:///{Path(rest).expanduser().absolute()}"
+    if is_file_url(text) and local_folder(text) is None:
+        raise InputError(
+            "a vault at a URL of files has no locks between processes, and executor= is of other processes; leave it "
+            "out, or use an executor of threads"
+        )
     return text if "://" in text else str(Path(text).expanduser().absolute())
 
 

@@ -23,6 +23,7 @@ from candle_fetcher.vault.opening import (
 from candle_fetcher.vault.sql import open_sql
 from candle_fetcher.vault.state import Entry, VaultDocument
 from candle_fetcher.vault.trees import FolderTree
+from candle_fetcher.vault.urls import check_options, is_file_url, local_folder, open_url
 
 _DOCUMENT_LOCK = "vault.json"
 
@@ -59,6 +60,9 @@ def open_home(where: str | os.PathLike[str], options: Options) -> Home:
     """Return the place of a vault. Raises InputError for what is none."""
     if is_url(where):
         return open_sql(os.fspath(where), options)
+    if isinstance(where, str) and is_file_url(where):
+        folder = local_folder(where)
+        return open_url(where, options) if folder is None else FolderHome(folder, check_options(options, where))
     return FolderHome(open_folder(where), options)
 
 

@@ -80,7 +80,7 @@ class MonthFiles:
             if seen.state is None:
                 return None
             state = self._parse(seen.state)
-            beside = self._tree.list(self._beside) if state.moving else {}
+            beside = self._tree.listing(self._beside) if state.moving else {}
             moving = dict(state.moving)
             wrong = None
             for month, piece in state.pieces:
@@ -103,7 +103,7 @@ class MonthFiles:
         )
 
     def _look(self) -> _Seen:
-        return _Seen(self._read_text(), self._tree.list(self._folder))
+        return _Seen(self._read_text(), self._tree.listing(self._folder))
 
     def _read_text(self) -> bytes | None:
         try:
@@ -253,7 +253,7 @@ class MonthFiles:
         not there."""
         now = self._look()
         self._seen = self._seen or now
-        beside = self._tree.list(self._beside) if written else {}
+        beside = self._tree.listing(self._beside) if written else {}
         is_there = all(name in beside and beside[name].size == piece.bytes for name, piece in written)
         if now != self._seen or not is_there:
             raise BadFile(
@@ -270,12 +270,12 @@ class MonthFiles:
         """Bring the files to what the state says: an update is done."""
         self._move(state)
         self._tidy(state)
-        for name in self._tree.list(self._folder):
+        for name in self._tree.listing(self._folder):
             month, _, ending = name.partition(".")
             if ending == self._format and _NAME.fullmatch(month) and month not in dict(state.pieces):
                 self._tree.remove(f"{self._folder}/{name}")
         if self._seen is not None:
-            self._seen = self._seen._replace(months=self._tree.list(self._folder))
+            self._seen = self._seen._replace(months=self._tree.listing(self._folder))
 
     def _move(self, state: SeriesState) -> None:
         """Move files to their places that were written beside the state by an update that is done."""
@@ -286,7 +286,7 @@ class MonthFiles:
     def _tidy(self, state: SeriesState) -> None:
         """Remove what updates left that were cut."""
         known = {beside for _, beside in state.moving}
-        for name in self._tree.list(self._beside):
+        for name in self._tree.listing(self._beside):
             if name.endswith(PART) and name not in known:
                 self._tree.remove(f"{self._beside}/{name}")
 
@@ -381,7 +381,7 @@ class MonthFiles:
         """Remove the state first: without it the months are nothing. Folders that are empty then go too."""
         self._tree.remove(f"{self._beside}/{_STATE}")
         for folder, ending in ((self._folder, f".{self._format}"), (self._beside, PART)):
-            for name in self._tree.list(folder):
+            for name in self._tree.listing(folder):
                 if name.endswith(ending):
                     self._tree.remove(f"{folder}/{name}")
             self._tree.prune(folder)

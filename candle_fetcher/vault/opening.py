@@ -62,13 +62,7 @@ def read_options(
 
 
 def open_folder(where: object) -> Path:
-    """Return the folder of a vault. Raises InputError for a URL, and for a path that is no folder."""
-    if isinstance(where, str) and "://" in where:
-        scheme = where.partition("://")[0]  # alone: the rest may have a password in it
-        raise InputError(
-            f"{scheme}://… is a URL at which no vault is kept; expected the path of a folder, such as 'vault', or a "
-            "URL that begins with postgresql+psycopg://, sqlite:/// or duckdb:///"
-        )
+    """Return the folder of a vault. Raises InputError for a path that is no folder."""
     folder = find_home(where, "the folder of a vault")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; expected the folder of a vault")

@@ -51,8 +51,9 @@ class SeriesId(NamedTuple):
         return "_".join(map(text_of, parts))
 
     def folder(self) -> str:
-        """Return the folder of its months: `provider=…/kind=…/symbol=…/timeframe=…`, with settings behind the kind; the
-        values are percent-encoded, and `1M` is `1mo`, since names may not tell capitals from small letters."""
+        """Return the folder of its months: `provider=…/kind=…/symbol=…/timeframe=…`, with settings behind the kind; in
+        the values all but letters, digits and `_.-~` is percent-encoded, and `1M` is `1mo`, since names may not tell
+        capitals from small letters. Letters beyond ASCII stay: Spark decodes their bytes one by one."""
         settings = [f"{name}={value}" for name, value in self.settings]
         parts = (
             ("provider", self.provider),
@@ -60,7 +61,11 @@ class SeriesId(NamedTuple):
             ("symbol", self.provider_symbol),
             ("timeframe", self.timeframe.replace("M", "mo")),
         )
-        return "/".join(f"{name}={quote(value, safe='')}" for name, value in parts)
+        return "/".join(f"{name}={''.join(map(_escape, value))}" for name, value in parts)
+
+
+def _escape(letter: str) -> str:
+    return quote(letter, safe="") if letter.isascii() else letter
 
 
 class Entry(NamedTuple):

@@ -53,7 +53,7 @@ class Tree(Protocol):
     def exists(self, name: str) -> bool:
         """Return whether the file is there."""
 
-    def list(self, folder: str) -> dict[str, Listed]:
+    def listing(self, folder: str) -> dict[str, Listed]:
         """Return the files in a folder, without those in folders of it; {} where it is not there."""
 
     def is_empty(self, folder: str) -> bool:
@@ -102,7 +102,7 @@ class FolderTree:
         """Return whether the file is there."""
         return (self._root / name).exists()
 
-    def list(self, folder: str) -> dict[str, Listed]:
+    def listing(self, folder: str) -> dict[str, Listed]:
         """Return the files in a folder."""
         found = {}
         with contextlib.suppress(FileNotFoundError), os.scandir(self._root / folder) as entries:

@@ -40,7 +40,8 @@ class Vault:
     """Series of candles in a folder, each of which an update brings up to date. Use it in a `with` block.
 
     where: the folder, or the URL of a database: sqlite:///FILE, duckdb:///FILE, postgresql+psycopg://USER@HOST/NAME. It
-    is made by the first update, and remembers format, columns, options and series in vault.json.
+    is made by the first update, and remembers format, columns, options and series. A URL such as s3://bucket/candles
+    has Parquet files (extra `fsspec`); there one update may run at a time.
     fetcher: asks for the candles. Without one the vault makes one, and closes it.
     format: "csv", the default of a new vault; "parquet" or "arrow", with a file for each month (extra `arrow`).
     columns: "ohlcv" (the default), "all", or a mapping {header: column}, in order, such as {"ds": "timestamp",
