@@ -352,6 +352,13 @@ def test_a_table_of_another_program_is_left_alone(vault: Vault, world: World) ->
     assert run(vault._home, "SELECT count(*) FROM candles")[0][0] == 0
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
+def test_a_file_of_another_kind_is_an_error(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "x.db").write_bytes(b"SQLite format 3\0" * 100 if kind == "duckdb" else b"no database" * 100)
+    with pytest.raises((BadFile, OSError), match=r"x\.db"):
+        Vault(f"{kind}:///{tmp_path}/x.db")
+
+
 def test_another_origin_is_an_error(vault: Vault, world: World, url: str, tmp_path: Path) -> None:
     vault.update("BTC/USDT", "1h", START)
     said = pytest.raises(FetchManyError, match="use another vault for them")

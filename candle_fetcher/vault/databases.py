@@ -372,6 +372,11 @@ class _Duck(_FileDatabase):
     def _connect(self) -> Any:
         import duckdb
 
+        assert self.path is not None
+        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+            head = file.read(12)
+            if head and head[8:] != b"DUCK":  # for a file of SQLite, DuckDB would download an extension
+                raise BadFile(f"{self.path} is no file of DuckDB; use another name")
         until = time.monotonic() + _WAIT_S
         while True:
             try:
@@ -631,8 +636,13 @@ class _Postgres(Database):
                 self._drop_holder()
 
     def close(self) -> None:
-        """End the session of the locks, and all others."""
+        """Free the locks, and end all sessions."""
+        import sqlalchemy
+
         with self._turn:
+            if self._held and self._holder is not None:  # the end of a session is noticed a moment later
+                with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):
+                    self._holder.execute(sqlalchemy.text("SELECT pg_advisory_unlock_all()"))
             self._drop_holder()
         self._engine.dispose()
 

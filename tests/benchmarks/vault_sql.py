@@ -74,7 +74,7 @@ def main() -> int:
     with serving() as server, tempfile.TemporaryDirectory() as folder:
         for kind in ("sqlite", "duckdb", "postgresql"):
             turns = [
-                measure(server.url() if kind == "postgresql" else f"{kind}:///{folder}/{turn}.db", arguments.rows)
+                measure(server.url() if kind == "postgresql" else f"{kind}:///{folder}/{turn}.{kind}", arguments.rows)
                 for turn in range(arguments.turns)
             ]
             medians = [statistics.median(one) for one in zip(*turns, strict=True)]
