@@ -430,6 +430,23 @@ def test_a_full_disk_leaves_the_old_state(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_table_becomes_a_hypertable_where_timescaledb_is_there(server: Postgres, world: World) -> None:
+    url = server.url()
+    with server.connect(url.partition("@/")[2].partition("?")[0]) as connection:  # as if the extension was there
+        connection.execute("SET allow_system_table_mods = on")
+        connection.execute("INSERT INTO pg_extension VALUES (99999, 'timescaledb', 10, 2200, false, '2', NULL, NULL)")
+        connection.execute("CREATE TABLE made (name TEXT)")
+        connection.execute(
+            "CREATE FUNCTION create_hypertable(relation regclass, time_column_name name, chunk_time_interval interval, "
+            "if_not_exists boolean) RETURNS void LANGUAGE sql AS $$ INSERT INTO made VALUES ($1 || '.' || $2) $$"
+        )
+    with Vault(url, world.fetcher()) as vault:
+        vault.update("BTC/USDT", "1h", START)
+        assert run(vault._home, "SELECT name FROM made") == [("candles.timestamp",)]
+        same_as_fetch(vault, world)
+
+
+@pytest.mark.slow
 def test_a_server_that_is_killed_leaves_the_old_state(
     server: Postgres, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
