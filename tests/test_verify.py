@@ -246,6 +246,22 @@ def test_every_csv_is_read_and_imported(
     assert verify_file(path, fetcher=other).differences == ()
 
 
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_partial_file_is_called_partial(world: World, tmp_path: Path, ending: str) -> None:
+    need(ending)
+    fetcher = world.fetcher(cache_dir=tmp_path / "cache", source="rest", max_retries=0)
+    fetcher.fetch("BTC/USDT", "1h", "2024-05-01", "2024-05-02")
+    path = fetcher.export(*HOURS, path=tmp_path / f"x{ending}", partial="allow", source="cache")
+    report = verify_file(path, fetcher=fetcher)
+    assert path.name == f"x_partial{ending}"
+    assert 0 < report.missing < 1774
+    assert not report.whole
+    assert str(report).startswith(
+        f"x_partial{ending}: PARTIAL, {report.missing:,} candles missing, {report.rows:,} rows"
+    )
+    assert report.differences in ((), "not comparable")
+
+
 @pytest.mark.parametrize(
     "columns",
     [{"ds": "timestamp"}, {"t": "timestamp", "n": "trades"}, {"ds": "timestamp", "y": "close", "x": "open"}],

@@ -45,6 +45,7 @@ def report_document(report: FileReport) -> dict[str, Any]:
         "path": str(report.path),
         "whole": report.whole,
         "rows": report.rows,
+        "missing": report.missing,
         "fingerprint": report.fingerprint,
         "differences": differences,
     }

@@ -26,10 +26,11 @@ class Difference(NamedTuple):
 class FileReport:
     """What `verify_file` found.
 
-    whole: the file reads to its end, its candles are in order, and rows and fingerprint are those of its manifest,
-    where it has one. rows: of candles. fingerprint: worked out from its values; None where it lacks the columns or
-    nothing says the timeframe. differences: values that differ from the cache, the first 1,000; empty where none does,
-    None where the cache does not have the candles, "not comparable" for a workbook: its cells keep 16 digits.
+    whole: the file reads to its end, its candles are in order, rows and fingerprint are those of its manifest, where it
+    has one, and that lists nothing as missing. missing: how many candles it lists, in a partial file. rows: of candles.
+    fingerprint: worked out from its values; None where it lacks the columns or nothing says the timeframe. differences:
+    values that differ from the cache, the first 1,000; empty where none does, None where the cache does not have the
+    candles, "not comparable" for a workbook: its cells keep 16 digits.
     """
 
     path: Path
@@ -37,6 +38,7 @@ class FileReport:
     rows: int
     fingerprint: str | None
     differences: tuple[Difference, ...] | str | None
+    missing: int = 0
 
     @property
     def is_good(self) -> bool:
@@ -51,7 +53,10 @@ class FileReport:
             said = "not comparable with the cache"
         else:
             said = _count_text(len(self.differences))
-        return f"{self.path.name}: {'whole' if self.whole else 'NOT WHOLE'}, {self.rows:,} rows, {said}"
+        state = "whole" if self.whole else "NOT WHOLE"
+        if self.missing:
+            state = f"PARTIAL, {self.missing:,} candle{'s' * (self.missing > 1)} missing"
+        return f"{self.path.name}: {state}, {self.rows:,} rows, {said}"
 
 
 def _count_text(count: int) -> str:

@@ -93,10 +93,22 @@ def _check_blocks(file: Path, manifest: Mapping[str, Any] | None, blocks: Iterat
             differences += _compare(settled, *stored, places)
     fingerprint = summed.text
     whole = in_order and (manifest is None or int(manifest.get("rows", rows)) == rows)
-    if manifest is not None and fingerprint is not None and places is None:
+    missing = _count_missing(manifest)
+    if manifest is not None and fingerprint is not None and places is None and not missing:  # else it has none
         whole &= manifest.get("fingerprint", fingerprint) == fingerprint
     found = tuple(differences[:MOST_DIFFERENCES]) if is_known else None
-    return FileReport(file, whole, rows, fingerprint, found)
+    return FileReport(file, whole and not missing, rows, fingerprint, found, missing)
+
+
+def _count_missing(manifest: Mapping[str, Any] | None) -> int:
+    """Return how many candles the manifest lists as missing; it does so for a partial file alone.
+
+    Raises BadFile where the list is not one of a manifest.
+    """
+    try:
+        return sum(int(span["count"]) for span in (manifest or {}).get("missing", ()))
+    except (TypeError, ValueError, KeyError) as error:
+        raise BadFile("its manifest does not say what is missing") from error
 
 
 class _Sum:
@@ -323,7 +335,9 @@ def _check_workbook(file: Path) -> FileReport:
         raise BadFile(f"it is not a whole workbook ({type(error).__name__})") from error
     rows -= 1  # the header
     stated = rows if manifest is None else int(manifest.get("rows", rows))
-    return FileReport(file, rows == stated or (may_be_longer and rows > stated), rows, None, NOT_COMPARABLE)
+    missing = _count_missing(manifest)
+    whole = rows == stated or (may_be_longer and rows > stated)
+    return FileReport(file, whole and not missing, rows, None, NOT_COMPARABLE, missing)
 
 
 def _manifest_of(book: zipfile.ZipFile) -> dict[str, Any] | None:
@@ -335,4 +349,7 @@ def _manifest_of(book: zipfile.ZipFile) -> dict[str, Any] | None:
         texts = ["".join(part.text or "" for part in cell.iter(f"{_SHEET}t")) for cell in row]
         if len(texts) == 2:
             made[texts[0]] = texts[1]
+    if "missing" in made:
+        with contextlib.suppress(ValueError):
+            made["missing"] = json.loads(made["missing"])
     return made
