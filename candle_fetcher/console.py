@@ -30,18 +30,18 @@ _COLOURS: dict[Role, tuple[str, str]] = {
 }
 
 
-def make_progress(progress: bool | Callable[[Progress], object] | None) -> Observe | None:
-    """Return what shows the progress of public calls; None where nothing shows it.
+def make_progress(progress: bool | Callable[[Progress], object] | None, unit: str = "candle") -> Observe | None:
+    """Return what shows the progress of public calls; None where nothing shows it. A bar counts in that unit.
 
     None shows a bar on a terminal and in Jupyter, True always, False never; a callable receives the Progress events.
     Raises InputError for anything else.
     """
     if progress is None:
-        return ProgressBar(delay_s=_DELAY_S) if is_on_terminal(sys.stderr) or in_jupyter() else None
+        return ProgressBar(delay_s=_DELAY_S, unit=unit) if is_on_terminal(sys.stderr) or in_jupyter() else None
     if progress is False:
         return None
     if progress is True:
-        return ProgressBar()
+        return ProgressBar(unit=unit)
     if not callable(progress):
         raise InputError(f"progress is {shown(progress)}; expected None, True, False or a callable")
     receive = progress
@@ -77,12 +77,11 @@ class ProgressBar:
 
     The bar opens with the first call, grows with every call that starts meanwhile, and closes with the last one.
     `done` of an event is what is there in addition to the events before; `total` is read from the start of a call.
-    `file` replaces stderr; before `delay_s` seconds nothing is drawn.
+    `file` replaces stderr; before `delay_s` seconds nothing is drawn. `unit` is what it counts.
     """
 
-    def __init__(self, *, delay_s: float = 0.0, file: TextIO | None = None) -> None:
-        self._delay_s = delay_s
-        self._file = file
+    def __init__(self, *, delay_s: float = 0.0, file: TextIO | None = None, unit: str = "candle") -> None:
+        self._delay_s, self._file, self._unit = delay_s, file, unit
         self._bar: Any = None
         self._labels: list[str] = []
         self._running = self._done = self._total = 0
@@ -116,7 +115,7 @@ class ProgressBar:
         done = max(0, self._done)
         label = printable(self._labels[0]) if len(self._labels) == 1 else f"{len(self._labels)} series"
         if self._bar is None:
-            self._bar = _open_bar(self._file, self._delay_s, label, done, self._total)
+            self._bar = _open_bar(self._file, self._delay_s, label, self._unit, done, self._total)
             _open_bars.add(self._bar)
         bar = self._bar
         bar.set_description_str(label, refresh=False)
@@ -132,7 +131,7 @@ class ProgressBar:
             bar.close()
 
 
-def _open_bar(file: TextIO | None, delay_s: float, label: str, done: int, total: int) -> Any:
+def _open_bar(file: TextIO | None, delay_s: float, label: str, unit: str, done: int, total: int) -> Any:
     """Return a tqdm bar on the stream, or on stderr, that can `grow`; silent where there is no stream."""
     with warnings.catch_warnings():
         # Without ipywidgets tqdm warns, and then draws a plain bar, which is what we want.
@@ -155,7 +154,7 @@ def _open_bar(file: TextIO | None, delay_s: float, label: str, done: int, total:
         desc=label,
         initial=done,
         total=total,
-        unit="candle",
+        unit=unit,
         unit_scale=True,
         miniters=0,
         file=stream,

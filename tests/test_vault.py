@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import children
 import pandas as pd
 import pytest
 import vault_kills
@@ -19,6 +21,7 @@ from world import World, ms
 import candle_fetcher
 from candle_fetcher import BadFile, FetchManyError, InputError, Vault
 from candle_fetcher.cli import main
+from candle_fetcher.core.events import Progress
 from candle_fetcher.vault.locks import SeriesLocks
 from candle_fetcher.vault.state import VaultDocument
 
@@ -392,18 +395,78 @@ def test_foreign_files_in_the_folder_are_left_alone(vault: Vault, world: World, 
     assert vault.series().empty
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes everywhere")
-def test_a_folder_that_cannot_be_written_to_is_read(vault: Vault, world: World, tmp_path: Path) -> None:
-    vault.update("BTC/USDT", "1h", START)
-    folder = tmp_path / "vault"
-    folder.chmod(0o500)
-    world.now_s += DAY_S
-    try:
-        with pytest.raises(FetchManyError):
-            vault.update()
-        assert len(vault.read("BTC/USDT", "1h")) == 60
-    finally:
-        folder.chmod(0o700)
+READER = """
+    import json, os, sys, tempfile
+    from candle_fetcher import CandleFetcher, FetchManyError, Vault
+    folder, now_s, urls = sys.argv[1], float(sys.argv[2]), json.loads(sys.argv[3])
+
+    def use(call):
+        with tempfile.TemporaryDirectory() as cache, CandleFetcher(
+            base_urls=urls, cache_dir=cache, clock=lambda: now_s, progress=False
+        ) as fetcher, Vault(folder, fetcher) as vault:
+            return call(vault)
+
+    def read(vault):
+        return len(vault.read("BTC/USDT", "1h")), vault.series()["rows"].tolist(), vault.verify()["whole"].tolist()
+
+    def update(vault):
+        try:
+            return vault.update()["added"].tolist()
+        except FetchManyError as error:
+            return [type(one).__name__ for one in error.errors.values()]
+
+    use(read)  # imports everything, as the user below may read no library
+    if os.geteuid() == 0:
+        os.setgid(65534)
+        os.setuid(65534)
+    print(use(read), use(update), use(read))
+"""
+
+
+@pytest.mark.slow(keep=["csv"])
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="files have no owner here")
+@pytest.mark.parametrize("file_format", ["csv", "parquet", "arrow"])
+def test_a_folder_that_cannot_be_written_to_is_read(world: World, file_format: str) -> None:
+    if file_format != "csv":
+        pytest.importorskip("pyarrow")
+    # The folders that pytest makes are closed to other users.
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent, "vault")
+        Vault(folder, world.fetcher(), format=file_format).update("BTC/USDT", "1h", START)
+        before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        Path(parent).chmod(0o755)
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        words = folder, world.now_s + DAY_S, json.dumps(world.exchange.base_urls)
+        try:
+            code, out, err = children.run(READER, *words)
+        finally:
+            for path in (folder, *folder.rglob("*")):
+                path.chmod(0o755)
+        assert (code, err) == (0, "")
+        whole = "(60, [60], [True])"
+        assert out.strip() == f"{whole} ['PermissionError'] {whole}"
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_progress_tells_of_each_series(vault: Vault, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    told: list[Progress] = []
+    vault.update(["BTC/USDT", "ETH/USDT"], "1h", START, progress=told.append)
+    assert [(one.phase, one.done, one.total) for one in told] == [
+        ("start", 0, 2),
+        ("advance", 1, 2),
+        ("advance", 1, 2),
+        ("end", 0, 2),
+    ]
+    assert {one.label for one in told} == {"2 series"}
+    told.clear()
+    with pytest.raises(FetchManyError):
+        vault.update(["NOPE/USDT", "BTC/USDT"], "1h", START, progress=told.append)
+    assert [one.phase for one in told] == ["start", "advance", "advance", "end"]
+    vault.update(progress=True)
+    said = capsys.readouterr().err
+    assert "2 series: 100%" in said
+    assert "series/s" in said
 
 
 # -- two at once -------------------------------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ class Updates:
     ) -> tuple[pd.DataFrame, dict[str, Exception]]:
         """Do all of it, and return the report and the errors by label: by threads of ours, of an executor, or by a
         function that has it done elsewhere."""
-        observe = None if progress is None else make_progress(progress)
+        observe = None if progress is None else make_progress(progress, "series")
         self.home.settle()  # no slot is touched before it is lasting which one is current
         self._tell(observe, "start", 0)
         if by_workers is not None:
