@@ -246,6 +246,57 @@ def test_every_csv_is_read_and_imported(
     assert verify_file(path, fetcher=other).differences == ()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rows", "many"),
+        ("rows", None),
+        ("columns", 5),
+        ("columns", {"open": 5}),
+        ("settings", 5),
+        ("csv", 5),
+        ("csv", {"decimals": "x"}),
+        ("csv", {"separator": 5}),
+        ("missing", 5),
+        ("missing", [{"count": "x"}]),
+        ("symbol", None),
+    ],
+    ids=str,
+)
+def test_a_manifest_that_says_what_none_says_is_a_bad_file(
+    fetcher: CandleFetcher, tmp_path: Path, name: str, value: object
+) -> None:
+    path = write(fetcher, tmp_path / "x.csv", manifest=True)
+    beside = path.with_suffix(".json")
+    beside.write_text(json.dumps(json.loads(beside.read_text()) | {name: value}))
+    with pytest.raises(BadFile, match="manifest"):
+        verify_file(path, fetcher=fetcher)
+
+
+def test_rows_out_of_order_are_not_called_absent_from_the_cache(fetcher: CandleFetcher, tmp_path: Path) -> None:
+    path = write(fetcher, tmp_path / "x.csv")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:3], lines[4], lines[3], *lines[5:]]))
+    report = verify_file(path, fetcher=fetcher)
+    assert str(report) == "x.csv: NOT WHOLE, 1,774 rows, not comparable with the cache"
+
+
+def test_a_table_with_other_types_is_refused_with_the_reason(fetcher: CandleFetcher, tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="it writes the tables")
+    from pyarrow import parquet
+
+    times = pyarrow.array([0, 3_600_000], pyarrow.timestamp("ms", "UTC"))
+    for columns, said in (
+        ({"timestamp": pyarrow.array(["a", "b"])}, "column of type string"),
+        ({"timestamp": times.cast(pyarrow.timestamp("ms"))}, "no times with a zone"),
+        ({"timestamp": pyarrow.array([0, None], times.type)}, "a row has no time"),
+        ({"timestamp": times, "trades": pyarrow.array([1.5, 2.0])}, "its column trades has others than whole numbers"),
+    ):
+        parquet.write_table(pyarrow.table(columns), tmp_path / "x.parquet")
+        with pytest.raises((BadFile, InputError), match=said):
+            verify_file(tmp_path / "x.parquet", fetcher=fetcher)
+
+
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_partial_file_is_called_partial(world: World, tmp_path: Path, ending: str) -> None:
     need(ending)

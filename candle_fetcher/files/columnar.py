@@ -167,6 +167,8 @@ def read_parts(path: Path, file_format: str) -> tuple[dict[str, Any] | None, Ite
             for part in parts:
                 part.validate(full=True)
                 yield pd.DataFrame({name: _values(part.column(name)) for name in part.schema.names})
+        except InputError:  # a ValueError too
+            raise
         except (pa.ArrowException, OSError, ValueError) as error:
             raise BadFile(f"its rows cannot be read ({type(error).__name__})") from error
 

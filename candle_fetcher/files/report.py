@@ -30,7 +30,7 @@ class FileReport:
     has one, and that lists nothing as missing. missing: how many candles it lists, in a partial file. rows: of candles.
     fingerprint: worked out from its values; None where it lacks the columns or nothing says the timeframe. differences:
     values that differ from the cache, the first 1,000; empty where none does, None where the cache does not have the
-    candles, "not comparable" for a workbook: its cells keep 16 digits.
+    candles, "not comparable" where rows are not in order, and for a workbook: its cells keep 16 digits.
     """
 
     path: Path

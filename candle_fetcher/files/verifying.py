@@ -96,8 +96,29 @@ def _check_blocks(file: Path, manifest: Mapping[str, Any] | None, blocks: Iterat
     missing = _count_missing(manifest)
     if manifest is not None and fingerprint is not None and places is None and not missing:  # else it has none
         whole &= manifest.get("fingerprint", fingerprint) == fingerprint
-    found = tuple(differences[:MOST_DIFFERENCES]) if is_known else None
+    found: tuple[Difference, ...] | str | None = tuple(differences[:MOST_DIFFERENCES]) if is_known else None
+    if not in_order and not differences:
+        found = NOT_COMPARABLE
     return FileReport(file, whole and not missing, rows, fingerprint, found, missing)
+
+
+def _check_facts(manifest: Mapping[str, Any]) -> None:
+    """Raise BadFile where what is used of a manifest is not what a manifest has."""
+    options = manifest.get("csv") or {}
+    kinds: dict[str, tuple[Any, Any]] = {
+        "rows": (manifest.get("rows", 0), int),
+        "columns": (manifest.get("columns") or {}, dict),
+        "settings": (manifest.get("settings") or {}, dict),
+        "csv": (options, dict),
+    }
+    if isinstance(options, dict):
+        kinds["separator"] = (options.get("separator", ","), str)
+        kinds["decimals"] = (options.get("decimals"), int | None)
+    wrong = next((name for name, (value, kind) in kinds.items() if not isinstance(value, kind)), None)
+    if wrong is None and not all(isinstance(name, str) for name in kinds["columns"][0].values()):
+        wrong = "columns"
+    if wrong is not None:
+        raise BadFile(f"its manifest has {wrong} {shown(kinds[wrong][0])}, which no manifest has")
 
 
 def _count_missing(manifest: Mapping[str, Any] | None) -> int:
@@ -223,8 +244,10 @@ def _open(file: Path, file_format: str) -> tuple[Mapping[str, Any] | None, Itera
     """Return the manifest in the file or beside it, and its candles, block by block."""
     if file_format in ("parquet", "arrow"):
         inside, frames = read_parts(file, file_format)
+        _check_facts(inside or {})
         return inside, map(partial(candles_of, columns=(inside or {}).get("columns")), frames)
     manifest = read_manifest(file)
+    _check_facts(manifest or {})
     if file_format == "jsonl" and manifest is not None and manifest.get("rows") == 0 and not file.stat().st_size:
         return manifest, iter(())  # a file without a header and without a row
     read_head(file)
@@ -242,11 +265,18 @@ def candles_of(frame: pd.DataFrame, columns: Mapping[str, str] | None = None) ->
         name = header if columns is None else columns.get(header, header)
         values = frame[header]
         _refuse_twice(name, found)
+        if name == TIME and not isinstance(values.dtype, pd.DatetimeTZDtype):
+            raise InputError(f"its column {header} has no times with a zone; expected times in UTC")
         if isinstance(values.dtype, pd.DatetimeTZDtype):
+            if name == TIME and values.isna().any():
+                raise BadFile("a row has no time")
             times = values.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy().astype("M8[ms]").astype(np.int64)
             found["open_time" if name == TIME else name] = times
         elif name in INTEGERS:
-            found[name] = values.astype("Int64").to_numpy(dtype=np.int64, na_value=MISSING)
+            try:
+                found[name] = values.astype("Int64").to_numpy(dtype=np.int64, na_value=MISSING)
+            except (TypeError, ValueError) as error:
+                raise BadFile(f"its column {header} has others than whole numbers") from error
         else:
             found[name] = values.to_numpy(dtype=np.float64, na_value=np.nan)
     return _candles(found)
@@ -334,6 +364,8 @@ def _check_workbook(file: Path) -> FileReport:
     except (*ZIP_ERRORS, KeyError, ElementTree.ParseError) as error:
         raise BadFile(f"it is not a whole workbook ({type(error).__name__})") from error
     rows -= 1  # the header
+    if manifest is not None and not str(manifest.get("rows", rows)).isdecimal():
+        raise BadFile(f"its manifest has rows {shown(manifest['rows'])}, which no manifest has")
     stated = rows if manifest is None else int(manifest.get("rows", rows))
     missing = _count_missing(manifest)
     whole = rows == stated or (may_be_longer and rows > stated)
