@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import os
 import pickle
 import threading
 import time
@@ -13,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from executors import METHODS, Losing, Postal, Stuck, kill_all, of_forks, processes
@@ -35,6 +37,7 @@ from candle_fetcher.net.limiter import Limiter
 from candle_fetcher.practice import PracticeExchange, faults
 from candle_fetcher.providers import find_provider
 from candle_fetcher.workers import recipe, work
+from candle_fetcher.workers.parcel import pack_value, unpack_value
 from candle_fetcher.workers.work import close_fetchers
 
 JANUARY = ("1h", "2024-01-01", "2024-02-01")
@@ -383,7 +386,7 @@ class Late(Stuck):
 def test_a_worker_begins_no_job_of_a_call_that_is_over(
     exchange: PracticeExchange, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("candle_fetcher.workers.marker.MEMORY_FOLDER", str(tmp_path))
     executor, fetcher = Late(), make()
     threading.Timer(0.05, fetcher.close).start()
     with pytest.raises(CandleFetcherError, match="was closed"):
@@ -618,3 +621,37 @@ def test_a_worker_of_a_cluster_that_cannot_do_a_job_is_the_error_of_its_symbol(m
     threading.Timer(1, executor.shutdown, kwargs={"wait": False}).start()
     error = failure(make(), SYMBOLS[:1], executor=executor)
     assert isinstance(error.errors["ETH/USDT"], WorkerError)
+
+
+# -- results by a file ------------------------------------------------------------------------------------------------
+
+
+def test_arrays_come_by_a_file_that_is_read_once(tmp_path: Path) -> None:
+    value = {"a": pd.DataFrame({"x": np.arange(50_000.0), "y": np.arange(50_000)}), "b": "text"}
+    packed = pack_value(value, str(tmp_path))
+    assert len(pickle.dumps(packed)) < 10_000
+    assert len(list(tmp_path.iterdir())) == 1
+    back = unpack_value(pickle.loads(pickle.dumps(packed)))
+    assert list(tmp_path.iterdir()) == []
+    pd.testing.assert_frame_equal(back["a"], value["a"])
+    back["a"].iloc[0, 0] = 7.0  # it is the caller's own
+    assert back["b"] == "text"
+    with pytest.raises(OSError, match="No such file"):
+        unpack_value(packed)
+
+
+def test_what_is_small_or_finds_no_room_is_sent_as_it_is(tmp_path: Path) -> None:
+    small, large = np.arange(10), np.arange(100_000)
+    assert pack_value(small, str(tmp_path)) is small
+    assert pack_value(large, str(tmp_path / "not there")) is large
+    alone = lambda: large  # noqa: E731 - cannot be pickled
+    assert pack_value(alone, str(tmp_path)) is alone
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_was_cut_is_no_result(tmp_path: Path) -> None:
+    packed = pack_value(np.arange(100_000), str(tmp_path))
+    (path,) = tmp_path.iterdir()
+    os.truncate(path, 100)
+    with pytest.raises(OSError, match="is cut"):
+        unpack_value(packed)

@@ -12,6 +12,7 @@ from typing import Any
 from candle_fetcher.concurrency import POLL_S, Cancel
 from candle_fetcher.core.errors import CandleFetcherError, WorkerError, warn
 from candle_fetcher.workers.marker import Marker, make_marker
+from candle_fetcher.workers.parcel import Parcel, unpack_value
 from candle_fetcher.workers.recipe import Recipe
 from candle_fetcher.workers.work import Done, WorkerJob, WorkerTraceback, run_job
 
@@ -90,7 +91,12 @@ def _result_of(future: Any) -> Done:
     if error is not None:
         return Done(error=lost_job(error))
     done: Done = future.result()
-    return done
+    if not isinstance(done.value, Parcel):
+        return done
+    try:
+        return done._replace(value=unpack_value(done.value))
+    except OSError as lost:
+        return Done(error=lost_job(lost))
 
 
 def lost_job(error: BaseException) -> WorkerError:

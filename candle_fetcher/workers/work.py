@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from candle_fetcher.core.errors import CandleFetcherError, CandleFetcherWarning, WorkerError, collecting_warnings
 from candle_fetcher.core.tracebacks import shorten
 from candle_fetcher.workers.marker import Marker
+from candle_fetcher.workers.parcel import pack_value
 from candle_fetcher.workers.recipe import Recipe, this_machine
 
 # Fetchers of other settings that a worker keeps.
@@ -47,7 +48,8 @@ class WorkerTraceback(Exception):
 def run_job(job: WorkerJob) -> Done:
     """Do the job in this process. An error is returned: one that is raised is the executor's."""
     value, failed = None, None  # type: Any, Exception | None
-    if job.marker is not None and job.recipe.machine == this_machine() and job.marker.is_gone():
+    marker = job.marker if job.recipe.machine == this_machine() else None
+    if marker is not None and marker.is_gone():
         return Done(error=WorkerError("the call of this job is over"))
     with collecting_warnings() as warnings:
         try:
@@ -57,6 +59,8 @@ def run_job(job: WorkerJob) -> Done:
             failed = shorten(error)
         except Exception as error:  # noqa: BLE001 - it is raised in the process that made the call
             failed = _sendable(error)
+    if marker is not None and marker.is_near():
+        value = pack_value(value, marker.path)
     return Done(value, failed, tuple(warnings))
 
 
