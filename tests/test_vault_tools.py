@@ -35,7 +35,6 @@ SERIES = (
     SeriesId("alpaca", "BRK.B", "BRK.B", "1d", "candles", (("feed", "iex"),)),
     SeriesId("plugin", "odd", "Ü %=é_2024", "1m"),
     SeriesId("plugin", "coin", "币安人生USDT", "1m"),
-    SeriesId("plugin", "null", "null", "1m"),
 )
 EXPECTED = {
     (

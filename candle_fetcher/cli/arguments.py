@@ -322,7 +322,7 @@ def _add_symbols(symbols: argparse.ArgumentParser) -> None:
 
 def _add_vault(vault: argparse.ArgumentParser) -> None:
     vault.add_argument("action", choices=("update", "list", "verify", "read", "remove"), help="what to do")
-    vault.add_argument("where", metavar="WHERE", help="the folder of the vault, or the URL of a database")
+    vault.add_argument("where", metavar="WHERE", help="the folder of the vault, or a URL: of a database, s3://…")
     vault.add_argument(
         "files", nargs="*", metavar="WORD", help="update: SYMBOL... TIMEFRAME; read, remove: one of each"
     )
