@@ -314,6 +314,39 @@ def test_a_folder_of_an_older_layout_or_without_its_document_is_an_error_and_no_
         vault.series()
 
 
+@pytest.mark.parametrize("file_format", ["csv", "parquet", "arrow"])
+def test_a_removal_that_was_cut_can_be_done_again(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file_format: str
+) -> None:
+    if file_format != "csv":
+        pytest.importorskip("pyarrow")
+    vault = Vault(tmp_path / "vault", world.fetcher(), format=file_format)
+    vault.update("BTC/USDT", "1h", "2024-05-20")
+    number, stops, removed = 0, 0, Path.unlink
+
+    def remove(self: Path, missing_ok: bool = False) -> None:
+        nonlocal number
+        number += 1
+        if number > stops:
+            raise PermissionError("refused")
+        removed(self, missing_ok)
+
+    for stops in range(9):
+        number = 0
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", remove)
+            try:
+                vault.remove("BTC/USDT", "1h")
+                break
+            except PermissionError:
+                pass
+        assert vault.series()["symbol"].tolist() == ["BTC/USDT"]
+        assert vault.verify()["whole"].tolist() == [stops == 0]
+    assert stops > 1
+    assert vault.series().empty
+    assert not [path for path in (tmp_path / "vault").rglob("*") if "BTCUSDT" in str(path)]
+
+
 @pytest.mark.parametrize("output", ["polars", "arrow"])
 def test_other_libraries_get_the_rows_with_their_times(vault: Vault, output: str) -> None:
     pytest.importorskip({"arrow": "pyarrow"}.get(output, output))

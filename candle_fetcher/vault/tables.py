@@ -57,7 +57,7 @@ def list_series(home: Home, document: VaultDocument | None, now_ms: int) -> pd.D
             age = pd.Timedelta(max(0, now_ms - state.facts.end_ms), "ms")
         rows.append((*names_of(entry.series, path), piece.rows, piece.first_ms, piece.last_ms, age, size))
     made = table(rows, SERIES)
-    made["age"] = pd.to_timedelta(made["age"])
+    made["age"] = pd.to_timedelta(made["age"].astype(object))  # else no age at all is a column of dates
     return made
 
 

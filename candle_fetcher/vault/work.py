@@ -290,10 +290,13 @@ class Updates:
             )
 
     def remove(self, entry: Entry) -> None:
-        """Remove the series, once no writer holds it: first from vault.json, then its files."""
+        """Remove the series, once no writer holds it: first its files, then from the document, so that one of which
+        files are left, for whatever reason, can be removed again."""
         with self.home.hold(entry.name):
-            document = self.home.change(lambda found: found.without(entry.series))
-            self.home.files(document, entry).remove()
+            document = self.home.load()
+            if document is not None:
+                self.home.files(document, entry).remove()
+            self.home.change(lambda found: found.without(entry.series))
 
 
 class _Threads(Executor):
