@@ -290,8 +290,8 @@ class Updates:
             )
 
     def remove(self, entry: Entry) -> None:
-        """Remove the series, once no writer holds it: first its files, then from the document, so that one of which
-        files are left, for whatever reason, can be removed again."""
+        """Remove the series, once no writer holds it: first its files, then from the document, so that a removal
+        that was cut can be done again."""
         with self.home.hold(entry.name):
             document = self.home.load()
             if document is not None:
