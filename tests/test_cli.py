@@ -316,7 +316,7 @@ def test_files_of_several_symbols_are_printed_in_order_and_one_failure_keeps_the
     ("words", "said"),
     [
         (("--symbols", "A,B", "--name", "x"), "--name x is one name for several symbols"),
-        (("--symbols", "A,B", "--output", "x.parquet"), "one file"),
+        (("--symbols", "A,B", "--output", "x.jsonl"), "one file"),
         (("BTC/USDT", "--output", "x.xls"), "which is not written"),
         (("BTC/USDT", "--columns", "ds=timestamp,close"), "--columns has 'close'"),
         (("BTC/USDT", "--columns", "y=close,y=open"), "twice"),

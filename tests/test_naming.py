@@ -271,7 +271,7 @@ def test_a_tilde_in_a_path_is_the_home_folder(world: World, tmp_path: Path, monk
     assert fetcher.export(*DAY, path=Path("~/files")).parent == home / "files"
     assert fetcher.cache.import_file("~/mine.csv").rows == 24
     assert not (tmp_path / "~").exists()
-    with pytest.raises(InputError, match="begins with ~"):
+    with pytest.raises(InputError, match="user that is not known here"):
         fetcher.export(*DAY, path="~no-such-user-of-this-machine/mine.csv")
 
 
