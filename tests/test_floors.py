@@ -48,7 +48,7 @@ FLOORS = {
 APART = "practice"
 MAY_START_APART = {"cli"}
 
-CONFINED = {
+CONFINED: dict[str, str | tuple[str, ...]] = {
     "requests": "net",
     "urllib3": "net",
     "diskcache": "store",

@@ -59,6 +59,18 @@ def test_the_index_is_utc_in_nanoseconds_named_timestamp_without_a_frequency(col
     assert (index.asi8 // 1_000_000).tolist() == opens
 
 
+@pytest.mark.parametrize("columns", ["ohlcv", "all"])
+def test_the_names_of_the_columns_are_an_index_as_pandas_makes_it(columns):
+    found = to_frame(candles_at([0, 60_000]), columns).columns
+    wanted = pd.DataFrame({name: [0.0] for name in found}).columns
+    pd.testing.assert_index_equal(found, wanted, exact=True)
+    assert type(found.array) is type(wanted.array)
+    assert found.equals(wanted)
+    frame = to_frame(candles_at([0, 60_000]), columns)
+    frame.columns.name = "ours"  # which is no other frame's
+    assert to_frame(candles_at([0, 60_000]), columns).columns.name is None
+
+
 def test_five_float_columns_are_the_default():
     frame = to_frame(candles_at([0, HOUR]), "ohlcv")
     assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == dict.fromkeys(OHLCV, "float64")

@@ -357,6 +357,16 @@ def test_pages_keep_what_is_known_of_holes_and_of_files_without_a_checksum(
         pd.testing.assert_frame_equal(one, other)
 
 
+@pytest.mark.parametrize("rows", [PAGE_CHUNKS * 1000, 50_000])
+def test_an_answer_in_parts_writes_each_page_once(world: World, tmp_path: Path, rows: int) -> None:
+    start_ms, end_ms = span_of(5, 2 * PAGE_CHUNKS + TAIL)
+    with world.fetcher(cache_dir=tmp_path / "cache", source="rest") as fetcher:
+        frames = list(fetcher.iter_frames("BTC/USDT", "1m", start_ms, end_ms, rows=rows))
+    assert max(map(len, frames)) <= rows
+    assert sum(map(len, frames)) == (end_ms - start_ms) // 60_000
+    assert [len(page.files) for page in Folder(tmp_path / "cache").heads().values()] == [1, 1]
+
+
 def test_a_hole_in_a_page_is_asked_for_again_when_its_answer_expires(
     world: World, both: tuple[Path, Path], tmp_path: Path
 ) -> None:

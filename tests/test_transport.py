@@ -1150,7 +1150,7 @@ def test_other_roots_are_refused_and_never_asked(url: str, transport: Transport)
         ("import candle_fetcher", {"urllib3", "requests", "ssl", "http.client", "urllib.request"}),
         (
             "from candle_fetcher import CandleFetcher; CandleFetcher(base_urls={'binance-archive': 'http://127.0.0.1'})",
-            {"urllib3", "sqlite3", "candle_fetcher.providers.kraken"},
+            {"urllib3", "candle_fetcher.providers.kraken"},
         ),
         ("from candle_fetcher.net.route import Route; Route('http://127.0.0.1:1')", {"requests", "urllib.request"}),
     ],

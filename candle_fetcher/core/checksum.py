@@ -22,3 +22,6 @@ def find_crc32() -> Callable[..., int]:
     """Return the function `crc32(data, value=0)` of isal where it is installed, else that of zlib."""
     crc32: Callable[..., int] = find_zlib().crc32
     return crc32
+
+
+find_zlib()  # imported here: by threads that all read their first page, it would take three times as long

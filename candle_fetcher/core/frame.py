@@ -11,6 +11,7 @@ import pandas as pd
 
 from candle_fetcher.core.candles import INTEGERS, MISSING, OHLCV, Candles, have_prices, widen
 from candle_fetcher.core.errors import CandleFetcherWarning, InputError, shown, unknown, warn
+from candle_fetcher.core.labels import label_index
 from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import Timeframe, parse_timeframe
@@ -163,8 +164,10 @@ def frame_of(candles: Candles, names: Sequence[str]) -> pd.DataFrame:
     opens_ns = candles.open_ms * 1_000_000
     if not candles.block.flags.writeable:
         _read_only(opens_ns)
-    data: dict[str, Any] = {name: _column(candles, name) for name in names}
-    return pd.DataFrame(data, index=_index(opens_ns, "timestamp"), copy=False)
+    data = {at: _column(candles, name) for at, name in enumerate(names)}
+    frame = pd.DataFrame(data, index=_index(opens_ns, "timestamp"), copy=False)
+    frame.columns = label_index(names)
+    return frame
 
 
 def shown_columns(names: Sequence[str], columns: str) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ def chunk_of(timeframe: Timeframe, ms: int) -> int:
     return timeframe.ordinal(ms) // CHUNK_SLOTS
 
 
-@functools.lru_cache(maxsize=1024)  # it is needed in each step of the work on a chunk
+@functools.lru_cache(maxsize=1 << 14)  # it is needed in each step of the work on a chunk
 def chunk_span(timeframe: Timeframe, chunk: int) -> Span:
     """Return [start, end) of the chunk."""
     return Span(timeframe.open_ms(chunk * CHUNK_SLOTS), timeframe.open_ms((chunk + 1) * CHUNK_SLOTS))

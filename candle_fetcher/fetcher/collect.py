@@ -23,6 +23,7 @@ from candle_fetcher.core.errors import (
 from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.finality import Settling
 from candle_fetcher.core.gap import Gap
+from candle_fetcher.core.page import PAGE_CHUNKS
 from candle_fetcher.core.plan import CHUNK_SLOTS, chunk_of, chunk_span
 from candle_fetcher.core.resample import resample
 from candle_fetcher.core.spans import ALL_TIME, Span
@@ -312,11 +313,12 @@ class Collector(Task):
 
     def stream(self, chunks: int) -> Iterator[tuple[CandleResult, bool]]:
         """Yield the span of the request part by part, and whether the part is the last one. Parts end where chunks end,
-        so that nothing is looked up twice."""
+        so that nothing is looked up twice, and where pages end, if they hold as much."""
         span, timeframe = self.span(), self.request.timeframe
         while True:
-            border_ms = chunk_span(timeframe, chunk_of(timeframe, span.start_ms) + chunks - 1).end_ms
-            part = span.before(border_ms)
+            stop = chunk_of(timeframe, span.start_ms) + chunks
+            stop -= stop % PAGE_CHUNKS if chunks >= PAGE_CHUNKS else 0
+            part = span.before(chunk_span(timeframe, stop - 1).end_ms)
             found = self.collect(part)
             span = span.after(part.end_ms)
             is_last = not span or found.span.end_ms < part.end_ms

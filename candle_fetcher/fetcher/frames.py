@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from candle_fetcher.files.exporting import FileArguments
 
 # Chunks that an export holds at once: memory stays bounded and the network pool stays busy.
-_STREAM_CHUNKS = 48
+_STREAM_CHUNKS = 64
 
 
 def fetch_frame(runtime: Runtime, arguments: Arguments, policy: FetchPolicy) -> pd.DataFrame:

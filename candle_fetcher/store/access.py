@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from candle_fetcher.core.errors import CacheError, CacheWarning, warn
+from candle_fetcher.store.database import FAILURES, Database, Gone, find_first, is_damage, is_lock
 from candle_fetcher.store.files import (
     DATABASE,
     MARKER,
@@ -33,7 +34,6 @@ from candle_fetcher.store.forks import fork_guard
 from candle_fetcher.store.writers import WriterQueue
 
 if TYPE_CHECKING:
-    from candle_fetcher.store.database import Database
     from candle_fetcher.store.snapshot import Snapshot
 
 T = TypeVar("T")
@@ -129,13 +129,12 @@ class DatabaseAccess:
 
     def snapshot(self) -> Snapshot:
         """Return the database as it is now, to be closed by the caller. Raises CacheError where it cannot be read."""
-        from candle_fetcher.store import database
         from candle_fetcher.store.snapshot import Snapshot
 
         fork_guard.enter()
         try:
             return Snapshot(self._database().connect_snapshot())
-        except (*database.FAILURES, _Unavailable) as error:
+        except (*FAILURES, _Unavailable) as error:
             raise CacheError(self.problem or f"the cache in {self.folder} cannot be read now ({error!r})") from error
         finally:
             fork_guard.leave()
@@ -274,26 +273,24 @@ class DatabaseAccess:
             self._writers = self._new_queue()
 
     def _open(self) -> Database:
-        from candle_fetcher.store import database
-
         warning = prepare(self.folder)
         if warning:
             self.warn("shared", warning)
         before = identify(self._path)
         try:
-            return database.Database(self.folder, *self._sizes)
-        except database.FAILURES as error:
-            if database.is_damage(error):
+            return Database(self.folder, *self._sizes)
+        except FAILURES as error:
+            if is_damage(error):
                 if identify(self._path) == before:  # else another process was faster
                     self._move_aside(str(error))
-            elif before is None or database.is_lock(error):
+            elif before is None or is_lock(error):
                 raise
             else:  # it is there and cannot be written; perhaps it can be read
-                db = database.Database(self.folder, *self._sizes, readonly=True)
+                db = Database(self.folder, *self._sizes, readonly=True)
                 self._no_open_until = time.monotonic() + REST_FAILED_S  # then it may be writable again
                 self.note_problem(error)
                 return db
-        return database.Database(self.folder, *self._sizes)
+        return Database(self.folder, *self._sizes)
 
     def _move_aside(self, reason: str) -> None:
         bad = move_aside(self.folder)
@@ -308,23 +305,21 @@ class DatabaseAccess:
 
         Raises an error that is no failure of the disk.
         """
-        from candle_fetcher.store import database
-
-        if not isinstance(failure, database.FAILURES):
+        if not isinstance(failure, FAILURES):
             raise failure
-        error = database.find_first(failure)
+        error = find_first(failure)
         tried: Database | None = self._inside.tried  # None where it could not be opened
         with self._lock:
             if tried is not None:
-                if isinstance(error, database.Gone) or tried is not self._db:
+                if isinstance(error, Gone) or tried is not self._db:
                     return True
-                if database.is_damage(error):
+                if is_damage(error):
                     self._suspect = tried
                     return True
                 with contextlib.suppress(OSError):
                     if identify(self._path) != tried.identity:
                         return True
-            rest_s = REST_LOCKED_S if database.is_lock(error) else REST_FAILED_S
+            rest_s = REST_LOCKED_S if is_lock(error) else REST_FAILED_S
             if tried is None:
                 self._no_open_until = math.inf if isinstance(error, CacheError) else time.monotonic() + rest_s
             elif writes:
@@ -334,8 +329,6 @@ class DatabaseAccess:
 
     def note_problem(self, error: BaseException) -> None:
         """Note what does not work on the disk now; `give_warnings` tells of it."""
-        from candle_fetcher.store.database import is_lock
-
         advice = "another program is writing"
         if not is_lock(error):
             advice = "make room there, make it writable, or choose another cache_dir"

@@ -1,6 +1,6 @@
 """One SQLite file in diskcache's layout: its connections, its schema, its rows, and the meaning of its errors.
 
-Imported when a disk tier first opens, so that `import candle_fetcher` loads neither sqlite3 nor diskcache.
+diskcache is imported only where a database is made: `import candle_fetcher` does not load it.
 
 Measured for values of 88 KB: pages of 8 KB give the fastest reads that do not slow writes down; a page cache above 1 MB
 makes reading slower, not faster; memory mapping brings nothing and counts as our memory.

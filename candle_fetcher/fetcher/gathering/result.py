@@ -130,6 +130,8 @@ def _changes_ms(gathering: Gathering, facts: Facts) -> Iterator[int]:
         if span.clip(gathering.span):
             yield ask_again_ms(span.end_ms, asked_ms, late_ms)
     for chunk, (_, entry) in gathering.found.items():
+        if gathering.is_complete(chunk, entry):
+            continue
         if not entry.covered.holds(chunk_span(gathering.timeframe, chunk).clip(needed)):
             yield gathering.now_ms  # the newest candles are still to settle, or to be published
         yield from (hole.ask_again_ms(late_ms) for hole in entry.holes if hole.span.clip(gathering.span))

@@ -124,14 +124,11 @@ class Gathering:
 
     def missing(self, chunks: Sequence[int]) -> dict[int, list[Ask]]:
         """Return those of the chunks that lack something, with what they lack."""
-        lacking = {}
+        lacking, found = {}, self.found
         for chunk in chunks:
-            if chunk in self.found and self.is_complete(chunk, self.found[chunk][1]):
-                continue
-            asks = self.asks(chunk)
-            if asks:
-                lacking[chunk] = asks
-        return lacking
+            if chunk not in found or not self.is_complete(chunk, found[chunk][1]):
+                lacking[chunk] = self.asks(chunk)
+        return {chunk: asks for chunk, asks in lacking.items() if asks}
 
     def lacks_before(self, ms: int, chunks: Sequence[int]) -> bool:
         """Return whether something that opens before that time would be asked for, if the provider served it."""
@@ -148,10 +145,10 @@ class Gathering:
         """Return whether the entry answers for all of the chunk, and nothing in it is ever asked for again."""
         if self._complete.get(chunk) is entry:
             return True
-        is_complete = not entry.holes and not self.policy.rechecks
-        if is_complete := is_complete and entry.covered.holds(chunk_span(self.timeframe, chunk)):
-            self._complete[chunk] = entry
-        return is_complete
+        if entry.holes or self.policy.rechecks or not entry.covered.holds(chunk_span(self.timeframe, chunk)):
+            return False
+        self._complete[chunk] = entry
+        return True
 
     # -- what is known ------------------------------------------------------------------------------------------------
 
