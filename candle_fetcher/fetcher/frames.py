@@ -80,9 +80,7 @@ def _make_frame(runtime: Runtime, answer: Answer, found: CandleResult, span: Spa
     policy, request = answer.policy, answer.request
     # A partial frame is never kept. One with a warning is made again, and the warning is given again.
     is_plain = not (policy.include_open or policy.invents or found.failed or "symbol" in answer.scope.warned)
-    candles = found.candles.apart()
-    if candles is not found.candles:
-        found = found._replace(candles=candles)
+    found = found._replace(candles=found.candles.apart())
     settings, size_bytes = runtime.settings, found.candles.block.nbytes + 8 * found.candles.count  # with the index
     fits = settings.use_cache and size_bytes <= settings.memory_cache_size // 2
     is_held = not found.candles.block.flags.writeable  # the candles lie in the cache's memory
