@@ -358,13 +358,15 @@ def test_pages_keep_what_is_known_of_holes_and_of_files_without_a_checksum(
 
 
 @pytest.mark.parametrize("rows", [PAGE_CHUNKS * 1000, 50_000])
-def test_an_answer_in_parts_writes_each_page_once(world: World, tmp_path: Path, rows: int) -> None:
-    start_ms, end_ms = span_of(5, 2 * PAGE_CHUNKS + TAIL)
-    with world.fetcher(cache_dir=tmp_path / "cache", source="rest") as fetcher:
+def test_an_answer_in_parts_ends_them_where_pages_end(world: World, folder: Path, rows: int) -> None:
+    """So that the chunks of a page come together, and are written into one file."""
+    start_ms, end_ms = span_of(5, len(CHUNKS))
+    with world.fetcher(cache_dir=folder, source="cache") as fetcher:
         frames = list(fetcher.iter_frames("BTC/USDT", "1m", start_ms, end_ms, rows=rows))
     assert max(map(len, frames)) <= rows
     assert sum(map(len, frames)) == (end_ms - start_ms) // 60_000
-    assert [len(page.files) for page in Folder(tmp_path / "cache").heads().values()] == [1, 1]
+    last_ms = [int(frame.index[-1].timestamp() * 1000) for frame in frames]
+    assert [chunk_of(MINUTE, ms) % PAGE_CHUNKS for ms in last_ms[:-1]] == [PAGE_CHUNKS - 1] * 2
 
 
 def test_a_hole_in_a_page_is_asked_for_again_when_its_answer_expires(
