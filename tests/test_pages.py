@@ -376,6 +376,7 @@ def test_a_hole_in_a_page_is_asked_for_again_when_its_answer_expires(
     folder, now_s = tmp_path / "cache", world.now_s
     shutil.copytree(both[1], folder)
     world.exchange.unhide("binance", "ETHUSDT", HIDDEN[1])
+    world.exchange.clear_log()
     try:
         world.now_s += 40 * 86_400
         with world.fetcher(cache_dir=folder, source="rest") as fetcher:
