@@ -131,14 +131,16 @@ _LATE = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Return a public name that is imported late."""
-    if name not in _LATE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:  # type checkers would take any name for one
 
-    globals()[name] = getattr(import_module(_LATE[name]), name)
-    return globals()[name]
+    def __getattr__(name: str) -> Any:
+        """Return a public name that is imported late."""
+        if name not in _LATE:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        globals()[name] = getattr(import_module(_LATE[name]), name)
+        return globals()[name]
 
 
 def __dir__() -> list[str]:

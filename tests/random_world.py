@@ -604,7 +604,7 @@ class World:
 
     def _is_behind(self, said: str) -> bool:
         """Whether the message says that a range begins in the future, by a clock that is behind the exchange's."""
-        found = re.search(r"lies in the future; .* end is now, (\S+)", said)
+        found = re.search(r"lies in the future; .* now is (\S+)", said)
         return found is not None and utc_ms(found[1]) < self.now_ms - 1000
 
     def _check_depth(self, op: Op, outcome: Outcome) -> None:

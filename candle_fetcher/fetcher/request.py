@@ -242,7 +242,7 @@ def read_span(wanted: Range, settled_ms: int, now_ms: int) -> Span:
     if wanted.back_ms is not None:
         start_ms = end_ms - wanted.back_ms
     start_ms = max(0, start_ms or 0)
-    if start_ms >= min(end_ms, now_ms):
+    if start_ms >= end_ms:
         raise InputError(
             f"start {iso(start_ms)} lies in the future; the range is [start, end), and now is {iso(now_ms)}"
         )

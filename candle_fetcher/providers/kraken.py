@@ -289,10 +289,12 @@ def find_symbol(text: str, kind: str = "candles") -> str:
     Raises InputError for other text.
     """
     symbol = text.strip().upper() if isinstance(text, str) and text.isascii() else ""
-    if not _SYMBOL.fullmatch(symbol):
-        raise not_a_symbol(NAME, text, "BASE/QUOTE such as BTC/USD, or Kraken's own name of a pair such as XBTUSD")
-    base, slash, quote = symbol.replace("-", "/").partition("/")
-    return _altname(f"{_asset(base)}{_asset(quote)}" if slash else symbol)
+    if _SYMBOL.fullmatch(symbol):
+        base, slash, quote = symbol.replace("-", "/").partition("/")
+        found = _altname(f"{_asset(base)}{_asset(quote)}" if slash else symbol)
+        if _SYMBOL.fullmatch(found):
+            return found
+    raise not_a_symbol(NAME, text, "BASE/QUOTE such as BTC/USD, or Kraken's own name of a pair such as XBTUSD")
 
 
 def _altname(pair: str) -> str:
