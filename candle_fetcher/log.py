@@ -115,7 +115,7 @@ class EventLog:
 
     def is_on(self, level: int) -> bool:
         """Return whether records of that level are written."""
-        return LOG.isEnabledFor(level)
+        return _is_enabled(level)
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Waited):
@@ -133,7 +133,7 @@ class EventLog:
             level = _LEVELS.get(type(event), 0)
             if level and isinstance(event, Operation) and event.label:
                 level = logging.INFO
-            if level and LOG.isEnabledFor(level):
+            if level and _is_enabled(level):
                 _write(level, _text(event))
 
     def _write_wait(self, event: Waited) -> None:
@@ -159,6 +159,12 @@ class EventLog:
             return end_s > known_s + _TOGETHER_S
 
 
+def _is_enabled(level: int) -> bool:
+    """Return what `LOG.isEnabledFor` does, without the lock of logging: it may be held by the caller's thread, which
+    a signal has interrupted, and whose handler waits for this thread."""
+    return not LOG.disabled and LOG.manager.disable < level and level >= LOG.getEffectiveLevel()
+
+
 def _notify(provider: str, notice: str) -> None:
     _write(logging.WARNING, f"{provider}: {notice}", notice)
 
@@ -173,7 +179,7 @@ def _write_here(level: int, text: str, facts: dict[str, str]) -> None:
 
 def _write_error(error: CandleFetcherError) -> None:
     """Write an error with the tracebacks that its caller does not see, and those of all that it came of."""
-    if LOG.isEnabledFor(logging.DEBUG):
+    if _is_enabled(logging.DEBUG):
         lines = format_error(error).splitlines()
         text = "\n".join(line if line.isprintable() else ascii(line)[1:-1] for line in lines)
         tell_caller(_write_traceback, f"{type(error).__name__}, and what it came of:", text)

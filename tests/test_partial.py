@@ -305,6 +305,7 @@ def test_whatever_fails_the_rows_are_those_of_the_whole_answer(tmp_path: Path, s
     first = chunk_of(MINUTE, ms(DAYS[0]))
     chunks = range(first, chunk_of(MINUTE, ms(DAYS[1])) + 1)
     lost = [chunk for chunk in chunks if random.random() < 0.4] or [first + 1]
+    lost = lost[:2]  # after more failures in a row, which depends on the threads, the host is left alone
     how = ["leave", "ffill", "interpolate"][seed % 3]
     timeframe = ["1m", "7m"][seed // 3 % 2]
     words: Any = {"partial": "allow", "on_gap": how}
