@@ -160,8 +160,8 @@ class EventLog:
 
 
 def _is_enabled(level: int) -> bool:
-    """Return what `LOG.isEnabledFor` does, without the lock of logging: it may be held by the caller's thread, which
-    a signal has interrupted, and whose handler waits for this thread."""
+    """Return what `LOG.isEnabledFor` does, without the lock of logging. The caller's thread may hold it: a signal has
+    interrupted that thread inside logging, and the signal's handler waits for this thread."""
     return not LOG.disabled and LOG.manager.disable < level and level >= LOG.getEffectiveLevel()
 
 
