@@ -159,7 +159,7 @@ class KeyLocks:
 
     def acquire(self, key: str) -> bool:
         """Lock the key without waiting. Return False where it is locked already, even by this object."""
-        offset = _offset(key)
+        offset = offset_of(key)
         file = self._file()
         with file.turn:
             if offset in file.holders:
@@ -175,7 +175,7 @@ class KeyLocks:
 
     def release(self, key: str) -> None:
         """Unlock the key, if this object has locked it."""
-        offset = _offset(key)
+        offset = offset_of(key)
         file = self._file()
         with file.turn:
             if file.holders.get(offset) is self:
@@ -193,6 +193,7 @@ class KeyLocks:
         return self._files.get(pid) or self._files.setdefault(pid, find_lock_file(self._path, self._folder))
 
 
-def _offset(key: str) -> int:
+def offset_of(key: str) -> int:
+    """Return the byte of a lock file that stands for the key."""
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> (64 - OFFSET_BITS)

@@ -7,7 +7,6 @@ holds up none after it. Where the folder's disk has no locks, nothing is written
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import threading
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from candle_fetcher.concurrency import POLL_S, pause
 from candle_fetcher.store.files import open_plain
-from candle_fetcher.store.locks import OFFSET_BITS, LockFile
+from candle_fetcher.store.locks import LockFile, offset_of
 
 LOCK_NAME = "_vault.lock"  # programs that read the folder leave out what begins with _
 _files: dict[tuple[int, str], LockFile] = {}
@@ -28,24 +27,16 @@ class _VaultLockFile(LockFile):
         self.descriptor = open_plain(self.path, os.O_RDWR | os.O_CREAT)
 
 
-class SeriesLocks:
-    """Locks by name in one vault's folder, shared by threads."""
-
-    def __init__(self, folder: Path, name: str = LOCK_NAME) -> None:
-        self._path = os.path.realpath(folder / name)
+class Holding:
+    """What the locks of every kind of vault have in common: to hold a name for a block."""
 
     def try_acquire(self, name: str) -> bool:
-        """Lock the name without waiting. Return False where another writer has it. Raises OSError where the disk has
-        no locks, or the folder cannot be written to."""
-        file, offset = self._file(), _offset(name)
-        with file.turn:
-            if offset in file.holders:
-                return False
-            file.join(self)
-            if not file.lock(offset):
-                return False
-            file.holders[offset] = self
-            return True
+        """Lock the name without waiting. Return False where another writer has it."""
+        raise NotImplementedError
+
+    def release(self, name: str) -> None:
+        """Unlock the name, if this object has locked it."""
+        raise NotImplementedError
 
     @contextlib.contextmanager
     def hold(self, name: str) -> Iterator[None]:
@@ -58,9 +49,29 @@ class SeriesLocks:
         finally:
             self.release(name)
 
+
+class SeriesLocks(Holding):
+    """Locks by name in one vault's folder, shared by threads."""
+
+    def __init__(self, folder: Path, name: str = LOCK_NAME) -> None:
+        self._path = os.path.realpath(folder / name)
+
+    def try_acquire(self, name: str) -> bool:
+        """Lock the name without waiting. Return False where another writer has it. Raises OSError where the disk has
+        no locks, or the folder cannot be written to."""
+        file, offset = self._file(), offset_of(name)
+        with file.turn:
+            if offset in file.holders:
+                return False
+            file.join(self)
+            if not file.lock(offset):
+                return False
+            file.holders[offset] = self
+            return True
+
     def release(self, name: str) -> None:
         """Unlock the name, if this object has locked it."""
-        file, offset = self._file(), _offset(name)
+        file, offset = self._file(), offset_of(name)
         with file.turn:
             if file.holders.get(offset) is self:
                 file.unlock(offset)
@@ -75,8 +86,3 @@ class SeriesLocks:
         key = (os.getpid(), self._path)
         folder = self._path.rpartition(os.sep)[0]
         return _files.get(key) or _files.setdefault(key, _VaultLockFile(self._path, folder))
-
-
-def _offset(name: str) -> int:
-    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> (64 - OFFSET_BITS)

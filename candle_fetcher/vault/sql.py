@@ -12,7 +12,6 @@ than it began with, and changes nothing.
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,7 +21,6 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
-from candle_fetcher.concurrency import POLL_S, pause
 from candle_fetcher.core.candles import MISSING
 from candle_fetcher.core.errors import BadFile, InputError
 from candle_fetcher.core.frame import index_ms, utc_index
@@ -31,6 +29,7 @@ from candle_fetcher.files.layout import TIME, Layout
 from candle_fetcher.vault.databases import Database, Rows, Session, open_database, quoted
 from candle_fetcher.vault.fields import fields_of, join_fields
 from candle_fetcher.vault.files import Files
+from candle_fetcher.vault.locks import Holding
 from candle_fetcher.vault.opening import Options, layout_of_series, new_document
 from candle_fetcher.vault.state import NOTHING, Entry, Facts, Field, Piece, SeriesId, SeriesState, VaultDocument
 
@@ -43,18 +42,25 @@ _IN_MEMORY = 1 << 26
 _FIX = "remove the series and update it again: what the cache has is not asked for"
 
 
-class SqlHome:
+class SqlHome(Holding):
     """A vault in a database. Threads share it."""
 
     def __init__(self, where: str, options: Options) -> None:
         self._options = options
         self._database = open_database(where)
-        self.try_acquire, self.release = self._database.try_acquire, self._database.release
         self.close = self._database.close
         self._is_checked = False
 
     def __str__(self) -> str:
         return self._database.label
+
+    def try_acquire(self, name: str) -> bool:
+        """Lock a series without waiting. Return False where another writer has it."""
+        return self._database.try_acquire(name)
+
+    def release(self, name: str) -> None:
+        """Unlock the series, if this object has locked it."""
+        self._database.release(name)
 
     def load(self) -> VaultDocument | None:
         """Return what the table candles_vault says; None where there is none."""
@@ -136,18 +142,6 @@ class SqlHome:
         if document.format != FORMAT:
             raise InputError(f"the vault in {self} has the format {document.format!r}, which is not of a database")
         return SqlFiles(self._database, entry.series, layout_of_series(document, entry.series))
-
-    @contextlib.contextmanager
-    def hold(self, name: str) -> Iterator[None]:
-        """Hold the series for a block, once no other writer does."""
-        import threading
-
-        while not self.try_acquire(name):
-            pause(threading.Event(), POLL_S)
-        try:
-            yield
-        finally:
-            self.release(name)
 
     def settle(self) -> None:
         """Do nothing: a transaction that has ended is lasting."""

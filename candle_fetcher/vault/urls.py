@@ -19,11 +19,11 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from candle_fetcher.concurrency import POLL_S, pause
 from candle_fetcher.core.errors import BadFile, InputError, MissingExtra
 from candle_fetcher.files.columnar import need_pyarrow
 from candle_fetcher.vault.databases import SCHEMES, is_url
 from candle_fetcher.vault.files import Files
+from candle_fetcher.vault.locks import Holding
 from candle_fetcher.vault.opening import Options, check_unused, document_name, make_months, new_document
 from candle_fetcher.vault.state import Entry, VaultDocument
 from candle_fetcher.vault.trees import Listed, Sums, sums_of
@@ -230,7 +230,7 @@ def _mark(said: dict[str, Any]) -> str:
     return " ".join(f"{name}={said[name]}" for name in (*_MARKS, *_TIMES) if said.get(name) is not None)
 
 
-class UrlHome:
+class UrlHome(Holding):
     """A URL with the vault's document and months. The locks are among the threads of this process."""
 
     def __init__(self, tree: UrlTree, options: Options) -> None:
@@ -280,17 +280,6 @@ class UrlHome:
                 return False
             _held[self._key, name] = self
             return True
-
-    @contextlib.contextmanager
-    def hold(self, name: str) -> Iterator[None]:
-        """Hold a series for a block, once no other thread does."""
-        never = threading.Event()
-        while not self.try_acquire(name):
-            pause(never, POLL_S)
-        try:
-            yield
-        finally:
-            self.release(name)
 
     def release(self, name: str) -> None:
         """Unlock the series, if this object has locked it."""
