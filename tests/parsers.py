@@ -76,7 +76,7 @@ TESTS = Path(__file__).resolve().parent
 SHARED = TESTS.parents[1] / "shared"
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 NOW_MS = 1_717_243_200_000
-# A message is a line that a person reads, and the symbol or path in it is as long as it is.
+# A message is a line to be read, and the symbol or path in it has the length that it has.
 MOST_SAID = 370
 MOST_QUOTED = 400  # with the words of a provider in it
 MOST_S = 1.0
@@ -122,7 +122,7 @@ def hold(parser: Parser, data: bytes) -> bool:
 
 
 def refused(error: BaseException, parser: Parser) -> None:
-    """Fails unless the refusal is a line that a person can read, whatever is in what it refuses, and has no secret."""
+    """Fails unless the refusal is one readable line without a secret, whatever the refused text contains."""
     said = str(error)
     assert said.isprintable(), f"not printable: {said!r}"
     assert 0 < len(said) <= parser.most_said, f"{len(said)} characters: {said[:400]!r}"
@@ -411,8 +411,8 @@ def judge_kraken_file(text: bytes, blocks: Any) -> None:
     rows = [row for block in blocks for row in block.block[[0, 5, 6]].T]
     lines = [line.strip(b"\r\xef\xbb\xbf") for line in text.split(b"\n")]
     fields = [line.split(b",") for line in lines if line[:1].isdigit() or line[:1] == b"-"]
-    told = dict.fromkeys((int(line[0]) * 1000, float(line[5]), int(Decimal(line[6].decode()))) for line in fields)
-    assert [(int(row[0]), float(row[1:2].view(np.float64)[0]), int(row[2])) for row in rows] == list(told)
+    reference = dict.fromkeys((int(line[0]) * 1000, float(line[5]), int(Decimal(line[6].decode()))) for line in fields)
+    assert [(int(row[0]), float(row[1:2].view(np.float64)[0]), int(row[2])) for row in rows] == list(reference)
     judge_rows_of(blocks)
 
 
@@ -443,8 +443,8 @@ def judge_table(candles: Candles, rows: Sequence[tuple[Any, ...]], span: Span) -
         for at, name in enumerate(candles.names)
     ]
     # NaN is not itself: repr is. Whether a zero has a minus is the same.
-    told = dict.fromkeys(repr(tuple(value + 0 for value in row)) for row in rows)
-    assert [repr(tuple(value + 0 for value in row)) for row in zip(*got, strict=True)] == list(told)
+    reference = dict.fromkeys(repr(tuple(value + 0 for value in row)) for row in rows)
+    assert [repr(tuple(value + 0 for value in row)) for row in zip(*got, strict=True)] == list(reference)
     opens = candles.open_ms.tolist()
     assert opens == sorted(set(opens))
     assert all(span.start_ms <= ms < span.end_ms for ms in opens)
@@ -481,9 +481,9 @@ def candles_parser(
         return Answer(check(candles, span), final_ms, token)
 
     def judge(body: bytes, answer: Answer) -> None:
-        told = slow(body)
-        judge_table(answer.candles, told.candles, span)  # type: ignore[arg-type]
-        assert answer[1:] == told[1:]
+        reference = slow(body)
+        judge_table(answer.candles, reference.candles, span)  # type: ignore[arg-type]
+        assert answer[1:] == reference[1:]
 
     return Parser(
         f"{name} {kind} {timeframe}", bodies, read, judge, _SAID_OF_REPLIES, weight=weight, most_said=MOST_QUOTED
@@ -576,8 +576,8 @@ def coingecko_rows(body: bytes) -> Answer:
     rows = json.loads(body, parse_constant=_no_float)
     assert all(type(row[0]) is int and len(row) == 5 for row in rows)
     assert all(type(value) in (int, float) for row in rows for value in row)
-    told = [(row[0] - 4 * HOUR_MS, *map(float, row[1:]), math.nan) for row in rows]
-    return Answer(told, told[-1][0] if told else FOREVER_MS)  # type: ignore[arg-type]
+    reference = [(row[0] - 4 * HOUR_MS, *map(float, row[1:]), math.nan) for row in rows]
+    return Answer(reference, reference[-1][0] if reference else FOREVER_MS)  # type: ignore[arg-type]
 
 
 def tradestation_rows(body: bytes) -> Answer:
@@ -611,13 +611,13 @@ def funding_parser(name: str, symbol: str) -> Parser:
         rows = json.loads(body, parse_int=_Integer, parse_float=_no_float)
         assert all(row["symbol"] == symbol and type(row["fundingTime"]) is _Integer for row in rows)
         marks = [slow_float(row["markPrice"]) if row.get("markPrice") else math.nan for row in rows]
-        told = [
+        reference = [
             (int(row["fundingTime"]), slow_float(row["fundingRate"]), mark)
             for row, mark in zip(rows, marks, strict=True)
         ]
         columns = records.open_ms, records.floats("funding_rate"), records.floats("mark_price")
         got = zip(*(column.tolist() for column in columns), strict=True)
-        assert list(map(repr, got)) == list(dict.fromkeys(map(repr, told)))
+        assert list(map(repr, got)) == list(dict.fromkeys(map(repr, reference)))
         assert all(span.start_ms <= ms < span.end_ms for ms in records.open_ms.tolist())
         assert np.isfinite(columns[1]).all()
 
@@ -643,7 +643,7 @@ def clock_parser(name: str, field: Callable[[Any], Any]) -> Parser:
     return Parser(f"{name} clock", written(name, "clock"), clock.parse, judge, names, weight=10)
 
 
-def listing_parser(name: str, told: Callable[[Any], list[tuple[str, ...]]]) -> Parser:
+def listing_parser(name: str, reference: Callable[[Any], list[tuple[str, ...]]]) -> Parser:
     """A list of symbols, and the limits with it."""
     listing = find_provider(name).listing
     assert listing is not None
@@ -656,7 +656,7 @@ def listing_parser(name: str, told: Callable[[Any], list[tuple[str, ...]]]) -> P
         return found
 
     def judge(body: bytes, found: Any) -> None:
-        assert [(one.provider_symbol, one.base, one.quote) for one in found.symbols] == told(json.loads(body))
+        assert [(one.provider_symbol, one.base, one.quote) for one in found.symbols] == reference(json.loads(body))
         for limit in found.limits:
             assert type(limit.cost) is type(limit.interval_s) is int
             assert 0 <= limit.cost <= 10**9
@@ -1040,12 +1040,12 @@ FACTS = {
 def judge_facts(said: Any, facts: Any) -> None:
     bare = (facts.first_ms, facts.empty, facts.absent, facts.failed, facts.unverified) == (None, (), (), (), ())
     if not bare:
-        told = {name: list(map(list, said[name])) for name in FACTS if name != "first_ms"}
+        reference = {name: list(map(list, said[name])) for name in FACTS if name != "first_ms"}
         assert facts.first_ms == said["first_ms"]
         assert not isinstance(facts.first_ms, bool | float)
-        for name, some in zip(told, (facts.empty, facts.absent, facts.failed, facts.unverified), strict=True):
+        for name, some in zip(reference, (facts.empty, facts.absent, facts.failed, facts.unverified), strict=True):
             got = [[*one[0], *one[1:]] if isinstance(one[0], Span) else [*one] for one in some]
-            assert got == told[name]
+            assert got == reference[name]
             assert all(type(value) in (int, str) for one in got for value in one)
     assert facts.bounds(Span(0, 10), NOW_MS).start_ms >= 0
     facts.is_absent("/data/x.zip", NOW_MS)
@@ -1089,8 +1089,8 @@ REVISED = [[NOW_MS, "close", 1.5, 2.5, 1, 2], [NOW_MS + 1, "trades", 3, 4, 1, 2]
 
 def judge_revised(said: Any, found: Any) -> None:
     # Numbers in quotes are numbers to it.
-    told = [[*one[:2], *map(float, one[2:])] for one in found]
-    assert not told or told == [[*one[:2], *map(float, one[2:])] for one in said]
+    reference = [[*one[:2], *map(float, one[2:])] for one in found]
+    assert not reference or reference == [[*one[:2], *map(float, one[2:])] for one in said]
 
 
 def judge_lags(said: Any, lags: Any) -> None:
@@ -1107,8 +1107,8 @@ def freshness_parser() -> Parser:
         return CandleCache(Store(memory), path=None).freshness.load(SERIES, [1, 7, 999])
 
     def judge(body: bytes, fresh: Any) -> None:
-        told = np.frombuffer(body, "<i8").tolist() if len(body) == 8_000 else [0] * 1_000
-        assert fresh == {chunk: told[chunk] or 1 for chunk in (1, 7, 999)}
+        reference = np.frombuffer(body, "<i8").tolist() if len(body) == 8_000 else [0] * 1_000
+        assert fresh == {chunk: reference[chunk] or 1 for chunk in (1, 7, 999)}
 
     return Parser("record of freshness", lambda: [values.tobytes()], read, judge, errors=(), weight=7)
 
@@ -1250,11 +1250,11 @@ def judge_frame(data: bytes, frame: Any) -> None:
     expected = slow_csv_of_ours(data)
     if expected is None:  # columns of other providers are read too
         return
-    told = dict.fromkeys(zip(*expected.values(), strict=True))
-    assert len(frame) == len(told)
+    reference = dict.fromkeys(zip(*expected.values(), strict=True))
+    assert len(frame) == len(reference)
     for at, name in enumerate(expected):
         if name in OHLCV:
-            assert list(map(repr, frame[name].tolist())) == [repr(row[at]) for row in told]
+            assert list(map(repr, frame[name].tolist())) == [repr(row[at]) for row in reference]
 
 
 @cache

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from runs import FAULT_RUNS
-from world import World, ms, same
+from world import World, manifest_of, ms, same
 
 from candle_fetcher import ArchiveMismatch, IncompleteData, NotOffered
 from candle_fetcher.core.errors import ReplyError
@@ -30,11 +30,6 @@ PATH = f"/data/spot/monthly/klines/BTCUSDT/5m/{ZIP}"
 HOURS = ("BTC/USDT", "1h", "2024-03-05", "2024-03-06")
 HOUR_ZIP = "BTCUSDT-1h-2024-03.zip"
 HOUR, DAY = 3_600_000, 86_400_000
-
-
-def told(frame: pd.DataFrame) -> dict[str, Any]:
-    manifest: dict[str, Any] = frame.attrs["candle_fetcher"]
-    return manifest
 
 
 def files(world: World) -> Counter[str]:
@@ -84,11 +79,11 @@ def test_rest_archive_and_automatic_bring_the_same_candles(
         same(frames["rest"], world.truth(theirs, "3m", start, end, provider=provider, kind=kind))
         for source in ("archive", "auto"):
             pd.testing.assert_frame_equal(frames[source], frames["rest"], check_exact=True)
-            assert told(frames[source])["fingerprint"] == told(frames["rest"])["fingerprint"]
+            assert manifest_of(frames[source])["fingerprint"] == manifest_of(frames["rest"])["fingerprint"]
         rows = len(frames["rest"])
-        assert told(frames["rest"])["sources"] == {"memory": 0, "disk": 0, "archive": 0, "rest": rows}
-        assert told(frames["archive"])["sources"] == {"memory": 0, "disk": 0, "archive": rows, "rest": 0}
-        mixed = told(frames["auto"])["sources"]
+        assert manifest_of(frames["rest"])["sources"] == {"memory": 0, "disk": 0, "archive": 0, "rest": rows}
+        assert manifest_of(frames["archive"])["sources"] == {"memory": 0, "disk": 0, "archive": rows, "rest": 0}
+        mixed = manifest_of(frames["auto"])["sources"]
         assert mixed["archive"] > mixed["rest"] > 0  # the two ends tell where the series begins and ends
         assert mixed["archive"] + mixed["rest"] == rows
 
@@ -99,8 +94,8 @@ def test_what_came_by_file_is_read_from_the_cache_the_next_time(world: World) ->
     world.exchange.clear_log()
     again = world.fetcher().fetch(*MARCH)
     assert not world.exchange.requests
-    assert told(again)["sources"]["disk"] == len(again)
-    assert told(again)["fingerprint"] == told(first)["fingerprint"]
+    assert manifest_of(again)["sources"]["disk"] == len(again)
+    assert manifest_of(again)["fingerprint"] == manifest_of(first)["fingerprint"]
 
 
 @pytest.mark.slow(keep=("1h", "3d", "1M"))
@@ -164,10 +159,10 @@ def test_a_plan_is_what_is_sent(world: World, timeframe: str, start: str, end: s
     plan = fetcher.plan("BTC/USDT", timeframe, start, end, source=source)
     world.exchange.clear_log()
     frame = fetcher.fetch("BTC/USDT", timeframe, start, end, source=source)
-    holes = sum(1 for _ in told(frame)["gaps"]) if source != "archive" else 0
+    holes = sum(1 for _ in manifest_of(frame)["gaps"]) if source != "archive" else 0
     assert sum(files(world).values()) == 2 * plan.files
     assert calls(world) == plan.requests - 2 * plan.files + holes
-    by_file = told(frame)["sources"]["archive"]
+    by_file = manifest_of(frame)["sources"]["archive"]
     assert (by_file > 0) == ("archive" in plan.chunks)
     same(frame, world.truth("BTCUSDT", timeframe, start, end))
 
@@ -199,8 +194,8 @@ def test_a_file_that_was_damaged_on_the_way_is_fetched_once_more(world: World) -
     frame = world.fetcher().fetch(*MARCH)
     same(frame, world.truth("BTCUSDT", *MARCH[1:]))
     assert files(world)[ZIP] == 2
-    assert told(frame).get("rejected", []) == told(frame)["unverified"] == []
-    assert told(frame)["sources"]["archive"] > 0
+    assert manifest_of(frame).get("rejected", []) == manifest_of(frame)["unverified"] == []
+    assert manifest_of(frame)["sources"]["archive"] > 0
 
 
 UNUSABLE = {
@@ -241,9 +236,9 @@ def test_a_file_that_is_not_what_it_should_be_is_fetched_once_more_and_then_aske
     assert len(warned) == 1
     same(frame, world.truth("BTCUSDT", *MARCH[1:]))
     assert files(world)[ZIP] == 2
-    assert told(frame)["rejected"] == [PATH]
-    assert told(frame)["retries"] == 0
-    assert told(frame)["sources"]["archive"] == 0
+    assert manifest_of(frame)["rejected"] == [PATH]
+    assert manifest_of(frame)["retries"] == 0
+    assert manifest_of(frame)["sources"]["archive"] == 0
     assert not [path for path in world.folder.parent.rglob("*") if path.suffix == ".csv"]
 
 
@@ -272,7 +267,7 @@ def test_a_rejected_file_without_rest_is_an_error_that_says_so(world: World) -> 
 def test_a_checksum_may_be_written_otherwise(world: World, text: Any) -> None:
     world.exchange.archive.spoil(HOUR_ZIP, damage.checksum_text(text))
     frame = world.fetcher().fetch(*HOURS, source="archive")
-    assert told(frame)["unverified"] == told(frame).get("rejected", []) == []
+    assert manifest_of(frame)["unverified"] == manifest_of(frame).get("rejected", []) == []
     same(frame, world.truth("BTCUSDT", *HOURS[1:]))
 
 
@@ -283,8 +278,8 @@ def test_a_checksum_may_be_written_otherwise(world: World, text: Any) -> None:
 def test_a_file_without_a_checksum_is_used_and_named(world: World, how: Any) -> None:
     world.exchange.archive.spoil(ZIP, how)
     frame = world.fetcher().fetch(*MARCH)
-    assert told(frame)["unverified"] == [PATH]
-    assert told(frame)["sources"]["archive"] > 0
+    assert manifest_of(frame)["unverified"] == [PATH]
+    assert manifest_of(frame)["sources"]["archive"] > 0
     same(frame, world.truth("BTCUSDT", *MARCH[1:]))
 
 
@@ -298,8 +293,8 @@ def test_an_absent_file_is_no_gap_and_is_not_asked_for_again_that_day(world: Wor
     fetcher = world.fetcher()
     frame = fetcher.fetch(*MARCH)
     same(frame, world.truth("BTCUSDT", *MARCH[1:]))
-    assert told(frame)["gap_count"] == 0
-    assert told(frame).get("rejected", []) == []
+    assert manifest_of(frame)["gap_count"] == 0
+    assert manifest_of(frame).get("rejected", []) == []
     assert files(world)[ZIP] == 1
     world.exchange.clear_log()
     world.fetcher().fetch(*MARCH, refresh=True)  # forgets, and asks
@@ -339,20 +334,20 @@ def test_an_archive_out_of_reach_is_replaced_by_rest(world: World, action: Any) 
     fetcher = world.fetcher(max_retries=2)
     frame = fetcher.fetch(*MARCH)
     same(frame, world.truth("BTCUSDT", *MARCH[1:]))
-    assert told(frame)["sources"] == {"memory": 0, "disk": 0, "archive": 0, "rest": len(frame)}
-    assert told(frame)["gap_count"] == 0
+    assert manifest_of(frame)["sources"] == {"memory": 0, "disk": 0, "archive": 0, "rest": len(frame)}
+    assert manifest_of(frame)["gap_count"] == 0
     fault.stop()
     fetcher.cache.clear()
     later = world.fetcher(use_cache=False).fetch(*MARCH)
-    assert told(later)["sources"]["archive"] > 0  # it was not taken for absent
+    assert manifest_of(later)["sources"]["archive"] > 0  # it was not taken for absent
 
 
 @pytest.mark.fault("A19", "A29")
 def test_an_archive_that_stumbles_is_asked_again(world: World) -> None:
     world.exchange.fail(faults.status(503), times=2, match=ZIP)
     frame = world.fetcher().fetch(*MARCH)
-    assert told(frame)["retries"] == 2
-    assert told(frame)["sources"]["archive"] > 0
+    assert manifest_of(frame)["retries"] == 2
+    assert manifest_of(frame)["sources"]["archive"] > 0
 
 
 @pytest.mark.slow(keep=("action0", "action2"))
@@ -363,7 +358,7 @@ def test_replies_of_the_archive_that_are_no_replies_do_no_harm(world: World, act
     world.exchange.fail(action, times=None, match="/data/")
     frame = world.fetcher(max_retries=1).fetch(*MARCH)
     same(frame, world.truth("BTCUSDT", *MARCH[1:]))
-    assert told(frame)["sources"]["archive"] == 0
+    assert manifest_of(frame)["sources"]["archive"] == 0
 
 
 @pytest.mark.slow
@@ -392,7 +387,7 @@ def test_what_arrived_before_both_sources_failed_is_stored(world: World) -> None
     assert not files(world)
     asked = [request.params for request in world.exchange.requests if "lines" in request.path]
     assert sum(int(params["limit"]) for params in asked) <= len(missing) + 2 * 1000
-    assert told(whole)["sources"]["rest"] <= len(missing) + 2 * 1000
+    assert manifest_of(whole)["sources"]["rest"] <= len(missing) + 2 * 1000
 
 
 # -- rows --------------------------------------------------------------------------------------------------------------
@@ -405,8 +400,8 @@ def test_rows_that_a_file_lacks_are_asked_of_rest(world: World) -> None:
     world.exchange.archive.spoil(ZIP, damage.drop(*hole))
     frame = world.fetcher().fetch(*MARCH)
     same(frame, world.truth("BTCUSDT", *MARCH[1:]))
-    assert told(frame)["gap_count"] == 0
-    assert told(frame)["sources"]["archive"] > 0
+    assert manifest_of(frame)["gap_count"] == 0
+    assert manifest_of(frame)["sources"]["archive"] > 0
     first = [p for p in world.asked() if p.get("startTime") == str(hole[0])]
     assert len(first) == 1
 
@@ -415,11 +410,11 @@ def test_rows_that_a_file_lacks_are_asked_of_rest(world: World) -> None:
 def test_a_hole_of_the_archive_alone_is_asked_of_rest_as_soon_as_it_may_be(world: World) -> None:
     world.exchange.archive.spoil("BTCUSDT-1h-2024-03", damage.drop(ms("2024-03-05T05:00"), ms("2024-03-05T07:00")))
     fetcher = world.fetcher()
-    assert [gap["count"] for gap in told(fetcher.fetch(*HOURS, source="archive"))["gaps"]] == [2]
+    assert [gap["count"] for gap in manifest_of(fetcher.fetch(*HOURS, source="archive"))["gaps"]] == [2]
     frame = fetcher.fetch(*HOURS)
-    assert told(frame)["gap_count"] == 0
+    assert manifest_of(frame)["gap_count"] == 0
     same(frame, world.truth("BTCUSDT", *HOURS[1:]))
-    assert told(frame)["sources"]["rest"] == 2
+    assert manifest_of(frame)["sources"]["rest"] == 2
 
 
 @pytest.mark.slow(keep=("hours2",))
@@ -433,7 +428,7 @@ def test_what_a_month_has_not_is_looked_for_in_its_days(world: World, hours: tup
         warnings.simplefilter("ignore", ArchiveMismatch)  # of the one without a row
         frame = world.fetcher().fetch("BTC/USDT", "1h", "2024-03-01", "2024-04-01", source="archive", columns="all")
     same(frame, world.truth("BTCUSDT", "1h", "2024-03-01", "2024-04-01"))
-    assert told(frame)["gap_count"] == 0
+    assert manifest_of(frame)["gap_count"] == 0
     assert calls(world) == 0
 
 
@@ -456,7 +451,7 @@ def test_the_archive_alone_is_asked_for_no_more_than_is_wanted(world: World) -> 
 @pytest.mark.parametrize("timeframe", ["7m", "10h"])
 def test_the_archive_alone_ends_with_a_whole_candle(world: World, timeframe: str) -> None:
     frame = world.fetcher().fetch("BTC/USDT", timeframe, "2024-06-13", source="archive")
-    assert told(frame)["partial"] == []
+    assert manifest_of(frame)["partial"] == []
     assert frame.index[-1] + pd.Timedelta(timeframe.replace("m", "min")) <= pd.Timestamp("2024-06-15", tz="UTC")
 
 
@@ -485,7 +480,7 @@ def test_what_rest_cannot_bring_the_archive_does(world: World, timeframe: str) -
     fetcher = world.fetcher(max_retries=0)
     frame = fetcher.fetch("BTC/USDT", timeframe, "2024-03-01", "2024-05-01")
     same(frame, world.truth("BTCUSDT", timeframe, "2024-03-01", "2024-05-01"))
-    assert told(frame)["sources"]["archive"] == len(frame)
+    assert manifest_of(frame)["sources"]["archive"] == len(frame)
 
 
 def test_a_hole_before_the_first_candle_of_a_file_is_known_for_what_it_is(world: World) -> None:
@@ -509,7 +504,7 @@ def test_what_rest_had_beyond_the_last_file_outlives_a_refresh_out_of_files(worl
 def test_a_hole_that_both_have_is_a_gap_asked_once(world: World) -> None:
     world.exchange.hide("binance", "BTCUSDT", (ms("2024-03-10T05:00"), ms("2024-03-10T07:00")))
     frame = world.fetcher().fetch(*MARCH)
-    assert [(gap["first"], gap["count"], gap["cause"]) for gap in told(frame)["gaps"]] == [
+    assert [(gap["first"], gap["count"], gap["cause"]) for gap in manifest_of(frame)["gaps"]] == [
         ("2024-03-10T05:00:00Z", 24, "no_candle")
     ]
     world.exchange.clear_log()
@@ -541,7 +536,7 @@ def test_rows_written_otherwise_are_the_same_rows(world: World, what: str) -> No
     world.exchange.archive.spoil(HOUR_ZIP, REPAIRED[what])
     frame = world.fetcher().fetch(*HOURS, source="archive", columns="all")
     same(frame.drop(columns="close_time"), world.truth("BTCUSDT", *HOURS[1:]))
-    assert told(frame)["sources"]["archive"] == 24
+    assert manifest_of(frame)["sources"]["archive"] == 24
 
 
 @pytest.mark.fault("C05")
@@ -554,7 +549,7 @@ def test_a_file_that_was_revised_comes_with_refresh_and_not_before(world: World)
     new = fetcher.fetch(*HOURS, source="archive", refresh=True)
     assert new["volume"].iloc[3] == 12.5
     assert new.drop(index=new.index[3]).equals(old.drop(index=old.index[3]))
-    assert told(new)["fingerprint"] != told(old)["fingerprint"]
+    assert manifest_of(new)["fingerprint"] != manifest_of(old)["fingerprint"]
 
 
 DISPUTED = ("BTC/USDT", "1m", "2020-12-18", "2020-12-25")
@@ -572,7 +567,7 @@ def test_where_months_are_known_to_differ_days_or_rest_have_the_word(tmp_path: P
         world.exchange.clear_log()
         auto = fetcher.fetch(*DISPUTED)
         same(auto, truth)
-        holes = told(auto)["gap_count"]
+        holes = manifest_of(auto)["gap_count"]
         assert plan.requests + holes == len(world.exchange.requests)
         alone = world.fetcher(cache_dir=tmp_path / "alone").fetch(
             *DISPUTED[:2], "2020-12-20", "2020-12-23", source="archive"
@@ -588,7 +583,7 @@ def test_the_archive_alone_ends_at_its_last_file_and_asks_rest_nothing(world: Wo
     frame = world.fetcher().fetch("BTC/USDT", "1h", "2024-06-01", source="archive")
     assert frame.index[-1] == pd.Timestamp("2024-06-14T23:00Z")  # out since this morning
     assert {request.market for request in world.exchange.requests} == {"archive"}
-    assert told(frame)["end"] == "2024-06-15T00:00:00Z"
+    assert manifest_of(frame)["end"] == "2024-06-15T00:00:00Z"
 
 
 @pytest.mark.slow
@@ -597,7 +592,7 @@ def test_the_archive_alone_ends_before_files_that_are_late(world: World) -> None
     fetcher = world.fetcher()
     frame = fetcher.fetch("BTC/USDT", "1h", "2024-06-01", source="archive")
     assert frame.index[-1] == pd.Timestamp("2024-06-12T23:00Z")
-    assert told(frame)["end"] == "2024-06-13T00:00:00Z"
+    assert manifest_of(frame)["end"] == "2024-06-13T00:00:00Z"
     late.stop()
     world.exchange.clear_log()
     assert len(fetcher.fetch("BTC/USDT", "1h", "2024-06-01", source="archive")) == len(frame)
@@ -605,7 +600,7 @@ def test_the_archive_alone_ends_before_files_that_are_late(world: World) -> None
     world.now_s += 3600 + 1
     frame = fetcher.fetch("BTC/USDT", "1h", "2024-06-01", source="archive")
     assert frame.index[-1] == pd.Timestamp("2024-06-14T23:00Z")
-    assert told(frame)["gap_count"] == 0
+    assert manifest_of(frame)["gap_count"] == 0
 
 
 def test_a_day_that_the_archive_lacks_before_others_is_not_its_end(world: World) -> None:
@@ -708,7 +703,7 @@ def test_a_file_whose_times_are_all_off_the_grid_is_not_used(world: World, timef
         with pytest.warns(ArchiveMismatch, match="60 s after the start"):
             frame = world.fetcher().fetch(*range_)
         same(frame, world.truth("BTCUSDT", *range_[1:]))
-        assert told(frame).get("rejected")
+        assert manifest_of(frame).get("rejected")
 
 
 @pytest.mark.fault("K21")
@@ -741,8 +736,8 @@ def test_files_of_a_symbol_in_chinese_are_used(world: World, tmp_path: Path, fla
     world.exchange.load("binance", CHINESE, "1m", chinese_rows("2024-01-01", 2880))
     world.exchange.archive.spoil(CHINESE, damage.Damage("flag", zip=with_flag).published())
     frame = world.fetcher().fetch("币安人生/USDT", "1m", "2024-01-01", "2024-01-03", source="archive")
-    assert told(frame)["sources"]["archive"] == len(frame) == 2880
-    assert told(frame)["unverified"] == told(frame).get("rejected", []) == []
+    assert manifest_of(frame)["sources"]["archive"] == len(frame) == 2880
+    assert manifest_of(frame)["unverified"] == manifest_of(frame).get("rejected", []) == []
 
     path = tmp_path / f"{CHINESE}-1m-2024-01.zip"
     key = f"data/spot/monthly/klines/{CHINESE}/1m/{path.name}"

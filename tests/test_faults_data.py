@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from world import World, ms, same
+from world import World, manifest_of, ms, same
 
 import candle_fetcher
 from candle_fetcher import ArchiveMismatch, CacheWarning, IncompleteData
@@ -37,11 +37,6 @@ HOURS = ("BTC/USDT", "1h", "2024-03-05", "2024-03-06")
 HOUR_FILES = "BTCUSDT-1h-2024-03"  # the month and its days
 
 
-def told(frame: pd.DataFrame) -> dict[str, Any]:
-    manifest: dict[str, Any] = frame.attrs["candle_fetcher"]
-    return manifest
-
-
 def asked_for(world: World, name: str) -> int:
     """How often a file of the archive was asked for."""
     return sum(request.path.endswith(f"/{name}") for request in world.exchange.requests)
@@ -62,7 +57,7 @@ def test_where_archive_and_rest_disagree_a_candle_is_of_one_of_them_and_the_audi
     world.exchange.archive.spoil("BTCUSDT-5m-2024-03", damage.revise(at, **change).published())
     fetcher = world.fetcher()
     frame = fetcher.fetch(*MARCH)
-    assert told(frame)["sources"]["archive"] > 0
+    assert manifest_of(frame)["sources"]["archive"] > 0
     candle = {name: frame[name].iloc[row] for name in OHLCV}
     by_rest = {name: truth[name][row] for name in OHLCV}
     assert candle == by_rest | filed, "history comes out of files, the whole candle"
@@ -96,8 +91,8 @@ def test_a_file_that_was_published_anew_is_told_as_a_revision_once_it_is_asked_f
     new = fetcher.fetch(*MARCH, refresh=True)
     row = (ms("2024-03-10T05:00") - ms("2024-03-01")) // (5 * MINUTE)
     assert new["volume"].iloc[row] == 12.5
-    assert told(new)["fingerprint"] != told(old)["fingerprint"]
-    assert told(new).get("rejected", []) == []
+    assert manifest_of(new)["fingerprint"] != manifest_of(old)["fingerprint"]
+    assert manifest_of(new).get("rejected", []) == []
     (revision,) = fetcher.cache.revisions().to_dict("records")
     assert (revision["column"], revision["old"], revision["new"]) == ("volume", old["volume"].iloc[row], 12.5)
     assert world.fetcher().fetch(*MARCH).equals(new)
@@ -126,7 +121,7 @@ def test_a_file_that_changes_while_it_is_fetched_is_read_in_one_revision(world: 
     assert asked_for(world, ZIP) == 2
     rows = [(at - ms("2024-03-01")) // (5 * MINUTE) for at, _ in spans]
     assert [frame["volume"].iloc[row] for row in rows] == [11.5, 12.5]
-    assert told(frame).get("rejected", []) == told(frame)["unverified"] == []
+    assert manifest_of(frame).get("rejected", []) == manifest_of(frame)["unverified"] == []
 
 
 # -- checksums and files ----------------------------------------------------------------------------------------------
@@ -145,7 +140,7 @@ def test_a_checksum_that_never_fits_leaves_the_day_to_rest_and_nothing_of_the_fi
         warnings.simplefilter("ignore", ArchiveMismatch)
         frame = fetcher.fetch(*HOURS)
     same(frame, world.truth("BTCUSDT", *HOURS[1:]))
-    assert told(frame)["sources"]["rest"] == 24
+    assert manifest_of(frame)["sources"]["rest"] == 24
     same(world.fetcher().fetch(*HOURS, source="cache"), world.truth("BTCUSDT", *HOURS[1:]))
 
 
@@ -170,10 +165,10 @@ def test_each_form_of_a_checksum_has_its_verdict(world: World, what: str) -> Non
         frame = world.fetcher().fetch(*MARCH)
     same(frame, world.truth("BTCUSDT", *MARCH[1:]))
     paths = [f"/{KEY}"]
-    assert told(frame)["unverified"] == (paths if verdict == "unverified" else [])
-    assert told(frame).get("rejected", []) == (paths if verdict == "rejected" else [])
+    assert manifest_of(frame)["unverified"] == (paths if verdict == "unverified" else [])
+    assert manifest_of(frame).get("rejected", []) == (paths if verdict == "rejected" else [])
     assert [one.category for one in warned] == ([ArchiveMismatch] if verdict == "rejected" else [])
-    assert (told(frame)["sources"]["archive"] == 0) == (verdict == "rejected")
+    assert (manifest_of(frame)["sources"]["archive"] == 0) == (verdict == "rejected")
 
 
 HEADER = b"open_time,open,high,low,close,volume,close_time,quote_volume,count,taker_buy_volume,taker_buy_quote_volume"
@@ -204,8 +199,8 @@ def test_however_a_file_is_written_its_rows_are_the_same(world: World, what: str
     same(frame.drop(columns="close_time"), world.truth("BTCUSDT", *MARCH[1:]))
     closes = frame["close_time"] - frame.index
     assert set(closes.dt.total_seconds()) == {299.999}
-    assert told(frame)["sources"]["archive"] > 0
-    assert told(frame).get("rejected", []) == []
+    assert manifest_of(frame)["sources"]["archive"] > 0
+    assert manifest_of(frame).get("rejected", []) == []
     alone = world.fetcher(use_cache=False).fetch(*MARCH, columns="all", source="archive")
     assert alone.equals(frame)
 
@@ -220,9 +215,9 @@ def test_a_row_of_another_day_is_not_accepted_and_rest_has_the_truth(world: Worl
         warnings.simplefilter("ignore", ArchiveMismatch)
         frame = world.fetcher().fetch(*MARCH)
     same(frame, world.truth("BTCUSDT", *MARCH[1:]))
-    assert told(frame)["gap_count"] == 0
+    assert manifest_of(frame)["gap_count"] == 0
     # Outside the month the whole file is wrong; on another day of it, the row meets that day's own.
-    assert told(frame).get("rejected", []) == [f"/{KEY}"]
+    assert manifest_of(frame).get("rejected", []) == [f"/{KEY}"]
     with pytest.warns(ArchiveMismatch), pytest.raises(IncompleteData):
         world.exchange.archive.spoil("BTCUSDT-5m-2024-03-", damage.missing())
         world.fetcher(cache_dir=world.folder.parent / "alone").fetch(*MARCH, source="archive")
@@ -237,7 +232,7 @@ def test_a_row_that_a_file_lacks_without_a_known_hole_is_asked_of_rest_or_told(w
     alone = world.fetcher(cache_dir=world.folder.parent / "alone")
     try:
         frame = alone.fetch(*MARCH, source="archive")
-        missing = [(gap["first"], gap["count"]) for gap in told(frame)["gaps"]]
+        missing = [(gap["first"], gap["count"]) for gap in manifest_of(frame)["gaps"]]
     except IncompleteData as error:
         frame = error.frame
         missing = [(gap.first, gap.count) for gap in error.missing]
@@ -246,7 +241,7 @@ def test_a_row_that_a_file_lacks_without_a_known_hole_is_asked_of_rest_or_told(w
     assert len(frame) == 31 * 288 - 1
     whole = world.fetcher().fetch(*MARCH)
     same(whole, world.truth("BTCUSDT", *MARCH[1:]))
-    assert told(whole)["gap_count"] == 0
+    assert manifest_of(whole)["gap_count"] == 0
 
 
 @pytest.mark.fault("A29")
@@ -270,7 +265,7 @@ def test_an_absent_file_is_asked_for_again_after_a_day_and_one_out_of_reach_at_o
         fault.stop()
     frame = world.fetcher().fetch(*HOURS, source="archive")
     same(frame, truth)
-    assert told(frame)["gap_count"] == 0
+    assert manifest_of(frame)["gap_count"] == 0
 
 
 # -- holes and what is made of them -----------------------------------------------------------------------------------
@@ -339,7 +334,7 @@ def test_what_is_missing_is_told_without_the_manifest(world: World) -> None:
     for part in parts:
         part.attrs.clear()
     again = fetcher.fetch("BTC/USDT", "1h", *days[1])
-    assert told(again)["gap_count"] == 1
+    assert manifest_of(again)["gap_count"] == 1
     assert candle_fetcher.summary(joined)["candles"]["count"] == 45
 
 
@@ -366,9 +361,11 @@ def test_no_rollup_from_an_incomplete_set_passes_for_a_whole_one(world: World, s
     per = coarse.nominal_ms // fine.nominal_ms
     partial = [slot for slot in slots if 0 < held.get(slot, 0) < per]
     assert partial
-    assert [coarse.ordinal(ms(text[:19])) for text in told(frame)["partial"]] == partial
+    assert [coarse.ordinal(ms(text[:19])) for text in manifest_of(frame)["partial"]] == partial
     assert coarse.ordinals(index_ms(frame)).tolist() == [slot for slot in slots if held.get(slot, 0)]
-    gaps = {coarse.ordinal(ms(gap["first"][:19])) + at for gap in told(frame)["gaps"] for at in range(gap["count"])}
+    gaps = {
+        coarse.ordinal(ms(gap["first"][:19])) + at for gap in manifest_of(frame)["gaps"] for at in range(gap["count"])
+    }
     assert gaps == {slot for slot in slots if not held.get(slot, 0)}
 
 
@@ -397,7 +394,7 @@ def test_of_a_symbol_with_two_lives_each_range_has_the_rows_of_its_own_and_the_r
         assert index_ms(frame).tolist() == [row[0] for row in wanted]
         assert frame["open"].tolist() == [float(row[1]) for row in wanted]
         slots = (ms(end) - ms(start)) // DAY
-        causes = [(gap["cause"], gap["count"]) for gap in told(frame)["gaps"]]
+        causes = [(gap["cause"], gap["count"]) for gap in manifest_of(frame)["gaps"]]
         assert sum(count for _, count in causes) + len(frame) == slots
         if start == "2020-06-01":
             assert [cause for cause, _ in causes] == ["not_listed", "no_candle", "no_candle"]
@@ -410,14 +407,14 @@ def test_a_symbol_that_is_listed_again_is_found_although_it_was_known_to_be_gone
     wanted = ("LUNAUSDT", "1d", "2021-12-01", "2024-06-14")
     gone = world.fetcher().fetch(*wanted)
     assert index_ms(gone).max() == first[-1][0]
-    assert len(told(gone)["gaps"]) == 1
+    assert len(manifest_of(gone)["gaps"]) == 1
     world.exchange.load("binance", "LUNAUSDT", "1d", first + second)
     world.now_s += 31 * 86_400
     frame = world.fetcher().fetch("LUNAUSDT", "1d", "2021-12-01", "2024-07-10")
     rows = [row for row in first + second if ms("2021-12-01") <= row[0] < ms("2024-07-10")]
     assert index_ms(frame).tolist() == [row[0] for row in rows]
     assert frame["open"].tolist() == [float(row[1]) for row in rows]
-    assert [gap["cause"] for gap in told(frame)["gaps"]] == ["no_candle"]
+    assert [gap["cause"] for gap in manifest_of(frame)["gaps"]] == ["no_candle"]
 
 
 @pytest.mark.slow
@@ -431,7 +428,7 @@ def test_a_renamed_symbol_and_a_rolled_contract_have_no_rows_of_the_other(tmp_pa
         new = fetcher.fetch("POLUSDT", "1d", "2024-05-01", "2024-09-01")
         assert set(old["open"]) == {100.0}
         assert set(new["open"]) == {1.0}
-        assert told(new)["gaps"][0]["cause"] == "not_listed"
+        assert manifest_of(new)["gaps"][0]["cause"] == "not_listed"
         quarters = {
             symbol: fetcher.fetch(symbol, "1d", "2024-03-01", "2024-10-10", provider="binance-um")
             for symbol in ("BTCUSDT_240628", "BTCUSDT_240927")
@@ -441,7 +438,7 @@ def test_a_renamed_symbol_and_a_rolled_contract_have_no_rows_of_the_other(tmp_pa
             same(frame, truth)
             end = pd.Timestamp(f"20{symbol[-6:]}", tz="UTC")
             assert frame.index[-1] <= end
-            assert told(frame)["gaps"][-1]["cause"] == "after_delisting"
+            assert manifest_of(frame)["gaps"][-1]["cause"] == "after_delisting"
 
 
 # -- settings that change values --------------------------------------------------------------------------------------

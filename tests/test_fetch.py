@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from world import World, ms, same
+from world import World, manifest_of, ms, same
 
 import candle_fetcher
 from candle_fetcher import (
@@ -39,10 +39,6 @@ MANIFEST = "candle_fetcher"
 # pandas 2 reads numbers of eight integer digits and more inexactly unless it is told not to; pandas 3 knows no other
 # way.
 EXACT = {} if COPIES_ON_WRITE else {"float_precision": "round_trip"}
-
-
-def told(frame: pd.DataFrame) -> dict:
-    return frame.attrs[MANIFEST]
 
 
 # -- the same candles, however they come ------------------------------------------------------------------------------
@@ -82,7 +78,7 @@ def test_price_candles_of_futures_are_series_of_their_own(world: World, provider
     same(frame, world.truth(theirs, "1h", "2024-05-01", "2024-05-03", provider=provider, kind=kind))
     candles = fetcher.fetch(symbol, "1h", "2024-05-01", "2024-05-03")
     assert not np.array_equal(candles["close"], frame["close"])
-    assert told(frame)["kind"] == kind
+    assert manifest_of(frame)["kind"] == kind
 
 
 def test_seconds_come_whole_on_spot_and_are_not_offered_on_futures(world: World) -> None:
@@ -101,8 +97,8 @@ def test_the_fingerprint_is_one_whether_by_network_memory_or_disk(world: World) 
     prints, sources = [], []
     for _ in range(2):
         frame = fetcher.fetch("BTC/USDT", "1m", "2024-06-01", "2024-06-03")
-        prints.append(told(frame)["fingerprint"])
-        sources.append(told(frame)["sources"])
+        prints.append(manifest_of(frame)["fingerprint"])
+        sources.append(manifest_of(frame)["sources"])
     again = world.fetcher().fetch("BTC/USDT", "1m", "2024-06-01", "2024-06-03")
     bare = world.fetcher(use_cache=False).fetch("BTC/USDT", "1m", "2024-06-01", "2024-06-03")
     packed = world.fetcher(cache_dir=world.folder.parent / "packed", compression=True)
@@ -110,11 +106,11 @@ def test_the_fingerprint_is_one_whether_by_network_memory_or_disk(world: World) 
     unpacked = world.fetcher(cache_dir=world.folder.parent / "packed").fetch(
         "BTC/USDT", "1m", "2024-06-01", "2024-06-03"
     )
-    prints += [told(frame)["fingerprint"] for frame in (again, bare, unpacked)]
+    prints += [manifest_of(frame)["fingerprint"] for frame in (again, bare, unpacked)]
     assert len(set(prints)) == 1
     assert [source for found in sources for source, rows in found.items() if rows] == ["rest", "memory"]
-    assert told(again)["sources"] == {"memory": 0, "disk": 2880, "archive": 0, "rest": 0}
-    assert told(unpacked)["sources"]["disk"] == 2880
+    assert manifest_of(again)["sources"] == {"memory": 0, "disk": 2880, "archive": 0, "rest": 0}
+    assert manifest_of(unpacked)["sources"]["disk"] == 2880
 
 
 @pytest.mark.slow
@@ -243,11 +239,11 @@ def test_words_name_instants_of_the_fetchers_clock(world: World) -> None:
     yesterday = fetcher.fetch("BTC/USDT", "1h", "yesterday", "today")
     same(yesterday, world.truth("BTCUSDT", "1h", "2024-06-14", "2024-06-15"))
     assert (
-        told(fetcher.fetch("BTC/USDT", "1h", "7d"))["rows"]
-        == told(fetcher.fetch("BTC/USDT", "1h", days=7))["rows"]
+        manifest_of(fetcher.fetch("BTC/USDT", "1h", "7d"))["rows"]
+        == manifest_of(fetcher.fetch("BTC/USDT", "1h", days=7))["rows"]
         == 168
     )
-    assert told(fetcher.fetch("BTC/USDT", "1h", "2024", "20240102"))["rows"] == 24
+    assert manifest_of(fetcher.fetch("BTC/USDT", "1h", "2024", "20240102"))["rows"] == 24
     assert fetcher.fetch("BTC/USDT", "1h", end="now", limit=1).index[-1] == pd.Timestamp("2024-06-15 11:00", tz="UTC")
 
 
@@ -257,11 +253,13 @@ def test_the_first_start_is_the_listing(world: World, timeframe: str) -> None:
     frame = fetcher.fetch("SOL/USDT", timeframe, "first", "2020-09-20")
     slot = parse_timeframe(timeframe)
     assert index_ms(frame)[0] == slot.open_ms(slot.ordinal(ms("2020-08-11T06:00")))
-    assert told(frame)["gaps"] == []
-    assert told(frame)["expected"] == len(frame) == len(fetcher.fetch("SOL/USDT", timeframe, "2020", "2020-09-20"))
+    assert manifest_of(frame)["gaps"] == []
+    assert (
+        manifest_of(frame)["expected"] == len(frame) == len(fetcher.fetch("SOL/USDT", timeframe, "2020", "2020-09-20"))
+    )
     assert len(fetcher.fetch("SOL/USDT", timeframe, "first", limit=3)) == 3
     whole = fetcher.plan("SOL/USDT", timeframe, "first", "2020-09-20").span
-    assert iso(whole.start_ms) == told(frame)["start"]
+    assert iso(whole.start_ms) == manifest_of(frame)["start"]
     pieces = list(fetcher.iter_frames("SOL/USDT", timeframe, "first", "2020-09-20", rows=1000))
     assert pieces[0].equals(frame)
 
@@ -321,8 +319,8 @@ def test_an_argument_beats_the_environment_which_beats_the_default(
     monkeypatch.setenv("CANDLE_FETCHER_BASE_URLS", f"binance-um={world.exchange.base_urls['binance-um']}")
     from_environment = candle_fetcher.CandleFetcher(cache_dir=world.folder, clock=lambda: world.now_s)
     world.fetchers.append(from_environment)
-    assert told(from_environment.fetch("BTC/USDT", "1h", limit=2))["provider"] == "binance-um"
-    assert told(world.fetcher(provider="binance").fetch("BTC/USDT", "1h", limit=2))["provider"] == "binance"
+    assert manifest_of(from_environment.fetch("BTC/USDT", "1h", limit=2))["provider"] == "binance-um"
+    assert manifest_of(world.fetcher(provider="binance").fetch("BTC/USDT", "1h", limit=2))["provider"] == "binance"
 
 
 # -- the truth about gaps
@@ -335,8 +333,8 @@ def test_an_outage_is_asked_for_again_alone_and_then_listed_as_a_gap(world: Worl
     frame = fetcher.fetch("BTC/USDT", "1m", "2023-03-24T12:00", "2023-03-24T15:00")
     same(frame, world.truth("BTCUSDT", "1m", "2023-03-24T12:00", "2023-03-24T15:00"))
     gap = {"first": "2023-03-24T12:40:00Z", "last": "2023-03-24T13:59:00Z", "count": 80, "cause": "no_candle"}
-    assert told(frame)["gaps"] == [gap]
-    assert (told(frame)["expected"], told(frame)["rows"]) == (180, 100)
+    assert manifest_of(frame)["gaps"] == [gap]
+    assert (manifest_of(frame)["expected"], manifest_of(frame)["rows"]) == (180, 100)
     first, again = world.asked()
     assert (again["startTime"], again["endTime"]) == (str(ms("2023-03-24T12:40")), str(ms("2023-03-24T14:00") - 1))
     assert int(first["endTime"]) - int(first["startTime"]) == 60_000_000 - 1
@@ -353,7 +351,7 @@ def test_rows_that_come_late_are_found_and_the_count_starts_anew(world: World) -
     world.exchange.hide("binance", "BTCUSDT", hole)
     fetcher = world.fetcher()
     frame = fetcher.fetch("BTC/USDT", "1m", "2024-06-01", "2024-06-02")
-    assert told(frame)["gap_count"] == 1
+    assert manifest_of(frame)["gap_count"] == 1
     world.exchange.unhide("binance", "BTCUSDT")
     assert len(fetcher.fetch("BTC/USDT", "1m", "2024-06-01", "2024-06-02")) == 1380
     whole = fetcher.fetch("BTC/USDT", "1m", "2024-06-01", "2024-06-02", on_gap="refetch")
@@ -379,7 +377,7 @@ def test_a_start_before_the_listing_costs_two_replies_once(world: World) -> None
     fetcher = world.fetcher()
     frame = fetcher.fetch("BTC/USDT", "1h", "2010-01-01", "2017-09-01")
     same(frame, world.truth("BTCUSDT", "1h", "2017-01-01", "2017-09-01"))
-    assert told(frame)["gaps"][0] == {
+    assert manifest_of(frame)["gaps"][0] == {
         "first": "2010-01-01T00:00:00Z",
         "last": "2017-08-17T03:00:00Z",
         "count": 66_844,
@@ -395,7 +393,7 @@ def test_a_start_before_the_listing_of_coin_margined_futures_costs_its_windows(w
     fetcher = world.fetcher(provider="binance-cm")
     frame = fetcher.fetch("BTC/USD", "1h", "2019-01-01", "2020-09-01")
     same(frame, world.truth("BTCUSD_PERP", "1h", "2019-01-01", "2020-09-01", provider="binance-cm"))
-    assert told(frame)["gaps"][0]["cause"] == "not_listed"
+    assert manifest_of(frame)["gaps"][0]["cause"] == "not_listed"
     assert len(world.asked()) <= 13  # the windows up to the first candle are asked twice: one empty reply is no proof
     fetcher.fetch("BTC/USD", "1h", "2019-02-01", "2020-09-01")
     assert world.asked() == []
@@ -408,7 +406,7 @@ def test_after_the_delisting_nothing_is_asked_chunk_by_chunk(tmp_path: Path) -> 
         fetcher = world.fetcher()
         frame = fetcher.fetch("EOS/ETH", "15m", "2025-03-01", "2026-06-01")
         same(frame, world.truth("EOSETH", "15m", "2025-03-01", "2026-06-01"))
-        assert told(frame)["gaps"][-1]["cause"] == "after_delisting"
+        assert manifest_of(frame)["gaps"][-1]["cause"] == "after_delisting"
         needed = (frame.index[-1] - frame.index[0]) // pd.Timedelta(minutes=15_000) + 1
         assert needed < 12  # of 44 chunks
         assert len(world.asked()) <= needed + 6
@@ -426,8 +424,8 @@ def test_a_start_in_any_year_is_a_start_at_the_listing(world: World, provider: s
         for start in ("0001-01-01", "1969-12-31", "1970-01-01"):
             frame = fetcher.fetch(symbol, timeframe, start, "2024-06-01", columns="all")
             same(frame, world.truth(theirs, timeframe, "2015-01-01", "2024-06-01", provider=provider))
-            assert told(frame)["gaps"][0]["cause"] == "not_listed"
-            assert told(frame)["gaps"][0]["first"][:4] in ("1969", "1970")
+            assert manifest_of(frame)["gaps"][0]["cause"] == "not_listed"
+            assert manifest_of(frame)["gaps"][0]["first"][:4] in ("1969", "1970")
     frame = fetcher.fetch(symbol, "1h", "2024-06-14", "9999-12-31")
     assert frame.index[-1] == pd.Timestamp("2024-06-15 11:00", tz="UTC")
 
@@ -551,7 +549,7 @@ def test_other_multiples_are_made_of_the_largest_timeframe_that_divides_them(wor
     assert len(frame) == 32
     assert frame["high"].iloc[0] == fine["high"].iloc[:3].max()
     assert frame["open"].iloc[1] == fine["open"].iloc[3]
-    assert told(frame)["timeframe"] == "45m"
+    assert manifest_of(frame)["timeframe"] == "45m"
     same(
         fetcher.fetch("BTC/USDT", "60m", "2024-06-01", "2024-06-02"),
         world.truth("BTCUSDT", "1h", "2024-06-01", "2024-06-02"),
@@ -562,8 +560,8 @@ def test_other_multiples_are_made_of_the_largest_timeframe_that_divides_them(wor
 def test_a_resampled_candle_of_an_incomplete_set_is_listed_as_partial(world: World) -> None:
     frame = world.fetcher().fetch("BTC/USDT", "7h", "2023-03-23", "2023-03-26")
     hour = ms("2023-03-24T13:00")
-    assert [ms(text[:-1]) for text in told(frame)["partial"]] == [hour - hour % (7 * 3_600_000)]
-    assert told(frame)["gap_count"] == 0
+    assert [ms(text[:-1]) for text in manifest_of(frame)["partial"]] == [hour - hour % (7 * 3_600_000)]
+    assert manifest_of(frame)["gap_count"] == 0
 
 
 # -- many symbols, threads, memory
@@ -612,8 +610,8 @@ def test_editing_a_frame_that_was_handed_out_changes_no_other(world: World) -> N
         frame.iloc[3, 0] = -1.0
         frame.loc[:, "close"] = 0.0
         frame["volume"] += 1.0
-        told(frame)["rows"] = -5
-    assert told(fetcher.fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-08"))["rows"] == 168
+        manifest_of(frame)["rows"] = -5
+    assert manifest_of(fetcher.fetch("BTC/USDT", "1h", "2024-06-01", "2024-06-08"))["rows"] == 168
 
 
 def test_iter_frames_yields_the_whole_range_in_order_in_bounded_pieces(world: World) -> None:
@@ -623,8 +621,8 @@ def test_iter_frames_yields_the_whole_range_in_order_in_bounded_pieces(world: Wo
         pieces = list(fetcher.iter_frames("BTC/USDT", "1m", "2023-03-20", "2023-03-27", rows=rows))
         assert max(len(piece) for piece in pieces) <= rows
         pd.testing.assert_frame_equal(pd.concat(pieces), whole, check_exact=True)
-        assert sum(told(piece)["rows"] for piece in pieces) == len(whole)
-        assert sum(gap["count"] for piece in pieces for gap in told(piece)["gaps"]) == 80
+        assert sum(manifest_of(piece)["rows"] for piece in pieces) == len(whole)
+        assert sum(gap["count"] for piece in pieces for gap in manifest_of(piece)["gaps"]) == 80
 
 
 @pytest.mark.fault("E09")
@@ -734,7 +732,7 @@ def test_the_module_level_fetch_uses_one_fetcher(world: World, monkeypatch: pyte
     frame = candle_fetcher.fetch("BTC/USDT", "1h", "2023-06-01", "2023-06-02")
     again = candle_fetcher.fetch("BTC/USDT", "1h", "2023-06-01", "2023-06-02")
     same(frame, world.truth("BTCUSDT", "1h", "2023-06-01", "2023-06-02"))
-    assert told(again)["sources"]["memory"] == 24
+    assert manifest_of(again)["sources"]["memory"] == 24
     from candle_fetcher.fetcher import shared
 
     shared.shared_fetcher().close()
@@ -899,12 +897,12 @@ def test_an_outage_at_the_end_of_what_is_asked_is_no_delisting(world: World) -> 
     fetcher = world.fetcher()
     for _ in range(5):
         frame = fetcher.fetch("BTC/USDT", "1m", "2024-06-15T08:00")
-        assert [gap["cause"] for gap in told(frame)["gaps"]] == ["no_candle"]
+        assert [gap["cause"] for gap in manifest_of(frame)["gaps"]] == ["no_candle"]
         world.now_s += 60
     assert len(world.asked("exchangeInfo")) <= 2
     world.exchange.unhide("binance", "BTCUSDT")
     world.now_s += 3_700
-    assert told(fetcher.fetch("BTC/USDT", "1m", "2024-06-15T08:00"))["gap_count"] == 0
+    assert manifest_of(fetcher.fetch("BTC/USDT", "1m", "2024-06-15T08:00"))["gap_count"] == 0
 
 
 def test_an_unknown_setting_is_told_with_the_closest_one() -> None:
@@ -921,7 +919,7 @@ def test_the_forming_candle_counts_among_the_newest(world: World, timeframe: str
     fetcher = world.fetcher()
     for limit in (1, 2, 3, 1500):
         frame = fetcher.fetch("BTC/USDT", timeframe, limit=limit, include_open=True, on_gap=on_gap)
-        manifest = told(frame)
+        manifest = manifest_of(frame)
         assert len(frame) == manifest["rows"]
         assert manifest["expected"] == len(frame) + sum(gap["count"] for gap in manifest["gaps"])
         assert timeframe == "45m" or sum(manifest["sources"].values()) == len(frame)
@@ -933,6 +931,6 @@ def test_the_forming_candle_counts_among_the_newest(world: World, timeframe: str
 def test_the_oldest_candles_do_not_reach_for_the_forming_one(world: World) -> None:
     frame = world.fetcher().fetch("BTC/USDT", "1h", "2024-01-01", limit=5, include_open=True)
     assert frame["is_closed"].tolist() == [True] * 5
-    assert told(frame)["rows"] == 5
+    assert manifest_of(frame)["rows"] == 5
     near = world.fetcher().fetch("BTC/USDT", "1h", "2024-06-15T10:00", limit=5, include_open=True)
     assert near["is_closed"].tolist() == [True, True, False]

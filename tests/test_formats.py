@@ -330,7 +330,7 @@ def test_a_folder_gets_a_name_with_the_ending_of_the_format(
         ({"columns": {"y" * 256: "close"}}, "at most 255 characters"),
         ({"columns": {f"y{at}": "close" for at in range(101)}}, "at most 100"),
         ({"format": "xlsx"}, "expected 'excel', or a path that ends in .xlsx"),
-        ({"path": "~nobody-of-that-name/x.csv"}, "home folder of a user"),
+        ({"path": "~no-such-user-of-this-machine/x.csv"}, "home folder of a user"),
         ({"columns": {"y": "colse"}}, "Did you mean 'close'"),
         ({"columns": {"ETHUSDT": "open", "{symbol}": "close"}}, "twice"),
         ({"separator": ",", "decimal": ","}, "both"),

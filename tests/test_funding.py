@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from world import World, ms
+from world import World, manifest_of, ms
 
 from candle_fetcher import (
     AccessDenied,
@@ -81,11 +81,6 @@ def equal(frame: pd.DataFrame, rows: list[dict[str, Any]], *, marks: bool = True
 
 def asked(world: World) -> list[dict[str, str]]:
     return world.asked("v1/fundingRate")
-
-
-def told(frame: pd.DataFrame) -> dict[str, Any]:
-    manifest: dict[str, Any] = frame.attrs["candle_fetcher"]
-    return manifest
 
 
 def files(world: World) -> Counter[str]:
@@ -485,12 +480,12 @@ def test_files_have_the_rates_of_rest_and_no_mark_prices(world, provider, symbol
     assert {request.market for request in world.exchange.requests} == {"archive"}
     equal(frame, rows, marks=False)
     assert list(frame.columns) == ["funding_rate", "mark_price"]
-    assert told(frame)["sources"] == {"memory": 0, "disk": 0, "archive": len(rows), "rest": 0}
-    assert told(frame)["unverified"] == told(frame)["rejected"] == []
+    assert manifest_of(frame)["sources"] == {"memory": 0, "disk": 0, "archive": len(rows), "rest": 0}
+    assert manifest_of(frame)["unverified"] == manifest_of(frame)["rejected"] == []
     # On COIN-M nobody has mark prices, so that nothing is lost.
     without = [{"start": "2024-01-10T05:00:00Z", "end": "2024-04-20T00:00:00Z"}] if provider == "binance-um" else []
-    assert told(frame)["without_mark_price"] == without
-    json.dumps(told(frame))
+    assert manifest_of(frame)["without_mark_price"] == without
+    json.dumps(manifest_of(frame))
 
 
 @pytest.mark.parametrize("hours", [1, 4, 8, None])
@@ -512,15 +507,15 @@ def test_the_archive_alone_goes_from_its_first_file_to_its_last(world):
     frame = fetcher.fetch_funding("BTC/USDT")
     assert {request.market for request in world.exchange.requests} == {"archive"}
     equal(frame, sent(world, "BTCUSDT", "2020-01-01", "2024-06-01"), marks=False)
-    assert told(frame)["start"] == "2020-01-01T00:00:00Z"
-    assert told(frame)["end"] == "2024-06-01T00:00:00Z"
+    assert manifest_of(frame)["start"] == "2020-01-01T00:00:00Z"
+    assert manifest_of(frame)["end"] == "2024-06-01T00:00:00Z"
     world.exchange.clear_log()
     again = fetcher.fetch_funding("BTC/USDT")  # the months before the first file are known to have none
     assert world.exchange.requests == []
     assert again.equals(frame)
-    assert told(again)["sources"]["memory"] == len(frame)
+    assert manifest_of(again)["sources"]["memory"] == len(frame)
     since = fetcher.fetch_funding("BTC/USDT", "2024-05-20")
-    assert told(since)["end"] == "2024-06-01T00:00:00Z"
+    assert manifest_of(since)["end"] == "2024-06-01T00:00:00Z"
     assert len(since) == 36
     assert world.exchange.requests == []
 
@@ -528,12 +523,12 @@ def test_the_archive_alone_goes_from_its_first_file_to_its_last(world):
 def test_the_archive_alone_ends_before_a_file_that_is_late(world):
     late = world.exchange.archive.spoil("fundingRate-2024-05", damage.missing())
     fetcher = world.fetcher(provider="binance-um", source="archive")
-    assert told(fetcher.fetch_funding("BTC/USDT", "2024-03-01"))["end"] == "2024-05-01T00:00:00Z"
+    assert manifest_of(fetcher.fetch_funding("BTC/USDT", "2024-03-01"))["end"] == "2024-05-01T00:00:00Z"
     late.stop()
-    assert told(fetcher.fetch_funding("BTC/USDT", "2024-03-01"))["end"] == "2024-05-01T00:00:00Z"  # asked today
+    assert manifest_of(fetcher.fetch_funding("BTC/USDT", "2024-03-01"))["end"] == "2024-05-01T00:00:00Z"  # asked today
     files(world)
     world.now_s += 25 * 3600
-    assert told(fetcher.fetch_funding("BTC/USDT", "2024-03-01"))["end"] == "2024-06-01T00:00:00Z"
+    assert manifest_of(fetcher.fetch_funding("BTC/USDT", "2024-03-01"))["end"] == "2024-06-01T00:00:00Z"
     assert files(world) == {"BTCUSDT-fundingRate-2024-05.zip": 1}
 
 
@@ -542,7 +537,7 @@ def test_a_file_that_may_come_any_hour_is_asked_for_again_in_an_hour(world):
     fetcher = world.fetcher(provider="binance-um", source="archive")
     for minutes, end in ((0, "2024-05-01"), (45, "2024-05-01"), (30, "2024-06-01")):
         world.now_s += minutes * 60
-        assert told(fetcher.fetch_funding("BTC/USDT", "2024-03-01"))["end"] == f"{end}T00:00:00Z"
+        assert manifest_of(fetcher.fetch_funding("BTC/USDT", "2024-03-01"))["end"] == f"{end}T00:00:00Z"
 
 
 @pytest.mark.slow
@@ -627,7 +622,7 @@ def test_a_file_that_is_not_what_it_should_be_is_fetched_once_more_and_then_not_
     assert [(gap.first, gap.cause) for gap in caught.value.missing] == [("2024-03-01T00:00:00Z", "fetch_failed")]
     assert isinstance(caught.value.cause, ReplyError)
     assert len(caught.value.frame) == 87
-    assert told(caught.value.frame)["rejected"] == [PATH]
+    assert manifest_of(caught.value.frame)["rejected"] == [PATH]
     # Nothing of it is stored: REST is whole.
     equal(world.fetcher().fetch_funding(*MONTH, provider="binance-um"), sent(world, "BTCUSDT", *MONTH[1:]))
 
@@ -653,18 +648,18 @@ def test_rows_written_otherwise_are_the_same_rows(world, what):
     world.exchange.archive.spoil(ZIP, how or damage.flip(), times=None if how else 1)
     frame = world.fetcher(provider="binance-um", source="archive").fetch_funding(*MONTH)
     equal(frame, sent(world, "BTCUSDT", *MONTH[1:]), marks=False)
-    assert told(frame)["rejected"] == told(frame)["unverified"] == []
+    assert manifest_of(frame)["rejected"] == manifest_of(frame)["unverified"] == []
 
 
 def test_a_file_without_a_checksum_is_used_and_named(world):
     world.exchange.archive.spoil(ZIP, damage.missing_checksum())
     frame = world.fetcher(provider="binance-um", source="archive").fetch_funding(*MONTH)
     equal(frame, sent(world, "BTCUSDT", *MONTH[1:]), marks=False)
-    assert told(frame)["unverified"] == [PATH]
+    assert manifest_of(frame)["unverified"] == [PATH]
     later = world.fetcher(provider="binance-um", source="archive")
-    assert told(later.fetch_funding(*MONTH))["unverified"] == [PATH]  # out of the cache it is the same file
-    assert told(later.fetch_funding("BTC/USDT", "2024-04-01", "2024-05-01"))["unverified"] == []
-    assert told(later.fetch_funding(*MONTH, source="rest"))["unverified"] == []
+    assert manifest_of(later.fetch_funding(*MONTH))["unverified"] == [PATH]  # out of the cache it is the same file
+    assert manifest_of(later.fetch_funding("BTC/USDT", "2024-04-01", "2024-05-01"))["unverified"] == []
+    assert manifest_of(later.fetch_funding(*MONTH, source="rest"))["unverified"] == []
 
 
 def test_a_file_that_was_replaced_comes_with_refresh(world):
@@ -688,7 +683,7 @@ def test_files_never_answer_for_rest_nor_rest_for_files(world):
     assert files(world) == {ZIP: 1}
     again = world.fetcher(provider="binance-um").fetch_funding(*MONTH, source="archive")
     equal(again, rows, marks=False)
-    assert told(again)["sources"] == {"memory": 0, "disk": 93, "archive": 0, "rest": 0}
+    assert manifest_of(again)["sources"] == {"memory": 0, "disk": 93, "archive": 0, "rest": 0}
     equal(fetcher.fetch_funding(*MONTH, source="cache"), rows)
     assert world.exchange.requests == []
 
@@ -703,8 +698,10 @@ def test_the_cache_alone_tells_that_what_it_has_is_out_of_files(world):
     assert warned[0].filename == __file__
     equal(frame[:87], rows[:87], marks=False)
     equal(frame[87:], rows[87:])
-    assert told(frame)["sources"]["disk"] == 87 + 93
-    assert told(frame)["without_mark_price"] == [{"start": "2024-02-01T00:00:00Z", "end": "2024-03-01T00:00:00Z"}]
+    assert manifest_of(frame)["sources"]["disk"] == 87 + 93
+    assert manifest_of(frame)["without_mark_price"] == [
+        {"start": "2024-02-01T00:00:00Z", "end": "2024-03-01T00:00:00Z"}
+    ]
     assert world.exchange.requests == []
 
 
@@ -719,8 +716,8 @@ def test_where_rest_fails_files_stand_in_until_it_is_back(world):
     assert warned[0].filename == __file__
     equal(frame[:50], rows[:50])
     equal(frame[50:], rows[50:], marks=False)
-    assert told(frame)["sources"] == {"memory": 0, "disk": 0, "archive": len(rows) - 50, "rest": 50}
-    (without,) = told(frame)["without_mark_price"]
+    assert manifest_of(frame)["sources"] == {"memory": 0, "disk": 0, "archive": len(rows) - 50, "rest": 50}
+    (without,) = manifest_of(frame)["without_mark_price"]
     assert ms(without["start"][:-1]) == rows[49]["fundingTime"] + 1
     assert without["end"] == "2024-04-01T00:00:00Z"
     files(world)
@@ -731,8 +728,8 @@ def test_where_rest_fails_files_stand_in_until_it_is_back(world):
     down.stop()
     whole = quick(world).fetch_funding("BTC/USDT", "2024-01-01", "2024-04-01", provider=provider)
     equal(whole, rows)
-    assert told(whole)["without_mark_price"] == []
-    assert told(whole)["sources"] == {"memory": 0, "disk": 50, "archive": 0, "rest": len(rows) - 50}
+    assert manifest_of(whole)["without_mark_price"] == []
+    assert manifest_of(whole)["sources"] == {"memory": 0, "disk": 50, "archive": 0, "rest": len(rows) - 50}
 
 
 def test_the_month_that_has_no_file_yet_is_missing_while_rest_fails(world):
@@ -742,7 +739,7 @@ def test_the_month_that_has_no_file_yet_is_missing_while_rest_fails(world):
     assert [(gap.first, gap.cause) for gap in caught.value.missing] == [("2024-06-01T00:00:00Z", "fetch_failed")]
     assert isinstance(caught.value.cause, TransportError)
     assert len(caught.value.frame) == 90 + 93
-    assert told(caught.value.frame)["without_mark_price"] == [
+    assert manifest_of(caught.value.frame)["without_mark_price"] == [
         {"start": "2024-04-01T00:00:00Z", "end": "2024-06-01T00:00:00Z"}
     ]
 
@@ -752,8 +749,8 @@ def test_on_coin_m_nothing_is_lost_with_a_file_and_nobody_is_warned(world):
     world.exchange.fail(faults.status(500), times=None, match="/dapi/")
     frame = quick(world, max_retries=0).fetch_funding("BTC/USD", *MONTH[1:], provider="binance-cm")
     equal(frame, rows)
-    assert told(frame)["sources"]["archive"] == 93
-    assert told(frame)["without_mark_price"] == []
+    assert manifest_of(frame)["sources"]["archive"] == 93
+    assert manifest_of(frame)["without_mark_price"] == []
 
 
 def test_rest_alone_takes_no_file_and_a_closed_door_is_told_at_once(world):
@@ -981,7 +978,7 @@ def test_years_of_real_funding_survive_the_way_through_files(world, shared, symb
         fetcher = world.fetcher(provider="binance-um", source="archive")
         frame = fetcher.fetch_funding(f"{symbol}/USDT", rows[0]["fundingTime"], rows[-1]["fundingTime"] + 1)
         equal(frame, rows)
-        assert told(frame)["sources"][tier] == len(rows)
+        assert manifest_of(frame)["sources"][tier] == len(rows)
 
 
 def test_a_real_file_comes_row_for_row(world, shared):

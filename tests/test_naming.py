@@ -181,7 +181,7 @@ def test_the_manifest_of_an_export_in_pieces_is_that_of_the_frame(
         ({"timeframe": "4h"}, "4h"),
         ({"kind": "mark"}, "mark"),
         ({"provider": "binance-um"}, "binance-um"),
-        ({"provider": "nobody-knows"}, "expected one of alpaca"),
+        ({"provider": "not-known"}, "expected one of alpaca"),
         ({"provider": 5}, "does not name"),
         ({"settings": {"adjustment": "split"}}, "adjustment"),
         ({"settings": 5}, "does not name"),

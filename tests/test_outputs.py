@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from world import World, ms
+from world import World, manifest_of, ms
 
 import candle_fetcher
 from candle_fetcher import CandleFetcher, IncompleteData, InputError, MissingExtra
@@ -27,10 +27,6 @@ def output(request: pytest.FixtureRequest) -> str:
     if request.param == "polars":
         pytest.importorskip("polars")
     return str(request.param)
-
-
-def told(frame: pd.DataFrame) -> Any:
-    return frame.attrs["candle_fetcher"]
 
 
 def type_of(output: str) -> Any:
@@ -146,7 +142,7 @@ def test_the_manifest_is_in_the_schema_of_an_arrow_table(world: World) -> None:
         manifest = json.loads(table.schema.metadata[b"candle_fetcher"])
         assert manifest["rows"] == 4320
     frame = fetcher.fetch("BTC/USDT", "1m", *DAYS)
-    assert manifest == dict(told(frame))
+    assert manifest == dict(manifest_of(frame))
     assert manifest["sources"] == {"memory": 4320, "disk": 0, "archive": 0, "rest": 0}
     back = table.to_pandas()
     pd.testing.assert_frame_equal(back, frame, check_freq=False)  # with its index
@@ -157,7 +153,7 @@ def test_with_manifest_gives_it_as_a_second_value(world: World, name: str) -> No
     if name == "polars":
         pytest.importorskip("polars")
     fetcher = world.fetcher()
-    expected = told(fetcher.fetch("BTC/USDT", "1h", *DAYS))["fingerprint"]
+    expected = manifest_of(fetcher.fetch("BTC/USDT", "1h", *DAYS))["fingerprint"]
     for _ in range(2):
         made, manifest = fetcher.fetch("BTC/USDT", "1h", *DAYS, output=name, with_manifest=True)
         assert len(made) == manifest["rows"] == 72

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from world import World, frames_of, ms, same
+from world import World, frames_of, manifest_of, ms, same
 
 from candle_fetcher import (
     AccessDenied,
@@ -42,10 +42,6 @@ LOST = chunk_span(MINUTE, chunk_of(MINUTE, ms("2024-06-02")))
 MISSING = [
     {"first": "2024-06-01T16:40:00Z", "last": "2024-06-02T09:19:00Z", "count": 1000, "cause": "fetch_failed"},
 ]  # fmt: skip
-
-
-def told(frame: pd.DataFrame) -> Any:
-    return frame.attrs["candle_fetcher"]
 
 
 @contextmanager
@@ -79,14 +75,18 @@ def test_what_there_is_comes_back_and_the_manifest_says_what_is_missing(world: W
     truth = world.truth("BTCUSDT", "1m", *DAYS)
     inside = (truth["open_time"] < LOST.start_ms) | (truth["open_time"] >= LOST.end_ms)
     same(frame, {name: values[inside] for name, values in truth.items()})
-    assert told(frame)["missing"] == MISSING
-    assert (told(frame)["rows"], told(frame)["expected"], told(frame)["gap_count"]) == (3320, 4320, 0)
-    assert told(frame)["fingerprint"] is None
-    json.dumps(dict(told(frame)))
-    assert told(pickle.loads(pickle.dumps(frame)))["missing"] == MISSING
+    assert manifest_of(frame)["missing"] == MISSING
+    assert (manifest_of(frame)["rows"], manifest_of(frame)["expected"], manifest_of(frame)["gap_count"]) == (
+        3320,
+        4320,
+        0,
+    )
+    assert manifest_of(frame)["fingerprint"] is None
+    json.dumps(dict(manifest_of(frame)))
+    assert manifest_of(pickle.loads(pickle.dumps(frame)))["missing"] == MISSING
     assert [(gap.first, gap.last, gap.count, gap.cause) for gap in caught.value.missing] == [tuple(MISSING[0].values())]
     assert caught.value.frame is not None
-    assert told(caught.value.frame)["missing"] == MISSING
+    assert manifest_of(caught.value.frame)["missing"] == MISSING
     pd.testing.assert_frame_equal(caught.value.frame, frame)
 
 
@@ -95,9 +95,9 @@ def test_a_whole_answer_is_the_same_whatever_partial_says(world: World, partial:
     fetcher = world.fetcher(source="rest")
     frame = fetcher.fetch("BTC/USDT", "1m", *DAYS, partial=partial)
     assert len(frame) == 4320
-    assert "missing" not in told(frame)
+    assert "missing" not in manifest_of(frame)
     again = fetcher.fetch("BTC/USDT", "1m", *DAYS)
-    assert told(again)["fingerprint"] == told(frame)["fingerprint"] is not None
+    assert manifest_of(again)["fingerprint"] == manifest_of(frame)["fingerprint"] is not None
 
 
 def test_a_partial_answer_is_never_kept(world: World) -> None:
@@ -114,7 +114,7 @@ def test_a_partial_answer_is_never_kept(world: World) -> None:
     whole = world.fetcher(source="rest").fetch("BTC/USDT", "1m", *DAYS, partial="allow")
     assert len(world.asked()) == 1  # for what was missing alone
     same(whole, world.truth("BTCUSDT", "1m", *DAYS))
-    assert "missing" not in told(whole)
+    assert "missing" not in manifest_of(whole)
 
 
 def test_a_warning_comes_once_for_a_call(world: World) -> None:
@@ -134,7 +134,7 @@ def test_a_warning_comes_once_for_a_call(world: World) -> None:
         fetcher.fetch("BTC/USDT", "1m", *DAYS, partial="allow")  # warnings are errors here
     assert [len(found) for found in (one, several, pieces, file)] == [1, 1, 1, 1]
     assert {found[0].filename for found in (one, several, pieces, file)} == {__file__}
-    assert [told(frame)["missing"] for frame in frames.values()] == [MISSING, MISSING]
+    assert [manifest_of(frame)["missing"] for frame in frames.values()] == [MISSING, MISSING]
 
 
 def test_a_partial_answer_is_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:
@@ -167,8 +167,8 @@ def test_the_frames_of_a_range_are_the_partial_frame_cut(world: World, rows: int
         whole = fetcher.fetch("BTC/USDT", "1m", *DAYS, partial="allow")
         pieces = list(fetcher.iter_frames("BTC/USDT", "1m", *DAYS, rows=rows, partial="allow"))
     pd.testing.assert_frame_equal(frames_of(iter(pieces)), whole, check_freq=False)
-    assert sum(gap["count"] for piece in pieces for gap in told(piece).get("missing", ())) == 1000
-    assert sum(told(piece)["expected"] for piece in pieces) == 4320
+    assert sum(gap["count"] for piece in pieces for gap in manifest_of(piece).get("missing", ())) == 1000
+    assert sum(manifest_of(piece)["expected"] for piece in pieces) == 4320
 
 
 @pytest.mark.parametrize(
@@ -213,12 +213,12 @@ def test_nothing_at_all_is_an_empty_frame_that_says_so(world: World) -> None:
         frame = world.fetcher(source="cache").fetch("BTC/USDT", "1h", start, end, partial="allow")
         assert frame.empty
         assert list(frame) == ["open", "high", "low", "close", "volume"]
-        (gap,) = told(frame)["missing"]
+        (gap,) = manifest_of(frame)["missing"]
         assert (gap["first"], gap["cause"]) == ("2024-06-01T00:00:00Z", "fetch_failed")
-        assert told(frame)["expected"] == gap["count"] == (72 if end else 14 * 24 + 12)
+        assert manifest_of(frame)["expected"] == gap["count"] == (72 if end else 14 * 24 + 12)
     newest = world.fetcher(source="cache").fetch("BTC/USDT", "1h", limit=10, partial="allow")
     assert newest.empty
-    assert told(newest)["missing"]
+    assert manifest_of(newest)["missing"]
 
 
 def test_the_candle_that_is_forming_may_be_missing(world: World) -> None:
@@ -230,7 +230,7 @@ def test_the_candle_that_is_forming_may_be_missing(world: World) -> None:
     frame = partial_fetcher(world).fetch("BTC/USDT", "1h", "2024-06-15", include_open=True, partial="allow")
     assert len(frame) == 12
     assert frame["is_closed"].all()
-    assert told(frame)["missing"] == [
+    assert manifest_of(frame)["missing"] == [
         {"first": "2024-06-15T12:00:00Z", "last": "2024-06-15T12:00:00Z", "count": 1, "cause": "fetch_failed"}
     ]
 
@@ -241,8 +241,8 @@ def test_what_is_missing_beside_a_gap_of_the_provider_stays_apart(world: World) 
     with losing(world.exchange):
         frame = partial_fetcher(world).fetch("BTC/USDT", "1m", *DAYS, partial="allow")
     gap = {"first": "2024-06-03T00:00:00Z", "last": "2024-06-03T00:09:00Z", "count": 10, "cause": "no_candle"}
-    assert (told(frame)["gaps"], told(frame)["missing"]) == ([gap], MISSING)
-    assert told(frame)["expected"] == 4320
+    assert (manifest_of(frame)["gaps"], manifest_of(frame)["missing"]) == ([gap], MISSING)
+    assert manifest_of(frame)["expected"] == 4320
     with pytest.warns(CandleFetcherWarning, match="which is no gap"):
         found = find_gaps(frame, "1m")
     assert found["count"].tolist() == [10]
@@ -259,7 +259,7 @@ def test_combined_frames_know_what_each_of_them_lacks(world: World) -> None:
     with losing(world.exchange, both):
         frames = fetcher.fetch_many(["BTC/USDT", "ETH/USDT"], "1m", *DAYS, partial="allow")
     combined = combine(frames, "close")
-    assert told(combined)["ETH/USDT"]["missing"] == MISSING
+    assert manifest_of(combined)["ETH/USDT"]["missing"] == MISSING
     with pytest.warns(CandleFetcherWarning, match="which is no gap"):
         assert find_gaps(combined, "1m").empty
 
@@ -291,8 +291,8 @@ def test_a_resampled_candle_that_lacks_what_failed_is_missing_and_no_row(world: 
     with losing(world.exchange):
         frame = partial_fetcher(world).fetch("BTC/USDT", "7m", *DAYS, partial="allow")
     whole = world.fetcher(source="rest").fetch("BTC/USDT", "7m", *DAYS)
-    assert sum(gap["count"] for gap in told(frame)["missing"]) == len(whole) - len(frame) > 140
-    assert told(frame)["partial"] == []
+    assert sum(gap["count"] for gap in manifest_of(frame)["missing"]) == len(whole) - len(frame) > 140
+    assert manifest_of(frame)["partial"] == []
     pd.testing.assert_frame_equal(frame, whole.loc[frame.index], check_freq=False)
 
 
@@ -326,8 +326,8 @@ def test_whatever_fails_the_rows_are_those_of_the_whole_answer(tmp_path: Path, s
         failing.stop()
         whole = world.fetcher(source="rest").fetch("BTC/USDT", timeframe, *DAYS, on_gap=how)
     pd.testing.assert_frame_equal(frames_of(iter(parts)), frame, check_freq=False)
-    missing = read_missing(told(frame)) if "missing" in told(frame) else []
-    assert sum(gap["count"] for gap in told(frame).get("missing", ())) == sum(
+    missing = read_missing(manifest_of(frame)) if "missing" in manifest_of(frame) else []
+    assert sum(gap["count"] for gap in manifest_of(frame).get("missing", ())) == sum(
         len(parse_timeframe(timeframe).slots(span)) for span in missing
     )
     opens = index_ms(whole)
@@ -354,14 +354,17 @@ def test_a_partial_file_is_named_so_and_has_its_manifest(world: World) -> None:
     manifest = json.loads(path.with_suffix(".json").read_text())
     assert (manifest["missing"], manifest["fingerprint"], manifest["rows"]) == (MISSING, None, 3320)
     read = read_csv(path)
-    assert told(read)["missing"] == MISSING
+    assert manifest_of(read)["missing"] == MISSING
     with pytest.warns(CandleFetcherWarning, match="which is no gap"):
         assert find_gaps(read, "1m").empty
     whole = world.fetcher(source="rest").export("BTC/USDT", "1m", *DAYS, **words)
     assert whole.name == "BTC_USDT_1m_20240601_20240604.csv"
     assert sorted(one.name for one in folder.glob("BTC*")) == [whole.name, f"{whole.stem}.json"]
     assert len(read_csv(whole)) == 4320
-    assert told(read_csv(whole))["fingerprint"] == told(fetcher.fetch("BTC/USDT", "1m", *DAYS))["fingerprint"]
+    assert (
+        manifest_of(read_csv(whole))["fingerprint"]
+        == manifest_of(fetcher.fetch("BTC/USDT", "1m", *DAYS))["fingerprint"]
+    )
 
 
 @pytest.mark.parametrize("ending", [".parquet", ".arrow", ".jsonl", ".csv.gz"])

@@ -482,20 +482,20 @@ def test_a_folder_that_cannot_be_written_to_is_read(world: World, file_format: s
         assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-def test_progress_tells_of_each_series(vault: Vault, world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    told: list[Progress] = []
-    vault.update(["BTC/USDT", "ETH/USDT"], "1h", START, progress=told.append)
-    assert [(one.phase, one.done, one.total) for one in told] == [
+def test_progress_counts_each_series(vault: Vault, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    events: list[Progress] = []
+    vault.update(["BTC/USDT", "ETH/USDT"], "1h", START, progress=events.append)
+    assert [(one.phase, one.done, one.total) for one in events] == [
         ("start", 0, 2),
         ("advance", 1, 2),
         ("advance", 1, 2),
         ("end", 0, 2),
     ]
-    assert {one.label for one in told} == {"2 series"}
-    told.clear()
+    assert {one.label for one in events} == {"2 series"}
+    events.clear()
     with pytest.raises(FetchManyError):
-        vault.update(["NOPE/USDT", "BTC/USDT"], "1h", START, progress=told.append)
-    assert [one.phase for one in told] == ["start", "advance", "advance", "end"]
+        vault.update(["NOPE/USDT", "BTC/USDT"], "1h", START, progress=events.append)
+    assert [one.phase for one in events] == ["start", "advance", "advance", "end"]
     vault.update(progress=True)
     said = capsys.readouterr().err
     assert "2 series: 100%" in said

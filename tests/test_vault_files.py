@@ -7,7 +7,7 @@
 | processor or fetch fails      | the old state                  | that error                         | an_error_among |
 | current file edited at an end | the old state                  | BadFile, names the file            | a_current_file |
 | current file edited elsewhere | the old state                  | BadFile of verify and a whole read | an_edit_in     |
-| older file edited or removed  | the new state; it is made anew |                                    | the_older_file |
+| older file edited or removed  | the new state; it is rebuilt   |                                    | the_older_file |
 | current file removed          | the new state; rows come again |                                    | a_removed      |
 | state file damaged            | the old state                  | BadFile, says what to do           | a_damaged      |
 | folder cannot be written to   | the old state                  | OSError                            | test_vault.py  |
@@ -111,6 +111,20 @@ _steps = st.lists(
 )
 
 
+def put_step(
+    files: Files, what: str, size: int, seed: int, expected: pd.DataFrame, stop: int
+) -> tuple[pd.DataFrame, int]:
+    """Append rows, or rewrite those from a row on; return what the files then hold, and how many rows."""
+    if what == "append":
+        new = rows(stop, stop + size, seed)
+        put(files, stop + size, new)
+        return pd.concat([expected, new]), stop + size
+    first = min(size, stop)
+    new = rows(first, stop + 2, seed)
+    put(files, stop + 2, new, first=first)
+    return pd.concat([expected[expected.index < new.index[0]], new]), stop + 2
+
+
 @given(steps=_steps, options=st.sampled_from([CsvOptions(), CsvOptions(";", ",")]))
 @examples(100)
 def test_any_sequence_of_writes_and_damage_of_the_older_file_keeps_the_series_whole(
@@ -125,17 +139,8 @@ def test_any_sequence_of_writes_and_damage_of_the_older_file_keeps_the_series_wh
         state = files.load()
         assert state is not None
         older = folder / f"{SERIES.name()}_{'21'[int(state.current) - 1]}.csv"
-        if what == "append":
-            new = rows(stop, stop + int(size), seed)
-            stop += int(size)
-            expected = pd.concat([expected, new])
-            put(files, stop, new)
-        elif what == "rewrite":
-            first = min(int(size), stop)
-            new = rows(first, stop + 2, seed)
-            stop += 2
-            expected = pd.concat([expected[expected.index < new.index[0]], new])
-            put(files, stop, new, first=first)
+        if what in ("append", "rewrite"):
+            expected, stop = put_step(files, what, int(size), seed, expected, stop)
         elif older.exists():
             data = bytearray(older.read_bytes())
             at = int(size * (len(data) - 1)) if isinstance(size, float) else 0
@@ -202,17 +207,8 @@ def test_any_sequence_of_writes_keeps_the_months_whole(
     expected, stop = rows(0, 5), 5
     put(files, 5, expected)
     for seed, (what, size) in enumerate(steps, start=1):
-        if what == "append":
-            new = rows(stop, stop + int(size), seed)
-            stop += int(size)
-            expected = pd.concat([expected, new])
-            put(files, stop, new)
-        elif what == "rewrite":
-            first = min(int(size), stop)
-            new = rows(first, stop + 2, seed)
-            stop += 2
-            expected = pd.concat([expected[expected.index < new.index[0]], new])
-            put(files, stop, new, first=first)
+        if what in ("append", "rewrite"):
+            expected, stop = put_step(files, what, int(size), seed, expected, stop)
         assert is_equal(stored(files), expected)
 
 

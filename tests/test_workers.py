@@ -246,7 +246,7 @@ def test_errors_come_back_whole_beside_the_frames(exchange: PracticeExchange, ma
     assert lacking.missing == expected.missing != ()
     assert [facts_of(one) for one in lacking.refusals] == [facts_of(one) for one in expected.refusals]
     assert str(lacking.cause) == str(expected.cause)
-    # It was told which call it ended.
+    # It names the call that it ended.
     assert (lacking.provider, lacking.symbol, lacking.timeframe) == ("binance", "ETH/USDT", "1h")
     depth = ours.errors["kraken:BTC/USD"]
     assert isinstance(depth, IncompleteData)

@@ -27,6 +27,12 @@ def ms(text: str) -> int:
     return int(dt.datetime.fromisoformat(text.removesuffix("Z")).replace(tzinfo=dt.timezone.utc).timestamp() * 1000)
 
 
+def manifest_of(frame: pd.DataFrame) -> dict[str, Any]:
+    """The manifest of a frame."""
+    manifest: dict[str, Any] = frame.attrs["candle_fetcher"]
+    return manifest
+
+
 class World:
     """An exchange at a time that only moves when told, and fetchers that ask it."""
 
