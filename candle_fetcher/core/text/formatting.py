@@ -163,13 +163,16 @@ def _time_words(open_ms: Int64s) -> list[Words]:
     months = dates.astype("datetime64[M]")
     day = (dates - months).astype(np.int64)
     month = months.astype(np.int64) + 1970 * 12
-    second, ms = np.divmod(open_ms - days * DAY_MS, 1000)
+    of_day = (open_ms - days * DAY_MS).astype(np.uint32)
+    second = of_day // np.uint32(1000)
+    ms = of_day - second * np.uint32(1000)
+    tens = second // np.uint32(600)
     words = [
         np.repeat(_LF_YEARS.take(month // 120), counts),
         np.repeat(_YEAR_MONTHS.take(month % 120), counts),
         np.repeat(_DAYS.take(day), counts),
-        _HOURS.take(second // 600),
-        _SECONDS.take(second % 600),
+        _HOURS.take(tens),
+        _SECONDS.take(second - tens * np.uint32(600)),
     ]
     return [*words, _MILLISECONDS.take(ms)] if ms.any() else words
 
@@ -208,12 +211,14 @@ def _digits(size: Floats) -> tuple[npt.NDArray[np.bool_], Int64s, Int64s]:
     with np.errstate(over="ignore"):
         mantissa = np.rint(size * 1e8)
     short = (mantissa < 1e15) & (mantissa / 1e8 == size)
-    scaled = np.where(short, mantissa, 0).astype(np.int64)
-    whole = scaled // 10**8
-    fraction = scaled - whole * 10**8
-    if not short.all():
-        rest = np.flatnonzero(~short)
-        short[rest], whole[rest], fraction[rest] = _long_digits(size[rest])
+    rest = np.flatnonzero(~short)
+    long = size[rest]
+    if len(rest):
+        size, mantissa = np.where(short, (size, mantissa), 0)
+    below = np.floor(size)  # of m / 10**8 too, which is less than 10**7: its neighbours are nearer than 10**-8
+    whole, fraction = below.astype(np.int64), (mantissa - below * 1e8).astype(np.int64)
+    if len(rest):
+        short[rest], whole[rest], fraction[rest] = _long_digits(long)
     return short, whole, fraction
 
 
