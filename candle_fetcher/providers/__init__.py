@@ -15,6 +15,18 @@ from candle_fetcher.core.call import Call, Limit, Reply
 from candle_fetcher.core.candles import Candles, candles_from
 from candle_fetcher.core.errors import CandleFetcherWarning, InputError, NotOffered, unknown, warn
 from candle_fetcher.core.finality import Finality
+from candle_fetcher.core.live import (
+    Ack,
+    CandleUpdate,
+    Ending,
+    Heartbeat,
+    LiveEvent,
+    Notice,
+    QuoteUpdate,
+    Ready,
+    Refusal,
+    Say,
+)
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.providers.base import (
@@ -32,26 +44,41 @@ from candle_fetcher.providers.base import (
     any_symbol,
 )
 from candle_fetcher.providers.refusals import by_status
+from candle_fetcher.providers.streams import Channel, Message, Streams, Subscription
 
 __all__ = [
+    "Ack",
     "Action",
     "Actions",
     "Archive",
     "Call",
+    "CandleUpdate",
     "Candles",
+    "Channel",
+    "Ending",
     "Feed",
     "Finality",
     "Funding",
+    "Heartbeat",
     "Key",
     "Limit",
     "Listed",
     "Listing",
+    "LiveEvent",
+    "Message",
+    "Notice",
     "Provider",
     "Question",
+    "QuoteUpdate",
+    "Ready",
+    "Refusal",
     "Reply",
+    "Say",
     "Series",
     "Setting",
     "Span",
+    "Streams",
+    "Subscription",
     "Token",
     "all_providers",
     "any_symbol",

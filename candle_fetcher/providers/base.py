@@ -26,6 +26,7 @@ from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import MINUTE_MS
 from candle_fetcher.providers.refusals import by_status, not_a_symbol
+from candle_fetcher.providers.streams import Streams
 
 Answer = TypeVar("Answer")
 
@@ -318,6 +319,7 @@ class Provider:
     keys: the keys of a user; key_page: where to get them; token: the service that exchanges them for a token.
     settings: the choices of the user. configure(settings): the provider with these choices, needed where they change
     more than the series.
+    streams: its WebSocket streams; without them, live calls poll.
     """
 
     name: str
@@ -339,6 +341,7 @@ class Provider:
     token: Token | None = None
     settings: tuple[Setting, ...] = ()
     configure: Callable[[Mapping[str, str]], Provider] | None = None
+    streams: Streams | None = None
 
     def feed(self, kind: str) -> Feed:
         """Return the feed of that kind. Raises NotOffered, which names those that exist."""
