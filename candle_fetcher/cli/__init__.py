@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _set_up_streams()
         arguments = read_arguments(words)
-        talk = Talk()
+        talk = Talk(quiet=arguments.quiet)
         whole = whole_tracebacks() if debug else contextlib.nullcontext()
         with whole, _warnings_to(talk), dotenv(arguments, talk), logging_to(talk, arguments.log_level):
             return COMMANDS[arguments.command](arguments, talk)

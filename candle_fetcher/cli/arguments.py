@@ -265,9 +265,9 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     pages.set_defaults(commands=tuple(commands))
     for name, made in commands.items():
         other = made.add_argument_group("other")
-        if name not in ("export", "practice", "help"):
-            what = "print a summary as JSON, with the candles under `rows`" if name == "fetch" else "print JSON"
-            other.add_argument("--json", action="store_true", help=what)
+        if name not in ("practice", "help"):
+            _add_shape(other, "a summary with the candles under `rows`" if name == "fetch" else "one document")
+        other.add_argument("-q", "--quiet", action="store_true", help="say only what is wrong; what is asked for comes")
         other.add_argument("--log-level", metavar="LEVEL", help="log on stderr: debug, info, warning, error")
         other.add_argument("--debug", action="store_true", help="print tracebacks, and the durations of all operations")
         _add_version(other)
@@ -276,6 +276,12 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
 
 def _add_version(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--version", action="version", version=f"candle-fetcher {__version__}")
+
+
+def _add_shape(parser: argparse._ActionsContainer, document: str) -> None:
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help=f"print JSON: {document}")
+    shape.add_argument("--jsonl", action="store_true", help="print JSON lines: a row on each, as it comes")
 
 
 def _add_fetch(fetch: argparse.ArgumentParser) -> None:
@@ -326,7 +332,6 @@ def _add_vault(vault: argparse.ArgumentParser) -> None:
     vault.add_argument(
         "files", nargs="*", metavar="WORD", help="update: SYMBOL... TIMEFRAME; read, remove: one of each"
     )
-    vault.add_argument("-q", "--quiet", action="store_true", help="print what is wrong alone")
     group = vault.add_argument_group("series")
     group.add_argument("--symbols", metavar="A,B,C", help="several symbols, as a flag")
     group.add_argument("-i", "--timeframe", help="the timeframe, as a flag")

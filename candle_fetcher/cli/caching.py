@@ -6,8 +6,9 @@ import argparse
 import sys
 from typing import Any
 
+from candle_fetcher.cli.documents import is_json, print_document, print_json, print_rows
 from candle_fetcher.cli.opening import folder_setting, open_importer, read_target
-from candle_fetcher.cli.tables import print_copied, print_facts, print_imported, print_json, show_rows, show_series
+from candle_fetcher.cli.tables import print_copied, print_facts, print_imported, show_rows, show_series
 from candle_fetcher.cli.talk import Talk
 from candle_fetcher.console import is_on_terminal
 from candle_fetcher.core.errors import CandleFetcherError, InputError
@@ -26,10 +27,10 @@ def cache(arguments: argparse.Namespace, talk: Talk) -> int:
     with CandleFetcher(**folder_setting(arguments), progress=False) as fetcher:
         kept = fetcher.cache
         if arguments.action == "revisions":
-            show_rows(talk, kept.revisions(), "no revisions", as_json=arguments.json)
+            show_rows(talk, kept.revisions(), "no revisions", arguments)
             return 0
         if arguments.action == "list":
-            show_series(talk, kept.list(), as_json=arguments.json)
+            show_series(talk, kept.list(), arguments)
             return 0
         stats = kept.stats()
         if arguments.action == "verify":
@@ -49,24 +50,25 @@ def cache(arguments: argparse.Namespace, talk: Talk) -> int:
         else:
             bounds = ("path", "disk_entries", "disk_bytes", "disk_max_bytes", "memory_max_bytes", "problem")
             document = {name: getattr(stats, name) for name in bounds}
-    if arguments.json:
-        print_json(document)
-    else:
+    if is_json(arguments):
+        print_document(document, arguments)
+    elif arguments.action == "stats" or document.get("damaged") or not arguments.quiet:
         print_facts(document)
     return 1 if document.get("damaged") else 0
 
 
 def _copy(arguments: argparse.Namespace) -> int:
     """Make or restore a backup, with a bar on a terminal. Return 3 where something damaged was left out."""
-    with CandleFetcher(**folder_setting(arguments)) as fetcher:
+    progress = False if arguments.quiet else None
+    with CandleFetcher(**folder_setting(arguments), progress=progress) as fetcher:
         try:
             done: Backup | Restored = getattr(fetcher.cache, arguments.action)(arguments.files[0])
         except KeyboardInterrupt as error:
             said = "no file was written" if arguments.action == "backup" else "the same line restores the rest"
             raise KeyboardInterrupt(said) from error
-    if arguments.json:
-        print_json(done._asdict())
-    else:
+    if is_json(arguments):
+        print_document(done._asdict(), arguments)
+    elif not arguments.quiet or (isinstance(done, Backup) and done.damaged):
         print_copied(done)
     return 3 if isinstance(done, Backup) and done.damaged else 0
 
@@ -124,10 +126,12 @@ def import_files(arguments: argparse.Namespace, talk: Talk) -> int:
                 errors[name] = error
                 continue
             done.append(one)
-            if not arguments.json:
+            if arguments.jsonl:
+                print_json(one._asdict())
+            elif not (arguments.json or arguments.quiet):
                 print_imported(one)
     if arguments.json:
-        print_json([one._asdict() for one in done])
+        print_rows([one._asdict() for one in done], arguments)
     if len(arguments.files) == 1 and errors:
         raise errors[arguments.files[0]]
     for said in errors.values():

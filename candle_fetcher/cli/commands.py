@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from candle_fetcher.cli.caching import cache
+from candle_fetcher.cli.documents import is_json, print_candle_lines, print_document, print_json, print_rows, records
 from candle_fetcher.cli.opening import names_several, open_fetcher, open_importer, read_setting, read_targets
 from candle_fetcher.cli.pages import help_page
 from candle_fetcher.cli.reports import print_report, report_document
 from candle_fetcher.cli.saving import file_options, read_file, side_by_side
 from candle_fetcher.cli.symbols_file import Target
 from candle_fetcher.cli.tables import (
-    candle_records,
-    is_terminal,
     print_candles,
     print_checks,
-    print_json,
     print_offers,
     print_path,
-    print_table,
-    records,
+    show_candles,
     show_rows,
     table_csv,
 )
@@ -47,7 +45,7 @@ from candle_fetcher.files.exporting import FileArguments, save_frame
 from candle_fetcher.files.places import find_home, read_manifest
 from candle_fetcher.files.writing import replacing
 from candle_fetcher.settings import MODES
-from candle_fetcher.verification import FileReport, verify_file
+from candle_fetcher.verification import verify_file
 
 
 def fetch(arguments: argparse.Namespace, talk: Talk) -> int:
@@ -57,7 +55,7 @@ def fetch(arguments: argparse.Namespace, talk: Talk) -> int:
     several = names_several(arguments)
     file = read_file(arguments, several=several, is_saved=saves)
     mixed = len({target.provider for target in targets}) > 1
-    if mixed and arguments.columns == "all" and not (saves or arguments.json):
+    if mixed and arguments.columns == "all" and not (saves or is_json(arguments)):
         raise InputError("these are of several providers with different columns; --export csv keeps them apart")
     options = _row_options(arguments) | {"columns": file.column_set}
     frames: dict[str, pd.DataFrame] = {}
@@ -121,17 +119,19 @@ def _hand_out(
         if file is not None:
             written = save_frame(frame, file)
             talk.fact("written", f"{written.name}, {size_text(written.stat().st_size)}", "good")
-            if not arguments.json:
+            if not is_json(arguments):
                 print_path(written)
-        elif not arguments.json:
+        elif not is_json(arguments):
             print_candles(frame, labels[place] if several else None, with_header=place == 0)
+        if arguments.jsonl:
+            print_candle_lines(frame, labels[place] if several else None)
         show_statistics(talk, frame)
     if arguments.json and frames:
         documents = [
-            {**summary(frame, symbol=label), "rows": candle_records(frame)}
+            {**summary(frame, symbol=label), "rows": records(frame)}
             for frame, label in zip(frames.values(), labels, strict=True)
         ]
-        print_json(documents if several else documents[0])
+        print_document(documents if several else documents[0], arguments)
 
 
 def export(arguments: argparse.Namespace, talk: Talk) -> int:
@@ -142,6 +142,7 @@ def export(arguments: argparse.Namespace, talk: Talk) -> int:
     starts = [target.start() if _starts_by_file(arguments, targets) else None for target in targets]
     written: dict[str, Any] = {}  # paths in place of frames
     errors: dict[str, Exception] = {}
+    rows: list[dict[str, Any]] = []
     lacks = False
     # The fetcher is closed before its calls are waited for, so that an interrupt ends them.
     with side_by_side(len(targets)) as start_call, open_fetcher(arguments, talk) as fetcher:
@@ -165,11 +166,19 @@ def export(arguments: argparse.Namespace, talk: Talk) -> int:
                 continue
             written[label] = path
             talk.fact("written", f"{path.name}, {size_text(path.stat().st_size)}", "good")
-            if arguments.partial and path.stem.endswith(PARTIAL):
+            is_part = arguments.partial and path.stem.endswith(PARTIAL)
+            if is_part:
                 lacks = show_missing(talk, read_manifest(path) or {}, arguments.source) or lacks
-            print_path(path)
+            row = {"symbol": label, "path": str(path), "bytes": path.stat().st_size, "partial": is_part}
+            rows.append(row)
+            if not is_json(arguments):
+                print_path(path)
+            elif arguments.jsonl:
+                print_json(row)
         elapsed_s = time.perf_counter() - began
         figures = fetcher.monitor.snapshot()
+    if arguments.json:
+        print_rows(rows, arguments)
     talk.fact("candles", f"{figures['candles']:,}")
     show_cost(talk, figures, elapsed_s)
     if errors:
@@ -181,8 +190,8 @@ def plan(arguments: argparse.Namespace, talk: Talk) -> int:
     """Run `plan`."""
     with open_fetcher(arguments, talk) as fetcher:
         made = fetcher.plan(arguments.symbol, **_wanted(arguments))
-    if arguments.json:
-        print_json(_plan_document(made))
+    if is_json(arguments):
+        print_document(_plan_document(made), arguments)
     else:
         print(made, flush=True)
     return 0
@@ -208,7 +217,7 @@ def gaps(arguments: argparse.Namespace, talk: Talk) -> int:
     with open_fetcher(arguments, talk) as fetcher:
         look = fetcher.coverage if arguments.coverage else fetcher.gaps
         frame = look(arguments.symbol, **_wanted(arguments))
-    show_rows(talk, frame, "nothing is known of it yet" if arguments.coverage else "no gaps", as_json=arguments.json)
+    show_rows(talk, frame, "nothing is known of it yet" if arguments.coverage else "no gaps", arguments)
     return 0
 
 
@@ -219,13 +228,7 @@ def audit(arguments: argparse.Namespace, talk: Talk) -> int:
     for side, count in frame.attrs[MANIFEST]["compared"].items():
         differing = frame["timestamp"][frame["against"] == side].nunique()
         talk.fact(side, f"{count:,} candles compared, {differing:,} differ", "bad" if differing else None)
-    sides = ["ours", "theirs"]
-    if arguments.json:
-        frame[sides] = frame[sides].astype(object).where(frame[sides].notna(), None)
-        print_json(records(frame))
-    elif not (frame.empty and is_terminal()):
-        frame[sides] = frame[sides].astype(object).where(frame[sides].notna(), "")
-        print_table(frame)
+    show_rows(talk, frame, "no value differs", arguments)
     return 0 if frame.empty else 1
 
 
@@ -235,16 +238,13 @@ def funding(arguments: argparse.Namespace, talk: Talk) -> int:
         arguments.provider = "binance-um"
     with open_fetcher(arguments, talk) as fetcher:
         frame = fetcher.fetch_funding(arguments.symbol, refresh=arguments.refresh, **_wanted(arguments))
-    if arguments.json:
-        print_json(candle_records(frame))
-    else:
-        print_candles(frame, None, with_header=True)
+    show_candles(frame, arguments)
     return 0
 
 
 def symbols(arguments: argparse.Namespace, talk: Talk) -> int:
     """Run `symbols`; with --availability, call `availability`."""
-    if arguments.json and arguments.out is not None:
+    if is_json(arguments) and arguments.out is not None:
         raise InputError(f"--out {arguments.out} is a CSV file, and --json prints JSON; leave one of them out")
     if arguments.availability and arguments.provider is not None:
         raise InputError(
@@ -258,18 +258,16 @@ def symbols(arguments: argparse.Namespace, talk: Talk) -> int:
             file.write(table_csv(frame).encode())
         talk.fact("written", f"{path.name}, {len(frame):,} symbols, {size_text(path.stat().st_size)}", "good")
         print_path(path)
-    elif arguments.json:
-        print_json(records(frame))
     else:
-        print_table(frame)
+        show_rows(talk, frame, "none", arguments)
     return 0
 
 
 def providers(arguments: argparse.Namespace, talk: Talk) -> int:
     """Run `providers`."""
     frame = CandleFetcher.providers()
-    if arguments.json:
-        print_json(records(frame))
+    if is_json(arguments):
+        print_rows(records(frame), arguments)
     else:
         print_offers(frame)
     return 0
@@ -280,11 +278,10 @@ def doctor(arguments: argparse.Namespace, talk: Talk) -> int:
     with open_fetcher(arguments, talk) as fetcher:
         frame = fetcher.doctor()
     failed = int((~frame["passed"].fillna(True)).sum())
-    if arguments.json:
-        frame["passed"] = frame["passed"].astype(object).where(frame["passed"].notna(), None)
-        print_json(records(frame))
+    if is_json(arguments):
+        print_rows(records(frame), arguments)
     else:
-        print_checks(frame)
+        print_checks(frame[~frame["passed"].fillna(True)] if arguments.quiet else frame)
         talk.say(f"{failed} of {len(frame)} checks failed" if failed else f"nothing wrong in {len(frame)} checks")
     return 1 if failed else 0
 
@@ -325,25 +322,30 @@ def practice(arguments: argparse.Namespace, talk: Talk) -> int:
 
 def verify(arguments: argparse.Namespace, talk: Talk) -> int:
     """Run `verify`. Return 0 where every file is good, 1 where none is, 3 where some are."""
-    reports: dict[str, FileReport] = {}
-    errors: dict[str, Exception] = {}
-    with open_importer(arguments, talk) as fetcher:
+    verdicts: list[bool] = []
+
+    def documents(fetcher: CandleFetcher) -> Iterator[dict[str, Any]]:
         for path in dict.fromkeys(arguments.files):
             try:
-                reports[path] = verify_file(path, fetcher=fetcher)
+                report = verify_file(path, fetcher=fetcher)
             except (BadFile, InputError, MissingExtra) as error:
                 if len(arguments.files) == 1:
                     raise
-                errors[path] = error
+                verdicts.append(False)
                 talk.fail(error)
+                yield {"path": path, "error": str(error)}
                 continue
-            if not arguments.json:
-                print_report(reports[path])
-    if arguments.json:
-        failed = [{"path": path, "error": str(error)} for path, error in errors.items()]
-        print_json([*map(report_document, reports.values()), *failed])
-    good = sum(one.is_good for one in reports.values())
-    return 0 if good == len(reports) + len(errors) else 3 if good else 1
+            verdicts.append(report.is_good)
+            if not (is_json(arguments) or (arguments.quiet and report.is_good)):
+                print_report(report)
+            yield report_document(report)
+
+    with open_importer(arguments, talk) as fetcher:
+        if is_json(arguments):
+            print_rows(documents(fetcher), arguments)
+        else:
+            collections.deque(documents(fetcher), maxlen=0)
+    return 0 if all(verdicts) else 3 if any(verdicts) else 1
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace, Talk], int]] = {

@@ -36,6 +36,7 @@ def open_fetcher(arguments: argparse.Namespace, talk: Talk) -> Iterator[CandleFe
         "use_cache": False if arguments.no_cache else None,
         "base_urls": ",".join(arguments.base_url) if arguments.base_url else None,
         "provider_settings": ",".join(arguments.set) if arguments.set else None,
+        "progress": False if arguments.quiet else None,
     }
     with contextlib.ExitStack() as stack:
         if arguments.practice:
@@ -49,7 +50,7 @@ def open_fetcher(arguments: argparse.Namespace, talk: Talk) -> Iterator[CandleFe
         fetcher = stack.enter_context(CandleFetcher(**settings))
         yield fetcher
         if arguments.debug:
-            talk.say(fetcher.monitor.report())
+            Talk().say(fetcher.monitor.report())
 
 
 @contextlib.contextmanager

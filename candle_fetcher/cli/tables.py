@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import io
-import json
 import re
 import shutil
 import sys
@@ -15,9 +15,9 @@ from typing import Any
 
 import pandas as pd
 
+from candle_fetcher.cli.documents import is_json, iso_times, print_candle_lines, print_rows, records
 from candle_fetcher.cli.talk import Talk, number_of, silence
 from candle_fetcher.console import Palette, Role, is_on_terminal, printable
-from candle_fetcher.core.gap import iso
 from candle_fetcher.core.reports import Backup, Imported, Restored
 from candle_fetcher.core.sizes import size_text
 from candle_fetcher.files.layout import csv_pieces
@@ -103,7 +103,9 @@ def _cells(frame: pd.DataFrame) -> list[list[str]]:
     texts = frame.astype(object)
     for name in frame:
         if isinstance(frame[name].dtype, pd.DatetimeTZDtype):
-            texts[name] = frame[name].dt.strftime("%Y-%m-%d %H:%M:%S")
+            texts[name] = [(time or "").removesuffix("Z").replace("T", " ") for time in iso_times(frame[name])]
+        elif frame[name].dtype.kind == "m":
+            texts[name] = frame[name].dt.total_seconds().astype(object)
     texts = texts.where(frame.notna(), "")
     rows = [[printable(value) for value in row] for row in texts.itertuples(index=False)]
     return [[str(name) for name in frame], *rows]
@@ -195,11 +197,11 @@ def print_copied(done: Backup | Restored) -> None:
     print(f"{printable(done.path)}: {', '.join(facts)}", flush=True)
 
 
-def show_series(talk: Talk, frame: pd.DataFrame, *, as_json: bool) -> None:
+def show_series(talk: Talk, frame: pd.DataFrame, arguments: argparse.Namespace) -> None:
     """Print what the cache has of each series: on a terminal without columns that say the same everywhere or follow
     from others, with bytes in units, and with days alone where the line is too long for times."""
-    if as_json or frame.empty or not is_terminal():
-        show_rows(talk, frame, "nothing is stored", as_json=as_json)
+    if is_json(arguments) or frame.empty or not is_terminal():
+        show_rows(talk, frame, "nothing is stored", arguments)
         return
     usual = {"kind": "candles", "settings": "", "origin": None}
     hidden = [name for name, value in usual.items() if all(cell == value for cell in frame[name])]
@@ -214,34 +216,6 @@ def show_series(talk: Talk, frame: pd.DataFrame, *, as_json: bool) -> None:
         for row in rows:
             row[at : at + 2] = [cell[:10] for cell in row[at : at + 2]]
     print("\n".join(_table(header, rows) if _fits(header, rows) else _folded_table(header, rows)), flush=True)
-
-
-def print_json(document: Any) -> None:
-    """Print the document, indented."""
-    print(json.dumps(document, indent=2, allow_nan=False), flush=True)
-
-
-def candle_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows of a frame with an index of times as JSON-able dicts, `timestamp` first; unknown values are
-    None."""
-    rows = frame.reset_index()
-    for name in rows:
-        if isinstance(rows[name].dtype, pd.DatetimeTZDtype):
-            rows[name] = [None if pd.isna(time) else iso(time.value // 1_000_000) for time in rows[name]]
-    rows = rows.astype(object)
-    return [
-        {str(name): value for name, value in row.items()} for row in rows.where(rows.notna(), None).to_dict("records")
-    ]
-
-
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows as JSON-able dicts; times as `2024-01-01T00:00:00Z`, and None where there is none."""
-    texts = frame.astype(object)
-    for name in frame:
-        if isinstance(frame[name].dtype, pd.DatetimeTZDtype):
-            times = frame[name].dt.strftime("%Y-%m-%dT%H:%M:%SZ")
-            texts[name] = pd.Series([time if isinstance(time, str) else None for time in times], frame.index, object)
-    return [{str(name): value for name, value in row.items()} for row in texts.to_dict("records")]
 
 
 def is_terminal() -> bool:
@@ -289,11 +263,22 @@ def _is_numeric(column: Sequence[str]) -> bool:
     return all(re.fullmatch(r"-?[\d.,]*( (B|kB|MB|GB))?", cell) for cell in column[1:])
 
 
-def show_rows(talk: Talk, frame: pd.DataFrame, nothing: str, *, as_json: bool) -> None:
-    """Print the rows; on a terminal, `nothing` where there are none."""
-    if as_json:
-        print_json(records(frame))
+def show_rows(talk: Talk, frame: pd.DataFrame, nothing: str, arguments: argparse.Namespace) -> None:
+    """Print the rows as --json and --jsonl say, else as a table on a terminal and as CSV in a pipe; on a terminal,
+    `nothing` is said where there are none."""
+    if is_json(arguments):
+        print_rows(records(frame), arguments)
     elif frame.empty and is_terminal():
         talk.say(nothing)
     else:
         print_table(frame)
+
+
+def show_candles(frame: pd.DataFrame, arguments: argparse.Namespace) -> None:
+    """Print candles as --json and --jsonl say, else the first and last on a terminal and CSV in a pipe."""
+    if arguments.jsonl:
+        print_candle_lines(frame, None)
+    elif arguments.json:
+        print_rows(records(frame), arguments)
+    else:
+        print_candles(frame, None, with_header=True)

@@ -42,18 +42,22 @@ _PLACES = {"memory": "memory", "disk": "disk", "archive": "the archive", "rest":
 
 
 class Talk:
-    """Lines on stderr: titles, facts, warnings and errors. A closed stderr does not keep the command from its work."""
+    """Lines on stderr: titles, facts, warnings and errors. A closed stderr does not keep the command from its work.
 
-    def __init__(self) -> None:
+    A `quiet` one says warnings, errors, what is missing, and questions alone.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
         self._paint = Palette(sys.stderr).paint
+        self._quiet = quiet
 
     def title(self, text: object) -> None:
-        _say(self._paint(printable(text), "title"))
+        self.say(self._paint(printable(text), "title"))
 
     def fact(self, name: str, text: object, role: Role | None = None) -> None:
         """Show a line `  name      text`."""
         shown = printable(text) if role is None else self._paint(printable(text), role)
-        _say(f"  {self._paint(name.ljust(_MARGIN), 'dim')}{shown}")
+        self.say(f"  {self._paint(name.ljust(_MARGIN), 'dim')}{shown}")
 
     def warn(self, text: object) -> None:
         _say(f"{self._paint('warning:', 'warn')} {_broken(in_command_words(text), 'warning: ')}")
@@ -66,7 +70,7 @@ class Talk:
 
     def notice(self, text: object) -> None:
         """Show what the command waits for, and that it goes on."""
-        _say(self._paint(_broken(text), "warn"))
+        self.say(self._paint(_broken(text), "warn"))
 
     def ask(self, text: str) -> None:
         """Show a question; the answer follows on the same line."""
@@ -74,7 +78,8 @@ class Talk:
 
     def say(self, text: str) -> None:
         """Show text of this package as it is, with its line ends."""
-        _say(text)
+        if not self._quiet:
+            _say(text)
 
 
 def _broken(text: object, before: str = "") -> str:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from candle_fetcher.cli.documents import is_json, print_rows, records
 from candle_fetcher.cli.opening import open_fetcher
-from candle_fetcher.cli.tables import print_candles, print_json, print_table, records
+from candle_fetcher.cli.tables import show_candles, show_rows
 from candle_fetcher.cli.talk import Talk
 from candle_fetcher.console import printable
 from candle_fetcher.core.errors import FetchManyError, InputError
@@ -72,8 +73,8 @@ def _update(made: Vault, words: list[str], arguments: argparse.Namespace, talk: 
         if error.report is None:
             raise
         report, errors = error.report, error.errors
-    if arguments.json:
-        print_json(records(report))
+    if is_json(arguments):
+        print_rows(records(report), arguments)
     elif not arguments.quiet:
         for row in report.itertuples():
             print(printable(_line(row)))
@@ -101,17 +102,15 @@ def _line(row: Any) -> str:
 
 
 def _list(made: Vault, words: list[str], arguments: argparse.Namespace, talk: Talk) -> int:
-    found = made.series()
-    found["age"] = found["age"].dt.total_seconds()
-    _print(found, arguments, talk, "there is no series yet")
+    show_rows(talk, made.series(), "there is no series yet", arguments)
     return 0
 
 
 def _verify(made: Vault, words: list[str], arguments: argparse.Namespace, talk: Talk) -> int:
     found = made.verify()
     broken = found[~found["whole"].astype(bool)]
-    if not arguments.quiet or arguments.json:
-        _print(found, arguments, talk, "there is no series yet")
+    if is_json(arguments) or not arguments.quiet:
+        show_rows(talk, found, "there is no series yet", arguments)
     for row in broken.itertuples():
         talk.fail(f"{row.provider} {row.symbol} {row.timeframe}: {row.problem}")
     return 3 if len(broken) else 0
@@ -120,24 +119,11 @@ def _verify(made: Vault, words: list[str], arguments: argparse.Namespace, talk: 
 def _read(made: Vault, words: list[str], arguments: argparse.Namespace, talk: Talk) -> int:
     where = {"provider": arguments.provider, "kind": arguments.kind}
     frame = made.read(words[0], arguments.timeframe, arguments.start, arguments.end, **where)
-    if arguments.json:
-        print_json(records(frame.reset_index()))
-    else:
-        print_candles(frame, None, with_header=True)
+    show_candles(frame, arguments)
     return 0
 
 
 def _remove(made: Vault, words: list[str], arguments: argparse.Namespace, talk: Talk) -> int:
     made.remove(words[0], arguments.timeframe, provider=arguments.provider, kind=arguments.kind)
-    if not arguments.quiet:
-        talk.say(f"removed {words[0]} {arguments.timeframe}")
+    talk.say(f"removed {words[0]} {arguments.timeframe}")
     return 0
-
-
-def _print(frame: pd.DataFrame, arguments: argparse.Namespace, talk: Talk, nothing: str) -> None:
-    if arguments.json:
-        print_json(records(frame))
-    elif len(frame):
-        print_table(frame)
-    else:
-        talk.say(nothing)
