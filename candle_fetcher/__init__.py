@@ -59,6 +59,7 @@ from candle_fetcher.monitor import PerformanceMonitor
 from candle_fetcher.providers import Provider
 
 if TYPE_CHECKING:
+    from candle_fetcher.core.quote import Quote, Quotes
     from candle_fetcher.vault import Vault
     from candle_fetcher.verification import FileReport, verify_file
 
@@ -97,6 +98,8 @@ __all__ = [
     "Progress",
     "Provider",
     "ProviderRefused",
+    "Quote",
+    "Quotes",
     "RateLimited",
     "ReplyError",
     "Restored",
@@ -125,6 +128,8 @@ __all__ = [
 
 # Imported when they are used: the tables of digits with which files are written take 15 ms.
 _LATE = {
+    "Quote": "candle_fetcher.core.quote",
+    "Quotes": "candle_fetcher.core.quote",
     "Vault": "candle_fetcher.vault",
     "FileReport": "candle_fetcher.verification",
     "verify_file": "candle_fetcher.verification",

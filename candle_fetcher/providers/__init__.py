@@ -27,6 +27,7 @@ from candle_fetcher.core.live import (
     Refusal,
     Say,
 )
+from candle_fetcher.core.quote import Ticker
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.providers.base import (
@@ -43,6 +44,7 @@ from candle_fetcher.providers.base import (
     Token,
     any_symbol,
 )
+from candle_fetcher.providers.quoting import QuoteFeed, QuoteRequest
 from candle_fetcher.providers.refusals import by_status
 from candle_fetcher.providers.streams import Channel, Message, Streams, Subscription
 
@@ -69,6 +71,8 @@ __all__ = [
     "Notice",
     "Provider",
     "Question",
+    "QuoteFeed",
+    "QuoteRequest",
     "QuoteUpdate",
     "Ready",
     "Refusal",
@@ -79,6 +83,7 @@ __all__ = [
     "Span",
     "Streams",
     "Subscription",
+    "Ticker",
     "Token",
     "all_providers",
     "any_symbol",

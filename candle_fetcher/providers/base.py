@@ -25,6 +25,7 @@ from candle_fetcher.core.keys import Keys
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import MINUTE_MS
+from candle_fetcher.providers.quoting import QuoteFeed
 from candle_fetcher.providers.refusals import by_status, not_a_symbol
 from candle_fetcher.providers.streams import Streams
 
@@ -320,6 +321,7 @@ class Provider:
     settings: the choices of the user. configure(settings): the provider with these choices, needed where they change
     more than the series.
     streams: its WebSocket streams; without them, live calls poll.
+    quotes: its quotes; None where it has none.
     """
 
     name: str
@@ -342,6 +344,7 @@ class Provider:
     settings: tuple[Setting, ...] = ()
     configure: Callable[[Mapping[str, str]], Provider] | None = None
     streams: Streams | None = None
+    quotes: QuoteFeed | None = None
 
     def feed(self, kind: str) -> Feed:
         """Return the feed of that kind. Raises NotOffered, which names those that exist."""
