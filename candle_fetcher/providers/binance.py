@@ -31,6 +31,7 @@ from candle_fetcher.providers.binance_archive import ARCHIVE
 from candle_fetcher.providers.binance_funding import CM_FUNDING, UM_FUNDING
 from candle_fetcher.providers.binance_klines import COIN_COLUMNS, KLINE, KLINE_COLUMNS, coin_candles, kline_candles
 from candle_fetcher.providers.binance_refusals import raise_refusal, refusal
+from candle_fetcher.providers.binance_streams import SPOT_STREAMS
 from candle_fetcher.providers.binance_symbols import (
     CM_QUOTES,
     QUOTES,
@@ -41,6 +42,7 @@ from candle_fetcher.providers.binance_symbols import (
     unify,
 )
 from candle_fetcher.providers.refusals import checked_name, wrong_listing
+from candle_fetcher.providers.streams import Streams
 
 # No page states how long a candle may change after its close. Changes were observed for up to two seconds, and once for
 # some 40 s. During an outage no rows come; no other row was observed to be late by more than a minute.
@@ -250,6 +252,7 @@ def _provider(
     quotes: tuple[str, ...] = QUOTES,
     archive: Archive | None = ARCHIVE,
     funding: Funding | None = None,
+    streams: Streams | None = None,
 ) -> Provider:
     info = f"{prefix}/exchangeInfo"
 
@@ -272,6 +275,7 @@ def _provider(
         unified=lambda provider_symbol: unify(provider_symbol, quotes),
         archive=archive,
         funding=funding,
+        streams=streams,
     )
 
 
@@ -288,6 +292,7 @@ PROVIDERS = (
         6000,
         info_cost=20,
         by_symbol=True,
+        streams=SPOT_STREAMS,
     ),
     _provider(
         "binance-us",
