@@ -1,4 +1,4 @@
-"""Binance's stream frames: what each says, in which units, and what is refused. Frames are of the shapes on its pages."""
+"""Binance's stream frames, in the shapes of its pages: what each says, in which units, and what is refused."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from candle_fetcher.providers.binance_streams import parse_frame
 
 STREAMS = find_provider("binance").streams
 KLINE = {
-    **{"t": 1745689500000, "T": 1745689559999, "s": "SLFUSDT", "i": "1m", "f": 13562205, "L": 13562210},
-    **{"o": "0.20800000", "c": "0.20810000", "h": "0.20820000", "l": "0.20700000", "v": "624.60000000", "n": 6},
-    **{"x": False, "q": "129.95848000", "V": "24.60000000", "Q": "9.95848000", "B": "0"},
-}
+    "t": 1745689500000, "T": 1745689559999, "s": "SLFUSDT", "i": "1m", "f": 13562205, "L": 13562210,
+    "o": "0.20800000", "c": "0.20810000", "h": "0.20820000", "l": "0.20700000", "v": "624.60000000", "n": 6,
+    "x": False, "q": "129.95848000", "V": "24.60000000", "Q": "9.95848000", "B": "0",
+}  # fmt: skip
+NO_FRAMES = [b"", b"[", b"[]", b"1", b"null", b'"kline"', b'{"data":1}', b'{"data":null}', b"\xff"]
 
 
 def frame(data, stream="slfusdt@kline_1m"):
