@@ -17,6 +17,7 @@ import numpy.typing as npt
 from candle_fetcher.practice.alpaca import Bars
 from candle_fetcher.practice.archive import PracticeArchive
 from candle_fetcher.practice.binance import ROOTS, Endpoint, find_endpoint, read_params
+from candle_fetcher.practice.binance_streams import STREAM_ROOTS, BinanceStreams
 from candle_fetcher.practice.faults import Fault, FaultAction, Match, ServedReply
 from candle_fetcher.practice.kraken import Kraken
 from candle_fetcher.practice.limits import Budget, Counts, Verdict
@@ -24,8 +25,10 @@ from candle_fetcher.practice.listings import PROVIDERS
 from candle_fetcher.practice.request import Refused, View, dump
 from candle_fetcher.practice.series import KINDS, Series, Tape
 from candle_fetcher.practice.server import ClientConnection, HttpServer, Incoming
+from candle_fetcher.practice.streams import PracticeStreams, StreamDialect
 from candle_fetcher.practice.text import FIELDS
 from candle_fetcher.practice.vision import PublicationLags
+from candle_fetcher.practice.websocket import is_upgrade
 
 _DOCUMENTED_LIMITS = {"binance": 6000, "binance-us": 6000, "binance-um": 2400, "binance-cm": 2400}
 _FUNDING = "binance-um funding"
@@ -116,6 +119,7 @@ class PracticeExchange:
             Bars(name, self._tape, self._now_ms, page_cap=page_cap) for name in ("alpaca", "alpaca-crypto")
         )
         self._dialects: tuple[Dialect, ...] = (self.kraken, self.alpaca, self.alpaca_crypto)
+        self.streams = PracticeStreams([BinanceStreams(provider, self._tape) for provider in PROVIDERS], self._now_ms)
         self._server: HttpServer | None = None
         self._date = (0, "")
 
@@ -149,6 +153,12 @@ class PracticeExchange:
         """Root URLs by provider id, as CandleFetcher takes them."""
         roots = {provider: self.url + ROOTS[provider] for provider in PROVIDERS}
         return roots | {"binance-archive": self.url, **{dialect.name: self.url for dialect in self._dialects}}
+
+    @property
+    def stream_urls(self) -> dict[str, str]:
+        """Root URLs of streams by provider id."""
+        root = self.url.replace("http:", "ws:", 1)
+        return {provider: root + below for provider, below in STREAM_ROOTS.items()}
 
     @property
     def api_keys(self) -> dict[str, dict[str, str]]:
@@ -252,6 +262,9 @@ class PracticeExchange:
         path = unquote(path)
         pairs = parse_qsl(query, keep_blank_values=True)
         params = dict(pairs)
+        stream = self.streams.find(path) if is_upgrade(incoming.headers) else None
+        if stream is not None:
+            return self._respond_to_handshake(connection, incoming, stream, path, pairs)
         endpoint = find_endpoint(path)
         dialect = next((one for one in self._dialects if one.answers(path)), None)
         if incoming.method == "GET" and self._archive.answers(path, params):
@@ -273,17 +286,43 @@ class PracticeExchange:
         if self._delay_s and connection.wait(self._delay_s):
             return False
         fault = self._find_fault(path, params)
-        if self._log is not None:
-            status = None if fault else reply.status
-            request = ServedRequest(
-                now_ms / 1000, incoming.method, path, params, status, weight, market, incoming.headers
-            )
-            with self._lock:
-                self._log.append(request)
+        status = None if fault else reply.status
+        self._note(
+            ServedRequest(now_ms / 1000, incoming.method, path, params, status, weight, market, incoming.headers)
+        )
         if fault is None:
             connection.send(reply.whole())
             return True
         return fault.action.act(connection, reply)
+
+    def _respond_to_handshake(
+        self,
+        connection: ClientConnection,
+        incoming: Incoming,
+        stream: StreamDialect,
+        path: str,
+        pairs: Sequence[tuple[str, str]],
+    ) -> bool:
+        """Answer the handshake of a WebSocket, and play its streams until one side ends the connection."""
+        now_s, params = self._now_ms() / 1000, dict(pairs)
+        session, reply = self.streams.open(stream, path, pairs, incoming.headers)
+        fault = self._find_fault(path, params)
+        status = None if fault else reply.status
+        self._note(
+            ServedRequest(now_s, incoming.method, path, params, status, 1, f"{stream.name}-stream", incoming.headers)
+        )
+        if fault is not None:
+            return fault.action.act(connection, reply)
+        if session is None:
+            connection.send(reply.whole())
+            return True
+        self.streams.serve(connection, session, reply, stream, path)
+        return False
+
+    def _note(self, request: ServedRequest) -> None:
+        with self._lock:
+            if self._log is not None:
+                self._log.append(request)
 
     def _find_fault(self, path: str, params: dict[str, str]) -> Fault | None:
         if not self._faults:

@@ -94,7 +94,7 @@ class Slots(NamedTuple):
         return self.timeframe.opens_ms(ordinals)
 
 
-def _slots(name: str, listing: MarketListing) -> Slots:
+def slots_of(name: str, listing: MarketListing) -> Slots:
     if name == "3d":
         return Slots(parse_timeframe(name), listing.listed_ms // DAY_MS % 3)
     return Slots(parse_timeframe(name))
@@ -152,7 +152,7 @@ class Generated:
         listing = path.listing
         self._path = path
         self._kind = kind
-        self._slots = _slots(timeframe, listing)
+        self._slots = slots_of(timeframe, listing)
         self._level = _LEVELS[self._slots.timeframe.unit]
         self._size = _CHUNK_SLOTS[self._slots.timeframe.unit]
         self._market_name = (path.number, timeframe, kind)

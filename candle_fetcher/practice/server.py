@@ -54,6 +54,19 @@ class ClientConnection:
         """Close the socket."""
         self._socket.close()
 
+    def poll(self, seconds: float) -> bytes | None:
+        """Return bytes that came, b"" where the client has closed the connection, None where none came in time."""
+        if self._buffer:
+            data, self._buffer = self._buffer, b""
+            return data
+        self._socket.settimeout(seconds)
+        try:
+            return self._socket.recv(65_536)
+        except TimeoutError:
+            return None
+        finally:
+            self._socket.settimeout(None)
+
     def receive(self) -> Incoming | None:
         """Return the next request; None where the client has closed the connection, or sent no HTTP request."""
         self.idle_since = time.monotonic()
