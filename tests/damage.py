@@ -167,7 +167,7 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 def _of_zip(good: bytes) -> Bytes:
     """A zip that is whole, and not what it should be."""
-    if not good.startswith(b"PK"):
+    if not good.startswith(b"PK") or len(zipfile.ZipFile(io.BytesIO(good)).namelist()) != 1:
         return
     member = zipfile.ZipFile(io.BytesIO(good)).namelist()[0]
     names = (

@@ -27,6 +27,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -41,13 +42,14 @@ from candle_fetcher.cli.environment import dotenv
 from candle_fetcher.cli.symbols_file import read_symbols_file
 from candle_fetcher.cli.talk import Talk
 from candle_fetcher.core.call import Limit, Reply, parse_retry_after
-from candle_fetcher.core.candles import COLUMNS, INTEGERS, MISSING, OHLCV, Candles, check
+from candle_fetcher.core.candles import COLUMNS, INTEGERS, MISSING, OHLCV, Candles, Fingerprint, check
 from candle_fetcher.core.entry import Entry, Hole, HoleState, pack, seal, unpack, unseal
 from candle_fetcher.core.errors import BadFile, CandleFetcherError, InputError, SourceError
 from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.funding import check_funding
 from candle_fetcher.core.naming import csv_name
 from candle_fetcher.core.page import EMPTY_PAGE, PageFile, pack_page, unpack_page
+from candle_fetcher.core.plan import CHUNK_SLOTS
 from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
@@ -56,8 +58,13 @@ from candle_fetcher.core.text.csv import read_rows as read_csv_rows
 from candle_fetcher.core.text.rows import Row, iter_csv, parse_rows
 from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.files.container import ContainerWriter, name_of, read_facts, read_members
+from candle_fetcher.files.exporting import TableFile
 from candle_fetcher.files.formats import read_kraken
+from candle_fetcher.files.layout import PLAIN as PLAIN_CSV
+from candle_fetcher.files.places import find_place
 from candle_fetcher.files.reading import checked_blocks
+from candle_fetcher.files.report import FileReport
+from candle_fetcher.files.verifying import candles_of, check_file
 from candle_fetcher.net.budget import State, Window, pack_state, unpack_state
 from candle_fetcher.net.roots import check_root
 from candle_fetcher.providers import find_funding, find_provider
@@ -1291,6 +1298,42 @@ def judge_import(data: bytes, done: Any) -> None:
         assert (said["provider"], said["timeframe"], said["kind"], said["origin"]) == ("binance", "1h", "candles", None)
 
 
+@cache
+def exported(ending: str) -> bytes:
+    """A file that `export` wrote, with its manifest in it."""
+    frame = candle_fetcher.read_csv(of_file("exported.csv", Path)(MORE))
+    place = find_place(folder() / f"exported{ending}", None)
+    facts = {"provider": "binance", "origin": None, "symbol": "BTC/USDT", "timeframe": "1h", "kind": "candles",
+        "rows": len(frame), "settings": {}}  # fmt: skip
+    summed = Fingerprint(parse_timeframe("1h"), CHUNK_SLOTS)
+    summed.add(candles_of(frame.reset_index()))
+    file = TableFile(place.path, place.format, False, None, PLAIN_CSV, False)
+    file.write([frame], lambda: facts | {"fingerprint": summed.text})
+    return place.path.read_bytes()
+
+
+def verified(ending: str) -> Callable[[bytes], FileReport]:
+    """Check bytes as a file with that ending, against a cache that has nothing."""
+    return of_file(f"damaged{ending}", lambda path: check_file(path, lambda *_: None))
+
+
+def judge_verified(ending: str, data: bytes, report: FileReport) -> None:
+    """A file is whole where it says what was written, row for row; without its manifest it has no fingerprint."""
+    written = verified(ending)(exported(ending))
+    assert written.whole
+    assert not report.whole or report.rows == written.rows
+    assert not report.whole or report.fingerprint in (None, written.fingerprint)
+
+
+def table_parsers() -> Iterator[Parser]:
+    """The readers of files whose packages are installed."""
+    for ending, package in ((".parquet", "pyarrow"), (".arrow", "pyarrow"), (".xlsx", "xlsxwriter")):
+        if find_spec(package) is not None:
+            yield Parser(f"file {ending}", partial(lambda ending: [exported(ending)], ending), verified(ending),
+                partial(judge_verified, ending), rf"damaged\{ending}", (BadFile, InputError), weight=2,
+                is_slow=True)  # fmt: skip
+
+
 DOTENV = (
     b"# settings\nCANDLE_FETCHER_PROVIDER=kraken\nexport CANDLE_FETCHER_TIMEOUT_S='30'\n"
     b'CANDLE_FETCHER_SOURCE="rest" # mine\nOTHER=1\nMAX_RETRIES=3\n'
@@ -1505,6 +1548,7 @@ PARSERS = (
         judge_kraken_file, r"row [0-9]|line|times|a candle of|two candles", weight=10),
     Parser("file of ours", lambda: [OURS, MORE], of_file("mine.csv", candle_fetcher.read_csv), judge_frame,
         r"mine\.csv", (BadFile, InputError), weight=2, is_slow=True),
+    *table_parsers(),
     Parser("manifest", lambda: [MANIFEST], import_beside, judge_import, r"BTC_USDT_1h_20240229_20240301", (BadFile,
         InputError), weight=2, is_slow=True),
     candles_parser("binance", "BTCUSDT", "1h", klines_of, weight=30),
