@@ -38,6 +38,7 @@ from candle_fetcher.core.errors import (
 )
 from candle_fetcher.core.events import Progress
 from candle_fetcher.core.gap import Gap
+from candle_fetcher.core.manifests import fingerprint, manifest_of
 from candle_fetcher.core.missing import find_gaps
 from candle_fetcher.core.plan import FetchPlan
 from candle_fetcher.core.reports import Backup, CacheStats, Compacted, Imported, Restored, Verified
@@ -47,6 +48,7 @@ from candle_fetcher.core.types import (
     ColumnSet,
     FileFormat,
     GapPolicy,
+    IncompletePolicy,
     OutputName,
     PartialPolicy,
     PerformanceMode,
@@ -60,6 +62,7 @@ from candle_fetcher.providers import Provider
 
 if TYPE_CHECKING:
     from candle_fetcher.core.quote import Quote, Quotes
+    from candle_fetcher.frames.resampling import resample
     from candle_fetcher.vault import Vault
     from candle_fetcher.verification import FileReport, verify_file
 
@@ -88,6 +91,7 @@ __all__ = [
     "GapPolicy",
     "Imported",
     "IncompleteData",
+    "IncompletePolicy",
     "InputError",
     "MissingExtra",
     "NotOffered",
@@ -117,9 +121,12 @@ __all__ = [
     "fetch",
     "fetch_many",
     "find_gaps",
+    "fingerprint",
     "gaps",
+    "manifest_of",
     "plan",
     "read_csv",
+    "resample",
     "summary",
     "symbols",
     "verify_file",
@@ -132,6 +139,7 @@ _LATE = {
     "Quotes": "candle_fetcher.core.quote",
     "Vault": "candle_fetcher.vault",
     "FileReport": "candle_fetcher.verification",
+    "resample": "candle_fetcher.frames.resampling",
     "verify_file": "candle_fetcher.verification",
 }
 

@@ -32,6 +32,7 @@ FLOORS = {
     "sources": 2,
     "settings": 2,
     "typed": 2,
+    "frames": 2,
     "diagnosis": 3,
     "files": 3,
     "workers": 3,

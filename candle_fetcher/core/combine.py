@@ -10,7 +10,8 @@ import pandas as pd
 
 from candle_fetcher.core.arguments import is_several
 from candle_fetcher.core.errors import InputError, shown
-from candle_fetcher.core.frame import MANIFEST, manifest_that_fits
+from candle_fetcher.core.frame import MANIFEST
+from candle_fetcher.core.manifests import manifest_of, manifest_that_fits
 from candle_fetcher.core.tracebacks import short_errors
 
 
@@ -25,8 +26,8 @@ def combine(frames: Mapping[str, pd.DataFrame] | Iterable[pd.DataFrame], column:
 
     Values are NaN (NA, NaT) where a series has no candle. Nothing is filled in, and types stay, except that bool and
     integer columns become the pandas types that allow missing values. A candle off the grid keeps its own time, and so
-    has its own row. Times are UTC. `attrs["candle_fetcher"]` holds the manifests by name. A manifest that no longer
-    fits its frame is left out with a warning: pandas copies it to frames that are derived from a frame.
+    has its own row. Times are UTC. `attrs["candle_fetcher"]` holds the manifests by name, as `manifest_of` returns
+    them. One that no longer fits its frame is left out with a warning: pandas copies it to derived frames.
 
         >>> frames = fetcher.fetch_many(["BTC/USDT", "ETH/USDT"], "1d", "2024-03-01", "2024-03-03")
         >>> combine(frames, "close").shape
@@ -41,7 +42,7 @@ def combine(frames: Mapping[str, pd.DataFrame] | Iterable[pd.DataFrame], column:
     if not named:
         raise InputError("frames is empty; expected at least one frame")
     parts = {name: _part(name, frame, column) for name, frame in named.items()}
-    manifests = {name: found for name, frame in named.items() if (found := manifest_that_fits(frame)) is not None}
+    manifests = {name: found for name, frame in named.items() if (found := _true_manifest(frame)) is not None}
     _check_timeframes(manifests)
     times = np.unique(np.concatenate([pd.DatetimeIndex(part.index).asi8 for part in parts.values()]))
     index = pd.DatetimeIndex(times.view("M8[ns]"), name="timestamp").tz_localize("UTC")
@@ -51,6 +52,12 @@ def combine(frames: Mapping[str, pd.DataFrame] | Iterable[pd.DataFrame], column:
         made.columns = pd.Index(list(spread), name="series")
     made.attrs = {MANIFEST: manifests}
     return made
+
+
+def _true_manifest(frame: pd.DataFrame) -> Mapping[str, Any] | None:
+    """Return what the manifest of a frame says that is true of it; warn where it is of another frame."""
+    found = manifest_that_fits(frame)
+    return None if found is None else manifest_of(frame) or found
 
 
 def _named(frames: Iterable[pd.DataFrame]) -> dict[str, pd.DataFrame]:

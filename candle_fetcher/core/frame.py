@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from candle_fetcher.core.candles import INTEGERS, MISSING, OHLCV, Candles, have_prices, widen
-from candle_fetcher.core.errors import CandleFetcherWarning, InputError, shown, unknown, warn
+from candle_fetcher.core.candles import INTEGERS, MISSING, OHLCV, Candles, candles_from, have_prices, widen
+from candle_fetcher.core.errors import InputError, shown, unknown
 from candle_fetcher.core.labels import label_index
-from candle_fetcher.core.ranges import instant_ms
-from candle_fetcher.core.spans import Span
-from candle_fetcher.core.timeframe import Timeframe, parse_timeframe
 from candle_fetcher.core.types import COLUMN_SETS
 
 MANIFEST = "candle_fetcher"
@@ -229,6 +226,29 @@ def _column(candles: Candles, name: str) -> Any:
     return candles.floats(name)
 
 
+def candles_in(frame: pd.DataFrame, names: Sequence[str]) -> Candles:
+    """Return those columns of a frame as candles: the way back from `frame_of`.
+
+    Raises InputError for a column that does not hold what its name says.
+    """
+    columns: list[npt.NDArray[Any]] = [index_ms(frame)]
+    for name in names:
+        values: Any = frame[name]
+        try:
+            if name == "close_time":
+                known = values.notna().to_numpy()
+                found = np.full(len(frame), MISSING)
+                found[known] = index_ms(pd.DataFrame(index=pd.DatetimeIndex(values[known])))
+                columns.append(found)
+            elif name in INTEGERS:
+                columns.append(values.astype("Int64").to_numpy(dtype=np.int64, na_value=MISSING))
+            else:
+                columns.append(values.to_numpy(dtype=np.float64, na_value=np.nan))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise InputError(f"the column {shown(name)} of the frame cannot be read ({error})") from None
+    return candles_from(("open_time", *names), columns)
+
+
 GAP_COLUMNS = ("first", "last", "count", "cause")
 
 
@@ -266,65 +286,3 @@ def index_ms(frame: pd.DataFrame) -> npt.NDArray[np.int64]:
     if index.tz is not None:
         index = index.tz_convert("UTC").tz_localize(None)
     return index.to_numpy().astype("M8[ms]").astype(np.int64)
-
-
-def manifest_that_fits(frame: pd.DataFrame) -> Mapping[str, Any] | None:
-    """Return the manifest of a frame while it describes the frame's index; None without one.
-
-    pandas copies a manifest to frames that are derived from a frame. It still describes consecutive rows of the frame,
-    but neither candles of another timeframe nor selected rows. For these, warn and return None.
-    """
-    manifest = frame.attrs.get(MANIFEST)
-    if not isinstance(manifest, Mapping):
-        return None
-    why = _misfit(frame, manifest)
-    if why is None:
-        return manifest
-    what = " ".join(str(manifest.get(name)) for name in ("symbol", "timeframe"))
-    warn(
-        CandleFetcherWarning(
-            f"the manifest of this frame ({what}) is ignored, since {why}; pandas has copied it from another frame"
-        )
-    )
-    return None
-
-
-def _misfit(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> str | None:
-    """Return what contradicts the manifest, in words; None where nothing does. Invented and open rows do not count."""
-    is_meant = np.ones(len(frame), np.bool_)
-    for name, value in (("is_synthetic", False), ("is_closed", True)):
-        if name in frame:
-            is_meant &= (frame[name] == value).to_numpy(dtype=bool, na_value=False)
-    open_ms = index_ms(frame)[is_meant]
-    if not open_ms.size:
-        return None
-    open_ms = np.sort(open_ms)
-    try:
-        if "start" in manifest and "end" in manifest:
-            span = Span(instant_ms(manifest["start"], "start"), instant_ms(manifest["end"], "end"))
-            if open_ms[0] < span.start_ms or open_ms[-1] >= span.end_ms:
-                return f"rows lie outside its range, {manifest['start']} to {manifest['end']}"
-            if "timeframe" in manifest and "rows" in manifest:
-                return _misstep(open_ms, manifest, parse_timeframe(manifest["timeframe"]), span)
-    except (InputError, TypeError, ValueError):
-        return "it cannot be read"
-    return None
-
-
-def _misstep(
-    open_ms: npt.NDArray[np.int64], manifest: Mapping[str, Any], timeframe: Timeframe, span: Span
-) -> str | None:
-    """Return how number and distances of the rows contradict the manifest, in words; None where they fit."""
-    rows = int(manifest["rows"])
-    if len(open_ms) > rows or (np.diff(open_ms) <= 0).any():
-        return f"the frame does not have its {rows:,} rows"
-    if len(open_ms) == rows:
-        return None
-    # Consecutive rows of the frame lack at most as many slots as the whole frame, and most of them adjoin.
-    slots = timeframe.ordinals(open_ms)
-    lacking = len(timeframe.slots(span)) - rows
-    lacking = max(lacking, int(manifest.get("expected", rows)) - rows)
-    steps = np.diff(slots)
-    if int(steps.sum()) - len(steps) > lacking or (steps.size > 1 and np.median(steps) > 1):
-        return f"the rows are not {timeframe} apart"
-    return None

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from candle_fetcher.core.errors import InputError, shown
-from candle_fetcher.core.frame import index_ms, manifest_that_fits
+from candle_fetcher.core.frame import index_ms
 from candle_fetcher.core.gap import iso
+from candle_fetcher.core.manifests import manifest_that_fits
 from candle_fetcher.core.missing import gaps_between_rows, missing_in
 from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.core.tracebacks import short_errors
