@@ -29,6 +29,7 @@ FEATURES: dict[str, list[str]] = {
     "duckdb": ["duckdb>=1.2"],  # vaults in DuckDB
     "excel": ["xlsxwriter>=3.2"],  # workbooks
     "fsspec": ["fsspec>=2024.2", "pyarrow>=17"],  # vaults at URLs such as s3://, beside the package of the scheme
+    "plot": ["plotly>=6.0"],  # pictures; older ones write numbers as text, which is larger
     "polars": ["polars>=1.9", "pyarrow>=17"],  # output="polars"
     "fast": ["isal>=1.7", "pyarrow>=17"],  # files of archives, unpacked and read in less time
     "sql": ["sqlalchemy>=2.0", "psycopg[binary]>=3.2"],  # vaults in PostgreSQL and SQLite
@@ -51,6 +52,7 @@ TOOLS = {
         *FEATURES["duckdb"],
         *FEATURES["excel"],
         *FEATURES["fsspec"],
+        *FEATURES["plot"],
         *FEATURES["polars"],
         *FEATURES["fast"],  # pyarrow also reads some of the real series that tests/real_series.py fetches
         *FEATURES["sql"],

@@ -61,6 +61,7 @@ from candle_fetcher.monitor import PerformanceMonitor
 from candle_fetcher.providers import Provider
 
 if TYPE_CHECKING:
+    from candle_fetcher import plot as plot
     from candle_fetcher.core.quote import Quote, Quotes
     from candle_fetcher.frames.resampling import resample
     from candle_fetcher.vault import Vault
@@ -142,12 +143,18 @@ _LATE = {
     "resample": "candle_fetcher.frames.resampling",
     "verify_file": "candle_fetcher.verification",
 }
+# Modules of public names, such as candle_fetcher.plot.candles.
+_ROOMS = ("plot",)
 
 
 if not TYPE_CHECKING:  # type checkers would take any name for one
 
     def __getattr__(name: str) -> Any:
-        """Return a public name that is imported late."""
+        """Return a public name that is imported late, or a room of public names."""
+        if name in _ROOMS:
+            from importlib import import_module
+
+            return import_module(f"candle_fetcher.{name}")
         if name not in _LATE:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module

@@ -35,7 +35,7 @@ DOCS = ROOT / "candle_fetcher" / "docs"
 # The pages in the order in which `candle-fetcher help` lists them.
 GROUPS = {
     "Start": ("installing", "recipes", "coming-from"),
-    "Candles": ("ranges", "frames", "gaps", "export", "vault", "import", "funding", "availability", "audit"),
+    "Candles": ("ranges", "frames", "gaps", "export", "plot", "vault", "import", "funding", "availability", "audit"),
     "How it works": ("cache", "speed", "scale", "monitor", "errors", "doctor"),
     "Reference": ("command-line", "settings", "api"),
     "Providers": ("providers", *sorted(all_providers())),

@@ -38,6 +38,7 @@ FLOORS = {
     "workers": 3,
     "live": 3,
     "fetcher": 4,
+    "plot": 5,
     "vault": 5,
     "verification": 5,
     "service": 6,
@@ -60,6 +61,7 @@ CONFINED: dict[str, str | tuple[str, ...]] = {
     "dotenv": "cli.environment",
     "exchange_calendars": "sessions",
     "pyarrow": ("core.text.quick", "core.labels", "files.columnar", "files.outputs", "typed", "vault.tables_of_months"),
+    "plotly": "plot",
     "polars": ("files.outputs", "typed"),
     "xlsxwriter": "files.workbook",
     "isal": "core.checksum",
@@ -69,7 +71,18 @@ CONFINED: dict[str, str | tuple[str, ...]] = {
     "duckdb": "vault.databases",
 }
 # Packages that are imported when they are used, not with the module.
-LAZY = {"psutil", "tqdm", "colorama", "dotenv", "exchange_calendars", "pyarrow", "isal", "polars", "xlsxwriter"}
+LAZY = {
+    "psutil",
+    "tqdm",
+    "colorama",
+    "dotenv",
+    "exchange_calendars",
+    "pyarrow",
+    "isal",
+    "plotly",
+    "polars",
+    "xlsxwriter",
+}
 LAZY |= {"sqlalchemy", "psycopg", "duckdb", "fsspec"}
 
 PURE = {"core"}

@@ -1,0 +1,292 @@
+"""A picture of candles: gaps shaded by cause, invented and unfinished candles marked, closed hours cut out."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from candle_fetcher.core.arguments import is_several, read_flag
+from candle_fetcher.core.candles import Int64s
+from candle_fetcher.core.errors import InputError, shown
+from candle_fetcher.core.frame import index_ms
+from candle_fetcher.core.gap import Gap, iso
+from candle_fetcher.core.spans import Span
+from candle_fetcher.core.timeframe import Timeframe
+from candle_fetcher.core.tracebacks import short_errors
+from candle_fetcher.plot.holes import Shade, find_closed, find_lacking, shades_of
+from candle_fetcher.plot.reading import Drawn, Flags, as_pandas, read_frame
+from candle_fetcher.plot.themes import CAUSES, Theme, axis_of, decimals_of, find_theme, layout_of, plotly
+from candle_fetcher.plot.thinning import any_of, thin, thin_line
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+# Of time before the first candle and after the last one, the most that is shown, by the time between them.
+_EDGE = 0.06
+_HOVER_POINTS = 60  # of one gap, on which the pointer finds it
+
+
+@short_errors
+def candles(frame: Any, *, volume: bool = True, overlays: Any = None, theme: str = "light") -> go.Figure:
+    """Return a picture of the candles of a frame, as a plotly Figure. Jupyter shows it; `save` writes it to a file.
+
+    frame: as the calls of a fetcher return it, of pandas, Polars or Arrow; with or without a manifest; also a pair of a
+    frame and its manifest.
+    volume: adds a panel of the volumes, if there are any.
+    overlays: lines over the candles: names of columns of the frame, or {name: Series with times as its index}.
+    theme: "light" or "dark".
+
+    Gaps are shaded by their causes, invented rows and candles that are not finished have colours of their own, and the
+    hours in which the exchange of a stock is closed are cut out. Of more than 1,500 candles coarser ones are made, with
+    each high and low, and the picture says how long they are. All times are UTC.
+    Raises InputError where the frame has no times or prices, MissingExtra without plotly (extra `plot`).
+    """
+    colours, has_volume = find_theme(theme), read_flag("volume", volume)
+    lines = _read_overlays(overlays, frame)
+    return _Chart(read_frame(frame), colours, lines).figure(plotly(), has_volume)
+
+
+class _Chart:
+    """What is drawn of one frame."""
+
+    def __init__(self, drawn: Drawn, theme: Theme, lines: Mapping[str, pd.Series]) -> None:
+        self.theme, self.lines = theme, lines
+        self.gaps = find_lacking(drawn)
+        self.drawn = drawn._replace(span=_cut_edges(drawn, self.gaps))
+        self.thinned = thin(drawn.candles, drawn.timeframe)
+        self.cell = self.thinned.cell or drawn.timeframe
+        # A candle is drawn around its open time: what is shaded moves by half a candle, too.
+        self.half_ms = self.cell.nominal_ms // 2 if self.cell else 0
+
+    def figure(self, go: Any, has_volume: bool) -> go.Figure:
+        theme, drawn, kept = self.theme, self.drawn, self.thinned.candles
+        has_volume = has_volume and bool(np.nan_to_num(kept.floats("volume")).any())
+        made = go.Figure()
+        made.add_traces(list(self._shades(go)))
+        is_invented, is_open = (any_of(flags, self.thinned.firsts) for flags in (drawn.is_invented, drawn.is_open))
+        made.add_traces(list(self._bodies(go, is_invented, is_open)))
+        if has_volume:
+            made.add_trace(self._volumes(go, is_invented, is_open))
+        made.add_traces(list(self._lines(go)))
+        floor = 0.26 if has_volume else 0.0
+        prices = np.concatenate([kept.floats(name) for name in ("open", "high", "low", "close")])
+        places, largest = decimals_of(prices), np.nanmax(np.abs(prices), initial=0)
+        hover = {"showspikes": True, "spikemode": "across", "spikethickness": 1, "spikecolor": theme.faint}
+        price = {"domain": [floor, 1], "side": "right", "hoverformat": f",.{places}f"}
+        # Small prices keep their zeros, so that all labels are of one length.
+        price["tickformat"] = f".{places}f" if largest < 1 else f",.{places + 1}~f"
+        made.update_layout(
+            **layout_of(theme, drawn.label or "candles", self._subtitle()),
+            xaxis=axis_of(theme, **self._time_axis(), **hover, spikedash="dot"),
+            yaxis=axis_of(theme, **price, title_text=_quote(drawn.manifest)),
+            yaxis2=axis_of(theme, domain=[0, floor - 0.04 if floor else 0], side="right", title_text="volume", nticks=4)
+            | {"visible": has_volume, "rangemode": "tozero", "anchor": "x"},
+            yaxis3={"overlaying": "y", "domain": [0, 1], "range": [0, 1], "visible": False, "fixedrange": True},
+            bargap=0.15,
+        )
+        if not kept.count:
+            made.add_annotation(text="no candles", showarrow=False, xref="paper", yref="paper", x=0.5, y=0.5)
+        return made
+
+    def _subtitle(self) -> str:
+        drawn, count = self.drawn, self.drawn.candles.count
+        span = drawn.span
+        parts = [f"{_minute(span.start_ms)} to {_minute(span.end_ms)} UTC"] if span else ["UTC"]
+        if self.thinned.cell is not None:
+            of = f" of {drawn.timeframe}" if drawn.timeframe else ""
+            parts.append(f"each candle is {_spaced(self.thinned.cell)}, made of {count:,} candles{of}")
+        else:
+            parts.append(f"{count:,} candle{'' if count == 1 else 's'}")
+        origin = drawn.manifest.get("origin")
+        if origin:
+            parts.append(f"from {origin}")
+        return " · ".join(parts)
+
+    def _time_axis(self) -> dict[str, Any]:
+        span, half_ms = self.drawn.span, self.half_ms
+        opens = self.thinned.candles.open_ms
+        axis: dict[str, Any] = {"type": "date", "hoverformat": "%Y-%m-%d %H:%M:%S UTC" if half_ms < 30_000 else None}
+        axis["hoverformat"] = axis["hoverformat"] or "%Y-%m-%d %H:%M UTC"
+        axis |= {"rangeslider": {"visible": False}, "anchor": "y2"}
+        if not span:
+            return axis
+        ends = [span.start_ms, span.end_ms, *(opens[:1] if len(opens) else []), *(opens[-1:] + 2 * half_ms)]
+        axis["range"] = [_time(int(min(ends)) - half_ms), _time(int(max(ends)) - half_ms)]
+        if self.cell is not None and self.drawn.timeframe is not None:
+            closed = find_closed(opens, self.cell, self.gaps, self.drawn.timeframe)
+            axis["rangebreaks"] = [
+                {"bounds": [_time(one.start_ms - half_ms), _time(one.end_ms - half_ms)]} for one in closed
+            ]
+        return axis
+
+    def _bodies(self, go: Any, is_invented: Flags, is_open: Flags) -> Iterator[Any]:
+        theme, kept, nothing = self.theme, self.thinned.candles, "rgba(0,0,0,0)"
+        invented, unfinished = int(self.drawn.is_invented.sum()), int(self.drawn.is_open.sum())
+        for name, wanted, up, down in (
+            ("", ~is_invented & ~is_open, theme.up, theme.down),
+            (f"invented rows: {invented:,}", is_invented & ~is_open, theme.invented, theme.invented),
+            (f"not finished: {unfinished:,}", is_open, theme.open, theme.open),
+        ):
+            if wanted.any():
+                yield go.Candlestick(
+                    x=_times(kept.open_ms[wanted]),
+                    **{column: kept.floats(column)[wanted] for column in ("open", "high", "low", "close")},
+                    name=name or "candle",
+                    showlegend=bool(name),
+                    increasing={"line": {"color": up, "width": 1}, "fillcolor": nothing if name else up},
+                    decreasing={"line": {"color": down, "width": 1}, "fillcolor": nothing if name else down},
+                )
+
+    def _volumes(self, go: Any, is_invented: Flags, is_open: Flags) -> Any:
+        theme, kept = self.theme, self.thinned.candles
+        rises = kept.floats("close") >= kept.floats("open")
+        colours = np.where(rises, theme.up, theme.down)
+        colours = np.where(is_open, theme.open, np.where(is_invented, theme.invented, colours))
+        return go.Bar(
+            x=_times(kept.open_ms),
+            y=kept.floats("volume"),
+            yaxis="y2",
+            name="volume",
+            showlegend=False,
+            marker={"color": colours, "opacity": 0.75, "line": {"width": 0}},
+        )
+
+    def _shades(self, go: Any) -> Iterator[Any]:
+        """Yield for each cause its shades, and points on which the pointer finds them."""
+        timeframe, cell = self.drawn.timeframe, self.cell
+        if timeframe is None or cell is None:
+            return
+        for cause in dict.fromkeys(gap.cause for gap in self.gaps):
+            gaps = [gap for gap in self.gaps if gap.cause == cause]
+            shades = shades_of(gaps, timeframe, cell)
+            colour, name = self.theme.cause(cause), CAUSES.get(cause, cause)
+            total = sum(gap.count for gap in gaps)
+            label = f"{name}: {_count(total, 'candle')}" + (f" in {len(gaps):,} gaps" if len(gaps) > 1 else "")
+            edges = np.array([tuple(shade.span) for shade in shades], np.int64) - self.half_ms
+            x = _times(np.repeat(edges, [2, 3], axis=1).reshape(-1)).astype(object)
+            x[4::5] = None
+            yield go.Scatter(
+                x=x,
+                y=np.tile([0, 1, 1, 0, np.nan], len(shades)),
+                yaxis="y3",
+                mode="lines",
+                line={"width": 1, "color": f"rgba({colour},0.55)"},
+                fill="toself",
+                fillcolor=f"rgba({colour},0.22)",
+                hoverinfo="skip",
+                name=html.escape(label),
+                legendgroup=cause,
+            )
+            points, texts = _hover_points(shades, gaps, cell, name)
+            yield go.Scatter(
+                x=_times(points),
+                y=np.full(len(points), 0.5),
+                yaxis="y3",
+                mode="markers",
+                marker={"opacity": 0, "color": f"rgb({colour})"},
+                text=texts,
+                hovertemplate="%{text}<extra></extra>",
+                showlegend=False,
+                legendgroup=cause,
+            )
+
+    def _lines(self, go: Any) -> Iterator[Any]:
+        for at, (name, series) in enumerate(self.lines.items()):
+            opens, values = index_ms(series.to_frame()), series.to_numpy(dtype=np.float64, na_value=np.nan)
+            kept = thin_line(opens, values) if self.thinned.cell else np.arange(len(opens))
+            yield go.Scatter(
+                x=_times(opens[kept]),
+                y=values[kept],
+                mode="lines",
+                line={"width": 1.5, "color": self.theme.lines[at % len(self.theme.lines)]},
+                name=html.escape(name),
+            )
+
+
+def _cut_edges(drawn: Drawn, gaps: list[Gap]) -> Span:
+    """Return the span to show: not the closed hours before the first candle and after the last one, and of a long time
+    before the listing or after the end of the series only a part."""
+    span, opens, timeframe = drawn.span, drawn.candles.open_ms, drawn.timeframe
+    if timeframe is None or not len(opens):
+        return span
+    first_ms, end_ms = int(opens[0]), timeframe.close_ms(int(opens[-1]))
+    edge_ms = max(round((end_ms - first_ms) * _EDGE), timeframe.nominal_ms)
+    before = [gap for gap in gaps if gap.first_ms < first_ms]
+    behind = [gap for gap in gaps if gap.first_ms >= end_ms]
+    start = min([first_ms, *(gap.first_ms for gap in before)])
+    end = max([end_ms, *(timeframe.close_ms(gap.last_ms) for gap in behind)])
+    if {gap.cause for gap in before} == {"not_listed"}:
+        start = max(start, timeframe.floor_ms(first_ms - edge_ms))
+    if {gap.cause for gap in behind} == {"after_delisting"}:
+        end = min(end, timeframe.ceil_ms(end_ms + edge_ms))
+    return Span(start, end)
+
+
+def _hover_points(shades: list[Shade], gaps: list[Gap], cell: Timeframe, name: str) -> tuple[Int64s, list[str]]:
+    """Return the times of points within the shades, and the text of each."""
+    points, texts = [], []
+    is_each = len(shades) == len(gaps)
+    for at, shade in enumerate(shades):
+        slots = max(1, -(-(shade.span.end_ms - shade.span.start_ms) // cell.nominal_ms))
+        wanted = np.linspace(shade.span.start_ms, shade.span.end_ms, min(slots, _HOVER_POINTS) + 1)[:-1]
+        points.append(wanted.astype(np.int64))
+        text = f"<b>{html.escape(name)}</b>: {_count(shade.candles, 'candle')}"
+        ends = (gaps[at].first, gaps[at].last) if is_each else (iso(shade.span.start_ms), iso(shade.span.end_ms))
+        text += f" in {shade.gaps:,} gaps" if shade.gaps > 1 else ""
+        texts += [f"{text}<br>{ends[0]} to {ends[1]}"] * len(wanted)
+    return np.concatenate(points) if points else np.empty(0, np.int64), texts
+
+
+def _read_overlays(overlays: Any, given: Any) -> dict[str, pd.Series]:
+    """Return the lines by name. Raises InputError where one is not a Series or column with times as its index."""
+    if overlays is None:
+        return {}
+    if isinstance(overlays, pd.Series):
+        overlays = {"overlay" if overlays.name is None else str(overlays.name): overlays}
+    if not isinstance(overlays, Mapping):
+        names = [overlays] if isinstance(overlays, str) else list(overlays) if is_several(overlays) else None
+        frame = as_pandas(given)
+        lacking = [name for name in names or () if not isinstance(name, str) or name not in frame]
+        if names is None or lacking:
+            what = shown(overlays if names is None else lacking[0])
+            raise InputError(f"overlays: {what} is no column of the frame; expected columns or {{name: Series}}")
+        overlays = {name: frame[name] for name in names}
+    for name, line in overlays.items():
+        is_line = isinstance(line, pd.Series) and isinstance(line.index, pd.DatetimeIndex)
+        if not isinstance(name, str) or not is_line or not pd.api.types.is_numeric_dtype(line):
+            raise InputError(
+                f"overlay {shown(name)} is {type(line).__name__}; expected a Series of numbers with times as its index"
+            )
+    return dict(overlays)
+
+
+def _times(ms: Int64s) -> npt.NDArray[np.datetime64]:
+    return ms.astype("datetime64[ms]")
+
+
+def _time(ms: int) -> str:
+    return str(np.datetime64(ms, "ms"))
+
+
+def _minute(ms: int) -> str:
+    text = iso(ms)[:-1].replace("T", " ")
+    return text[:-3] if text.endswith(":00") else text
+
+
+def _spaced(timeframe: Timeframe) -> str:
+    return f"{timeframe.count} {'month' if timeframe.unit == 'M' else timeframe.unit}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _quote(manifest: Mapping[str, Any]) -> str:
+    """Return the currency of the prices, where the symbol says it."""
+    _, slash, quote = str(manifest.get("symbol", "")).partition("/")
+    return f"price ({quote})" if slash else "price"

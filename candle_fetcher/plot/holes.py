@@ -1,0 +1,102 @@
+"""What a frame lacks, with its causes, and the hours in which no candle is due."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from candle_fetcher.core.candles import find_holes, gap_of
+from candle_fetcher.core.errors import CandleFetcherError, MissingExtra
+from candle_fetcher.core.gap import Gap
+from candle_fetcher.core.ranges import instant_ms
+from candle_fetcher.core.spans import Span, merge, subtract
+from candle_fetcher.core.timeframe import Timeframe
+from candle_fetcher.plot.reading import Drawn
+from candle_fetcher.providers import find_provider
+from candle_fetcher.providers.series import read_series
+from candle_fetcher.sessions import OpenParts, find_open_parts
+
+# The cause of a gap that no manifest names: those beyond the first ten, and those of frames without a manifest.
+UNNAMED = "missing row"
+_MOST = 600  # shades of one cause
+
+
+class Shade(NamedTuple):
+    """A span to shade, the number of gaps in it and of their candles."""
+
+    span: Span
+    gaps: int
+    candles: int
+
+
+def find_lacking(drawn: Drawn) -> list[Gap]:
+    """Return the gaps of the picture, in order, with their causes. Hours in which an exchange is closed are none."""
+    timeframe, manifest = drawn.timeframe, drawn.manifest
+    if timeframe is None or not drawn.span:
+        return []
+    known = [*_named(manifest, "gaps", timeframe, drawn.span), *_named(manifest, "missing", timeframe, drawn.span)]
+    holes = find_holes(drawn.candles.open_ms[~drawn.is_invented], timeframe, drawn.span)
+    spans = merge(span for span, _ in known)
+    left = [part for hole in holes for part in subtract(hole, _near(spans, hole))]
+    if manifest.get("gap_count", len(left) + 1) <= len(manifest.get("gaps", ())):
+        left = []  # the manifest names each gap: what else has no row needs none
+    elif left:
+        open_parts = _sessions(drawn)
+        left = [part for hole in left for part in open_parts(hole)]
+    gaps = [gap_of(span, timeframe, cause) for span, cause in known]
+    return sorted([*gaps, *(gap_of(span, timeframe, UNNAMED) for span in left)], key=lambda gap: gap.first_ms)
+
+
+def _near(spans: Sequence[Span], hole: Span) -> Iterable[Span]:
+    return (span for span in spans if span.clip(hole)) if spans else ()
+
+
+def _named(manifest: object, key: str, timeframe: Timeframe, shown: Span) -> list[tuple[Span, str]]:
+    """Return the spans that the manifest lists under that key, with their causes, as far as they are shown."""
+    assert hasattr(manifest, "get")
+    found = []
+    for gap in manifest.get(key, ()):
+        first_ms, last_ms = instant_ms(gap["first"], "first"), instant_ms(gap["last"], "last")
+        span = Span(timeframe.floor_ms(first_ms), timeframe.close_ms(timeframe.floor_ms(last_ms)))
+        part = span.clip(Span(timeframe.floor_ms(shown.start_ms), timeframe.ceil_ms(shown.end_ms)))
+        if part:
+            found.append((part, str(gap["cause"])))
+    return found
+
+
+def _sessions(drawn: Drawn) -> OpenParts:
+    """Return the function that says which slots of a hole owe a candle: all, where that is not known."""
+    facts = drawn.manifest
+    try:
+        provider = find_provider(facts["provider"])
+        series, _, timeframe = read_series(provider, None, facts["symbol"], facts["timeframe"], facts["kind"])
+        calendar = provider.calendar(series)
+        if calendar is not None:
+            return find_open_parts(calendar, timeframe, drawn.span.start_ms)
+    except (KeyError, MissingExtra, CandleFetcherError):  # of a provider that is not installed here
+        pass
+    return lambda hole: [hole]
+
+
+def find_closed(opens_ms: np.ndarray, cell: Timeframe, gaps: Iterable[Gap], timeframe: Timeframe) -> list[Span]:
+    """Return the spans between the drawn cells in which no candle is due: no gap touches them."""
+    if len(opens_ms) < 2:
+        return []
+    lacking = merge(Span(cell.floor_ms(gap.first_ms), cell.ceil_ms(timeframe.close_ms(gap.last_ms))) for gap in gaps)
+    holes = find_holes(opens_ms, cell, Span(int(opens_ms[0]), int(opens_ms[-1])))
+    return [part for hole in holes for part in subtract(hole, _near(lacking, hole))]
+
+
+def shades_of(gaps: Sequence[Gap], timeframe: Timeframe, cell: Timeframe) -> list[Shade]:
+    """Return the spans to shade of gaps of one cause: each gap, or where these are too many to draw, the cells that
+    they touch, so that none is hidden."""
+    spans = [Span(gap.first_ms, timeframe.close_ms(gap.last_ms)) for gap in gaps]
+    if len(gaps) <= _MOST:
+        return [Shade(span, 1, gap.count) for span, gap in zip(spans, gaps, strict=True)]
+    whole = merge(Span(cell.floor_ms(span.start_ms), cell.ceil_ms(span.end_ms)) for span in spans)
+    at = np.searchsorted([span.start_ms for span in whole], [gap.first_ms for gap in gaps], "right") - 1
+    counts = np.bincount(at, minlength=len(whole))
+    lost = np.bincount(at, [gap.count for gap in gaps], minlength=len(whole))
+    return [Shade(span, int(n), int(m)) for span, n, m in zip(whole, counts, lost, strict=True)]

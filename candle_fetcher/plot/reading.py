@@ -1,0 +1,134 @@
+"""Frames of candles as pictures take them: pandas, Polars or Arrow, with or without a manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from candle_fetcher.core.candles import OHLCV, Candles, Int64s, candles_from
+from candle_fetcher.core.errors import InputError, shown
+from candle_fetcher.core.frame import MANIFEST, index_ms, manifest_that_fits
+from candle_fetcher.core.ranges import instant_ms
+from candle_fetcher.core.spans import Span
+from candle_fetcher.core.timeframe import DAY_MS, MINUTE_MS, WEEK_MS, Timeframe, parse_timeframe
+
+Flags = npt.NDArray[np.bool_]
+_PRICES = OHLCV[:4]
+
+
+class Drawn(NamedTuple):
+    """The candles of a picture, oldest first, which of them are invented or not finished, and what is known of them.
+
+    `span` is what the picture shows. `timeframe` is None where the rows do not tell it.
+    """
+
+    candles: Candles
+    is_invented: Flags
+    is_open: Flags
+    manifest: Mapping[str, Any]
+    timeframe: Timeframe | None
+    span: Span
+
+    @property
+    def label(self) -> str:
+        """Symbol, timeframe and provider, as far as they are known."""
+        kind = self.manifest.get("kind", "candles")
+        parts = [self.manifest.get("symbol"), None if kind == "candles" else kind, self.timeframe]
+        parts.append(self.manifest.get("provider"))
+        return " · ".join(str(part) for part in parts if part is not None)
+
+
+def read_frame(given: Any) -> Drawn:
+    """Return the candles of a frame: of pandas, Polars or Arrow, or a pair of it and its manifest.
+
+    Raises InputError where it has no times, lacks prices, or has a time twice.
+    """
+    frame = as_pandas(given)
+    lacking = [name for name in _PRICES if name not in frame]
+    if lacking:
+        raise InputError(f"expected a frame of candles; it lacks the columns {', '.join(lacking)}")
+    frame = frame.dropna(how="all", subset=[*_PRICES]) if frame["close"].isna().any() else frame
+    opens = index_ms(frame)
+    if (np.diff(opens) <= 0).any():
+        frame = frame.sort_index()
+        opens = index_ms(frame)
+        if (np.diff(opens) == 0).any():
+            raise InputError("the index of the frame has a time twice; expected each time once")
+    manifest = manifest_that_fits(frame) or {}
+    columns = [_numbers(frame, name) for name in OHLCV]
+    is_invented, is_open = _flags(frame, "is_synthetic", False), ~_flags(frame, "is_closed", True)
+    timeframe = _timeframe(opens, manifest)
+    span = _span(opens, manifest, timeframe, int((~is_invented).sum()))
+    return Drawn(
+        candles_from(("open_time", *OHLCV), [opens, *columns]), is_invented, is_open, manifest, timeframe, span
+    )
+
+
+def as_pandas(given: Any) -> pd.DataFrame:
+    """Return the frame as a pandas frame with open times as its index. Raises InputError for anything else."""
+    manifest: Any = None
+    if isinstance(given, tuple) and len(given) == 2:
+        given, manifest = given
+    if isinstance(given, pd.DataFrame):
+        frame = given if isinstance(given.index, pd.DatetimeIndex) or "timestamp" not in given else _indexed(given)
+    elif hasattr(given, "to_pandas"):  # of Polars or Arrow
+        metadata = getattr(getattr(given, "schema", None), "metadata", None) or {}
+        told = metadata.get(MANIFEST.encode()) if isinstance(metadata, Mapping) else None
+        manifest = json.loads(told) if manifest is None and told else manifest
+        frame = given.to_pandas()
+        frame = _indexed(frame) if "timestamp" in frame else frame
+    else:
+        raise InputError(f"expected a frame of candles, got {shown(given)}")
+    if manifest is not None:
+        frame = frame.copy(deep=False)
+        frame.attrs[MANIFEST] = manifest
+    index_ms(frame)  # raises where these are no times
+    return frame
+
+
+def _indexed(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.set_index(pd.DatetimeIndex(frame["timestamp"], name="timestamp")).drop(columns="timestamp")
+
+
+def _numbers(frame: pd.DataFrame, name: str) -> npt.NDArray[np.float64]:
+    if name not in frame:
+        return np.full(len(frame), np.nan)
+    try:
+        return frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError):
+        raise InputError(f"column {name} of the frame is not of numbers; expected prices and volumes") from None
+
+
+def _flags(frame: pd.DataFrame, name: str, otherwise: bool) -> Flags:
+    if name not in frame:
+        return np.full(len(frame), otherwise)
+    return frame[name].to_numpy(dtype=np.bool_, na_value=otherwise)
+
+
+def _timeframe(opens: Int64s, manifest: Mapping[str, Any]) -> Timeframe | None:
+    """Return the timeframe by the manifest, else by the most frequent distance of the rows."""
+    if "timeframe" in manifest:
+        return parse_timeframe(manifest["timeframe"])
+    if len(opens) < 2:
+        return None
+    lengths, counts = np.unique(np.diff(opens), return_counts=True)
+    length = int(lengths[np.argmax(counts)])
+    if length == WEEK_MS or 28 * DAY_MS <= length <= 31 * DAY_MS:
+        return parse_timeframe("1w" if length == WEEK_MS else "1M")
+    whole = next(((length // ms, unit) for ms, unit in ((MINUTE_MS, "m"), (1000, "s")) if length % ms == 0), None)
+    return None if whole is None or whole[0] > 99_999 else parse_timeframe(f"{whole[0]}{whole[1]}")
+
+
+def _span(opens: Int64s, manifest: Mapping[str, Any], timeframe: Timeframe | None, real: int) -> Span:
+    """Return the range of the manifest while the frame has all its rows, and what the rows cover."""
+    ends = [Span(int(opens[0]), int(opens[-1]) + 1)] if len(opens) else []
+    if ends and timeframe is not None:
+        ends = [Span(int(opens[0]), timeframe.close_ms(int(opens[-1])))]
+    if manifest.get("rows") == real and "start" in manifest:
+        ends.append(Span.between(instant_ms(manifest["start"], "start"), instant_ms(manifest["end"], "end")))
+    return Span(min(one.start_ms for one in ends), max(one.end_ms for one in ends)) if ends else Span(0, 0)

@@ -1,0 +1,316 @@
+"""Pictures: every high and low, every gap, and every row that is invented or unfinished, is in them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from runs import examples
+
+from candle_fetcher import CandleFetcher, CandleFetcherError, InputError, MissingExtra, plot
+from candle_fetcher.core.candles import OHLCV, Candles, candles_from
+from candle_fetcher.core.timeframe import parse_timeframe
+from candle_fetcher.plot.thinning import MOST, find_cell, thin, thin_line
+from candle_fetcher.practice import PracticeExchange
+
+MINUTE = 60_000
+OUTAGE = ("BTC/USDT", "1h", "2018-02-07", "2018-02-11")
+
+
+def made(opens: Any, seed: int = 1) -> Candles:
+    chance = np.random.default_rng(seed)
+    low, one, other, high = np.sort(chance.integers(1, 10**8, (4, len(opens))), axis=0) / 1e4
+    values = [np.asarray(opens, np.int64), one, high, low, other, chance.integers(0, 10**6, len(opens)) / 1e2]
+    return candles_from(("open_time", *OHLCV), values)
+
+
+def frame_of(candles: Candles) -> pd.DataFrame:
+    index = pd.DatetimeIndex(pd.to_datetime(candles.open_ms, unit="ms", utc=True), name="timestamp")
+    return pd.DataFrame({name: candles.floats(name) for name in OHLCV}, index=index)
+
+
+@pytest.fixture(scope="module")
+def fetcher() -> Any:
+    with (
+        PracticeExchange(weight_limit=10**6, log=False) as exchange,
+        CandleFetcher(base_urls=exchange.base_urls, api_keys=exchange.api_keys, use_cache=False, progress=False) as one,
+    ):
+        yield one
+
+
+# -- thinning ----------------------------------------------------------------------------------------------------------
+
+
+@examples()
+@given(
+    present=st.sets(st.integers(0, 400), min_size=1),
+    most=st.integers(1, 60),
+    timeframe=st.sampled_from(["1m", "7m", "1h", "1d", "1w", "1M"]),
+    seed=st.integers(0, 99),
+)
+def test_coarser_candles_keep_every_high_and_low_and_all_volume(
+    present: set[int], most: int, timeframe: str, seed: int
+) -> None:
+    base = parse_timeframe(timeframe)
+    opens = base.opens_ms(np.array(sorted(present), np.int64) + base.ordinal(1_500_000_000_000))
+    candles = made(opens, seed)
+    found = thin(candles, base, most)
+    kept = found.candles
+    assert kept.count <= most
+    if found.cell is None:
+        assert kept is candles
+        return
+    cells = [found.cell.floor_ms(ms) for ms in opens.tolist()]
+    for at, open_ms in enumerate(kept.open_ms.tolist()):
+        inside = np.array([cell == open_ms for cell in cells])
+        assert inside.any()
+        assert kept.floats("open")[at] == candles.floats("open")[inside][0]
+        assert kept.floats("close")[at] == candles.floats("close")[inside][-1]
+        assert kept.floats("high")[at] == candles.floats("high")[inside].max()
+        assert kept.floats("low")[at] == candles.floats("low")[inside].min()
+        assert kept.floats("volume")[at] == pytest.approx(candles.floats("volume")[inside].sum())
+
+
+@examples()
+@given(values=st.lists(st.sampled_from([np.nan, *range(9)]), min_size=1, max_size=300), most=st.integers(1, 20))
+def test_a_thinned_line_keeps_its_ends_its_highest_and_lowest_points_and_its_breaks(
+    values: list[float], most: int
+) -> None:
+    line, opens = np.array(values, np.float64), np.arange(len(values)) * MINUTE
+    kept = thin_line(opens, line, most)
+    assert (np.diff(kept) > 0).all()
+    assert (kept[0], kept[-1]) == (0, len(values) - 1)
+    if not np.isnan(line).all():
+        assert np.nanmax(line[kept]) == np.nanmax(line)
+        assert np.nanmin(line[kept]) == np.nanmin(line)
+    breaks = sum(np.isnan(line[1:]) & ~np.isnan(line[:-1]))
+    assert sum(np.isnan(line[kept][1:]) & ~np.isnan(line[kept][:-1])) >= min(breaks, 1)
+
+
+# -- what is in the figure ---------------------------------------------------------------------------------------------
+
+
+def traces(figure: Any, kind: str) -> list[Any]:
+    return [one for one in figure.data if one.type == kind]
+
+
+def legend(figure: Any) -> list[str]:
+    return [one.name for one in figure.data if one.showlegend is not False]
+
+
+def test_candles_are_drawn_as_they_are(fetcher: CandleFetcher) -> None:
+    pytest.importorskip("plotly", reason="the extra `plot`")
+    frame = fetcher.fetch("BTC/USDT", "1h", "2024-01-01", "2024-01-03")
+    figure = plot.candles(frame)
+    (drawn,) = traces(figure, "candlestick")
+    for name in ("open", "high", "low", "close"):
+        assert list(drawn[name]) == frame[name].tolist()
+    assert [str(time) for time in drawn.x] == [str(time) for time in frame.index.tz_localize(None).to_numpy("M8[ms]")]
+    assert list(traces(figure, "bar")[0].y) == frame["volume"].tolist()
+    text = figure.layout.title.text
+    assert "BTC/USDT · 1h · binance" in text
+    assert "2024-01-01 00:00 to 2024-01-03 00:00 UTC · 48 candles" in text
+    assert traces(plot.candles(frame, volume=False), "bar") == []
+
+
+def test_a_gap_is_shaded_with_its_cause_over_its_missing_candles(fetcher: CandleFetcher) -> None:
+    pytest.importorskip("plotly", reason="the extra `plot`")
+    figure = plot.candles(fetcher.fetch(*OUTAGE))
+    assert legend(figure) == ["gap (no_candle): 32 candles"]
+    shade = next(one for one in figure.data if one.fill == "toself")
+    ends = [pd.Timestamp(time) for time in shade.x if time is not None]
+    # Half a candle before the first missing one opens, to half a candle after the last one does.
+    assert (min(ends), max(ends)) == (pd.Timestamp("2018-02-08T00:30"), pd.Timestamp("2018-02-09T08:30"))
+    points = next(one for one in figure.data if one.hovertemplate)
+    assert "2018-02-08T01:00:00Z to 2018-02-09T08:00:00Z" in points.text[0]
+
+
+def test_invented_rows_are_marked_and_their_gap_stays_shaded(fetcher: CandleFetcher) -> None:
+    pytest.importorskip("plotly", reason="the extra `plot`")
+    frame = fetcher.fetch(*OUTAGE, on_gap="ffill")
+    figure = plot.candles(frame)
+    assert legend(figure) == ["gap (no_candle): 32 candles", "invented rows: 32"]
+    invented = traces(figure, "candlestick")[1]
+    assert [pd.Timestamp(time) for time in invented.x] == [
+        time.tz_localize(None) for time in frame.index[frame["is_synthetic"]]
+    ]
+
+
+def test_the_candle_that_is_forming_is_marked(fetcher: CandleFetcher) -> None:
+    pytest.importorskip("plotly", reason="the extra `plot`")
+    frame = fetcher.fetch("BTC/USDT", "1h", limit=5, include_open=True)
+    open_rows = int((~frame["is_closed"]).sum())
+    figure = plot.candles(frame)
+    assert legend(figure) == [f"not finished: {open_rows}"]
+    assert len(traces(figure, "candlestick")[1].x) == open_rows
+
+
+def test_many_candles_are_thinned_the_picture_says_so_and_no_gap_is_hidden() -> None:
+    pytest.importorskip("plotly", reason="the extra `plot`")
+    present = np.delete(np.arange(200_000), [70_000, *range(150_000, 150_010)])
+    candles = made(present * MINUTE + 1_600_000_020_000)
+    figure = plot.candles(frame_of(candles))
+    (drawn,) = traces(figure, "candlestick")
+    assert len(drawn.x) <= MOST
+    assert (max(drawn.high), min(drawn.low)) == (candles.floats("high").max(), candles.floats("low").min())
+    assert "each candle is 3 h, made of 199,989 candles of 1m" in figure.layout.title.text
+    assert legend(figure) == ["missing row: 11 candles in 2 gaps"]
+
+
+def test_more_gaps_than_can_be_drawn_are_all_within_the_shades() -> None:
+    pytest.importorskip("plotly", reason="the extra `plot`")
+    present = np.flatnonzero(np.random.default_rng(1).random(20_000) < 0.7)
+    candles = made(present * MINUTE)
+    figure = plot.candles(frame_of(candles))
+    shade = next(one for one in figure.data if one.fill == "toself")
+    times = pd.DatetimeIndex([time for time in shade.x if time is not None]).to_numpy("M8[ms]").astype(np.int64)
+    starts, ends = times[0::4], times[2::4]
+    missing = np.setdiff1d(np.arange(present[0], present[-1]), present) * MINUTE
+    half = find_cell(candles.open_ms, parse_timeframe("1m"), MOST).nominal_ms // 2
+    within = (missing[:, None] - half >= starts) & (missing[:, None] - half < ends)
+    assert within.any(axis=1).all()
+    assert f"{len(missing):,} candles" in legend(figure)[0]
+
+
+def test_hours_in_which_an_exchange_is_closed_are_cut_out_and_hide_no_candle(fetcher: CandleFetcher) -> None:
+    pytest.importorskip("plotly", reason="the extra `plot`")
+    pytest.importorskip("exchange_calendars", reason="the extra `calendars`")
+    for timeframe, days in (("1h", 20), ("1d", 60), ("1m", 20)):
+        frame = fetcher.fetch("alpaca:AAPL", timeframe, end="2024-03-20", days=days)
+        figure = plot.candles(frame)
+        (drawn,) = traces(figure, "candlestick")
+        times = pd.DatetimeIndex([pd.Timestamp(time) for time in drawn.x])
+        assert legend(figure) == []
+        breaks = [tuple(map(pd.Timestamp, one.bounds)) for one in figure.layout.xaxis.rangebreaks]
+        assert len(breaks) >= days // 7
+        for first, last in breaks:
+            assert not ((times > first) & (times < last)).any()
+
+
+def test_lines_lie_over_the_candles(fetcher: CandleFetcher) -> None:
+    pytest.importorskip("plotly", reason="the extra `plot`")
+    frame = fetcher.fetch("BTC/USDT", "1h", "2024-01-01", "2024-01-03")
+    mean = frame["close"].rolling(5).mean()
+    figure = plot.candles(frame, overlays={"mean of 5": mean})
+    (line,) = [one for one in figure.data if one.name == "mean of 5"]
+    assert np.array_equal(np.array(line.y), mean.to_numpy(), equal_nan=True)
+    assert legend(plot.candles(frame.assign(mean=mean), overlays=["mean"])) == ["mean"]
+    for wrong in (["nothing"], 5, {"a": [1, 2]}, {"a": frame["close"].astype(str)}, {1: mean}):
+        with pytest.raises(InputError, match="overlay"):
+            plot.candles(frame, overlays=wrong)
+
+
+def test_frames_of_other_libraries_are_drawn_the_same(fetcher: CandleFetcher) -> None:
+    pytest.importorskip("plotly", reason="the extra `plot`")
+    pytest.importorskip("pyarrow", reason="the extra `arrow`")
+    polars = pytest.importorskip("polars", reason="the extra `polars`")
+    frame = fetcher.fetch(*OUTAGE)
+    expected = plot.candles(frame).to_json()
+    assert plot.candles(fetcher.fetch(*OUTAGE, output="arrow")).to_json() == expected
+    assert plot.candles(fetcher.fetch(*OUTAGE, output="polars", with_manifest=True)).to_json() == expected
+    bare = plot.candles(polars.from_pandas(frame.reset_index()))
+    assert legend(bare) == ["missing row: 32 candles"]
+
+
+def test_a_part_of_a_frame_shows_no_gap_beyond_it(fetcher: CandleFetcher) -> None:
+    pytest.importorskip("plotly", reason="the extra `plot`")
+    frame = fetcher.fetch(*OUTAGE)
+    assert legend(plot.candles(frame.iloc[:10])) == []
+    assert "2018-02-07 00:00 to 2018-02-07 10:00 UTC" in plot.candles(frame.iloc[:10]).layout.title.text
+
+
+def test_a_frame_without_candles_says_so(fetcher: CandleFetcher) -> None:
+    pytest.importorskip("plotly", reason="the extra `plot`")
+    figure = plot.candles(fetcher.fetch("BTC/USDT", "1d", "2016-01-01", "2016-02-01"))
+    assert figure.layout.annotations[0].text == "no candles"
+
+
+@pytest.mark.parametrize("wrong", [5, "BTC/USDT", pd.DataFrame({"a": [1]}), pd.DataFrame()])
+def test_what_is_no_frame_of_candles_is_refused(wrong: Any) -> None:
+    pytest.importorskip("plotly", reason="the extra `plot`")
+    with pytest.raises(InputError):
+        plot.candles(wrong)
+
+
+def test_a_theme_that_is_not_known_is_refused() -> None:
+    with pytest.raises(InputError, match=r"unknown theme 'drak'.*Did you mean 'dark'"):
+        plot.candles(frame_of(made([0])), theme="drak")
+
+
+def test_without_plotly_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
+    with pytest.raises(MissingExtra, match=r"candle-fetcher\[plot\]"):
+        plot.candles(frame_of(made([0, MINUTE])))
+
+
+@pytest.mark.slow
+def test_the_room_is_imported_when_it_is_used() -> None:
+    program = (
+        "import sys, candle_fetcher; before = 'candle_fetcher.plot' in sys.modules\n"
+        "candle_fetcher.plot.candles; print(before, 'candle_fetcher.plot' in sys.modules, 'plotly' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True", "False"]
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_page_has_all_that_it_needs(fetcher: CandleFetcher, tmp_path: Path) -> None:
+    pytest.importorskip("plotly", reason="the extra `plot`")
+    figure = plot.candles(fetcher.fetch(*OUTAGE), theme="dark")
+    path = plot.save(figure, tmp_path / "chart.html")
+    text = path.read_text(encoding="utf-8")
+    assert "<title>BTC/USDT · 1h · binance</title>" in text
+    assert "background: #12161c" in text
+    assert not any(word in text for word in ('<script src="', "<link", "@import"))
+    assert [one.name for one in tmp_path.iterdir()] == ["chart.html"]
+
+
+@pytest.mark.parametrize("name", ["chart.svg", "chart", "chart.html.gz"])
+def test_another_ending_is_refused_and_nothing_is_written(name: str, tmp_path: Path) -> None:
+    go = pytest.importorskip("plotly.graph_objects", reason="the extra `plot`")
+    with pytest.raises(InputError, match=r"\.html or \.png"):
+        plot.save(go.Figure(), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_browser_a_png_is_an_error_that_names_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = pytest.importorskip("plotly.graph_objects", reason="the extra `plot`")
+    monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "nothing"))
+    with pytest.raises(CandleFetcherError, match=r"which is not there; install one, name it in BROWSER_PATH"):
+        plot.save(go.Figure(), tmp_path / "chart.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_png_is_what_the_browser_draws_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go = pytest.importorskip("plotly.graph_objects", reason="the extra `plot`")
+    browser, told = tmp_path / "browser", tmp_path / "told.json"
+    browser.write_text(
+        f"#!{sys.executable}\n"
+        "import json, pathlib, sys, urllib.parse, urllib.request\n"
+        "page = pathlib.Path(urllib.request.url2pathname(urllib.parse.urlsplit(sys.argv[-1]).path))\n"
+        "words = dict(word.split('=', 1) for word in sys.argv if '=' in word)\n"
+        "pathlib.Path(words['--screenshot']).write_bytes(b'drawn')\n"
+        f"pathlib.Path({str(told)!r}).write_text(json.dumps([words['--window-size'], '1000px' in page.read_text()]))\n"
+    )
+    browser.chmod(0o755)
+    monkeypatch.setenv("BROWSER_PATH", str(browser))
+    path = plot.save(go.Figure(), tmp_path / "chart.png", width=1000, height=500)
+    assert path.read_bytes() == b"drawn"
+    assert json.loads(told.read_text()) == ["1000,500", True]
+    browser.write_text("#!/bin/sh\necho cannot >&2; exit 3\n")
+    with pytest.raises(CandleFetcherError, match=r"did not draw the picture \(cannot\)"):
+        plot.save(go.Figure(), tmp_path / "chart.png")
+    assert path.read_bytes() == b"drawn"
