@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs import examples
 
-from candle_fetcher import CandleFetcher, CandleFetcherError, InputError, MissingExtra, plot
+from candle_fetcher import CandleFetcher, CandleFetcherError, CandleFetcherWarning, InputError, MissingExtra, plot
 from candle_fetcher.core.candles import OHLCV, Candles, candles_from
 from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.plot.thinning import MOST, find_cell, thin, thin_line
@@ -225,6 +225,20 @@ def test_a_part_of_a_frame_shows_no_gap_beyond_it(fetcher: CandleFetcher) -> Non
     frame = fetcher.fetch(*OUTAGE)
     assert legend(plot.candles(frame.iloc[:10])) == []
     assert "2018-02-07 00:00 to 2018-02-07 10:00 UTC" in plot.candles(frame.iloc[:10]).layout.title.text
+
+
+def test_changed_values_are_not_shown_as_those_of_the_provider(fetcher: CandleFetcher) -> None:
+    pytest.importorskip("plotly", reason="the extra `plot`")
+    frame = fetcher.fetch("BTC/USDT", "1h", "2024-01-01", "2024-01-03")
+    assert "values were changed after the fetch" in plot.candles(frame * 2).layout.title.text
+
+
+def test_rows_that_were_taken_out_are_shown_as_missing(fetcher: CandleFetcher) -> None:
+    pytest.importorskip("plotly", reason="the extra `plot`")
+    frame = fetcher.fetch("BTC/USDT", "1h", "2024-01-01", "2024-01-03")
+    with pytest.warns(CandleFetcherWarning, match="the rows are not 1h apart"):
+        figure = plot.candles(frame.drop(frame.index[10:13]))
+    assert legend(figure) == ["missing row: 3 candles"]
 
 
 def test_a_frame_without_candles_says_so(fetcher: CandleFetcher) -> None:

@@ -102,6 +102,8 @@ class _Chart:
             parts.append(f"each candle is {_spaced(self.thinned.cell)}, made of {count:,} candles{of}")
         else:
             parts.append(f"{count:,} candle{'' if count == 1 else 's'}")
+        if drawn.manifest.get("changed"):
+            parts.append("values were changed after the fetch")
         origin = drawn.manifest.get("origin")
         if origin:
             parts.append(f"from {origin}")

@@ -40,7 +40,7 @@ def find_lacking(drawn: Drawn) -> list[Gap]:
     holes = find_holes(drawn.candles.open_ms[~drawn.is_invented], timeframe, drawn.span)
     spans = merge(span for span, _ in known)
     left = [part for hole in holes for part in subtract(hole, _near(spans, hole))]
-    if manifest.get("gap_count", len(left) + 1) <= len(manifest.get("gaps", ())):
+    if left and manifest.get("gap_count") == len(manifest.get("gaps", ())) and "gaps" in manifest:
         left = []  # the manifest names each gap: what else has no row needs none
     elif left:
         open_parts = _sessions(drawn)

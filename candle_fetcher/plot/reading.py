@@ -12,7 +12,8 @@ import pandas as pd
 
 from candle_fetcher.core.candles import OHLCV, Candles, Int64s, candles_from
 from candle_fetcher.core.errors import InputError, shown
-from candle_fetcher.core.frame import MANIFEST, index_ms, manifest_that_fits
+from candle_fetcher.core.frame import MANIFEST, index_ms
+from candle_fetcher.core.manifests import manifest_of, manifest_that_fits
 from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS, MINUTE_MS, WEEK_MS, Timeframe, parse_timeframe
@@ -59,7 +60,7 @@ def read_frame(given: Any) -> Drawn:
         opens = index_ms(frame)
         if (np.diff(opens) == 0).any():
             raise InputError("the index of the frame has a time twice; expected each time once")
-    manifest = manifest_that_fits(frame) or {}
+    manifest = manifest_of(frame) or manifest_that_fits(frame) or {}  # the second one warns
     columns = [_numbers(frame, name) for name in OHLCV]
     is_invented, is_open = _flags(frame, "is_synthetic", False), ~_flags(frame, "is_closed", True)
     timeframe = _timeframe(opens, manifest)
