@@ -79,8 +79,8 @@ def as_pandas(given: Any) -> pd.DataFrame:
         frame = given if isinstance(given.index, pd.DatetimeIndex) or "timestamp" not in given else _indexed(given)
     elif hasattr(given, "to_pandas"):  # of Polars or Arrow
         metadata = getattr(getattr(given, "schema", None), "metadata", None) or {}
-        told = metadata.get(MANIFEST.encode()) if isinstance(metadata, Mapping) else None
-        manifest = json.loads(told) if manifest is None and told else manifest
+        noted = metadata.get(MANIFEST.encode()) if isinstance(metadata, Mapping) else None
+        manifest = json.loads(noted) if manifest is None and noted else manifest
         frame = given.to_pandas()
         frame = _indexed(frame) if "timestamp" in frame else frame
     else:
