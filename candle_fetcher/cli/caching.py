@@ -30,7 +30,7 @@ def cache(arguments: argparse.Namespace, talk: Talk) -> int:
             show_rows(talk, kept.revisions(), "no revisions", arguments)
             return 0
         if arguments.action == "list":
-            show_series(talk, kept.list(), arguments)
+            show_series(talk, kept.list(), "nothing is stored", arguments)
             return 0
         stats = kept.stats()
         if arguments.action == "verify":

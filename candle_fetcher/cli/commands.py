@@ -27,6 +27,7 @@ from candle_fetcher.cli.tables import (
     print_checks,
     print_offers,
     print_path,
+    print_plan,
     show_candles,
     show_rows,
     table_csv,
@@ -193,7 +194,7 @@ def plan(arguments: argparse.Namespace, talk: Talk) -> int:
     if is_json(arguments):
         print_document(_plan_document(made), arguments)
     else:
-        print(made, flush=True)
+        print_plan(str(made))
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from candle_fetcher.console import printable
+from candle_fetcher.cli.tables import print_lines
 from candle_fetcher.core.gap import iso
 from candle_fetcher.files.layout import TIME
 from candle_fetcher.files.report import FileReport
@@ -14,7 +14,7 @@ _SHOWN = 10
 
 def print_report(report: FileReport) -> None:
     """Print the line of a report and the first values that differ."""
-    print(printable(str(report)))
+    print_lines(report)
     differences = report.differences
     if differences is None or isinstance(differences, str):
         return

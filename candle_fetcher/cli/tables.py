@@ -5,25 +5,38 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import re
-import shutil
 import sys
-import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from candle_fetcher.cli.aligned import fits, folded, pad, room, table, width, wrap
 from candle_fetcher.cli.documents import is_json, iso_times, print_candle_lines, print_rows, records
 from candle_fetcher.cli.talk import Talk, number_of, silence
 from candle_fetcher.console import Palette, Role, is_on_terminal, printable
 from candle_fetcher.core.reports import Backup, Imported, Restored
-from candle_fetcher.core.sizes import size_text
+from candle_fetcher.core.sizes import duration_text, size_text
 from candle_fetcher.files.layout import csv_pieces
 
 _EDGE_ROWS = 5
 _FORMULA = ("=", "+", "-", "@")  # printable() has escaped TAB and CR
+# What a series has as a rule; a column that has nothing else is not shown.
+_USUAL: dict[str, Callable[[Any], bool]] = {
+    "kind": lambda value: value == "candles",
+    "settings": lambda value: value == "",
+    **dict.fromkeys(("origin", "problem", "error"), lambda value: not value),
+    **dict.fromkeys(("revised", "gaps"), lambda value: not value),
+}
+# How the values of a kind of columns are written for a reader.
+_WRITERS: dict[str, Callable[[Any], str]] = {
+    "m": lambda value: duration_text(value.total_seconds()),
+    **dict.fromkeys("iu", "{:,}".format),
+    "b": lambda value: "yes" if value else "no",
+    "size": size_text,
+}
+_LAST = ("settings", "path", "problem", "origin")  # the longest, which are often folded
 _MARKS: dict[bool | None, tuple[str, Role]] = {True: ("✓", "good"), False: ("✗", "bad"), None: ("–", "dim")}
 
 
@@ -57,30 +70,52 @@ def _print_edges(frame: pd.DataFrame) -> None:
     is_cut = len(frame) > 2 * _EDGE_ROWS
     shown = pd.concat([frame.head(_EDGE_ROWS), frame.tail(_EDGE_ROWS)]) if is_cut else frame
     header, *rows = [line.split(",") for line in b"".join(csv_pieces([shown])).decode("ascii").splitlines()]
-    times = [row[0] for row in rows]
-    for end in (":00", " 00:00"):
-        if times and all(time.endswith(end) for time in times):
-            times = [time.removesuffix(end) for time in times]
-    rows = [[time, *row[1:]] for time, row in zip(times, rows, strict=True)]
-    lines = _table(header, rows)
+    rows = [[time, *row[1:]] for time, row in zip(_short_times([row[0] for row in rows]), rows, strict=True)]
+    head, *lines = table(header, rows)
     if is_cut:
-        lines.insert(1 + _EDGE_ROWS, f"... {len(frame) - 2 * _EDGE_ROWS:,} more")
-    if not _fits(header, rows):
-        shown_names = re.sub(r"\x1b\[[\d;]*m", " ", lines[0]).split()  # without the colour
-        names = ", ".join(name for name in header if name not in shown_names)
-        said = f"not shown: {names}; a wider terminal, a pipe or --export csv has them"
-        lines += textwrap.wrap(said, shutil.get_terminal_size().columns)
-    print("\n".join(lines), flush=True)
+        lines.insert(_EDGE_ROWS, f"... {len(frame) - 2 * _EDGE_ROWS:,} more")
+    hidden = [name for name in header if name not in head.split()]
+    if hidden:
+        lines += wrap(f"not shown: {', '.join(hidden)}; a wider terminal, a pipe or --export csv has them", room())
+    print("\n".join([Palette().paint(head, "title"), *lines]), flush=True)
+
+
+def _short_times(times: Sequence[str]) -> list[str]:
+    """Return the times without the seconds, and without the time of day, where these are 0 in all of them."""
+    for end in (":00", " 00:00"):
+        if any(times) and all(time.endswith(end) for time in times if time):
+            times = [time.removesuffix(end) for time in times]
+    return list(times)
 
 
 def print_table(frame: pd.DataFrame) -> None:
-    """Print the rows as a table on a terminal, else as CSV; times as `2024-01-01 00:00:00`."""
+    """Print the rows as a table on a terminal, else as CSV; times as `2024-01-01 00:00:00`.
+
+    On a terminal whole numbers have groups of three digits, `bytes` and `size` units, and times no seconds where all
+    are 0; cells that have no room stand below their row."""
     if is_terminal():
-        header, *rows = _cells(frame)
-        print("\n".join(_table(header, rows) if _fits(header, rows) else _folded_table(header, rows)), flush=True)
+        header, *rows = _cells(_readable(frame))
+        for place, name in enumerate(header):
+            if isinstance(frame[name].dtype, pd.DatetimeTZDtype):
+                for row, time in zip(rows, _short_times([row[place] for row in rows]), strict=True):
+                    row[place] = time
+        head, *lines = folded(header, rows)
+        print("\n".join([Palette().paint(head, "title"), *lines]), flush=True)
         return
     sys.stdout.write(table_csv(frame))
     sys.stdout.flush()
+
+
+def _readable(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame with whole numbers, sizes, spans of time and flags as text for a reader."""
+    made = frame.copy()
+    for name in frame:
+        kind = frame[name].dtype.kind
+        write = _WRITERS.get("size" if kind in "iu" and name in ("bytes", "size") else kind)
+        if write is not None:
+            texts = ["" if pd.isna(value) else write(value) for value in frame[name]]
+            made[name] = pd.Series(texts, frame.index, dtype=object)
+    return made
 
 
 def table_csv(frame: pd.DataFrame) -> str:
@@ -117,18 +152,11 @@ def print_checks(frame: pd.DataFrame) -> None:
     Lines are broken at the width of the terminal."""
     paint = Palette().paint
     margin = 2 + frame["check"].str.len().max() + 2
-    room = shutil.get_terminal_size().columns if is_terminal() else 10**6
-
-    def block(first: str, text: str) -> list[str]:
-        """Return lines of the text, the first one after `first`, the others below it."""
-        lines = textwrap.wrap(text, max(20, room - margin - len(first)), break_long_words=False) or [""]
-        return [f"{first}{lines[0]}", *(f"{' ' * len(first)}{line}" for line in lines[1:])]
-
     for check, subject, passed, found, fix in frame.itertuples(index=False):
         mark, role = _MARKS[None if pd.isna(passed) else bool(passed)]
-        said = block("", printable(f"{subject}: {found}"))
+        said = wrap(printable(f"{subject}: {found}"), _room() - margin)
         said = [paint(line, role) for line in said] if role != "good" else said
-        to_do = block("→ ", printable(fix)) if fix else []
+        to_do = wrap(printable(fix), _room() - margin, "→ ", "  ") if fix else []
         print(f"{paint(mark, role)} {paint(check.ljust(margin - 2), 'dim')}{said[0]}")
         for line in (*said[1:], *to_do):
             print(f"{' ' * margin}{line}")
@@ -139,12 +167,11 @@ def print_offers(frame: pd.DataFrame) -> None:
     """Print the rows of `CandleFetcher.providers`, a block for each, broken at the width of the terminal."""
     paint = Palette().paint
     margin = 2 + max(map(len, frame.columns)) + 2
-    room = shutil.get_terminal_size().columns if is_terminal() else 10**6
     for row in frame.itertuples(index=False):
         print(paint(printable(str(row[0])), "good"))
         for name, text in zip(list(frame.columns)[1:], row[1:], strict=True):
-            first, *others = textwrap.wrap(printable(str(text)), max(20, room - margin)) or [""]
-            if first:
+            if str(text):
+                first, *others = wrap(printable(str(text)), _room() - margin)
                 print(f"  {paint(name.ljust(margin - 2), 'dim')}{first}")
                 for line in others:
                     print(f"{' ' * margin}{line}")
@@ -153,13 +180,30 @@ def print_offers(frame: pd.DataFrame) -> None:
 
 def print_facts(facts: dict[str, Any]) -> None:
     """Print a line for each fact, bytes with units; unknown and empty facts are left out."""
-    margin = max(map(len, facts))
+    margin = max(map(len, facts)) + 2
     for name, value in facts.items():
         if value is None or value == []:
             continue
         text = size_text(value) if name.endswith("_bytes") else f"{value:,}" if isinstance(value, int) else value
-        for line in text if isinstance(text, list) else [text]:
-            print(f"{name.removesuffix('_bytes'):<{margin}}  {printable(line)}")
+        for one in text if isinstance(text, list) else [text]:
+            lines = wrap(printable(one), _room(), pad(name.removesuffix("_bytes"), margin), " " * margin)
+            print("\n".join(lines))
+    sys.stdout.flush()
+
+
+def print_lines(text: object, facts: Iterable[str] = ()) -> None:
+    """Print a line, and indented below it one for each fact; on a terminal broken at its width."""
+    lines = wrap(printable(text), _room(), "", "    ")
+    for fact in facts:
+        lines += wrap(printable(fact), _room(), "  ", "    ")
+    print("\n".join(lines), flush=True)
+
+
+def print_plan(text: str) -> None:
+    """Print the lines of a plan; on a terminal, those that are too long are broken."""
+    for line in text.splitlines():
+        indent = line[: len(line) - len(line.lstrip())]
+        print(line if width(line) <= _room() else "\n".join(wrap(line.lstrip(), _room(), indent, f"{indent}  ")))
     sys.stdout.flush()
 
 
@@ -167,7 +211,6 @@ def print_imported(done: Imported) -> None:
     """Print a line about the file, and one for each fact about its rows."""
     kind = "" if done.kind == "candles" else f" ({done.kind})"
     span = f", {done.first} to {done.last}" if done.rows else ""
-    print(printable(f"{done.path}: {done.provider} {done.symbol} {done.timeframe}{kind}, {done.rows:,} candles{span}"))
     facts = [f"{done.added:,} new, in {number_of(done.chunks, 'chunk')}"]
     if done.differing:
         facts.append(f"{done.differing:,} differ from what is stored, which stays; cache revisions lists them")
@@ -177,9 +220,8 @@ def print_imported(done: Imported) -> None:
         facts.append(f"without {', '.join(done.lacking)}, which fetch --refresh brings where the provider has them")
     if done.verified is False:
         facts.append("there was no checksum beside it")
-    for line in facts:
-        print(f"  {printable(line)}")
-    sys.stdout.flush()
+    series = f"{done.provider} {done.symbol} {done.timeframe}{kind}"
+    print_lines(f"{done.path}: {series}, {done.rows:,} candles{span}", facts)
 
 
 def print_copied(done: Backup | Restored) -> None:
@@ -194,28 +236,28 @@ def print_copied(done: Backup | Restored) -> None:
             facts.append(f"{done.differing:,} differ from what is stored, which stays; cache revisions lists them")
         left_out = {"of a newer version": done.newer}
     facts += [f"left out: {count:,} {what}" for what, count in left_out.items() if count]
-    print(f"{printable(done.path)}: {', '.join(facts)}", flush=True)
+    print_lines(f"{done.path}: {', '.join(facts)}")
 
 
-def show_series(talk: Talk, frame: pd.DataFrame, arguments: argparse.Namespace) -> None:
-    """Print what the cache has of each series: on a terminal without columns that say the same everywhere or follow
-    from others, with bytes in units, and with days alone where the line is too long for times."""
+def show_series(talk: Talk, frame: pd.DataFrame, nothing: str, arguments: argparse.Namespace) -> None:
+    """Print a row for each series; on a terminal without columns that say the same everywhere or follow from others,
+    and with days alone where the line is too long for times."""
     if is_json(arguments) or frame.empty or not is_terminal():
-        show_rows(talk, frame, "nothing is stored", arguments)
+        show_rows(talk, frame, nothing, arguments)
         return
-    usual = {"kind": "candles", "settings": "", "origin": None}
-    hidden = [name for name, value in usual.items() if all(cell == value for cell in frame[name])]
-    last = ["settings", "origin"]  # the least likely to be there, and the longest
-    shown = frame[[*frame.columns.drop(["chunks", *last]), *last]].drop(columns=hidden)
-    shown["rows"], shown["bytes"] = [f"{count:,}" for count in frame["rows"]], list(map(size_text, frame["bytes"]))
-    header, *rows = _cells(shown.rename(columns={"rows": "candles", "bytes": "size"}))
-    at = header.index("first")
-    for row in rows:
-        row[at : at + 2] = [cell.removesuffix(":00") for cell in row[at : at + 2]]
-    if not _fits(header, rows):
-        for row in rows:
-            row[at : at + 2] = [cell[:10] for cell in row[at : at + 2]]
-    print("\n".join(_table(header, rows) if _fits(header, rows) else _folded_table(header, rows)), flush=True)
+    hidden = [name for name, usual in _USUAL.items() if name in frame and frame[name].map(usual).all()]
+    last = [name for name in _LAST if name in frame]
+    shown = frame[[*frame.columns.drop(last), *last]].drop(columns=[*hidden, *({"chunks"} & set(frame))])
+    shown = shown.rename(columns={"rows": "candles", "bytes": "size"})
+    if not fits(*_split(_cells(_readable(shown)))):
+        for name in ("first", "last"):
+            if name in shown:
+                shown[name] = shown[name].dt.floor("D")
+    print_table(shown)
+
+
+def _split(cells: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    return cells[0], cells[1:]
 
 
 def is_terminal() -> bool:
@@ -223,44 +265,9 @@ def is_terminal() -> bool:
     return is_on_terminal(sys.stdout)
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Return aligned lines, numbers to the right; "..." stands for columns that the terminal has no room for."""
-    columns = list(zip(header, *rows, strict=True))
-    room = shutil.get_terminal_size().columns
-    widths = [max(map(len, column)) for column in columns]
-    gap = 2 if sum(widths) + 2 * (len(widths) - 1) <= room else 1
-    while len(columns) > 2 and sum(widths) + gap * (len(widths) - 1) > room:
-        columns = [*columns[: -2 if columns[-1][0] == "..." else -1], ("...",) * len(columns[0])]
-        widths = [max(map(len, column)) for column in columns]
-    cells = [
-        [cell.rjust(width) if _is_numeric(column) else cell.ljust(width) for cell in column]
-        for column, width in zip(columns, widths, strict=True)
-    ]
-    head, *lines = [(" " * gap).join(row).rstrip() for row in zip(*cells, strict=True)]
-    return [Palette().paint(head, "title"), *lines]
-
-
-def _fits(header: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    return sum(widths) + len(widths) - 1 <= shutil.get_terminal_size().columns
-
-
-def _folded_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return lines of the leading columns that fit the terminal, each with its other cells below it."""
-    room = shutil.get_terminal_size().columns
-    count = next(n for n in range(len(header) - 1, 0, -1) if n == 1 or _fits(header[:n], [row[:n] for row in rows]))
-    head, *lines = _table(header[:count], [row[:count] for row in rows])
-    folded = [head]
-    for line, row in zip(lines, rows, strict=True):
-        folded.append(line)
-        for name, cell in zip(header[count:], row[count:], strict=True):
-            if cell:
-                folded += textwrap.wrap(f"{name}: {cell}", room, initial_indent="  ", subsequent_indent="    ")
-    return folded
-
-
-def _is_numeric(column: Sequence[str]) -> bool:
-    return all(re.fullmatch(r"-?[\d.,]*( (B|kB|MB|GB))?", cell) for cell in column[1:])
+def _room() -> int:
+    """Return the columns of a line on stdout; without a terminal there is no end."""
+    return room() if is_terminal() else 10**6
 
 
 def show_rows(talk: Talk, frame: pd.DataFrame, nothing: str, arguments: argparse.Namespace) -> None:

@@ -6,15 +6,14 @@ import contextlib
 import itertools
 import os
 import re
-import shutil
 import sys
-import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
 import numpy as np
 import pandas as pd
 
+from candle_fetcher.cli.aligned import room, wrap
 from candle_fetcher.console import Palette, Role, is_on_terminal, printable
 from candle_fetcher.core.frame import MANIFEST
 from candle_fetcher.core.gap import iso
@@ -56,8 +55,10 @@ class Talk:
 
     def fact(self, name: str, text: object, role: Role | None = None) -> None:
         """Show a line `  name      text`."""
-        shown = printable(text) if role is None else self._paint(printable(text), role)
-        self.say(f"  {self._paint(name.ljust(_MARGIN), 'dim')}{shown}")
+        indent = " " * (2 + max(_MARGIN, len(name) + 1))
+        lines = [line.removeprefix(indent) for line in _lines(text, indent)]
+        shown = f"\n{indent}".join(lines if role is None else [self._paint(line, role) for line in lines])
+        self.say(f"  {self._paint(name.ljust(len(indent) - 2), 'dim')}{shown}")
 
     def warn(self, text: object) -> None:
         _say(f"{self._paint('warning:', 'warn')} {_broken(in_command_words(text), 'warning: ')}")
@@ -84,18 +85,13 @@ class Talk:
 
 def _broken(text: object, before: str = "") -> str:
     """Return the text printable, on a terminal broken between words; `before` is what stands on its first line."""
+    return "\n".join(_lines(text, before, "  ")).removeprefix(before)
+
+
+def _lines(text: object, indent: str, later_indent: str | None = None) -> list[str]:
+    """Return the lines of the text, printable; without a terminal it is one line."""
     line = printable(text)
-    if not is_on_terminal(sys.stderr):
-        return line
-    wrapped = textwrap.fill(
-        line,
-        max(20, shutil.get_terminal_size().columns),
-        initial_indent=before,
-        subsequent_indent="  ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    return wrapped.removeprefix(before)
+    return wrap(line, room(), indent, later_indent) if is_on_terminal(sys.stderr) else [f"{indent}{line}"]
 
 
 def _say(text: str, end: str = "\n") -> None:
@@ -161,12 +157,13 @@ def _minute(time: str) -> str:
 
 def show_gaps(talk: Talk, gaps: Iterable[Mapping[str, Any]], count: int) -> None:
     """Show a line for each of the first gaps, of `count`."""
-    for gap in itertools.islice(gaps, _SHOWN):
+    shown = list(itertools.islice(gaps, _SHOWN))
+    counts = [f"{gap['count']:,}  " if gap["count"] else "" for gap in shown]  # unknown of funding rates
+    for gap, count_of in zip(shown, counts, strict=True):
         first, last = (_minute(str(gap[name])) for name in ("first", "last"))
         cause = f"{gap['cause']} ({_CAUSES[gap['cause']]})" if gap["cause"] in _CAUSES else gap["cause"]
-        count_of = f"{gap['count']:,}  " if gap["count"] else ""  # unknown of funding rates
-        line = f"{first} to {last}  {count_of}{cause}"
-        talk.say(f"    {printable(line)}")
+        line = f"{first} to {last}  {count_of.rjust(max(map(len, counts)))}{cause}"
+        talk.say("\n".join(_lines(line, "    ", "      ")))
     if count > _SHOWN:
         talk.say(f"    and {count - _SHOWN:,} more; the command gaps lists them")
 

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from candle_fetcher.cli.documents import is_json, print_rows, records
 from candle_fetcher.cli.opening import open_fetcher
-from candle_fetcher.cli.tables import show_candles, show_rows
+from candle_fetcher.cli.tables import is_terminal, show_candles, show_series
 from candle_fetcher.cli.talk import Talk
 from candle_fetcher.console import printable
 from candle_fetcher.core.errors import FetchManyError, InputError
@@ -75,6 +76,8 @@ def _update(made: Vault, words: list[str], arguments: argparse.Namespace, talk: 
         report, errors = error.report, error.errors
     if is_json(arguments):
         print_rows(records(report), arguments)
+    elif not arguments.quiet and is_terminal():
+        _show_report(talk, report, arguments)
     elif not arguments.quiet:
         for row in report.itertuples():
             print(printable(_line(row)))
@@ -91,6 +94,17 @@ def _is_partial(row: Any) -> bool:
     return row.error is not None and row.error.endswith(IS_PARTIAL)
 
 
+def _show_report(talk: Talk, report: pd.DataFrame, arguments: argparse.Namespace) -> None:
+    """Print the report of an update as a table."""
+    shown = report[
+        ["provider", "symbol", "timeframe", "kind", "added", "revised", "gaps", "rows", "last", "path"]
+    ].copy()
+    states = ["partial" if _is_partial(row) else "failed" for row in report.itertuples()]
+    if report["error"].notna().any():
+        shown.insert(4, "state", np.where(report["error"].notna(), states, "ok"))
+    show_series(talk, shown, "there is no series yet", arguments)
+
+
 def _line(row: Any) -> str:
     name = f"{row.provider} {row.symbol} {row.timeframe}" + ("" if row.kind == "candles" else f" {row.kind}")
     if row.error is not None and not _is_partial(row):
@@ -102,7 +116,7 @@ def _line(row: Any) -> str:
 
 
 def _list(made: Vault, words: list[str], arguments: argparse.Namespace, talk: Talk) -> int:
-    show_rows(talk, made.series(), "there is no series yet", arguments)
+    show_series(talk, made.series(), "there is no series yet", arguments)
     return 0
 
 
@@ -110,7 +124,7 @@ def _verify(made: Vault, words: list[str], arguments: argparse.Namespace, talk: 
     found = made.verify()
     broken = found[~found["whole"].astype(bool)]
     if is_json(arguments) or not arguments.quiet:
-        show_rows(talk, found, "there is no series yet", arguments)
+        show_series(talk, found, "there is no series yet", arguments)
     for row in broken.itertuples():
         talk.fail(f"{row.provider} {row.symbol} {row.timeframe}: {row.problem}")
     return 3 if len(broken) else 0

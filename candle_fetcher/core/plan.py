@@ -16,6 +16,7 @@ from candle_fetcher.core.facts import Facts
 from candle_fetcher.core.files import File
 from candle_fetcher.core.finality import Settling
 from candle_fetcher.core.gap import iso
+from candle_fetcher.core.sizes import duration_text
 from candle_fetcher.core.spans import Span, subtract
 from candle_fetcher.core.timeframe import Timeframe
 
@@ -250,12 +251,8 @@ class FetchPlan(NamedTuple):
             f"{self.provider} {self.symbol} {self.timeframe}{kind}: {self.candles:,} candles at most",
             f"  {iso(self.span.start_ms)} to {iso(self.span.end_ms)} (end excluded)",
         ]
-        for step in self.steps:
-            line = f"  {step.source:<8}{step.chunks:>6,} chunks"
-            if step.requests:
-                line += f", {step.requests:,} requests, weight {step.weight:,}, about {step.bytes / 1e6:,.1f} MB"
-            lines.append(line)
-        lines.append(f"  about {_duration(self.seconds)}")
+        lines += _step_lines(self.steps)
+        lines.append(f"  about {duration_text(self.seconds)}")
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
     def __repr__(self) -> str:
@@ -267,19 +264,25 @@ class FetchPlan(NamedTuple):
         title, *_ = str(self).splitlines()
         facts = [
             ("range", f"{iso(self.span.start_ms)} to {iso(self.span.end_ms)} (end excluded)"),
-            ("time", f"about {_duration(self.seconds)}"),
+            ("time", f"about {duration_text(self.seconds)}"),
             *(("note", note) for note in self.notes),
         ]
         rows = [[one.source, *(f"{figure:,}" for figure in one[1:5]), f"{one.bytes / 1e6:,.1f}"] for one in self.steps]
         return fact_table(title, facts) + html_table(("source", "chunks", "candles", "requests", "weight", "MB"), rows)
 
 
-def _duration(seconds: float) -> str:
-    """Return the text of a duration: 37.5 s, 12.0 min, 24.0 h or 3.0 days."""
-    for unit_s, name in ((86_400, "days"), (3_600, "h"), (60, "min")):
-        if seconds >= 2 * unit_s:
-            return f"{seconds / unit_s:,.1f} {name}"
-    return f"{seconds:,.1f} s"
+def _step_lines(steps: Sequence[Step]) -> list[str]:
+    """Return a line for each step, with the figures of all below each other."""
+    rows = [
+        (f"{one.chunks:,}", f"{one.requests:,}", f"{one.weight:,}", f"{one.bytes / 1e6:,.1f}", bool(one.requests))
+        for one in steps
+    ]
+    chunks, requests, weight, size = (max((len(str(row[place])) for row in rows), default=0) for place in range(4))
+    return [
+        f"  {step.source:<8}{row[0]:>{max(6, chunks)}} chunks"
+        + (f", {row[1]:>{requests}} requests, weight {row[2]:>{weight}}, about {row[3]:>{size}} MB" if row[4] else "")
+        for step, row in zip(steps, rows, strict=True)
+    ]
 
 
 def merge_steps(steps: Sequence[Step]) -> tuple[Step, ...]:

@@ -1,4 +1,4 @@
-"""Bytes as text."""
+"""Bytes and durations as text."""
 
 from __future__ import annotations
 
@@ -9,3 +9,11 @@ def size_text(size_bytes: int) -> str:
         if size_bytes >= scale:
             return f"{size_bytes / scale:,.1f} {unit}"
     return f"{size_bytes} B"
+
+
+def duration_text(seconds: float) -> str:
+    """Return the duration with a unit: 37.5 s, 12.0 min, 24.0 h or 3.0 days."""
+    for unit_s, name in ((86_400, "days"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * unit_s:
+            return f"{seconds / unit_s:,.1f} {name}"
+    return f"{seconds:,.1f} s"
