@@ -32,6 +32,7 @@ FEATURES: dict[str, list[str]] = {
     "plot": ["plotly>=6.0"],  # pictures; older ones write numbers as text, which is larger
     "polars": ["polars>=1.9", "pyarrow>=17"],  # output="polars"
     "fast": ["isal>=1.7", "pyarrow>=17"],  # files of archives, unpacked and read in less time
+    "service": ["fastapi>=0.115", "uvicorn>=0.34", "wsproto>=1.2", "pyarrow>=17"],  # candles over HTTP
     "sql": ["sqlalchemy>=2.0", "psycopg[binary]>=3.2"],  # vaults in PostgreSQL and SQLite
 }
 
@@ -55,6 +56,7 @@ TOOLS = {
         *FEATURES["plot"],
         *FEATURES["polars"],
         *FEATURES["fast"],  # pyarrow also reads some of the real series that tests/real_series.py fetches
+        *FEATURES["service"],
         *FEATURES["sql"],
         "types-cachetools",
         "types-colorama",

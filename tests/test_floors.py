@@ -41,7 +41,7 @@ FLOORS = {
     "plot": 5,
     "vault": 5,
     "verification": 5,
-    "service": 6,
+    "service": 5,
     "cli": 6,
     "__init__": TOP,
     "__main__": TOP,
@@ -60,7 +60,15 @@ CONFINED: dict[str, str | tuple[str, ...]] = {
     "colorama": "console",
     "dotenv": "cli.environment",
     "exchange_calendars": "sessions",
-    "pyarrow": ("core.text.quick", "core.labels", "files.columnar", "files.outputs", "typed", "vault.tables_of_months"),
+    "pyarrow": (
+        "core.text.quick",
+        "core.labels",
+        "files.columnar",
+        "files.outputs",
+        "typed",
+        "vault.tables_of_months",
+        "service.encoding",
+    ),
     "plotly": "plot",
     "polars": ("files.outputs", "typed"),
     "xlsxwriter": "files.workbook",
@@ -69,6 +77,11 @@ CONFINED: dict[str, str | tuple[str, ...]] = {
     "sqlalchemy": "vault.databases",
     "psycopg": "vault.databases",
     "duckdb": "vault.databases",
+    "fastapi": "service",
+    "starlette": "service",
+    "uvicorn": "service",
+    "h11": "service.connections",
+    "anyio": "service.application",
 }
 # Packages that are imported when they are used, not with the module.
 LAZY = {

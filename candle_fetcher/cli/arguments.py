@@ -133,6 +133,15 @@ examples:
 Checks proxy, names, TLS, region block, clock, limits, keys, disk space,
 permissions, cache and versions, and prints remedies; changes nothing.
 Exits with 1 where a check fails."""
+_SERVE_EXAMPLES = """\
+examples:
+  candle-fetcher serve
+  candle-fetcher serve --practice    (no network needed)
+  CANDLE_FETCHER_TOKEN=secret candle-fetcher serve --host 0.0.0.0 --port 8080
+  curl 'http://127.0.0.1:8000/api/candles?symbol=BTC/USDT&timeframe=1h&days=7'
+
+The URL goes to stdout, a line for each reply to stderr. candle-fetcher help
+service shows the routes."""
 _PRACTICE_EXAMPLES = """\
 examples:
   candle-fetcher practice
@@ -259,13 +268,14 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     _add_cache(command("cache", "show, check or clear the cache; import files; back up and restore", _CACHE_EXAMPLES))
     _add_verify(command("verify", "check files that export wrote: whole, and equal to the cache", _VERIFY_EXAMPLES))
     _add_settings(command("doctor", "check network, provider, disk, cache and versions", _DOCTOR_EXAMPLES))
+    _add_serve(command("serve", "serve candles over HTTP on this machine until Ctrl-C", _SERVE_EXAMPLES))
     _add_practice(command("practice", "serve a practice exchange on this machine until Ctrl-C", _PRACTICE_EXAMPLES))
     pages = command("help", "print a page of the documentation; without a name, list the pages", _HELP_EXAMPLES)
     pages.add_argument("page", nargs="?", metavar="PAGE", help="such as gaps, cache or kraken")
     pages.set_defaults(commands=tuple(commands))
     for name, made in commands.items():
         other = made.add_argument_group("other")
-        if name not in ("practice", "help"):
+        if name not in ("serve", "practice", "help"):
             _add_shape(other, "a summary with the candles under `rows`" if name == "fetch" else "one document")
         other.add_argument("-q", "--quiet", action="store_true", help="say only what is wrong; what is asked for comes")
         other.add_argument("--log-level", metavar="LEVEL", help="log on stderr: debug, info, warning, error")
@@ -347,6 +357,16 @@ def _add_vault(vault: argparse.ArgumentParser) -> None:
     files.add_argument("--separator", metavar="C", help="between two fields; default: ,")
     files.add_argument("--decimal", metavar="C", help="the decimal sign: . (default) or ,")
     files.add_argument("--decimals", type=int, metavar="N", help="decimals of each number; default: as many as it has")
+
+
+def _add_serve(serve: argparse.ArgumentParser) -> None:
+    group = serve.add_argument_group("address")
+    group.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default: 127.0.0.1; others need a token")
+    group.add_argument("--port", type=int, default=8000, metavar="N", help="default: 8000; 0 takes a free port")
+    group.add_argument("--token", metavar="TEXT", help="asked of every request; also CANDLE_FETCHER_TOKEN")
+    group.add_argument("--allow-origin", action="append", metavar="URL", help="a site whose pages may read; repeatable")
+    group.add_argument("--allow-host", action="append", metavar="NAME", help="another name of this server; repeatable")
+    _add_settings(serve)
 
 
 def _add_practice(practice: argparse.ArgumentParser) -> None:

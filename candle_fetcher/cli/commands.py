@@ -21,6 +21,7 @@ from candle_fetcher.cli.opening import names_several, open_fetcher, open_importe
 from candle_fetcher.cli.pages import help_page
 from candle_fetcher.cli.reports import print_report, report_document
 from candle_fetcher.cli.saving import file_options, read_file, side_by_side
+from candle_fetcher.cli.serving import serve
 from candle_fetcher.cli.symbols_file import Target
 from candle_fetcher.cli.tables import (
     print_candles,
@@ -362,6 +363,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Talk], int]] = {
     "verify": verify,
     "doctor": doctor,
     "providers": providers,
+    "serve": serve,
     "practice": practice,
     "help": help_page,
 }

@@ -1,0 +1,110 @@
+"""Errors as replies: the status, a document with our message, and how long to wait. No traceback, path or key."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+from candle_fetcher.core.errors import (
+    Banned,
+    CacheError,
+    CandleFetcherError,
+    IncompleteData,
+    InputError,
+    MissingExtra,
+    RateLimited,
+    SourceError,
+    TransportError,
+    UnknownSymbol,
+)
+
+# The first class that fits decides.
+_STATUSES: tuple[tuple[type[Exception], int], ...] = (
+    (UnknownSymbol, 404),
+    (InputError, 400),
+    (IncompleteData, 409),
+    (Banned, 503),
+    (RateLimited, 429),
+    (SourceError, 502),
+    (MissingExtra, 501),
+    (CacheError, 503),
+)
+# Paths of files: of POSIX with two names or more, and of Windows. What follows a letter, as in BTC/USDT, is none.
+_PATH = re.compile(r"(?<![\w:/.…])/[\w.@+~-]+(?:/[\w.@+~-]*)+|\b[A-Za-z]:\\[^\s'\"]+")
+_MOST_SPANS = 100
+_RETRY_S = 1
+
+
+class ServiceRefusal(Exception):
+    """A request that the service itself refuses; `facts` go into the document beside the message."""
+
+    def __init__(
+        self, status: int, name: str, message: str, *, retry_after_s: float | None = None, **facts: Any
+    ) -> None:
+        self.status = status
+        self.name = name
+        self.message = message
+        self.retry_after_s = retry_after_s
+        self.facts = facts
+        super().__init__(message)
+
+
+def status_of(error: Exception) -> int:
+    """Return the status of a reply that stands for the error."""
+    if isinstance(error, ServiceRefusal):
+        return error.status
+    if isinstance(error, TransportError) and not error.reached:
+        return 503
+    return next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
+
+
+def refusal_of(error: Exception) -> JSONResponse:
+    """Return the reply that stands for the error."""
+    status, headers = status_of(error), {"Cache-Control": "no-store"}
+    if isinstance(error, ServiceRefusal):
+        document: dict[str, Any] = {"error": error.name, "message": error.message, **error.facts}
+        wait_s = error.retry_after_s
+    else:
+        document = _describe(error)
+        wait_s = getattr(error, "retry_after_s", None)
+    if wait_s is not None or status in (429, 503):
+        headers["Retry-After"] = str(max(_RETRY_S, math.ceil(wait_s or 0)))
+    if status == 401:
+        headers["WWW-Authenticate"] = 'Basic realm="candle-fetcher; the password is the token", Bearer'
+    return JSONResponse(document, status, headers)
+
+
+def _describe(error: Exception) -> dict[str, Any]:
+    """Return the document of an error of this library, or of one that is a fault of the service."""
+    if isinstance(error, CacheError):
+        return {"error": "CacheError", "message": "the cache of the service cannot be read or written", "fix": _LOG}
+    if not isinstance(error, CandleFetcherError):
+        return {"error": "Fault", "message": "the service failed to answer", "fix": _LOG}
+    document: dict[str, Any] = {
+        "error": type(error).__name__,
+        "message": without_paths(str(error)),
+        "fix": without_paths(error.fix),
+    }
+    facts: Mapping[str, Any] = {name: getattr(error, name) for name in ("provider", "symbol", "timeframe")}
+    document |= {name: value for name, value in facts.items() if value is not None}
+    if isinstance(error, UnknownSymbol):
+        document["closest"] = list(error.closest)
+    if isinstance(error, IncompleteData):
+        names = ("first", "last", "count", "cause")
+        document["missing"] = [{name: getattr(gap, name) for name in names} for gap in error.missing[:_MOST_SPANS]]
+        document["missing_count"] = len(error.missing)
+        document["refusals"] = [without_paths(str(one)) for one in error.refusals[:_MOST_SPANS]]
+        document["rows_that_arrived"] = 0 if error.frame is None else len(error.frame)
+    return document
+
+
+_LOG = "Its log says why"
+
+
+def without_paths(text: str) -> str:
+    """Return the text with each path of a file replaced by `…`."""
+    return _PATH.sub("…", text)
