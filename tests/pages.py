@@ -36,7 +36,7 @@ DOCS = ROOT / "candle_fetcher" / "docs"
 GROUPS = {
     "Start": ("installing", "recipes", "coming-from"),
     "Candles": ("ranges", "frames", "gaps", "export", "plot", "vault", "import", "funding", "availability", "audit"),
-    "How it works": ("cache", "speed", "scale", "monitor", "errors", "doctor"),
+    "How it works": ("cache", "speed", "scale", "service", "monitor", "errors", "doctor"),
     "Reference": ("command-line", "settings", "api"),
     "Providers": ("providers", *sorted(all_providers())),
     "For developers": ("practice", "own-provider", "contributing"),

@@ -37,8 +37,8 @@ def create_app(
 ) -> FastAPI:
     """Return the FastAPI application that answers with the candles of the fetcher, for any ASGI server.
 
-    The fetcher stays the caller's: close it after the server has ended. Requests are answered whose Host is loopback or
-    the address at which the server was reached.
+    The fetcher stays the caller's: close it after the server has ended. The Host of a request has to be loopback, the
+    address at which the server was reached, or one of `hosts`.
 
     token: asked of every request but `/health`, as `Authorization: Bearer TOKEN`; None: no request needs one. Give one
     where the server can be reached from other machines.

@@ -301,7 +301,8 @@ def _settled(
     plan = service.fetcher.plan(symbol, timeframe, start_ms, stop_ms, **words)
     service.budget.charge(client, plan.requests)
     with service.lanes.cold(is_needed=plan.requests > 0):
-        return service.fetcher.fetch(symbol, timeframe, start_ms, stop_ms, columns="all", **words)
+        frame: pd.DataFrame = service.fetcher.fetch(symbol, timeframe, start_ms, stop_ms, columns="all", **words)
+        return frame
 
 
 def _kline_text(frame: pd.DataFrame) -> bytes:

@@ -37,8 +37,10 @@ _HOST = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::\d{1,5})?|([\w.-]{1,253})(?::\d{1,5
 _ORIGIN = re.compile(r"https?://(?:\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::\d{1,5})?")
 # Parameters whose values the log shows; others may be a secret that was put there by mistake.
 _SHOWN = frozenset(
-    ("symbol", "symbols", "timeframe", "start", "end", "days", "limit", "provider", "kind", "columns", "format")
-    + ("query", "interval", "startTime", "endTime", "resolution", "from", "to", "countback")
+    {
+        *("symbol", "symbols", "timeframe", "start", "end", "days", "limit", "provider", "kind", "columns", "format"),
+        *("query", "interval", "startTime", "endTime", "resolution", "from", "to", "countback"),
+    }
 )
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -266,4 +268,4 @@ def _shown(scope: Scope) -> str:
     query = scope.get("query_string", b"")[:_MOST_QUERY].decode("latin-1")
     pairs = parse_qsl(query, keep_blank_values=True)
     words = [f"{name}={value[:60]}" if name in _SHOWN else "…" for name, value in pairs[:20]]
-    return scope["path"][:200] + (f"?{'&'.join(words)}" if words else "")
+    return str(scope["path"])[:200] + (f"?{'&'.join(words)}" if words else "")

@@ -16,7 +16,9 @@ from candle_fetcher.service.parameters import CHECKED, ERRORS
 from candle_fetcher.service.state import ServiceState, state_of
 
 router = APIRouter()
-_JSON = {200: {"description": "it is", "content": {"application/json": {"schema": {"type": "object"}}}}}
+_JSON: dict[int | str, dict[str, Any]] = {
+    200: {"description": "it is", "content": {"application/json": {"schema": {"type": "object"}}}}
+}
 
 
 @router.get(

@@ -128,7 +128,7 @@ def _price_scale(frame: pd.DataFrame) -> int:
     texts = [
         f"{value:.8f}".rstrip("0") for value in frame[["open", "high", "low", "close"]].to_numpy().ravel().tolist()
     ]
-    return 10 ** max((len(text.partition(".")[2]) for text in texts), default=2)
+    return int(10 ** max((len(text.partition(".")[2]) for text in texts), default=2))
 
 
 @router.get(

@@ -1,0 +1,266 @@
+"""The routes of the HTTP service: candles in four formats, page by page, with an ETag; tables; health; OpenAPI."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from candle_fetcher import MissingExtra
+from candle_fetcher.practice import faults
+
+pytest.importorskip("fastapi", reason="needs the extra service")
+pytest.importorskip("uvicorn", reason="needs the extra service")
+
+from served import Served
+
+DAY = "symbol=BTC/USDT&timeframe=1h&start=2024-01-01&end=2024-01-02"
+RANGE = ("BTC/USDT", "1h", "2024-01-01", "2024-01-02")
+MINUTES = "symbol=ETH/USDT&timeframe=1m&start=2024-01-01&end=2024-01-03"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    made = Served(tmp_path_factory.mktemp("served"))
+    yield made
+    made.close()
+
+
+def test_json_has_the_candles_of_a_fetch(served: Served) -> None:
+    answer = served.get(f"/api/candles?{DAY}")
+    truth = served.fetcher.fetch(*RANGE)
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+    document = answer.document
+    rows = document["candles"]
+    assert [row["timestamp"] for row in rows] == [f"2024-01-01T{hour:02}:00:00Z" for hour in range(24)]
+    for name in truth:
+        assert [row[name] for row in rows] == truth[name].tolist()
+    manifest = dict(truth.attrs["candle_fetcher"])
+    assert document["manifest"] == {key: manifest[key] for key in manifest if key not in ("sources", "retries")}
+    assert document["manifest"] == json.loads(answer.headers["x-candle-fetcher-manifest"])
+    assert (document["symbol"], document["rows"], document["next"]) == ("BTC/USDT", 24, None)
+
+
+def test_csv_is_what_export_writes(served: Served, tmp_path: Path) -> None:
+    path = served.fetcher.export(*RANGE, path=tmp_path / "day.csv")
+    answer = served.get(f"/api/candles?{DAY}&format=csv")
+    assert answer.body == path.read_bytes()
+    assert answer.headers["content-disposition"] == 'attachment; filename="binance_BTC_USDT_1h.csv"'
+
+
+@pytest.mark.parametrize("columns", ["ohlcv", "all"])
+@pytest.mark.parametrize("kind", ["arrow", "parquet"])
+def test_binary_formats_hold_the_frame_and_its_manifest(served: Served, kind: str, columns: str) -> None:
+    pytest.importorskip("pyarrow")
+    from pyarrow import ipc, parquet
+
+    answer = served.get(f"/api/candles?{DAY}&format={kind}&columns={columns}")
+    data = io.BytesIO(answer.body)
+    table: Any = ipc.open_file(data).read_all() if kind == "arrow" else parquet.read_table(data)
+    truth = served.fetcher.fetch(*RANGE, columns=columns)
+    frame = table.to_pandas().reset_index()
+    assert frame["timestamp"].dt.tz_convert("UTC").tolist() == truth.index.tolist()
+    for name in truth:
+        assert frame[name].tolist() == truth[name].tolist()
+    manifest = json.loads(table.schema.metadata[b"candle_fetcher"])
+    assert manifest["fingerprint"] == truth.attrs["candle_fetcher"]["fingerprint"]
+
+
+def test_a_settled_range_is_known_by_its_fingerprint(served: Served) -> None:
+    first = served.get(f"/api/candles?{DAY}&format=csv")
+    fingerprint = served.fetcher.fetch(*RANGE).attrs["candle_fetcher"]["fingerprint"]
+    assert first.headers["etag"] == f'"{fingerprint}-csv-ohlcv"'
+    assert first.headers["cache-control"] == "public, max-age=86400, immutable"
+    tag = first.headers["etag"]
+    for given in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+        again = served.get(f"/api/candles?{DAY}&format=csv", f"If-None-Match: {given}")
+        assert (again.status, again.body, again.headers["etag"]) == (304, b"", tag)
+    assert served.get(f"/api/candles?{DAY}", f"If-None-Match: {tag}").status == 200
+
+
+def test_equal_answers_have_equal_bytes_wherever_the_rows_came_from(served: Served) -> None:
+    cold = served.get("/api/candles?symbol=BNB/USDT&timeframe=1h&start=2024-02-01&end=2024-02-03")
+    warm = served.get("/api/candles?symbol=BNB/USDT&timeframe=1h&start=2024-02-01&end=2024-02-03")
+    assert cold.body == warm.body
+
+
+def test_what_may_grow_is_asked_for_again(served: Served) -> None:
+    for range_ in ("limit=5", "days=2", "start=2024-01-01&end=2100-01-01&limit=5000", "start=7d"):
+        answer = served.get(f"/api/candles?symbol=BTC/USDT&timeframe=1d&{range_}")
+        assert answer.headers["cache-control"] == "no-cache", range_
+        assert answer.headers["etag"].startswith('W/"'), range_
+        assert (
+            served.get(
+                f"/api/candles?symbol=BTC/USDT&timeframe=1d&{range_}", f"If-None-Match: {answer.headers['etag']}"
+            ).status
+            == 304
+        )
+
+
+@pytest.mark.parametrize(
+    "range_", ["start=2024-01-01&limit=5", "end=2024-01-10&limit=5", "start=1704067200000&end=2024"]
+)
+def test_a_range_before_now_is_settled_however_it_is_written(served: Served, range_: str) -> None:
+    if range_.endswith("end=2024"):
+        range_ = "start=1704067200000&end=20240103"
+    answer = served.get(f"/api/candles?symbol=BTC/USDT&timeframe=1h&{range_}")
+    assert answer.headers["cache-control"].endswith("immutable")
+
+
+def test_pages_join_to_the_whole(served: Served) -> None:
+    frames, url = [], f"/api/candles?{MINUTES}&limit=1000&format=csv"
+    while url:
+        answer = served.get(url)
+        frames.append(pd.read_csv(io.BytesIO(answer.body)))
+        link = answer.headers.get("link")
+        url = link.partition(">")[0][1:] if link else ""
+    assert [len(frame) for frame in frames] == [1000, 1000, 880]
+    truth = served.fetcher.fetch("ETH/USDT", "1m", "2024-01-01", "2024-01-03")
+    assert pd.concat(frames)["close"].tolist() == truth["close"].tolist()
+
+
+def test_too_many_rows_are_refused_with_the_first_page(served: Served) -> None:
+    before = served.asked()
+    answer = served.get("/api/candles?symbol=BTC/USDT&timeframe=1m&start=2018-01-01&end=2024-01-01")
+    document = answer.document
+    assert (answer.status, document["error"], document["most"]) == (413, "TooManyRows", 100_000)
+    assert document["next"] == "2018-03-11T10:40:00Z"
+    assert "limit=100000" in document["next_url"]
+    assert "start=2018-01-01T00%3A00%3A00Z" in document["next_url"]
+    assert served.asked() == before
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "said"),
+    [
+        ("symbol=NOSUCH/USDT&timeframe=1h&start=2024-01-01&end=2024-01-02", 404, "does not know the symbol"),
+        ("symbol=BTC/USDT&timeframe=7x", 400, "unknown timeframe"),
+        ("symbol=BTC/USDT&timeframe=1h&strat=2024-01-01", 400, "use 'start'"),
+        ("symbol=BTC/USDT&timeframe=1h&start=2024-01-02&end=2024-01-01", 400, "start"),
+        ("symbol=BTC/USDT&timeframe=1h&days=-1", 400, "days"),
+        ("symbol=BTC/USDT&timeframe=1h&limit=0", 400, "limit"),
+        ("symbol=BTC/USDT&timeframe=1h&format=xml", 400, "format"),
+        ("symbol=BTC/USDT&symbol=ETH/USDT&timeframe=1h", 400, "given twice"),
+        ("timeframe=1h", 400, "symbol: field required"),
+        ("symbol=BTC/USDT&timeframe=1h&provider=biannce", 400, "unknown provider"),
+        ("symbol=BTC/USDT&timeframe=1h&source=rest", 400, "no argument 'source'"),
+    ],
+)
+def test_a_wrong_request_says_what_is_wrong(served: Served, query: str, status: int, said: str) -> None:
+    answer = served.get(f"/api/candles?{query}")
+    assert answer.status == status
+    assert said in answer.document["message"]
+    assert set(answer.document) >= {"error", "message"}
+
+
+def test_a_part_is_never_an_answer(served: Served) -> None:
+    """What could not be fetched is named in a 409, and what was stored is not passed off as the whole."""
+    served.get("/api/candles?symbol=XRP/USDT&timeframe=1h&start=2024-01-01&end=2024-01-03")
+    fault = served.exchange.fail(faults.status(500), times=None)
+    try:
+        answer = served.get("/api/candles?symbol=XRP/USDT&timeframe=1h&start=2023-01-01&end=2024-01-03")
+    finally:
+        fault.stop()
+    document = answer.document
+    assert (answer.status, document["error"]) == (409, "IncompleteData")
+    assert document["missing"]
+    assert document["missing"][0]["cause"] == "fetch_failed"
+    assert answer.headers.get("etag") is None
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_tables_are_those_of_the_calls(served: Served) -> None:
+    names = served.get("/api/symbols?query=btc/us").document
+    assert [row["symbol"] for row in names] == ["BTC/USDT"]
+    assert {row["provider"] for row in served.get("/api/providers").document} >= {"binance", "kraken"}
+    assert served.get(f"/api/gaps?{DAY}").document == []
+    plan = served.get(f"/api/plan?{DAY}").document
+    assert (plan["candles"], plan["requests"], plan["start"]) == (24, 0, "2024-01-01T00:00:00Z")
+    rates = served.get("/api/funding?symbol=BTC/USDT&provider=binance-um&start=2024-01-01&end=2024-01-03").document
+    truth = served.fetcher.fetch_funding("BTC/USDT", "2024-01-01", "2024-01-03", provider="binance-um")
+    assert [row["funding_rate"] for row in rates["funding"]] == truth["funding_rate"].tolist()
+
+
+def test_clients_at_once_share_a_download(served: Served) -> None:
+    served.exchange.clear_log()
+    path = "/api/candles?symbol=ADA/USDT&timeframe=1h&start=2023-02-01&end=2023-02-11"
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda _: served.get(path), range(12)))
+    assert len({answer.body for answer in answers}) == 1
+    asked = [request.params["startTime"] for request in served.exchange.requests if "klines" in request.path]
+    assert len(asked) == len(set(asked))
+
+
+def test_health_and_ready_and_metrics(served: Served) -> None:
+    assert served.get("/health").document["status"] == "ok"
+    assert served.get("/ready").document["status"] == "ready"
+    answer = served.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    lines = answer.body.decode().splitlines()
+    kinds = {line.split()[2] for line in lines if line.startswith("# TYPE")}
+    for line in lines:
+        if not line.startswith("#"):
+            name = line.partition("{")[0].partition(" ")[0]
+            assert any(name in (kind, f"{kind}_sum", f"{kind}_count") for kind in kinds), line
+            float(line.rpartition(" ")[2])
+    assert 'candle_fetcher_http_requests_total{route="/health",status="200"}' in answer.body.decode()
+
+
+def test_ready_says_when_the_cache_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from candle_fetcher.service import health
+
+    def fails(**words: Any) -> Any:
+        raise OSError(28, "No space left on device", str(tmp_path))
+
+    served = Served(tmp_path / "cache")
+    try:
+        monkeypatch.setattr(health.tempfile, "TemporaryFile", fails)
+        answer = served.get("/ready")
+        assert (answer.status, answer.document["status"]) == (503, "not ready")
+        assert str(tmp_path) not in answer.body.decode()
+        assert served.get("/health").status == 200
+    finally:
+        served.close()
+
+
+def test_openapi_describes_every_route(served: Served) -> None:
+    document = served.get("/openapi.json").document
+    assert set(document["paths"]) >= {
+        "/api/candles",
+        "/api/symbols",
+        "/health",
+        "/udf/history",
+        "/binance/api/v3/klines",
+    }
+    names = [one["get"]["operationId"] for one in document["paths"].values()]
+    assert len(names) == len(set(names))
+    assert all(name.isidentifier() for name in names)
+    assert "422" not in json.dumps(document)
+    page = served.get("/docs").body.decode()
+    assert all(path in page for path in document["paths"])
+    assert "<script" not in page
+    assert "://" not in page.replace("http://json-schema", "")
+
+
+def test_unknown_routes_and_methods(served: Served) -> None:
+    answer = served.get("/api/candle")
+    assert (answer.status, answer.document["error"]) == (404, "NotFound")
+    for method in ("POST", "PUT", "DELETE", "PATCH"):
+        answer = served.get(f"/api/candles?{DAY}", method=method, body="{}")
+        assert (answer.status, answer.headers["allow"]) == (405, "GET")
+
+
+def test_without_fastapi_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, served: Served) -> None:
+    import sys
+
+    from candle_fetcher.service import create_app
+
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(MissingExtra, match="service"):
+        create_app(served.fetcher)
