@@ -364,7 +364,7 @@ def _add_serve(serve: argparse.ArgumentParser) -> None:
     group.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default: 127.0.0.1; others need a token")
     group.add_argument("--port", type=int, default=8000, metavar="N", help="default: 8000; 0 takes a free port")
     group.add_argument("--token", metavar="TEXT", help="asked of every request; also CANDLE_FETCHER_TOKEN")
-    group.add_argument("--allow-origin", action="append", metavar="URL", help="a site whose pages may read; repeatable")
+    group.add_argument("--allow-origin", action="append", metavar="URL", help="another site that may read; repeatable")
     group.add_argument("--allow-host", action="append", metavar="NAME", help="another name of this server; repeatable")
     _add_settings(serve)
 

@@ -42,7 +42,7 @@ def create_app(
 
     token: asked of every request but `/health`, as `Authorization: Bearer TOKEN`; None: no request needs one. Give one
     where the server can be reached from other machines.
-    allow_origins: other sites whose pages may read the answers, such as "https://charts.example.com".
+    allow_origins: other sites with pages that may read the answers, such as "https://charts.example.com".
     hosts: further names of this server, such as "candles.example.com" behind a proxy.
     requests_per_minute: the most requests that one client can make the fetcher send to providers in a minute.
 

@@ -26,7 +26,7 @@ PIECE_ROWS = 50_000
 
 
 class _Sink:
-    """A file that is written to from its beginning to its end, and whose bytes are taken away as they come."""
+    """A file that is written to from its beginning to its end; its bytes are taken away as they come."""
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []

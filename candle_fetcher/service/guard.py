@@ -35,7 +35,7 @@ _MOST_QUERY = 4096
 _STREAMS = frozenset({"/api/stream", "/api/ws"})
 _HOST = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::\d{1,5})?|([\w.-]{1,253})(?::\d{1,5})?", re.ASCII)
 _ORIGIN = re.compile(r"https?://(?:\[[0-9a-f:.]+\]|[a-z0-9.-]+)(?::\d{1,5})?")
-# Parameters whose values the log shows; others may be a secret that was put there by mistake.
+# Parameters of which the log shows the values; others may be a secret that was put there by mistake.
 _SHOWN = frozenset(
     {
         *("symbol", "symbols", "timeframe", "start", "end", "days", "limit", "provider", "kind", "columns", "format"),

@@ -69,7 +69,7 @@ def _find_problem(service: ServiceState) -> str | None:
             Path(stats.path).mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=stats.path) as file:
                 file.write(b"ready")
-    except Exception as error:  # noqa: BLE001 - whatever it is, the service is not ready
+    except Exception as error:  # noqa: BLE001 - of any error, the service is not ready
         return f"the cache cannot be read and written ({type(error).__name__})"
     return None
 

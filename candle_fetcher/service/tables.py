@@ -27,7 +27,7 @@ from candle_fetcher.service.parameters import (
 from candle_fetcher.service.refusals import ServiceRefusal
 from candle_fetcher.service.state import ServiceState, client_of, state_of
 
-# A call whose requests cannot be foreseen counts as so many.
+# A call of unforeseeable requests counts as so many.
 _FUNDING_COST = 10
 _LISTING_COST = 1
 
