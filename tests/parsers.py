@@ -35,6 +35,7 @@ from xml.etree import ElementTree
 from zoneinfo import ZoneInfo
 
 import numpy as np
+import stream_frames
 
 import candle_fetcher
 from candle_fetcher.cache import CandleCache
@@ -732,6 +733,13 @@ def actions_parser() -> Parser:
 
     names = "corporate action|field next_page_token|reply of|Alpaca|symbol|JSON"
     return Parser("alpaca actions", lambda: [ACTIONS], lambda body: actions.parse(call, body, series), judge, names)
+
+
+def frame_parser(name: str, good: Sequence[bytes], judge: Callable[[bytes, Any], None]) -> Parser:
+    """The frames of a provider's streams."""
+    streams = find_provider(name).streams
+    assert streams is not None
+    return Parser(f"{name} frame", lambda: good, streams.parse, judge, "expected a frame of", weight=15)
 
 
 def token_parser() -> Parser:
@@ -1572,6 +1580,10 @@ PARSERS = (
     listing_parser("coingecko", coingecko_symbols),
     actions_parser(),
     token_parser(),
+    frame_parser("binance", stream_frames.BINANCE, stream_frames.judge_binance),
+    frame_parser("binance-cm", stream_frames.BINANCE, partial(stream_frames.judge_binance, fields="ohlcvTnVqQ")),
+    frame_parser("kraken", stream_frames.KRAKEN, stream_frames.judge_kraken),
+    frame_parser("alpaca", stream_frames.ALPACA, stream_frames.judge_alpaca),
     *map(refusal_parser, ("binance", "kraken", "alpaca", "alphavantage", "coingecko", "tradestation")),
     Parser("Retry-After", _texts("120", "\x1f33", "1.5", "-3", "Wed, 21 Oct 2026 07:28:00 GMT", "1e20",
         "Wed, 21 Oct 2026 07:28 +0100"), lambda text: parse_retry_after(text.decode("latin-1"), NOW_MS / 1000),

@@ -52,6 +52,7 @@ def test_the_table_has_each_parser_of_a_provider(name: str) -> None:
     assert (name, "candles") in found or (name, "mark") in found
     for part in ("clock", "listing", "funding", "token"):
         assert getattr(provider, part) is None or {(name, part), (family, part)} & found, part
+    assert provider.streams is None or {(name, "frame"), (family, "frame")} & found
     assert {(name, "refusal"), (family, "refusal")} & found
 
 

@@ -24,6 +24,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
@@ -48,6 +49,7 @@ from candle_fetcher.core.text.json import load_json
 from candle_fetcher.core.text.objects import parse_uniform, read_objects
 from candle_fetcher.core.timeframe import DAY_MS, MINUTE_MS
 from candle_fetcher.core.zones import NEW_YORK
+from candle_fetcher.providers.alpaca_streams import KEY_HEADER, PAIR_STREAMS, SECRET_HEADER, STOCK_STREAMS
 from candle_fetcher.providers.base import Actions, Feed, Key, Provider, Setting
 from candle_fetcher.providers.refusals import by_status, error_object, facts_of, not_a_symbol, of_seconds, status_of
 
@@ -391,6 +393,10 @@ _SETTINGS = (
 # "Basic: 200 API calls / min"; other plans have more, as the headers show.
 _LIMITS = (Limit(200, 60),)
 _HOSTS = ("https://data.alpaca.markets",)
+_KEYS = (
+    Key("key_id", "ALPACA_API_KEY_ID", header=KEY_HEADER),
+    Key("secret_key", "ALPACA_API_SECRET_KEY", header=SECRET_HEADER),
+)
 
 PROVIDERS = (
     Provider(
@@ -402,12 +408,10 @@ PROVIDERS = (
         refusal=refusal,
         provider_symbol=find_stock,
         calendar=lambda series: "XNYS",
-        keys=(
-            Key("key_id", "ALPACA_API_KEY_ID", header="APCA-API-KEY-ID"),
-            Key("secret_key", "ALPACA_API_SECRET_KEY", header="APCA-API-SECRET-KEY"),
-        ),
+        keys=_KEYS,
         key_page=KEY_PAGE,
         settings=_SETTINGS,
+        streams=STOCK_STREAMS,
     ),
     Provider(
         name="alpaca-crypto",
@@ -417,5 +421,9 @@ PROVIDERS = (
         used=used,
         refusal=refusal,
         provider_symbol=find_pair,
+        # Requests need no key, streams do.
+        keys=tuple(replace(key, is_needed=False) for key in _KEYS),
+        key_page=KEY_PAGE,
+        streams=PAIR_STREAMS,
     ),
 )

@@ -31,7 +31,7 @@ from candle_fetcher.providers.binance_archive import ARCHIVE
 from candle_fetcher.providers.binance_funding import CM_FUNDING, UM_FUNDING
 from candle_fetcher.providers.binance_klines import COIN_COLUMNS, KLINE, KLINE_COLUMNS, coin_candles, kline_candles
 from candle_fetcher.providers.binance_refusals import raise_refusal, refusal
-from candle_fetcher.providers.binance_streams import SPOT_STREAMS
+from candle_fetcher.providers.binance_streams import CM_STREAMS, SPOT_STREAMS, UM_STREAMS, US_STREAMS
 from candle_fetcher.providers.binance_symbols import (
     CM_QUOTES,
     QUOTES,
@@ -305,6 +305,7 @@ PROVIDERS = (
         by_symbol=True,
         quotes=US_QUOTES,
         archive=None,
+        streams=US_STREAMS,
     ),
     _provider(
         "binance-um",
@@ -314,6 +315,7 @@ PROVIDERS = (
         find_um_symbol,
         2400,
         funding=_guarded(UM_FUNDING),
+        streams=UM_STREAMS,
     ),
     _provider(
         "binance-cm",
@@ -331,5 +333,6 @@ PROVIDERS = (
         2400,
         quotes=CM_QUOTES,
         funding=_guarded(CM_FUNDING),
+        streams=CM_STREAMS,
     ),
 )

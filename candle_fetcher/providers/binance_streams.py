@@ -26,6 +26,8 @@ from candle_fetcher.providers.streams import Channel, Message, Streams, Subscrip
 _EXPECTED = "a frame of Binance's streams"
 # Fields of a kline in the order of KLINE_COLUMNS and of COIN_COLUMNS, without the open time.
 _FIELDS = ("o", "h", "l", "c", "v", "T", "q", "n", "V", "Q")
+_MOST_INTEGER = 2**63  # what an int64 column holds
+_MOST_MS = 253_402_300_800_000  # the end of the year 9999
 _COIN_FIELDS = ("o", "h", "l", "c", "v", "T", "n", "V", "q", "Q")
 
 # A quote's parts, each as the path of its connection and the stream's name behind `symbol@`.
@@ -61,12 +63,12 @@ def parse_frame(frame: bytes, fields: tuple[str, ...] = _FIELDS) -> Sequence[Liv
 
 def _candle(stream: str | None, data: dict[str, Any], fields: tuple[str, ...]) -> CandleUpdate:
     kline = data["k"]
-    open_ms, is_closed = kline["t"], kline["x"]
-    if type(open_ms) is not int or type(is_closed) is not bool or type(kline["n"]) is not int:
+    open_ms, is_closed = _time(kline["t"]), kline["x"]
+    if type(is_closed) is not bool:
         raise ValueError
     values = tuple([_number(kline[name]) for name in fields])
     topic = stream or f"{kline['s'].lower()}@kline_{kline['i']}"
-    return CandleUpdate(topic, open_ms, values, is_closed, kline["n"], _time(data["E"]))
+    return CandleUpdate(topic, open_ms, values, is_closed, _whole(kline["n"]), _time(data["E"]))
 
 
 def _ticker(stream: str | None, data: dict[str, Any]) -> QuoteUpdate:
@@ -91,7 +93,7 @@ def _book(stream: str | None, data: dict[str, Any]) -> QuoteUpdate:
         bid_price=_price(data["b"]),
         ask_price=_price(data["a"]),
         time_ms=_time(data["T"]) if "T" in data else sent_ms,
-        order=_time(data["u"]),
+        order=_whole(data["u"]),
         sent_ms=sent_ms,
     )
 
@@ -115,7 +117,7 @@ def _number(value: object) -> float:
         number = float(value)
         if math.isfinite(number) and value.isascii() and "_" not in value:  # which Python would read, too
             return number
-    elif type(value) is int:
+    elif type(value) is int and abs(value) < _MOST_INTEGER:
         return value
     raise ValueError
 
@@ -126,7 +128,14 @@ def _price(value: object) -> float:
 
 
 def _time(value: object) -> int:
-    if type(value) is not int:
+    """Return a time in Unix ms, which none in another unit can be."""
+    if type(value) is not int or not 0 <= value < _MOST_MS:
+        raise ValueError
+    return value
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int or not 0 <= value < _MOST_INTEGER:
         raise ValueError
     return value
 
@@ -177,4 +186,20 @@ SPOT_STREAMS = make_streams(
     ("wss://stream.binance.com:9443", "wss://data-stream.binance.vision"),
     silence_s=60,  # pings come every 20 s
     messages_per_s=2,  # of 5, pings and pongs among them
+)
+
+US_STREAMS = make_streams(("wss://stream.binance.us:9443",), silence_s=60, messages_per_s=2)
+
+# A kline has the volume in contracts, and `q` is in the base asset.
+CM_STREAMS = make_streams(
+    ("wss://dstream.binance.com",),
+    quote_parts=(("/stream", "ticker"), ("/stream", "bookTicker")),
+    fields=_COIN_FIELDS,
+)
+
+# Since 2026-04 each stream has its path: on the other one, and on none, it is acknowledged and silent.
+UM_STREAMS = make_streams(
+    ("wss://fstream.binance.com",),
+    candle_path="/market/stream",
+    quote_parts=(("/market/stream", "ticker"), ("/public/stream", "bookTicker")),
 )

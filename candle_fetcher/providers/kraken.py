@@ -38,6 +38,7 @@ from candle_fetcher.core.text.json import load_json
 from candle_fetcher.core.text.rows import Row, parse_rows
 from candle_fetcher.core.timeframe import MINUTE_MS
 from candle_fetcher.providers.base import Feed, Listed, Listing, Provider, Question
+from candle_fetcher.providers.kraken_streams import make_streams
 from candle_fetcher.providers.refusals import (
     by_status,
     checked_name,
@@ -364,5 +365,6 @@ PROVIDERS = (
         refusal=refusal,
         provider_symbol=find_symbol,
         unified=unified,
+        streams=make_streams(INTERVALS, unified),
     ),
 )

@@ -167,7 +167,7 @@ def _column(values: list[float], kind: str) -> Column:
 def _value(value: object, kind: str) -> float | None:
     """Return the value as a number; None where it is not of that kind."""
     if kind == "t":
-        return _time_ms(value) if isinstance(value, str) else None
+        return rfc3339_ms(value) if isinstance(value, str) else None
     if kind == "q":
         return float(value) if isinstance(value, str) and _DECIMAL.fullmatch(value) else None
     if kind == "i":
@@ -175,7 +175,7 @@ def _value(value: object, kind: str) -> float | None:
     return float(value) if type(value) in (int, float) else None  # type: ignore[arg-type]
 
 
-def _time_ms(text: str) -> int | None:
+def rfc3339_ms(text: str) -> int | None:
     """Return the Unix ms of an RFC 3339 time, rounded down; None for another text."""
     match = _TIME.fullmatch(text)
     if match is None:
