@@ -55,7 +55,7 @@ from candle_fetcher.core.types import (
     SourceName,
 )
 from candle_fetcher.core.version import __version__
-from candle_fetcher.fetcher import CandleFetcher, read_csv
+from candle_fetcher.fetcher import CandleFetcher
 from candle_fetcher.fetcher.shared import export, fetch, fetch_many, gaps, plan, symbols
 from candle_fetcher.monitor import PerformanceMonitor
 from candle_fetcher.providers import Provider
@@ -63,6 +63,7 @@ from candle_fetcher.providers import Provider
 if TYPE_CHECKING:
     from candle_fetcher import plot as plot
     from candle_fetcher.core.quote import Quote, Quotes
+    from candle_fetcher.files.loading import read_csv, read_file
     from candle_fetcher.frames.resampling import resample
     from candle_fetcher.vault import Vault
     from candle_fetcher.verification import FileReport, verify_file
@@ -127,6 +128,7 @@ __all__ = [
     "manifest_of",
     "plan",
     "read_csv",
+    "read_file",
     "resample",
     "summary",
     "symbols",
@@ -140,6 +142,8 @@ _LATE = {
     "Quotes": "candle_fetcher.core.quote",
     "Vault": "candle_fetcher.vault",
     "FileReport": "candle_fetcher.verification",
+    "read_csv": "candle_fetcher.files.loading",
+    "read_file": "candle_fetcher.files.loading",
     "resample": "candle_fetcher.frames.resampling",
     "verify_file": "candle_fetcher.verification",
 }

@@ -146,7 +146,11 @@ def _rows_of(frame: pd.DataFrame, open_ms: Int64s, manifest: Mapping[str, Any]) 
     if len(found) > rows or (np.diff(found) <= 0).any():
         return f"the frame does not have its {rows:,} rows"
     made = _Rows(found, len(found) == stated, timeframe, span)
-    if made.is_whole or timeframe is None or not found.size:
+    if timeframe is None or not found.size:
+        return made
+    if len(found) > 1 and np.median(np.diff(timeframe.ordinals(found))) < 1:
+        return f"the rows are not {timeframe} apart"
+    if made.is_whole:
         return made
     return _check_part(made, manifest, timeframe, span, rows)
 

@@ -8,6 +8,7 @@ rows for each part, an Arrow file (IPC format, not compressed, so that it can be
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -164,7 +165,7 @@ def read_parts(path: Path, file_format: str) -> tuple[dict[str, Any] | None, Ite
                 parts = found.iter_batches(batch_size=_READ_ROWS, use_threads=False)
             else:
                 parts = (found.get_batch(at) for at in range(found.num_record_batches))
-            for part in parts:
+            for part in itertools.chain(parts, [schema.empty_table()]):  # for a file without a row
                 part.validate(full=True)
                 yield pd.DataFrame({name: _values(part.column(name)) for name in part.schema.names})
         except InputError:  # a ValueError too

@@ -1,4 +1,4 @@
-"""Reads a file of candles block by block, with checks; and a CSV that `export` wrote as a frame."""
+"""Reads a file of candles block by block, with checks."""
 
 from __future__ import annotations
 
@@ -10,42 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from candle_fetcher.core.candles import OHLCV, Candles, check, have_prices, in_order, join, no_candles
+from candle_fetcher.core.candles import OHLCV, Candles, check, have_prices, join
 from candle_fetcher.core.errors import BadFile, InputError, ReplyError
 from candle_fetcher.core.faults import contradiction
-from candle_fetcher.core.frame import MANIFEST, Manifest, frame_of
 from candle_fetcher.core.spans import Span
-from candle_fetcher.core.text.csv import FLAG_COLUMNS, find_separator, read_rows
 from candle_fetcher.core.text.rows import CSV_PIECE_BYTES
-from candle_fetcher.files.formats import OURS, find_format
-from candle_fetcher.files.places import find_home, read_manifest, refuse_device
+from candle_fetcher.files.places import refuse_device
 
 _YEARS = Span(0, 253_402_300_800_000)  # 1970 to 9999
 HEAD_BYTES = 4_096
 _GZIP = b"\x1f\x8b"
-
-
-def read_frame(path: object) -> pd.DataFrame:
-    """Read a CSV that `export` wrote; see `candle_fetcher.read_csv`."""
-    file = find_home(path, "the name of a CSV that export wrote")
-    with naming_file(file, "read"):
-        head = read_head(file)
-        if find_format(head) != OURS:
-            raise InputError(f"it is not {OURS}; expected a file that begins with timestamp,")
-        line = head.removeprefix(b"\xef\xbb\xbf").splitlines()[0]
-        names = line.decode("utf-8", "replace").split(find_separator(line))[1:]
-        blocks = list(checked_blocks(read_rows(read_pieces(file), None)))
-        manifest = read_manifest(file)
-    candles = join(blocks) if blocks else no_candles(in_order(("open_time", *names)))
-    frame = frame_of(candles, names)
-    for name in FLAG_COLUMNS:
-        if name in frame:
-            frame[name] = frame[name] == 1
-    if manifest is not None:
-        frame.attrs[MANIFEST] = Manifest(manifest)
-    return frame
 
 
 @contextlib.contextmanager

@@ -70,7 +70,7 @@ def _explain(error: OSError) -> tuple[str, str]:
 
 
 def _check_blocks(file: Path, manifest: Mapping[str, Any] | None, blocks: Iterator[Candles], load: Load) -> FileReport:
-    identity = _identify(file, manifest)
+    identity = identify(file, manifest)
     timeframe = None if identity is None else parse_timeframe(identity.timeframe)
     summed = _Sum(timeframe, is_chosen=bool((manifest or {}).get("columns")))
     differences: list[Difference] = []
@@ -93,7 +93,7 @@ def _check_blocks(file: Path, manifest: Mapping[str, Any] | None, blocks: Iterat
             differences += _compare(settled, *stored, places)
     fingerprint = summed.text
     whole = in_order and (manifest is None or int(manifest.get("rows", rows)) == rows)
-    missing = _count_missing(manifest)
+    missing = count_lacking(manifest)
     if manifest is not None and fingerprint is not None and places is None and not missing:  # else it has none
         whole &= manifest.get("fingerprint", fingerprint) == fingerprint
     found: tuple[Difference, ...] | str | None = tuple(differences[:MOST_DIFFERENCES]) if is_known else None
@@ -102,7 +102,7 @@ def _check_blocks(file: Path, manifest: Mapping[str, Any] | None, blocks: Iterat
     return FileReport(file, whole and not missing, rows, fingerprint, found, missing)
 
 
-def _check_facts(manifest: Mapping[str, Any]) -> None:
+def check_facts(manifest: Mapping[str, Any]) -> None:
     """Raise BadFile where what is used of a manifest is not what a manifest has."""
     options = manifest.get("csv") or {}
     kinds: dict[str, tuple[Any, Any]] = {
@@ -121,7 +121,7 @@ def _check_facts(manifest: Mapping[str, Any]) -> None:
         raise BadFile(f"its manifest has {wrong} {shown(kinds[wrong][0])}, which no manifest has")
 
 
-def _count_missing(manifest: Mapping[str, Any] | None) -> int:
+def count_lacking(manifest: Mapping[str, Any] | None) -> int:
     """Return how many candles the manifest lists as missing; it does so for a partial file alone.
 
     Raises BadFile where the list is not one of a manifest.
@@ -217,7 +217,7 @@ def _time(ms: Any) -> pd.Timestamp:
 # -- what the file is of ----------------------------------------------------------------------------------------------
 
 
-def _identify(file: Path, manifest: Mapping[str, Any] | None) -> Identity | None:
+def identify(file: Path, manifest: Mapping[str, Any] | None) -> Identity | None:
     """Return the series of the file, by its manifest or else its name; None where neither says it."""
     if manifest is not None:
         names = ("provider", "symbol", "timeframe", "kind")
@@ -244,16 +244,16 @@ def _open(file: Path, file_format: str) -> tuple[Mapping[str, Any] | None, Itera
     """Return the manifest in the file or beside it, and its candles, block by block."""
     if file_format in ("parquet", "arrow"):
         inside, frames = read_parts(file, file_format)
-        _check_facts(inside or {})
+        check_facts(inside or {})
         return inside, map(partial(candles_of, columns=(inside or {}).get("columns")), frames)
     manifest = read_manifest(file)
-    _check_facts(manifest or {})
+    check_facts(manifest or {})
     if file_format == "jsonl" and manifest is not None and manifest.get("rows") == 0 and not file.stat().st_size:
         return manifest, iter(())  # a file without a header and without a row
     read_head(file)
     columns = (manifest or {}).get("columns")
     if file_format == "jsonl":
-        return manifest, _read_objects(read_pieces(file), columns)
+        return manifest, read_objects(read_pieces(file), columns)
     separator = ((manifest or {}).get("csv") or {}).get("separator", "," if columns else None)
     return manifest, read_rows(read_pieces(file), None, headers=columns, separator=separator)
 
@@ -294,7 +294,7 @@ def _candles(columns: Mapping[str, Any]) -> Candles:
     return candles_from(names, [columns[name] for name in names])
 
 
-def _read_objects(pieces: Iterable[bytes], columns: Mapping[str, str] | None) -> Iterator[Candles]:
+def read_objects(pieces: Iterable[bytes], columns: Mapping[str, str] | None) -> Iterator[Candles]:
     """Yield the candles of JSON lines, block by block. Raises BadFile for a line that is no object like the first."""
     keys: list[str] = []
     for text in whole_lines(pieces):
@@ -367,7 +367,7 @@ def _check_workbook(file: Path) -> FileReport:
     if manifest is not None and not str(manifest.get("rows", rows)).isdecimal():
         raise BadFile(f"its manifest has rows {shown(manifest['rows'])}, which no manifest has")
     stated = rows if manifest is None else int(manifest.get("rows", rows))
-    missing = _count_missing(manifest)
+    missing = count_lacking(manifest)
     whole = rows == stated or (may_be_longer and rows > stated)
     return FileReport(file, whole and not missing, rows, None, NOT_COMPARABLE, missing)
 

@@ -164,9 +164,9 @@ def _read_run(data: Bytes, first: Int64s, last: Int64s, names: Sequence[str]) ->
         columns[name] = np.full(len(first), MISSING) if name in INTEGERS else np.full(len(first), np.nan)
     for at, name in enumerate(names):
         if name in has and name in _TIMES:
-            columns[name] = read_times(data, first[:, at], last[:, at])
+            columns[name] = read_times(data, first[:, at], last[:, at], "timestamp" if name == "open_time" else name)
         if name in FLAG_COLUMNS:
-            columns[name] = _read_flags(data, first[:, at], last[:, at])
+            columns[name] = _read_flags(data, first[:, at], last[:, at], name)
     numbers = [name for name in has if name not in _TIMES and name not in FLAG_COLUMNS]
     if numbers:
         columns.update(zip(numbers, _read_numbers(data, first, last, names, numbers), strict=True))
@@ -194,7 +194,7 @@ def _read_numbers(
     return parse_csv(b"h\n" + text.tobytes(), row)
 
 
-def _read_flags(data: Bytes, first: Int64s, last: Int64s) -> Column:
+def _read_flags(data: Bytes, first: Int64s, last: Int64s, field: str) -> Column:
     """Return 1.0 where `true` or 1 stands at [first, last), and 0.0 where `false` or 0 does.
 
     Raises ReplyError, which names the first row with another text.
@@ -209,11 +209,11 @@ def _read_flags(data: Bytes, first: Int64s, last: Int64s) -> Column:
     if np.isnan(found).any():
         row = int(np.argmax(np.isnan(found)))
         text = data[int(first[row]) : int(last[row])].tobytes()
-        raise wrong_field(f"row {row + 1}", "true or false", text.decode("ascii", "backslashreplace"))
+        raise wrong_field(f"row {row + 1}, field {field}", "true or false", text.decode("ascii", "backslashreplace"))
     return found
 
 
-def read_times(data: Bytes, first: Int64s, last: Int64s) -> Int64s:
+def read_times(data: Bytes, first: Int64s, last: Int64s, field: str = "timestamp") -> Int64s:
     """Return the Unix ms of the times at [first, last).
 
     Raises ReplyError, which names the first row without a time.
@@ -243,7 +243,7 @@ def read_times(data: Bytes, first: Int64s, last: Int64s) -> Int64s:
     if not is_time.all():
         row = int(np.argmin(is_time))
         text = data[int(first[row]) : int(last[row])].tobytes().decode("ascii", "backslashreplace")
-        raise wrong_field(f"row {row + 1}", "a time such as 2024-01-31 12:00:00", text)
+        raise wrong_field(f"row {row + 1}, field {field}", "a time such as 2024-01-31 12:00:00", text)
     return found
 
 
