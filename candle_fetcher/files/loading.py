@@ -47,7 +47,7 @@ _VAULT_MARK = "series of a vault"
 def read_file(path: str | os.PathLike[str], *, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Return the candles of a file that `export` wrote, as `fetch` returned them: the same rows, types and values.
 
-    CSV with any separator and decimal sign, packed or not, JSON lines, Parquet and Arrow, told apart by their content;
+    CSV with any separator and decimal sign, packed or not, JSON lines, Parquet and Arrow, recognised by their content;
     and the files of a vault, as far as its state says. A workbook is refused: its cells keep 16 digits.
 
     columns: the mapping that the file was exported with, such as {"ds": "timestamp", "{symbol}": "close"}, needed where
