@@ -15,11 +15,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs import examples
 
-from candle_fetcher import CandleFetcher, CandleFetcherError, CandleFetcherWarning, InputError, MissingExtra, plot
+from candle_fetcher import (
+    CandleFetcher,
+    CandleFetcherError,
+    CandleFetcherWarning,
+    IncompleteData,
+    InputError,
+    MissingExtra,
+    plot,
+)
+from candle_fetcher.cli import main
 from candle_fetcher.core.candles import OHLCV, Candles, candles_from
 from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.plot.thinning import MOST, find_cell, thin, thin_line
-from candle_fetcher.practice import PracticeExchange
+from candle_fetcher.practice import PracticeExchange, faults
 
 MINUTE = 60_000
 OUTAGE = ("BTC/USDT", "1h", "2018-02-07", "2018-02-11")
@@ -274,6 +283,119 @@ def test_the_room_is_imported_when_it_is_used() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True", "False"]
+
+
+# -- several series, and the cache -------------------------------------------------------------------------------------
+
+
+def test_changes_are_compared_since_all_have_begun_and_lines_break_at_gaps(fetcher: CandleFetcher) -> None:
+    pytest.importorskip("plotly", reason="the extra `plot`")
+    early = fetcher.fetch(*OUTAGE)
+    late = fetcher.fetch("ETH/USDT", "1h", "2018-02-07T12:00", "2018-02-11", on_gap="ffill")
+    figure = plot.compare({"early": early, "late": late}, theme="dark")
+    kept = early.loc["2018-02-07T12:00":, "close"]
+    for line, closes in zip(figure.data, (kept, late.loc[~late["is_synthetic"], "close"]), strict=True):
+        values = np.array(line.y, np.float64)
+        assert values[0] == 0
+        assert np.isnan(values).sum() == 1  # invented rows are no part of it
+        assert values[~np.isnan(values)] == pytest.approx((100 * (closes / closes.iloc[0] - 1)).to_numpy())
+        assert pd.Timestamp(line.x[np.flatnonzero(np.isnan(values))[0]]) == pd.Timestamp("2018-02-08T01:00")
+    assert "2018-02-07 12:00 UTC" in figure.layout.title.text
+    names = [one.name.partition(":")[0] for one in plot.compare([early, early]).data]
+    assert names == ["BTC/USDT · 1h · binance", "BTC/USDT · 1h · binance (2)"]
+
+
+def test_what_cannot_be_compared_is_refused(fetcher: CandleFetcher) -> None:
+    pytest.importorskip("plotly", reason="the extra `plot`")
+    frame, other = fetcher.fetch(*OUTAGE), fetcher.fetch("BTC/USDT", "1h", "2024-01-01", "2024-01-02")
+    for wrong in (frame, [], {}, {1: frame}, "BTC/USDT", 5, [frame, frame.iloc[:0]], [frame, other]):
+        with pytest.raises(InputError):
+            plot.compare(wrong)
+
+
+def test_the_map_has_each_state_of_the_cache_and_what_was_never_requested(tmp_path: Path) -> None:
+    pytest.importorskip("plotly", reason="the extra `plot`")
+    with (
+        PracticeExchange(weight_limit=10**6, log=False) as exchange,
+        CandleFetcher(base_urls=exchange.base_urls, cache_dir=tmp_path, progress=False, max_retries=0) as fetcher,
+    ):
+        fetcher.fetch(*OUTAGE)
+        exchange.fail(faults.status(500), times=None, match="klines")
+        with pytest.raises(IncompleteData):
+            fetcher.fetch("ETH/USDT", "1h", "2018-02-07", "2018-02-11", source="rest")
+        exchange.clear_log()
+        symbols = ["BTC/USDT", "ETH/USDT", "XRP/USDT"]
+        figure = plot.coverage(fetcher, symbols, *OUTAGE[1:])
+        whole = plot.coverage(fetcher, "BTC/USDT", "1h", theme="dark")
+        nothing = plot.coverage(fetcher, "SOL/USDT", "1h")
+        assert not exchange.requests
+        with pytest.raises(InputError):
+            plot.coverage(fetcher, [], "1h")
+        with pytest.raises(InputError):
+            plot.coverage("BTC/USDT", "1h", "1d")  # type: ignore[arg-type]
+    drawn = {
+        (one.name.partition(":")[0], symbol): (pd.Timestamp(base), pd.Timestamp(base) + pd.Timedelta(int(ms), "ms"))
+        for one in figure.data
+        for symbol, base, ms in zip(one.y, one.base, one.x, strict=True)
+        if symbol != "BTC/USDT" or "stored" not in one.name
+    }
+    day = pd.Timestamp
+    assert drawn == {
+        ("gap (no_candle)", "BTC/USDT"): (day("2018-02-08T01:00"), day("2018-02-09T09:00")),
+        ("could not be fetched", "ETH/USDT"): (day("2018-02-07"), day("2018-02-11")),
+        ("never requested", "XRP/USDT"): (day("2018-02-07"), day("2018-02-11")),
+    }
+    assert whole.data[0].name.startswith("stored: ")
+    assert "nothing is known yet" in nothing.layout.title.text
+
+
+# -- on the command line -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    cache = tmp_path_factory.mktemp("cache")
+    with PracticeExchange(weight_limit=10**6, log=False) as exchange:
+        yield exchange, ["--base-url", f"binance={exchange.base_urls['binance']}", "--cache-dir", str(cache)]
+
+
+def test_the_command_writes_a_picture_and_prints_its_path(
+    hosts: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("plotly", reason="the extra `plot`")
+    path = tmp_path / "chart.html"
+    words = ["1h", "--start", "2018-02-07", "--end", "2018-02-11", "--out", str(path), *hosts[1]]
+    for more, said in (
+        (["BTC/USDT", "--dark"], "BTC/USDT · 1h · binance"),
+        (["--symbols", "BTC/USDT,ETH/USDT"], "BTC/USDT · ETH/USDT"),
+        (["BTC/USDT", "--coverage", "--json"], "Stored · BTC/USDT · 1h"),
+    ):
+        assert main(["plot", *more, "-i", *words]) == 0
+        out = capsys.readouterr().out
+        assert (json.loads(out)["path"] if "--json" in more else out.strip()) == str(path)
+        assert f"<title>{said}</title>" in path.read_text(encoding="utf-8")
+        path.unlink()
+
+
+def test_another_file_is_refused_before_anything_is_fetched(
+    hosts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("plotly", reason="the extra `plot`")
+    exchange, words = hosts
+    monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "nothing"))
+    exchange.clear_log()
+    for name, code, said in (
+        ("chart.svg", 2, "an ending .html or .png"),
+        ("chart.png", 1, "which is not there"),
+        ("", 2, "a folder"),
+    ):
+        target = str(tmp_path / name) if name else f"{tmp_path}.html"
+        Path(f"{tmp_path}.html").mkdir(exist_ok=True)
+        assert main(["plot", "LTC/USDT", "1h", "--out", target, *words]) == code
+        assert said in capsys.readouterr().err
+    assert main(["plot", "LTC/USDT", "1h", *words]) == 2
+    assert not exchange.requests
+    assert main(["plot", "LTC/USDT", "1h", "--coverage", "--limit", "5", "--out", f"{tmp_path}/a.html", *words]) == 2
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

@@ -46,6 +46,16 @@ With --partial the file of a symbol of which a part is missing ends in _partial,
 and its manifest lies beside it.
 With --symbols-file each symbol begins at its earliest_date, unless --start,
 --days or --limit is given."""
+_PLOT_EXAMPLES = """\
+examples:
+  candle-fetcher plot BTC/USDT 1h --days 30 --out chart.html
+  candle-fetcher plot BTC/USDT 1m --start 2024 --out chart.png --dark
+  candle-fetcher plot --symbols BTC/USDT,ETH/USDT 1d --days 365 --out both.html
+  candle-fetcher plot BTC/USDT 1h --coverage --out stored.html
+
+Several symbols are compared: how far each close has moved, in percent.
+A file in .html works offline. A .png is drawn by Chromium, Chrome or Edge on
+this machine, or by the browser that BROWSER_PATH names."""
 _PLAN_EXAMPLES = """\
 example:
   candle-fetcher plan BTC/USDT 1m --start 2020-01-01 --end 2024-01-01"""
@@ -242,6 +252,7 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     output = export.add_argument_group("output")
     output.add_argument("--format", choices=FILE_FORMATS, help="default: by the ending of --output, else csv")
     _add_output(output)
+    _add_plot(command("plot", "draw candles, with their gaps, into an HTML or PNG file", _PLOT_EXAMPLES))
     plan = command("plan", "show what a fetch would request and its cost; sends no request", _PLAN_EXAMPLES)
     _add_series(plan)
     _add_range(plan)
@@ -262,7 +273,7 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     _add_symbols(symbols)
     vault = command("vault", "keep series in a folder: update, list, verify, read, remove", _VAULT_EXAMPLES)
     _add_vault(vault)
-    for made in (commands["fetch"], export, plan, gaps, audit, symbols, vault):
+    for made in (commands["fetch"], export, commands["plot"], plan, gaps, audit, symbols, vault):
         _add_settings(made)
     command("providers", "show what each provider offers and needs; sends no request", _PROVIDERS_EXAMPLES)
     _add_cache(command("cache", "show, check or clear the cache; import files; back up and restore", _CACHE_EXAMPLES))
@@ -301,6 +312,21 @@ def _add_fetch(fetch: argparse.ArgumentParser) -> None:
     output = fetch.add_argument_group("output")
     output.add_argument("--export", choices=FILE_FORMATS, help="write a file for each symbol and print its path")
     _add_output(output)
+
+
+def _add_plot(plot: argparse.ArgumentParser) -> None:
+    _add_series(plot, several=True)
+    _add_range(plot)
+    _add_rows(plot)
+    output = plot.add_argument_group("picture")
+    output.add_argument(
+        "--out", "--output", dest="output", metavar="FILE", required=True, help="a name that ends in .html or .png"
+    )
+    output.add_argument("--coverage", action="store_true", help="draw what the cache has; sends no request")
+    output.add_argument("--dark", action="store_true", help="light text on a dark ground")
+    output.add_argument("--no-volume", action="store_true", help="leave out the volumes")
+    output.add_argument("--width", type=int, default=1400, metavar="N", help="pixels of a PNG; default: 1400")
+    output.add_argument("--height", type=int, default=800, metavar="N", help="default: 800")
 
 
 def _add_rows(parser: argparse.ArgumentParser) -> None:

@@ -19,6 +19,7 @@ from candle_fetcher.cli.caching import cache
 from candle_fetcher.cli.documents import is_json, print_candle_lines, print_document, print_json, print_rows, records
 from candle_fetcher.cli.opening import names_several, open_fetcher, open_importer, read_setting, read_targets
 from candle_fetcher.cli.pages import help_page
+from candle_fetcher.cli.plotting import plot
 from candle_fetcher.cli.reports import print_report, report_document
 from candle_fetcher.cli.saving import file_options, read_file, side_by_side
 from candle_fetcher.cli.serving import serve
@@ -353,6 +354,7 @@ def verify(arguments: argparse.Namespace, talk: Talk) -> int:
 COMMANDS: dict[str, Callable[[argparse.Namespace, Talk], int]] = {
     "fetch": fetch,
     "export": export,
+    "plot": plot,
     "plan": plan,
     "gaps": gaps,
     "audit": audit,

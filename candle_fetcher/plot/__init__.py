@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 from candle_fetcher.plot.chart import candles
+from candle_fetcher.plot.comparison import compare
+from candle_fetcher.plot.coverage_map import coverage
 from candle_fetcher.plot.saving import save
 
-__all__ = ["candles", "save"]
+__all__ = ["candles", "compare", "coverage", "save"]

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from candle_fetcher.core.arguments import is_several, read_flag
@@ -20,7 +19,19 @@ from candle_fetcher.core.timeframe import Timeframe
 from candle_fetcher.core.tracebacks import short_errors
 from candle_fetcher.plot.holes import Shade, find_closed, find_lacking, shades_of
 from candle_fetcher.plot.reading import Drawn, Flags, as_pandas, read_frame
-from candle_fetcher.plot.themes import CAUSES, Theme, axis_of, decimals_of, find_theme, layout_of, plotly
+from candle_fetcher.plot.themes import (
+    CAUSES,
+    Theme,
+    axis_of,
+    counted,
+    decimals_of,
+    find_theme,
+    layout_of,
+    minute_text,
+    plotly,
+    time_of,
+    times_of,
+)
 from candle_fetcher.plot.thinning import any_of, thin, thin_line
 
 if TYPE_CHECKING:
@@ -96,7 +107,7 @@ class _Chart:
     def _subtitle(self) -> str:
         drawn, count = self.drawn, self.drawn.candles.count
         span = drawn.span
-        parts = [f"{_minute(span.start_ms)} to {_minute(span.end_ms)} UTC"] if span else ["UTC"]
+        parts = [f"{minute_text(span.start_ms)} to {minute_text(span.end_ms)} UTC"] if span else ["UTC"]
         if self.thinned.cell is not None:
             of = f" of {drawn.timeframe}" if drawn.timeframe else ""
             parts.append(f"each candle is {_spaced(self.thinned.cell)}, made of {count:,} candles{of}")
@@ -118,11 +129,11 @@ class _Chart:
         if not span:
             return axis
         ends = [span.start_ms, span.end_ms, *(opens[:1] if len(opens) else []), *(opens[-1:] + 2 * half_ms)]
-        axis["range"] = [_time(int(min(ends)) - half_ms), _time(int(max(ends)) - half_ms)]
+        axis["range"] = [time_of(int(min(ends)) - half_ms), time_of(int(max(ends)) - half_ms)]
         if self.cell is not None and self.drawn.timeframe is not None:
             closed = find_closed(opens, self.cell, self.gaps, self.drawn.timeframe)
             axis["rangebreaks"] = [
-                {"bounds": [_time(one.start_ms - half_ms), _time(one.end_ms - half_ms)]} for one in closed
+                {"bounds": [time_of(one.start_ms - half_ms), time_of(one.end_ms - half_ms)]} for one in closed
             ]
         return axis
 
@@ -136,7 +147,7 @@ class _Chart:
         ):
             if wanted.any():
                 yield go.Candlestick(
-                    x=_times(kept.open_ms[wanted]),
+                    x=times_of(kept.open_ms[wanted]),
                     **{column: kept.floats(column)[wanted] for column in ("open", "high", "low", "close")},
                     name=name or "candle",
                     showlegend=bool(name),
@@ -150,7 +161,7 @@ class _Chart:
         colours = np.where(rises, theme.up, theme.down)
         colours = np.where(is_open, theme.open, np.where(is_invented, theme.invented, colours))
         return go.Bar(
-            x=_times(kept.open_ms),
+            x=times_of(kept.open_ms),
             y=kept.floats("volume"),
             yaxis="y2",
             name="volume",
@@ -168,9 +179,9 @@ class _Chart:
             shades = shades_of(gaps, timeframe, cell)
             colour, name = self.theme.cause(cause), CAUSES.get(cause, cause)
             total = sum(gap.count for gap in gaps)
-            label = f"{name}: {_count(total, 'candle')}" + (f" in {len(gaps):,} gaps" if len(gaps) > 1 else "")
+            label = f"{name}: {counted(total, 'candle')}" + (f" in {len(gaps):,} gaps" if len(gaps) > 1 else "")
             edges = np.array([tuple(shade.span) for shade in shades], np.int64) - self.half_ms
-            x = _times(np.repeat(edges, [2, 3], axis=1).reshape(-1)).astype(object)
+            x = times_of(np.repeat(edges, [2, 3], axis=1).reshape(-1)).astype(object)
             x[4::5] = None
             yield go.Scatter(
                 x=x,
@@ -186,7 +197,7 @@ class _Chart:
             )
             points, texts = _hover_points(shades, gaps, cell, name)
             yield go.Scatter(
-                x=_times(points),
+                x=times_of(points),
                 y=np.full(len(points), 0.5),
                 yaxis="y3",
                 mode="markers",
@@ -202,7 +213,7 @@ class _Chart:
             opens, values = index_ms(series.to_frame()), series.to_numpy(dtype=np.float64, na_value=np.nan)
             kept = thin_line(opens, values) if self.thinned.cell else np.arange(len(opens))
             yield go.Scatter(
-                x=_times(opens[kept]),
+                x=times_of(opens[kept]),
                 y=values[kept],
                 mode="lines",
                 line={"width": 1.5, "color": self.theme.lines[at % len(self.theme.lines)]},
@@ -237,7 +248,7 @@ def _hover_points(shades: list[Shade], gaps: list[Gap], cell: Timeframe, name: s
         slots = max(1, -(-(shade.span.end_ms - shade.span.start_ms) // cell.nominal_ms))
         wanted = np.linspace(shade.span.start_ms, shade.span.end_ms, min(slots, _HOVER_POINTS) + 1)[:-1]
         points.append(wanted.astype(np.int64))
-        text = f"<b>{html.escape(name)}</b>: {_count(shade.candles, 'candle')}"
+        text = f"<b>{html.escape(name)}</b>: {counted(shade.candles, 'candle')}"
         ends = (gaps[at].first, gaps[at].last) if is_each else (iso(shade.span.start_ms), iso(shade.span.end_ms))
         text += f" in {shade.gaps:,} gaps" if shade.gaps > 1 else ""
         texts += [f"{text}<br>{ends[0]} to {ends[1]}"] * len(wanted)
@@ -267,25 +278,8 @@ def _read_overlays(overlays: Any, given: Any) -> dict[str, pd.Series]:
     return dict(overlays)
 
 
-def _times(ms: Int64s) -> npt.NDArray[np.datetime64]:
-    return ms.astype("datetime64[ms]")
-
-
-def _time(ms: int) -> str:
-    return str(np.datetime64(ms, "ms"))
-
-
-def _minute(ms: int) -> str:
-    text = iso(ms)[:-1].replace("T", " ")
-    return text[:-3] if text.endswith(":00") else text
-
-
 def _spaced(timeframe: Timeframe) -> str:
     return f"{timeframe.count} {'month' if timeframe.unit == 'M' else timeframe.unit}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _quote(manifest: Mapping[str, Any]) -> str:

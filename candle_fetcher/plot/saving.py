@@ -79,21 +79,30 @@ def save(figure: go.Figure, path: str | os.PathLike[str], *, width: int = 1400, 
     A PNG is drawn by a browser of this machine: Chromium, Chrome or Edge, or that of the variable BROWSER_PATH.
     Raises InputError for another ending, CandleFetcherError where there is no such browser, OSError.
     """
-    ending = find_ending(path)
-    size = read_whole("width", width, 200, 8000), read_whole("height", height, 200, 8000)
+    browser, size = check_save(path, width, height), (width, height)
     target = find_home(path, "a name that ends in .html or .png")
     if not isinstance(figure, plotly().Figure):
         raise InputError(f"expected a figure of plotly, got {shown(figure)}")
-    browser = find_browser() if ending == ".png" else ""
-    made = page_of(figure).encode() if ending == ".html" else draw(figure, browser, size)
+    made = page_of(figure).encode() if browser is None else draw(figure, browser, size)
     with replacing(target) as file:
         file.write(made)
     return target
 
 
+def check_save(path: str | os.PathLike[str], width: int, height: int) -> str | None:
+    """Return the browser that draws a PNG of that size, None for HTML. Raises what `save` raises before it draws."""
+    ending = find_ending(path)
+    for name, pixels in (("width", width), ("height", height)):
+        read_whole(name, pixels, 200, 8000)
+    plotly()
+    return find_browser() if ending == ".png" else None
+
+
 def page_of(figure: Any, size: tuple[int, int] | None = None) -> str:
     """Return the page of a picture, with all that it needs in it: as large as the window, or of so many pixels without
     buttons."""
+    if size is not None:
+        figure = type(figure)(figure).update_layout(width=size[0], height=size[1])
     width, height = ("100%", "100vh") if size is None else (f"{size[0]}px", f"{size[1]}px")
     title = re.sub(r"<br>.*|<[^>]*>", "", str(figure.layout.title.text or "candles"), flags=re.S)
     picture = figure.to_html(

@@ -6,12 +6,15 @@ import html
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from candle_fetcher.core.candles import Float64s
+from candle_fetcher.core.candles import Float64s, Int64s
 from candle_fetcher.core.errors import MissingExtra, unknown
+from candle_fetcher.core.gap import iso
 
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif"
 _MOST_DECIMALS = 12
+_MOST_LETTERS = 40
 # What is drawn of each cause, in words of the legend.
 CAUSES = {
     "no_candle": "gap (no_candle)",
@@ -24,7 +27,8 @@ CAUSES = {
 
 
 class Theme(NamedTuple):
-    """Colours of one theme; `lines` are those of lines, in order, and `causes` those of shades."""
+    """Colours of one theme; `lines` are those of lines, in order, `causes` those of shades, as r, g, b,
+    and `states` those of what the cache knows, with a pattern."""
 
     name: str
     paper: str
@@ -38,10 +42,15 @@ class Theme(NamedTuple):
     lines: tuple[str, ...]
     causes: dict[str, str]
     otherwise: str
+    states: dict[str, tuple[str, str]]
 
     def cause(self, name: str) -> str:
         """Return the colour of a cause, as r, g, b."""
         return self.causes.get(name, self.otherwise)
+
+    def state(self, name: str) -> tuple[str, str]:
+        """Return the colour and the pattern of a state of the cache."""
+        return self.states.get(name, (f"rgb({self.cause(name)})", ""))
 
 
 THEMES = {
@@ -63,6 +72,12 @@ THEMES = {
             "after_delisting": "100, 116, 139",
         },
         otherwise="161, 98, 7",
+        states={
+            "stored": ("#0a8a6f", ""),
+            "unverified": ("#5cb8a4", "/"),
+            "never requested": ("#c9d1da", "."),
+            "failed": ("#be185d", "x"),
+        },
     ),
     "dark": Theme(
         name="dark",
@@ -82,6 +97,12 @@ THEMES = {
             "after_delisting": "148, 163, 184",
         },
         otherwise="234, 179, 8",
+        states={
+            "stored": ("#2fc7a0", ""),
+            "unverified": ("#1f8a70", "/"),
+            "never requested": ("#3a4552", "."),
+            "failed": ("#f472b6", "x"),
+        },
     ),
 }
 
@@ -149,6 +170,32 @@ def axis_of(theme: Theme, **words: Any) -> dict[str, Any]:
         "automargin": True,
         **words,
     }
+
+
+def times_of(ms: Int64s) -> npt.NDArray[np.datetime64]:
+    """Return Unix ms as plotly takes times."""
+    return ms.astype("datetime64[ms]")
+
+
+def time_of(ms: int) -> str:
+    """Return an instant as plotly takes it."""
+    return str(np.datetime64(ms, "ms"))
+
+
+def minute_text(ms: int) -> str:
+    """Return an instant as people read it: 2024-01-01 00:00, with seconds where they are not 0."""
+    text = iso(ms)[:-1].replace("T", " ")
+    return text[:-3] if text.endswith(":00") else text
+
+
+def cut(name: str) -> str:
+    """Return a name in at most 40 characters."""
+    return name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 1]}…"
+
+
+def counted(number: int, what: str) -> str:
+    """Return the number and the noun for it."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def decimals_of(values: Float64s) -> int:
