@@ -189,6 +189,7 @@ def test_more_gaps_than_can_be_drawn_are_all_within_the_shades() -> None:
     assert f"{len(missing):,} candles" in legend(figure)[0]
 
 
+@pytest.mark.slow
 def test_hours_in_which_an_exchange_is_closed_are_cut_out_and_hide_no_candle(fetcher: CandleFetcher) -> None:
     pytest.importorskip("plotly", reason="the extra `plot`")
     pytest.importorskip("exchange_calendars", reason="the extra `calendars`")
@@ -217,6 +218,7 @@ def test_lines_lie_over_the_candles(fetcher: CandleFetcher) -> None:
             plot.candles(frame, overlays=wrong)
 
 
+@pytest.mark.slow
 def test_frames_of_other_libraries_are_drawn_the_same(fetcher: CandleFetcher) -> None:
     pytest.importorskip("plotly", reason="the extra `plot`")
     pytest.importorskip("pyarrow", reason="the extra `arrow`")
@@ -313,6 +315,7 @@ def test_what_cannot_be_compared_is_refused(fetcher: CandleFetcher) -> None:
             plot.compare(wrong)
 
 
+@pytest.mark.slow
 def test_the_map_has_each_state_of_the_cache_and_what_was_never_requested(tmp_path: Path) -> None:
     pytest.importorskip("plotly", reason="the extra `plot`")
     with (
@@ -359,6 +362,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield exchange, ["--base-url", f"binance={exchange.base_urls['binance']}", "--cache-dir", str(cache)]
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_picture_and_prints_its_path(
     hosts: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -430,6 +434,7 @@ def test_without_a_browser_a_png_is_an_error_that_names_the_way(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_png_is_what_the_browser_draws_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go = pytest.importorskip("plotly.graph_objects", reason="the extra `plot`")
     browser, told = tmp_path / "browser", tmp_path / "told.json"
