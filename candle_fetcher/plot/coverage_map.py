@@ -127,25 +127,37 @@ def _spans(table: pd.DataFrame) -> list[Span]:
     return [Span(*one) for one in zip(starts, ends, strict=True)]
 
 
-def _draw(go: Any, tables: dict[str, pd.DataFrame], timeframe: Timeframe, span: Span, theme: Theme) -> go.Figure:
-    bars: dict[str, list[_Bar]] = {state: [] for state in STATES}
-    counts = dict.fromkeys(STATES, 0)
-    for symbol, table in tables.items():
+class _Map:
+    """The bars of each state, and of how many candles."""
+
+    def __init__(self, timeframe: Timeframe, span: Span) -> None:
+        self.timeframe, self.span = timeframe, span
+        self.bars: dict[str, list[_Bar]] = {state: [] for state in STATES}
+        self.counts = dict.fromkeys(STATES, 0)
+
+    def add(self, symbol: str, table: pd.DataFrame) -> None:
+        """Add what is known of a symbol, and what is not."""
+        found: dict[str, list[tuple[Span, dict[Any, Any]]]] = {state: [] for state in STATES}
         spans = _spans(table)
-        for state in dict.fromkeys(table["state"]):
-            is_one = (table["state"] == state).to_numpy()
-            found = [one.clip(span) for one, wanted in zip(spans, is_one, strict=True) if wanted]
-            rows = [row for row, wanted in zip(table.to_dict("records"), is_one, strict=True) if wanted]
-            counts[state] += sum(len(timeframe.slots(one)) for one in found if one)
-            bars[state] += _bars(symbol, state, [pair for pair in zip(found, rows, strict=True) if pair[0]], span)
-        left = subtract(span, merge(spans)) if span else []
-        counts[NEVER] += sum(len(timeframe.slots(one)) for one in left)
-        bars[NEVER] += _bars(symbol, NEVER, [(one, {}) for one in left], span)
+        for span, row in zip(spans, table.to_dict("records"), strict=True):
+            found[row["state"]].append((span.clip(self.span), row))
+        found[NEVER] = [(left, {}) for left in subtract(self.span, merge(spans))] if self.span else []
+        for state, pairs in found.items():
+            there = [pair for pair in pairs if pair[0]]
+            self.counts[state] += sum(len(self.timeframe.slots(span)) for span, _ in there)
+            self.bars[state] += _bars(symbol, state, there, self.span)
+
+
+def _draw(go: Any, tables: dict[str, pd.DataFrame], timeframe: Timeframe, span: Span, theme: Theme) -> go.Figure:
+    drawn = _Map(timeframe, span)
+    for symbol, table in tables.items():
+        drawn.add(symbol, table)
     made = go.Figure()
-    total = max(1, sum(counts.values()))
+    total = sum(drawn.counts.values())
     for state, words in STATES.items():
-        if bars[state]:
-            made.add_trace(_trace(go, bars[state], f"{words}: {_share(counts[state], total)}", theme.state(state)))
+        if drawn.bars[state]:
+            name = f"{words}: {_share(drawn.counts[state], total)}"
+            made.add_trace(_trace(go, drawn.bars[state], name, theme.state(state)))
     what = f"{len(tables)} series" if len(tables) > 1 else next(iter(tables))
     text = f"{minute_text(span.start_ms)} to {minute_text(span.end_ms)} UTC" if span else "nothing is known yet"
     made.update_layout(
@@ -201,7 +213,7 @@ def _trace(go: Any, bars: Sequence[_Bar], name: str, style: tuple[str, str]) -> 
 
 
 def _share(count: int, total: int) -> str:
-    part = 100 * count / total
+    part = 100 * count / max(1, total)
     text = f"{part:.1f}"
     if text in ("0.0", "100.0") and count not in (0, total):
         text = "under 0.1" if text == "0.0" else "over 99.9"
