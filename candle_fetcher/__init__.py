@@ -148,21 +148,19 @@ _LATE = {
     "verify_file": "candle_fetcher.verification",
 }
 # Modules of public names, such as candle_fetcher.plot.candles.
-_ROOMS = ("plot",)
+_ROOMS = ("adapters", "plot")
 
 
 if not TYPE_CHECKING:  # type checkers would take any name for one
 
     def __getattr__(name: str) -> Any:
         """Return a public name that is imported late, or a room of public names."""
-        if name in _ROOMS:
-            from importlib import import_module
+        from importlib import import_module
 
+        if name in _ROOMS:
             return import_module(f"candle_fetcher.{name}")
         if name not in _LATE:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from importlib import import_module
-
         globals()[name] = getattr(import_module(_LATE[name]), name)
         return globals()[name]
 

@@ -25,7 +25,7 @@ if __name__ == "__main__":
 from test_floors import APART, FLOORS
 
 import candle_fetcher
-from candle_fetcher import CandleCache, CandleFetcher, PerformanceMonitor, Vault
+from candle_fetcher import CandleCache, CandleFetcher, PerformanceMonitor, Vault, adapters
 from candle_fetcher.cli import main as run_command
 from candle_fetcher.cli.commands import COMMANDS
 from candle_fetcher.providers import all_providers
@@ -35,7 +35,10 @@ DOCS = ROOT / "candle_fetcher" / "docs"
 # The pages in the order in which `candle-fetcher help` lists them.
 GROUPS = {
     "Start": ("installing", "recipes", "coming-from"),
-    "Candles": ("ranges", "frames", "gaps", "export", "plot", "vault", "import", "funding", "availability", "audit"),
+    "Candles": (
+        *("ranges", "frames", "gaps", "export", "plot", "adapters", "vault", "import", "funding", "availability"),
+        "audit",
+    ),
     "How it works": ("cache", "speed", "scale", "service", "monitor", "errors", "doctor"),
     "Reference": ("command-line", "settings", "api"),
     "Providers": ("providers", *sorted(all_providers())),
@@ -223,6 +226,8 @@ def _api() -> str:
         parts += [_described(f"fetcher.{title}.{name}", made) for name, made in _members(kind) if name in names]
     parts += ["## Vault\n", _described("Vault", Vault)]
     parts += [_described(f"vault.{name}", made) for name, made in _members(Vault)]
+    parts.append("## Adapters\n\nThe page [adapters](adapters.md) has an example of each.\n")
+    parts += [_described(f"adapters.{name}", inspect.unwrap(getattr(adapters, name))) for name in adapters.__all__]
     public = {name: getattr(candle_fetcher, name) for name in candle_fetcher.__all__}
     parts.append("## Functions\n")
     shared = [name for name, made in public.items() if inspect.isfunction(made) and hasattr(CandleFetcher, name)]

@@ -37,6 +37,7 @@ FLOORS = {
     "files": 3,
     "workers": 3,
     "live": 3,
+    "adapters": 4,
     "fetcher": 4,
     "plot": 5,
     "vault": 5,
@@ -61,13 +62,8 @@ CONFINED: dict[str, str | tuple[str, ...]] = {
     "dotenv": "cli.environment",
     "exchange_calendars": "sessions",
     "pyarrow": (
-        "core.text.quick",
-        "core.labels",
-        "files.columnar",
-        "files.outputs",
-        "typed",
-        "vault.tables_of_months",
-        "service.encoding",
+        *("core.text.quick", "core.labels", "files.columnar", "files.outputs", "adapters.tool_files"),
+        *("typed", "vault.tables_of_months", "service.encoding"),
     ),
     "plotly": "plot",
     "polars": ("files.outputs", "typed"),
@@ -82,21 +78,25 @@ CONFINED: dict[str, str | tuple[str, ...]] = {
     "uvicorn": "service",
     "h11": "service.connections",
     "anyio": "service.application",
+    "backtrader": "adapters.objects",
+    "nautilus_trader": "adapters.objects",
 }
 # Packages that are imported when they are used, not with the module.
 LAZY = {
-    "psutil",
-    "tqdm",
-    "colorama",
-    "dotenv",
-    "exchange_calendars",
-    "pyarrow",
-    "isal",
-    "plotly",
-    "polars",
-    "xlsxwriter",
+    *(
+        "psutil",
+        "tqdm",
+        "colorama",
+        "dotenv",
+        "exchange_calendars",
+        "pyarrow",
+        "isal",
+        "plotly",
+        "polars",
+        "xlsxwriter",
+    ),
+    *("sqlalchemy", "psycopg", "duckdb", "fsspec", "backtrader", "nautilus_trader"),
 }
-LAZY |= {"sqlalchemy", "psycopg", "duckdb", "fsspec"}
 
 PURE = {"core"}
 IMPURE_MODULES = {

@@ -25,7 +25,7 @@ with contextlib.suppress(ImportError):  # Windows, where no process can remove a
     import fcntl
 
 # The name that `replacing` gives to a file while it is written. A writer that was killed leaves such a file.
-_ENDS = "|".join(re.escape(ending) for ending in (*ENDINGS, ".json", ".tar"))
+_ENDS = "|".join(re.escape(ending) for ending in (*ENDINGS, ".json", ".tar", ".zip"))
 _PART = re.compile(rf"\..+(?:{_ENDS})\.\w{{8}}\.part", re.IGNORECASE)
 _MOST_NAME_BYTES = 220  # a name may have 255, of which `_begin` adds 15
 ORPHAN_S = 3600.0
