@@ -133,7 +133,7 @@ class Bars:
             series = " ".join(str(one) for one in (self.manifest.get("symbol"), self.manifest.get("timeframe")) if one)
             warn(
                 CandleFetcherWarning(
-                    f"{self.tool} is not told what this frame{f' of {series}' if series else ''} says: "
+                    f"{self.tool} does not learn what this frame{f' of {series}' if series else ''} says: "
                     f"{', and '.join(said)}; take it into account there, or change the frame before"
                 )
             )

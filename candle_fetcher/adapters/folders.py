@@ -40,7 +40,7 @@ def write_whole_file(
     if target.exists() and not overwrite:
         try:
             first_ms, last_ms = read_ends(target)
-        except Exception as error:  # noqa: BLE001 - of whatever reads that format
+        except Exception as error:  # noqa: BLE001 - any error of the reader of that format
             raise InputError(
                 f"{target} is there and cannot be read ({type(error).__name__}); remove it, or give overwrite=True"
             ) from None

@@ -88,8 +88,9 @@ def to_lean(
     `market` is Lean's name of the market, such as "coinbase"; by default it is made of the provider. 1s and 1m have a
     file for each day, 1h and 1d one for all. A file that is there is replaced as a whole: where it has rows outside of
     the frame, only with `overwrite=True`. A candle that still forms is left out, with a warning; invented rows, gaps
-    (which Lean fills unless it is told not to), what is missing and adjusted prices are warned of. Raises InputError
-    for other timeframes and kinds, for unknown values, and for a symbol or a market that Lean does not have; OSError.
+    (which Lean fills unless `fill_forward` is off), what is missing and adjusted prices are warned of. Raises
+    InputError for other timeframes and kinds, for unknown values, and for a symbol or a market that Lean does not have;
+    OSError.
     """
     read_flag("overwrite", overwrite)
     where = find_folder(folder)

@@ -72,7 +72,7 @@ def to_nautilus(
 ) -> list[Any]:
     """Return the candles as a list of nautilus_trader's `Bar`, stamped (`ts_event`, `ts_init`) with their closing time.
 
-    `instrument` is the Instrument that is traded, whose precision the bars get, or the text of an id such as
+    `instrument` is the Instrument that is traded, and gives the bars its precision, or the text of an id such as
     "BTCUSDT.BINANCE". Without it, the id is made of symbol and provider, such as "BTCUSDT-PERP.BINANCE"; without an
     Instrument, the precision is the smallest that holds each value. Mark prices become bars of the price type MARK. A
     candle that still forms is left out, with a warning; invented rows, gaps and what is missing are warned of. Raises

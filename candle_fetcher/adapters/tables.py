@@ -34,7 +34,7 @@ def to_prophet(frame: pd.DataFrame, y: str = "close", *, zone: str | None = None
     """Return the columns `ds` (opening time without a zone: UTC, or that of `zone`) and `y` for prophet's `fit`.
 
     `y` names the column that is forecast, in a frame of candles or of funding rates. `is_synthetic` is kept where the
-    frame has it; prophet leaves out columns that it was not told of. Gaps stay gaps. A candle that still forms is left
+    frame has it; prophet leaves out columns that it does not know. Gaps stay gaps. A candle that still forms is left
     out, with a warning. Raises InputError where the frame lacks the column.
     """
     return _series(read_bars(frame, "prophet", columns=(y,)), y, zone, ("is_synthetic",))
@@ -51,10 +51,10 @@ def to_statsforecast(
 ) -> pd.DataFrame:
     """Return the columns `unique_id`, `ds` (opening time without a zone) and `y` for StatsForecast.
 
-    Takes a frame, whose symbol becomes the `unique_id` (with the kind behind it, unless it is candles), or several by
-    name, as `fetch_many` returns them. The models count rows and not times, and take each other column for a regressor:
-    so a frame that lacks candles is refused with an InputError, and invented rows are warned of. `symbol` and
-    `timeframe` are needed where the frame has no manifest. A candle that still forms is left out, with a warning.
+    Takes a frame, the symbol of which becomes the `unique_id` (with the kind behind it, unless it is candles), or
+    several by name, as `fetch_many` returns them. The models count rows and not times, and take each other column for a
+    regressor: so a frame that lacks candles is refused with an InputError, and invented rows are warned of. `symbol`
+    and `timeframe` are needed where the frame has no manifest. A candle that still forms is left out, with a warning.
     """
     if isinstance(frames, Mapping):
         if symbol is not None:
