@@ -56,7 +56,7 @@ from candle_fetcher.core.types import (
 )
 from candle_fetcher.core.version import __version__
 from candle_fetcher.fetcher import CandleFetcher
-from candle_fetcher.fetcher.shared import export, fetch, fetch_many, gaps, plan, symbols
+from candle_fetcher.fetcher.shared import export, fetch, fetch_many, gaps, plan, quotes, symbols
 from candle_fetcher.monitor import PerformanceMonitor
 from candle_fetcher.providers import Provider
 
@@ -127,6 +127,7 @@ __all__ = [
     "gaps",
     "manifest_of",
     "plan",
+    "quotes",
     "read_csv",
     "read_file",
     "resample",

@@ -36,6 +36,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import stream_frames
+from quote_replies import REPLIES
 
 import candle_fetcher
 from candle_fetcher.cache import CandleCache
@@ -631,6 +632,170 @@ def funding_parser(name: str, symbol: str) -> Parser:
 
     read = lambda body: check_funding(funding.parse(body, symbol), span)  # noqa: E731
     return Parser(f"{name} funding", good, read, judge, "funding|row [0-9]|reply of|Binance|symbol", weight=40)
+
+
+# -- quotes: of each symbol last price, volume, bid, ask, time, latest time, and why there is none --------------------
+
+
+def figure(value: Any, *, is_price: bool = True, below_zero: bool = False) -> float | None:
+    """A number as a provider writes it; None where it says that there is none."""
+    if value is None or value in ("", "-"):
+        return None
+    assert type(value) in (int, float, str)
+    number = float(Decimal(value)) if isinstance(value, str) else float(value)
+    assert math.isfinite(number)
+    if is_price and number == 0:
+        return None
+    assert number >= 0 or below_zero, "read what is wrong"
+    return number
+
+
+def _volume(value: Any) -> float | None:
+    return figure(value, is_price=False)
+
+
+def _unix_ms(value: Any, scale: int = 1) -> int | None:
+    assert value is None or (type(value) is int and 1_262_304_000_000 <= value * scale < 4_102_444_800_000)
+    return None if value is None else value * scale
+
+
+def _moment(value: Any) -> int | None:
+    return None if value in (None, "") else moment_ms(value)
+
+
+QuoteRows = dict[str, tuple[Any, ...]]
+
+
+def binance_quotes(value: Any, symbols: Sequence[str], volume: str = "volume") -> QuoteRows:
+    rows = [value] if isinstance(value, dict) else value
+    return {
+        row["symbol"]: (
+            figure(row.get("lastPrice")), _volume(row.get(volume)), figure(row.get("bidPrice")),
+            figure(row.get("askPrice")), _unix_ms(row.get("closeTime", row.get("time"))),
+        )
+        for row in rows if row["symbol"] in symbols
+    }  # fmt: skip
+
+
+def binance_book(value: Any, symbols: Sequence[str]) -> QuoteRows:
+    rows = [value] if isinstance(value, dict) else value
+    return {
+        row["symbol"]: (None, None, figure(row.get("bidPrice")), figure(row.get("askPrice")), _unix_ms(row.get("time")))
+        for row in rows
+        if row["symbol"] in symbols
+    }
+
+
+def kraken_quotes(value: Any, symbols: Sequence[str]) -> QuoteRows:
+    assert not [text for text in value["error"] if text[:1] != "W"]
+    found = {}
+    for name, row in value["result"].items():
+        with contextlib.suppress(InputError):
+            own = find_provider("kraken").provider_symbol(name, "candles")
+            if own in symbols:
+                at = {part: [*row.get(part, []), None, None] for part in "cvba"}
+                found[own] = (figure(at["c"][0]), _volume(at["v"][1]), figure(at["b"][0]), figure(at["a"][0]), None)
+    return found
+
+
+def alpaca_quotes(value: Any, symbols: Sequence[str], *, is_stock: bool) -> QuoteRows:
+    rows, found = value if is_stock else value["snapshots"], {}
+    for name in symbols:
+        if rows.get(name) is not None:
+            trade, quote, day = (rows[name].get(part) or {} for part in ("latestTrade", "latestQuote", "dailyBar"))
+            traded, quoted, opened = _moment(trade.get("t")), _moment(quote.get("t")), _moment(day.get("t"))
+            volume = _volume(day.get("v"))
+            is_today = traded is not None and opened is not None and 0 <= traded - opened < 25 * HOUR_MS
+            found[name] = (
+                figure(trade.get("p")), volume if is_stock and is_today else None, figure(quote.get("bp")),
+                figure(quote.get("ap")), max((ms for ms in (traded, quoted) if ms is not None), default=None),
+            )  # fmt: skip
+    return found
+
+
+def alphavantage_stock(value: Any, symbols: Sequence[str]) -> QuoteRows:
+    (row,) = [row for name, row in value.items() if name.startswith("Global Quote")]
+    if not row:
+        return {}
+    named = _once([(name.partition(". ")[2], field) for name, field in row.items()])
+    assert named["symbol"].upper() == symbols[0]
+    day = dt.datetime.fromisoformat(named["latest trading day"]) + dt.timedelta(days=1)
+    end_ms = int(day.replace(tzinfo=ZoneInfo("America/New_York")).timestamp()) * 1000
+    return {symbols[0]: (figure(named.get("price")), _volume(named.get("volume")), None, None, None, end_ms)}
+
+
+def alphavantage_rate(value: Any, symbols: Sequence[str]) -> QuoteRows:
+    (row,) = [row for name, row in value.items() if name.startswith("Realtime Currency Exchange Rate")]
+    named = _once([(name.partition(". ")[2], field) for name, field in row.items()])
+    assert f"{named['From_Currency Code']}/{named['To_Currency Code']}".upper() == symbols[0]
+    assert named["Time Zone"] == "UTC"
+    prices = [figure(named.get(name)) for name in ("Exchange Rate", "Bid Price", "Ask Price")]
+    stamp = named.get("Last Refreshed")
+    time_ms = None if stamp is None else moment_ms(f"{stamp.replace(' ', 'T', 1)}Z")
+    return {symbols[0]: (prices[0], None, *prices[1:], time_ms)}
+
+
+def coingecko_quotes(value: Any, symbols: Sequence[str]) -> QuoteRows:
+    found = {}
+    for symbol in symbols:
+        coin, currency = symbol.split("/")
+        row = value.get(coin, {})
+        if currency in row:
+            price, traded = figure(row[currency]), _volume(row.get(f"{currency}_24h_vol"))
+            volume = None if price is None or traded is None else traded / price
+            found[symbol] = (price, volume, None, None, _unix_ms(row.get("last_updated_at"), 1000))
+    return found
+
+
+def tradestation_quotes(value: Any, symbols: Sequence[str]) -> QuoteRows:
+    assert "Quotes" in value or "Errors" in value
+    found: QuoteRows = {}
+    for row in value.get("Quotes", []):
+        name = row["Symbol"].upper()
+        if name in symbols:
+            last, bid, ask = (figure(row.get(part), below_zero=name[0] == "@") for part in ("Last", "Bid", "Ask"))
+            volume = _volume(row.get("Volume"))
+            found[name] = (last, None if name[0] == "@" else volume, bid, ask, _moment(row.get("TradeTime")))
+    for row in value.get("Errors", []):
+        said = row.get("Error")
+        said = said[:200] if isinstance(said, str) and said else "no reason given"
+        if row["Symbol"].upper() in symbols:
+            found[row["Symbol"].upper()] = (*[None] * 6, said)
+    return found
+
+
+SLOW_QUOTES: dict[str, Callable[[Any, Sequence[str]], QuoteRows]] = {
+    "binance quotes": binance_quotes,
+    "binance-us quotes": binance_quotes,
+    "binance-um quotes": binance_quotes,
+    "binance-um quotes book": binance_book,
+    "binance-cm quotes": partial(binance_quotes, volume="baseVolume"),
+    "kraken quotes": kraken_quotes,
+    "alpaca quotes": partial(alpaca_quotes, is_stock=True),
+    "alpaca-crypto quotes": partial(alpaca_quotes, is_stock=False),
+    "alphavantage quotes": alphavantage_stock,
+    "alphavantage quotes rate": alphavantage_rate,
+    "coingecko quotes": coingecko_quotes,
+    "tradestation quotes": tradestation_quotes,
+}
+
+
+def quote_parsers() -> Iterator[Parser]:
+    """The quotes of a reply, checked against a reading of each field by itself."""
+    for reply in REPLIES:
+
+        def judge(body: bytes, tickers: Any, name: str = reply.name, symbols: Sequence[str] = reply.symbols) -> None:
+            value = json.loads(body.decode("utf-8-sig"), parse_constant=_no_float)
+            reference = {
+                key: (*row, *[None] * (7 - len(row))) for key, row in SLOW_QUOTES[name](value, symbols).items()
+            }
+            got = {one.symbol: (*one[1:7], one.refusal or None) for one in tickers}
+            assert len(got) == len(tickers)
+            assert {key: repr(row) for key, row in got.items()} == {key: repr(row) for key, row in reference.items()}
+
+        names = f"{_SAID_OF_REPLIES}|the quotes of|Global Quote|Realtime"
+        good = partial(list, [reply.body])
+        yield Parser(reply.name, good, reply.parse, judge, names, weight=15, most_said=MOST_QUOTED)
 
 
 def written(name: str, file: str) -> Callable[[], list[bytes]]:
@@ -1570,6 +1735,7 @@ PARSERS = (
     candles_parser("alphavantage", "IBM", "5m", partial(alphavantage_rows, timeframe="5m"), case="intraday"),
     candles_parser("coingecko", "bitcoin/usd", "4h", coingecko_rows),
     candles_parser("tradestation", "MSFT", "30m", tradestation_rows, "session=USEQPreAndPost", case="minutes"),
+    *quote_parsers(),
     funding_parser("binance-um", "BTCUSDT"),
     funding_parser("binance-cm", "BTCUSD_PERP"),
     clock_parser("binance", lambda value: value["serverTime"]),

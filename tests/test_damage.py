@@ -50,7 +50,7 @@ def test_the_table_has_each_parser_of_a_provider(name: str) -> None:
     provider, family = all_providers()[name], name.partition("-")[0]
     found = {tuple(parser.split()[:2]) for parser in BY_NAME}
     assert (name, "candles") in found or (name, "mark") in found
-    for part in ("clock", "listing", "funding", "token"):
+    for part in ("clock", "listing", "funding", "token", "quotes"):
         assert getattr(provider, part) is None or {(name, part), (family, part)} & found, part
     assert provider.streams is None or {(name, "frame"), (family, "frame")} & found
     assert {(name, "refusal"), (family, "refusal")} & found

@@ -42,6 +42,7 @@ from candle_fetcher.files.outputs import (
     typed_fetch_many,
     typed_iter_frames,
 )
+from candle_fetcher.live import calls as live
 from candle_fetcher.monitor import PerformanceMonitor
 from candle_fetcher.providers import Provider, all_providers
 from candle_fetcher.settings import default
@@ -441,6 +442,8 @@ class CandleFetcher:
         arguments, _ = read_call(self._runtime, locals())
         frame = fetch_rates(self._runtime, symbol, arguments.range, provider, source, refresh=refresh)
         return hand_over(frame, output, with_manifest)
+
+    quotes = public_call(live.quotes)
 
     @public_call
     def symbols(self, *, provider: str | Provider | None = None) -> pd.DataFrame:

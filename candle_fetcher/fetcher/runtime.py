@@ -42,6 +42,7 @@ from candle_fetcher.fetcher.policy import ONLY_CACHE
 from candle_fetcher.fetcher.pools import Pools
 from candle_fetcher.fetcher.ready import ReadyFrames
 from candle_fetcher.fetcher.request import Request, about_arguments
+from candle_fetcher.live.kept import LastKnown
 from candle_fetcher.log import EventLog, set_up_logging
 from candle_fetcher.monitor import PerformanceMonitor
 from candle_fetcher.net.retry import Retry
@@ -119,6 +120,7 @@ class Runtime:
         self._closers: list[threading.Thread] = []
         self._caches: dict[str, CandleCache] = {}
         self.ready_frames = ReadyFrames()
+        self.last_known = LastKnown()
 
     # -- the end ------------------------------------------------------------------------------------------------------
 

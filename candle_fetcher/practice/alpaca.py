@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import binascii
 import datetime as dt
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,6 +51,7 @@ _ACTIONS_PATH = "/v1/corporate-actions"
 _ANNOUNCED_MS = 14 * _DAY_MS
 _STOCK_PATH = re.compile(r"/v2/stocks/([^/]+)/bars")
 _PAIR_PATH = "/v1beta3/crypto/us/bars"
+_SNAPSHOTS_PATH, _PAIR_SNAPSHOTS = "/v2/stocks/snapshots", "/v1beta3/crypto/us/snapshots"
 _SYMBOL = re.compile(r"[A-Z0-9.]{1,15}")
 _PAIR = re.compile(r"[A-Z0-9]{1,12}/[A-Z0-9]{2,6}")
 _TIME = re.compile(
@@ -125,7 +127,9 @@ class Bars:
 
     def answers(self, path: str) -> bool:
         """Return whether the path is one of these bars, or of the corporate actions that change them."""
-        return path == _PAIR_PATH if self._is_crypto else path == _ACTIONS_PATH or path.startswith("/v2/stocks/")
+        if self._is_crypto:
+            return path in (_PAIR_PATH, _PAIR_SNAPSHOTS)
+        return path == _ACTIONS_PATH or path.startswith("/v2/stocks/")
 
     def answer(self, path: str, pairs: Sequence[tuple[str, str]], headers: Mapping[str, str]) -> ServedReply:
         """Return the reply, with the headers about the budget."""
@@ -146,7 +150,8 @@ class Bars:
                 given = (headers.get("apca-api-key-id"), headers.get("apca-api-secret-key"))
                 if given != (KEY_ID, SECRET_KEY):
                     raise _AlpacaRefusal(401, 40110000, "request is not authorized")
-            answer = self._actions if path == _ACTIONS_PATH else self._page
+            answers = {_ACTIONS_PATH: self._actions, _SNAPSHOTS_PATH: self._snapshots, _PAIR_SNAPSHOTS: self._snapshots}
+            answer = answers.get(path, self._page)
             status, body = 200, answer(path, dict(pairs), now_ms)
         except _AlpacaRefusal as refused:
             status, body = refused.status, refused.body
@@ -254,6 +259,55 @@ class Bars:
             lives = (life.before, *lives)
         split, dividends = (None, ()) if life is None else (life.split, life.dividends)
         return _Asked(lives, split, dividends, timeframe, start_ms, end_ms, feed, adjustment, newest_first)
+
+    # -- snapshots ------------------------------------------------------------------------------------------------
+
+    def _snapshots(self, path: str, params: dict[str, str], now_ms: int) -> dict[str, Any]:
+        """Return the last trade, the best prices and the newest bars of each symbol. An unknown stock is null, an
+        unknown pair left out."""
+        feed, names = params.get("feed", "sip"), [name for name in params.get("symbols", "").split(",") if name]
+        if not names:
+            raise _AlpacaRefusal(400, None, "symbols is required")
+        strange = [name for name in names if not (_PAIR if self._is_crypto else _SYMBOL).fullmatch(name)]
+        if strange:
+            raise _AlpacaRefusal(400, None, f"invalid symbol: {strange[0]}")
+        if feed not in FEEDS:
+            raise _AlpacaRefusal(400, None, f"invalid feed: {feed}")
+        if self.is_free and feed == "sip" and not self._is_crypto:
+            raise _AlpacaRefusal(403, None, "subscription does not permit querying recent SIP data")
+        found = {name: self._snapshot(name, feed, now_ms) for name in names}
+        if self._is_crypto:
+            return {"snapshots": {name: one for name, one in found.items() if one is not None}}
+        return found
+
+    def _snapshot(self, symbol: str, feed: str, now_ms: int) -> dict[str, Any] | None:
+        life = self._lives.get(symbol)
+        if life is None:
+            return None
+        hidden = self._tape.hidden(self.name, symbol)
+
+        def newest(unit: str, count: int) -> list[Bar]:
+            asked = _Asked((life.listing,), None, (), (1, unit), now_ms - 10 * _DAY_MS, now_ms, feed, "raw", True)
+            bars = self._bars(asked._replace(split=life.split, dividends=life.dividends), now_ms)
+            shown = (bar for bar in bars if not any(first <= bar.open_ms < last for first, last in hidden))
+            return list(itertools.islice(shown, count))
+
+        minutes, days = newest("m", 1), newest("d", 2)
+        if not minutes or not days:
+            return {"latestTrade": None, "latestQuote": None, "minuteBar": None, "dailyBar": None, "prevDailyBar": None}
+        minute = minutes[0]
+        traded_ms = min(now_ms, minute.open_ms + _MINUTE_MS - 1)
+        time = f"{np.datetime64(traded_ms, 'ms')}000000Z"
+        step = 10.0**-life.listing.price_decimals
+        trade = {"t": time, "p": minute.close, "s": 1, "i": minute.open_ms}
+        quote = {"t": time, "bp": minute.close, "bs": 1, "ap": round(minute.close + step, 8), "as": 2}
+        return {
+            "latestTrade": trade,
+            "latestQuote": quote,
+            "minuteBar": self._shown(minute),
+            "dailyBar": self._shown(days[0]),
+            "prevDailyBar": self._shown(days[1]) if len(days) > 1 else None,
+        }
 
     # -- corporate actions ----------------------------------------------------------------------------------------
 

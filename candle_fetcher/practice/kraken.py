@@ -1,4 +1,4 @@
-"""The REST dialect of Kraken over the practice market: OHLC, Time, AssetPairs, SystemStatus.
+"""The REST dialect of Kraken over the practice market: OHLC, Ticker, Time, AssetPairs, SystemStatus.
 
 OHLC sends the newest 720 candles and the running one, for every request; `since` leaves out what opens then or
 before. A slot without trades has a row, flat at the close before. A refusal has status 200. Weeks and
@@ -106,6 +106,7 @@ class Kraken:
         now_ms = self._now_ms()
         methods: dict[str, Callable[[Mapping[str, str], int], dict[str, Any]]] = {
             "Time": _time, "SystemStatus": _status, "AssetPairs": _asset_pairs, "OHLC": self._ohlc,
+            "Ticker": self._tickers,
         }  # fmt: skip
         method = methods.get(path.removeprefix(_ROOT))
         envelope: dict[str, Any]
@@ -151,6 +152,42 @@ class Kraken:
         return {
             pair.name: [row for row in rows if row[0] > since_s or row[0] * 1000 == running_ms],
             "last": committed[-1] if committed else 0,
+        }
+
+    def _tickers(self, params: Mapping[str, str], now_ms: int) -> dict[str, Any]:
+        """Return the tickers of the pairs asked for, in the order of the list of all, or of all; one that is unknown
+        fails the request."""
+        names = params["pair"].split(",") if "pair" in params else [pair.name for pair in PAIRS]
+        asked = [_asked({"pair": name}) for name in names]
+        return {pair.name: self._ticker(pair, now_ms) for pair in PAIRS if pair in asked}
+
+    def _ticker(self, pair: Pair, now_ms: int) -> dict[str, Any]:
+        """Return today's figures, counted from midnight in UTC, and those of the last 24 hours, without a time."""
+        series = self._tape.generated(self.name, pair.listing)
+        end_ms, decimals = now_ms // 1000 * 1000 + 1000, pair.listing.price_decimals
+        unit = 10.0**series.style.price
+        today, day = (
+            series.candles_between(start_ms, end_ms) for start_ms in (now_ms // _DAY_MS * _DAY_MS, end_ms - _DAY_MS)
+        )
+        both = [one if len(one.open) else day for one in (today, day)]
+        last, ask = float(day.close[0]) / unit, (float(day.close[0]) + 1) / unit
+
+        def printed(figures: Sequence[float], places: int) -> list[str]:
+            return [f"{figure:.{places}f}" for figure in figures]
+
+        volumes = [float(one.volume[0]) / 10.0 ** (series.style.volume or 0) for one in both]
+        worths = [float(one.quote_volume[0]) / 10.0 ** (series.style.quote or 0) for one in both]
+        means = [worth / volume if volume else 0.0 for worth, volume in zip(worths, volumes, strict=True)]
+        return {
+            "a": [f"{ask:.{decimals}f}", "1", "1.000"],
+            "b": [f"{last:.{decimals}f}", "2", "2.000"],
+            "c": [f"{last:.{decimals}f}", "0.01000000"],
+            "v": printed(volumes, 8),
+            "p": printed(means, decimals),
+            "t": [int(one.trades[0]) for one in both],
+            "l": printed([float(one.low[0]) / unit for one in both], decimals),
+            "h": printed([float(one.high[0]) / unit for one in both], decimals),
+            "o": f"{float(both[0].open[0]) / unit:.{decimals}f}",
         }
 
     def _printed(self, pair: Pair, timeframe: str, start_ms: int, now_ms: int) -> list[list[Any]]:

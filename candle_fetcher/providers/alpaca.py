@@ -49,6 +49,7 @@ from candle_fetcher.core.text.json import load_json
 from candle_fetcher.core.text.objects import parse_uniform, read_objects
 from candle_fetcher.core.timeframe import DAY_MS, MINUTE_MS
 from candle_fetcher.core.zones import NEW_YORK
+from candle_fetcher.providers.alpaca_quotes import pair_quotes, stock_quotes
 from candle_fetcher.providers.alpaca_streams import KEY_HEADER, PAIR_STREAMS, SECRET_HEADER, STOCK_STREAMS
 from candle_fetcher.providers.base import Actions, Feed, Key, Provider, Setting
 from candle_fetcher.providers.refusals import by_status, error_object, facts_of, not_a_symbol, of_seconds, status_of
@@ -300,6 +301,12 @@ def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
     return by_status(TITLE, reply, symbol, now_ms, said[:40])
 
 
+def raise_refusal(value: Any, body: bytes, symbol: str) -> None:
+    """Raise the refusal that a decoded reply holds: an object with a message counts even with status 200."""
+    if isinstance(value, dict) and isinstance(value.get("message"), str):
+        raise refusal(Reply(200, {}, body, 0.0), symbol, 0)
+
+
 def _said(body: bytes) -> tuple[int | None, str]:
     """Return code and message of an error object; None and "" for another body."""
     value = error_object(body)
@@ -412,6 +419,7 @@ PROVIDERS = (
         key_page=KEY_PAGE,
         settings=_SETTINGS,
         streams=STOCK_STREAMS,
+        quotes=stock_quotes(raise_refusal),
     ),
     Provider(
         name="alpaca-crypto",
@@ -425,5 +433,6 @@ PROVIDERS = (
         keys=tuple(replace(key, is_needed=False) for key in _KEYS),
         key_page=KEY_PAGE,
         streams=PAIR_STREAMS,
+        quotes=pair_quotes(raise_refusal),
     ),
 )

@@ -27,6 +27,7 @@ from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import DAY_MS, MINUTE_MS, Timeframe
 from candle_fetcher.core.zones import NEW_YORK, zone
+from candle_fetcher.providers.alphavantage_quotes import QUOTES
 from candle_fetcher.providers.alphavantage_replies import (
     COLUMNS,
     FUNCTIONS,
@@ -55,7 +56,7 @@ _COMPACT = 100
 _STOCK = re.compile(r"[A-Z0-9][A-Z0-9]{0,14}(?:[.-][A-Z0-9]{1,8}){0,2}")
 _PAIR = re.compile(r"([A-Z0-9]{1,15})[/-]([A-Z0-9]{2,8})")
 # Text after a dash is the quote of a pair if it is one of these, else a class of shares, as in BRK-B.
-_QUOTES = frozenset(
+_CURRENCIES = frozenset(
     [
         "USD",
         "EUR",
@@ -146,7 +147,7 @@ def _symbol(text: str, kind: str) -> str:
     """
     symbol = text.strip().upper() if isinstance(text, str) else ""
     pair = _PAIR.fullmatch(symbol)
-    if pair is not None and ("/" in symbol or pair[2] in _QUOTES):
+    if pair is not None and ("/" in symbol or pair[2] in _CURRENCIES):
         return f"{pair[1]}/{pair[2]}"
     if not _STOCK.fullmatch(symbol):
         raise not_a_symbol(TITLE, text, "one such as IBM, TSCO.LON or BTC/USD")
@@ -204,6 +205,7 @@ PROVIDER = Provider(
     key_page=KEY_PAGE,
     settings=(Setting("plan", ("free", "premium"), is_of_series=False),),
     configure=_configure,
+    quotes=QUOTES,
 )
 
 PROVIDERS = (PROVIDER,)

@@ -256,6 +256,13 @@ def _raise_refusal(value: Mapping[str, object], series: Series) -> None:
             raise _meaning(said, series.symbol, None, is_intraday=series.timeframe.name in INTERVALS)
 
 
+def raise_message(value: Mapping[str, object], symbol: str) -> None:
+    """Raise the error for the message in the object, if it has one in place of a quote."""
+    said = next((text for way in _WAYS if isinstance(text := value.get(way), str)), None)
+    if said is not None:
+        raise _meaning(said, symbol, None)
+
+
 def refusal(reply: Reply, symbol: str, now_ms: int) -> Exception:
     """Return the error for a refused request: by the message of the reply, else by its status."""
     said = _said(reply.body)

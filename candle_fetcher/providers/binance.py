@@ -30,6 +30,7 @@ from candle_fetcher.providers.base import Answer, Archive, Feed, Funding, Listed
 from candle_fetcher.providers.binance_archive import ARCHIVE
 from candle_fetcher.providers.binance_funding import CM_FUNDING, UM_FUNDING
 from candle_fetcher.providers.binance_klines import COIN_COLUMNS, KLINE, KLINE_COLUMNS, coin_candles, kline_candles
+from candle_fetcher.providers.binance_quotes import CM_FEED, SPOT_FEED, UM_FEED, US_FEED
 from candle_fetcher.providers.binance_refusals import raise_refusal, refusal
 from candle_fetcher.providers.binance_streams import CM_STREAMS, SPOT_STREAMS, UM_STREAMS, US_STREAMS
 from candle_fetcher.providers.binance_symbols import (
@@ -41,6 +42,7 @@ from candle_fetcher.providers.binance_symbols import (
     find_um_symbol,
     unify,
 )
+from candle_fetcher.providers.quoting import QuoteFeed
 from candle_fetcher.providers.refusals import checked_name, wrong_listing
 from candle_fetcher.providers.streams import Streams
 
@@ -246,6 +248,7 @@ def _provider(
     feeds: Mapping[str, Feed],
     symbol: Callable[[str, str], str],
     weight: int,
+    quote_feed: QuoteFeed,
     *,
     info_cost: int = 1,
     by_symbol: bool = False,
@@ -276,6 +279,7 @@ def _provider(
         archive=archive,
         funding=funding,
         streams=streams,
+        quotes=quote_feed,
     )
 
 
@@ -290,6 +294,7 @@ PROVIDERS = (
         _SPOT_FEEDS,
         find_spot_symbol,
         6000,
+        SPOT_FEED,
         info_cost=20,
         by_symbol=True,
         streams=SPOT_STREAMS,
@@ -301,6 +306,7 @@ PROVIDERS = (
         _SPOT_FEEDS,
         find_spot_symbol,
         1200,
+        US_FEED,
         info_cost=20,
         by_symbol=True,
         quotes=US_QUOTES,
@@ -314,6 +320,7 @@ PROVIDERS = (
         _futures_feeds("/fapi/v1"),
         find_um_symbol,
         2400,
+        UM_FEED,
         funding=_guarded(UM_FUNDING),
         streams=UM_STREAMS,
     ),
@@ -331,6 +338,7 @@ PROVIDERS = (
         ),
         find_cm_symbol,
         2400,
+        CM_FEED,
         quotes=CM_QUOTES,
         funding=_guarded(CM_FUNDING),
         streams=CM_STREAMS,

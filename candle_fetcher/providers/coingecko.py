@@ -10,8 +10,9 @@ Sources: docs.coingecko.com reference/coins-id-ohlc, reference/coins-list and do
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from candle_fetcher.core.errors import AccessDenied, RateLimited, ReplyError, Un
 from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.faults import brief, too_large, unexpected, wrong_field
 from candle_fetcher.core.finality import Finality
+from candle_fetcher.core.quote import Ticker
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.text.decimals import Column
@@ -29,6 +31,16 @@ from candle_fetcher.core.text.json import load_json
 from candle_fetcher.core.text.rows import Row, parse_csv
 from candle_fetcher.core.timeframe import DAY_MS, MINUTE_MS, Timeframe
 from candle_fetcher.providers.base import Feed, Key, Listed, Listing, Provider, Question, Setting
+from candle_fetcher.providers.quoting import (
+    QuoteFeed,
+    QuoteRequest,
+    batches,
+    check_row,
+    load_quotes,
+    read_price,
+    read_time_ms,
+    read_volume,
+)
 from candle_fetcher.providers.refusals import (
     by_status,
     checked_name,
@@ -151,6 +163,53 @@ def _number(value: object, row: int, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e300:
         raise wrong_field(f"row {row}, field {name}", "a number", value)
     return float(value)
+
+
+# -- quotes -----------------------------------------------------------------------------------------------------------
+
+# No page states how many coins a request may name; the length of the URL stays below 4 KB.
+_MOST_COINS_ASKED = 100
+
+
+def parse_prices(body: bytes, symbols: Sequence[str]) -> tuple[Ticker, ...]:
+    """Return the tickers of these symbols that the reply has; unknown coins and currencies are left out of it.
+
+    The reply states a volume over all exchanges in the currency, made of that in coins at the current price: so divided
+    by this price it is that in coins. Raises ReplyError where the body is malformed, or the refusal in the body.
+    """
+    expected = "a JSON object of prices by coin"
+    value = load_quotes(body, expected)
+    if not isinstance(value, dict):
+        raise unexpected(expected, body)
+    _raise_refusal(body)
+    found = []
+    for symbol in symbols:
+        coin, _, currency = symbol.partition("/")
+        row = check_row(value.get(coin, {}), f"the prices of {coin}")
+        if currency in row:
+            place = f"the prices of {coin}"
+            price = read_price(row, currency, place)
+            traded = read_volume(row, f"{currency}_24h_vol", place)
+            volume = traded / price if traded is not None and price is not None else None
+            time_ms = read_time_ms(row, "last_updated_at", place, scale=1000)
+            found.append(Ticker(symbol, price, volume, time_ms=time_ms))
+    return tuple(found)
+
+
+def _quote_requests(symbols: Sequence[str], settings: Mapping[str, str]) -> list[QuoteRequest]:
+    return [_quote_request(part) for part in batches(symbols, _MOST_COINS_ASKED)]
+
+
+def _quote_request(symbols: tuple[str, ...]) -> QuoteRequest:
+    """Return the request for all of these coins in all of their currencies."""
+    coins, currencies = (
+        ",".join(dict.fromkeys(symbol.split("/")[at] for symbol in symbols)) for at in (0, 1)
+    )  # a blank after a comma would drop the coin
+    params = (
+        ("ids", coins), ("vs_currencies", currencies), ("include_24hr_vol", "true"),
+        ("include_last_updated_at", "true"), ("precision", "full"),
+    )  # fmt: skip
+    return QuoteRequest(symbols, Call("/api/v3/simple/price", params), partial(parse_prices, symbols=symbols))
 
 
 # -- symbols ----------------------------------------------------------------------------------------------------------
@@ -294,6 +353,8 @@ PROVIDER = Provider(
     key_page=KEY_PAGE,
     settings=(Setting("plan", ("demo", "pro"), is_of_series=False),),
     configure=_configure,
+    # A price is an index of the prices on many exchanges.
+    quotes=QuoteFeed(_quote_requests, lambda symbol: "crypto", TITLE),
 )
 
 PROVIDERS = (PROVIDER,)

@@ -11,10 +11,11 @@ recorded AssetPairs of 2021 for the names.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from candle_fetcher.core.errors import (
 from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.faults import too_large, unexpected, wrong_field, wrong_symbol
 from candle_fetcher.core.finality import Finality
+from candle_fetcher.core.quote import Ticker
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.text.decimals import Column
@@ -39,6 +41,15 @@ from candle_fetcher.core.text.rows import Row, parse_rows
 from candle_fetcher.core.timeframe import MINUTE_MS
 from candle_fetcher.providers.base import Feed, Listed, Listing, Provider, Question
 from candle_fetcher.providers.kraken_streams import make_streams
+from candle_fetcher.providers.quoting import (
+    QuoteFeed,
+    QuoteRequest,
+    batches,
+    check_row,
+    named_once,
+    read_price,
+    read_volume,
+)
 from candle_fetcher.providers.refusals import (
     by_status,
     checked_name,
@@ -329,6 +340,56 @@ def call_candles(series: Series, span: Span, rows: int) -> Call:
     return Call("/0/public/OHLC", (("pair", series.symbol), ("interval", str(INTERVALS[series.timeframe.name]))))
 
 
+# Where a list of several hundred pairs was sent, the network in front of Kraken failed (status 520). Without a list,
+# the reply has all pairs, in 430 KB.
+_MOST_PAIRS = 100
+# What a ticker has in lists: its name here, its name there, and its place in the list. Of the volumes, the first is
+# that since midnight in UTC, the second that of 24 hours.
+_PRICES = (("last", "c", 0), ("bid", "b", 0), ("ask", "a", 0), ("volume", "v", 1))
+
+
+def parse_tickers(body: bytes, symbols: Sequence[str]) -> tuple[Ticker, ...]:
+    """Return the tickers of these pairs that the reply has; it states no time.
+
+    Raises ReplyError where the body is malformed, or the refusal in the body.
+    """
+    rows = _result(body, symbols[0] if len(symbols) == 1 else ", ".join(symbols))
+    found, wanted = [], frozenset(symbols)
+    for name, row in rows.items():
+        symbol = ""
+        with contextlib.suppress(InputError):
+            symbol = find_symbol(name)
+        if symbol in wanted:
+            found.append(_ticker(symbol, check_row(row, f"the ticker of {symbol}")))
+    return named_once(found)
+
+
+def _ticker(symbol: str, lists: Mapping[str, Any]) -> Ticker:
+    row, place = {}, f"the ticker of {symbol}"
+    for name, theirs, at in _PRICES:
+        values = lists.get(theirs, [])
+        if not isinstance(values, list) or 0 < len(values) <= at:
+            raise wrong_field(f"{place}, field {theirs}", "a list of at least two values", values)
+        row[name] = values[at] if values else None
+    last, bid, ask = (read_price(row, name, place) for name in ("last", "bid", "ask"))
+    return Ticker(symbol, last, read_volume(row, "volume", place), bid, ask)
+
+
+def _quote_requests(symbols: Sequence[str], settings: Mapping[str, str]) -> list[QuoteRequest]:
+    if len(symbols) > _MOST_PAIRS:
+        return _quotes_of_all(symbols, settings)
+    return [_quote_request(part, (("pair", ",".join(part)),)) for part in batches(symbols, _MOST_PAIRS)]
+
+
+def _quotes_of_all(symbols: Sequence[str], settings: Mapping[str, str]) -> list[QuoteRequest]:
+    return [_quote_request(tuple(symbols), ())]
+
+
+def _quote_request(symbols: tuple[str, ...], params: tuple[tuple[str, str], ...]) -> QuoteRequest:
+    parse = functools.partial(parse_tickers, symbols=symbols)
+    return QuoteRequest(symbols, Call("/0/public/Ticker", params), parse)
+
+
 def describe(provider_symbol: str) -> Question[Listing]:
     """Return the question for one pair."""
     parse = functools.partial(parse_listing, symbol=provider_symbol)
@@ -366,5 +427,6 @@ PROVIDERS = (
         provider_symbol=find_symbol,
         unified=unified,
         streams=make_streams(INTERVALS, unified),
+        quotes=QuoteFeed(_quote_requests, lambda symbol: "crypto", NAME, _quotes_of_all),
     ),
 )

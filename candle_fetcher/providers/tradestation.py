@@ -15,7 +15,8 @@ mxcoppell/tradestation-api-ts docs (2026). No reply of the real service was avai
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from candle_fetcher.core.faults import too_large, unexpected, wrong_field
 from candle_fetcher.core.finality import Finality
 from candle_fetcher.core.gap import iso
 from candle_fetcher.core.keys import Keys
+from candle_fetcher.core.quote import Ticker
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.text.json import load_json
@@ -41,6 +43,18 @@ from candle_fetcher.core.text.objects import parse_uniform, read_objects
 from candle_fetcher.core.timeframe import DAY_MS, HOUR_MS, Timeframe
 from candle_fetcher.core.zones import NEW_YORK, zone
 from candle_fetcher.providers.base import Feed, Key, Provider, Setting, Token
+from candle_fetcher.providers.quoting import (
+    QuoteFeed,
+    QuoteRequest,
+    batches,
+    check_row,
+    load_quotes,
+    named_once,
+    read_moment_ms,
+    read_name,
+    read_price,
+    read_volume,
+)
 from candle_fetcher.providers.refusals import by_status, error_object, facts_of, not_a_symbol
 
 TITLE = "TradeStation"
@@ -236,6 +250,75 @@ def _calendar(series: Series) -> str | None:
     return "XNYS" if series.symbol[0] not in "@$" and _unified(series.symbol) == series.symbol else None
 
 
+# -- quotes -----------------------------------------------------------------------------------------------------------
+
+# "A maximum of 100 symbols may be specified"; "250 requests per 5 minutes", apart from those for bars.
+_MOST_SYMBOLS = 100
+_QUOTE_LIMITS = (Limit(250, 300),)
+# A contract of a future, such as ESZ26.
+_CONTRACT = re.compile(r"[A-Z]{1,4}[FGHJKMNQUVXZ][0-9]{2}")
+_MOST_REFUSAL = 200
+
+
+def type_of(symbol: str) -> str:
+    """Return what the symbol is. An index counts as a stock."""
+    if symbol.startswith("@") or _CONTRACT.fullmatch(symbol):
+        return "future"
+    return "stock" if _unified(symbol) == symbol else "crypto"
+
+
+def parse_quotes(body: bytes, symbols: Sequence[str]) -> tuple[Ticker, ...]:
+    """Return the tickers of these symbols; one that is refused has the reason. Any field may be absent.
+
+    Volumes are those of the day. Raises ReplyError where the body is malformed, or the refusal in the body.
+    """
+    expected = "a JSON object with Quotes"
+    value = load_quotes(body, expected)
+    if not isinstance(value, dict) or not {"Quotes", "Errors"} & value.keys():
+        _raise_refusal(body)
+        raise unexpected(expected, body)
+    lists = [value.get(name, []) for name in ("Quotes", "Errors")]
+    if not all(isinstance(rows, list) for rows in lists):
+        raise unexpected(f"{expected} and Errors, two lists", body)
+    found, wanted = [], frozenset(symbols)
+    for rows, read in zip(lists, (_quote, _refused), strict=True):
+        for number, one in enumerate(rows, 1):
+            row = check_row(one, f"row {number}")
+            symbol = read_name(row, "Symbol", f"row {number}").upper()
+            if symbol in wanted:
+                found.append(read(symbol, row, f"row {number}"))
+    return named_once(found)
+
+
+def _quote(symbol: str, row: Mapping[str, Any], place: str) -> Ticker:
+    kind = type_of(symbol)
+    last, bid, ask = (read_price(row, name, place, below_zero=kind == "future") for name in ("Last", "Bid", "Ask"))
+    volume, flags = read_volume(row, "Volume", place), check_row(row.get("MarketFlags") or {}, place)
+    return Ticker(
+        symbol,
+        last,
+        volume if kind == "stock" else None,
+        bid,
+        ask,
+        read_moment_ms(row, "TradeTime", place),
+        exchange=f"{TITLE}, 15 minutes delayed" if flags.get("IsDelayed") is True else "",
+    )
+
+
+def _refused(symbol: str, row: Mapping[str, Any], place: str) -> Ticker:
+    said = row.get("Error")
+    return Ticker(symbol, refusal=f"{said}"[:_MOST_REFUSAL] if isinstance(said, str) and said else "no reason given")
+
+
+def _quote_requests(
+    symbols: Sequence[str], settings: Mapping[str, str], most: int = _MOST_SYMBOLS
+) -> list[QuoteRequest]:
+    return [
+        QuoteRequest(part, Call(f"/v3/marketdata/quotes/{','.join(part)}"), partial(parse_quotes, symbols=part))
+        for part in batches(symbols, most)
+    ]
+
+
 # -- the token --------------------------------------------------------------------------------------------------------
 
 # "access tokens … expire after 20 minutes".
@@ -301,6 +384,7 @@ PROVIDER = Provider(
     key_page=KEY_PAGE,
     token=Token("tradestation-signin", "https://signin.tradestation.com", _ask_token, parse_token),
     settings=(Setting("session", SESSIONS),),
+    quotes=QuoteFeed(_quote_requests, type_of, TITLE, partial(_quote_requests, most=1), _QUOTE_LIMITS),
 )
 
 PROVIDERS = (PROVIDER,)

@@ -1,0 +1,1 @@
+"""What is asked again and again: quotes of now, and streams."""
