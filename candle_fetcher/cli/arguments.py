@@ -68,7 +68,8 @@ examples:
   candle-fetcher audit BTC/USDT 1d --start 2019-01-01 --end 2020-01-01
   candle-fetcher audit BTC/USDT 1d --days 30 --against 1h --json
 
-Prints a line for each value that differs. Exits with 1 where a value differs."""
+Prints a line for each value that differs, and for each outlier: a value far from
+those of its neighbours, which may be true. Exits with 1 where a value differs."""
 _FUNDING_EXAMPLES = """\
 examples:
   candle-fetcher funding BTC/USDT --start 2024-01-01 --end 2024-02-01
@@ -267,7 +268,9 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     audit = command("audit", "compare candles with finer ones, the archive and the cache", _AUDIT_EXAMPLES)
     _add_series(audit)
     _add_range(audit, counts=False)
-    audit.add_argument("--against", metavar="WHAT", help="finer, archive, cache or a timeframe; default: all")
+    audit.add_argument(
+        "--against", metavar="WHAT", help="finer, archive, cache, neighbours or a timeframe; default: all"
+    )
     _add_funding(command("funding", "get the funding rates of a perpetual future", _FUNDING_EXAMPLES))
     symbols = command("symbols", "list the symbols of a provider", _SYMBOLS_EXAMPLES)
     _add_symbols(symbols)

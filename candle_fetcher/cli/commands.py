@@ -36,6 +36,7 @@ from candle_fetcher.cli.tables import (
 )
 from candle_fetcher.cli.talk import Talk, show_checks, show_cost, show_missing, show_statistics
 from candle_fetcher.cli.vault_commands import vault
+from candle_fetcher.core.compare import NEIGHBOURS
 from candle_fetcher.core.errors import BadFile, CandleFetcherError, FetchManyError, InputError, MissingExtra
 from candle_fetcher.core.frame import MANIFEST
 from candle_fetcher.core.gap import iso
@@ -225,14 +226,20 @@ def gaps(arguments: argparse.Namespace, talk: Talk) -> int:
 
 
 def audit(arguments: argparse.Namespace, talk: Talk) -> int:
-    """Run `audit`. Return 1 where candles differ."""
+    """Run `audit`. Return 1 where candles differ; outliers are none of these."""
     with open_fetcher(arguments, talk) as fetcher:
         frame = fetcher.audit(arguments.symbol, against=arguments.against, **_wanted(arguments))
     for side, count in frame.attrs[MANIFEST]["compared"].items():
         differing = frame["timestamp"][frame["against"] == side].nunique()
         talk.fact(side, f"{count:,} candles compared, {differing:,} differ", "bad" if differing else None)
+    outliers = frame.attrs[MANIFEST].get("outliers")
+    if outliers is not None:
+        talk.fact(
+            "outliers",
+            f"{outliers['candles']:,} candles beside their neighbours, {outliers['found']:,} values stand out",
+        )
     show_rows(talk, frame, "no value differs", arguments)
-    return 0 if frame.empty else 1
+    return 0 if (frame["against"] == NEIGHBOURS).all() else 1
 
 
 def funding(arguments: argparse.Namespace, talk: Talk) -> int:

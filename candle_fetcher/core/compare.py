@@ -13,11 +13,17 @@ import numpy.typing as npt
 from candle_fetcher.core.candles import INTEGERS, MISSING, OHLCV, Candles, Float64s, Int64s, no_candles
 from candle_fetcher.core.resample import aggregate
 from candle_fetcher.core.spans import Span
-from candle_fetcher.core.timeframe import Timeframe
+from candle_fetcher.core.timeframe import DAY_MS, Timeframe
 
+NEIGHBOURS = "neighbours"  # stands in place of a source for outliers
 _TIMES = ("open_time", "close_time")
 # Enough digits for an exact sum of any number of float64 prices or volumes.
 _DIGITS = Context(prec=800)
+# Of a range of more candles than this, only so many days are compared with the archive.
+WHOLE_ROWS = 10_000
+_SAMPLE_DAYS = 8
+# A day's file of the archive is published by then.
+_LAG_MS = 2 * DAY_MS
 
 
 class Differences(NamedTuple):
@@ -111,3 +117,13 @@ def _exact_sum(values: Sequence[float]) -> float:
     That text is what the provider sent.
     """
     return float(reduce(_DIGITS.add, (Decimal(repr(value)) for value in values), Decimal(0)))
+
+
+def find_sample(span: Span, timeframe: Timeframe, now_ms: int) -> list[Span]:
+    """Return the parts of the span to compare with an archive: all of it; of a long one, evenly spaced days, the first
+    and the last published day among them."""
+    if len(timeframe.slots(span)) <= WHOLE_ROWS:
+        return [span] if span else []
+    end_ms = max(span.start_ms + 1, min(span.end_ms, now_ms - _LAG_MS))
+    days = np.linspace(span.start_ms // DAY_MS, (end_ms - 1) // DAY_MS, _SAMPLE_DAYS).round().astype(np.int64)
+    return [Span(day * DAY_MS, (day + 1) * DAY_MS).clip(span) for day in dict.fromkeys(days.tolist())]

@@ -13,11 +13,14 @@ import pandas as pd
 from candle_fetcher.cache import CandleCache
 from candle_fetcher.core.candles import Candles, have_prices
 from candle_fetcher.core.compare import (
+    NEIGHBOURS,
+    WHOLE_ROWS,
     Differences,
     ends_ms,
     find_borders,
     find_differences,
     find_differences_with_finer,
+    find_sample,
 )
 from candle_fetcher.core.errors import (
     AccessDenied,
@@ -31,9 +34,10 @@ from candle_fetcher.core.errors import (
 )
 from candle_fetcher.core.events import Operation
 from candle_fetcher.core.frame import MANIFEST, utc_index
+from candle_fetcher.core.outliers import find_outliers_in_parts
 from candle_fetcher.core.resample import base_for
 from candle_fetcher.core.spans import Span, hull, subtract
-from candle_fetcher.core.timeframe import DAY_MS, Timeframe, parse_timeframe
+from candle_fetcher.core.timeframe import Timeframe, parse_timeframe
 from candle_fetcher.fetcher.collect import CandleResult, Collector
 from candle_fetcher.fetcher.listings import naming_closest
 from candle_fetcher.fetcher.policy import ARCHIVE, FetchPolicy
@@ -46,11 +50,6 @@ FINER, CACHE = "finer", "cache"
 # The most that is in memory at once: chunks of the cache, finer candles.
 _STREAM_CHUNKS = 48
 _FINE_ROWS = 200_000
-# Of a range of more candles than this, only so many days are compared with the archive.
-_WHOLE_ROWS = 10_000
-_SAMPLE_DAYS = 8
-# A day's file of the archive is published by then.
-_LAG_MS = 2 * DAY_MS
 
 
 def _audit(stored: Collector, against: str | None) -> pd.DataFrame:
@@ -67,7 +66,7 @@ def _audit(stored: Collector, against: str | None) -> pd.DataFrame:
     found: dict[str, list[Differences]] = {}
     for side in sides:
         try:
-            found[side] = list(_compare(stored, side, span))
+            found[side] = list(_compare(stored, side, span, is_named=against is not None))
         except (AccessDenied, IncompleteData) as error:
             has_compared = any(part.compared for several in found.values() for part in several)
             if against is not None or side != ARCHIVE or not has_compared or not _is_without_rest(error):
@@ -81,9 +80,12 @@ def _audit(stored: Collector, against: str | None) -> pd.DataFrame:
     return _to_frame(found, request, span)
 
 
-def _compare(stored: Collector, side: str, span: Span) -> Iterator[Differences]:
+def _compare(stored: Collector, side: str, span: Span, *, is_named: bool) -> Iterator[Differences]:
     if side == ARCHIVE:
         return _with_archive(stored, span)
+    if side == NEIGHBOURS:
+        is_short = len(stored.request.timeframe.slots(span)) <= WHOLE_ROWS
+        return _with_neighbours(stored, fetches=is_named or is_short)
     return _cache_with_fresh(stored) if side == CACHE else _with_finer(stored, span, parse_timeframe(side))
 
 
@@ -146,6 +148,20 @@ def _cache_with_fresh(stored: Collector) -> Iterator[Differences]:
             yield find_differences(part.candles.trim(one), _collect(_fresh(stored, stored.policy.source), one))
 
 
+def _with_neighbours(stored: Collector, *, fetches: bool) -> Iterator[Differences]:
+    """Yield the outliers among all candles, or among those that are stored."""
+    policy = stored.policy if fetches else stored.policy._replace(source="cache", ttl_ms=None)
+    stored = stored._replace(policy=policy._replace(keeps_entries=False))
+
+    def parts() -> Iterator[Candles]:
+        for part, _ in stored.stream(_STREAM_CHUNKS):
+            if fetches:
+                refuse_incomplete(stored, part)
+            yield part.candles
+
+    return find_outliers_in_parts(parts())
+
+
 def _collect(collector: Collector, span: Span) -> Candles:
     """Return all candles of the span. Raises IncompleteData where one could not be fetched."""
     found = collector.collect(span)
@@ -168,7 +184,8 @@ def find_sides(against: str | None, request: Request, policy: FetchPolicy, *, is
         # The cache comes first, before the other comparisons store anything.
         sides = [CACHE] if asks and is_cached else []
         sides += [finer] if finer else []
-        return sides + ([ARCHIVE] if asks and request.archive is not None and policy.allows(ARCHIVE) else [])
+        sides += [ARCHIVE] if asks and request.archive is not None and policy.allows(ARCHIVE) else []
+        return [*sides, NEIGHBOURS]
     if not isinstance(against, str):
         raise InputError(
             f"against {shown(against)} is not a text; expected 'finer', 'archive', 'cache' or such as '1h'"
@@ -187,7 +204,7 @@ def find_sides(against: str | None, request: Request, policy: FetchPolicy, *, is
                 f"no finer timeframe than {request.timeframe} is available; name one, such as against='1m'"
             )
         return [finer]
-    return [against] if against in (ARCHIVE, CACHE) else [_named(against, request)]
+    return [against] if against in (ARCHIVE, CACHE, NEIGHBOURS) else [_named(against, request)]
 
 
 def _named(against: str, request: Request) -> str:
@@ -196,7 +213,8 @@ def _named(against: str, request: Request) -> str:
         named = parse_timeframe(against)
     except InputError as error:
         raise InputError(
-            f"against {shown(against)} is not known; expected 'finer', 'archive', 'cache' or a timeframe such as '1h'"
+            f"against {shown(against)} is not known; expected 'finer', 'archive', 'cache' or a timeframe such as '1h'; "
+            "'neighbours' lists outliers"
         ) from error
     feed = request.feed
     if named == request.timeframe or named.name in feed.off_grid or not named.divides(request.timeframe):
@@ -215,15 +233,6 @@ def find_finer(request: Request) -> str | None:
         if name in offered and one.nominal_ms < base.nominal_ms and one.divides(request.timeframe):
             return name
     return None
-
-
-def find_sample(span: Span, timeframe: Timeframe, now_ms: int) -> list[Span]:
-    """Return the span; of a long one, evenly spaced days, the first and the last published day among them."""
-    if len(timeframe.slots(span)) <= _WHOLE_ROWS:
-        return [span] if span else []
-    end_ms = max(span.start_ms + 1, min(span.end_ms, now_ms - _LAG_MS))
-    days = np.linspace(span.start_ms // DAY_MS, (end_ms - 1) // DAY_MS, _SAMPLE_DAYS).round().astype(np.int64)
-    return [Span(day * DAY_MS, (day + 1) * DAY_MS).clip(span) for day in dict.fromkeys(days.tolist())]
 
 
 def _complete_parts(found: CandleResult, timeframe: Timeframe) -> list[Span]:
@@ -250,6 +259,9 @@ def _to_frame(found: dict[str, list[Differences]], request: Request, span: Span)
     )
     compared = {side: sum(part.compared for part in several) for side, several in found.items()}
     frame.attrs[MANIFEST] = {**request.describe(span), "compared": compared}
+    if NEIGHBOURS in compared:
+        judged, outliers = compared.pop(NEIGHBOURS), sum(part.open_ms.size for part in found[NEIGHBOURS])
+        frame.attrs[MANIFEST]["outliers"] = {"candles": judged, "found": outliers}
     return frame
 
 

@@ -397,7 +397,8 @@ class CandleFetcher:
         "finer" takes the day, the hour or the minute, the longest that is shorter.
         "archive": compares the candles by REST with the archive's; in a long range, for a sample of its days.
         "cache": compares the stored candles with a copy fetched now.
-        None: all of these that are possible.
+        "neighbours": lists outliers, which may be true: prices that jump and come back within one candle, volumes a
+        thousand times those around. None: all of these that are possible; of a long range, the outliers stored.
 
         `frame.attrs["candle_fetcher"]["compared"]` counts the candles compared, by comparison. Nothing is changed.
         Raises what `fetch` raises, and IncompleteData where the named comparison has nothing to compare.
