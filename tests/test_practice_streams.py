@@ -302,6 +302,9 @@ def test_the_first_frames_are_in_one_piece_with_the_handshake(exchange: Practice
         def due(self, now_ms: int) -> list[WireMessage]:
             return []
 
+        def ended(self) -> None:
+            pass
+
     exchange.streams.play(Hasty())  # type: ignore[arg-type]
     with StreamClient(exchange.url.replace("http", "ws") + "/hasty") as client:
         assert client.first.endswith(b"\x81\x05first")

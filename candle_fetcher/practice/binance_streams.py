@@ -159,6 +159,9 @@ class BinanceSession:
             messages.append(WireMessage(PING, str(now_ms).encode()))
         return messages
 
+    def ended(self) -> None:
+        """Do nothing: an address may have any number of connections."""
+
     def _event(self, name: str, event: Event) -> WireMessage:
         body = {"stream": name, "data": event} if self._is_combined else event
         return text(json.dumps(body, separators=(",", ":"), ensure_ascii=False))

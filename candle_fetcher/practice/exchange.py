@@ -15,11 +15,13 @@ from urllib.parse import parse_qsl, unquote
 import numpy.typing as npt
 
 from candle_fetcher.practice.alpaca import Bars
+from candle_fetcher.practice.alpaca_streams import ALPACA_ROOT, AlpacaStreams
 from candle_fetcher.practice.archive import PracticeArchive
 from candle_fetcher.practice.binance import ROOTS, Endpoint, find_endpoint, read_params
 from candle_fetcher.practice.binance_streams import STREAM_ROOTS, BinanceStreams
 from candle_fetcher.practice.faults import Fault, FaultAction, Match, ServedReply
 from candle_fetcher.practice.kraken import Kraken
+from candle_fetcher.practice.kraken_streams import KrakenStreams
 from candle_fetcher.practice.limits import Budget, Counts, Verdict
 from candle_fetcher.practice.listings import PROVIDERS
 from candle_fetcher.practice.request import Refused, View, dump
@@ -119,7 +121,9 @@ class PracticeExchange:
             Bars(name, self._tape, self._now_ms, page_cap=page_cap) for name in ("alpaca", "alpaca-crypto")
         )
         self._dialects: tuple[Dialect, ...] = (self.kraken, self.alpaca, self.alpaca_crypto)
-        self.streams = PracticeStreams([BinanceStreams(provider, self._tape) for provider in PROVIDERS], self._now_ms)
+        binance = (BinanceStreams(provider, self._tape) for provider in PROVIDERS)
+        alpaca = (AlpacaStreams(bars) for bars in (self.alpaca, self.alpaca_crypto))
+        self.streams = PracticeStreams([*binance, KrakenStreams(self.kraken, self._tape), *alpaca], self._now_ms)
         self._server: HttpServer | None = None
         self._date = (0, "")
 
@@ -158,7 +162,8 @@ class PracticeExchange:
     def stream_urls(self) -> dict[str, str]:
         """Root URLs of streams by provider id."""
         root = self.url.replace("http:", "ws:", 1)
-        return {provider: root + below for provider, below in STREAM_ROOTS.items()}
+        others = {"kraken": "/kraken", "alpaca": ALPACA_ROOT, "alpaca-crypto": ALPACA_ROOT}
+        return {provider: root + below for provider, below in (STREAM_ROOTS | others).items()}
 
     @property
     def api_keys(self) -> dict[str, dict[str, str]]:

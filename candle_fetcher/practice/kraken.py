@@ -126,7 +126,7 @@ class Kraken:
         pair = _find(symbol)
         if pair is None:
             raise ValueError(f"the practice market of kraken has no pair {symbol!r}")
-        return self._candles(pair, timeframe, start_ms, end_ms, self._now_ms())
+        return self.candles(pair, timeframe, start_ms, end_ms, self._now_ms())
 
     def _is_within_limit(self, now_ms: int) -> bool:
         """Count a call; return whether it is within the limit. The counter falls by one a second."""
@@ -197,13 +197,14 @@ class Kraken:
         name = (market, timeframe, start_ms, now_ms)
         rows = None if market is None else _kept_rows.find(name)
         if rows is None:
-            candles = self._candles(pair, timeframe, start_ms, now_ms + 1, now_ms)
+            candles = self.candles(pair, timeframe, start_ms, now_ms + 1, now_ms)
             rows = list(_rows(candles, pair.listing.price_decimals))
             if market is not None:
                 _kept_rows.keep(name, rows)
         return rows
 
-    def _candles(self, pair: Pair, timeframe: str, start_ms: int, end_ms: int, now_ms: int) -> Columns:
+    def candles(self, pair: Pair, timeframe: str, start_ms: int, end_ms: int, now_ms: int) -> Columns:
+        """Return the candles that open in [start_ms, end_ms) and have opened by `now_ms`."""
         days = _DAYS.get(timeframe)
         if days is None:
             series = self._tape.series(self.name, pair.listing, timeframe, "candles")

@@ -47,6 +47,9 @@ class StreamSession(Protocol):
     def due(self, now_ms: int) -> Sequence[WireMessage]:
         """Return what is to be sent by the instant."""
 
+    def ended(self) -> None:
+        """Know that the connection has ended."""
+
 
 class StreamDialect(Protocol):
     """The streams of a provider: its paths, and what a handshake gets."""
@@ -158,6 +161,7 @@ class PracticeStreams:
         finally:
             with self._lock:
                 self._live.pop(number, None)
+            session.ended()
 
     def note(self, number: int, params: Mapping[str, str], message: WireMessage, now_ms: int) -> None:
         """Keep what a client sent."""
