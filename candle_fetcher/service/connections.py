@@ -18,8 +18,6 @@ try:
 except ImportError:  # without wsproto there are no WebSockets
     WSProtocol = None  # type: ignore[assignment, misc]
 
-# Bytes of the head of a request, headers included.
-MOST_HEAD = 32_768
 # The time for a whole head, from the connection's begin or the end of the reply before.
 HEAD_S = 10.0
 # The time in which a client that does not read has to take something.

@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from candle_fetcher.console import printable
-from candle_fetcher.core.errors import InputError, shown
+from candle_fetcher.core.errors import InputError, collecting_warnings, shown
 from candle_fetcher.service.refusals import ServiceRefusal, refusal_of
 from candle_fetcher.service.state import ServiceState
 
@@ -29,6 +29,8 @@ LOG = logging.getLogger("candle_fetcher.service")
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 # Requests that are answered at once, streams apart; further ones are refused.
 MOST_AT_ONCE = 300
+# Bytes of the head of a request: its path, and its headers.
+_MOST_PATH, MOST_HEAD = 8_192, 32_768
 # Event streams and WebSockets at once.
 MOST_STREAMS = 500
 _MOST_QUERY = 4096
@@ -124,7 +126,10 @@ class Guard:
         self._at_once += not is_stream
         traffic.streams += is_stream
         try:
-            await self._app(scope, receive, reply.send)
+            with collecting_warnings() as found:  # by context, which handlers in threads share
+                await self._app(scope, receive, reply.send)
+            for one in found:
+                LOG.warning("%s", printable(one))
         except Exception as error:
             LOG.error("%s", printable(f"{scope['path']}: {type(error).__name__}: {error}"), exc_info=not reply.status)
             if reply.status:  # the head is out: the server ends the connection, which the client sees
@@ -139,6 +144,10 @@ class Guard:
         path = scope["path"]
         if not path.startswith("/") or len(scope.get("query_string", b"")) > _MOST_QUERY:
             return ServiceRefusal(400, "BadRequest", "expected a path such as /api/candles, with a short query")
+        if len(scope.get("raw_path") or b"") > _MOST_PATH:
+            return ServiceRefusal(414, "BadRequest", "the path is too long")
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > MOST_HEAD:
+            return ServiceRefusal(431, "BadRequest", "the headers are too long")
         if not self._is_ours(scope, headers):
             return ServiceRefusal(421, "WrongHost", "the Host of this request is not a name of this server")
         if path == "/health":

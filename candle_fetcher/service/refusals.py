@@ -70,7 +70,8 @@ def refusal_of(error: Exception) -> JSONResponse:
         wait_s = error.retry_after_s
     else:
         document = _describe(error)
-        wait_s = getattr(error, "retry_after_s", None)
+        causes = [error, *(error.refusals if isinstance(error, IncompleteData) else ())]
+        wait_s = next((wait for one in causes if (wait := getattr(one, "retry_after_s", None)) is not None), None)
     if wait_s is not None or status in (429, 503):
         headers["Retry-After"] = str(max(_RETRY_S, math.ceil(wait_s or 0)))
     if status == 401:
@@ -84,10 +85,11 @@ def _describe(error: Exception) -> dict[str, Any]:
         return {"error": "CacheError", "message": "the cache of the service cannot be read or written", "fix": _LOG}
     if not isinstance(error, CandleFetcherError):
         return {"error": "Fault", "message": "the service failed to answer", "fix": _LOG}
+    fix = _fix_of(error)
     document: dict[str, Any] = {
         "error": type(error).__name__,
-        "message": without_paths(str(error)),
-        "fix": without_paths(error.fix),
+        "message": without_paths(str(error) if fix is error.fix else f"{error.reason}. {fix}"),
+        "fix": without_paths(fix),
     }
     facts: Mapping[str, Any] = {name: getattr(error, name) for name in ("provider", "symbol", "timeframe")}
     document |= {name: value for name, value in facts.items() if value is not None}
@@ -97,12 +99,21 @@ def _describe(error: Exception) -> dict[str, Any]:
         names = ("first", "last", "count", "cause")
         document["missing"] = [{name: getattr(gap, name) for name in names} for gap in error.missing[:_MOST_SPANS]]
         document["missing_count"] = len(error.missing)
-        document["refusals"] = [without_paths(str(one)) for one in error.refusals[:_MOST_SPANS]]
+        document["refusals"] = [without_paths(one.reason) for one in error.refusals[:_MOST_SPANS]]
         document["rows_that_arrived"] = 0 if error.frame is None else len(error.frame)
     return document
 
 
-_LOG = "Its log says why"
+_LOG = "The log of the service says why"
+
+
+def _fix_of(error: CandleFetcherError) -> str:
+    """Return what a client can do: an error's own words may be about Python."""
+    if isinstance(error, IncompleteData):
+        return "Ask again later, or for a range without the spans that are missing"
+    if isinstance(error, UnknownSymbol):
+        return f"Did you mean {' or '.join(error.closest)}?" if error.closest else "/api/symbols lists the symbols"
+    return error.fix
 
 
 def without_paths(text: str) -> str:

@@ -32,6 +32,14 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def check_address(host: str, token: str | None) -> None:
+    """Raise InputError for a host that other machines can reach where there is no token."""
+    if token is None and not is_loopback(host):
+        raise InputError(
+            f"--host {host} can be reached from other machines and needs a token; give --token, or leave out --host"
+        )
+
+
 def serve(
     fetcher: CandleFetcher,
     *,
@@ -48,10 +56,7 @@ def serve(
     on; MissingExtra without uvicorn.
     """
     need_service()
-    if token is None and not is_loopback(host):
-        raise InputError(
-            f"--host {host} can be reached from other machines and needs a token; give --token, or leave out --host"
-        )
+    check_address(host, token)
     app = create_app(fetcher, token=token, allow_origins=allow_origins, hosts=hosts)
     _allow_files()
     listener = _listen(host, port)

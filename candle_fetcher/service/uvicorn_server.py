@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from candle_fetcher.service.connections import MOST_HEAD, ServedConnection
+from candle_fetcher.service.connections import ServedConnection
+from candle_fetcher.service.guard import MOST_HEAD
 from candle_fetcher.service.server import GRACE_S
 
 if TYPE_CHECKING:
