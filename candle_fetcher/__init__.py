@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from candle_fetcher.cache import CandleCache
-from candle_fetcher.core.combine import combine
 from candle_fetcher.core.errors import (
     AccessDenied,
     ArchiveMismatch,
@@ -44,11 +43,13 @@ from candle_fetcher.core.plan import FetchPlan
 from candle_fetcher.core.reports import Backup, CacheStats, Compacted, Imported, Restored, Verified
 from candle_fetcher.core.summary import summary
 from candle_fetcher.core.types import (
+    Alignment,
     CandleKind,
     ColumnSet,
     FileFormat,
     GapPolicy,
     IncompletePolicy,
+    JoinPolicy,
     OutputName,
     PartialPolicy,
     PerformanceMode,
@@ -64,12 +65,14 @@ if TYPE_CHECKING:
     from candle_fetcher import plot as plot
     from candle_fetcher.core.quote import Quote, Quotes
     from candle_fetcher.files.loading import read_csv, read_file
+    from candle_fetcher.frames.combining import combine
     from candle_fetcher.frames.resampling import resample
     from candle_fetcher.vault import Vault
     from candle_fetcher.verification import FileReport, verify_file
 
 __all__ = [
     "AccessDenied",
+    "Alignment",
     "ArchiveMismatch",
     "Backup",
     "BadFile",
@@ -95,6 +98,7 @@ __all__ = [
     "IncompleteData",
     "IncompletePolicy",
     "InputError",
+    "JoinPolicy",
     "MissingExtra",
     "NotOffered",
     "OutputName",
@@ -145,6 +149,7 @@ _LATE = {
     "FileReport": "candle_fetcher.verification",
     "read_csv": "candle_fetcher.files.loading",
     "read_file": "candle_fetcher.files.loading",
+    "combine": "candle_fetcher.frames.combining",
     "resample": "candle_fetcher.frames.resampling",
     "verify_file": "candle_fetcher.verification",
 }

@@ -29,8 +29,8 @@ Yes: TypeAlias = Literal[True]
 No: TypeAlias = Literal[False]
 
 
-class FundingWords(TypedDict, total=False):
-    """The other keywords of `fetch_funding`."""
+class _Words(TypedDict, total=False):
+    """The keywords that these calls have in common."""
 
     days: float | None
     provider: str | Provider | None
@@ -38,7 +38,13 @@ class FundingWords(TypedDict, total=False):
     refresh: bool
 
 
-class FetchWords(FundingWords, total=False):
+class FundingWords(_Words, total=False):
+    """The other keywords of `fetch_funding`."""
+
+    floor: str | None
+
+
+class FetchWords(_Words, total=False):
     """The other keywords of `fetch`."""
 
     limit: int | None

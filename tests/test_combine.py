@@ -16,8 +16,8 @@ from runs import examples
 from world import World
 
 from candle_fetcher import CandleFetcher, InputError, combine
-from candle_fetcher.core import combine as module
 from candle_fetcher.core.frame import MANIFEST
+from candle_fetcher.frames import combining as module
 
 DAYS = ("2024-03-01", "2024-03-03")
 

@@ -76,7 +76,7 @@ examples:
   candle-fetcher funding BTC/USD --days 30 --provider binance-cm > funding.csv
   candle-fetcher funding ETH/USDT --source archive > funding.csv
 
-A funding time is a few milliseconds after the hour, and is printed as sent.
+A funding time is a few milliseconds after the hour, and is printed as sent; --floor 1h moves it to the hour.
 The files of the archive have no mark prices."""
 _SYMBOLS_EXAMPLES = """\
 examples:
@@ -355,6 +355,9 @@ def _add_funding(funding: argparse.ArgumentParser) -> None:
     _add_range(funding, counts=False, what="funding times in UTC; default: all")
     rows = funding.add_argument_group("rows")
     rows.add_argument("--refresh", action="store_true", help="fetch everything in the range again")
+    rows.add_argument(
+        "--floor", metavar="TIMEFRAME", help="move times that are a few ms late to its borders, such as 1h"
+    )
     _add_settings(funding, providers="binance-um (default) or binance-cm")
 
 

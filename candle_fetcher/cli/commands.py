@@ -247,7 +247,8 @@ def funding(arguments: argparse.Namespace, talk: Talk) -> int:
     if arguments.provider is None and not os.environ.get("CANDLE_FETCHER_PROVIDER"):
         arguments.provider = "binance-um"
     with open_fetcher(arguments, talk) as fetcher:
-        frame = fetcher.fetch_funding(arguments.symbol, refresh=arguments.refresh, **_wanted(arguments))
+        words = {"refresh": arguments.refresh, "floor": arguments.floor}
+        frame = fetcher.fetch_funding(arguments.symbol, **words, **_wanted(arguments))
     show_candles(frame, arguments)
     return 0
 

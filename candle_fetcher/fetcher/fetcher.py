@@ -419,6 +419,7 @@ class CandleFetcher:
         provider: str | Provider | None = None,
         source: SourceName | None = None,
         refresh: bool = False,
+        floor: str | None = None,
         output: OutputName = "pandas",
         with_manifest: bool = False,
     ) -> Any:
@@ -432,6 +433,9 @@ class CandleFetcher:
         records from files have NaN there, are listed in the manifest, and give a warning unless source="archive" asked
         for them.
         refresh: asks again for everything in the range.
+        floor: a timeframe such as "1h", to the borders of which funding times are moved that are less than a minute
+        late, so that they join with candles. No record is lost: two that would share a time keep their own, and
+        `floored` in the manifest lists them.
 
         `frame.attrs["candle_fetcher"]` is the manifest: range, rows, sources, `without_mark_price` (spans from files),
         files that are `unverified` or `rejected`, retries.
@@ -441,7 +445,7 @@ class CandleFetcher:
         from candle_fetcher.fetcher.funding import fetch_rates  # when used: few do
 
         arguments, _ = read_call(self._runtime, locals())
-        frame = fetch_rates(self._runtime, symbol, arguments.range, provider, source, refresh=refresh)
+        frame = fetch_rates(self._runtime, symbol, arguments.range, provider, source, refresh=refresh, floor=floor)
         return hand_over(frame, output, with_manifest)
 
     quotes = public_call(live.quotes)

@@ -17,9 +17,10 @@ from candle_fetcher.core.errors import (
 )
 from candle_fetcher.core.events import Operation
 from candle_fetcher.core.frame import MANIFEST, Manifest
-from candle_fetcher.core.funding import funding_frame
+from candle_fetcher.core.funding import floor_times, funding_frame
 from candle_fetcher.core.gap import iso
 from candle_fetcher.core.series import Series
+from candle_fetcher.core.timeframe import Timeframe, parse_timeframe
 from candle_fetcher.core.types import SOURCE_NAMES
 from candle_fetcher.core.version import __version__
 from candle_fetcher.fetcher.gathering import Task
@@ -37,11 +38,19 @@ from candle_fetcher.sources.funding import has_funding
 
 
 def fetch_rates(
-    runtime: Runtime, symbol: str, wanted: Range, provider: str | Provider | None, source: str | None, *, refresh: bool
+    runtime: Runtime,
+    symbol: str,
+    wanted: Range,
+    provider: str | Provider | None,
+    source: str | None,
+    *,
+    refresh: bool,
+    floor: str | None,
 ) -> pd.DataFrame:
     """Return the frame of `CandleFetcher.fetch_funding`."""
     began = time.perf_counter()
     read_flag("refresh", refresh)
+    grid = None if floor is None else parse_timeframe(floor)
     if source is not None:
         one_of("source", source, SOURCE_NAMES)
     policy = FetchPolicy(source or runtime.settings.source, refresh=refresh)
@@ -51,7 +60,7 @@ def fetch_rates(
         warn_of_clock(request.source)
         if found.in_doubt:
             _refuse_unknown(runtime, request, scope)
-        frame = _to_frame(request, policy, found, scope.retries)
+        frame = _to_frame(request, policy, found, scope.retries, grid)
     runtime.observe(Operation("fetch_funding", time.perf_counter() - began, len(frame), 0, request.symbol))
     return frame
 
@@ -79,7 +88,9 @@ def _refuse_unknown(runtime: Runtime, request: Request, scope: CallScope) -> Non
         raise UnknownSymbol(request.symbol, request.series.provider)
 
 
-def _to_frame(request: Request, policy: FetchPolicy, found: FundingResult, retries: int) -> pd.DataFrame:
+def _to_frame(
+    request: Request, policy: FetchPolicy, found: FundingResult, retries: int, floor: Timeframe | None
+) -> pd.DataFrame:
     """Return the frame with its manifest. Warn of records without mark prices that the caller did not ask for.
 
     Raises IncompleteData where a part could not be fetched.
@@ -101,6 +112,8 @@ def _to_frame(request: Request, policy: FetchPolicy, found: FundingResult, retri
         retries=retries,
         version=__version__,
     )
+    if floor is not None:
+        floor_times(frame, floor)
     if found.missing:
         _refuse_missing(request, policy, found, frame)
     if without_mark and not policy.is_archive_only:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,25 +10,40 @@ import numpy as np
 import pandas as pd
 
 from candle_fetcher.core.arguments import is_several
-from candle_fetcher.core.errors import InputError, shown
-from candle_fetcher.core.frame import MANIFEST
+from candle_fetcher.core.candles import Int64s
+from candle_fetcher.core.errors import InputError, shown, unknown
+from candle_fetcher.core.frame import MANIFEST, Manifest, index_ms
 from candle_fetcher.core.manifests import manifest_of, manifest_that_fits
+from candle_fetcher.core.timeframe import DAY_MS, parse_timeframe
 from candle_fetcher.core.tracebacks import short_errors
+from candle_fetcher.core.types import ALIGNMENTS, JOIN_POLICIES, Alignment, JoinPolicy
+from candle_fetcher.frames.market import find_market, to_local
 
 
 @short_errors
-def combine(frames: Mapping[str, pd.DataFrame] | Iterable[pd.DataFrame], column: str | None = None) -> pd.DataFrame:
+def combine(
+    frames: Mapping[str, pd.DataFrame] | Iterable[pd.DataFrame],
+    column: str | None = None,
+    *,
+    align: Alignment | None = None,
+    how: JoinPolicy = "outer",
+) -> pd.DataFrame:
     """Return the frames side by side: one row for each time at which any of them has a candle, oldest first.
 
     frames: a mapping by name, as `fetch_many` returns it; or several frames, which are then named by the symbol in
     their manifest, or `provider:symbol` where the providers differ.
     column: a column of candles, such as "close"; the result then has one column for each series. Without it, the
     columns are pairs (series, column).
+    align: "time", the default, joins candles of the same open time, in UTC. "date" joins days, weeks and months by
+    their date: of a stock the date in the zone of its exchange, of a coin the date in UTC. The index `date` then has
+    dates without a zone, since days of different markets do not begin at the same instant.
+    how: "outer" has each row of each frame, "inner" only rows that all frames have, "left" those of the first frame.
 
     Values are NaN (NA, NaT) where a series has no candle. Nothing is filled in, and types stay, except that bool and
     integer columns become the pandas types that allow missing values. A candle off the grid keeps its own time, and so
     has its own row. Times are UTC. `attrs["candle_fetcher"]` holds the manifests by name, as `manifest_of` returns
-    them. One that no longer fits its frame is left out with a warning: pandas copies it to derived frames.
+    them. One that no longer fits its frame is left out with a warning: pandas copies it to derived frames. By date, or
+    with another `how`, each has `aligned`: by what, in which zone, and how many rows of the frame were left out.
 
         >>> frames = fetcher.fetch_many(["BTC/USDT", "ETH/USDT"], "1d", "2024-03-01", "2024-03-03")
         >>> combine(frames, "close").shape
@@ -35,23 +51,86 @@ def combine(frames: Mapping[str, pd.DataFrame] | Iterable[pd.DataFrame], column:
         >>> combine(frames)["ETH/USDT"].columns.tolist()
         ['open', 'high', 'low', 'close', 'volume']
 
-    Raises InputError for no frames, missing or equal names, different timeframes, a frame without that column, or an
-    index that does not consist of unique times.
+    Raises InputError for no frames, missing or equal names, different timeframes, a frame without that column, an index
+    that does not consist of unique times, and for dates of frames finer than days or without a known zone.
     """
+    if align is not None and align not in ALIGNMENTS:
+        raise unknown("align", align, ALIGNMENTS)
+    if how not in JOIN_POLICIES:
+        raise unknown("how", how, JOIN_POLICIES)
     named = dict(frames) if isinstance(frames, Mapping) else _named(frames)
     if not named:
         raise InputError("frames is empty; expected at least one frame")
     parts = {name: _part(name, frame, column) for name, frame in named.items()}
     manifests = {name: found for name, frame in named.items() if (found := _true_manifest(frame)) is not None}
     _check_timeframes(manifests)
-    times = np.unique(np.concatenate([pd.DatetimeIndex(part.index).asi8 for part in parts.values()]))
-    index = pd.DatetimeIndex(times.view("M8[ns]"), name="timestamp").tz_localize("UTC")
+    zones: dict[str, str] = {}
+    if align == "date":
+        for name, frame in named.items():
+            dates, zones[name] = find_dates(name, frame, manifests.get(name))
+            parts[name] = parts[name].set_axis(dates)
+    stamps = _choose([pd.DatetimeIndex(part.index).asi8 for part in parts.values()], how)
+    index = pd.DatetimeIndex(stamps.view("M8[ns]"), name="date" if align == "date" else "timestamp")
+    index = index if align == "date" else index.tz_localize("UTC")
     spread = {name: _spread(part, index) for name, part in parts.items()}
     made = pd.concat(spread, axis=1, names=["series", "column"])
     if column is not None:
         made.columns = pd.Index(list(spread), name="series")
+    if align == "date" or how != "outer":
+        by = align or "time"
+        manifests = {
+            name: _describe(found, by, zones.get(name), how, parts[name].index.difference(index).size)
+            for name, found in manifests.items()
+        }
     made.attrs = {MANIFEST: manifests}
     return made
+
+
+def _choose(stamps: list[Int64s], how: str) -> Int64s:
+    """Return the times of the rows, given those of each frame."""
+    if how == "left":
+        return np.sort(stamps[0])
+    if how == "inner":
+        return functools.reduce(np.intersect1d, stamps)
+    return np.unique(np.concatenate(stamps))
+
+
+def _describe(manifest: Mapping[str, Any], by: str, zone: str | None, how: str, left_out: int) -> dict[str, Any]:
+    """Return the manifest of a frame with what was done to join it with others."""
+    aligned = {"by": by, **({} if zone is None else {"zone": zone}), "how": how, "left_out": left_out}
+    return Manifest({**manifest, "aligned": aligned})
+
+
+def find_dates(name: str, frame: pd.DataFrame, manifest: Mapping[str, Any] | None) -> tuple[pd.DatetimeIndex, str]:
+    """Return the date of each candle, without a zone, and the zone in which it is one.
+
+    It is that of the provider, by the manifest; without one, that of the frame's own index, where each time is a
+    midnight of it. Raises InputError where the frame is finer than days, or has no zone in which its times are dates.
+    """
+    timeframe = None if manifest is None or "timeframe" not in manifest else parse_timeframe(manifest["timeframe"])
+    if timeframe is not None and timeframe.unit not in "dwM":
+        raise InputError(
+            f"{name} is of {timeframe}; expected days or longer to be joined by date: resample(frame, '1d')"
+        )
+    open_ms, zone = index_ms(frame), "UTC"
+    market = None if timeframe is None else find_market(manifest)
+    if market is not None:
+        zone = market.zone_name or "UTC"
+        local_ms = to_local(open_ms, market.zone_name)
+    else:
+        index = pd.DatetimeIndex(frame.index)
+        local_ms = index_ms(frame.set_axis(index.tz_localize(None)))
+        zone = zone if index.tz is None else str(index.tz)
+        if (local_ms % DAY_MS).any():
+            first = index[int(np.argmax(local_ms % DAY_MS != 0))]
+            raise InputError(
+                f"{name} has {first}, which is no midnight, and no manifest says in which zone it is a date; expected "
+                "days in the zone of their market, such as frame.tz_convert('America/New_York')"
+            )
+    dates = pd.DatetimeIndex((local_ms // DAY_MS * DAY_MS).astype("M8[ms]").astype("M8[ns]"))
+    if not dates.is_unique:
+        raise InputError(f"{name} has two candles on {dates[dates.duplicated()][0].date()}; expected one for each date")
+    return dates, zone
 
 
 def _true_manifest(frame: pd.DataFrame) -> Mapping[str, Any] | None:
