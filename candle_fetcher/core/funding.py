@@ -82,7 +82,7 @@ def floor_times(frame: pd.DataFrame, floor: Timeframe) -> None:
         many = f"{len(kept):,} funding times" if len(kept) > 1 else "a funding time"
         warn(
             CandleFetcherWarning(
-                f"{many} of {manifest['symbol']} (from {kept[0]} on) could not be moved to {floor}: a record is late by a "
+                f"{many} of {manifest['symbol']} (from {kept[0]} on) could not be moved to {floor}: one is late by a "
                 "minute or more, or two would share a time; `floored` in the manifest lists them"
             )
         )
