@@ -28,6 +28,7 @@ from candle_fetcher.cli import main
 from candle_fetcher.core.candles import OHLCV, Candles, candles_from
 from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.plot.thinning import MOST, find_cell, thin, thin_line
+from candle_fetcher.plot.ticks import session_ticks
 from candle_fetcher.practice import PracticeExchange, faults
 
 MINUTE = 60_000
@@ -203,6 +204,36 @@ def test_hours_in_which_an_exchange_is_closed_are_cut_out_and_hide_no_candle(fet
         assert len(breaks) >= days // 7
         for first, last in breaks:
             assert not ((times > first) & (times < last)).any()
+
+
+@pytest.mark.parametrize(
+    ("timeframe", "count", "labels"),
+    [
+        ("1h", 40, []),
+        ("1h", 24 * 10, ["1 Dec<br>2023", "2 Dec", "3 Dec"]),
+        ("1h", 24 * 80, ["1 Dec<br>2023", "4 Dec", "11 Dec", "18 Dec", "25 Dec", "1 Jan<br>2024"]),
+        ("1d", 400, ["Dec<br>2023", "Jan<br>2024", "Feb"]),
+        ("1d", 4000, ["2023", "2024", "2025"]),
+    ],
+)
+def test_labels_are_at_the_first_candle_of_each_part(timeframe: str, count: int, labels: list[str]) -> None:
+    grid = parse_timeframe(timeframe)
+    opens = grid.opens_ms(grid.ordinal(1_701_388_800_000) + np.arange(count))  # 2023-12-01
+    found = session_ticks(opens)
+    assert list(found.get("ticktext", []))[: len(labels)] == labels
+    assert (found == {}) == (not labels)
+    ticks = pd.DatetimeIndex(found.get("tickvals", [])).to_numpy("M8[ms]").astype(np.int64)
+    assert len(ticks) <= 14
+    assert np.isin(ticks, opens).all()
+
+
+def test_one_candle_is_as_wide_as_its_time(fetcher: CandleFetcher) -> None:
+    pytest.importorskip("plotly", reason="the extra `plot`")
+    figure = plot.candles(fetcher.fetch("BTC/USDT", "1h", "2024-01-01", limit=1))
+    (drawn,) = traces(figure, "candlestick")
+    assert [pd.Timestamp(time).hour for time in drawn.x] == [23, 0, 1]  # the others have no prices
+    assert np.isnan(drawn.close).tolist() == [True, False, True]
+    assert drawn.text[1].startswith("volume: ")
 
 
 def test_lines_lie_over_the_candles(fetcher: CandleFetcher) -> None:

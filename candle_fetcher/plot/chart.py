@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from candle_fetcher.core.arguments import is_several, read_flag
-from candle_fetcher.core.candles import Int64s
+from candle_fetcher.core.candles import OHLCV, Int64s
 from candle_fetcher.core.errors import InputError, shown
 from candle_fetcher.core.frame import index_ms
 from candle_fetcher.core.gap import Gap, iso
@@ -33,12 +34,14 @@ from candle_fetcher.plot.themes import (
     times_of,
 )
 from candle_fetcher.plot.thinning import any_of, thin, thin_line
+from candle_fetcher.plot.ticks import session_ticks
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 # Of time before the first candle and after the last one, the most that is shown, by the time between them.
 _EDGE = 0.06
+_PRICES = OHLCV[:4]
 _HOVER_POINTS = 60  # of one gap, on which the pointer finds it
 
 
@@ -85,7 +88,7 @@ class _Chart:
             made.add_trace(self._volumes(go, is_invented, is_open))
         made.add_traces(list(self._lines(go)))
         floor = 0.26 if has_volume else 0.0
-        prices = np.concatenate([kept.floats(name) for name in ("open", "high", "low", "close")])
+        prices = np.concatenate([kept.floats(name) for name in _PRICES])
         places, largest = decimals_of(prices), np.nanmax(np.abs(prices), initial=0)
         hover = {"showspikes": True, "spikemode": "across", "spikethickness": 1, "spikecolor": theme.faint}
         price = {"domain": [floor, 1], "side": "right", "hoverformat": f",.{places}f"}
@@ -135,6 +138,7 @@ class _Chart:
             axis["rangebreaks"] = [
                 {"bounds": [time_of(one.start_ms - half_ms), time_of(one.end_ms - half_ms)]} for one in closed
             ]
+            axis |= session_ticks(opens) if closed else {}
         return axis
 
     def _bodies(self, go: Any, is_invented: Flags, is_open: Flags) -> Iterator[Any]:
@@ -146,14 +150,30 @@ class _Chart:
             (f"not finished: {unfinished:,}", is_open, theme.open, theme.open),
         ):
             if wanted.any():
+                opens, prices = kept.open_ms[wanted], {one: kept.floats(one)[wanted] for one in _PRICES}
+                texts = self._texts()[wanted]
+                if kept.count == 1:  # beside nothing, plotly does not know how wide it is
+                    opens = opens[0] + 2 * self.half_ms * np.arange(-1, 2)
+                    prices = {one: np.pad(values, 1, constant_values=np.nan) for one, values in prices.items()}
+                    texts = np.pad(texts, 1, constant_values="")
                 yield go.Candlestick(
-                    x=times_of(kept.open_ms[wanted]),
-                    **{column: kept.floats(column)[wanted] for column in ("open", "high", "low", "close")},
+                    x=times_of(opens),
+                    **prices,
+                    text=texts,
                     name=name or "candle",
                     showlegend=bool(name),
                     increasing={"line": {"color": up, "width": 1}, "fillcolor": nothing if name else up},
                     decreasing={"line": {"color": down, "width": 1}, "fillcolor": nothing if name else down},
                 )
+
+    def _texts(self) -> npt.NDArray[np.str_]:
+        """Return what the pointer shows of each drawn candle beside its prices: the volume, and what it is made of."""
+        volumes = self.thinned.candles.floats("volume")
+        texts = np.array(["" if np.isnan(volume) else f"volume: {volume:,.8g}" for volume in volumes.tolist()], np.str_)
+        if self.thinned.cell is None:
+            return texts
+        counts = np.diff(self.thinned.firsts, append=self.drawn.candles.count)
+        return np.array([f"{text}<br>of {counted(n, 'candle')}" for text, n in zip(texts, counts, strict=True)])
 
     def _volumes(self, go: Any, is_invented: Flags, is_open: Flags) -> Any:
         theme, kept = self.theme, self.thinned.candles
@@ -163,6 +183,7 @@ class _Chart:
         return go.Bar(
             x=times_of(kept.open_ms),
             y=kept.floats("volume"),
+            width=None if kept.count > 1 else 1.7 * self.half_ms,
             yaxis="y2",
             name="volume",
             showlegend=False,
@@ -188,7 +209,8 @@ class _Chart:
                 y=np.tile([0, 1, 1, 0, np.nan], len(shades)),
                 yaxis="y3",
                 mode="lines",
-                line={"width": 1, "color": f"rgba({colour},0.55)"},
+                # A gap gets a line around it, so that none is too short to be seen; cells are wide enough.
+                line={"width": int(len(shades) == len(gaps)), "color": f"rgba({colour},0.55)"},
                 fill="toself",
                 fillcolor=f"rgba({colour},0.22)",
                 hoverinfo="skip",

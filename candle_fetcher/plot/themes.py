@@ -168,6 +168,7 @@ def axis_of(theme: Theme, **words: Any) -> dict[str, Any]:
         "tickfont": {"color": theme.text},
         "title": {"font": {"color": theme.faint, "size": 12}},
         "automargin": True,
+        "tickangle": 0,
         **words,
     }
 
