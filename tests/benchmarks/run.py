@@ -1,6 +1,6 @@
 """One table: what candle_fetcher costs, and what others cost for the same, on this machine.
 
-    python tests/benchmarks/run.py [--pairs 7] > tests/benchmarks/results.txt
+    python tests/benchmarks/run.py [--pairs 7] [--only rest disk files archive workers monitor]
 
 Nothing is installed and nothing beyond loopback is asked; the peers come with `pip install ".[bench]"`. Every client
 runs in a process of its own (clients.py) against the practice exchange in another one (server.py). Clients of a row
@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 from clients import IDS, month_key, months
 
+GROUPS = ("rest", "disk", "files", "archive", "workers", "monitor")
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 FAST = ["isal", "pyarrow"]  # what the extra `fast` brings
@@ -267,7 +268,6 @@ def downloads(pairs: int, has: dict[str, str | None], delay_s: float) -> Iterato
 
 def stored(pairs: int, has: dict[str, str | None], url: str, folder: str, into: str) -> Iterator[Row]:
     """Rows 3 to 5 and 7, over a full cache of eight years."""
-    run("fill", url=url, folder=folder, **EIGHT_YEARS)
     run("write_files", url=url, folder=folder, into=into, **YEAR)
 
     def read(client: str, **options: Any) -> Callable[[], dict[str, Any]]:
@@ -500,21 +500,32 @@ def _each(figures: Sequence[dict[str, Any]], name: str) -> list[float]:
 def main() -> None:
     reader = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     reader.add_argument("--pairs", type=int, default=7, help="turns of each row, at least 5 (default 7)")
-    pairs = max(5, reader.parse_args().pairs)
+    reader.add_argument("--only", nargs="+", choices=GROUPS, default=GROUPS, help="rows of these subjects alone")
+    asked = reader.parse_args()
+    pairs, only = max(5, asked.pairs), asked.only
     has = run("versions", packages=PACKAGES)
-    rows = [Row("what", "ours", "peer", "ratio", "P90", "n", "bar", "hope", "reached")]
+    rows = []
+    event = "a time that was not measured"
     with tempfile.TemporaryDirectory(prefix="candle-bench-") as work, exchange(0) as url:
         os.environ["PYTHONPYCACHEPREFIX"] = f"{work}/bytecode"
         folder = f"{work}/cache"
-        rows += downloads(pairs, has, 0.0)
-        rows += downloads(pairs, has, 0.05)
-        rows += stored(pairs, has, url, folder, work)
-        rows += [writing(pairs, url, folder), importing(pairs)]
-        rows += files(pairs, has, url, folder)
-        rows += archived(pairs, has, work)
-        rows += by_workers(pairs, url, work)
-        watched, event = watching(pairs, url, folder)
-    rows = [rows[0], *sorted([*rows[1:], *watched], key=lambda row: int(row.what.split()[0]))]
+        if {"disk", "files", "monitor"} & set(only):
+            run("fill", url=url, folder=folder, **EIGHT_YEARS)
+        if "rest" in only:
+            rows += [*downloads(pairs, has, 0.0), *downloads(pairs, has, 0.05)]
+        if "disk" in only:
+            rows += [*stored(pairs, has, url, folder, work), importing(pairs)]
+        if "files" in only:
+            rows += [writing(pairs, url, folder), *files(pairs, has, url, folder)]
+        if "archive" in only:
+            rows += archived(pairs, has, work)
+        if "workers" in only:
+            rows += by_workers(pairs, url, work)
+        if "monitor" in only:
+            watched, event = watching(pairs, url, folder)
+            rows += watched
+    title = Row("what", "ours", "peer", "ratio", "P90", "n", "bar", "hope", "reached")
+    rows = [title, *sorted(rows, key=lambda row: int(row.what.split()[0]))]
     print(f"python tests/benchmarks/run.py --pairs {pairs} | {machine()} | {installed(has)}\n")
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
