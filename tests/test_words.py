@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from runs import examples
 
@@ -118,7 +118,8 @@ def readings(text: str) -> list[int]:
         "now", "today", "yesterday",
     ) else []  # fmt: skip
     if word[:-1].isdecimal() and len(word) <= 7 and word[-1] in "hd":
-        found.append(NOW_MS - int(word[:-1]) * (DAY_MS if word[-1] == "d" else 3_600_000))
+        ago_ms = NOW_MS - int(word[:-1]) * (DAY_MS if word[-1] == "d" else 3_600_000)
+        found += [ago_ms] if ago_ms >= -62_135_596_800_000 else []  # else it lies before the year 1
     for shape in ("%Y", "%Y%m%d", "%Y-%m", "%Y-%m-%d"):
         if word.isascii() and len(word) == {"%Y": 4, "%Y%m%d": 8, "%Y-%m": 7, "%Y-%m-%d": 10}[shape]:
             try:
@@ -133,6 +134,8 @@ def readings(text: str) -> list[int]:
 
 
 @examples(400)
+@example(text="18800D")
+@example(text="800000D")
 @given(text=times)
 def test_a_time_has_one_reading_or_is_refused_with_what_is_expected(text: str) -> None:
     found = readings(text)

@@ -49,7 +49,7 @@ def instant_ms(value: Any, name: str, now_ms: Callable[[], int] | None = None) -
         raise InputError(
             f"{name} {shown(value)} lies outside the years 1 to 9999; integers are Unix milliseconds, expected in them"
         )
-    if 0 < ms < _YEAR_1973_MS and ms % MINUTE_MS:
+    if 0 < ms < _YEAR_1973_MS and ms % MINUTE_MS and ago_ms(value) is None:
         # The result of converting a number in the wrong unit, as pd.Timestamp does with seconds.
         raise InputError(
             f"{name} {shown(value)} lies in the first years of Unix time; expected a later time: "
