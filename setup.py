@@ -64,6 +64,23 @@ TOOLS = {
         "types-requests",
         "types-tqdm",
     ],
+    "tools": [  # for tests/test_adapters_tools.py, in an environment of their own
+        "arcticdb>=5",
+        "backtesting>=0.6",
+        "backtrader>=1.9.78",
+        "duckdb>=1.2",
+        "freqtrade>=2025.1",
+        "mplfinance>=0.12.10b0",
+        "nautilus_trader>=1.210",
+        "plotly>=5.18,<7",  # vectorbt for pandas 2 cannot be imported beside a newer one
+        "polars>=1.9",
+        "prophet>=1.1.6",
+        "pyarrow>=17",
+        "statsforecast>=2",
+        "statsmodels>=0.14.4",
+        "TA-Lib>=0.6.5",
+        "vectorbt>=0.28",
+    ],
     "bench": [
         "ccxt>=4.4",
         "python-binance>=1.0.19",

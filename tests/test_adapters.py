@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from adapted import candles, describe, stocks, with_gap, with_invented, with_missing, with_open
+from world import World
 
 import candle_fetcher
 from candle_fetcher import CandleFetcherWarning, InputError, MissingExtra, adapters
@@ -205,6 +206,43 @@ def test_every_adapter_says_what_it_does_with_a_candle_that_still_forms() -> Non
         assert "that still forms is left out, with a warning" in text, name
 
 
+# -- frames of a fetch -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_frames_of_a_fetch_go_to_every_tool(world: World, every: dict[str, Adapter], tmp_path: Path) -> None:
+    fetcher = world.fetcher()
+    asked = ("BTC/USDT", "1h", "2024-06-14T00:00")
+    whole = fetcher.fetch(*asked)
+    assert len(whole) == 36
+    with pytest.warns(CandleFetcherWarning, match="the candle of 2024-06-15T12:00:00Z still forms") as warned:
+        made = adapters.to_freqtrade(fetcher.fetch(*asked, include_open=True))
+    assert len(warned) == 1
+    pd.testing.assert_frame_equal(made, adapters.to_freqtrade(whole), check_exact=True)
+    (path,) = adapters.to_lean(whole, tmp_path)
+    assert len(lines_of(path)[1]) == 36
+    assert adapters.to_statsforecast(fetcher.fetch_many(["BTC/USDT", "ETH/USDT"], *asked[1:])).shape == (72, 3)
+    future = fetcher.fetch("BTC/USDT", "1h", "2024-06-15T00:00", provider="binance-um", columns="all")
+    (path,) = adapters.to_lean(future, tmp_path)
+    assert path == tmp_path / "cryptofuture/binance/hour/btcusdt_trade.zip"
+    assert adapters.to_backtesting(future)["trades"].dtype == "Int64"
+
+
+def test_the_gap_of_a_fetch_is_seen_in_all_of_it_and_in_a_part_of_it(world: World, tmp_path: Path) -> None:
+    fetcher = world.fetcher()
+    asked = ("BTC/USDT", "1h", "2018-02-01", "2018-02-20")  # 32 candles do not exist
+    frame = fetcher.fetch(*asked)
+    with pytest.warns(CandleFetcherWarning, match="32 candles between its rows"):
+        adapters.to_lean(frame, tmp_path)
+    with pytest.raises(InputError, match="32 candles between the rows"):
+        adapters.to_statsforecast(frame)
+    after = frame[frame.index >= "2018-02-10"]
+    assert len(adapters.to_statsforecast(after)) == len(after)
+    with pytest.warns(CandleFetcherWarning, match="32 of its rows are invented"):
+        filled = adapters.to_statsforecast(fetcher.fetch(*asked, on_gap="ffill"))
+    assert len(filled) == 19 * 24
+
+
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 
@@ -337,6 +375,86 @@ def test_a_file_with_more_rows_is_not_replaced_unless_it_is_said(tmp_path: Path)
             write(candles(48, "1h"), tmp_path)
         with pytest.raises(InputError, match="overwrite 1"):
             write(candles(48, "1h"), tmp_path, overwrite=1)
+
+
+# Files among Lean's own data (QuantConnect/Lean, Data, August 2026): what they are of, their names, and some lines.
+LEANS_OWN = [
+    (
+        {},
+        "1h",
+        "2018-05-01",
+        "crypto/binance/hour/btcusdt_trade.zip",
+        "btcusdt.csv",
+        (
+            "20180501 00:00,9246.01,9248.99,8934.44,8955.01,5263.799551",
+            "20180501 01:00,8955.13,9020.99,8870,8994.99,4347.876744",
+        ),
+    ),
+    (
+        {"symbol": "BTC/BUSD"},
+        "1m",
+        "2022-12-13",
+        "crypto/binance/minute/btcbusd/20221213_trade.zip",
+        "20221213_btcbusd_minute_trade.csv",
+        ("0,17212.12,17216.55,17208.88,17208.88,110.66042", "60000,17209.49,17227.24,17208.84,17226.99,147.61285"),
+    ),
+    (
+        {"symbol": "ADA/USDT", "provider": "binance-um"},
+        "1d",
+        "2022-12-07",
+        "cryptofuture/binance/daily/adausdt_trade.zip",
+        "adausdt_trade_perp.csv",
+        (
+            "20221207 00:00,0.3179,0.3199,0.3063,0.31,488692362",
+            "20221208 00:00,0.3099,0.3156,0.3069,0.3143,458682640",
+        ),
+    ),
+    (
+        {"symbol": "ADA/USDT:USDT", "provider": "binance-um"},
+        "1m",
+        "2022-12-13",
+        "cryptofuture/binance/minute/adausdt/20221213_trade.zip",
+        "20221213_adausdt_minute_trade_perp.csv",
+        ("0,0.3067,0.3068,0.3066,0.3068,274004", "60000,0.3068,0.3072,0.3067,0.3071,1031647"),
+    ),
+    (
+        {"symbol": "AAPL", "provider": "alpaca"},
+        "1h",
+        "1998-01-02T14:00",
+        "equity/usa/hour/aapl.zip",
+        "aapl.csv",
+        ("19980102 09:00,136300,137500,135000,136300,540700", "19980102 10:00,136300,148100,135600,144400,1974100"),
+    ),
+    (
+        {"symbol": "AAPL", "provider": "alpaca"},
+        "1m",
+        "2014-06-05T23:58",
+        "equity/usa/minute/aapl/20140605_trade.zip",
+        "20140605_aapl_minute_trade.csv",
+        ("71880000,6469800,6469800,6466500,6466500,350", "71940000,6467500,6469900,6467500,6469700,370"),
+    ),
+    (
+        {"symbol": "AIG", "provider": "alpaca"},
+        "1s",
+        "2013-10-04T10:59:16",
+        "equity/usa/second/aig/20131004_trade.zip",
+        "20131004_aig_second_trade.csv",
+        ("25156000,490000,490000,490000,490000,300", "25157000,490000,490000,490000,490000,200"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("facts", "timeframe", "start", "path", "name", "lines"), LEANS_OWN)
+def test_the_files_for_lean_are_as_its_own(
+    tmp_path: Path, facts: dict[str, Any], timeframe: str, start: str, path: str, name: str, lines: tuple[str, ...]
+) -> None:
+    frame = candles(len(lines), timeframe, start, **facts)
+    scale = 10_000 if path.startswith("equity") else 1
+    for at, line in enumerate(lines):
+        *prices, volume = (float(value) for value in line.split(",")[1:])
+        frame.iloc[at] = [*(price / scale for price in prices), volume]
+    assert adapters.to_lean(frame, tmp_path) == [tmp_path / path]
+    assert lines_of(tmp_path / path) == (name, list(lines))
 
 
 def test_lean_has_a_file_of_all_hours(tmp_path: Path) -> None:

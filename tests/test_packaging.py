@@ -18,7 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ALLOWED_EXTRAS = {
     *("arrow", "polars", "plot", "live", "service", "sql", "redis", "excel", "calendars", "dask", "dotenv", "fast"),
-    *("duckdb", "fsspec", "all", "test", "dev", "bench"),
+    *("duckdb", "fsspec", "all", "test", "dev", "tools", "bench"),
 }
 
 
@@ -54,12 +54,12 @@ def test_every_requirement_has_a_minimum_and_no_maximum(setup: dict[str, Any]) -
 
 def test_all_is_the_union_of_the_extras_that_users_want(setup: dict[str, Any]) -> None:
     extras = setup["extras_require"]
-    features = [extras[name] for name in extras if name not in {"all", "test", "dev", "bench"}]
+    features = [extras[name] for name in extras if name not in {"all", "test", "dev", "tools", "bench"}]
     assert extras["all"] == sorted({line for lines in features for line in lines})
 
 
 def test_the_extras_are_known_ones_and_the_tools_are_among_them(setup: dict[str, Any]) -> None:
-    assert {"all", "test", "dev", "bench"} <= set(setup["extras_require"]) <= ALLOWED_EXTRAS
+    assert {"all", "test", "dev", "tools", "bench"} <= set(setup["extras_require"]) <= ALLOWED_EXTRAS
 
 
 def test_dev_brings_what_the_tests_need(setup: dict[str, Any]) -> None:
