@@ -61,6 +61,7 @@ CONFINED: dict[str, str | tuple[str, ...]] = {
     "colorama": "console",
     "dotenv": "cli.environment",
     "exchange_calendars": "sessions",
+    "websocket": "net.stream",
     "pyarrow": (
         *("core.text.quick", "core.labels", "files.columnar", "files.outputs", "adapters.tool_files"),
         *("typed", "vault.tables_of_months", "service.encoding"),
@@ -97,6 +98,7 @@ LAZY = {
     ),
     *("sqlalchemy", "psycopg", "duckdb", "fsspec", "backtrader", "nautilus_trader"),
 }
+    "websocket": "net.stream",
 
 PURE = {"core"}
 IMPURE_MODULES = {

@@ -108,6 +108,43 @@ class Busy(NamedTuple):
     seconds: float
 
 
+class Connected(NamedTuple):
+    """A stream is connected; `channels` are subscribed on this connection."""
+
+    provider: str
+    path: str
+    channels: int
+
+
+class Disconnected(NamedTuple):
+    """A stream was lost, or could not be connected, after `seconds`; `reason` says why."""
+
+    provider: str
+    path: str
+    reason: str
+    seconds: float
+
+
+class Noted(NamedTuple):
+    """A provider announced something by its stream, or sent what cannot be read."""
+
+    provider: str
+    text: str
+
+
+class Yielded(NamedTuple):
+    """A live call handed out candles of the series `label`.
+
+    kind: `closed`; `filled` where they had closed while there was no stream; `revised` where they had been handed out
+    with other values before. lag_s: from the end of the newest of them to now.
+    """
+
+    label: str
+    kind: str
+    candles: int
+    lag_s: float
+
+
 class Progress(NamedTuple):
     """Candles of a running call. `phase` is start, advance or end.
 
@@ -120,7 +157,10 @@ class Progress(NamedTuple):
     total: int
 
 
-Event = Operation | Failed | Lookup | Sent | Retried | Rerouted | Waited | Gaps | Missing | Busy | Progress
+Event = (
+    Operation | Failed | Lookup | Sent | Retried | Rerouted | Waited | Gaps | Missing | Busy | Progress
+    | Connected | Disconnected | Noted | Yielded
+)  # fmt: skip
 Observe = Callable[[Event], None]
 
 
