@@ -27,6 +27,7 @@ FEATURES: dict[str, list[str]] = {
     "calendars": ["exchange_calendars>=4.5"],  # the sessions of stock exchanges, to tell a stock's gaps
     "dotenv": ["python-dotenv>=1.0"],  # .env for the command line
     "duckdb": ["duckdb>=1.2"],  # vaults in DuckDB
+    "live": ["websocket-client>=1.9"],  # streams, in watch and follow
     "excel": ["xlsxwriter>=3.2"],  # workbooks
     "fsspec": ["fsspec>=2024.2", "pyarrow>=17"],  # vaults at URLs such as s3://, beside the package of the scheme
     "plot": ["plotly>=6.0"],  # pictures; older ones write numbers as text, which is larger
@@ -53,6 +54,7 @@ TOOLS = {
         *FEATURES["duckdb"],
         *FEATURES["excel"],
         *FEATURES["fsspec"],
+        *FEATURES["live"],
         *FEATURES["plot"],
         *FEATURES["polars"],
         *FEATURES["fast"],  # pyarrow also reads some of the real series that tests/real_series.py fetches

@@ -17,7 +17,22 @@ from pathlib import Path
 
 from candle_fetcher.concurrency.call import tell_caller
 from candle_fetcher.core.errors import CandleFetcherError, InputError, unknown
-from candle_fetcher.core.events import Event, Failed, Gaps, Lookup, Missing, Operation, Rerouted, Retried, Sent, Waited
+from candle_fetcher.core.events import (
+    Connected,
+    Disconnected,
+    Event,
+    Failed,
+    Gaps,
+    Lookup,
+    Missing,
+    Noted,
+    Operation,
+    Rerouted,
+    Retried,
+    Sent,
+    Waited,
+    Yielded,
+)
 from candle_fetcher.core.tracebacks import format_error, report_errors_by
 
 LOG = logging.getLogger("candle_fetcher")
@@ -97,6 +112,10 @@ _LEVELS: dict[type, int] = {
     Failed: logging.INFO,
     Rerouted: logging.WARNING,
     Gaps: logging.WARNING,
+    Connected: logging.INFO,
+    Disconnected: logging.WARNING,
+    Noted: logging.WARNING,
+    Yielded: logging.DEBUG,
 }
 
 
@@ -215,6 +234,15 @@ def _text(event: Event) -> str:
     if isinstance(event, Sent):
         status = "no reply" if event.status is None else f"status {event.status}"
         return f"{event.provider} {event.path}: {status} in {event.seconds:.3f} s, {event.bytes:,} bytes"
+    if isinstance(event, Connected):
+        return f"{event.provider} {event.path}: connected, {event.channels:,} channels"
+    if isinstance(event, Disconnected):
+        after = f" after {_seconds(event.seconds)}" if event.seconds else ""
+        return f"{event.provider} {event.path}: no stream{after}: {event.reason}"
+    if isinstance(event, Noted):
+        return f"{event.provider}: {event.text}"
+    if isinstance(event, Yielded):
+        return f"{event.label}: {event.candles:,} {event.kind}, {event.lag_s:.3f} s after the close"
     return str(event)
 
 

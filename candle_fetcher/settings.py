@@ -17,10 +17,12 @@ from candle_fetcher.core.arguments import float_of, read_flag, read_number, read
 from candle_fetcher.core.errors import CandleFetcherWarning, InputError, nearest, shown, unknown, warn
 from candle_fetcher.core.plan import CHUNK_SLOTS
 from candle_fetcher.core.types import SOURCE_NAMES
-from candle_fetcher.net.roots import check_root
+from candle_fetcher.net.roots import check_root, check_stream_root
 from candle_fetcher.providers import Provider, all_providers, find_provider, suggested_providers
 
 ENVIRONMENT = "CANDLE_FETCHER_"
+# Behind a provider's id: the name of its streams in base_urls.
+STREAM = "-stream"
 LOG_LEVEL, LOG_FILE = f"{ENVIRONMENT}LOG_LEVEL", f"{ENVIRONMENT}LOG_FILE"
 # network and I/O threads by performance_mode
 MODES = {"low": (2, 1), "standard": (8, 4), "high": (16, 8)}
@@ -257,10 +259,14 @@ def _base_urls(value: object, services: Callable[[], Collection[str]]) -> dict[s
         raise InputError("base_urls is not understood; expected a mapping of provider id to URL")
     value = _lowered(value)
     for name in value:
-        if name not in _services_of(suggested_providers(name)) and name not in services():
+        service = name.removesuffix(STREAM) if isinstance(name, str) else name
+        if service not in _services_of(suggested_providers(service)) and service not in services():
             shown = "(a URL)" if "/" in str(name) or "@" in str(name) else name
             raise unknown("provider in base_urls", shown, services())
-    return {str(name): check_root(str(url)) for name, url in value.items()}
+    return {
+        str(name): check_stream_root(str(url)) if str(name).endswith(STREAM) else check_root(str(url))
+        for name, url in value.items()
+    }
 
 
 def _provider_settings(value: object) -> dict[str, dict[str, str]]:

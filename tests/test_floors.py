@@ -96,9 +96,8 @@ LAZY = {
         "polars",
         "xlsxwriter",
     ),
-    *("sqlalchemy", "psycopg", "duckdb", "fsspec", "backtrader", "nautilus_trader"),
+    *("sqlalchemy", "psycopg", "duckdb", "fsspec", "websocket", "backtrader", "nautilus_trader"),
 }
-    "websocket": "net.stream",
 
 PURE = {"core"}
 IMPURE_MODULES = {

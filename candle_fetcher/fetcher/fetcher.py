@@ -30,7 +30,15 @@ from candle_fetcher.core.types import (
 )
 from candle_fetcher.fetcher.answers import Answer
 from candle_fetcher.fetcher.calls import checked_call, frame_call, public_call
-from candle_fetcher.fetcher.frames import export_file, fetch_frame, fetch_frames, iterate_frames, list_gaps, make_answer
+from candle_fetcher.fetcher.frames import (
+    export_file,
+    fetch_frame,
+    fetch_frames,
+    iterate_frames,
+    list_gaps,
+    make_answer,
+    make_door,
+)
 from candle_fetcher.fetcher.listings import find_first_candle, list_symbols
 from candle_fetcher.fetcher.policy import read_policy
 from candle_fetcher.fetcher.request import read_call
@@ -104,6 +112,7 @@ class CandleFetcher:
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._runtime = make_runtime(locals())
+        self._door = make_door(self._runtime)
 
     def __repr__(self) -> str:
         facts = self._runtime.describe()
@@ -449,6 +458,7 @@ class CandleFetcher:
         return hand_over(frame, output, with_manifest)
 
     quotes = public_call(live.quotes)
+    follow = public_call(live.follow)
 
     @public_call
     def symbols(self, *, provider: str | Provider | None = None) -> pd.DataFrame:

@@ -121,6 +121,7 @@ class Runtime:
         self._caches: dict[str, CandleCache] = {}
         self.ready_frames = ReadyFrames()
         self.last_known = LastKnown()
+        self.live: weakref.WeakSet[Any] = weakref.WeakSet()  # live calls, which end with the fetcher
 
     # -- the end ------------------------------------------------------------------------------------------------------
 
@@ -130,6 +131,8 @@ class Runtime:
         A signal handler may call it, and so may a finalizer; in a thread of the fetcher's own it does not wait.
         """
         self.is_closed = True
+        for one in [*self.live]:
+            one.close()
         for scope in list(self._scopes):
             self.stop(scope)
         closing = start_thread("candle-close", lambda: self._let_go(patience_s))

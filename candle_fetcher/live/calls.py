@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from candle_fetcher.core.ranges import Instant
+from candle_fetcher.core.types import CandleKind
 
 if TYPE_CHECKING:
     from candle_fetcher.core.quote import Quotes
+    from candle_fetcher.live.door import Door
+    from candle_fetcher.live.follow import Follow
+    from candle_fetcher.live.follow import Runtime as LiveRuntime
     from candle_fetcher.live.quotes import Desk
     from candle_fetcher.providers import Provider
 
@@ -16,6 +22,15 @@ class HasDesk(Protocol):
 
     @property
     def _runtime(self) -> Desk: ...
+
+
+class HasDoor(Protocol):
+    """What the live calls take for a fetcher that has candles."""
+
+    @property
+    def _runtime(self) -> LiveRuntime: ...
+    @property
+    def _door(self) -> Door: ...
 
 
 def quotes(
@@ -36,3 +51,42 @@ def quotes(
     from candle_fetcher.live.quotes import ask_quotes  # when used: few do
 
     return ask_quotes(self._runtime, symbols, provider, timeout_s, max_age_s)
+
+
+def follow(
+    self: HasDoor,
+    symbols: Iterable[str],
+    timeframe: str,
+    start: Instant = None,
+    *,
+    provider: str | Provider | None = None,
+    kind: CandleKind = "candles",
+    include_open: bool = False,
+    revisions: bool = False,
+    max_delay_s: float | None = None,
+    to: Any = (),
+) -> Follow:
+    """Return an iterator of `(symbol, frame)`: the settled candles from `start` on, for ever.
+
+    Each candle comes exactly once and in order of its series, in a frame as `fetch` returns it; `symbol` is that of
+    `symbols`. History comes first, in frames of many rows. What a lost connection, a sleep of the machine or a slow
+    loop left out is fetched before a later candle of that symbol. All of it is in the cache.
+
+    start: as of `fetch`; without it, from the next candle that closes.
+    include_open: also yields the forming candle as it changes; the column `is_closed` is False for it.
+    revisions: yields a candle once more that its provider changed after it was yielded; the column `is_revised` is True
+    for it.
+    max_delay_s: raises IncompleteData for a candle that has not come so long after it was due; by default it is tried
+    for ever. The other symbols go on, and so does the loop, if it asks for the next item.
+    to: a callable, RedisSink, SqlSink or a list of them, which get each pair too. One that fails is tried again, with a
+    warning.
+
+    Use it in a `with` block, or `close()` it: any thread may, and the loop ends. `.stats` has what was done so far.
+    Raises InputError, NotOffered, UnknownSymbol, AccessDenied or ProviderRefused at once; MissingExtra where the extra
+    `live` is not installed and the provider has streams.
+    """
+    from candle_fetcher.live.follow import make_follow  # when used: few do
+    from candle_fetcher.live.follower import Options
+
+    options = Options(timeframe, provider, kind, include_open, revisions, max_delay_s)
+    return make_follow(self._runtime, self._door, symbols, start, options, to)

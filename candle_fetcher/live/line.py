@@ -1,4 +1,4 @@
-"""A Line: the channels of one path, kept subscribed by one thread, whatever the network does.
+"""A Line: the channels of one path, kept subscribed by one thread through losses of the connection.
 
 A connection that ends is replaced after a pause; one that is to end is replaced before, and read until the new one
 delivers. Each piece of I/O comes from a `Wires`, so that tests have neither sockets nor time.
@@ -7,6 +7,7 @@ delivers. Each piece of I/O comes from a `Wires`, so that tests have neither soc
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError
 from typing import NamedTuple, Protocol
@@ -38,18 +39,18 @@ class Conn(Protocol):
     def receive(self, timeout_s: float) -> Frame | None: ...
     def send(self, text: str) -> None: ...
     def ping(self) -> None: ...
-    def cut(self) -> None: ...
     def close(self) -> None: ...
 
 
 class Wires(NamedTuple):
     """What live calls work with: connections, clocks, waits, listeners and chance.
 
-    connect(root, path, stop, keys): an open connection. steady_s: seconds of a clock that is never set. wall_s: the
-    time of day. wait: waits for so many seconds, or until the event is set, and returns whether it is set.
+    connect(root, path, stop, keys, begun): an open connection; `begun` gets the function that cuts it, at any step.
+    steady_s: seconds of a clock that is never set. wall_s: the time of day. wait: waits for so many seconds, or until
+    the event is set, and returns whether it is set.
     """
 
-    connect: Callable[[str, str, threading.Event, Keys], Conn]
+    connect: Callable[[str, str, threading.Event, Keys, Callable[[Callable[[], None]], object]], Conn]
     steady_s: Callable[[], float]
     wall_s: Callable[[], float]
     wait: Wait
@@ -106,6 +107,7 @@ class Line:
         self._successor: _Open | None = None
         self._looked = (0.0, 0.0)  # the two clocks at the last look
         self._doubted: list[str] = []
+        self._cuts: deque[Callable[[], None]] = deque(maxlen=2)  # of the newest connections
         self.stop = threading.Event()
         self.is_over = False
         self.connections = self.messages = self.unreadable = 0
@@ -131,9 +133,8 @@ class Line:
     def cut(self) -> None:
         """Have the thread end at once; any thread may call it."""
         self.stop.set()
-        for one in (self._current, self._successor):
-            if one is not None:
-                one.conn.cut()
+        for cut in list(self._cuts):
+            cut()
 
     def doubt(self, topic: str) -> None:
         """Note that a channel is silent though it should not be: it is subscribed again; at the second time within one
@@ -196,7 +197,7 @@ class Line:
             keys = outlet.keys()
             outlet.attempts.release(outlet.attempts.acquire(1, stop=self.stop))
             outlet.pauses.tried(wires.steady_s())
-            conn = wires.connect(root, self.path, self.stop, keys)
+            conn = wires.connect(root, self.path, self.stop, keys, self._cuts.append)
         except HandshakeRefused as error:
             self._refused(outlet.provider.refuse(error.reply, "", int(wires.wall_s() * 1000)), now_s)
         except (SourceError, CandleFetcherError) as error:

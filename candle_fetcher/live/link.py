@@ -2,7 +2,7 @@
 
     opened -> (login) -> ready -> subscribed -> delivering -> dropped
 
-Whatever owns the connection gives it what is received and the time, and does what it returns:
+The owner of the connection gives it what is received and the time, and does what it returns:
 
 | what happens | what follows |
 |---|---|
@@ -73,8 +73,8 @@ class _Sent(NamedTuple):
 class Link:
     """The states of one connection with these channels, opened at `now_s`; `login` are the first texts to send.
 
-    refused: the channels that were given up, each with the error; whatever owns the link takes them out.
-    standing: the topics whose subscription stands.
+    refused: the channels that were given up, each with the error; the owner of the link takes them out.
+    standing: the topics with a subscription that stands.
     """
 
     def __init__(self, streams: Streams, channels: Iterable[Channel], now_s: float, login: Sequence[str] = ()) -> None:

@@ -41,6 +41,17 @@ def check_root(url: str) -> str:
     return url.rstrip("/")
 
 
+def check_stream_root(url: str) -> str:
+    """Return the root URL of streams without its trailing slash: wss to any host, ws to this machine only.
+
+    Raises InputError for any other URL, as `check_root`.
+    """
+    scheme, colon, rest = url.partition(":")
+    if not colon or scheme not in ("wss", "ws"):
+        raise InputError(f"base URL of streams with scheme {shown(scheme[:20])}; expected wss, or ws to this machine")
+    return "ws" + check_root(f"http{scheme[2:]}:{rest}").removeprefix("http")
+
+
 def _parse(url: str) -> tuple[urllib.parse.SplitResult, str | None, int | None] | None:
     """Return the URL's parts, host and port; None where it has no such form, since the error may show a password."""
     try:

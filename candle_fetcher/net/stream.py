@@ -14,6 +14,7 @@ import contextlib
 import struct
 import threading
 import urllib.parse
+from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
 
@@ -114,9 +115,11 @@ def connect(
     user_agent: str,
     timeout_s: float,
     keys: Keys = NO_KEYS,
+    begun: Callable[[Callable[[], None]], object] | None = None,
     most_bytes: int = MOST_BYTES,
 ) -> StreamConnection:
-    """Return an open connection to `root + path`, a ws or wss URL; `keys` go along as headers.
+    """Return an open connection to `root + path`, a ws or wss URL; `keys` go along as headers. `begun` gets the
+    function by which another thread can cut it, from the first step on.
 
     Raises MissingExtra without websocket-client, HandshakeRefused for a status other than 101, TransportError where no
     connection came about, CancelledError once `stop` is set.
@@ -131,6 +134,8 @@ def connect(
     parts = urllib.parse.urlsplit(root)
     where = parts.netloc + path
     exchange = Exchange(where, b"", keys, stop, timeout_s, 0, must_connect=True)
+    if begun is not None:
+        begun(exchange.cut)
     route = Route(f"{'https' if parts.scheme == 'wss' else 'http'}://{parts.netloc}")
     try:
         connection = route.take(exchange)

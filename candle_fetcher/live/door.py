@@ -1,0 +1,96 @@
+"""How live calls reach the candles of a fetcher: what they take of it, and how a stream's rows enter the cache.
+
+What is stored goes the way of any answer: absorbed into the entry, and merged with what is stored by then. Rows of a
+stream count as read now, so that the next request of the series reads them once more, and notes differences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pandas as pd
+
+from candle_fetcher.cache import CandleCache
+from candle_fetcher.core.candles import INTEGERS, MISSING, Candles
+from candle_fetcher.core.coverage import absorb
+from candle_fetcher.core.entry import Entry
+from candle_fetcher.core.live import CandleUpdate
+from candle_fetcher.core.merging import Merged, merge_entries
+from candle_fetcher.core.plan import chunk_of, chunk_span
+from candle_fetcher.core.series import Series
+from candle_fetcher.core.spans import Span
+from candle_fetcher.core.timeframe import Timeframe
+from candle_fetcher.providers import Feed, Provider
+from candle_fetcher.sources import RestSource
+
+
+class Wanted(Protocol):
+    """A request for candles, as a fetcher makes it of a symbol and a timeframe."""
+
+    @property
+    def source(self) -> RestSource: ...
+    @property
+    def series(self) -> Series: ...
+    @property
+    def symbol(self) -> str: ...
+    @property
+    def timeframe(self) -> Timeframe: ...
+    @property
+    def feed(self) -> Feed: ...
+    @property
+    def label(self) -> str: ...
+
+
+class Door(NamedTuple):
+    """What live calls take of a fetcher.
+
+    request(symbol, timeframe, provider, kind): the request for a series; raises InputError for arguments that are not
+    valid. frame(symbol, timeframe, provider, kind, span): the settled candles of the span, as `fetch` returns them.
+    first(symbol, provider, kind): the opening of the first candle, in Unix ms.
+    """
+
+    request: Callable[[str, str, str | Provider | None, str], Wanted]
+    frame: Callable[[str, str, str | Provider | None, str, Span], pd.DataFrame]
+    first: Callable[[str, str | Provider | None, str], int]
+
+
+def candles_of(updates: Sequence[CandleUpdate], columns: Sequence[str]) -> Candles:
+    """Return the candles that a stream says, with the columns of the feed; NaN or MISSING for what it does not say."""
+    block = np.empty((len(columns), len(updates)), np.int64)
+    block[0] = [update.open_ms for update in updates]
+    for row, name in enumerate(columns[1:]):
+        values = [update.values[row] for update in updates]
+        if name in INTEGERS:
+            block[row + 1] = [MISSING if value is None else int(value) for value in values]
+        else:
+            block[row + 1].view(np.float64)[:] = [np.nan if value is None else value for value in values]
+    return Candles(tuple(columns), block)
+
+
+def store_streamed(
+    cache: CandleCache, wanted: Wanted, updates: Sequence[CandleUpdate], now_ms: int, until_s: float
+) -> None:
+    """Store adjoining settled candles that a stream closed, until `until_s` also in memory. What is stored of their
+    slots already stays."""
+    series, settling = wanted.series, wanted.feed.settling(wanted.series)
+    timeframe = series.timeframe
+    whole = candles_of(updates, wanted.feed.columns)
+    span = timeframe.span(timeframe.ordinal(updates[0].open_ms), timeframe.ordinal(updates[-1].open_ms) + 1)
+    chunks = range(chunk_of(timeframe, span.start_ms), chunk_of(timeframe, span.end_ms - 1) + 1)
+
+    def change(stored: dict[int, Entry]) -> dict[int, Merged]:
+        changed = {}
+        for chunk in chunks:
+            old, part = stored.get(chunk), chunk_span(timeframe, chunk).clip(span)
+            if old is not None and part.start_ms < old.covered.end_ms:
+                part = part.after(old.covered.end_ms)
+            before = old if old is not None and part.touches(old.covered) else None
+            new = absorb(before, part, whole.trim(part), [], settling=settling, now_ms=now_ms) if part else None
+            if new is not None:
+                changed[chunk] = merge_entries(old, new, [part], timeframe=timeframe, seen=old)
+        return changed
+
+    cache.entries.update(series, list(chunks), change, dict.fromkeys(chunks, until_s))
+    cache.frames.drop(series)

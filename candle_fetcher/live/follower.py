@@ -1,0 +1,529 @@
+"""The work of `follow`: when which series is fetched, and what is handed out.
+
+    stream -> take -> Ledger            due -> submit -> work (fetch, compare) -> outputs -> the user's loop
+
+Every candle comes by the door of a fetch once it has settled, so that nothing depends on the stream: a candle is due by
+the provider's clock. A series that could not be fetched is tried again for ever, and holds back none but itself.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from candle_fetcher.cache import CandleCache
+from candle_fetcher.concurrency.call import PublicCall
+from candle_fetcher.core.candles import OHLCV
+from candle_fetcher.core.errors import (
+    AccessDenied,
+    Banned,
+    CandleFetcherError,
+    CandleFetcherWarning,
+    IncompleteData,
+    InputError,
+    ProviderRefused,
+    RateLimited,
+    warn,
+)
+from candle_fetcher.core.events import Event, Yielded
+from candle_fetcher.core.frame import MANIFEST, index_ms, utc_index
+from candle_fetcher.core.gap import iso
+from candle_fetcher.core.live import CandleUpdate, QuoteUpdate
+from candle_fetcher.core.plan import CHUNK_SLOTS
+from candle_fetcher.core.ranges import instant_ms
+from candle_fetcher.core.spans import Span
+from candle_fetcher.live.door import Door, Wanted, candles_of, store_streamed
+from candle_fetcher.live.ledger import Ledger, Prices
+from candle_fetcher.live.line import Wires
+from candle_fetcher.live.stats import LiveStats
+from candle_fetcher.providers import Provider
+
+Result = TypeVar("Result")
+
+# History is fetched and handed out in pieces of so many chunks of slots.
+_PIECE_SLOTS = 100 * CHUNK_SLOTS
+# So many frames of one series wait for the user's loop; then nothing more is fetched of it.
+_MOST_OUTPUTS = 2
+# The pauses after a fetch that brought nothing, and after one that failed, in seconds: they double up to the second.
+_EMPTY_S, _FAILED_S = (0.25, 8.0), (0.5, 4.0)
+_LONGEST_S = 300.0
+# Of each series' budget, the part that comparisons may take.
+_SHARE = 0.5
+# How often the scheduler looks at the end of the call.
+_LOOK_S = 0.5
+# A closing that comes this much later than the close is late, once for each series.
+_LATE_MS = 30_000
+
+
+class Base(Protocol):
+    """What a fetcher has for live calls."""
+
+    clock: Callable[[], float]
+
+    is_closed: bool
+
+    @property
+    def cache(self) -> CandleCache: ...
+    def observe(self, event: Event, /) -> None: ...
+    def stop(self, scope: threading.Event, /) -> None: ...
+
+
+class Options(NamedTuple):
+    """The arguments of `follow` that all its series share."""
+
+    timeframe: str
+    provider: str | Provider | None = None
+    kind: str = "candles"
+    include_open: bool = False
+    revisions: bool = False
+    max_delay_s: float | None = None
+
+
+@dataclass
+class Lane:
+    """One followed series: its symbol as it was given, its request, its ledger, and the frames to be handed out."""
+
+    symbol: str
+    wanted: Wanted
+    ledger: Ledger
+    starts_now: bool = False
+    outputs: deque[pd.DataFrame] = field(default_factory=deque)
+    topic: str = ""
+    is_busy: bool = False
+    due_ms: float = 0.0  # by the provider's clock
+    tries: int = 0  # in a row, without a new candle
+    waits_since_s: float | None = None  # since when the next candle is due in vain
+    forming_shown: CandleUpdate | None = None
+    is_shown: bool = False  # the forming candle waits for the user's loop
+    is_live: bool = False  # history is done
+    problem: Exception | None = None
+
+    def now_ms(self) -> int:
+        """Return the provider's clock as far as it is known."""
+        return self.wanted.source.estimated_ms()
+
+
+class Follower:
+    """The lanes of one call of `follow`. It is the Board of its streams; any thread may call `take`."""
+
+    def __init__(self, base: Base, door: Door, options: Options, wires: Wires) -> None:
+        self._base = base
+        self._door = door
+        self.options = options
+        self._wires = wires
+        self.lanes: list[Lane] = []
+        self._by_topic: dict[str, list[Lane]] = {}
+        self._ready: queue.SimpleQueue[Lane | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # over ledgers and the flags of lanes
+        self._wake = threading.Event()
+        self._calls: set[PublicCall] = set()
+        self._said: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque(maxlen=1000)
+        self._down_since_s: float | None = None
+        self.stop = threading.Event()
+        self.stats = LiveStats()
+        self.doubt: Callable[[str], object] = lambda topic: None  # has a channel checked from which nothing comes
+
+    # -- lanes --------------------------------------------------------------------------------------------------------
+
+    def add(self, symbol: str, wanted: Wanted, start_ms: int | None) -> Lane:
+        """Add a series, of which the first candle handed out opens at that time or later; None: the next to close."""
+        settling = wanted.feed.settling(wanted.series).of(wanted.timeframe)
+        streams = wanted.source.provider.streams
+        timeframe = wanted.timeframe
+        first_ms = 0 if start_ms is None else timeframe.open_ms(timeframe.first_slot(start_ms))
+        ledger = Ledger(settling, first_ms, marks_closed=streams is None or streams.marks_closed)
+        lane = Lane(symbol, wanted, ledger, starts_now=start_ms is None)
+        self.lanes.append(lane)
+        return lane
+
+    def listen(self, topic: str, lane: Lane) -> None:
+        """Have the lane hear of a topic."""
+        lane.topic = lane.topic or topic
+        self._by_topic.setdefault(topic, []).append(lane)
+
+    def share_budget(self) -> None:
+        """Decide how many closings of a series one comparison is for, so that comparisons stay in a part of the
+        provider's budget."""
+        for source in {id(lane.wanted.source): lane.wanted.source for lane in self.lanes}.values():
+            mine = [lane for lane in self.lanes if lane.wanted.source is source]
+            per_s = 0.0
+            for lane in mine:
+                timeframe = lane.wanted.timeframe
+                now_ms = lane.now_ms()
+                call = lane.wanted.feed.call(lane.wanted.series, Span(now_ms, now_ms + 1), 3)
+                per_s += call.cost * 1000 / timeframe.nominal_ms
+            limits = [limit for limit in source.provider.default_limits if limit.kind == "weight"]
+            allowed = min((limit.cost / limit.interval_s for limit in limits), default=1.0) * _SHARE
+            for lane in mine:
+                is_native = lane.wanted.series.timeframe == lane.wanted.timeframe
+                if lane.topic and is_native:
+                    lane.ledger.every = max(1, -int(-per_s // allowed))
+
+    def prime(self, lane: Lane, *, from_first: bool) -> None:
+        """Fetch the newest candle of the lane, so that the provider's clock is known, and find where the lane begins.
+
+        Raises what no waiting heals: an unknown symbol, a missing key, a refusal.
+        """
+        ledger, timeframe = lane.ledger, lane.wanted.timeframe
+        settling = ledger.settling
+        end_ms = settling.end_ms(lane.now_ms())
+        newest = Span(timeframe.open_ms(timeframe.ordinal(end_ms) - 1), end_ms)
+        try:
+            self.run_call(lambda: self._fetch(lane, newest))
+        except (InputError, AccessDenied, ProviderRefused):
+            raise
+        except CandleFetcherError:
+            self.stats.requests_failed += 1  # it is tried again
+        if lane.starts_now:
+            ledger.next_ms = timeframe.floor_ms(settling.over_ms(lane.now_ms()))
+        elif from_first:
+            options = self.options
+            first_ms = self.run_call(lambda: self._door.first(lane.symbol, options.provider, options.kind))
+            ledger.next_ms = timeframe.floor_ms(first_ms)
+        lane.due_ms = self._next_due_ms(lane)
+
+    # -- the streams --------------------------------------------------------------------------------------------------
+
+    def take(self, event: CandleUpdate | QuoteUpdate, now_s: float) -> None:
+        """Take an update of a stream."""
+        if type(event) is not CandleUpdate:
+            return
+        for lane in self._by_topic.get(event.topic, ()):
+            ledger = lane.ledger
+            with self._lock:
+                held = ledger.forming
+                if not ledger.hear(event):
+                    continue
+                self.stats.merged += held is not None and ledger.forming is event and held.open_ms == event.open_ms
+                wakes = False
+                if event.is_closed:
+                    if ledger.doubts(event) or event.is_correction:
+                        lane.due_ms = min(lane.due_ms, lane.now_ms())
+                        wakes = True
+                    elif lane.tries or ledger.every > 1:
+                        lane.due_ms = min(lane.due_ms, self._next_due_ms(lane))
+                        wakes = True
+                shows = self.options.include_open and not event.is_closed and lane.is_live and not lane.is_shown
+                lane.is_shown = lane.is_shown or shows
+            if wakes:
+                self._wake.set()
+            if shows:
+                self._ready.put(lane)
+
+    def connected(self, topics: Iterable[str], now_s: float) -> None:
+        for topic in topics:
+            for lane in self._by_topic.get(topic, ()):
+                with self._lock:
+                    lane.ledger.connected(lane.now_ms())
+                    if lane.tries:  # the network is back
+                        lane.due_ms = min(lane.due_ms, lane.now_ms())
+        self._wake.set()
+
+    def disconnected(self, topics: Iterable[str], now_s: float) -> None:
+        for topic in topics:
+            for lane in self._by_topic.get(topic, ()):
+                with self._lock:
+                    lane.ledger.disconnected()
+
+    def refused(self, topic: str, error: Exception) -> None:
+        """A channel does not come by stream: its candles come by fetch alone."""
+        self.disconnected([topic], 0.0)
+        for lane in self._by_topic.pop(topic, ()):
+            lane.ledger.every = 1
+            self._said.append((_warn_of_polling, (lane.wanted.label, error)))
+
+    # -- when ---------------------------------------------------------------------------------------------------------
+
+    def _next_due_ms(self, lane: Lane) -> float:
+        return float(lane.ledger.settles_ms())
+
+    def run(self, submit: Callable[[Callable[[], None]], object]) -> None:
+        """Hand the lanes that are due to threads, until `stop` is set."""
+        while not self.stop.is_set():
+            wait_s = self.schedule(submit)
+            self._wires.wait(self._wake, min(_LOOK_S, max(0.001, wait_s)))
+            self._wake.clear()
+
+    def schedule(self, submit: Callable[[Callable[[], None]], object]) -> float:
+        """Hand over the lanes that are due, and return the seconds until the next one is."""
+        wait_s = _LOOK_S
+        for lane in self.lanes:
+            if lane.is_busy or len(lane.outputs) >= _MOST_OUTPUTS:
+                continue
+            left_s = (lane.due_ms - lane.now_ms()) / 1000
+            if left_s <= 0:
+                lane.is_busy = True
+                submit(lambda lane=lane: self.work(lane))  # type: ignore[misc]
+            else:
+                wait_s = min(wait_s, left_s)
+        return wait_s
+
+    # -- what ---------------------------------------------------------------------------------------------------------
+
+    def work(self, lane: Lane) -> None:
+        """Do what is due of a lane, and note when it is due next."""
+        try:
+            self.run_call(lambda: self._work(lane))
+        except BaseException as error:  # noqa: BLE001 - the user's loop raises what waiting does not heal
+            self._note_failure(lane, error)
+        finally:
+            lane.is_busy = False
+            self._wake.set()
+
+    def run_call(self, work: Callable[[], Result]) -> Result:
+        """Return the result of the work, which `end` breaks off. Its warnings are issued in the user's loop."""
+        call = PublicCall(work)
+        self._calls.add(call)
+        if self.stop.is_set():
+            call.stop.set()
+        try:
+            call.do()
+        finally:
+            self._calls.discard(call)
+        item = call.outbox.get()
+        while isinstance(item, tuple):
+            self._said.append(item)
+            item = call.outbox.get()
+        if item.error is not None:
+            raise item.error
+        result: Result = item.value
+        return result
+
+    def _work(self, lane: Lane) -> None:
+        ledger, now_ms = lane.ledger, lane.now_ms()
+        with self._lock:
+            streamed = ledger.streamed(now_ms)
+        if streamed:
+            self._hand_streamed(lane, streamed, now_ms)
+            lane.tries, lane.waits_since_s, lane.due_ms = 0, None, self._next_due_ms(lane)
+            return
+        handed = self._fetch_new(lane)
+        self._look_again(lane)
+        self._note_done(lane, handed)
+
+    def _fetch_new(self, lane: Lane) -> bool:
+        """Fetch what has settled, hand it out, and return whether there was any."""
+        ledger = lane.ledger
+        while True:
+            now_ms = lane.now_ms()
+            start_ms, settled_ms = ledger.next_ms, ledger.settled_end_ms(now_ms)
+            timeframe = lane.wanted.timeframe
+            piece_ms = timeframe.open_ms((timeframe.ordinal(start_ms) // _PIECE_SLOTS + 1) * _PIECE_SLOTS)
+            end_ms = min(settled_ms, piece_ms)
+            if start_ms >= end_ms:
+                lane.is_live = True
+                return False
+            frame = self._fetch(lane, Span(start_ms, end_ms))
+            until_ms = min(end_ms, _end_of(frame, end_ms))
+            self._hand_out(lane, frame, until_ms)
+            lane.is_live = lane.is_live or end_ms == settled_ms
+            if len(frame) or until_ms <= start_ms:
+                return until_ms > start_ms
+            if until_ms >= settled_ms:
+                return True
+
+    def _fetch(self, lane: Lane, span: Span) -> pd.DataFrame:
+        options = self.options
+        return self._door.frame(lane.symbol, options.timeframe, options.provider, options.kind, span)
+
+    def _hand_out(self, lane: Lane, frame: pd.DataFrame, until_ms: int) -> None:
+        ledger, was_live = lane.ledger, lane.is_live
+        rows = _rows_of(frame)
+        now_ms = lane.now_ms()
+        with self._lock:
+            found = ledger.compare(rows, now_ms)
+            ledger.advance(until_ms)
+            stats = self.stats
+            stats.candles += len(rows)
+            stats.confirmed += found.confirmed
+            stats.differing += found.differing
+            stats.backfilled += found.unheard if was_live else 0
+        if rows:
+            self._put(lane, frame, "closed", now_ms)
+
+    def _hand_streamed(self, lane: Lane, updates: Sequence[CandleUpdate], now_ms: int) -> None:
+        until_s = self._base.clock() + lane.wanted.timeframe.nominal_ms / 1000
+        store_streamed(self._base.cache, lane.wanted, updates, now_ms, until_s)
+        frame = _frame_of(updates, lane)
+        with self._lock:
+            lane.ledger.hand_streamed(updates)
+            self.stats.candles += len(updates)
+            self.stats.unconfirmed += len(updates)
+        lane.is_live = True
+        self._put(lane, frame, "closed", now_ms)
+
+    def _look_again(self, lane: Lane) -> None:
+        """Compare what was handed out lately with what the cache has of it by now, and hand out what changed."""
+        ledger = lane.ledger
+        start_ms = ledger.check_from_ms()
+        if start_ms >= ledger.next_ms:
+            return
+        frame = self._fetch(lane, Span(start_ms, ledger.next_ms))
+        rows, now_ms = _rows_of(frame), lane.now_ms()
+        with self._lock:
+            changed, agreed = ledger.corrections(rows, now_ms)
+            self.stats.revised += len(changed)
+            self.stats.confirmed += agreed
+            self.stats.unconfirmed -= agreed
+        if changed:
+            self._base.observe(Yielded(lane.wanted.label, "revised", len(changed), 0.0))
+        if changed and self.options.revisions:
+            self._put(lane, frame[np.isin(index_ms(frame), changed)].copy(), "revised", now_ms)
+
+    def _put(self, lane: Lane, frame: pd.DataFrame, kind: str, now_ms: int) -> None:
+        """Hand the frame over to the user's loop."""
+        if self.options.include_open:
+            frame["is_closed"] = True
+        if self.options.revisions:
+            frame["is_revised"] = kind == "revised"
+        lag_s = 0.0
+        if lane.is_live and len(frame) and kind == "closed":
+            lag_s = max(0, now_ms - lane.ledger.settling.close_ms(int(index_ms(frame)[-1]))) / 1000
+            self.stats.note_lag(lag_s)
+        lane.outputs.append(frame)
+        self._ready.put(lane)
+        if kind == "closed" and lane.is_live:
+            self._base.observe(Yielded(lane.wanted.label, kind, len(frame), lag_s))
+
+    # -- afterwards ---------------------------------------------------------------------------------------------------
+
+    def _note_done(self, lane: Lane, handed: bool) -> None:
+        ledger, now_ms = lane.ledger, lane.now_ms()
+        due_ms = self._next_due_ms(lane)
+        lane.problem = None
+        if handed or due_ms > now_ms:
+            lane.tries, lane.waits_since_s = 0, None
+            lane.due_ms = due_ms
+        else:
+            self._wait_again(lane, _EMPTY_S)
+        if ledger.is_silent() and lane.topic:
+            self.doubt(lane.topic)
+
+    def _note_failure(self, lane: Lane, error: BaseException) -> None:
+        """Note when a lane is tried again after a fetch that failed. What is no error of the library is raised in the
+        user's loop."""
+        if isinstance(error, CancelledError) and self.stop.is_set():
+            return
+        self.stats.requests_failed += 1
+        if self._base.is_closed or not isinstance(error, CandleFetcherError):
+            self._raise(lane, error)
+            self.end()
+            return
+        lane.problem = error
+        asked_s = error.retry_after_s if isinstance(error, RateLimited) else None
+        self._wait_again(lane, _FAILED_S, None if isinstance(error, Banned) and not asked_s else asked_s)
+
+    def _wait_again(self, lane: Lane, pauses: tuple[float, float], asked_s: float | None = None) -> None:
+        first_s, most_s = pauses
+        pause_s = min(most_s, first_s * 2.0 ** min(lane.tries, 20)) * (0.75 + self._wires.random() / 2)
+        lane.tries += 1
+        lane.due_ms = lane.now_ms() + 1000 * max(pause_s, min(asked_s or 0.0, _LONGEST_S))
+        now_s, limit_s = self._wires.steady_s(), self.options.max_delay_s
+        if lane.waits_since_s is None:
+            lane.waits_since_s = now_s
+        elif limit_s is not None and now_s - lane.waits_since_s > limit_s:
+            lane.waits_since_s = now_s
+            problem = lane.problem
+            refusals = (problem,) if isinstance(problem, CandleFetcherError) else ()
+            why = f": {problem.reason}" if isinstance(problem, CandleFetcherError) else ""
+            error = IncompleteData(
+                f"{lane.wanted.label} from {iso(lane.ledger.next_ms)} on has not come within {limit_s:g} s{why}",
+                refusals=[one for one in refusals if not isinstance(one, IncompleteData)],  # type: ignore[misc]
+            )
+            error.__cause__ = problem
+            self._raise(lane, error)
+
+    def tell(self, function: Callable[..., object], *arguments: object) -> None:
+        """Have the function called in the user's loop."""
+        self._said.append((function, arguments))
+
+    def _raise(self, lane: Lane, error: BaseException) -> None:
+        """Have the user's loop raise the error."""
+        self._said.append((_raise, (error,)))
+        self._ready.put(lane)
+
+    # -- the user's loop ----------------------------------------------------------------------------------------------
+
+    def next(self, timeout_s: float) -> tuple[str, pd.DataFrame] | None:
+        """Return the next frame with its symbol; None where there is none within the time. Warnings and errors of the
+        work are issued and raised here."""
+        while self._said:
+            function, arguments = self._said.popleft()
+            function(*arguments)
+        try:
+            lane = self._ready.get(timeout=timeout_s) if timeout_s > 0 else self._ready.get_nowait()
+        except queue.Empty:
+            return None
+        if lane is None:
+            return None
+        if lane.outputs:
+            frame = lane.outputs.popleft()
+            if len(lane.outputs) < _MOST_OUTPUTS:
+                self._wake.set()
+            return lane.symbol, frame
+        return self._forming(lane)
+
+    def _forming(self, lane: Lane) -> tuple[str, pd.DataFrame] | None:
+        """Return the forming candle, if it is another one than the last shown and no closed one is before it."""
+        with self._lock:
+            lane.is_shown = False
+            update = lane.ledger.forming
+            timeframe = lane.wanted.timeframe
+            if update is None or update is lane.forming_shown:
+                return None
+            if timeframe.ordinal(update.open_ms) != timeframe.ordinal(lane.ledger.next_ms):
+                return None
+            lane.forming_shown = update
+        frame = _frame_of([update], lane)
+        frame["is_closed"] = False
+        if self.options.revisions:
+            frame["is_revised"] = False
+        return lane.symbol, frame
+
+    def end(self) -> None:
+        """End the work; any thread may call it."""
+        self.stop.set()
+        self._wake.set()
+        for call in list(self._calls):
+            call.stop.set()
+            for scope in list(call.scopes):
+                self._base.stop(scope)
+        self._ready.put(None)
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+def _warn_of_polling(label: str, error: Exception) -> None:
+    warn(CandleFetcherWarning(f"{label} does not come by stream ({error}); its candles come by requests"))
+
+
+def _end_of(frame: pd.DataFrame, end_ms: int) -> int:
+    """Return up to where the frame says everything; a hole that may be a late row is not in it."""
+    end = frame.attrs.get(MANIFEST, {}).get("end")
+    return end_ms if end is None else instant_ms(end, "end")
+
+
+def _rows_of(frame: pd.DataFrame) -> list[tuple[int, Prices]]:
+    if not len(frame):
+        return []
+    names = [name for name in OHLCV if name in frame]
+    columns: list[Any] = [frame[name].to_numpy().tolist() for name in names]
+    return list(zip(index_ms(frame).tolist(), zip(*columns, strict=True), strict=True))
+
+
+def _frame_of(updates: Sequence[CandleUpdate], lane: Lane) -> pd.DataFrame:
+    candles = candles_of(updates, lane.wanted.feed.columns)
+    return pd.DataFrame(
+        {name: candles.floats(name).copy() for name in OHLCV if name in candles.names},
+        index=utc_index(candles.open_ms, "timestamp"),
+    )

@@ -1,0 +1,213 @@
+"""A practice exchange, its streams without sockets, and a follower without threads: all by one clock that is told.
+
+    world.follow(["BTC/USDT"], "1m")       a Driver: its lines and its follower, stepped by turns
+    driver.run(seconds)                    the clock goes on, with all that happens meanwhile
+    driver.items                           what was yielded
+
+`world.network` decides what happens to connections and frames.
+"""
+
+from __future__ import annotations
+
+import random
+import urllib.parse
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from world import World
+
+from candle_fetcher.core.errors import TransportError
+from candle_fetcher.core.events import Event
+from candle_fetcher.core.frame import index_ms
+from candle_fetcher.fetcher.frames import make_door
+from candle_fetcher.live.follow import make_follow
+from candle_fetcher.live.follower import Options
+from candle_fetcher.live.line import Wires
+from candle_fetcher.net.stream import Frame
+from candle_fetcher.practice.websocket import CLOSE, PING, PONG, TEXT, WireMessage
+
+
+class Network:
+    """What happens to connections and frames; tests replace its parts.
+
+    refuse(now_s): the error of an attempt to connect, or None. change(text): the texts in place of a frame.
+    """
+
+    def __init__(self) -> None:
+        self.refuse: Callable[[float], Exception | None] = lambda now_s: None
+        self.change: Callable[[bytes], Iterable[bytes]] = lambda text: (text,)
+        self.is_silent = False
+        self.attempts: list[float] = []
+        self.conns: list[Conn] = []
+
+    def drop(self) -> None:
+        """End all connections, without a word."""
+        for conn in self.conns:
+            conn.is_lost = True
+        self.conns.clear()
+
+
+class Conn:
+    """A connection to a session of the practice exchange, without a socket."""
+
+    def __init__(self, world: LiveWorld, path: str) -> None:
+        self._world = world
+        parts = urllib.parse.urlsplit(path)
+        dialect = world.exchange.streams.find(parts.path)
+        assert dialect is not None
+        self._session: Any = dialect.open(parts.path, urllib.parse.parse_qsl(parts.query), {}, world.now_ms)
+        self._frames: deque[WireMessage] = deque(self._session.opened(world.now_ms))
+        self.is_lost = self.is_closed = False
+        self.sent: list[str] = []
+        world.network.conns.append(self)
+
+    def receive(self, timeout_s: float) -> Frame | None:
+        self._check()
+        network = self._world.network
+        if not self._frames:
+            for message in self._session.due(self._world.now_ms):
+                if message.opcode == TEXT:
+                    self._frames.extend(WireMessage(TEXT, text) for text in network.change(message.payload))
+                else:
+                    self._frames.append(message)
+        if network.is_silent:
+            self._frames.clear()
+        if not self._frames:
+            return None
+        message = self._frames.popleft()
+        if message.opcode == PING:
+            self._session.received(WireMessage(PONG, message.payload), self._world.now_ms)
+            return Frame("ping", message.payload)
+        if message.opcode == CLOSE:
+            self.is_lost = True
+            return Frame("closed", b"1000")
+        return Frame("text" if message.opcode == TEXT else "pong", message.payload)
+
+    def send(self, text: str) -> None:
+        self._check()
+        self.sent.append(text)
+        self._frames.extend(self._session.received(WireMessage(TEXT, text.encode()), self._world.now_ms))
+
+    def ping(self) -> None:
+        self._check()
+        self._session.received(WireMessage(PING, b""), self._world.now_ms)
+        self._frames.append(WireMessage(PONG, b""))
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def _check(self) -> None:
+        if self.is_lost:
+            raise TransportError("the connection was lost")
+
+
+class LiveWorld(World):
+    """A World with streams."""
+
+    def __init__(self, folder: Path, **given: Any) -> None:
+        super().__init__(folder, **given)
+        self.network = Network()
+        self.events: list[Event] = []
+        self._chance = random.Random(1)
+
+    @property
+    def now_ms(self) -> int:
+        return round(self.now_s * 1000)
+
+    def wires(self, observe: Callable[[Event], None]) -> Wires:
+        def connect(root: str, path: str, stop: Any, keys: Any, begun: Any) -> Conn:
+            self.network.attempts.append(self.now_s)
+            error = self.network.refuse(self.now_s)
+            if error is not None:
+                raise error
+            return Conn(self, path)
+
+        def note(event: Event) -> None:
+            self.events.append(event)
+            observe(event)
+
+        now_s = lambda: self.now_s  # noqa: E731
+        return Wires(connect, now_s, now_s, lambda stop, seconds: stop.is_set(), note, self._chance.random)
+
+    def follow(self, symbols: list[str], timeframe: str, start: Any = None, **given: Any) -> Driver:
+        settings = given.pop("settings", {})
+        settings = {"base_urls": self.exchange.base_urls | self.stream_urls(), **settings}
+        fetcher = self.fetcher(**settings)
+        runtime = fetcher._runtime
+        options = Options(timeframe, **given)
+        wires = self.wires(runtime.observe)
+        live = make_follow(runtime, make_door(runtime), symbols, start, options, wires=wires, begins=False)
+        return Driver(self, live)
+
+    def stream_urls(self) -> dict[str, str]:
+        return {f"{name}-stream": url for name, url in self.exchange.stream_urls.items()}
+
+
+class Driver:
+    """A call of `follow`, stepped by one thread."""
+
+    def __init__(self, world: LiveWorld, live: Any) -> None:
+        self.world = world
+        self.live = live
+        self.follower = live._follower
+        self.lines = live._streaming.lines
+        self.items: list[tuple[str, pd.DataFrame]] = []
+        self.errors: list[BaseException] = []
+
+    @property
+    def stats(self) -> Any:
+        return self.live.stats
+
+    def step(self, most: int = 10_000) -> None:
+        """Do what is to be done at this instant."""
+        for line in self.lines:
+            for _ in range(most):
+                before = line.messages, line.connections
+                if not line.is_over:
+                    line.step(0.0)
+                if (line.messages, line.connections) == before:
+                    break
+        self.follower.schedule(lambda work: work())
+        while True:
+            try:
+                found = self.follower.next(0.0)
+            except Exception as error:  # noqa: BLE001 - it is looked at by the test
+                self.errors.append(error)
+                continue
+            if found is None:
+                if self.follower._ready.empty() and not self.follower._said:
+                    return
+                continue
+            self.items.append(found)
+
+    def run(self, seconds: float, step_s: float = 0.5) -> None:
+        """Let the clock go on in steps."""
+        ends_s = self.world.now_s + seconds
+        while self.world.now_s < ends_s:
+            self.world.now_s = min(ends_s, self.world.now_s + step_s)
+            self.step()
+
+    def run_to(self, at_s: Iterable[float]) -> None:
+        """Let the clock go on to those times."""
+        for now_s in at_s:
+            self.world.now_s = max(self.world.now_s, now_s)
+            self.step()
+
+    def opens(self, symbol: str) -> list[int]:
+        """The open times of the closed candles that were yielded of the symbol, in order; not those yielded again."""
+        found: list[int] = []
+        for name, frame in self.items:
+            if name == symbol and not ("is_revised" in frame and frame["is_revised"].all()):
+                closed = frame[frame["is_closed"]] if "is_closed" in frame else frame
+                found += index_ms(closed).tolist()
+        return found
+
+    def frame(self, symbol: str) -> pd.DataFrame:
+        """All closed candles of the symbol, the last values of each."""
+        frames = [frame for name, frame in self.items if name == symbol and len(frame)]
+        frames = [frame[frame["is_closed"]] if "is_closed" in frame else frame for frame in frames]
+        whole = pd.concat([frame[["open", "high", "low", "close", "volume"]] for frame in frames])
+        return whole[~whole.index.duplicated(keep="last")].sort_index()

@@ -1,0 +1,211 @@
+"""`follow`: every settled candle once, in order, equal to REST, whatever the network does."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from live_world import LiveWorld
+from world import ms, same
+
+from candle_fetcher.core.errors import TransportError
+
+MINUTE = 60_000
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[LiveWorld]:
+    with LiveWorld(tmp_path, now="2024-06-15T12:00:30") as world:
+        yield world
+
+
+def slots(start: str, count: int, step_ms: int = MINUTE) -> list[int]:
+    return [ms(start) + step_ms * number for number in range(count)]
+
+
+def test_the_next_candle_comes_when_it_has_settled_and_is_in_the_cache(world: LiveWorld) -> None:
+    driver = world.follow(["BTC/USDT"], "1m")
+    driver.run(31)
+    assert driver.items == []
+    driver.run(2)
+    assert driver.opens("BTC/USDT") == [ms("2024-06-15T12:00")]
+    driver.run(60)
+    assert driver.opens("BTC/USDT") == slots("2024-06-15T12:00", 2)
+    world.asked()
+    again = world.fetcher().fetch("BTC/USDT", "1m", "2024-06-15T12:00", "2024-06-15T12:02")
+    assert world.asked() == []
+    assert driver.frame("BTC/USDT").equals(again)
+    assert driver.stats.confirmed == 2
+    assert driver.stats.connections == 1
+
+
+def test_history_goes_over_into_the_present_without_a_seam(world: LiveWorld) -> None:
+    driver = world.follow(["BTC/USDT"], "1m", "2024-06-15T09:00")
+    driver.run(200)
+    assert driver.opens("BTC/USDT") == slots("2024-06-15T09:00", 183)
+    same(driver.frame("BTC/USDT"), world.truth("BTCUSDT", "1m", "2024-06-15T09:00", "2024-06-15T12:03"))
+
+
+@pytest.mark.parametrize("seconds", [5, 90, 20 * 60])
+def test_what_closed_during_a_drop_comes_before_anything_newer(world: LiveWorld, seconds: float) -> None:
+    driver = world.follow(["BTC/USDT", "ETH/USDT"], "1m")
+    driver.run(100)
+    world.network.drop()
+    back_s = world.now_s + seconds
+    world.network.refuse = lambda now_s: TransportError("refused") if now_s < back_s else None
+    driver.run(seconds + 130, 1.0)
+    for symbol in ("BTC/USDT", "ETH/USDT"):
+        opens = driver.opens(symbol)
+        assert opens == slots("2024-06-15T12:00", len(opens))
+        assert len(opens) == (world.now_ms - 2_000 - ms("2024-06-15T12:00")) // MINUTE
+    assert driver.stats.connections == 2
+
+
+def test_a_stream_that_lies_changes_no_candle(world: LiveWorld) -> None:
+    def lie(text: bytes) -> Iterator[bytes]:
+        body = json.loads(text)
+        if body.get("data", {}).get("e") == "kline":
+            body["data"]["k"]["c"] = "1.0"
+        yield json.dumps(body).encode()
+
+    world.network.change = lie
+    driver = world.follow(["BTC/USDT"], "1m")
+    driver.run(200)
+    same(driver.frame("BTC/USDT"), world.truth("BTCUSDT", "1m", "2024-06-15T12:00", "2024-06-15T12:03"))
+    assert driver.stats.differing == 3
+    assert driver.stats.confirmed == 0
+
+
+def test_shuffled_and_doubled_frames_give_each_candle_once(world: LiveWorld) -> None:
+    chance, held = random.Random(3), []
+
+    def shuffle(text: bytes) -> Iterator[bytes]:
+        held.append(text)
+        if len(held) > 5:
+            chance.shuffle(held)
+            yield from (held.pop(), held[0])
+
+    world.network.change = shuffle
+    driver = world.follow(["BTC/USDT", "ETH/USDT"], "1m")
+    driver.run(300)
+    for symbol in ("BTC/USDT", "ETH/USDT"):
+        assert driver.opens(symbol) == slots("2024-06-15T12:00", 5)
+        same(driver.frame(symbol), world.truth(symbol.replace("/", ""), "1m", "2024-06-15T12:00", "2024-06-15T12:05"))
+
+
+def test_a_silent_stream_is_replaced_within_a_minute_and_holds_nothing_back(world: LiveWorld) -> None:
+    driver = world.follow(["BTC/USDT"], "1m")
+    driver.run(100)
+    world.network.is_silent = True
+    driver.run(62)
+    assert len(world.network.attempts) == 2
+    world.network.is_silent = False
+    driver.run(200)
+    opens = driver.opens("BTC/USDT")
+    assert opens == slots("2024-06-15T12:00", len(opens))
+
+
+def test_a_rest_api_that_is_down_holds_candles_back_until_it_is_up(world: LiveWorld) -> None:
+    from candle_fetcher.practice import faults
+
+    driver = world.follow(["BTC/USDT"], "1m")
+    driver.run(40)
+    down = world.exchange.fail(faults.status(503), times=None, match="klines")
+    driver.run(150)
+    assert driver.opens("BTC/USDT") == slots("2024-06-15T12:00", 1)
+    down.stop()
+    driver.run(40)
+    opens = driver.opens("BTC/USDT")
+    assert opens == slots("2024-06-15T12:00", len(opens))
+    assert len(opens) >= 3
+
+
+class Storm:
+    """A network that drops, refuses, falls silent, doubles, shuffles and lies, all the time."""
+
+    def __init__(self, world: LiveWorld, seed: int) -> None:
+        self.world = world
+        self.chance = random.Random(seed)
+        self.held: list[bytes] = []
+        self.began_s = world.now_s
+        world.network.change = self.change
+        world.network.refuse = self.refuse
+
+    def at(self, minute: int) -> None:
+        """Do what is due in a minute."""
+        if minute % 3 == 2:
+            self.world.network.drop()
+        self.world.network.is_silent = minute % 120 in range(60, 66)
+
+    def refuse(self, now_s: float) -> Exception | None:
+        minute = int(now_s - self.began_s) // 60
+        return TransportError("refused") if minute % 47 < 3 or self.chance.random() < 0.1 else None
+
+    def change(self, text: bytes) -> Iterator[bytes]:
+        chance = self.chance.random()
+        if chance < 0.02:
+            body = json.loads(text)
+            if body.get("data", {}).get("e") == "kline":
+                body["data"]["k"].update(c="1.0", v="7.0")
+                text = json.dumps(body).encode()
+        self.held.append(text)
+        if chance < 0.1:
+            return
+        self.chance.shuffle(self.held)
+        while self.held:
+            one = self.held.pop()
+            yield one
+            if self.chance.random() < 0.1:
+                yield one
+
+
+def storm(world: LiveWorld, symbols: list[str], hours: float) -> None:
+    """Follow the symbols through a storm, and hold every candle against the exchange."""
+    first_ms = world.now_ms // MINUTE * MINUTE
+    driver = world.follow(symbols, "1m")
+    trouble = Storm(world, 5)
+    minutes = round(hours * 60)
+    for minute in range(minutes):
+        trouble.at(minute)
+        base_s = first_ms / 1000 + 60 * (minute + 1)
+        driver.run_to(base_s + offset_s for offset_s in (0.01, 1.2, 2.005, 2.5, 4.0, 15.0, 31.0, 47.0))
+    world.network.change, world.network.is_silent = (lambda text: (text,)), False
+    driver.run(8, 1.0)
+    end_ms = first_ms + MINUTE * minutes
+    for symbol in symbols:
+        assert driver.opens(symbol) == [first_ms + MINUTE * number for number in range(minutes)]
+        provider, _, name = symbol.rpartition(":")
+        truth = world.exchange.truth(provider or "binance", name.replace("/", ""), "1m", first_ms, end_ms)
+        same(driver.frame(symbol), truth)
+    stats = driver.stats
+    assert stats.candles == minutes * len(symbols)
+    assert stats.differing > 0
+    assert driver.errors == []
+    rate = max(
+        sum(1 for one in world.network.attempts if 0 <= one - start_s < 300) for start_s in world.network.attempts
+    )
+    assert rate <= 140
+    again = world.fetcher()
+    world.asked()
+    for symbol in symbols:
+        frame = again.fetch(symbol, "1m", first_ms, end_ms)
+        assert driver.frame(symbol).equals(frame)
+    assert world.asked() == []
+
+
+def test_two_symbols_through_a_storm(world: LiveWorld) -> None:
+    storm(world, ["BTC/USDT", "ETH/USDT"], 0.7)
+
+
+@pytest.mark.long
+def test_twenty_symbols_through_a_day_of_storm(world: LiveWorld) -> None:
+    names = ["ADA/USDT", "BNB/USDT", "BTC/USDT", "DOGE/USDT", "ETH/BTC", "ETH/USDT", "SOL/USDT", "XRP/USDT", "ADA/BTC"]
+    symbols = [*names, *(f"binance-um:{name}" for name in names if name.endswith("USDT"))]
+    listed = world.fetcher().symbols(provider="binance-us")
+    symbols += [f"binance-us:{name}" for name in listed[listed["status"] == "TRADING"]["symbol"]]
+    symbols = symbols[:20]
+    assert len(symbols) == 20
+    storm(world, symbols, 24)
