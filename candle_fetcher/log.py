@@ -234,6 +234,10 @@ def _text(event: Event) -> str:
     if isinstance(event, Sent):
         status = "no reply" if event.status is None else f"status {event.status}"
         return f"{event.provider} {event.path}: {status} in {event.seconds:.3f} s, {event.bytes:,} bytes"
+    return _live_text(event)
+
+
+def _live_text(event: Event) -> str:
     if isinstance(event, Connected):
         return f"{event.provider} {event.path}: connected, {event.channels:,} channels"
     if isinstance(event, Disconnected):

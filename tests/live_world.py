@@ -22,7 +22,6 @@ from world import World
 from candle_fetcher.core.errors import TransportError
 from candle_fetcher.core.events import Event
 from candle_fetcher.core.frame import index_ms
-from candle_fetcher.fetcher.frames import make_door
 from candle_fetcher.live.follow import make_follow
 from candle_fetcher.live.follower import Options
 from candle_fetcher.live.line import Wires
@@ -139,7 +138,7 @@ class LiveWorld(World):
         runtime = fetcher._runtime
         options = Options(timeframe, **given)
         wires = self.wires(runtime.observe)
-        live = make_follow(runtime, make_door(runtime), symbols, start, options, wires=wires, begins=False)
+        live = make_follow(runtime, fetcher._door, symbols, start, options, wires=wires, begins=False)
         return Driver(self, live)
 
     def stream_urls(self) -> dict[str, str]:

@@ -30,18 +30,10 @@ from candle_fetcher.core.types import (
 )
 from candle_fetcher.fetcher.answers import Answer
 from candle_fetcher.fetcher.calls import checked_call, frame_call, public_call
-from candle_fetcher.fetcher.frames import (
-    export_file,
-    fetch_frame,
-    fetch_frames,
-    iterate_frames,
-    list_gaps,
-    make_answer,
-    make_door,
-)
+from candle_fetcher.fetcher.frames import export_file, fetch_frame, fetch_frames, iterate_frames, list_gaps, make_answer
 from candle_fetcher.fetcher.listings import find_first_candle, list_symbols
 from candle_fetcher.fetcher.policy import read_policy
-from candle_fetcher.fetcher.request import read_call
+from candle_fetcher.fetcher.request import Arguments, Range, make_request, read_call
 from candle_fetcher.fetcher.runtime import make_runtime
 from candle_fetcher.files.outputs import (
     hand_over,
@@ -51,6 +43,7 @@ from candle_fetcher.files.outputs import (
     typed_iter_frames,
 )
 from candle_fetcher.live import calls as live
+from candle_fetcher.live.door import Door
 from candle_fetcher.monitor import PerformanceMonitor
 from candle_fetcher.providers import Provider, all_providers
 from candle_fetcher.settings import default
@@ -112,7 +105,7 @@ class CandleFetcher:
         clock: Callable[[], float] | None = None,
     ) -> None:
         self._runtime = make_runtime(locals())
-        self._door = make_door(self._runtime)
+        self._door = Door(self._runtime, fetch_frame, find_first_candle, make_request, Arguments, Range, read_policy)
 
     def __repr__(self) -> str:
         facts = self._runtime.describe()

@@ -20,14 +20,12 @@ from candle_fetcher.core.timeframe import Timeframe
 from candle_fetcher.fetcher.answers import Answer
 from candle_fetcher.fetcher.calls import refuse_own_threads
 from candle_fetcher.fetcher.collect import CandleResult, Collector
-from candle_fetcher.fetcher.listings import find_first_candle, naming_closest
-from candle_fetcher.fetcher.policy import FetchPolicy, read_policy
+from candle_fetcher.fetcher.listings import naming_closest
+from candle_fetcher.fetcher.policy import FetchPolicy
 from candle_fetcher.fetcher.ready import copy_frame
 from candle_fetcher.fetcher.refusals import refuse_incomplete, settled_frame
-from candle_fetcher.fetcher.request import Arguments, Range, Request, make_request
+from candle_fetcher.fetcher.request import Arguments, Request, make_request
 from candle_fetcher.fetcher.runtime import Runtime
-from candle_fetcher.live.door import Door
-from candle_fetcher.providers import Provider
 from candle_fetcher.sources import CallScope
 from candle_fetcher.workers import fetch_by_threads, fetch_by_workers, is_of_threads
 
@@ -203,19 +201,3 @@ def list_gaps(runtime: Runtime, arguments: Arguments, policy: FetchPolicy) -> pd
         refuse_incomplete(collector, found)
     runtime.observe(Operation("gaps", time.perf_counter() - began, found.candles.count, 0, request.label))
     return gap_frame(found.gaps)
-
-
-def make_door(runtime: Runtime) -> Door:
-    """Return what live calls take of the fetcher."""
-    policy = read_policy(runtime.settings, None)
-
-    def request(symbol: str, timeframe: str, provider: str | Provider | None, kind: str) -> Request:
-        return make_request(runtime, Arguments(symbol, timeframe, Range(None, None), provider, kind))
-
-    def frame(symbol: str, timeframe: str, provider: str | Provider | None, kind: str, span: Span) -> pd.DataFrame:
-        return fetch_frame(runtime, Arguments(symbol, timeframe, Range(*span), provider, kind), policy)
-
-    def first(symbol: str, provider: str | Provider | None, kind: str) -> int:
-        return int(find_first_candle(runtime, symbol, provider, kind, policy).value // 10**6)
-
-    return Door(request, frame, first)

@@ -7,7 +7,7 @@ stream count as read now, so that the next request of the series reads them once
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -44,16 +44,32 @@ class Wanted(Protocol):
 
 
 class Door(NamedTuple):
-    """What live calls take of a fetcher.
+    """What live calls take of a fetcher: the functions behind `fetch`, which the floor above has."""
 
-    request(symbol, timeframe, provider, kind): the request for a series; raises InputError for arguments that are not
-    valid. frame(symbol, timeframe, provider, kind, span): the settled candles of the span, as `fetch` returns them.
-    first(symbol, provider, kind): the opening of the first candle, in Unix ms.
-    """
+    runtime: Any
+    fetch_frame: Callable[[Any, Any, Any], pd.DataFrame]
+    find_first_candle: Callable[[Any, str, str | Provider | None, str, Any], pd.Timestamp]
+    make_request: Callable[[Any, Any], Wanted]
+    arguments: Callable[..., Any]
+    range: Callable[..., Any]
+    read_policy: Callable[..., Any]
 
-    request: Callable[[str, str, str | Provider | None, str], Wanted]
-    frame: Callable[[str, str, str | Provider | None, str, Span], pd.DataFrame]
-    first: Callable[[str, str | Provider | None, str], int]
+    def request(self, symbol: str, timeframe: str, provider: str | Provider | None, kind: str) -> Wanted:
+        """Return the request for a series. Raises InputError for arguments that are not valid."""
+        wanted = self.arguments(symbol, timeframe, self.range(None, None), provider, kind)
+        return self.make_request(self.runtime, wanted)
+
+    def frame(
+        self, symbol: str, timeframe: str, provider: str | Provider | None, kind: str, span: Span
+    ) -> pd.DataFrame:
+        """Return the settled candles of the span, as `fetch` returns them."""
+        wanted = self.arguments(symbol, timeframe, self.range(*span), provider, kind)
+        return self.fetch_frame(self.runtime, wanted, self.read_policy(self.runtime.settings, None))
+
+    def first_ms(self, symbol: str, provider: str | Provider | None, kind: str) -> int:
+        """Return the opening of the first candle of the symbol."""
+        policy = self.read_policy(self.runtime.settings, None)
+        return int(self.find_first_candle(self.runtime, symbol, provider, kind, policy).value // 10**6)
 
 
 def candles_of(updates: Sequence[CandleUpdate], columns: Sequence[str]) -> Candles:

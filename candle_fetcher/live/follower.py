@@ -186,7 +186,7 @@ class Follower:
             ledger.next_ms = timeframe.floor_ms(settling.over_ms(lane.now_ms()))
         elif from_first:
             options = self.options
-            first_ms = self.run_call(lambda: self._door.first(lane.symbol, options.provider, options.kind))
+            first_ms = self.run_call(lambda: self._door.first_ms(lane.symbol, options.provider, options.kind))
             ledger.next_ms = timeframe.floor_ms(first_ms)
         lane.due_ms = self._next_due_ms(lane)
 
