@@ -95,7 +95,7 @@ class _Chart:
         # Small prices keep their zeros, so that all labels are of one length.
         price["tickformat"] = f".{places}f" if largest < 1 else f",.{places + 1}~f"
         made.update_layout(
-            **layout_of(theme, drawn.label or "candles", self._subtitle()),
+            **layout_of(theme, drawn.label or "candles", *self._lines_of_title()),
             xaxis=axis_of(theme, **self._time_axis(), **hover, spikedash="dot"),
             yaxis=axis_of(theme, **price, title_text=_quote(drawn.manifest)),
             yaxis2=axis_of(theme, domain=[0, floor - 0.04 if floor else 0], side="right", title_text="volume", nticks=4)
@@ -107,21 +107,18 @@ class _Chart:
             made.add_annotation(text="no candles", showarrow=False, xref="paper", yref="paper", x=0.5, y=0.5)
         return made
 
-    def _subtitle(self) -> str:
+    def _lines_of_title(self) -> tuple[str, str]:
+        """Return what stands below the title: the range, and how the candles are drawn."""
         drawn, count = self.drawn, self.drawn.candles.count
-        span = drawn.span
-        parts = [f"{minute_text(span.start_ms)} to {minute_text(span.end_ms)} UTC"] if span else ["UTC"]
+        ends = map(minute_text, drawn.span)
+        where = f"{' to '.join(ends)} UTC" if drawn.span else "UTC"
+        origin = drawn.manifest.get("origin")
+        what = counted(count, "candle")
         if self.thinned.cell is not None:
             of = f" of {drawn.timeframe}" if drawn.timeframe else ""
-            parts.append(f"each candle is {_spaced(self.thinned.cell)}, made of {count:,} candles{of}")
-        else:
-            parts.append(f"{count:,} candle{'' if count == 1 else 's'}")
-        if drawn.manifest.get("changed"):
-            parts.append("values were changed after the fetch")
-        origin = drawn.manifest.get("origin")
-        if origin:
-            parts.append(f"from {origin}")
-        return " · ".join(parts)
+            what = f"each candle is {_spaced(self.thinned.cell)}, made of {what}{of}"
+        what += " · values were changed after the fetch" if drawn.manifest.get("changed") else ""
+        return where + (f" · from {origin}" if origin else ""), what
 
     def _time_axis(self) -> dict[str, Any]:
         span, half_ms = self.drawn.span, self.half_ms

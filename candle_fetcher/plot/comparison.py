@@ -57,9 +57,9 @@ def compare(frames: Any, *, theme: str = "light") -> go.Figure:
             )
         )
     last_ms = max(int(one.candles.open_ms[-1]) for one in drawn.values())
-    text = f"change of the close, in percent of that of {minute_text(since_ms)} UTC, to {minute_text(last_ms)} UTC"
+    texts = f"{minute_text(since_ms)} to {minute_text(last_ms)} UTC", "change of the close since the start, in percent"
     made.update_layout(
-        **layout_of(colours, " · ".join(map(cut, drawn)) if len(drawn) < 5 else f"{len(drawn)} series", text),
+        **layout_of(colours, " · ".join(map(cut, drawn)) if len(drawn) < 5 else f"{len(drawn)} series", *texts),
         xaxis=axis_of(colours, type="date", hoverformat="%Y-%m-%d %H:%M UTC"),
         yaxis=axis_of(colours, side="right", ticksuffix=" %", tickformat="+,~f") | {"zeroline": True},
     )

@@ -161,7 +161,7 @@ def _draw(go: Any, tables: dict[str, pd.DataFrame], timeframe: Timeframe, span: 
     what = f"{len(tables)} series" if len(tables) > 1 else next(iter(tables))
     text = f"{minute_text(span.start_ms)} to {minute_text(span.end_ms)} UTC" if span else "nothing is known yet"
     made.update_layout(
-        **layout_of(theme, f"Stored · {what} · {timeframe}", f"{text} · {total:,} candles · no request was sent"),
+        **layout_of(theme, f"Stored · {what} · {timeframe}", text, f"{total:,} candles · no request was sent"),
         xaxis=axis_of(theme, type="date", range=[str(np.datetime64(ms, "ms")) for ms in span], **_HOVER),
         yaxis=axis_of(
             theme, type="category", autorange="reversed", showgrid=False, categoryarray=[cut(name) for name in tables]

@@ -43,6 +43,14 @@ _PLACES = {
     ),
 }
 _TIMEOUT_S = 60
+_CONFIG = {
+    "scrollZoom": True,
+    "displaylogo": False,
+    "modeBarButtonsToRemove": ["select2d", "lasso2d"],
+    # By default a button of some versions of plotly uploads the picture.
+    "showSendToCloud": False,
+    "plotlyServerURL": "",
+}
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -110,7 +118,7 @@ def page_of(figure: Any, size: tuple[int, int] | None = None) -> str:
         include_plotlyjs=True,
         default_width=width,
         default_height=height,
-        config={"responsive": size is None, "scrollZoom": True, "displaylogo": False, "displayModeBar": size is None},
+        config={**_CONFIG, "responsive": size is None, "displayModeBar": size is None},
     )
     paper = html.escape(str(figure.layout.paper_bgcolor or "#ffffff"), quote=True)
     return _PAGE.format(title=title, paper=paper, picture=picture)

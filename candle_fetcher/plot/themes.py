@@ -123,9 +123,11 @@ def plotly() -> Any:
     return figures
 
 
-def layout_of(theme: Theme, title: str, subtitle: str) -> dict[str, Any]:
-    """Return the layout that all pictures share."""
-    small = f"<br><span style='font-size:13px;color:{theme.faint}'>{html.escape(subtitle)}</span>"
+def layout_of(theme: Theme, title: str, *lines: str) -> dict[str, Any]:
+    """Return the layout that all pictures share: the title with lines below it, and the legend below the picture."""
+    small = "".join(
+        f"<br><span style='font-size:13px;color:{theme.faint}'>{html.escape(line)}</span>" for line in lines
+    )
     return {
         "title": {
             "text": f"<b>{html.escape(title)}</b>{small}",
@@ -141,13 +143,14 @@ def layout_of(theme: Theme, title: str, subtitle: str) -> dict[str, Any]:
         "font": {"family": _FONT, "size": 13, "color": theme.text},
         "paper_bgcolor": theme.paper,
         "plot_bgcolor": theme.paper,
-        "margin": {"l": 24, "r": 24, "t": 96, "b": 40},
+        "margin": {"l": 24, "r": 24, "t": 50 + 20 * len(lines), "b": 40},
         "legend": {
             "orientation": "h",
             "x": 0,
             "xanchor": "left",
-            "y": 1.01,
+            "y": 0,
             "yanchor": "bottom",
+            "yref": "container",
             "bgcolor": "rgba(0,0,0,0)",
             "itemsizing": "constant",
         },
