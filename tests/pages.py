@@ -36,7 +36,19 @@ DOCS = ROOT / "candle_fetcher" / "docs"
 GROUPS = {
     "Start": ("installing", "recipes", "coming-from"),
     "Candles": (
-        *("ranges", "frames", "gaps", "export", "plot", "adapters", "vault", "import", "funding", "availability"),
+        *(
+            "ranges",
+            "frames",
+            "gaps",
+            "export",
+            "plot",
+            "adapters",
+            "vault",
+            "import",
+            "funding",
+            "quotes",
+            "availability",
+        ),
         "audit",
     ),
     "How it works": ("cache", "speed", "scale", "service", "monitor", "errors", "doctor"),

@@ -97,8 +97,9 @@ def test_the_table_fits_a_terminal_and_says_what_is_wrong() -> None:
     assert max(map(len, lines)) < 80
     assert lines[0].split() == ["symbol", "last", "bid", "ask", "volume", "age"]
     assert lines[1].split() == ["binance:BTC/USDT", "67500.25", "67500", "67500.5", "25,113.50", "0", "s"]
-    assert lines[2].split()[1] == "0.000000123456"
+    assert lines[2].split()[1:4] == ["1.23456e-07", "67500", "67500.5"]
     assert lines[2].endswith(" 0 s!")
+    assert repr(Quotes([quote()])).splitlines()[1].split()[1:4] == ["67500.25", "67500.00", "67500.50"]
     assert lines[3].split(maxsplit=1) == ["kraken:ETH/USD", "Kraken did not answer within 5 s"]
 
 

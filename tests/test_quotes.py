@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import dataclasses
 import inspect
 import json
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +23,10 @@ from world import World, ms, wait_until
 
 import candle_fetcher
 from candle_fetcher import CandleFetcher, CandleFetcherError, InputError, Quote, Quotes
+from candle_fetcher.cli import main, quoting
 from candle_fetcher.core.call import Call
 from candle_fetcher.core.quote import Ticker
-from candle_fetcher.practice import faults
+from candle_fetcher.practice import PracticeExchange, faults
 from candle_fetcher.providers import QuoteFeed, QuoteRequest, find_provider
 
 NOW = "2024-06-14T15:00:30"  # a Friday, 11:00 in New York
@@ -59,6 +63,7 @@ def close_now(world: World, provider: str, symbol: str) -> float:
 # -- what a quote says ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_quotes_agree_with_the_candles(world: World) -> None:
     asked = {
         "binance:BTC/USDT": "BTCUSDT", "binance-us:BTC/USDT": "BTCUSDT", "binance-um:BTC/USDT": "BTCUSDT",
@@ -93,6 +98,7 @@ def test_volume_is_that_of_24_hours_in_the_base_asset(world: World) -> None:
     assert alpaca.volume is None  # the bar of a day in Chicago
 
 
+@pytest.mark.slow
 def test_a_stock_says_its_feed_and_its_day(world: World) -> None:
     fetcher = fetcher_of(world)
     (free,) = fetcher.quotes(["AAPL"], provider="alpaca")
@@ -114,7 +120,9 @@ def test_the_age_is_counted_from_the_providers_time_or_from_the_receipt(world: W
     assert [one["timestamp"] for one in Quotes([binance, kraken]).to_json()["symbols"]] == [f"{NOW}Z", None]
 
 
-@pytest.mark.parametrize("name", ["BTC/USDT", "kraken:BTC/USD", "alpaca-crypto:BTC/USD"])
+@pytest.mark.parametrize(
+    "name", ["BTC/USDT", "kraken:BTC/USD", pytest.param("alpaca-crypto:BTC/USD", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("skew_s", [3600, -3600, 2])
 def test_a_wrong_clock_of_this_machine_makes_no_wrong_age(world: World, name: str, skew_s: int) -> None:
     right = fetcher_of(world, use_cache=False).quotes([name])[0]
@@ -158,6 +166,7 @@ def test_a_symbol_without_any_price_is_an_error(world: World) -> None:
 # -- requests ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_each_provider_is_asked_as_its_limits_say(world: World) -> None:
     quotes = fetcher_of(world).quotes(
         ["BTC/USDT", "ETH/USDT", "binance-um:BTC/USDT", "binance-cm:BTC/USD", "kraken:BTC/USD", "kraken:ETH/USD",
@@ -189,7 +198,7 @@ def test_order_and_repetitions_are_those_of_the_call(world: World) -> None:
 
 def test_one_unknown_symbol_does_not_sink_the_others_of_its_request(world: World) -> None:
     names = ["BTC/USDT", "NOPE/USDT", "ETH/USDT", "kraken:BTC/USD", "kraken:NOPE/USD", "kraken:ETH/USD"]
-    names += ["alpaca:AAPL", "alpaca:NOPE", "alpaca-crypto:BTC/USD", "alpaca-crypto:NO/USD", "binance-um:NOPE/USDT"]
+    names += ["alpaca:NOPE", "alpaca-crypto:NO/USD", "binance-um:NOPE/USDT"]
     quotes = fetcher_of(world, max_retries=0).quotes(names)
     wrong = [quote for quote in quotes if not whole(quote)]
     assert [quote.symbol for quote in wrong] == ["NOPE/USDT", "NOPE/USD", "NOPE", "NO/USD", "NOPE/USDT"]
@@ -304,6 +313,14 @@ def test_of_fifty_symbols_of_five_providers_all_but_that_of_the_one_that_hangs_a
     ]
 
 
+def test_a_provider_that_kept_failing_says_how_often(world: World) -> None:
+    world.exchange.fail(faults.status(503), times=None, match="/api/v3/")
+    fetcher = fetcher_of(world, waits=True)
+    clocked(fetcher, lambda: fetcher.monitor.snapshot()["retries"]["count"] > 0)
+    (quote,) = fetcher.quotes(["BTC/USDT"])  # the time is over while it waits before the second try
+    assert quote.error == "no answer within 5 s, after 1 failed try"
+
+
 @pytest.mark.slow
 def test_a_provider_that_hangs_takes_no_more_than_the_time_of_the_call(five: Loopback) -> None:
     fetcher = five.fetcher(api_keys={"tradestation": {"access_token": "sesame"}})
@@ -376,6 +393,7 @@ def test_an_unknown_symbol_has_no_last_quote(world: World) -> None:
     assert gone.last_price is None
 
 
+@pytest.mark.slow
 def test_a_quote_older_than_asked_for_is_stale(world: World) -> None:
     (fresh,) = fetcher_of(world).quotes(["alpaca:AAPL"], max_age_s=3600)
     world.now_s += 86_400  # a Saturday
@@ -540,6 +558,84 @@ def test_a_missing_key_is_the_error_of_its_quotes(others: Loopback) -> None:
     lost, coin = others.fetcher(api_keys={}).quotes(["tradestation:MSFT", "coingecko:bitcoin"])
     assert (lost.error or "").startswith("tradestation needs a key")
     assert coin.last_price == 67500.0
+
+
+# -- the practice exchange --------------------------------------------------------------------------------------------
+
+
+def test_the_practice_exchange_answers_in_the_shapes_that_were_recorded(world: World, shared: Path) -> None:
+    def ask(path: str) -> Any:
+        with urllib.request.urlopen(f"{world.exchange.url}{path}", timeout=30) as reply:
+            return json.load(reply)
+
+    recorded = json.loads((shared / "recorded/kraken/ticker_xbtusdt.json").read_bytes())["result"]["XBTUSDT"]
+    ours = ask("/0/public/Ticker?pair=XBTUSDT")["result"]["XBTUSDT"]
+    assert ours.keys() == recorded.keys()
+    assert {name: [type(one) for one in ours[name]] for name in "abcvptlh"} == {
+        name: [type(one) for one in recorded[name]] for name in "abcvptlh"
+    }
+    assert list(ask("/0/public/Ticker?pair=XETHZUSD,XBTUSD")["result"]) == ["XXBTZUSD", "XETHZUSD"]
+    assert len(ask("/0/public/Ticker")["result"]) == 7
+    assert ask("/0/public/Ticker?pair=XBTUSD,NOPE") == {"error": ["EQuery:Unknown asset pair"]}
+    path = shared / "recorded/alpaca/crypto_snapshot_btcusd_nov2024.json"
+    snapshot = json.loads(path.read_bytes())["snapshots"]["BTC/USD"]
+    theirs = ask("/v1beta3/crypto/us/snapshots?symbols=BTC/USD,NO/USD")["snapshots"]
+    assert theirs.keys() == {"BTC/USD"}
+    assert theirs["BTC/USD"].keys() == snapshot.keys()
+    for name in ("dailyBar", "minuteBar", "prevDailyBar", "latestQuote"):
+        assert theirs["BTC/USD"][name].keys() == snapshot[name].keys(), name
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def today() -> Iterator[PracticeExchange]:
+    """An exchange at the time of the command, which has the clock of the machine."""
+    with PracticeExchange() as exchange:
+        yield exchange
+
+
+def run(exchange: PracticeExchange, *words: str) -> int:
+    urls = [f"--base-url={name}={url}" for name, url in exchange.base_urls.items()]
+    return main(["quotes", *words, "--no-cache", *urls])
+
+
+def test_the_command_prints_csv_into_a_pipe_and_says_what_is_wrong(
+    today: PracticeExchange, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(today, "BTC/USDT", "kraken:BTC/USD") == 0
+    out, err = capsys.readouterr()
+    header, *rows = list(csv.reader(out.splitlines()))
+    assert header == [field.name for field in dataclasses.fields(Quote)][:-1]
+    assert [row[0] for row in rows] == ["BTC/USDT", "BTC/USD"]
+    assert "error" not in err
+    assert run(today, "BTC/USDT", "nosuch:X") == 3
+    out, err = capsys.readouterr()
+    assert err.startswith("error: nosuch:X: unknown provider 'nosuch'")
+    assert run(today, "nosuch:X") == 1
+    assert run(today, "BTC/USDT", "--timeout", "0") == 2
+
+
+def test_the_command_prints_json(today: PracticeExchange, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(today, "BTC/USDT", "kraken:BTC/USD", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [one["symbol"] for one in said["symbols"]] == ["BTCUSDT", "XBTUSD"]
+    assert run(today, "BTC/USDT", "kraken:BTC/USD", "--jsonl") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["provider"] for line in lines] == ["binance", "kraken"]
+
+
+def test_the_command_shows_a_table_on_a_terminal(
+    today: PracticeExchange, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quoting, "is_terminal", lambda: True)
+    assert run(today, "BTC/USDT", "nosuch:X") == 3
+    head, first, second = capsys.readouterr().out.splitlines()
+    assert head.split() == ["symbol", "last", "bid", "ask", "volume", "age"]
+    assert first.split()[0] == "binance:BTC/USDT"
+    assert second.startswith("nosuch:X          unknown provider 'nosuch'")
+    assert max(map(len, (head, first, second))) < 80
 
 
 # -- the function of the package --------------------------------------------------------------------------------------

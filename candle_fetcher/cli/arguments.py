@@ -87,6 +87,16 @@ examples:
 --availability lists the bases that Binance spot (in USDT), USD-M and COIN-M all
 trade, with the first date of candles in the archive. Delete the rows that you
 do not need: fetch and export take the file as --symbols-file."""
+_QUOTES_EXAMPLES = """\
+examples:
+  candle-fetcher quotes BTC/USDT ETH/USDT
+  candle-fetcher quotes BTC/USDT kraken:BTC/USD coingecko:bitcoin --json
+  candle-fetcher quotes alpaca:AAPL --max-age 900
+  candle-fetcher quotes BTC/USDT kraken:BTC/USD --practice   (no network needed)
+
+Providers are asked side by side. Volumes are of 24 hours in the base asset; of
+stocks, of the day. An age with a ! is stale. Exits with 3 where some symbols
+have no quote, 1 where none has."""
 _CACHE_EXAMPLES = """\
 examples:
   candle-fetcher cache stats
@@ -272,11 +282,11 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         "--against", metavar="WHAT", help="finer, archive, cache, neighbours or a timeframe; default: all"
     )
     _add_funding(command("funding", "get the funding rates of a perpetual future", _FUNDING_EXAMPLES))
-    symbols = command("symbols", "list the symbols of a provider", _SYMBOLS_EXAMPLES)
-    _add_symbols(symbols)
+    _add_symbols(command("symbols", "list the symbols of a provider", _SYMBOLS_EXAMPLES))
+    _add_quotes(command("quotes", "show what providers say of symbols now", _QUOTES_EXAMPLES))
     vault = command("vault", "keep series in a folder: update, list, verify, read, remove", _VAULT_EXAMPLES)
     _add_vault(vault)
-    for made in (commands["fetch"], export, commands["plot"], plan, gaps, audit, symbols, vault):
+    for made in (commands["fetch"], export, commands["plot"], plan, gaps, audit, vault):
         _add_settings(made)
     command("providers", "show what each provider offers and needs; sends no request", _PROVIDERS_EXAMPLES)
     _add_cache(command("cache", "show, check or clear the cache; import files; back up and restore", _CACHE_EXAMPLES))
@@ -366,6 +376,15 @@ def _add_symbols(symbols: argparse.ArgumentParser) -> None:
         "--availability", action="store_true", help="symbols that Binance spot, um and cm all have, with first dates"
     )
     symbols.add_argument("--out", "--output", metavar="FILE", help="write a CSV file and print its path")
+    _add_settings(symbols)
+
+
+def _add_quotes(quotes: argparse.ArgumentParser) -> None:
+    quotes.add_argument("files", nargs="+", metavar="SYMBOL", help="such as BTC/USDT or kraken:BTC/USD")
+    group = quotes.add_argument_group("time")
+    group.add_argument("--timeout", type=float, default=5.0, metavar="S", help="wait S seconds at most; default: 5")
+    group.add_argument("--max-age", type=float, metavar="S", help="mark quotes older than S seconds as stale")
+    _add_settings(quotes)
 
 
 def _add_vault(vault: argparse.ArgumentParser) -> None:

@@ -20,6 +20,7 @@ from candle_fetcher.cli.documents import is_json, print_candle_lines, print_docu
 from candle_fetcher.cli.opening import names_several, open_fetcher, open_importer, read_setting, read_targets
 from candle_fetcher.cli.pages import help_page
 from candle_fetcher.cli.plotting import plot
+from candle_fetcher.cli.quoting import quotes
 from candle_fetcher.cli.reports import print_report, report_document
 from candle_fetcher.cli.saving import file_options, read_file, side_by_side
 from candle_fetcher.cli.serving import serve
@@ -368,6 +369,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Talk], int]] = {
     "audit": audit,
     "funding": funding,
     "symbols": symbols,
+    "quotes": quotes,
     "vault": vault,
     "cache": cache,
     "verify": verify,

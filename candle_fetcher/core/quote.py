@@ -175,10 +175,10 @@ def _moment(ms: int) -> pd.Timestamp:
 def quote_lines(quotes: Iterable[Quote]) -> list[str]:
     """Return a table of text of at most 79 columns: a header, and a line for each quote.
 
-    Where the figures take too much room, prices are rounded to six digits, and names are cut.
+    Where the figures take too much room, prices are rounded to eight or six digits, and names are cut.
     """
     quotes = list(quotes)
-    for digits in (None, 6):
+    for digits in (None, 8, 6):
         rows = [_cells(quote, digits) for quote in quotes]
         widths = [max(map(len, column)) for column in zip(_COLUMNS, *_shown(quotes, rows), strict=True)]
         room = _MOST_LINE - sum(widths[1:]) - 2 * len(widths[1:])
@@ -210,6 +210,9 @@ def _cells(quote: Quote, digits: int | None = None) -> Cells:
     """Return the figures of a quote as text, in the order of the columns."""
     name = f"{quote.provider}:{quote.symbol}" if quote.provider else quote.symbol
     prices = [_price(value, digits) for value in (quote.last_price, quote.bid_price, quote.ask_price)]
+    if digits is None:
+        places = max(len(price.partition(".")[2]) for price in prices)
+        prices = [_padded(price, places) for price in prices]
     return (name, *prices, _amount(quote.volume), _age(quote))
 
 
@@ -225,6 +228,12 @@ def _price(value: float | None, digits: int | None) -> str:
     if value is None:
         return "-"
     return np.format_float_positional(value, trim="-") if digits is None else f"{value:.{digits}g}"
+
+
+def _padded(price: str, places: int) -> str:
+    """Return the price with zeros behind its decimals, up to that many of them."""
+    whole, _, decimals = price.partition(".")
+    return f"{whole}.{decimals:0<{places}}" if places and price != "-" else price
 
 
 def _amount(value: float | None) -> str:

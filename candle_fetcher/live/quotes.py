@@ -236,7 +236,8 @@ class _Asking:
 
     def stop(self, why: str) -> None:
         """Break off what is under way; `why` is the error of what did not come."""
-        self._why_none = why
+        tries = self._scope.retries
+        self._why_none = f"{why}, after {tries} failed {'try' if tries == 1 else 'tries'}" if tries else why
         self._desk.stop(self._scope)
 
     def close(self) -> None:
