@@ -94,14 +94,20 @@ def test_invented_rows_stay_marked_where_the_tool_takes_a_column(every: dict[str
     assert np.flatnonzero(made["is_synthetic"]).tolist() == [3, 4]
 
 
+def test_what_could_not_be_fetched_never_goes_without_a_word(every: dict[str, Adapter]) -> None:
+    for name, adapt in every.items():
+        if name == "to_statsforecast":
+            with pytest.raises(InputError, match="BTC/USDT: a part of the range could not be fetched"):
+                adapt(with_missing(daily(), 5, 7))
+        else:
+            with pytest.warns(CandleFetcherWarning, match="could not be fetched from 2024-01-06T00:00:00Z"):
+                adapt(with_missing(daily(), 5, 7))
+
+
 @pytest.mark.parametrize("name", ["to_lean", "to_zipline"])
-def test_gaps_and_what_could_not_be_fetched_are_warned_of_where_nothing_else_says_so(
-    every: dict[str, Adapter], name: str
-) -> None:
+def test_gaps_are_warned_of_where_nothing_else_says_so(every: dict[str, Adapter], name: str) -> None:
     with pytest.warns(CandleFetcherWarning, match=r"2 candles between its rows do not exist \(gaps\)"):
         every[name](with_gap(daily(), 5, 7))
-    with pytest.warns(CandleFetcherWarning, match="could not be fetched from 2024-01-06T00:00:00Z"):
-        every[name](with_missing(daily(), 5, 7))
 
 
 def test_tables_keep_the_manifest(every: dict[str, Adapter]) -> None:
@@ -134,6 +140,7 @@ def test_what_is_no_frame_of_candles_is_an_input_error(every: dict[str, Adapter]
         pd.concat([frame, frame.tail(1)]),
         frame.assign(open="a", close="a"),
         pd.concat({"BTC/USDT": frame}, axis=1),
+        pd.concat([frame, frame], axis=1),
     ]
     for name, adapt in every.items():
         for one in strange:
@@ -280,8 +287,11 @@ def test_prophet_takes_any_column_and_funding_rates_too() -> None:
     assert made["y"].tolist() == frame["volume"].tolist()
     rates = pd.DataFrame({"rate": [0.0001, 0.0002]}, index=pd.date_range("2024-01-01", periods=2, freq="8h", tz="UTC"))
     assert adapters.to_prophet(rates, "rate")["y"].tolist() == [0.0001, 0.0002]
-    with pytest.raises(InputError, match="lacks median"):
-        adapters.to_prophet(frame, "median")
+    for wrong in ("median", 5, None, ["close"]):
+        with pytest.raises(InputError):
+            adapters.to_prophet(frame, wrong)  # type: ignore[arg-type]
+        with pytest.raises(InputError):
+            adapters.to_statsforecast(frame, wrong)  # type: ignore[arg-type]
 
 
 def test_statsforecast_takes_what_fetch_many_returns() -> None:

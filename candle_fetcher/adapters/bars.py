@@ -226,8 +226,11 @@ def naive_times(ms: Int64s, zone: str | None) -> pd.DatetimeIndex:
 
 
 def _floats(frame: pd.DataFrame, name: str) -> Float64s:
+    column = frame[name]
+    if column.ndim != 1:
+        raise InputError(f"the frame has several columns {name}; expected one")
     try:
-        return frame[name].to_numpy(np.float64, na_value=np.nan)
+        return column.to_numpy(np.float64, na_value=np.nan)
     except (TypeError, ValueError):
         raise InputError(f"the column {name} has no numbers; expected a frame of candles") from None
 

@@ -7,6 +7,7 @@ close. With them it delivers bars of several timeframes when each is complete, a
 from __future__ import annotations
 
 import functools
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,8 @@ _BACKTRADER_UNITS = {
 _NAUTILUS_UNITS = {"s": "SECOND", "m": "MINUTE", "h": "HOUR", "d": "DAY", "w": "WEEK", "M": "MONTH"}
 _NAUTILUS_PRICES = {"candles": "LAST", "mark": "MARK"}
 _NAUTILUS_VENUES = {"binance-um": "BINANCE", "binance-cm": "BINANCE", "binance-us": "BINANCE_US"}
-_MOST_PLACES = 16  # decimals of a float64 that are looked for
+_MOST_PLACES = 16  # of nautilus' numbers
+_USUAL_PLACES = 8  # values with more are looked at one by one
 
 
 @short_errors
@@ -37,7 +39,7 @@ def to_backtrader(frame: pd.DataFrame, *, timeframe: str | None = None, zone: st
     bars = read_bars(frame, "backtrader", timeframe=timeframe)
     unit, count = _BACKTRADER_UNITS[bars.timeframe.unit]
     feed, frames = _backtrader_feed()
-    bars.warn_of("kind")
+    bars.warn_of("kind", "missing")
     made = pd.DataFrame({name: bars.values(name) for name in OHLCV}, index=naive_times(bars.close_ms - 1, zone))
     made["is_synthetic"] = bars.is_invented.astype(np.float64)
     made.attrs = dict(bars.frame.attrs)
@@ -134,10 +136,10 @@ def _places(bars: Bars, columns: tuple[str, ...], values: dict[str, Float64s], g
 
 
 def _decimals(values: Float64s) -> int:
-    """Return the smallest number of decimals with which each value reads back; one more than looked for, if none."""
+    """Return the smallest number of decimals with which each value reads back."""
     left = values
-    for places in range(_MOST_PLACES + 1):
+    for places in range(_USUAL_PLACES + 1):
         left = left[np.round(left, places) != left]
         if not left.size:
             return places
-    return _MOST_PLACES + 1
+    return max(-int(Decimal(repr(value)).as_tuple().exponent) for value in left.tolist())

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from candle_fetcher.adapters.bars import OHLCV, PRICES, Bars, naive_times, read_bars
-from candle_fetcher.core.errors import InputError
+from candle_fetcher.core.errors import InputError, shown
 from candle_fetcher.core.tracebacks import short_errors
 
 
@@ -23,7 +23,7 @@ def to_backtesting(frame: pd.DataFrame, *, zone: str | None = None) -> pd.DataFr
     bars = read_bars(frame, "backtesting.py", columns=PRICES)
     for name in PRICES:
         bars.values(name)
-    bars.warn_of("kind")
+    bars.warn_of("kind", "missing")
     made = bars.frame.rename(columns={name: name.capitalize() for name in OHLCV})
     made.index = naive_times(bars.open_ms, zone)
     return made
@@ -37,7 +37,9 @@ def to_prophet(frame: pd.DataFrame, y: str = "close", *, zone: str | None = None
     frame has it; prophet leaves out columns that it does not know. Gaps stay gaps. A candle that still forms is left
     out, with a warning. Raises InputError where the frame lacks the column.
     """
-    return _series(read_bars(frame, "prophet", columns=(y,)), y, zone, ("is_synthetic",))
+    bars = read_bars(frame, "prophet", columns=(_column(y),))
+    bars.warn_of("missing")
+    return _series(bars, y, zone, ("is_synthetic",))
 
 
 @short_errors
@@ -66,13 +68,22 @@ def to_statsforecast(
         named = [("", frames)]
     tables = []
     for name, frame in named:
-        bars = read_bars(frame, "statsforecast", columns=(y,), symbol=symbol or name or None, timeframe=timeframe)
+        bars = read_bars(
+            frame, "statsforecast", columns=(_column(y),), symbol=symbol or name or None, timeframe=timeframe
+        )
         _refuse_gaps(bars)
         bars.warn_of("invented")
         made = _series(bars, y, zone)
         made.insert(0, "unique_id", name or bars.symbol + ("" if bars.kind == "candles" else f" {bars.kind}"))
         tables.append(made)
     return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+
+
+def _column(y: object) -> str:
+    """Return the name of the column that is forecast. Raises InputError where it is no text."""
+    if not isinstance(y, str):
+        raise InputError(f"y {shown(y)} must be the name of a column, such as 'close'")
+    return y
 
 
 def _refuse_gaps(bars: Bars) -> None:
@@ -83,8 +94,8 @@ def _refuse_gaps(bars: Bars) -> None:
         return
     what = f"{count:,} candles between the rows do not exist" if count else "a part of the range could not be fetched"
     raise InputError(
-        f"{what}, and statsforecast counts rows of {timeframe}; fetch with on_gap='ffill', or fill the table that you "
-        "make yourself with fill_gaps of utilsforecast"
+        f"{bars.symbol}: {what}, and statsforecast counts rows of {timeframe}; fetch with on_gap='ffill', or fill a "
+        "table of your own with fill_gaps of utilsforecast"
     )
 
 
@@ -113,7 +124,7 @@ def freqtrade_table(bars: Bars) -> pd.DataFrame:
     """Return the table of `to_freqtrade`."""
     for name in PRICES:
         bars.values(name)
-    bars.warn_of("invented")
+    bars.warn_of("invented", "missing")
     made = bars.frame.loc[:, list(OHLCV)].astype("float64")
     made.insert(0, "date", pd.DatetimeIndex(bars.open_ms.view("M8[ms]")).tz_localize("UTC"))
     made = made.reset_index(drop=True)

@@ -65,7 +65,6 @@ def write_freqtrade(
     if settlement:
         where, name = where / "futures", f"{name}-{_FREQTRADE_KINDS[bars.kind] or 'futures'}"
     table = freqtrade_table(bars)
-    bars.warn_of("missing")
     target = where / f"{name}.feather"
     return write_whole_file(target, _feather(table, bars.manifest), bars.open_ms, _feather_ends, overwrite=overwrite)
 
