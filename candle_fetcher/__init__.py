@@ -54,6 +54,7 @@ from candle_fetcher.core.types import (
     PartialPolicy,
     PerformanceMode,
     SourceName,
+    VaultFormat,
 )
 from candle_fetcher.core.version import __version__
 from candle_fetcher.fetcher import CandleFetcher
@@ -119,6 +120,7 @@ __all__ = [
     "UnknownArgument",
     "UnknownSymbol",
     "Vault",
+    "VaultFormat",
     "Verified",
     "WorkerError",
     "__version__",

@@ -10,23 +10,34 @@ import pandas as pd
 
 import candle_fetcher
 from candle_fetcher import (
+    Alignment,
     CandleFetcher,
     FetchManyError,
     FetchPlan,
+    FileReport,
     GapPolicy,
     IncompleteData,
+    IncompletePolicy,
+    JoinPolicy,
     Progress,
+    Quotes,
     SourceName,
+    Vault,
     combine,
     export,
     fetch,
     fetch_many,
     find_gaps,
+    fingerprint,
     gaps,
+    manifest_of,
     plan,
     read_csv,
+    read_file,
+    resample,
     summary,
     symbols,
+    verify_file,
 )
 
 
@@ -60,6 +71,28 @@ def call_the_package() -> None:
     print(read_csv(path), summary(frame), find_gaps(frame, "1h"), frames, planned, listed, missing)
 
 
+def make_frames(fetcher: CandleFetcher, align: Alignment, how: JoinPolicy, incomplete: IncompletePolicy) -> None:
+    hours = fetcher.fetch("BTC/USDT", "1h", days=7)
+    days: pd.DataFrame = resample(hours, "1d", incomplete=incomplete)
+    rates: pd.DataFrame = fetcher.fetch_funding("BTC/USDT", provider="binance-um", floor="1h")
+    table: pd.DataFrame = combine([days, rates], "close", align=align, how=how)
+    manifest = manifest_of(table)
+    if manifest is not None:
+        print(manifest["symbol"], manifest.get("changed"))
+    text: str = fingerprint(hours, "1h")
+    again: pd.DataFrame = read_file(Path("x.parquet"), columns={"ds": "timestamp"})
+    report: FileReport = verify_file("x.parquet", fetcher=fetcher)
+    print(text, again, report.is_good, report.missing, resample(again, "4h", base="1h"))
+
+
+def grow_a_vault(fetcher: CandleFetcher) -> None:
+    with Vault("vault", fetcher, format="csv", columns={"ds": "timestamp"}, separator=";", context=20) as vault:
+        report: pd.DataFrame = vault.update(["BTC/USDT"], "1h", "2024-01-01", partial="warn")
+        frame: pd.DataFrame = vault.read("BTC/USDT", "1h", "2024-01-01")
+        path: Path = Path(vault.path("BTC/USDT", "1h"))
+        print(report, frame, path, vault.series(), vault.verify())
+
+
 def read_errors() -> None:
     try:
         candle_fetcher.fetch("BTC/USDT", "1h")
@@ -90,6 +123,44 @@ def misspell(fetcher: CandleFetcher) -> None:
     candle_fetcher.gaps("BTC/USDT", "1h", source="memory")  # wrong
     candle_fetcher.fetch_all("BTC/USDT", "1h")  # wrong
     print(fetch("BTC/USDT", "1h").clos_e())  # wrong
+    fetcher.fetch("BTC/USDT", "1h", output="panda")  # wrong
+    fetcher.fetch_funding("BTC/USDT", floors="1h")  # wrong
+    fetcher.fetch_many(["BTC/USDT"], "1h", executer=None)  # wrong
+    export("BTC/USDT", "1h", seperator=";")  # wrong
+    export("BTC/USDT", "1h", decimals="2")  # wrong
+    export("BTC/USDT", "1h", colums={"ds": "timestamp"})  # wrong
+
+
+def misspell_frames(frame: pd.DataFrame, path: Path) -> None:
+    resample(frame, "4h", incomplete="dropp")  # wrong
+    resample(frame, timeframe="4h", bases="1h")  # wrong
+    resample(frame, 4)  # wrong
+    combine([frame], "close", align="days")  # wrong
+    combine([frame], "close", how="outr")  # wrong
+    combine([frame], colum="close")  # wrong
+    read_csv(path, column={"ds": "timestamp"})  # wrong
+    read_file(path, columns=["timestamp"])  # wrong
+    fingerprint(frame)  # wrong
+    print(manifest_of(frame)["symbol"])  # wrong
+    verify_file(path, fetchr=None)  # wrong
+    print(verify_file(path).hole)  # wrong
+    summary(frame, timefrme="1h")  # wrong
+
+
+def misspell_a_vault(vault: Vault, fetcher: CandleFetcher) -> None:
+    Vault("vault", fetcher, format="parquett")  # wrong
+    Vault("vault", fetcher, colums="all")  # wrong
+    vault.update(["BTC/USDT"], "1h", partial="alow")  # wrong
+    vault.update(["BTC/USDT"], "1h", begin="2024")  # wrong
+    vault.read("BTC/USDT", "1h", output="panda")  # wrong
+    vault.reed("BTC/USDT", "1h")  # wrong
+
+
+def misspell_quotes(fetcher: CandleFetcher) -> None:
+    quotes: Quotes = fetcher.quotes(["BTC/USDT"], timeout_s=2)
+    print(quotes[0].last_price, quotes.to_frame())
+    fetcher.quotes(["BTC/USDT"], timeout=2)  # wrong
+    print(quotes[0].last_prize)  # wrong
 
 
 def misread(error: IncompleteData, several: FetchManyError, planned: FetchPlan) -> None:

@@ -15,6 +15,7 @@ JoinPolicy = Literal["outer", "inner", "left"]
 OutputName = Literal["pandas", "polars", "arrow"]
 PerformanceMode = Literal["low", "standard", "high"]
 FileFormat = Literal["csv", "parquet", "arrow", "excel", "jsonl"]
+VaultFormat = Literal["csv", "parquet", "arrow"]
 
 SOURCE_NAMES: tuple[str, ...] = get_args(SourceName)
 COLUMN_SETS: tuple[str, ...] = get_args(ColumnSet)

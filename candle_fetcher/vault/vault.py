@@ -16,7 +16,7 @@ from candle_fetcher.core.events import Progress
 from candle_fetcher.core.ranges import Instant
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.tracebacks import short_errors
-from candle_fetcher.core.types import PARTIAL_POLICIES, CandleKind, OutputName, PartialPolicy
+from candle_fetcher.core.types import PARTIAL_POLICIES, CandleKind, OutputName, PartialPolicy, VaultFormat
 from candle_fetcher.fetcher import CandleFetcher
 from candle_fetcher.fetcher.request import Range, read_range
 from candle_fetcher.files.outputs import check_output, convert
@@ -60,7 +60,7 @@ class Vault:
         where: str | os.PathLike[str],
         fetcher: CandleFetcher | None = None,
         *,
-        format: str | None = None,  # noqa: A002 - the usual word
+        format: VaultFormat | None = None,  # noqa: A002 - the usual word
         columns: str | Mapping[str, str] | None = None,
         process: Processor | Sequence[Processor] | None = None,
         context: int = 0,
