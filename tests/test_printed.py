@@ -209,3 +209,31 @@ def test_json_lines_of_candles_are_those_of_an_export(line: Line) -> None:
 def _urls(line: Line) -> dict[str, str]:
     pairs: Sequence[str] = line.hosts[1::2]
     return dict(pair.split("=", 1) for pair in pairs)
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("plann BTC/USDT", "did you mean plan?"),
+        ("list", "cache list"),
+        ("cache lst", "did you mean list?"),
+        ("fetch BTC/USDT --provder kraken", "did you mean --provider?"),
+        ("export BTC/USDT --format parqet", "did you mean parquet?"),
+        ("fetch BTC/USDT 1hh", "Did you mean 1h?"),
+        ("fetch BTC/USDT h4", "Did you mean 4h?"),
+        ("fetch BTC/USDT 4hous", "Did you mean 4h?"),
+        ("fetch BTC/USDT 1h --provider krakn", "Did you mean 'kraken'?"),
+        ("fetch BTC/USDT 1h --columns ohlc", "Did you mean 'ohlcv'?"),
+        ("fetch BTC/USDT 1h --start yesterdy", "Did you mean 'yesterday'?"),
+        ("help gasp", "Did you mean 'gaps'?"),
+        ("help fetsh", "Did you mean 'fetch'?"),
+    ],
+)
+def test_a_near_miss_is_answered_by_what_was_meant(
+    words: str, meant: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = [] if words.startswith(("help", "list", "plann")) else ["--cache-dir", str(tmp_path)]
+    assert main([*words.split(), *more]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert meant in said.err

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from candle_fetcher.console import printable
+from candle_fetcher.cli.aligned import room, wrap
+from candle_fetcher.console import is_on_terminal, printable
 from candle_fetcher.core.errors import nearest
 from candle_fetcher.core.types import FILE_FORMATS
 from candle_fetcher.core.version import __version__
@@ -176,6 +177,11 @@ examples:
   candle-fetcher help kraken
 
 The name of a command that has no page prints the help of that command."""
+_SHELL_EXAMPLES = """\
+examples:
+  source <(candle-fetcher completion bash)    (in ~/.bashrc)
+  source <(candle-fetcher completion zsh)     (in ~/.zshrc, after compinit)
+  candle-fetcher completion fish | source     (in ~/.config/fish/config.fish)"""
 
 
 def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -183,14 +189,15 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
     Raises SystemExit: 2 for wrong usage, after a message on stderr, 0 for --help and --version.
     """
-    parser, commands = _make_parsers()
+    parser, commands = make_parsers()
     words = list(argv)
     if not words:
         parser.print_help(sys.stderr)
         parser.exit(2)
     is_implied = words[0].startswith("-") and words[0] not in ("-h", "--help", "--version")
     if not is_implied and words[0] not in commands and not words[0].startswith("-"):
-        parser.error(f"unknown command {words[0]!r}; expected one of {', '.join(commands)}{_hint(words[0], commands)}")
+        hint = _hint(words[0], commands) or _action_hint(words[0], commands)
+        parser.error(f"unknown command {words[0]!r}; expected one of {', '.join(commands)}{hint}")
     arguments, left = parser.parse_known_args(["fetch", *words] if is_implied else words)
     chosen = commands[arguments.command]
     if is_implied and arguments.word in commands:
@@ -211,6 +218,12 @@ def read_arguments(argv: Sequence[str]) -> argparse.Namespace:
 def _hint(word: str, known: Iterable[str]) -> str:
     meant = nearest(word, known)
     return f"; did you mean {meant}?" if meant else ""
+
+
+def _action_hint(word: str, commands: Mapping[str, argparse.ArgumentParser]) -> str:
+    """Return a hint to the commands that have an action of this name."""
+    having = [name for name, made in commands.items() for one in made._actions if word in (one.choices or ())]
+    return f"; did you mean {' or '.join(f'{name} {word}' for name in having)}?" if having else ""
 
 
 def _name_series(arguments: argparse.Namespace, left: Sequence[str], parser: argparse.ArgumentParser) -> None:
@@ -240,11 +253,20 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **facts)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {printable(message)}\nsee {self.prog} --help\n")
+        said = printable(f"{self.prog}: error: {message}")
+        lines = wrap(said, room(), "", "  ") if is_on_terminal(sys.stderr) else [said]
+        self.exit(2, "\n".join([*lines, f"see {self.prog} --help\n"]))
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            names = list(map(str, action.choices))
+            hint = _hint(str(value), names)
+            raise argparse.ArgumentError(action, f"unknown {value!r}; expected one of {', '.join(names)}{hint}")
 
 
 @functools.cache
-def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+def make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Return the parser of all words, and the parser of each command by its name."""
     parser = _Parser(prog="candle-fetcher", description=_TOP, epilog=_TOP_EXAMPLES)
     _add_version(parser)
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
@@ -296,10 +318,12 @@ def _make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     _add_practice(command("practice", "serve a practice exchange on this machine until Ctrl-C", _PRACTICE_EXAMPLES))
     pages = command("help", "print a page of the documentation; without a name, list the pages", _HELP_EXAMPLES)
     pages.add_argument("page", nargs="?", metavar="PAGE", help="such as gaps, cache or kraken")
+    completion = command("completion", "print a script by which a shell completes commands and flags", _SHELL_EXAMPLES)
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="SHELL", help="bash, zsh or fish")
     pages.set_defaults(commands=tuple(commands))
     for name, made in commands.items():
         other = made.add_argument_group("other")
-        if name not in ("serve", "practice", "help"):
+        if name not in ("serve", "practice", "help", "completion"):
             _add_shape(other, "a summary with the candles under `rows`" if name == "fetch" else "one document")
         other.add_argument("-q", "--quiet", action="store_true", help="say only what is wrong; what is asked for comes")
         other.add_argument("--log-level", metavar="LEVEL", help="log on stderr: debug, info, warning, error")

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from candle_fetcher.cli.caching import cache
+from candle_fetcher.cli.completion import completion
 from candle_fetcher.cli.documents import is_json, print_candle_lines, print_document, print_json, print_rows, records
 from candle_fetcher.cli.opening import names_several, open_fetcher, open_importer, read_setting, read_targets
 from candle_fetcher.cli.pages import help_page
@@ -378,6 +379,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Talk], int]] = {
     "serve": serve,
     "practice": practice,
     "help": help_page,
+    "completion": completion,
 }
 
 

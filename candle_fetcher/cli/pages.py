@@ -16,7 +16,7 @@ from pathlib import Path
 from candle_fetcher.cli.arguments import read_arguments
 from candle_fetcher.cli.talk import Talk
 from candle_fetcher.console import Palette, printable
-from candle_fetcher.core.errors import unknown
+from candle_fetcher.core.errors import InputError, nearest, unknown
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs"
 INDEX = "index"
@@ -40,7 +40,9 @@ def help_page(arguments: argparse.Namespace, talk: Talk) -> int:
     if name not in pages:
         if name in arguments.commands:
             read_arguments([name, "--help"])  # leaves by SystemExit
-        raise unknown("page", arguments.page, [page for page in pages if page != INDEX])
+        error = unknown("page", arguments.page, [page for page in pages if page != INDEX])
+        meant = nearest(name, arguments.commands) if "Did you mean" not in str(error) else None
+        raise InputError(f"{error} Did you mean {meant!r}?") if meant else error
     width = min(shutil.get_terminal_size().columns, _WIDEST)
     text = pages[name].read_text(encoding="utf-8")
     print("\n".join(lay_out(text, width, lambda title: Palette().paint(title, "title"))))

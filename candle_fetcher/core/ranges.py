@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from candle_fetcher.core.errors import InputError, shown
+from candle_fetcher.core.errors import InputError, nearest, shown
 from candle_fetcher.core.timeframe import DAY_MS, HOUR_MS, MINUTE_MS
 
 # A date, an ISO text or a word, Unix milliseconds, a datetime, a pandas or NumPy time.
@@ -182,8 +182,9 @@ def _zone(text: str | None) -> dt.timezone:
 
 
 def _not_understood(value: object, name: str) -> InputError:
+    meant = nearest(value, ("now", "today", "yesterday", "first")) if isinstance(value, str) else None
     return InputError(
         f"{name} {shown(value)} is not understood; expected a date such as 2024-01-31, 20240131 or 2024, an ISO time "
         "such as 2024-01-31T12:00Z, Unix milliseconds, a datetime, a pandas Timestamp, or one of the words now, today, "
-        "yesterday, 7d, 12h, and for a start first"
+        "yesterday, 7d, 12h, and for a start first" + (f". Did you mean {meant!r}?" if meant else "")
     )

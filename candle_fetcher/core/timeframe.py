@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from candle_fetcher.core.errors import InputError, shown
+from candle_fetcher.core.errors import InputError, nearest, shown
 from candle_fetcher.core.spans import Span
 
 SECOND_MS = 1_000
@@ -181,7 +181,14 @@ def _unit(word: str) -> str | None:
 
 
 def _hint(text: str) -> str:
-    """Return what 5T, daily or `1 h` most likely means, as the end of a message."""
+    """Return what 5T, h1, 1hh, 4hous, daily or `1 h` most likely means, as the end of a message."""
     match = re.fullmatch(r"\s*([1-9][0-9]{0,4})?\s*([A-Za-z]+)\s*", text)
+    turned = re.fullmatch(r"\s*([A-Za-z]+)([1-9][0-9]{0,4})\s*", text)
+    if turned is not None and _unit(turned[1]) is not None:
+        return f". Did you mean {turned[2]}{_unit(turned[1])}?"
     unit = None if match is None else _unit(match[2]) or _LIKELY.get(match[2].lower())
+    if match is not None and unit is None:
+        word = match[2].lower()
+        meant = word[0] if set(word) == {word[0]} else nearest(word, [one for one in _UNITS if len(one) > 2])
+        unit = _unit(meant or "")
     return "" if match is None or unit is None else f". Did you mean {match[1] or '1'}{unit}?"
