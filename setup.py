@@ -50,6 +50,7 @@ TOOLS = {
         "radon>=6.0",  # for tests/structure.py
         "distributed>=2024.8",  # for the tests of fetch_many on a Dask cluster
         "ipykernel>=6.29",  # for the tests of errors and interrupts in notebooks
+        "nbclient>=0.10",  # for tests/notebooks.py
         "dask[dataframe]>=2024.8",  # for tests/test_vault_tools.py, which reads a vault by it and others
         *FEATURES["duckdb"],
         *FEATURES["excel"],

@@ -1,15 +1,15 @@
 """A progress bar and colours for terminals and Jupyter; text of other origin made harmless.
 
-The only tqdm and colorama, both imported when they are first needed. Nothing here writes to stdout.
+The only tqdm, colorama and IPython, each imported when it is first needed. Nothing here writes to stdout.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, TextIO
 
@@ -20,6 +20,7 @@ Role = Literal["title", "good", "warn", "bad", "dim", "number"]
 
 # A read that ends sooner shows no bar, unless one is forced.
 _DELAY_S = 0.2
+_CELL_FORMAT = "{desc}: {percentage:3.0f}% |{n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 _COLOURS: dict[Role, tuple[str, str]] = {
     "title": ("Style", "BRIGHT"),
     "good": ("Fore", "GREEN"),
@@ -132,25 +133,15 @@ class ProgressBar:
 
 
 def _open_bar(file: TextIO | None, delay_s: float, label: str, unit: str, done: int, total: int) -> Any:
-    """Return a tqdm bar on the stream, or on stderr, that can `grow`; silent where there is no stream."""
-    with warnings.catch_warnings():
-        # Without ipywidgets tqdm warns, and then draws a plain bar, which is what we want.
-        warnings.simplefilter("ignore")
-        from tqdm.auto import tqdm
-
-    class CandleBar(tqdm):  # type: ignore[type-arg]
-        monitor_interval = 0  # no thread of tqdm's outlives the bar
-
-        def grow(self, total: int) -> None:
-            self.total = total
-            if (widgets := getattr(self, "container", None)) is not None:
-                widgets.children[1].max = total
-
-    CandleBar.set_lock(_NoLock())
-    stream = sys.stderr if file is None else file
+    """Return a tqdm bar on the stream, or on stderr, that can `grow`; silent where there is no stream. In Jupyter it is
+    shown below its cell."""
+    in_cell = file is None and in_jupyter()
+    bar_class = _cell_bar() if in_cell else _text_bar()
+    bar_class.set_lock(_NoLock())
+    stream = io.StringIO() if in_cell else sys.stderr if file is None else file
     # A terminal without a size (in a container, under expect) has no columns: tqdm would draw nothing.
     unsized = is_on_terminal(stream) and not _columns(stream)
-    return CandleBar(
+    return bar_class(
         desc=label,
         initial=done,
         total=total,
@@ -160,11 +151,58 @@ def _open_bar(file: TextIO | None, delay_s: float, label: str, unit: str, done: 
         file=stream,
         disable=stream is None,
         delay=delay_s,
-        ncols=80 if unsized else None,
+        ncols=80 if unsized or in_cell else None,
         nrows=24 if unsized else None,
-        dynamic_ncols=not unsized,
-        leave=None,  # stays, unless it is nested in a bar of the caller's
+        dynamic_ncols=not (unsized or in_cell),
+        ascii=False if in_cell else None,
+        leave=True if in_cell else None,  # None: stays, unless it is nested in a bar of the caller's
     )
+
+
+def _text_bar() -> Any:
+    """Return the class of bars on streams."""
+    from tqdm.std import tqdm
+
+    class CandleBar(tqdm):  # type: ignore[type-arg]
+        monitor_interval = 0  # no thread of tqdm's outlives the bar
+
+        def grow(self, total: int) -> None:
+            self.total = total
+
+    return CandleBar
+
+
+def _cell_bar() -> Any:
+    """Return the class of bars in Jupyter: HTML that is shown once and then replaced in its place.
+
+    JupyterLab, VS Code and Colab show it alike, without ipywidgets; a stored notebook keeps its last state.
+    """
+    from html import escape
+
+    import IPython.display
+
+    screen: Any = IPython.display
+
+    class CellBar(_text_bar()):  # type: ignore[misc]
+        handle: Any = None
+
+        def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+            before, has_total, after = self.format_meter(**{**self.format_dict, "bar_format": _CELL_FORMAT}).partition(
+                "|"
+            )
+            size = f"value='{min(self.n, self.total)}' max='{self.total}'"
+            bar = f"<progress {size} style='vertical-align:middle;width:16em'></progress> " if has_total else ""
+            line = f"<div style='font-family:monospace'>{escape(before)}{bar}{escape(after)}</div>"
+            said = {"text/plain": str(self), "text/html": line}
+            if self.handle is None:
+                self.handle = screen.display(said, raw=True, display_id=True)
+            else:
+                self.handle.update(said, raw=True)
+            return True
+
+        def clear(self, nolock: bool = False) -> None: ...
+
+    return CellBar
 
 
 @contextlib.contextmanager

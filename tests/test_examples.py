@@ -149,8 +149,8 @@ def test_the_notebook_runs_cell_by_cell_and_shows_plan_and_monitor_as_tables() -
         for name, end in (("fetcher", "close"), ("exchange", "close"), ("folder", "cleanup")):
             if name in names:
                 getattr(names[name], end)()
-    assert "<table>" in shown["plan"]._repr_html_()
-    assert "<table>" in shown["monitor"]._repr_html_()
+    assert "<table" in shown["plan"]._repr_html_()
+    assert "<table" in shown["monitor"]._repr_html_()
     assert isinstance(shown["fetch"], pd.DataFrame)
     assert shown["gaps"]["cause"].unique().tolist() == ["no_candle"]
     assert shown["again"]["memory"] == shown["summary"]["candles"]["count"] == len(shown["fetch"])
@@ -161,7 +161,6 @@ def test_a_cell_is_what_nbformat_4_5_wants(cell: dict[str, Any]) -> None:
     wanted = {"cell_type", "id", "metadata", "source"}
     if cell["cell_type"] == "code":
         wanted |= {"execution_count", "outputs"}
-        assert cell["outputs"] == []
     assert set(cell) == wanted
     assert re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", cell["id"])
 

@@ -58,6 +58,7 @@ CONFINED: dict[str, str | tuple[str, ...]] = {
     "cachetools": "store",
     "psutil": "monitor",
     "tqdm": "console",
+    "IPython": "console",
     "colorama": "console",
     "dotenv": "cli.environment",
     "exchange_calendars": "sessions",
@@ -87,6 +88,7 @@ LAZY = {
     *(
         "psutil",
         "tqdm",
+        "IPython",
         "colorama",
         "dotenv",
         "exchange_calendars",

@@ -322,18 +322,22 @@ def make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argument
     completion.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="SHELL", help="bash, zsh or fish")
     pages.set_defaults(commands=tuple(commands))
     for name, made in commands.items():
-        other = made.add_argument_group("other")
-        if name not in ("serve", "practice", "help", "completion"):
-            _add_shape(other, "a summary with the candles under `rows`" if name == "fetch" else "one document")
-        other.add_argument("-q", "--quiet", action="store_true", help="say only what is wrong; what is asked for comes")
-        other.add_argument("--log-level", metavar="LEVEL", help="log on stderr: debug, info, warning, error")
-        other.add_argument("--debug", action="store_true", help="print tracebacks, and the durations of all operations")
-        _add_version(other)
+        _add_others(name, made.add_argument_group("other"))
     return parser, commands
 
 
 def _add_version(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--version", action="version", version=f"candle-fetcher {__version__}")
+
+
+def _add_others(name: str, other: argparse._ActionsContainer) -> None:
+    """Add the flags that every command has, or every one that prints rows."""
+    if name not in ("serve", "practice", "help", "completion"):
+        _add_shape(other, "a summary with the candles under `rows`" if name == "fetch" else "one document")
+    other.add_argument("-q", "--quiet", action="store_true", help="say only what is wrong; what is asked for comes")
+    other.add_argument("--log-level", metavar="LEVEL", help="log on stderr: debug, info, warning, error")
+    other.add_argument("--debug", action="store_true", help="print tracebacks, and the durations of all operations")
+    _add_version(other)
 
 
 def _add_shape(parser: argparse._ActionsContainer, document: str) -> None:
