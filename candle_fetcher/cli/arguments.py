@@ -69,15 +69,17 @@ examples:
   candle-fetcher audit BTC/USDT 1d --start 2019-01-01 --end 2020-01-01
   candle-fetcher audit BTC/USDT 1d --days 30 --against 1h --json
 
-Prints a line for each value that differs, and for each outlier: a value far from
-those of its neighbours, which may be true. Exits with 1 where a value differs."""
+Prints a line for each value that differs, and for each outlier: a value far
+from those of its neighbours, which may be true. Exits with 1 where a value
+differs."""
 _FUNDING_EXAMPLES = """\
 examples:
   candle-fetcher funding BTC/USDT --start 2024-01-01 --end 2024-02-01
   candle-fetcher funding BTC/USD --days 30 --provider binance-cm > funding.csv
   candle-fetcher funding ETH/USDT --source archive > funding.csv
 
-A funding time is a few milliseconds after the hour, and is printed as sent; --floor 1h moves it to the hour.
+A funding time is a few milliseconds after the hour, and is printed as sent;
+--floor 1h moves it to the hour.
 The files of the archive have no mark prices."""
 _SYMBOLS_EXAMPLES = """\
 examples:
