@@ -25,7 +25,7 @@ if __name__ == "__main__":
 from test_floors import APART, FLOORS
 
 import candle_fetcher
-from candle_fetcher import CandleCache, CandleFetcher, PerformanceMonitor, Vault, adapters
+from candle_fetcher import CandleCache, CandleFetcher, PerformanceMonitor, Vault, adapters, plot
 from candle_fetcher.cli import main as run_command
 from candle_fetcher.cli.commands import COMMANDS
 from candle_fetcher.providers import all_providers
@@ -238,6 +238,8 @@ def _api() -> str:
         parts += [_described(f"fetcher.{title}.{name}", made) for name, made in _members(kind) if name in names]
     parts += ["## Vault\n", _described("Vault", Vault)]
     parts += [_described(f"vault.{name}", made) for name, made in _members(Vault)]
+    parts.append("## Pictures\n\nThe page [plot](plot.md) has an example of each.\n")
+    parts += [_described(f"plot.{name}", inspect.unwrap(getattr(plot, name))) for name in plot.__all__]
     parts.append("## Adapters\n\nThe page [adapters](adapters.md) has an example of each.\n")
     parts += [_described(f"adapters.{name}", inspect.unwrap(getattr(adapters, name))) for name in adapters.__all__]
     public = {name: getattr(candle_fetcher, name) for name in candle_fetcher.__all__}

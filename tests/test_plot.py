@@ -31,7 +31,7 @@ from candle_fetcher.plot.thinning import MOST, find_cell, thin, thin_line
 from candle_fetcher.plot.ticks import session_ticks
 from candle_fetcher.practice import PracticeExchange, faults
 
-MINUTE = 60_000
+MINUTE, HOUR = 60_000, 3_600_000
 OUTAGE = ("BTC/USDT", "1h", "2018-02-07", "2018-02-11")
 
 
@@ -189,6 +189,22 @@ def test_more_gaps_than_can_be_drawn_are_all_within_the_shades() -> None:
     within = (missing[:, None] - half >= starts) & (missing[:, None] - half < ends)
     assert within.any(axis=1).all()
     assert f"{len(missing):,} candles" in legend(figure)[0]
+
+
+def test_gaps_beyond_those_that_a_manifest_lists_have_their_cause_and_what_failed_has_its_own(tmp_path: Path) -> None:
+    pytest.importorskip("plotly", reason="the extra `plot`")
+    day = 1_709_251_200_000  # 2024-03-01
+    with (
+        PracticeExchange(weight_limit=10**6, log=False) as exchange,
+        CandleFetcher(base_urls=exchange.base_urls, use_cache=False, progress=False, max_retries=0) as fetcher,
+    ):
+        for hour in range(1, 26, 2):
+            exchange.hide("binance", "BTCUSDT", (day + hour * HOUR, day + (hour + 1) * HOUR))
+        figure = plot.candles(fetcher.fetch("BTC/USDT", "1h", "2024-03-01", "2024-03-03"))
+        assert legend(figure) == ["gap (no_candle): 13 candles in 13 gaps"]
+        exchange.fail(faults.status(500), times=None, match="klines")
+        lost = fetcher.fetch("ETH/USDT", "1h", "2024-03-01", "2024-03-03", source="rest", partial="allow")
+        assert legend(plot.candles(lost)) == ["could not be fetched: 48 candles"]
 
 
 @pytest.mark.slow

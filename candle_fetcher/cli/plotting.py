@@ -48,7 +48,7 @@ def plot(arguments: argparse.Namespace, talk: Talk) -> int:
             if len(targets) > 1:
                 figure = pictures.compare(frames, theme=theme)
             else:
-                figure = pictures.candles(*frames.values(), volume=not arguments.no_volume, theme=theme)
+                figure = pictures.candles(next(iter(frames.values())), volume=not arguments.no_volume, theme=theme)
     path = pictures.save(figure, arguments.output, width=arguments.width, height=arguments.height)
     talk.fact("written", f"{path.name}, {size_text(path.stat().st_size)}", "good")
     if is_json(arguments):

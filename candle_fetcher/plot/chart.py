@@ -46,7 +46,7 @@ _HOVER_POINTS = 60  # of one gap, on which the pointer finds it
 
 
 @short_errors
-def candles(frame: Any, *, volume: bool = True, overlays: Any = None, theme: str = "light") -> go.Figure:
+def candles(frame: Any, volume: bool = True, overlays: Any = None, *, theme: str = "light") -> go.Figure:
     """Return a picture of the candles of a frame, as a plotly Figure. Jupyter shows it; `save` writes it to a file.
 
     frame: as the calls of a fetcher return it, of pandas, Polars or Arrow; with or without a manifest; also a pair of a
@@ -302,6 +302,8 @@ def _spaced(timeframe: Timeframe) -> str:
 
 
 def _quote(manifest: Mapping[str, Any]) -> str:
-    """Return the currency of the prices, where the symbol says it."""
+    """Return what the values are, and the currency of prices, where the symbol says it."""
     _, slash, quote = str(manifest.get("symbol", "")).partition("/")
-    return f"price ({quote})" if slash else "price"
+    if manifest.get("kind") == "premium":
+        return "premium"
+    return f"price ({quote.partition(':')[0]})" if slash else "price"

@@ -18,7 +18,8 @@ from candle_fetcher.providers import find_provider
 from candle_fetcher.providers.series import read_series
 from candle_fetcher.sessions import OpenParts, find_open_parts
 
-# The cause of a gap that no manifest names: those beyond the first ten, and those of frames without a manifest.
+# What stands in place of the cause where it is not known: of frames without a manifest, and after the last row, where a
+# manifest names ten other gaps.
 UNNAMED = "missing row"
 _MOST = 600  # shades of one cause
 
@@ -46,7 +47,10 @@ def find_lacking(drawn: Drawn) -> list[Gap]:
         open_parts = _sessions(drawn)
         left = [part for hole in left for part in open_parts(hole)]
     gaps = [gap_of(span, timeframe, cause) for span, cause in known]
-    return sorted([*gaps, *(gap_of(span, timeframe, UNNAMED) for span in left)], key=lambda gap: gap.first_ms)
+    # The manifest names ten; by the meaning of the causes, any other gap between candles of the provider has this one.
+    last_ms = int(drawn.candles.open_ms[-1]) if manifest.get("gap_count") is not None and drawn.candles.count else 0
+    more = (gap_of(span, timeframe, "no_candle" if span.start_ms < last_ms else UNNAMED) for span in left)
+    return sorted([*gaps, *more], key=lambda gap: gap.first_ms)
 
 
 def _near(spans: Sequence[Span], hole: Span) -> Iterable[Span]:
