@@ -164,7 +164,11 @@ def _draw(go: Any, tables: dict[str, pd.DataFrame], timeframe: Timeframe, span: 
         **layout_of(theme, f"Stored · {what} · {timeframe}", text, f"{total:,} candles · no request was sent"),
         xaxis=axis_of(theme, type="date", range=[str(np.datetime64(ms, "ms")) for ms in span], **_HOVER),
         yaxis=axis_of(
-            theme, type="category", autorange="reversed", showgrid=False, categoryarray=[cut(name) for name in tables]
+            theme,
+            type="category",
+            autorange="reversed",
+            showgrid=False,
+            categoryarray=[html.escape(cut(name)) for name in tables],
         ),
         barmode="overlay",
         bargap=0.35 if len(tables) > 3 else 0.6,
@@ -182,7 +186,7 @@ def _bars(symbol: str, state: str, found: Sequence[tuple[Span, dict[Any, Any]]],
         pixel_ms = (shown_span.end_ms - shown_span.start_ms) // _MOST
         joined = merge(Span(one.start_ms, one.end_ms + pixel_ms) for one, _ in found)
         text = f"<b>{name}</b>: {words}<br>several spans, too close to tell apart"
-        return [_Bar(cut(symbol), Span(one.start_ms, one.end_ms - pixel_ms), text) for one in joined]
+        return [_Bar(name, Span(one.start_ms, one.end_ms - pixel_ms), text) for one in joined]
     bars = []
     for span, row in found:
         lines = [f"<b>{name}</b>: {words}", f"{minute_text(span.start_ms)} to {minute_text(span.end_ms)} UTC"]
@@ -191,7 +195,7 @@ def _bars(symbol: str, state: str, found: Sequence[tuple[Span, dict[Any, Any]]],
         for key, said in (("asked", "asked"), ("ask_again", "asked again from")):
             if row and not pd.isna(row[key]):
                 lines.append(f"{said} {minute_text(row[key].value // 1_000_000)} UTC")
-        bars.append(_Bar(cut(symbol), span, "<br>".join(lines)))
+        bars.append(_Bar(name, span, "<br>".join(lines)))
     return bars
 
 

@@ -109,11 +109,15 @@ def check_save(path: str | os.PathLike[str], width: int, height: int) -> str | N
 def page_of(figure: Any, size: tuple[int, int] | None = None) -> str:
     """Return the page of a picture, with all that it needs in it: as large as the window, or of so many pixels without
     buttons."""
-    if size is not None:
-        figure = type(figure)(figure).update_layout(width=size[0], height=size[1])
+    from plotly.io import to_html  # with plotly, which makes figures
+
+    document = figure.to_dict()
+    document["layout"] |= {} if size is None else {"width": size[0], "height": size[1]}
     width, height = ("100%", "100vh") if size is None else (f"{size[0]}px", f"{size[1]}px")
     title = re.sub(r"<br>.*|<[^>]*>", "", str(figure.layout.title.text or "candles"), flags=re.S)
-    picture = figure.to_html(
+    picture = to_html(
+        document,
+        validate=False,
         full_html=False,
         include_plotlyjs=True,
         default_width=width,
