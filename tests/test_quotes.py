@@ -513,6 +513,25 @@ def test_a_plug_in_offers_quotes_and_its_mistakes_are_errors(tmp_path: Path, par
         assert said in (quote.error or "")
 
 
+@pytest.mark.parametrize("broken", ["provider_symbol", "requests", "type_of"])
+def test_a_plug_in_that_raises_anything_is_the_error_of_its_quotes(world: World, broken: str) -> None:
+    def fail(*_: object) -> Any:
+        raise KeyError("oops")
+
+    own = own_provider(world.exchange.url, lambda body: [Ticker("A", 1.5)])
+    if broken == "provider_symbol":
+        own = replace(own, provider_symbol=fail)
+    else:
+        own = replace(own, quotes=replace(own.quotes, **{broken: fail}))
+    world.exchange.fail(faults.body(b"{}"), match="/q")
+    lost, other = world.fetcher(provider=own, base_urls=world.exchange.base_urls).quotes(["A", "kraken:BTC/USD"])
+    assert whole(other)
+    if broken == "type_of":
+        assert (lost.last_price, lost.type, lost.error) == (1.5, None, None)
+    else:
+        assert lost.error == "KeyError: \"'oops'\""
+
+
 # -- the providers that the practice exchange does not play -----------------------------------------------------------
 
 OTHERS = {"alphavantage": "apikey", "coingecko": "demo_key", "tradestation": "access_token"}

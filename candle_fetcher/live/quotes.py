@@ -37,7 +37,7 @@ _OLDEST_S = 1e9
 _THREADS = 8
 # A provider's clock that is this far from what is known of it is read.
 _DOUBTED_MS = 5_000
-# How long a thread may take to end once its request was broken off.
+# How long all threads together may take to end once their requests were broken off.
 _PATIENCE_S = 0.25
 _FIGURES = ("last_price", "volume", "bid_price", "ask_price")
 
@@ -122,6 +122,10 @@ def find_wanted(desk: Desk, name: str, provider: str | Provider | None) -> Wante
         return Wanted(symbol, found.name, own, desk.rest(found))
     except InputError as error:
         return about._replace(error=str(error))
+    except CandleFetcherError:
+        raise  # of the fetcher, which is closed
+    except Exception as error:  # noqa: BLE001 - a provider of another package may raise anything
+        return about._replace(error=_said_of(error))
 
 
 def _failed(wanted: Wanted) -> Quote:
@@ -179,7 +183,7 @@ class _Asking:
         """Send the requests; return how many."""
         try:
             requests = self._feed.requests(tuple(self._parts), self._settings)
-        except CandleFetcherError as error:
+        except Exception as error:  # noqa: BLE001 - a provider of another package may raise anything
             for part in self._parts.values():
                 part.error = error
             return 0
@@ -190,7 +194,7 @@ class _Asking:
         assert self._pool is not None
         for request in requests:
             for symbol in request.symbols:
-                self._parts[symbol].left += 1
+                self._parts.setdefault(symbol, _Part()).left += 1
         for request in requests:
             self._pool.submit(self._ask, request, done)
         return len(requests)
@@ -240,10 +244,10 @@ class _Asking:
         self._why_none = f"{why}, after {tries} failed {'try' if tries == 1 else 'tries'}" if tries else why
         self._desk.stop(self._scope)
 
-    def close(self) -> None:
-        """End the threads."""
+    def close(self, patience_s: float) -> None:
+        """End the threads, and wait for them so long at most."""
         if self._pool is not None:
-            self._pool.close(cancels=True, patience_s=_PATIENCE_S)
+            self._pool.close(cancels=True, patience_s=patience_s)
 
     # -- the provider's clock -------------------------------------------------------------------------------------
 
@@ -308,7 +312,7 @@ class _Asking:
         return make_quote(
             ticker,
             symbol=wanted.symbol,
-            type=self._feed.type_of(wanted.provider_symbol),
+            type=self._type_of(wanted.provider_symbol),
             exchange=self._feed.exchange,
             provider=self._name,
             received_ms=received.ms,
@@ -317,10 +321,15 @@ class _Asking:
             error=error,
         )
 
+    def _type_of(self, symbol: str) -> str | None:
+        with suppress(Exception):  # a provider of another package may raise anything
+            return self._feed.type_of(symbol)
+        return None
+
     def _without(self, wanted: Wanted, error: str) -> Quote:
         return Quote(
             wanted.symbol,
-            self._feed.type_of(wanted.provider_symbol),
+            self._type_of(wanted.provider_symbol),
             self._feed.exchange,
             provider=self._name,
             error=error,
@@ -363,5 +372,6 @@ def _run(askings: Sequence[_Asking], scope: CallScope, steady_s: Callable[[], fl
     finally:
         for asking in askings:
             asking.stop(f"no answer within {timeout_s:g} s")
+        ends_s = time.monotonic() + _PATIENCE_S
         for asking in askings:
-            asking.close()
+            asking.close(max(0.0, ends_s - time.monotonic()))
