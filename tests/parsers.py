@@ -36,7 +36,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import stream_frames
-from quote_replies import REPLIES
+from quote_replies import RECORDED, REPLIES, QuoteReply
 
 import candle_fetcher
 from candle_fetcher.cache import CandleCache
@@ -780,22 +780,24 @@ SLOW_QUOTES: dict[str, Callable[[Any, Sequence[str]], QuoteRows]] = {
 }
 
 
-def quote_parsers() -> Iterator[Parser]:
+def quotes_parser(reply: QuoteReply) -> Parser:
     """The quotes of a reply, checked against a reading of each field by itself."""
-    for reply in REPLIES:
+    family = f"{reply.provider} quotes"
+    part = " rate" if "/" in reply.symbols[0] and reply.provider == "alphavantage" else " book" if reply.at else ""
+    slow = SLOW_QUOTES[f"{family}{part}".replace("cm quotes book", "um quotes book")]
 
-        def judge(body: bytes, tickers: Any, name: str = reply.name, symbols: Sequence[str] = reply.symbols) -> None:
-            value = json.loads(body.decode("utf-8-sig"), parse_constant=_no_float)
-            reference = {
-                key: (*row, *[None] * (7 - len(row))) for key, row in SLOW_QUOTES[name](value, symbols).items()
-            }
-            got = {one.symbol: (*one[1:7], one.refusal or None) for one in tickers}
-            assert len(got) == len(tickers)
-            assert {key: repr(row) for key, row in got.items()} == {key: repr(row) for key, row in reference.items()}
+    def judge(body: bytes, tickers: Any) -> None:
+        value = json.loads(body.decode("utf-8-sig"), parse_constant=_no_float)
+        reference = {key: (*row, *[None] * (7 - len(row))) for key, row in slow(value, reply.symbols).items()}
+        got = {one.symbol: (*one[1:7], one.refusal or None) for one in tickers}
+        assert len(got) == len(tickers)
+        assert {key: repr(row) for key, row in got.items()} == {key: repr(row) for key, row in reference.items()}
 
-        names = f"{_SAID_OF_REPLIES}|the quotes of|Global Quote|Realtime"
-        good = partial(list, [reply.body])
-        yield Parser(reply.name, good, reply.parse, judge, names, weight=15, most_said=MOST_QUOTED)
+    def good() -> list[bytes]:
+        return [(SHARED / reply.path).read_bytes() if reply.path else reply.body]
+
+    names = f"{_SAID_OF_REPLIES}|the quotes of|Global Quote|Realtime"
+    return Parser(reply.name, good, reply.parse, judge, names, weight=15, most_said=MOST_QUOTED)
 
 
 def written(name: str, file: str) -> Callable[[], list[bytes]]:
@@ -1735,7 +1737,7 @@ PARSERS = (
     candles_parser("alphavantage", "IBM", "5m", partial(alphavantage_rows, timeframe="5m"), case="intraday"),
     candles_parser("coingecko", "bitcoin/usd", "4h", coingecko_rows),
     candles_parser("tradestation", "MSFT", "30m", tradestation_rows, "session=USEQPreAndPost", case="minutes"),
-    *quote_parsers(),
+    *map(quotes_parser, REPLIES),
     funding_parser("binance-um", "BTCUSDT"),
     funding_parser("binance-cm", "BTCUSD_PERP"),
     clock_parser("binance", lambda value: value["serverTime"]),
@@ -1832,4 +1834,5 @@ def recorded_parsers() -> tuple[Parser, ...]:
         other("binance listing", "binance_spot/exchange_info_2025_first_25_symbols.json"),
         other("binance-cm listing", "binance_cm/exchange_info_2025_first_25_symbols.json"),
         other("kraken listing", "kraken/asset_pairs_subset.json"),
+        *map(quotes_parser, RECORDED),
     )

@@ -14,6 +14,7 @@ import pytest
 from damage import DAMAGES, Damage
 from fuzz import shown
 from parsers import BY_NAME, PARSERS, SERIES, Answer, Parser, hold, recorded_parsers
+from quote_replies import RECORDED
 
 from candle_fetcher.core.errors import ReplyError
 from candle_fetcher.providers import all_providers, find_provider
@@ -73,7 +74,7 @@ def test_bytes_damaged_anywhere_are_read_as_they_are_or_refused_in_a_line(parser
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at", range(13))
+@pytest.mark.parametrize("at", range(13 + len(RECORDED)))
 def test_damaged_real_replies_are_read_as_they_are_or_refused_in_a_line(shared: Path, at: int) -> None:
     parser = recorded_parsers()[at]
     (good, *_) = parser.good()
