@@ -122,7 +122,7 @@ class LiveWorld(World):
             error = self.network.refuse(self.now_s)
             if error is not None:
                 raise error
-            return Conn(self, path)
+            return Conn(self, urllib.parse.urlsplit(root).path + path)
 
         def note(event: Event) -> None:
             self.events.append(event)
@@ -151,7 +151,7 @@ class Driver:
     def __init__(self, world: LiveWorld, live: Any) -> None:
         self.world = world
         self.live = live
-        self.follower = live._follower
+        self.follower = live._core
         self.lines = live._streaming.lines
         self.items: list[tuple[str, pd.DataFrame]] = []
         self.errors: list[BaseException] = []
@@ -172,12 +172,13 @@ class Driver:
         self.follower.schedule(lambda work: work())
         while True:
             try:
+                self.follower.say()
                 found = self.follower.next(0.0)
             except Exception as error:  # noqa: BLE001 - it is looked at by the test
                 self.errors.append(error)
                 continue
             if found is None:
-                if self.follower._ready.empty() and not self.follower._said:
+                if self.follower._ready.empty() and not self.follower.has_said:
                     return
                 continue
             self.items.append(found)

@@ -202,10 +202,9 @@ def test_two_symbols_through_a_storm(world: LiveWorld) -> None:
 
 @pytest.mark.long
 def test_twenty_symbols_through_a_day_of_storm(world: LiveWorld) -> None:
-    names = ["ADA/USDT", "BNB/USDT", "BTC/USDT", "DOGE/USDT", "ETH/BTC", "ETH/USDT", "SOL/USDT", "XRP/USDT", "ADA/BTC"]
-    symbols = [*names, *(f"binance-um:{name}" for name in names if name.endswith("USDT"))]
-    listed = world.fetcher().symbols(provider="binance-us")
-    symbols += [f"binance-us:{name}" for name in listed[listed["status"] == "TRADING"]["symbol"]]
-    symbols = symbols[:20]
+    symbols = ["ADA/USDT", "BNB/USDT", "BTC/USDT", "DOGE/USDT", "ETH/BTC", "ETH/USDT", "SOL/USDT", "XRP/USDT", "ADA/BTC"]
+    symbols += [f"binance-um:{name}" for name in ("BTC/USDT", "ETH/USDT", "DOGE/USDT", "SOL/USDT")]
+    symbols += [f"binance-us:{name}" for name in ("ADA/USDT", "BNB/USDT", "BTC/USDT", "ETH/USDT", "SOL/USDT")]
+    symbols += ["binance-cm:BTCUSD_PERP", "binance-cm:ETHUSD_PERP"]
     assert len(symbols) == 20
     storm(world, symbols, 24)

@@ -11,8 +11,7 @@ from candle_fetcher.core.types import CandleKind
 if TYPE_CHECKING:
     from candle_fetcher.core.quote import Quotes
     from candle_fetcher.live.door import Door
-    from candle_fetcher.live.follow import Follow
-    from candle_fetcher.live.follow import Runtime as LiveRuntime
+    from candle_fetcher.live.follow import Follow, LiveRuntime
     from candle_fetcher.live.quotes import Desk
     from candle_fetcher.providers import Provider
 

@@ -26,7 +26,7 @@ from candle_fetcher.providers import Feed, Provider
 from candle_fetcher.sources import RestSource
 
 
-class Wanted(Protocol):
+class SeriesRequest(Protocol):
     """A request for candles, as a fetcher makes it of a symbol and a timeframe."""
 
     @property
@@ -49,12 +49,12 @@ class Door(NamedTuple):
     runtime: Any
     fetch_frame: Callable[[Any, Any, Any], pd.DataFrame]
     find_first_candle: Callable[[Any, str, str | Provider | None, str, Any], pd.Timestamp]
-    make_request: Callable[[Any, Any], Wanted]
+    make_request: Callable[[Any, Any], SeriesRequest]
     arguments: Callable[..., Any]
     range: Callable[..., Any]
     read_policy: Callable[..., Any]
 
-    def request(self, symbol: str, timeframe: str, provider: str | Provider | None, kind: str) -> Wanted:
+    def request(self, symbol: str, timeframe: str, provider: str | Provider | None, kind: str) -> SeriesRequest:
         """Return the request for a series. Raises InputError for arguments that are not valid."""
         wanted = self.arguments(symbol, timeframe, self.range(None, None), provider, kind)
         return self.make_request(self.runtime, wanted)
@@ -86,7 +86,7 @@ def candles_of(updates: Sequence[CandleUpdate], columns: Sequence[str]) -> Candl
 
 
 def store_streamed(
-    cache: CandleCache, wanted: Wanted, updates: Sequence[CandleUpdate], now_ms: int, until_s: float
+    cache: CandleCache, wanted: SeriesRequest, updates: Sequence[CandleUpdate], now_ms: int, until_s: float
 ) -> None:
     """Store adjoining settled candles that a stream closed, until `until_s` also in memory. What is stored of their
     slots already stays."""

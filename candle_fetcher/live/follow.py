@@ -3,57 +3,53 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
-import weakref
-from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import pandas as pd
 
-from candle_fetcher.cache import CandleCache
-from candle_fetcher.concurrency import POLL_S, pause, start_thread, wait_for
-from candle_fetcher.concurrency.pool import ThreadPool
+from candle_fetcher.concurrency import pause, wait_for
 from candle_fetcher.core.arguments import is_several, read_flag, read_number
 from candle_fetcher.core.errors import InputError, shown
 from candle_fetcher.core.ranges import FIRST, NOW, ago_ms, instant_ms, is_word
 from candle_fetcher.live.door import Door
-from candle_fetcher.live.follower import Base, Follower, Options
+from candle_fetcher.live.follower import Follower, Kept, Options
+from candle_fetcher.live.iterator import LiveIterator
 from candle_fetcher.live.line import Outlet, Wires
 from candle_fetcher.live.sinks import Sinks
-from candle_fetcher.live.stats import LiveStats
 from candle_fetcher.live.streaming import Streaming, find_channels, make_outlet, open_stream, roots_of
 from candle_fetcher.providers import Channel, Provider, Subscription
 from candle_fetcher.settings import Settings
 from candle_fetcher.sources import Wire
 
-_THREADS = 8
 _LONGEST_DELAY_S = 1e9
-_END_S = 1.5
 
 
-class Runtime(Base, Protocol):
+class LiveRuntime(Kept, Protocol):
     """What a fetcher has for live calls with streams."""
 
     settings: Settings
     wire: Wire
     live: Any  # a WeakSet of what is to be closed with the fetcher
 
-    @property
-    def cache(self) -> CandleCache: ...
     def origin(self, provider: Provider, /) -> str | None: ...
     def is_offline(self) -> bool: ...
 
 
-def wires_of(runtime: Runtime) -> Wires:
+def wires_of(runtime: LiveRuntime) -> Wires:
     """Return the wires of live calls: sockets, this machine's clocks, chance."""
     wire = runtime.wire
     return Wires(open_stream, time.monotonic, wire.clock, pause, runtime.observe, random.random)
 
 
+def stream_roots(runtime: LiveRuntime, provider: Provider) -> tuple[str, ...]:
+    """Return the roots of the provider's streams that may be asked; none where it is polled."""
+    return roots_of(provider, runtime.settings.base_urls, is_own=runtime.origin(provider) is None)
+
+
 def make_follow(
-    runtime: Runtime,
+    runtime: LiveRuntime,
     door: Door,
     symbols: Iterable[str],
     start: Any,
@@ -98,7 +94,7 @@ def _read_symbols(symbols: Any) -> list[str]:
     return names
 
 
-def _start_ms(start: Any, runtime: Runtime) -> int:
+def _start_ms(start: Any, runtime: LiveRuntime) -> int:
     back_ms = ago_ms(start)
     now_ms = int(runtime.clock() * 1000)
     if back_ms is not None:
@@ -106,55 +102,36 @@ def _start_ms(start: Any, runtime: Runtime) -> int:
     return 0 if is_word(start, FIRST) else instant_ms(start, "start", lambda: now_ms)
 
 
-class Follow:
+class Follow(LiveIterator[tuple[str, pd.DataFrame]]):
     """Settled candles as they close: an iterator of pairs, the symbol as it was given and a DataFrame.
 
     Use it in a `for` loop, and in a `with` block or with `close()`, which any thread may call; the loop then ends.
     """
 
-    def __init__(self, runtime: Runtime, follower: Follower, sinks: Sinks, *, from_first: bool) -> None:
-        self._follower = follower
-        self._sinks = sinks
-        self._streaming = Streaming(follower._wires, follower, follower.stats)
-        follower.doubt = self._streaming.doubt
-        sinks.tell = follower.tell
-        self._pool = ThreadPool("live", min(_THREADS, len(follower.lanes)))
-        self._threads: list[threading.Thread] = []
-        self._end = weakref.finalize(self, _end, follower, self._streaming, self._pool, sinks)
-        self._end.atexit = False
-        self._is_closed = False
+    def __init__(self, runtime: LiveRuntime, follower: Follower, sinks: Sinks, *, from_first: bool) -> None:
+        names = [lane.symbol for lane in follower.lanes]
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        label = f"{', '.join(names[:5])}{more}, {follower.options.timeframe}"
+        streaming = Streaming(follower.wires, follower, follower.stats)
+        super().__init__(follower, follower, streaming, sinks, len(names), label)
+        follower.doubt = streaming.doubt
         try:
-            self._prime(from_first)
-            self._connect(runtime)
+            jobs = [self._pool.submit(follower.prime, lane, from_first=from_first) for lane in follower.lanes]
+            wait_for(jobs, follower.stop)
+            for job in jobs:
+                job.result()
+            self._connect(runtime, follower)
         except BaseException:
             self.close()
             raise
         runtime.live.add(self)
 
-    def begin(self) -> None:
-        """Start the threads."""
-        self._streaming.start()
-        follower = self._follower
-        thread = start_thread("candle-follow", _scheduler(follower, self._pool))
-        self._threads += [] if thread is None else [thread]
-
-    def _prime(self, from_first: bool) -> None:
-        """Have all series primed, side by side. Raises the first error."""
-        follower = self._follower
-        jobs = [self._pool.submit(follower.prime, lane, from_first=from_first) for lane in follower.lanes]
-        wait_for(jobs, follower.stop)
-        for job in jobs:
-            job.result()
-
-    def _connect(self, runtime: Runtime) -> None:
+    def _connect(self, runtime: LiveRuntime, follower: Follower) -> None:
         """Prepare the streams of the series that have some."""
-        follower = self._follower
         outlets: dict[int, tuple[Outlet, list[Channel]]] = {}
         for lane in follower.lanes:
             source, series = lane.wanted.source, lane.wanted.series
-            roots = roots_of(
-                source.provider, runtime.settings.base_urls, is_own=runtime.origin(source.provider) is None
-            )
+            roots = stream_roots(runtime, source.provider)
             if not roots or series.timeframe != lane.wanted.timeframe:
                 continue
             subscription = Subscription("candles", series.symbol, series.timeframe.name, series.kind, series.settings)
@@ -166,66 +143,6 @@ class Follow:
             outlets[id(source)][1].extend(channels)
             for channel in channels:
                 follower.listen(channel.topic, lane)
-        for outlet, channels_ in outlets.values():
-            self._streaming.add(outlet, channels_)
+        for outlet, theirs in outlets.values():
+            self._streaming.add(outlet, theirs)
         follower.share_budget()
-
-    # -- the user's side ----------------------------------------------------------------------------------------------
-
-    def __iter__(self) -> Iterator[tuple[str, pd.DataFrame]]:
-        return self
-
-    def __next__(self) -> tuple[str, pd.DataFrame]:
-        follower = self._follower
-        while True:
-            found = follower.next(POLL_S)
-            if found is not None:
-                self._sinks.put(found)
-                return found
-            if follower.stop.is_set():
-                raise StopIteration
-
-    def __enter__(self) -> Follow:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        names = ", ".join(lane.symbol for lane in self._follower.lanes[:5])
-        more = len(self._follower.lanes) - 5
-        state = ", closed" if self._is_closed else ""
-        return f"Follow({names}{f' and {more} more' if more > 0 else ''}, {self._follower.options.timeframe}{state})"
-
-    def close(self) -> None:
-        """End the streams, requests and threads; within two seconds, also where the peer is dead. A second call does
-        nothing."""
-        if self._is_closed:
-            return
-        self._is_closed = True
-        self._end()
-        self._streaming.join(_END_S)
-        for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join(_END_S / 3)
-        self._streaming.count()
-
-    @property
-    def stats(self) -> LiveStats:
-        """What has been done so far."""
-        self._streaming.count()
-        return self._follower.stats
-
-
-def _scheduler(follower: Follower, pool: ThreadPool) -> Callable[[], None]:
-    return lambda: follower.run(pool.submit)
-
-
-def _end(follower: Follower, streaming: Streaming, pool: ThreadPool, sinks: Sinks) -> None:
-    """End what an iterator has begun, without waiting."""
-    follower.end()
-    streaming.end()
-    pool.close(cancels=True, patience_s=0.0)
-    sinks.close()

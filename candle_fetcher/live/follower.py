@@ -14,13 +14,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 
 from candle_fetcher.cache import CandleCache
-from candle_fetcher.concurrency.call import PublicCall
 from candle_fetcher.core.candles import OHLCV
 from candle_fetcher.core.errors import (
     AccessDenied,
@@ -33,20 +32,18 @@ from candle_fetcher.core.errors import (
     RateLimited,
     warn,
 )
-from candle_fetcher.core.events import Event, Yielded
+from candle_fetcher.core.events import Yielded
 from candle_fetcher.core.frame import MANIFEST, index_ms, utc_index
 from candle_fetcher.core.gap import iso
 from candle_fetcher.core.live import CandleUpdate, QuoteUpdate
 from candle_fetcher.core.plan import CHUNK_SLOTS
 from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.core.spans import Span
-from candle_fetcher.live.door import Door, Wanted, candles_of, store_streamed
+from candle_fetcher.live.door import Door, SeriesRequest, candles_of, store_streamed
 from candle_fetcher.live.ledger import Ledger, Prices
 from candle_fetcher.live.line import Wires
-from candle_fetcher.live.stats import LiveStats
+from candle_fetcher.live.working import Base, Work
 from candle_fetcher.providers import Provider
-
-Result = TypeVar("Result")
 
 # History is fetched and handed out in pieces of so many chunks of slots.
 _PIECE_SLOTS = 100 * CHUNK_SLOTS
@@ -63,17 +60,11 @@ _LOOK_S = 0.5
 _LATE_MS = 30_000
 
 
-class Base(Protocol):
-    """What a fetcher has for live calls."""
-
-    clock: Callable[[], float]
-
-    is_closed: bool
+class Kept(Base, Protocol):
+    """What a fetcher has for `follow`."""
 
     @property
     def cache(self) -> CandleCache: ...
-    def observe(self, event: Event, /) -> None: ...
-    def stop(self, scope: threading.Event, /) -> None: ...
 
 
 class Options(NamedTuple):
@@ -92,7 +83,7 @@ class Lane:
     """One followed series: its symbol as it was given, its request, its ledger, and the frames to be handed out."""
 
     symbol: str
-    wanted: Wanted
+    wanted: SeriesRequest
     ledger: Ledger
     starts_now: bool = False
     outputs: deque[pd.DataFrame] = field(default_factory=deque)
@@ -111,29 +102,25 @@ class Lane:
         return self.wanted.source.estimated_ms()
 
 
-class Follower:
+class Follower(Work):
     """The lanes of one call of `follow`. It is the Board of its streams; any thread may call `take`."""
 
-    def __init__(self, base: Base, door: Door, options: Options, wires: Wires) -> None:
-        self._base = base
+    def __init__(self, base: Kept, door: Door, options: Options, wires: Wires) -> None:
+        super().__init__(base)
+        self._cache = base.cache
         self._door = door
         self.options = options
-        self._wires = wires
+        self.wires = wires
         self.lanes: list[Lane] = []
         self._by_topic: dict[str, list[Lane]] = {}
         self._ready: queue.SimpleQueue[Lane | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # over ledgers and the flags of lanes
         self._wake = threading.Event()
-        self._calls: set[PublicCall] = set()
-        self._said: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque(maxlen=1000)
-        self._down_since_s: float | None = None
-        self.stop = threading.Event()
-        self.stats = LiveStats()
         self.doubt: Callable[[str], object] = lambda topic: None  # has a channel checked from which nothing comes
 
     # -- lanes --------------------------------------------------------------------------------------------------------
 
-    def add(self, symbol: str, wanted: Wanted, start_ms: int | None) -> Lane:
+    def add(self, symbol: str, wanted: SeriesRequest, start_ms: int | None) -> Lane:
         """Add a series, of which the first candle handed out opens at that time or later; None: the next to close."""
         settling = wanted.feed.settling(wanted.series).of(wanted.timeframe)
         streams = wanted.source.provider.streams
@@ -238,7 +225,7 @@ class Follower:
         self.disconnected([topic], 0.0)
         for lane in self._by_topic.pop(topic, ()):
             lane.ledger.every = 1
-            self._said.append((_warn_of_polling, (lane.wanted.label, error)))
+            self.tell(_warn_of_polling, lane.wanted.label, error)
 
     # -- when ---------------------------------------------------------------------------------------------------------
 
@@ -249,7 +236,7 @@ class Follower:
         """Hand the lanes that are due to threads, until `stop` is set."""
         while not self.stop.is_set():
             wait_s = self.schedule(submit)
-            self._wires.wait(self._wake, min(_LOOK_S, max(0.001, wait_s)))
+            self.wires.wait(self._wake, min(_LOOK_S, max(0.001, wait_s)))
             self._wake.clear()
 
     def schedule(self, submit: Callable[[Callable[[], None]], object]) -> float:
@@ -277,25 +264,6 @@ class Follower:
         finally:
             lane.is_busy = False
             self._wake.set()
-
-    def run_call(self, work: Callable[[], Result]) -> Result:
-        """Return the result of the work, which `end` breaks off. Its warnings are issued in the user's loop."""
-        call = PublicCall(work)
-        self._calls.add(call)
-        if self.stop.is_set():
-            call.stop.set()
-        try:
-            call.do()
-        finally:
-            self._calls.discard(call)
-        item = call.outbox.get()
-        while isinstance(item, tuple):
-            self._said.append(item)
-            item = call.outbox.get()
-        if item.error is not None:
-            raise item.error
-        result: Result = item.value
-        return result
 
     def _work(self, lane: Lane) -> None:
         ledger, now_ms = lane.ledger, lane.now_ms()
@@ -351,7 +319,7 @@ class Follower:
 
     def _hand_streamed(self, lane: Lane, updates: Sequence[CandleUpdate], now_ms: int) -> None:
         until_s = self._base.clock() + lane.wanted.timeframe.nominal_ms / 1000
-        store_streamed(self._base.cache, lane.wanted, updates, now_ms, until_s)
+        store_streamed(self._cache, lane.wanted, updates, now_ms, until_s)
         frame = _frame_of(updates, lane)
         with self._lock:
             lane.ledger.hand_streamed(updates)
@@ -414,7 +382,7 @@ class Follower:
             return
         self.stats.requests_failed += 1
         if self._base.is_closed or not isinstance(error, CandleFetcherError):
-            self._raise(lane, error)
+            self.raise_later(error)
             self.end()
             return
         lane.problem = error
@@ -423,10 +391,10 @@ class Follower:
 
     def _wait_again(self, lane: Lane, pauses: tuple[float, float], asked_s: float | None = None) -> None:
         first_s, most_s = pauses
-        pause_s = min(most_s, first_s * 2.0 ** min(lane.tries, 20)) * (0.75 + self._wires.random() / 2)
+        pause_s = min(most_s, first_s * 2.0 ** min(lane.tries, 20)) * (0.75 + self.wires.random() / 2)
         lane.tries += 1
         lane.due_ms = lane.now_ms() + 1000 * max(pause_s, min(asked_s or 0.0, _LONGEST_S))
-        now_s, limit_s = self._wires.steady_s(), self.options.max_delay_s
+        now_s, limit_s = self.wires.steady_s(), self.options.max_delay_s
         if lane.waits_since_s is None:
             lane.waits_since_s = now_s
         elif limit_s is not None and now_s - lane.waits_since_s > limit_s:
@@ -439,25 +407,12 @@ class Follower:
                 refusals=[one for one in refusals if not isinstance(one, IncompleteData)],  # type: ignore[misc]
             )
             error.__cause__ = problem
-            self._raise(lane, error)
-
-    def tell(self, function: Callable[..., object], *arguments: object) -> None:
-        """Have the function called in the user's loop."""
-        self._said.append((function, arguments))
-
-    def _raise(self, lane: Lane, error: BaseException) -> None:
-        """Have the user's loop raise the error."""
-        self._said.append((_raise, (error,)))
-        self._ready.put(lane)
+            self.raise_later(error)
 
     # -- the user's loop ----------------------------------------------------------------------------------------------
 
     def next(self, timeout_s: float) -> tuple[str, pd.DataFrame] | None:
-        """Return the next frame with its symbol; None where there is none within the time. Warnings and errors of the
-        work are issued and raised here."""
-        while self._said:
-            function, arguments = self._said.popleft()
-            function(*arguments)
+        """Return the next frame with its symbol; None where there is none within the time."""
         try:
             lane = self._ready.get(timeout=timeout_s) if timeout_s > 0 else self._ready.get_nowait()
         except queue.Empty:
@@ -489,18 +444,10 @@ class Follower:
         return lane.symbol, frame
 
     def end(self) -> None:
-        """End the work; any thread may call it."""
-        self.stop.set()
+        """Break off what is under way."""
+        super().end()
         self._wake.set()
-        for call in list(self._calls):
-            call.stop.set()
-            for scope in list(call.scopes):
-                self._base.stop(scope)
         self._ready.put(None)
-
-
-def _raise(error: BaseException) -> None:
-    raise error
 
 
 def _warn_of_polling(label: str, error: Exception) -> None:
