@@ -22,9 +22,11 @@ from world import World
 from candle_fetcher.core.errors import TransportError
 from candle_fetcher.core.events import Event
 from candle_fetcher.core.frame import index_ms
+from candle_fetcher.core.quote import Quote
 from candle_fetcher.live.follow import make_follow
 from candle_fetcher.live.follower import Options
-from candle_fetcher.live.line import Wires
+from candle_fetcher.live.line import Line, Wires
+from candle_fetcher.live.watch import make_watch
 from candle_fetcher.net.stream import Frame
 from candle_fetcher.practice.websocket import CLOSE, PING, PONG, TEXT, WireMessage
 
@@ -141,8 +143,56 @@ class LiveWorld(World):
         live = make_follow(runtime, fetcher._door, symbols, start, options, wires=wires, begins=False)
         return Driver(self, live)
 
+    def watch(self, symbols: list[str], **given: Any) -> WatchDriver:
+        settings = {"base_urls": self.exchange.base_urls | self.stream_urls(), **given.pop("settings", {})}
+        runtime = self.fetcher(**settings)._runtime
+        wires = self.wires(runtime.observe)
+        given = {"provider": None, "every_s": None, "max_age_s": 10, "to": (), **given}
+        return WatchDriver(self, make_watch(runtime, symbols, **given, wires=wires, begins=False))
+
     def stream_urls(self) -> dict[str, str]:
         return {f"{name}-stream": url for name, url in self.exchange.stream_urls.items()}
+
+
+def step_lines(lines: Iterable[Line], most: int = 10_000) -> None:
+    """Have the lines do what is to be done at this instant."""
+    for line in lines:
+        for _ in range(most):
+            before = line.messages, line.connections
+            if not line.is_over:
+                line.step(0.0)
+            if (line.messages, line.connections) == before:
+                break
+
+
+class WatchDriver:
+    """A call of `watch`, stepped by one thread."""
+
+    def __init__(self, world: LiveWorld, live: Any) -> None:
+        self.world = world
+        self.live = live
+        self.watcher = live._core
+        self.quotes: list[Quote] = []
+
+    def step(self, *, reads: bool = True) -> None:
+        """Do what is to be done at this instant; `reads`: the user's loop takes its items."""
+        step_lines(self.live._streaming.lines)
+        self.watcher.schedule(lambda work: work())
+        while reads:
+            self.watcher.say()
+            found = self.watcher.next(0.0)
+            if found is None and self.watcher._changed.empty():
+                return
+            self.quotes += [] if found is None else [found]
+
+    def run(self, seconds: float, step_s: float = 0.5, *, reads: bool = True) -> list[Quote]:
+        """Let the clock go on in steps, and return the quotes that came."""
+        self.quotes = []
+        ends_s = self.world.now_s + seconds
+        while self.world.now_s < ends_s:
+            self.world.now_s = min(ends_s, self.world.now_s + step_s)
+            self.step(reads=reads)
+        return self.quotes
 
 
 class Driver:
@@ -160,15 +210,9 @@ class Driver:
     def stats(self) -> Any:
         return self.live.stats
 
-    def step(self, most: int = 10_000) -> None:
+    def step(self) -> None:
         """Do what is to be done at this instant."""
-        for line in self.lines:
-            for _ in range(most):
-                before = line.messages, line.connections
-                if not line.is_over:
-                    line.step(0.0)
-                if (line.messages, line.connections) == before:
-                    break
+        step_lines(self.lines)
         self.follower.schedule(lambda work: work())
         while True:
             try:

@@ -202,7 +202,17 @@ def test_two_symbols_through_a_storm(world: LiveWorld) -> None:
 
 @pytest.mark.long
 def test_twenty_symbols_through_a_day_of_storm(world: LiveWorld) -> None:
-    symbols = ["ADA/USDT", "BNB/USDT", "BTC/USDT", "DOGE/USDT", "ETH/BTC", "ETH/USDT", "SOL/USDT", "XRP/USDT", "ADA/BTC"]
+    symbols = [
+        "ADA/USDT",
+        "BNB/USDT",
+        "BTC/USDT",
+        "DOGE/USDT",
+        "ETH/BTC",
+        "ETH/USDT",
+        "SOL/USDT",
+        "XRP/USDT",
+        "ADA/BTC",
+    ]
     symbols += [f"binance-um:{name}" for name in ("BTC/USDT", "ETH/USDT", "DOGE/USDT", "SOL/USDT")]
     symbols += [f"binance-us:{name}" for name in ("ADA/USDT", "BNB/USDT", "BTC/USDT", "ETH/USDT", "SOL/USDT")]
     symbols += ["binance-cm:BTCUSD_PERP", "binance-cm:ETHUSD_PERP"]

@@ -451,6 +451,7 @@ class CandleFetcher:
         return hand_over(frame, output, with_manifest)
 
     quotes = public_call(live.quotes)
+    watch = public_call(live.watch)
     follow = public_call(live.follow)
 
     @public_call

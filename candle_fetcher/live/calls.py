@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from candle_fetcher.live.door import Door
     from candle_fetcher.live.follow import Follow, LiveRuntime
     from candle_fetcher.live.quotes import Desk
+    from candle_fetcher.live.watch import Watch, WatchRuntime
     from candle_fetcher.providers import Provider
 
 
@@ -21,6 +22,13 @@ class HasDesk(Protocol):
 
     @property
     def _runtime(self) -> Desk: ...
+
+
+class HasStreams(Protocol):
+    """What the live calls take for a fetcher that has quotes and streams."""
+
+    @property
+    def _runtime(self) -> WatchRuntime: ...
 
 
 class HasDoor(Protocol):
@@ -50,6 +58,34 @@ def quotes(
     from candle_fetcher.live.quotes import ask_quotes  # when used: few do
 
     return ask_quotes(self._runtime, symbols, provider, timeout_s, max_age_s)
+
+
+def watch(
+    self: HasStreams,
+    symbols: Iterable[str],
+    *,
+    provider: str | Provider | None = None,
+    every_s: float | None = None,
+    max_age_s: float | None = 10,
+    to: Any = (),
+) -> Watch:
+    """Return an iterator of `Quote` as prices and volumes change, for ever; by WebSocket where a provider has streams,
+    else by polling within its budget, and so while a stream is down.
+
+    A slow loop gets the newest quote of each symbol; what it replaced is counted in `.stats.merged`.
+
+    every_s: at most one quote of a symbol in so many seconds.
+    max_age_s: a quote that grows older is yielded once more, with `is_stale`; None: never.
+    to: a callable, RedisSink, SqlSink or a list of them, which get each quote too. One that fails is tried again, with
+    a warning.
+
+    Use it in a `with` block, or `close()` it: any thread may, and the loop ends. `.stats` has what was done so far.
+    Raises InputError, UnknownSymbol, AccessDenied or ProviderRefused at once; MissingExtra where the extra `live` is
+    not installed and a provider has streams.
+    """
+    from candle_fetcher.live.watch import make_watch  # when used: few do
+
+    return make_watch(self._runtime, symbols, provider, every_s, max_age_s, to)
 
 
 def follow(

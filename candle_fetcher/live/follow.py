@@ -14,7 +14,7 @@ from candle_fetcher.core.arguments import is_several, read_flag, read_number
 from candle_fetcher.core.errors import InputError, shown
 from candle_fetcher.core.ranges import FIRST, NOW, ago_ms, instant_ms, is_word
 from candle_fetcher.live.door import Door
-from candle_fetcher.live.follower import Follower, Kept, Options
+from candle_fetcher.live.follower import Follower, Kept, Lane, Options
 from candle_fetcher.live.iterator import LiveIterator
 from candle_fetcher.live.line import Outlet, Wires
 from candle_fetcher.live.sinks import Sinks
@@ -128,7 +128,7 @@ class Follow(LiveIterator[tuple[str, pd.DataFrame]]):
 
     def _connect(self, runtime: LiveRuntime, follower: Follower) -> None:
         """Prepare the streams of the series that have some."""
-        outlets: dict[int, tuple[Outlet, list[Channel]]] = {}
+        outlets: dict[int, tuple[Outlet, list[tuple[Channel, Lane]]]] = {}
         for lane in follower.lanes:
             source, series = lane.wanted.source, lane.wanted.series
             roots = stream_roots(runtime, source.provider)
@@ -140,9 +140,8 @@ class Follow(LiveIterator[tuple[str, pd.DataFrame]]):
                 continue
             if id(source) not in outlets:
                 outlets[id(source)] = make_outlet(source, roots, runtime.wire), []
-            outlets[id(source)][1].extend(channels)
-            for channel in channels:
-                follower.listen(channel.topic, lane)
+            outlets[id(source)][1].extend((channel, lane) for channel in channels)
+            lane.is_streamed = True
         for outlet, theirs in outlets.values():
             self._streaming.add(outlet, theirs)
         follower.share_budget()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -87,7 +87,7 @@ class Lane:
     ledger: Ledger
     starts_now: bool = False
     outputs: deque[pd.DataFrame] = field(default_factory=deque)
-    topic: str = ""
+    is_streamed: bool = False
     is_busy: bool = False
     due_ms: float = 0.0  # by the provider's clock
     tries: int = 0  # in a row, without a new candle
@@ -103,7 +103,7 @@ class Lane:
 
 
 class Follower(Work):
-    """The lanes of one call of `follow`. It is the Board of its streams; any thread may call `take`."""
+    """The lanes of one call of `follow`, which hears its streams."""
 
     def __init__(self, base: Kept, door: Door, options: Options, wires: Wires) -> None:
         super().__init__(base)
@@ -112,11 +112,10 @@ class Follower(Work):
         self.options = options
         self.wires = wires
         self.lanes: list[Lane] = []
-        self._by_topic: dict[str, list[Lane]] = {}
         self._ready: queue.SimpleQueue[Lane | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # over ledgers and the flags of lanes
         self._wake = threading.Event()
-        self.doubt: Callable[[str], object] = lambda topic: None  # has a channel checked from which nothing comes
+        self.doubt: Callable[[Lane], object] = lambda lane: None  # has a stream checked from which nothing comes
 
     # -- lanes --------------------------------------------------------------------------------------------------------
 
@@ -130,11 +129,6 @@ class Follower(Work):
         lane = Lane(symbol, wanted, ledger, starts_now=start_ms is None)
         self.lanes.append(lane)
         return lane
-
-    def listen(self, topic: str, lane: Lane) -> None:
-        """Have the lane hear of a topic."""
-        lane.topic = lane.topic or topic
-        self._by_topic.setdefault(topic, []).append(lane)
 
     def share_budget(self) -> None:
         """Decide how many closings of a series one comparison is for, so that comparisons stay in a part of the
@@ -151,7 +145,7 @@ class Follower(Work):
             allowed = min((limit.cost / limit.interval_s for limit in limits), default=1.0) * _SHARE
             for lane in mine:
                 is_native = lane.wanted.series.timeframe == lane.wanted.timeframe
-                if lane.topic and is_native:
+                if lane.is_streamed and is_native:
                     lane.ledger.every = max(1, -int(-per_s // allowed))
 
     def prime(self, lane: Lane, *, from_first: bool) -> None:
@@ -179,53 +173,50 @@ class Follower(Work):
 
     # -- the streams --------------------------------------------------------------------------------------------------
 
-    def take(self, event: CandleUpdate | QuoteUpdate, now_s: float) -> None:
+    def heard(self, lane: Lane, event: CandleUpdate | QuoteUpdate, now_s: float) -> None:
         """Take an update of a stream."""
         if type(event) is not CandleUpdate:
             return
-        for lane in self._by_topic.get(event.topic, ()):
-            ledger = lane.ledger
-            with self._lock:
-                held = ledger.forming
-                if not ledger.hear(event):
-                    continue
-                self.stats.merged += held is not None and ledger.forming is event and held.open_ms == event.open_ms
-                wakes = False
-                if event.is_closed:
-                    if ledger.doubts(event) or event.is_correction:
-                        lane.due_ms = min(lane.due_ms, lane.now_ms())
-                        wakes = True
-                    elif lane.tries or ledger.every > 1:
-                        lane.due_ms = min(lane.due_ms, self._next_due_ms(lane))
-                        wakes = True
-                shows = self.options.include_open and not event.is_closed and lane.is_live and not lane.is_shown
-                lane.is_shown = lane.is_shown or shows
-            if wakes:
+        ledger, wakes = lane.ledger, False
+        with self._lock:
+            held = ledger.forming
+            if not ledger.hear(event):
+                return
+            if event.is_closed:
+                if ledger.doubts(event) or event.is_correction:
+                    lane.due_ms = min(lane.due_ms, lane.now_ms())
+                    wakes = True
+                elif lane.tries or ledger.every > 1:
+                    lane.due_ms = min(lane.due_ms, self._next_due_ms(lane))
+                    wakes = True
+            else:
+                self.stats.merged += held is not None and held.open_ms == event.open_ms
+            shows = self.options.include_open and not event.is_closed and lane.is_live and not lane.is_shown
+            lane.is_shown = lane.is_shown or shows
+        if wakes:
+            self._wake.set()
+        if shows:
+            self._ready.put(lane)
+
+    def connected(self, lane: Lane, topic: str, now_s: float) -> None:
+        """Note that a stream delivers from now on."""
+        with self._lock:
+            lane.ledger.connected(lane.now_ms())
+            if lane.tries:  # the network is back
+                lane.due_ms = min(lane.due_ms, lane.now_ms())
                 self._wake.set()
-            if shows:
-                self._ready.put(lane)
 
-    def connected(self, topics: Iterable[str], now_s: float) -> None:
-        for topic in topics:
-            for lane in self._by_topic.get(topic, ()):
-                with self._lock:
-                    lane.ledger.connected(lane.now_ms())
-                    if lane.tries:  # the network is back
-                        lane.due_ms = min(lane.due_ms, lane.now_ms())
-        self._wake.set()
+    def disconnected(self, lane: Lane, topic: str, now_s: float) -> None:
+        """Note that a stream is lost."""
+        with self._lock:
+            lane.ledger.disconnected()
 
-    def disconnected(self, topics: Iterable[str], now_s: float) -> None:
-        for topic in topics:
-            for lane in self._by_topic.get(topic, ()):
-                with self._lock:
-                    lane.ledger.disconnected()
-
-    def refused(self, topic: str, error: Exception) -> None:
-        """A channel does not come by stream: its candles come by fetch alone."""
-        self.disconnected([topic], 0.0)
-        for lane in self._by_topic.pop(topic, ()):
-            lane.ledger.every = 1
-            self.tell(_warn_of_polling, lane.wanted.label, error)
+    def refused(self, lane: Lane, topic: str, error: Exception) -> None:
+        """Note that the candles of a lane come by requests alone."""
+        self.disconnected(lane, topic, 0.0)
+        lane.ledger.every = 1
+        lane.is_streamed = False
+        self.tell(_warn_of_polling, lane.wanted.label, error)
 
     # -- when ---------------------------------------------------------------------------------------------------------
 
@@ -372,8 +363,8 @@ class Follower(Work):
             lane.due_ms = due_ms
         else:
             self._wait_again(lane, _EMPTY_S)
-        if ledger.is_silent() and lane.topic:
-            self.doubt(lane.topic)
+        if ledger.is_silent() and lane.is_streamed:
+            self.doubt(lane)
 
     def _note_failure(self, lane: Lane, error: BaseException) -> None:
         """Note when a lane is tried again after a fetch that failed. What is no error of the library is raised in the

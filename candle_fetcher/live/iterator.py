@@ -39,7 +39,9 @@ class LiveIterator(Generic[Item]):
     Use it in a `for` loop, and in a `with` block or with `close()`, which any thread may call; the loop then ends.
     """
 
-    def __init__(self, core: Core[Item], work: Work, streaming: Streaming, sinks: Sinks, jobs: int, label: str) -> None:
+    def __init__(
+        self, core: Core[Item], work: Work, streaming: Streaming[Any], sinks: Sinks, jobs: int, label: str
+    ) -> None:
         self._core = core
         self._work = work
         self._streaming = streaming
@@ -109,7 +111,7 @@ def _running(core: Core[Any], pool: ThreadPool) -> Callable[[], None]:
     return lambda: core.run(pool.submit)
 
 
-def _end(work: Work, streaming: Streaming, pool: ThreadPool, sinks: Sinks) -> None:
+def _end(work: Work, streaming: Streaming[Any], pool: ThreadPool, sinks: Sinks) -> None:
     """End what an iterator has begun, without waiting."""
     work.end()
     streaming.end()

@@ -31,6 +31,7 @@ _HANDOVER_S = 0.02
 _HANDOVER_MOST_S = 120.0
 # Where the clocks move on by more between two looks, the machine slept, and the connection is dead.
 _SLEPT_S = 30.0
+_SPANS = 100
 
 
 class Conn(Protocol):
@@ -110,6 +111,8 @@ class Line:
         self._cuts: deque[Callable[[], None]] = deque(maxlen=2)  # of the newest connections
         self.stop = threading.Event()
         self.is_over = False
+        self._down_since_s: float | None = wires.wall_s()
+        self._spans_down: deque[tuple[float, float]] = deque(maxlen=_SPANS)
         self.connections = self.messages = self.unreadable = 0
 
     def run(self) -> None:
@@ -140,6 +143,11 @@ class Line:
         """Note that a channel is silent though it should not be: it is subscribed again; at the second time within one
         connection, that is replaced. Any thread may call it."""
         self._doubted.append(topic)
+
+    def spans_down(self) -> list[tuple[float, float]]:
+        """Return the latest spans without a connection, in Unix seconds; the last of them may go on."""
+        since_s = self._down_since_s
+        return [*self._spans_down, *([] if since_s is None else [(since_s, self._wires.wall_s())])]
 
     # -- one step -----------------------------------------------------------------------------------------------------
 
@@ -209,6 +217,9 @@ class Line:
             opened = _Open(conn, link, now_s)
             self.connections += 1
             wires.observe(Connected(outlet.provider.name, self.path, len(self._channels)))
+            if self._down_since_s is not None:
+                self._spans_down.append((self._down_since_s, wires.wall_s()))
+                self._down_since_s = None
             self._board.connected(self._channels, now_s)
             self._do(opened, link.tick(now_s))
             return opened
@@ -331,6 +342,7 @@ class Line:
         self._current, self._successor = self._successor, None
         self._wires.observe(Disconnected(outlet.provider.name, self.path, reason, now_s - opened.opened_s))
         if self._current is None:
+            self._down_since_s = self._wires.wall_s()
             self._board.disconnected(self._channels, now_s)
 
 

@@ -21,7 +21,15 @@ from candle_fetcher.cache import CandleCache
 from candle_fetcher.concurrency import POLL_S
 from candle_fetcher.concurrency.pool import ThreadPool
 from candle_fetcher.core.arguments import is_several, read_number
-from candle_fetcher.core.errors import CandleFetcherError, InputError, ProviderRefused, ReplyError, UnknownSymbol, shown
+from candle_fetcher.core.errors import (
+    AccessDenied,
+    CandleFetcherError,
+    InputError,
+    ProviderRefused,
+    ReplyError,
+    UnknownSymbol,
+    shown,
+)
 from candle_fetcher.core.events import Operation
 from candle_fetcher.core.faults import brief
 from candle_fetcher.core.quote import Quote, Quotes, Ticker, make_quote
@@ -72,9 +80,14 @@ class Wanted(NamedTuple):
 
 
 def ask_quotes(
-    desk: Desk, symbols: Iterable[str], provider: str | Provider | None, timeout_s: float, max_age_s: float | None
+    desk: Desk,
+    symbols: Iterable[str],
+    provider: str | Provider | None,
+    timeout_s: float,
+    max_age_s: float | None,
+    refused: dict[str, Exception] | None = None,
 ) -> Quotes:
-    """Return the quotes of `CandleFetcher.quotes`."""
+    """Return the quotes of `CandleFetcher.quotes`. `refused` gets the errors of symbols that no waiting heals."""
     began_s = time.perf_counter()
     names = read_names(symbols)
     timeout_s = read_number("timeout_s", timeout_s, 0, _LONGEST_S, is_open=True)
@@ -91,6 +104,10 @@ def ask_quotes(
     quotes = Quotes(
         _failed(one) if one.source is None else asked[id(one.source)].quote(one, max_age_s) for one in wanted
     )
+    if refused is not None:
+        for name, one in zip(names, wanted, strict=True):
+            error = None if one.source is None else asked[id(one.source)].refusal(one)
+            refused.update({} if error is None else {name: error})
     label = f"{len(names)} symbols" if len(names) != 1 else names[0]
     desk.observe(Operation("quotes", time.perf_counter() - began_s, label=label))
     return quotes
@@ -301,6 +318,16 @@ class _Asking:
         received = Received(ticker._replace(symbol=symbol), int(part.received_ms))
         self._desk.last_known.keep(self._source, received)
         return self._made(wanted, received, max_age_s)
+
+    def refusal(self, wanted: Wanted) -> Exception | None:
+        """Return why there will be no quote of the symbol; None where there is one, or may be later."""
+        part = self._parts[wanted.provider_symbol]
+        if isinstance(part.error, UnknownSymbol):
+            return UnknownSymbol(wanted.symbol, self._name)
+        if isinstance(part.error, InputError | AccessDenied | ProviderRefused):
+            return part.error
+        is_unknown = part.error is None and part.ticker is None and not part.left and self._pool is not None
+        return UnknownSymbol(wanted.symbol, self._name) if is_unknown else None
 
     def _last_known(self, wanted: Wanted, why: str, max_age_s: float | None) -> Quote:
         received = self._desk.last_known.find(self._source, wanted.provider_symbol)

@@ -13,10 +13,11 @@ class LiveStats:
     """What a live call has done so far.
 
     connections, reconnects: of streams. messages: frames of text; `unreadable` of them could not be read. merged:
-    updates that a newer one replaced before they were handed out. dropped: closings that were not kept, and were
-    fetched instead. candles: handed out; of them `confirmed` by the stream and by REST, `unconfirmed` as the stream
-    said, `backfilled` without a word of the stream. differing: the stream and REST disagreed, and REST counted.
-    revised: handed out again with other values. stale_s: seconds without a stream, of all channels.
+    updates that a newer one replaced before they were handed out. dropped: items that a sink did not take. quotes,
+    candles: handed out; of the candles, `confirmed` by stream and REST, `unconfirmed` as the stream said, `backfilled`
+    without a word of the stream. differing: the stream and REST disagreed, and REST counted. revised: found to have
+    other values after they were handed out. requests_failed: fetches that were tried again. stale_spans: the latest
+    spans without a stream, in Unix seconds.
     """
 
     connections: int = 0
@@ -25,6 +26,7 @@ class LiveStats:
     unreadable: int = 0
     merged: int = 0
     dropped: int = 0
+    quotes: int = 0
     candles: int = 0
     confirmed: int = 0
     unconfirmed: int = 0
@@ -32,7 +34,7 @@ class LiveStats:
     differing: int = 0
     revised: int = 0
     requests_failed: int = 0
-    stale_s: float = 0.0
+    stale_spans: list[tuple[float, float]] = field(default_factory=list, repr=False)
     _lags_s: deque[float] = field(default_factory=lambda: deque(maxlen=_SAMPLES), repr=False)
 
     def note_lag(self, seconds: float) -> None:

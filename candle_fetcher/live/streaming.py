@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Generic, Protocol, TypeVar
 
 from candle_fetcher.concurrency import start_thread
 from candle_fetcher.core.keys import NO_KEYS, Keys
+from candle_fetcher.core.live import CandleUpdate, QuoteUpdate
 from candle_fetcher.core.version import __version__
-from candle_fetcher.live.line import Board, Conn, Line, Outlet, Wires
+from candle_fetcher.live.line import Conn, Line, Outlet, Wires
 from candle_fetcher.live.pauses import Pauses
 from candle_fetcher.live.stats import LiveStats
 from candle_fetcher.net.limiter import Limiter
@@ -16,6 +18,9 @@ from candle_fetcher.net.stream import connect
 from candle_fetcher.providers import Channel, Provider, Subscription
 from candle_fetcher.settings import STREAM
 from candle_fetcher.sources import CallScope, RestSource, Wire
+
+Thing = TypeVar("Thing")
+Thing_contra = TypeVar("Thing_contra", contravariant=True)
 
 # How long connecting and the handshake may take.
 _CONNECT_S = 10.0
@@ -68,28 +73,79 @@ def make_outlet(source: RestSource, roots: tuple[str, ...], wire: Wire) -> Outle
     return Outlet(provider, streams, roots, keys, Pauses(streams), limiter)
 
 
-class Streaming:
+class Hearer(Protocol[Thing_contra]):
+    """What a live call does with what its streams say of a thing, such as a series or a symbol; in a line's thread."""
+
+    def heard(self, thing: Thing_contra, event: CandleUpdate | QuoteUpdate, now_s: float) -> None:
+        """Take an update of the thing."""
+
+    def connected(self, thing: Thing_contra, topic: str, now_s: float) -> None:
+        """The topic is subscribed on a new connection; before it, updates may have been missed."""
+
+    def disconnected(self, thing: Thing_contra, topic: str, now_s: float) -> None:
+        """There is no connection for the topic now."""
+
+    def refused(self, thing: Thing_contra, topic: str, error: Exception) -> None:
+        """The topic will not come by stream."""
+
+
+class _Listeners(Generic[Thing]):
+    """The board of the lines of one provider: which things a topic is about."""
+
+    def __init__(self, hearer: Hearer[Thing]) -> None:
+        self._hearer = hearer
+        self._things: dict[str, list[Thing]] = {}
+
+    def add(self, topic: str, thing: Thing) -> None:
+        self._things.setdefault(topic, []).append(thing)
+
+    def take(self, event: CandleUpdate | QuoteUpdate, now_s: float) -> None:
+        for thing in self._things.get(event.topic, ()):
+            self._hearer.heard(thing, event, now_s)
+
+    def connected(self, topics: Iterable[str], now_s: float) -> None:
+        for topic in topics:
+            for thing in self._things.get(topic, ()):
+                self._hearer.connected(thing, topic, now_s)
+
+    def disconnected(self, topics: Iterable[str], now_s: float) -> None:
+        for topic in topics:
+            for thing in self._things.get(topic, ()):
+                self._hearer.disconnected(thing, topic, now_s)
+
+    def refused(self, topic: str, error: Exception) -> None:
+        for thing in self._things.pop(topic, ()):
+            self._hearer.refused(thing, topic, error)
+
+
+class Streaming(Generic[Thing]):
     """The lines of one live call, each in a thread of its own."""
 
-    def __init__(self, wires: Wires, board: Board, stats: LiveStats) -> None:
+    def __init__(self, wires: Wires, hearer: Hearer[Thing], stats: LiveStats) -> None:
         self._wires = wires
-        self._board = board
+        self._hearer = hearer
         self._stats = stats
         self.lines: list[Line] = []
-        self._by_topic: dict[str, Line] = {}
+        self._of: dict[int, list[tuple[Line, str]]] = {}  # by thing: what carries it
         self._threads: list[threading.Thread] = []
 
-    def add(self, outlet: Outlet, channels: Sequence[Channel]) -> None:
-        """Add the lines that carry the channels: by path, and as many on each as the provider allows."""
-        by_path: dict[str, list[Channel]] = {}
-        for channel in dict.fromkeys(channels):
-            by_path.setdefault(channel.path, []).append(channel)
-        for path, those in by_path.items():
-            most = len(those) if outlet.streams.most_connections == 1 else outlet.streams.most_channels
-            for at in range(0, len(those), most):
-                line = Line(outlet, path, those[at : at + most], self._wires, self._board)
+    def add(self, outlet: Outlet, wanted: Sequence[tuple[Channel, Thing]]) -> None:
+        """Add the lines that carry the channels, each for a thing: by path, and as many on each as the provider
+        allows."""
+        board = _Listeners(self._hearer)
+        by_path: dict[str, dict[Channel, list[Thing]]] = {}
+        for channel, thing in wanted:
+            board.add(channel.topic, thing)
+            by_path.setdefault(channel.path, {}).setdefault(channel, []).append(thing)
+        for path, things in by_path.items():
+            channels = list(things)
+            most = len(channels) if outlet.streams.most_connections == 1 else outlet.streams.most_channels
+            for at in range(0, len(channels), most):
+                line = Line(outlet, path, channels[at : at + most], self._wires, board)
                 self.lines.append(line)
-                self._by_topic.update((channel.topic, line) for channel in those[at : at + most])
+                for channel in channels[at : at + most]:
+                    for thing in things[channel]:
+                        self._of.setdefault(id(thing), []).append((line, channel.topic))
 
     def start(self) -> None:
         """Start the threads."""
@@ -98,10 +154,9 @@ class Streaming:
             if thread is not None:
                 self._threads.append(thread)
 
-    def doubt(self, topic: str) -> None:
-        """Have a channel checked from which nothing comes."""
-        line = self._by_topic.get(topic)
-        if line is not None:
+    def doubt(self, thing: Thing) -> None:
+        """Have the channels of a thing checked, from which nothing comes."""
+        for line, topic in self._of.get(id(thing), ()):
             line.doubt(topic)
 
     def count(self) -> None:
@@ -111,6 +166,7 @@ class Streaming:
         stats.reconnects = sum(max(0, line.connections - 1) for line in lines)
         stats.messages = sum(line.messages for line in lines)
         stats.unreadable = sum(line.unreadable for line in lines)
+        stats.stale_spans = sorted(span for line in lines for span in line.spans_down())
 
     def end(self) -> None:
         """Cut every connection; any thread may call it."""
