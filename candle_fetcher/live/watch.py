@@ -101,7 +101,7 @@ class Watch(LiveIterator[Quote]):
         names = [one.name for one in watcher.watched]
         quotes = watcher.run_call(lambda: ask_quotes(runtime, names, provider, _TIMEOUT_S, None, refused))
         for name, error in refused.items():
-            raise UnknownSymbol(name, error.provider) if isinstance(error, UnknownSymbol) else error
+            raise UnknownSymbol(name, error.provider or "") if isinstance(error, UnknownSymbol) else error
         for one, quote in zip(watcher.watched, quotes, strict=True):
             watcher.polled(one, quote)
 
