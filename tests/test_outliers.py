@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,32 @@ def test_prices_that_are_not_positive_or_not_known_are_never_found() -> None:
     candles = calm(40)
     spoiled = changed(candles, low={10: 0.0, 20: -5.0}, high={30: float("nan")}, volume={12: float("nan")})
     assert found(spoiled) == []
+
+
+def rows_of(path: Path, unit_ms: int = 1) -> Candles:
+    """The candles of a CSV with the time in front, or of a JSON list of rows."""
+    if path.suffix == ".json":
+        rows = [[float(value) for value in row[:6]] for row in json.loads(path.read_text())]
+    else:
+        lines = [line.split(",")[:6] for line in path.read_text().splitlines() if line[:1].isdigit()]
+        rows = [[float(value) for value in line] for line in lines]
+    table = np.array(rows).T
+    return candles_from(("open_time", *OHLCV), [(table[0] * unit_ms).astype(np.int64), *table[1:].copy()])
+
+
+@pytest.mark.slow
+def test_of_real_candles_few_are_found_and_those_are_known_for_it(shared: Path) -> None:
+    data = shared / "market_data"
+    quiet = sorted((data / "binance_rest" / "spot" / "klines" / "BTCUSDT").rglob("*.json"))
+    assert len(quiet) > 50
+    assert [len(find_outliers(rows_of(path)).open_ms) for path in quiet] == [0] * len(quiet)
+    hours = find_outliers(rows_of(data / "futures_1h_csv" / "FIL_USDT_1h.csv"))
+    # A rise by 27 % within an hour of which a quarter stayed.
+    assert [str(np.datetime64(int(ms), "ms"))[:13] for ms in hours.open_ms] == ["2025-04-04T07"]
+    thin = find_outliers(rows_of(data / "kraken" / "XBTUSD_60.csv", 1000))
+    days = {str(np.datetime64(int(ms), "ms"))[:10] for ms in thin.open_ms}
+    assert {"2017-05-18", "2019-04-25", "2021-10-21"} <= days  # famous ones
+    assert len(thin.open_ms) < thin.compared / 1000
 
 
 # -- in an audit -------------------------------------------------------------------------------------------------------

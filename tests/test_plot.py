@@ -26,7 +26,10 @@ from candle_fetcher import (
 )
 from candle_fetcher.cli import main
 from candle_fetcher.core.candles import OHLCV, Candles, candles_from
+from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import parse_timeframe
+from candle_fetcher.plot.holes import find_closed, find_lacking
+from candle_fetcher.plot.reading import read_frame
 from candle_fetcher.plot.thinning import MOST, find_cell, thin, thin_line
 from candle_fetcher.plot.ticks import session_ticks
 from candle_fetcher.practice import PracticeExchange, faults
@@ -105,6 +108,34 @@ def test_a_thinned_line_keeps_its_ends_its_highest_and_lowest_points_and_its_bre
     assert sum(np.isnan(line[kept][1:]) & ~np.isnan(line[kept][:-1])) >= min(breaks, 1)
 
 
+@examples()
+@given(
+    rows=st.sets(st.integers(0, 300), min_size=1),
+    start=st.integers(0, 5000),
+    pair=st.sampled_from([("1m", "15m"), ("1h", "1h"), ("1h", "6h"), ("1d", "1w"), ("1d", "1M"), ("1M", "3M")]),
+)
+def test_each_slot_without_a_candle_is_a_gap_and_what_is_cut_out_holds_neither_candle_nor_gap(
+    rows: set[int], start: int, pair: tuple[str, str]
+) -> None:
+    base, cell = map(parse_timeframe, pair)
+    slots = np.array(sorted(rows), np.int64) + start
+    drawn = read_frame(frame_of(made(base.opens_ms(slots))))
+    # Without a manifest a few rows do not tell how long they are.
+    span = Span(drawn.span.start_ms, base.close_ms(int(drawn.candles.open_ms[-1])))
+    gaps = find_lacking(drawn._replace(timeframe=base, span=span))
+    missing = sorted(set(range(int(slots[0]), int(slots[-1]) + 1)) - set(slots.tolist()))
+    found = [slot for gap in gaps for slot in range(base.ordinal(gap.first_ms), base.ordinal(gap.last_ms) + 1)]
+    assert found == missing
+    cells = np.unique(cell.ordinals(drawn.candles.open_ms))
+    odd = gaps[::2]  # as if the others were closed hours
+    closed = find_closed(cell.opens_ms(cells), cell, odd, base)
+    for span in closed:
+        inside = set(range(cell.ordinal(span.start_ms), cell.ordinal(span.end_ms - 1) + 1))
+        assert not inside & set(cells.tolist())
+        for gap in odd:
+            assert not inside & set(range(cell.ordinal(gap.first_ms), cell.ordinal(gap.last_ms) + 1))
+
+
 # -- what is in the figure ---------------------------------------------------------------------------------------------
 
 
@@ -174,6 +205,20 @@ def test_many_candles_are_thinned_the_picture_says_so_and_no_gap_is_hidden() -> 
     assert (max(drawn.high), min(drawn.low)) == (candles.floats("high").max(), candles.floats("low").min())
     assert "each candle is 3 h, made of 199,989 candles of 1m" in figure.layout.title.text
     assert legend(figure) == ["missing row: 11 candles in 2 gaps"]
+
+
+def test_what_is_invented_or_unfinished_stays_marked_in_coarser_candles() -> None:
+    pytest.importorskip("plotly", reason="the extra `plot`")
+    frame = frame_of(made(np.arange(4000) * MINUTE + 1_600_000_020_000))
+    frame["is_synthetic"] = frame["is_closed"] = False
+    frame["is_closed"] = np.arange(4000) < 3999
+    frame.iloc[2000:2003, frame.columns.get_loc("is_synthetic")] = True
+    figure = plot.candles(frame)
+    assert legend(figure) == ["missing row: 3 candles", "invented rows: 3", "not finished: 1"]
+    plain, invented, unfinished = traces(figure, "candlestick")
+    assert len(plain.x) > 100
+    assert (len(invented.x), len(unfinished.x)) == (2, 1)  # a border of coarser candles is between the three
+    assert "of 3 candles" in plain.text[1]
 
 
 def test_more_gaps_than_can_be_drawn_are_all_within_the_shades() -> None:

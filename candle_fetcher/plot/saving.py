@@ -144,7 +144,8 @@ def find_browser() -> str:
 def draw(figure: Any, browser: str, size: tuple[int, int]) -> bytes:
     """Return the picture as PNG. Raises CandleFetcherError where the browser does not draw it."""
     width, height = size
-    with tempfile.TemporaryDirectory(prefix="candle_fetcher-", ignore_cleanup_errors=True) as folder:
+    home = Path.home() if browser.startswith("/snap/") else None  # a snap sees no other folder
+    with tempfile.TemporaryDirectory(prefix="candle_fetcher-", dir=home, ignore_cleanup_errors=True) as folder:
         page, picture = Path(folder) / "picture.html", Path(folder) / "picture.png"
         page.write_text(page_of(figure, size), encoding="utf-8")
         is_root = hasattr(os, "geteuid") and os.geteuid() == 0
