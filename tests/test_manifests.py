@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 from world import World
 
-from candle_fetcher import CandleFetcher, InputError, combine, fingerprint, manifest_of
+from candle_fetcher import CandleFetcher, InputError, combine, fingerprint, manifest_of, summary
 
 MANIFEST = "candle_fetcher"
 GAPPY = ("BTC/USDT", "1h", "2018-02-01", "2018-02-20")  # 32 candles are missing from 2018-02-08 01:00 on
@@ -172,3 +173,19 @@ def test_the_fingerprint_is_that_of_the_manifest(fetcher: CandleFetcher) -> None
     ):
         with pytest.raises(InputError, match=said):
             fingerprint(wrong, "1h")  # type: ignore[arg-type]
+
+
+def test_a_summary_of_a_part_lists_what_the_part_lacks(tmp_path: Path) -> None:
+    with World(tmp_path) as world:
+        fetcher = world.fetcher()
+        for day in ("2024-01-01", "2024-05-15"):
+            fetcher.fetch("BTC/USDT", "1h", day, days_later(day))
+        frame = fetcher.fetch("BTC/USDT", "1h", "2024-01-01", "2024-05-16", source="cache", partial="allow")
+    assert summary(frame)["candles"]["missing"] == frame.attrs[MANIFEST]["missing"]
+    for part in (frame.iloc[:24], frame.iloc[-24:]):
+        assert "missing" not in summary(kept(part, frame))["candles"]
+    assert summary(kept(frame.iloc[5:-5], frame))["candles"]["missing"]
+
+
+def days_later(day: str) -> str:
+    return str((pd.Timestamp(day) + pd.Timedelta("1D")).date())

@@ -427,3 +427,30 @@ def test_a_file_joins_with_a_frame(fetcher: CandleFetcher, tmp_path: Path) -> No
     assert (made["BTC/USDT"].notna().sum(), len(made)) == (70, 72)
     assert read_csv(path).join(other.add_suffix("_eth")).notna().all(axis=None)
     assert index_ms(read_csv(path)).tolist() == index_ms(fetcher.fetch(*HOURS)).tolist()
+
+
+def test_what_a_vault_reads_says_what_it_is_and_no_more(fetcher: CandleFetcher, tmp_path: Path) -> None:
+    def double(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame * 2
+
+    for words, more in (
+        ({}, {}),
+        ({"process": double, "decimals": 1}, {"processed": [double.__qualname__], "decimals": 1}),
+    ):
+        with Vault(tmp_path / f"vault {len(words)}", fetcher, **words) as vault:  # type: ignore[arg-type]
+            vault.update(["BTC/USDT", "ETH/USDT"], "1h", "2024-06-01", "2024-06-04")
+            frame = vault.read("BTC/USDT", "1h")
+            part = vault.read("BTC/USDT", "1h", "2024-06-03", "2024-07-01")
+            other = vault.read("ETH/USDT", "1h")
+        fetched = fetcher.fetch(*HOURS).attrs[MANIFEST]
+        names = ("provider", "origin", "symbol", "timeframe", "kind", "start", "end", "rows")
+        stated = frame.attrs[MANIFEST]
+        assert {name: stated[name] for name in names} == {name: fetched[name] for name in names}
+        assert {name: value for name, value in stated.items() if name not in names} == more
+        assert (part.attrs[MANIFEST]["start"], part.attrs[MANIFEST]["end"]) == (
+            "2024-06-03T00:00:00Z",
+            "2024-06-04T00:00:00Z",
+        )
+        assert combine([frame, other], "close").columns.tolist() == ["BTC/USDT", "ETH/USDT"]
+        assert len(resample(frame, "1d")) == 3
+        assert manifest_of(frame) == stated

@@ -62,6 +62,29 @@ def manifest_of(frame: pd.DataFrame) -> Manifest | None:
     return None if isinstance(rows, str) else _described(frame, manifest, rows)
 
 
+def true_manifest(frame: pd.DataFrame) -> Manifest | None:
+    """Return what `manifest_of` does; warn where the frame has a manifest that is of another frame."""
+    open_ms = index_ms(frame)
+    manifest = frame.attrs.get(MANIFEST)
+    if not isinstance(manifest, Mapping):
+        return None
+    rows = _rows_of(frame, open_ms, manifest)
+    if isinstance(rows, str):
+        _warn_of_other(manifest, rows)
+        return None
+    return _described(frame, manifest, rows) if _is_one(manifest) else Manifest(manifest)
+
+
+def list_missing(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what of the frame could not be fetched, as its manifest lists it: of a part, only what lies in it."""
+    listed: list[dict[str, Any]] = list(manifest.get("missing", ()))
+    rows = _rows_of(frame, index_ms(frame), manifest) if listed else ""
+    if isinstance(rows, str) or rows.is_whole or rows.timeframe is None or rows.span is None:
+        return listed
+    span = _span_of(rows, rows.timeframe, rows.span)
+    return [one for one in listed if _lies_in(one, span)]
+
+
 def manifest_that_fits(frame: pd.DataFrame) -> Mapping[str, Any] | None:
     """Return the manifest of a frame while it describes the frame's index; None without one.
 
@@ -74,13 +97,17 @@ def manifest_that_fits(frame: pd.DataFrame) -> Mapping[str, Any] | None:
     why = _rows_of(frame, index_ms(frame), manifest)
     if not isinstance(why, str):
         return manifest
+    _warn_of_other(manifest, why)
+    return None
+
+
+def _warn_of_other(manifest: Mapping[str, Any], why: str) -> None:
     what = " ".join(str(manifest.get(name)) for name in ("symbol", "timeframe"))
     warn(
         CandleFetcherWarning(
             f"the manifest of this frame ({what}) is ignored, since {why}; pandas has copied it from another frame"
         )
     )
-    return None
 
 
 @short_errors
@@ -129,7 +156,9 @@ def _prices(frame: pd.DataFrame, open_ms: Int64s, meant: npt.NDArray[np.bool_]) 
 
 def _rows_of(frame: pd.DataFrame, open_ms: Int64s, manifest: Mapping[str, Any]) -> _Rows | str:
     """Return the rows that the manifest describes, or what contradicts it, in words."""
-    found = np.sort(open_ms[_meant(frame)])
+    found = open_ms[_meant(frame)]
+    if (found[1:] < found[:-1]).any():
+        found = np.sort(found)
     is_open = "is_closed" in frame and not frame["is_closed"].all()
     try:
         if "start" not in manifest or "end" not in manifest:
@@ -148,11 +177,15 @@ def _rows_of(frame: pd.DataFrame, open_ms: Int64s, manifest: Mapping[str, Any]) 
     made = _Rows(found, len(found) == stated, timeframe, span)
     if timeframe is None or not found.size:
         return made
-    if len(found) > 1 and np.median(np.diff(timeframe.ordinals(found))) < 1:
+    if _are_most(np.diff(timeframe.ordinals(found)) < 1):
         return f"the rows are not {timeframe} apart"
     if made.is_whole:
         return made
     return _check_part(made, manifest, timeframe, span, rows)
+
+
+def _are_most(flags: npt.NDArray[np.bool_]) -> bool:
+    return 2 * int(np.count_nonzero(flags)) > flags.size
 
 
 def _check_part(rows: _Rows, manifest: Mapping[str, Any], timeframe: Timeframe, span: Span, count: int) -> _Rows | str:
@@ -162,7 +195,7 @@ def _check_part(rows: _Rows, manifest: Mapping[str, Any], timeframe: Timeframe, 
     expected = count if expected is None else int(expected)
     # Consecutive rows lack at most as many slots as the whole, and most of them adjoin.
     steps = np.diff(slots)
-    if int(steps.sum()) - len(steps) > max(wanted, expected) - count or (steps.size > 1 and np.median(steps) > 1):
+    if int(steps.sum()) - len(steps) > max(wanted, expected) - count or (steps.size > 1 and _are_most(steps > 1)):
         return f"the rows are not {timeframe} apart"
     is_always_open = wanted == expected
     known = [*(manifest.get("gaps") or ()), *manifest.get("missing", ())]
@@ -209,10 +242,7 @@ def _narrow(manifest: Manifest, rows: _Rows) -> Manifest:
     assert rows.timeframe is not None
     assert rows.span is not None
     whole, timeframe, opens = rows.span, rows.timeframe, rows.open_ms
-    span = Span(whole.start_ms, whole.start_ms)
-    if opens.size:
-        slots = timeframe.ordinals(opens[[0, -1]])
-        span = timeframe.span(int(slots[0]), int(slots[1]) + 1).clip(whole)
+    span = _span_of(rows, timeframe, whole)
     made = Manifest(manifest)
     for name in _OF_THE_CALL:
         dict.pop(made, name, None)
@@ -239,6 +269,14 @@ def _narrow(manifest: Manifest, rows: _Rows) -> Manifest:
     lacking = sum(int(one["count"]) for one in (*made.get("gaps", ()), *made.get("missing", ())))
     made["expected"] = len(opens) + lacking if known else (len(timeframe.slots(span)) if count is not None else None)
     return made
+
+
+def _span_of(rows: _Rows, timeframe: Timeframe, whole: Span) -> Span:
+    """Return the span of a part: from the slot of its first row to that of the last one."""
+    if not rows.open_ms.size:
+        return Span(whole.start_ms, whole.start_ms)
+    first, last = timeframe.ordinals(rows.open_ms[[0, -1]]).tolist()
+    return timeframe.span(first, last + 1).clip(whole)
 
 
 def _narrow_funding(manifest: Manifest, rows: _Rows) -> Manifest:

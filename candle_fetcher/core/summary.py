@@ -13,7 +13,7 @@ import pandas as pd
 from candle_fetcher.core.errors import InputError, shown
 from candle_fetcher.core.frame import index_ms
 from candle_fetcher.core.gap import iso
-from candle_fetcher.core.manifests import manifest_that_fits
+from candle_fetcher.core.manifests import list_missing, manifest_that_fits
 from candle_fetcher.core.missing import gaps_between_rows, missing_in
 from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.core.tracebacks import short_errors
@@ -41,8 +41,10 @@ def summary(frame: pd.DataFrame, symbol: str | None = None, timeframe: str | Non
     if lacking:
         raise InputError(f"expected a frame of candles; it lacks the columns {', '.join(lacking)}")
     manifest: Mapping[str, Any] = {}
+    missing: list[dict[str, Any]] = []
     if symbol is None or timeframe is None or missing_in(frame):
         manifest = manifest_that_fits(frame) or {}
+        missing = list_missing(frame, manifest)
     frame = frame.dropna(how="all", subset=[*_COLUMNS])
     symbol = symbol or manifest.get("symbol")
     timeframe = timeframe or manifest.get("timeframe")
@@ -59,7 +61,7 @@ def summary(frame: pd.DataFrame, symbol: str | None = None, timeframe: str | Non
             "end_time": None if empty else iso(int(open_ms.max())),
             "gaps": gaps,
             "gap_count": None if gaps is None else len(gaps),
-            **({"missing": manifest["missing"]} if "missing" in manifest else {}),
+            **({"missing": missing} if missing else {}),
             "statistics": {
                 "highest_price": _figure(frame["high"], np.max),
                 "lowest_price": _figure(frame["low"], np.min),

@@ -13,7 +13,7 @@ from candle_fetcher.core.arguments import is_several
 from candle_fetcher.core.candles import Int64s
 from candle_fetcher.core.errors import InputError, shown, unknown
 from candle_fetcher.core.frame import MANIFEST, Manifest, index_ms
-from candle_fetcher.core.manifests import manifest_of, manifest_that_fits
+from candle_fetcher.core.manifests import manifest_that_fits, true_manifest
 from candle_fetcher.core.timeframe import DAY_MS, parse_timeframe
 from candle_fetcher.core.tracebacks import short_errors
 from candle_fetcher.core.types import ALIGNMENTS, JOIN_POLICIES, Alignment, JoinPolicy
@@ -62,7 +62,9 @@ def combine(
     if not named:
         raise InputError("frames is empty; expected at least one frame")
     parts = {name: _part(name, frame, column) for name, frame in named.items()}
-    manifests = {name: found for name, frame in named.items() if (found := _true_manifest(frame)) is not None}
+    manifests: dict[str, Mapping[str, Any]] = {
+        name: found for name, frame in named.items() if (found := true_manifest(frame)) is not None
+    }
     _check_timeframes(manifests)
     zones: dict[str, str] = {}
     if align == "date":
@@ -92,7 +94,9 @@ def _choose(stamps: list[Int64s], how: str) -> Int64s:
         return np.sort(stamps[0])
     if how == "inner":
         return functools.reduce(np.intersect1d, stamps)
-    return np.unique(np.concatenate(stamps))
+    found = np.sort(np.concatenate(stamps), kind="stable")  # of sorted runs: quicker than np.unique
+    distinct: Int64s = found[np.diff(found, prepend=found[:1] - 1) != 0]
+    return distinct
 
 
 def _describe(manifest: Mapping[str, Any], by: str, zone: str | None, how: str, left_out: int) -> dict[str, Any]:
@@ -131,12 +135,6 @@ def find_dates(name: str, frame: pd.DataFrame, manifest: Mapping[str, Any] | Non
     if not dates.is_unique:
         raise InputError(f"{name} has two candles on {dates[dates.duplicated()][0].date()}; expected one for each date")
     return dates, zone
-
-
-def _true_manifest(frame: pd.DataFrame) -> Mapping[str, Any] | None:
-    """Return what the manifest of a frame says that is true of it; warn where it is of another frame."""
-    found = manifest_that_fits(frame)
-    return None if found is None else manifest_of(frame) or found
 
 
 def _named(frames: Iterable[pd.DataFrame]) -> dict[str, pd.DataFrame]:

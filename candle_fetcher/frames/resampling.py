@@ -13,7 +13,7 @@ from candle_fetcher.core.candles import COLUMNS, OHLCV, Candles, Int64s, find_ho
 from candle_fetcher.core.errors import InputError, shown, unknown
 from candle_fetcher.core.frame import MANIFEST, Manifest, candles_in, frame_of, index_ms
 from candle_fetcher.core.gap import Gap, iso
-from candle_fetcher.core.manifests import fingerprint, manifest_of, manifest_that_fits
+from candle_fetcher.core.manifests import fingerprint, true_manifest
 from candle_fetcher.core.missing import SHOWN, describe_gap, read_missing
 from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.core.resample import aggregate
@@ -92,7 +92,7 @@ def _read_source(frame: pd.DataFrame, base: str | None) -> _Source:
     open_ms = index_ms(frame)
     if (np.diff(open_ms) <= 0).any():
         raise InputError("the rows of the frame are not in order; expected each time once, oldest first")
-    manifest = None if manifest_that_fits(frame) is None else manifest_of(frame)
+    manifest = true_manifest(frame)
     timeframe = _read_base(base, manifest)
     market = find_market(manifest)
     names = _check_columns(frame, manifest, market)

@@ -10,8 +10,9 @@ import pandas as pd
 
 from candle_fetcher.core.candles import MISSING
 from candle_fetcher.core.errors import CandleFetcherError, IncompleteData
-from candle_fetcher.core.frame import MANIFEST, index_ms, utc_index
+from candle_fetcher.core.frame import MANIFEST, Manifest, index_ms, utc_index
 from candle_fetcher.core.gap import iso
+from candle_fetcher.core.spans import Span
 from candle_fetcher.fetcher import CandleFetcher
 from candle_fetcher.vault.files import Files
 from candle_fetcher.vault.homes import Home
@@ -111,3 +112,27 @@ def _compare_cache(
             f"{changes.revised:,} rows differ from the cache and {changes.added:,} are not there{first}; update it"
         ]
     return len(times), []
+
+
+def describe_rows(document: VaultDocument, state: SeriesState, span: Span | None, rows: int) -> Manifest:
+    """Return the manifest of rows that were read: the series, the range that they cover, and what was done to them."""
+    series, facts, options = state.series, state.facts, dict(document.options)
+    covered = Span.between(facts.start_ms, facts.end_ms)
+    covered = covered if span is None else covered.after(span.start_ms).before(span.end_ms)
+    made = Manifest(
+        provider=series.provider,
+        origin=dict(document.origins).get(series.provider),
+        symbol=series.symbol,
+        timeframe=series.timeframe,
+        kind=series.kind,
+        start=iso(covered.start_ms),
+        end=iso(covered.end_ms),
+        rows=rows,
+    )
+    if series.settings:
+        made["settings"] = dict(series.settings)
+    if document.processors:
+        made["processed"] = list(document.processors)
+    if options.get("decimals") is not None:
+        made["decimals"] = options["decimals"]
+    return made

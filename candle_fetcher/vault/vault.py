@@ -13,6 +13,7 @@ import pandas as pd
 
 from candle_fetcher.core.errors import FetchManyError, InputError
 from candle_fetcher.core.events import Progress
+from candle_fetcher.core.frame import MANIFEST
 from candle_fetcher.core.ranges import Instant
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.tracebacks import short_errors
@@ -28,7 +29,7 @@ from candle_fetcher.vault.opening import check_document, check_processors, read_
 from candle_fetcher.vault.processing import Processor
 from candle_fetcher.vault.source import resolve
 from candle_fetcher.vault.state import Entry, SeriesId, SeriesState, VaultDocument
-from candle_fetcher.vault.tables import list_series, verify_series
+from candle_fetcher.vault.tables import describe_rows, list_series, verify_series
 from candle_fetcher.vault.work import Updates, label_of
 from candle_fetcher.workers import is_of_threads
 
@@ -161,13 +162,17 @@ class Vault:
     ) -> Any:
         """Return the rows that open in [start, end), without arguments all: the columns as they stand in the file, by
         their headers, and `timestamp` (UTC) as index. Sends no request. `output="polars"` and `"arrow"` give a frame or
-        a table of these libraries, `timestamp` first.
+        a table of these libraries, `timestamp` first. `attrs["candle_fetcher"]` says of which series and range the rows
+        are, and by which processors they went; a vault does not keep gaps, sources or fingerprints.
 
         Raises InputError, which lists what is there, for a series that is not; BadFile where the file is damaged.
         """
         check_output(output, False)
-        files, state = self._find(symbol, timeframe, provider, kind)
-        return convert(files.read(state, self._span(start, end)), output)
+        files, state, document = self._find(symbol, timeframe, provider, kind)
+        span = self._span(start, end)
+        rows = files.read(state, span)
+        rows.attrs[MANIFEST] = describe_rows(document, state, span, len(rows))
+        return convert(rows, output)
 
     def _span(self, start: Instant, end: Instant) -> Span | None:
         """Return the span of a read; None for all of it."""
@@ -199,7 +204,7 @@ class Vault:
         """Return where other programs read a series. Of a CSV it is the path of the file that is current now: an update
         makes the other one current, and leaves this one as it is until the update after. Of months it is the path of
         their folder, or its URL. Of a database it is its file, or its URL without a password."""
-        files, state = self._find(symbol, timeframe, provider, kind)
+        files, state, _ = self._find(symbol, timeframe, provider, kind)
         return files.path(state)
 
     @short_errors
@@ -252,7 +257,7 @@ class Vault:
             self._made = self._made or CandleFetcher()
             return self._made
 
-    def _find(self, symbol: str, timeframe: str, provider: Any, kind: str) -> tuple[Files, SeriesState]:
+    def _find(self, symbol: str, timeframe: str, provider: Any, kind: str) -> tuple[Files, SeriesState, VaultDocument]:
         document = self._load()
         entry = self._entry(document, symbol, timeframe, provider, kind)
         assert document is not None
@@ -260,7 +265,7 @@ class Vault:
         state = files.load()
         if state is None:
             raise InputError(f"{entry.series.label} has no rows yet; update it first")
-        return files, state
+        return files, state, document
 
     def _entry(self, document: VaultDocument | None, symbol: str, timeframe: str, provider: Any, kind: str) -> Entry:
         series: SeriesId = resolve(self._fetcher(), symbol, timeframe, provider, kind).series
