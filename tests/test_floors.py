@@ -79,7 +79,7 @@ CONFINED: dict[str, str | tuple[str, ...]] = {
     "starlette": "service",
     "uvicorn": "service",
     "h11": "service.connections",
-    "anyio": "service.application",
+    "anyio": ("service.application", "service.streams"),
     "backtrader": "adapters.objects",
     "nautilus_trader": "adapters.objects",
 }

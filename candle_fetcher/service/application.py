@@ -16,7 +16,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from candle_fetcher.core.errors import CandleFetcherError, nearest, shown
 from candle_fetcher.core.version import __version__
-from candle_fetcher.service import binance, candles, health, tables, udf
+from candle_fetcher.service import binance, candles, health, streams, tables, udf
 from candle_fetcher.service.guard import Guard, read_hosts, read_origins, read_token
 from candle_fetcher.service.page import docs_page
 from candle_fetcher.service.parameters import ERROR_SCHEMA
@@ -36,6 +36,8 @@ candle_fetcher {version}: candles over HTTP
 
   /api/candles?symbol=BTC/USDT&timeframe=1h&start=2024-01-01&end=2024-01-02&format=csv
   /api/symbols   /api/providers   /api/gaps   /api/plan   /api/funding
+  /api/quotes?symbols=BTC/USDT,ETH/USDT
+  /api/stream?symbols=BTC/USDT   events, also at /api/ws; with timeframe=1m candles
   /udf           TradingView's datafeed protocol
   /binance       Binance's REST dialect: /binance/api/v3/klines
   /health  /ready  /metrics
@@ -114,7 +116,7 @@ def make_app(
     )
     app.needs_token = secret is not None
     app.state.service = service
-    for one in (router, candles.router, tables.router, health.router, udf.router, binance.router):
+    for one in (router, candles.router, streams.router, tables.router, health.router, udf.router, binance.router):
         app.include_router(one)
     app.add_middleware(Guard, service=service, token=secret, origins=origins, hosts=names)
     app.add_exception_handler(CandleFetcherError, _answer_error)
@@ -150,7 +152,10 @@ def _operation_id(route: APIRoute) -> str:
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     anyio.to_thread.current_default_thread_limiter().total_tokens = _THREADS
-    yield
+    try:
+        yield
+    finally:
+        await anyio.to_thread.run_sync(app.state.service.hub.close)
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

@@ -15,6 +15,7 @@ from candle_fetcher.service.budget import ClientBudget, Lanes
 if TYPE_CHECKING:
     from candle_fetcher.fetcher import CandleFetcher
     from candle_fetcher.service.edges import LiveEdges
+    from candle_fetcher.service.hub import Hub
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -75,6 +76,7 @@ class ServiceState:
 
     def __init__(self, fetcher: CandleFetcher, requests_per_minute: int, is_open: bool) -> None:
         from candle_fetcher.service.edges import LiveEdges
+        from candle_fetcher.service.hub import Hub
 
         self.fetcher = fetcher
         self.budget = ClientBudget(requests_per_minute)
@@ -88,11 +90,14 @@ class ServiceState:
         # Settled calls that were answered a moment ago, with their number of rows: they need no plan.
         self.settled: RecentlyUsed[Any, tuple[float, int]] = RecentlyUsed(4096)
         self.is_ending = False
+        self.hub: Hub = Hub(fetcher)
+        self.quoted: RecentlyUsed[Any, tuple[float, list[str]]] = RecentlyUsed(1024)
         self.weights: RecentlyUsed[tuple[str, int], list[int]] = RecentlyUsed(4096)
 
     def end_streams(self) -> None:
         """End the streams: the server is about to end. Called in the event loop."""
         self.is_ending = True
+        self.hub.wake_all()
 
 
 def state_of(connection: HTTPConnection) -> ServiceState:

@@ -5,6 +5,7 @@ Every reply is 200, since the protocol has errors in the body. Times are Unix se
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from typing import Annotated, Any
@@ -20,6 +21,7 @@ from candle_fetcher.service.binance import read_klines
 from candle_fetcher.service.parameters import CHECKED, ERRORS, ProviderName
 from candle_fetcher.service.refusals import ServiceRefusal, refusal_of, without_paths
 from candle_fetcher.service.state import client_of, state_of
+from candle_fetcher.service.streams import ask_quotes, read_topics
 from candle_fetcher.service.tables import list_symbols
 
 router = APIRouter(prefix="/udf")
@@ -70,7 +72,13 @@ async def config() -> Response:
     )
 
 
-@router.get("/time", name="udf_time", summary="UDF: the time", response_class=Response, responses=_JSON)
+@router.get(
+    "/time",
+    name="udf_time",
+    summary="UDF: the time",
+    response_class=Response,
+    responses={200: {"description": "Unix seconds", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
 async def server_time() -> Response:
     """Return the time of this machine in Unix seconds, as text."""
     return PlainTextResponse(str(int(time.time())))
@@ -208,3 +216,30 @@ def history(
         if len(before):
             document["nextTime"] = int(index_ms(before)[-1]) // 1000
     return JSONResponse(document)
+
+
+@router.get("/quotes", name="udf_quotes", summary="UDF: quotes", response_class=Response, responses=_JSON)
+def quotes(request: Request, symbols: Annotated[str, Query(max_length=3000)]) -> Response:
+    """Return the newest prices of symbols that are separated by commas; what a provider does not say is left out."""
+    names = [name for name in symbols.split(",") if name.strip()]
+    topics = read_topics(symbols, None, None)
+    texts = ask_quotes(state_of(request), client_of(request), topics)
+    return JSONResponse({"s": "ok", "d": [_quote(*one) for one in zip(names, texts, strict=False)]})
+
+
+def _quote(name: str, text: str) -> dict[str, Any]:
+    found = json.loads(text)
+    if found["last_price"] is None:
+        return {"s": "error", "n": name, "v": {}}
+    bid, ask = found["bid_price"], found["ask_price"]
+    values = {
+        "short_name": found["name"],
+        "exchange": found["exchange"],
+        "description": found["name"],
+        "lp": found["last_price"],
+        "bid": bid,
+        "ask": ask,
+        "spread": None if bid is None or ask is None else ask - bid,
+        "volume": found["volume"],
+    }
+    return {"s": "ok", "n": name, "v": {key: value for key, value in values.items() if value is not None}}
