@@ -512,6 +512,23 @@ def test_lean_never_sees_an_exponent(tmp_path: Path) -> None:
     assert lines_of(path)[1][0] == "20240101 00:00,0.00000001,0.00000002,0.00000001,0.00000001,123456789012.5"
 
 
+def test_candles_that_open_between_minutes_never_lose_their_seconds_without_a_word(tmp_path: Path) -> None:
+    for timeframe, adapt in (("1h", adapters.to_lean), ("1m", adapters.to_zipline)):
+        frame = candles(5, timeframe, price=420.0)
+        frame["volume"] = 1.0
+        frame.index += pd.Timedelta("28min14s")  # as Binance's after an outage
+        frame = describe(frame, timeframe)
+        if timeframe == "1h":
+            with pytest.warns(CandleFetcherWarning, match="5 of the candles open between minutes"):
+                (path,) = adapt(frame, tmp_path)  # type: ignore[misc]
+            assert lines_of(path)[1][1].startswith("20240101 01:28,")
+        else:
+            with pytest.raises(InputError, match="between them"):
+                adapt(frame, tmp_path)
+    (path,) = adapters.to_lean(frame, tmp_path)
+    assert lines_of(path)[1][1].startswith("1754000,")  # files of minutes have milliseconds
+
+
 @pytest.mark.parametrize(
     ("facts", "timeframe", "said"),
     [

@@ -27,9 +27,9 @@ import pandas as pd
 from candle_fetcher.adapters.bars import OHLCV, PRICES, Bars, Float64s, Int64s, read_bars
 from candle_fetcher.adapters.folders import file_part, find_folder, write_whole_file
 from candle_fetcher.core.arguments import read_flag
-from candle_fetcher.core.errors import InputError, shown
+from candle_fetcher.core.errors import CandleFetcherWarning, InputError, shown, warn
 from candle_fetcher.core.text.formatting import format_fields
-from candle_fetcher.core.timeframe import DAY_MS
+from candle_fetcher.core.timeframe import DAY_MS, MINUTE_MS
 from candle_fetcher.core.tracebacks import short_errors
 from candle_fetcher.core.zones import NEW_YORK, zone
 
@@ -108,6 +108,7 @@ def to_lean(
         raise InputError("Lean has days from midnight to midnight, and candles of the frame open at other times")
     if (np.diff(local_ms) <= 0).any():
         raise InputError("Lean has times of New York for stocks, which show some times of the frame twice")
+    _warn_of_seconds(series, local_ms)
     bars.warn_of("invented", "missing", "gaps", "adjusted")
     written = []
     for day, rows in _parts(series, local_ms):
@@ -117,6 +118,18 @@ def to_lean(
         content = _zipped(series.entry(day), lines)
         written.append(write_whole_file(target, content, times, _read_ends, overwrite=overwrite))
     return written
+
+
+def _warn_of_seconds(series: LeanSeries, local_ms: Int64s) -> None:
+    """Warn of hours that open between minutes, as after some outages: Lean's files of hours have no seconds."""
+    count = int((local_ms % MINUTE_MS != 0).sum())
+    if count and not series.is_by_day:
+        warn(
+            CandleFetcherWarning(
+                f"{count:,} of the candles open between minutes, and Lean's files of hours have minutes: they get "
+                "the one that they open in; leave them out where that matters"
+            )
+        )
 
 
 def _lean_series(bars: Bars, market: str | None) -> LeanSeries:

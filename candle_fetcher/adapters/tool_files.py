@@ -119,6 +119,8 @@ def to_zipline(
         raise InputError(f"zipline has no candles of {bars.timeframe}; expected {' or '.join(_ZIPLINE)}")
     name = file_part("".join(sign if sign.isalnum() or sign in "_-" else "_" for sign in bars.symbol))
     stamps_ms = dates_of(bars) if bars.timeframe.name == "1d" else bars.open_ms + MINUTE_MS
+    if (stamps_ms % MINUTE_MS).any():
+        raise InputError("zipline has whole minutes, and candles of the frame open between them; leave these out")
     values = [bars.values(column) for column in OHLCV]
     _check_for_zipline(bars, values)
     bars.warn_of("invented", "missing", "gaps", "adjusted")
