@@ -45,7 +45,7 @@ from candle_fetcher.store.inspection import Content, FolderAccess, find_orphans
 ROOT = Path(__file__).resolve().parents[1]
 SPAN = ("BTC/USDT", "1h", "2024-01-01", "2024-01-20")
 NETWORK = ["proxy", "name resolution", "TLS", "access", "access", "clock skew", "limits left"]
-MACHINE = ["disk space", "permissions", "cache entries", "cache orphans"]
+MACHINE = ["disk space", "permissions", "cache entries", "cache orphans", "memory", "cores"]
 posix = pytest.mark.skipif(sys.platform == "win32", reason="there are no such modes or terminals on Windows")
 
 
@@ -89,7 +89,7 @@ def test_where_all_is_well_nothing_fails(world: World) -> None:
     frame = world.fetcher().doctor()
     assert list(frame) == ["check", "subject", "passed", "found", "what_to_do"]
     assert str(frame["passed"].dtype) == "boolean"
-    assert list(frame["check"])[:11] == [*NETWORK, *MACHINE]
+    assert list(frame["check"])[:13] == [*NETWORK, *MACHINE]
     assert failing(frame) == []
     assert set(frame["what_to_do"]) == {""}
     assert [passed for passed, _, _ in rows(frame, "access")] == [True, True]
@@ -626,7 +626,7 @@ def test_the_command_exits_with_1_and_says_what_to_do(today: World, capsys: pyte
 def test_the_command_prints_json(today: World, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(today, "--json") == 0
     checks = json.loads(capsys.readouterr().out)
-    assert [check["check"] for check in checks][:11] == [*NETWORK, *MACHINE]
+    assert [check["check"] for check in checks][:13] == [*NETWORK, *MACHINE]
     assert {check["passed"] for check in checks} == {True, None}
     assert set(checks[0]) == {"check", "subject", "passed", "found", "what_to_do"}
 

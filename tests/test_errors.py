@@ -32,6 +32,7 @@ from candle_fetcher import (
     InputError,
     MissingExtra,
     NotOffered,
+    OutOfMemory,
     ProviderRefused,
     RateLimited,
     ReplyError,
@@ -62,6 +63,7 @@ FACTS: dict[type, dict[str, Any]] = {
     ProviderRefused: {"message": "it happened", "status": 400},
     FetchManyError: {"frames": {}, "errors": {"BTC/USDT": InputError("start 1 is not before end 0; give another")}},
     MissingExtra: {"extra": "arrow", "purpose": "Parquet"},
+    OutOfMemory: {"what": "BTC/USDT 1m", "rows": 1_000_000},
 }
 # Not made by name themselves, but for their branches.
 TRUNKS = (SourceError, CandleFetcherWarning)

@@ -106,7 +106,7 @@ def test_the_table_fits_a_terminal_and_says_what_is_wrong() -> None:
 def test_jupyter_gets_a_table_that_is_escaped() -> None:
     wrong = dataclasses.replace(failed(), error="<script>")
     html = Quotes([quote(), wrong])._repr_html_()
-    assert html.startswith("<table>")
+    assert "<table>" in html
     assert "67500.25" in html
     assert "<script>" not in html
     assert "&lt;script&gt;" in html

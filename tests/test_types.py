@@ -118,7 +118,7 @@ def test_jupyter_shows_the_tables_of_doctor_and_providers_whole(tmp_path: Path) 
         tables = [fetcher.doctor(), fetcher.providers()]
     for table in tables:
         markup = html.unescape(table._repr_html_())
-        for text in (str(value) for column in table for value in table[column].dropna()):
+        for text in (str(value) for column in table.columns.drop("passed", errors="ignore") for value in table[column]):
             assert text in markup, text
     assert type(tables[0].query("check == 'proxy'")) is pd.DataFrame
 

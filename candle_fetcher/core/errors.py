@@ -15,6 +15,7 @@
       IncompleteData                 .frame .missing .refusals
       FetchManyError                 .frames .errors
       WorkerError                    a worker of an executor ended early; .cause
+      OutOfMemory (also MemoryError) .rows .bytes of the frame that was wanted
       BadFile                        a file is damaged, incomplete or cannot be read
       CacheError                     the store cannot be opened or written
       MissingExtra                   .extra; the install line is the message
@@ -41,6 +42,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from candle_fetcher.core.gap import Gap
+from candle_fetcher.core.sizes import ROW_BYTES, size_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -295,6 +297,28 @@ class WorkerError(CandleFetcherError):
     )
 
 
+class OutOfMemory(CandleFetcherError, MemoryError):
+    """The memory of this machine does not hold an answer.
+
+    `.rows` is how many rows the frame that was wanted has at most, and `.bytes` what they take while it is made. Both
+    are None where the range was not known yet.
+    """
+
+    fix = (
+        "iter_frames gives the same candles in parts, and export writes them to a file: both need little memory, "
+        "however many rows there are"
+    )
+
+    def __new__(cls, *arguments: object, **_: object) -> OutOfMemory:
+        return Exception.__new__(cls, *arguments)  # that of MemoryError is not for a class with two bases
+
+    def __init__(self, what: str, rows: int | None = None) -> None:
+        self.rows = rows
+        self.bytes = None if rows is None else rows * ROW_BYTES
+        wanted = "" if self.bytes is None else f": {rows:,} rows, about {size_text(self.bytes)} while the frame is made"
+        super().__init__(f"there is not enough memory for {what}{wanted}; {self.fix}")
+
+
 class BadFile(CandleFetcherError):
     """A file is damaged or incomplete, or cannot be read. `.fix` says what to do in this case."""
 
@@ -362,6 +386,14 @@ def completing_errors(about: Callable[[], About]) -> Iterator[None]:
     except CandleFetcherError as error:
         complete_error(error, about())
         raise
+    except MemoryError as error:
+        raise _out_of_memory(about()) from error
+
+
+def _out_of_memory(about: About) -> OutOfMemory:
+    from candle_fetcher.core.memory import out_of_memory  # which imports this module
+
+    return out_of_memory(about)
 
 
 @contextlib.contextmanager
@@ -389,6 +421,8 @@ def naming_errors(about: Callable[[], About]) -> Iterator[None]:
         if own is error and cause is error.__cause__:
             raise
         raise own.with_traceback(error.__traceback__) from cause
+    except MemoryError as error:
+        raise _out_of_memory(about()) from error
 
 
 def _named(error: SourceError, about: About) -> SourceError:

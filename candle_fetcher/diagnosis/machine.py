@@ -1,4 +1,4 @@
-"""Checks on this machine: disk space, permissions, cache, leftovers, versions. Nothing is sent."""
+"""Checks on this machine: disk space, permissions, cache, leftovers, memory, cores, versions. Nothing is sent."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pathlib import Path
 
 from candle_fetcher.core.defects import HARMLESS, find_defect
 from candle_fetcher.core.entry import is_of_newer_version, unseal
-from candle_fetcher.core.sizes import size_text
+from candle_fetcher.core.sizes import ROW_BYTES, size_text
 from candle_fetcher.diagnosis.check import FAIL, PASS, SKIPPED, Check
+from candle_fetcher.hardware import Hardware, measure_hardware
 from candle_fetcher.settings import Settings
 from candle_fetcher.store.files import DATABASE, size_bytes
 from candle_fetcher.store.inspection import Content, FolderAccess, find_access, find_orphans, read_content
@@ -25,7 +26,7 @@ _PACKAGES = ("pandas", "numpy", "requests", "urllib3", "diskcache", "cachetools"
 
 
 def check_machine(settings: Settings, now_s: float) -> list[Check]:
-    """Check disk space, permissions and health of the cache, leftovers of exports, and versions."""
+    """Check disk space, permissions and health of the cache, leftovers of exports, memory, cores, and versions."""
     folder = settings.disk_folder
     checks = []
     if folder is not None:
@@ -46,7 +47,8 @@ def check_machine(settings: Settings, now_s: float) -> list[Check]:
     if settings.cache_dir is not None:
         aside = find_orphans(settings.cache_dir, pattern=f"{DATABASE}.bad-*", older_s=-math.inf, now_s=now_s)
     parts = find_orphans(_EXPORTS, pattern=".*.part", older_s=_ORPHAN_S, now_s=now_s)
-    checks.append(judge_orphans(aside, parts))
+    hardware = measure_hardware()
+    checks += [judge_orphans(aside, parts), judge_memory(hardware, settings), judge_cores(hardware, settings)]
     versions = {"python": platform.python_version(), "sqlite": sqlite3.sqlite_version}
     return checks + [judge_version(name, version) for name, version in {**versions, **_installed()}.items()]
 
@@ -128,6 +130,30 @@ def judge_orphans(aside: Sequence[Path], parts: Sequence[Path]) -> Check:
         if paths
     ]
     return Check("cache orphans", "files", FAIL, "; ".join(kinds), "Remove them: nothing reads them any more")
+
+
+def judge_memory(hardware: Hardware, settings: Settings) -> Check:
+    """Check that the cache in memory has room, and say how many rows a frame may have."""
+    subject = f"this {hardware.memory_by}"
+    free, bound = hardware.free_bytes, settings.memory_cache_size
+    found = f"{size_text(free)} free of {size_text(hardware.memory_bytes)}"
+    if settings.use_cache and free < bound:
+        fix = (
+            f"Close other programs, or set memory_cache_size to {max(1, free // 2 // 10**6)}MB; iter_frames and export "
+            "need little memory"
+        )
+        return Check("memory", subject, FAIL, f"{found}; the cache in memory takes up to {size_text(bound)}", fix)
+    rows = free // ROW_BYTES // 100_000 * 100_000 or free // ROW_BYTES
+    return Check(
+        "memory", subject, PASS, f"{found}: a frame of {rows:,} rows fits, longer ranges by iter_frames or export"
+    )
+
+
+def judge_cores(hardware: Hardware, settings: Settings) -> Check:
+    """Say how many cores there are, and how many threads are used."""
+    threads = f"{settings.network_threads} network and {settings.io_threads} I/O threads"
+    cores = f"{hardware.cores:.3g} core{'' if hardware.cores == 1 else 's'}"
+    return Check("cores", f"this {hardware.cores_by}", PASS, f"{cores}; {threads}")
 
 
 def judge_version(name: str, version: str) -> Check:
