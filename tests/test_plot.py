@@ -298,6 +298,26 @@ def test_one_candle_is_as_wide_as_its_time(fetcher: CandleFetcher) -> None:
     assert drawn.text[1].startswith("volume: ")
 
 
+@pytest.mark.slow
+def test_without_the_hours_of_an_exchange_nights_are_not_called_gaps() -> None:
+    pytest.importorskip("plotly", reason="the extra `plot`")
+    program = """
+import sys, warnings
+sys.modules["exchange_calendars"] = None
+from candle_fetcher import CandleFetcher, plot
+from candle_fetcher.practice import PracticeExchange
+warnings.simplefilter("ignore")
+with PracticeExchange(log=False) as exchange, CandleFetcher(
+    base_urls=exchange.base_urls, api_keys=exchange.api_keys, use_cache=False, progress=False
+) as fetcher:
+    for days in (3, 20):
+        frame = fetcher.fetch("alpaca:AAPL", "1h", end="2024-03-20", days=days)
+        print([one.name.partition(":")[0] for one in plot.candles(frame).data if one.showlegend is not False])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["['gap, or the exchange was closed (the extra calendars tells)']"] * 2
+
+
 def test_lines_lie_over_the_candles(fetcher: CandleFetcher) -> None:
     pytest.importorskip("plotly", reason="the extra `plot`")
     frame = fetcher.fetch("BTC/USDT", "1h", "2024-01-01", "2024-01-03")

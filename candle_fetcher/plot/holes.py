@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from candle_fetcher.core.candles import find_holes, gap_of
+from candle_fetcher.core.candles import Int64s, find_holes, gap_of
 from candle_fetcher.core.errors import CandleFetcherError, MissingExtra
 from candle_fetcher.core.gap import Gap
 from candle_fetcher.core.ranges import instant_ms
@@ -21,6 +21,8 @@ from candle_fetcher.sessions import OpenParts, find_open_parts
 # What stands in place of the cause where it is not known: of frames without a manifest, and after the last row, where a
 # manifest names ten other gaps.
 UNNAMED = "missing row"
+# Stands in place of `no_candle` where the sessions of the exchange are not known for lack of the extra `calendars`.
+MAYBE_CLOSED = "gap, or the exchange was closed (the extra calendars tells)"
 _MOST = 600  # shades of one cause
 
 
@@ -39,27 +41,37 @@ def find_lacking(drawn: Drawn) -> list[Gap]:
         return []
     known = [*_named(manifest, "gaps", timeframe, drawn.span), *_named(manifest, "missing", timeframe, drawn.span)]
     holes = find_holes(drawn.candles.open_ms[~drawn.is_invented], timeframe, drawn.span)
-    spans = merge(span for span, _ in known)
-    left = [part for hole in holes for part in subtract(hole, _near(spans, hole))]
-    if left and manifest.get("gap_count") == len(manifest.get("gaps", ())) and "gaps" in manifest:
-        left = []  # the manifest names each gap: what else has no row needs none
-    elif left:
-        open_parts = _sessions(drawn)
+    left = _unnamed(drawn, [span for span, _ in known])
+    if not left and not known:
+        return []
+    open_parts = _sessions(drawn)
+    no_candle, unnamed = (MAYBE_CLOSED, MAYBE_CLOSED) if open_parts is None else ("no_candle", UNNAMED)
+    if open_parts is not None:
         left = [part for hole in left for part in open_parts(hole)]
-    gaps = [gap_of(span, timeframe, cause) for span, cause in known]
+    gaps = [gap_of(span, timeframe, no_candle if cause == "no_candle" else cause) for span, cause in known]
     # The manifest names ten; by the meaning of the causes, any other gap between candles of the provider has this one.
     last_ms = int(drawn.candles.open_ms[-1]) if manifest.get("gap_count") is not None and drawn.candles.count else 0
-    more = (gap_of(span, timeframe, "no_candle" if span.start_ms < last_ms else UNNAMED) for span in left)
-    return sorted([*gaps, *more], key=lambda gap: gap.first_ms)
+    gaps += [gap_of(span, timeframe, no_candle if span.start_ms < last_ms else unnamed) for span in left]
+    return sorted(gaps, key=lambda gap: gap.first_ms)
+
+
+def _unnamed(drawn: Drawn, known: Sequence[Span]) -> list[Span]:
+    """Return the holes that the manifest does not name; none where it names each gap: then no other hole is one."""
+    manifest = drawn.manifest
+    if "gaps" in manifest and manifest.get("gap_count") == len(manifest["gaps"]):
+        return []
+    assert drawn.timeframe is not None
+    spans = merge(known)
+    holes = find_holes(drawn.candles.open_ms[~drawn.is_invented], drawn.timeframe, drawn.span)
+    return [part for hole in holes for part in subtract(hole, _near(spans, hole))]
 
 
 def _near(spans: Sequence[Span], hole: Span) -> Iterable[Span]:
     return (span for span in spans if span.clip(hole)) if spans else ()
 
 
-def _named(manifest: object, key: str, timeframe: Timeframe, shown: Span) -> list[tuple[Span, str]]:
+def _named(manifest: Mapping[str, Any], key: str, timeframe: Timeframe, shown: Span) -> list[tuple[Span, str]]:
     """Return the spans that the manifest lists under that key, with their causes, as far as they are shown."""
-    assert hasattr(manifest, "get")
     found = []
     for gap in manifest.get(key, ()):
         first_ms, last_ms = instant_ms(gap["first"], "first"), instant_ms(gap["last"], "last")
@@ -70,8 +82,9 @@ def _named(manifest: object, key: str, timeframe: Timeframe, shown: Span) -> lis
     return found
 
 
-def _sessions(drawn: Drawn) -> OpenParts:
-    """Return the function that says which slots of a hole owe a candle: all, where that is not known."""
+def _sessions(drawn: Drawn) -> OpenParts | None:
+    """Return the function that says which slots of a hole owe a candle: all, where trading never stops. None where the
+    extra `calendars` is missing, which knows the hours of the exchange."""
     facts = drawn.manifest
     try:
         provider = find_provider(facts["provider"])
@@ -79,12 +92,14 @@ def _sessions(drawn: Drawn) -> OpenParts:
         calendar = provider.calendar(series)
         if calendar is not None:
             return find_open_parts(calendar, timeframe, drawn.span.start_ms)
-    except (KeyError, MissingExtra, CandleFetcherError):  # of a provider that is not installed here
+    except MissingExtra:
+        return None
+    except (KeyError, CandleFetcherError):  # of a frame without a manifest, or a provider that is not installed here
         pass
     return lambda hole: [hole]
 
 
-def find_closed(opens_ms: np.ndarray, cell: Timeframe, gaps: Iterable[Gap], timeframe: Timeframe) -> list[Span]:
+def find_closed(opens_ms: Int64s, cell: Timeframe, gaps: Iterable[Gap], timeframe: Timeframe) -> list[Span]:
     """Return the spans between the drawn cells in which no candle is due: no gap touches them."""
     if len(opens_ms) < 2:
         return []
