@@ -40,7 +40,6 @@ def find_lacking(drawn: Drawn) -> list[Gap]:
     if timeframe is None or not drawn.span:
         return []
     known = [*_named(manifest, "gaps", timeframe, drawn.span), *_named(manifest, "missing", timeframe, drawn.span)]
-    holes = find_holes(drawn.candles.open_ms[~drawn.is_invented], timeframe, drawn.span)
     left = _unnamed(drawn, [span for span, _ in known])
     if not left and not known:
         return []
