@@ -354,6 +354,7 @@ STEPS = """
         "funding": lambda: fetcher.fetch_funding(*month, provider="binance-um", refresh=True),
         "files": lambda: fetcher.fetch_funding(*month, provider="binance-um", source="archive", refresh=True),
         "newest": lambda: fetcher.fetch("BTC/USDT", "1m", limit=5),
+        "quotes": lambda: fetcher.quotes(["BTC/USDT", "binance-um:BTC/USDT"]),
         "stored": lambda: fetcher.fetch(*day, columns="all", source="cache"),
     }
     print("ready", flush=True)

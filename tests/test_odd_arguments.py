@@ -101,6 +101,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "fetch_many": {"symbols": ["BTC/USDT"], "timeframe": "1d", "start": "2024-01-01", "end": "2024-01-05"},
     "fetch_funding": {"symbol": "BTC/USDT", "start": "2024-01-01", "end": "2024-01-05", "provider": "binance-um"},
     "symbols": {},
+    "quotes": {"symbols": ["BTC/USDT"]},
     "first_available": {"symbol": "BTC/USDT"},
 }
 

@@ -93,6 +93,8 @@ def ask_quotes(
     timeout_s = read_number("timeout_s", timeout_s, 0, _LONGEST_S, is_open=True)
     if max_age_s is not None:
         max_age_s = read_number("max_age_s", max_age_s, 0, _OLDEST_S)
+    clock_s = desk.wire.steady_s
+    ends_s = clock_s() + timeout_s
     wanted = [find_wanted(desk, name, provider) for name in names]
     asked: dict[int, _Asking] = {}
     for one in wanted:
@@ -100,7 +102,7 @@ def ask_quotes(
             asked.setdefault(id(one.source), _Asking(desk, one.source)).add(one.provider_symbol)
     if not desk.is_offline():
         with desk.scope() as scope:
-            _run(list(asked.values()), scope, desk.wire.steady_s, timeout_s)
+            _run(list(asked.values()), scope, lambda: ends_s - clock_s(), f"no answer within {timeout_s:g} s")
     quotes = Quotes(
         _failed(one) if one.source is None else asked[id(one.source)].quote(one, max_age_s) for one in wanted
     )
@@ -128,7 +130,8 @@ def read_names(symbols: Any) -> list[str]:
 def find_wanted(desk: Desk, name: str, provider: str | Provider | None) -> Wanted:
     """Return what the name stands for; its error where it is no symbol of a provider with quotes."""
     named, rest = split_symbol(name)
-    about = Wanted(rest, named or (provider.name if isinstance(provider, Provider) else str(provider or "")))
+    given = provider.name if isinstance(provider, Provider) else provider if isinstance(provider, str) else ""
+    about = Wanted(rest, named or given)
     try:
         found, rest = desk.split_symbol(name, provider)
         about = Wanted(rest.strip(), found.name)
@@ -379,14 +382,15 @@ def _checked(tickers: Any) -> Sequence[Ticker]:
     return found
 
 
-def _run(askings: Sequence[_Asking], scope: CallScope, steady_s: Callable[[], float], timeout_s: float) -> None:
-    """Have all providers asked, until each has answered or the time is over. Raises CancelledError once the scope is
-    set."""
+def _run(askings: Sequence[_Asking], scope: CallScope, left_s: Callable[[], float], why: str) -> None:
+    """Have all providers asked, until each has answered or no time is left; `why` is the error of those that have not.
+
+    Raises CancelledError once the scope is set.
+    """
     done: queue.SimpleQueue[_Answered] = queue.SimpleQueue()
-    ends_s = steady_s() + timeout_s
     try:
         left = sum(asking.start(done) for asking in askings)
-        while left and (wait_s := ends_s - steady_s()) > 0:
+        while left and (wait_s := left_s()) > 0:
             if scope.is_set():
                 raise CancelledError
             with suppress(queue.Empty):
@@ -398,7 +402,7 @@ def _run(askings: Sequence[_Asking], scope: CallScope, steady_s: Callable[[], fl
                 left += answered.asking.receive(answered, done) - 1
     finally:
         for asking in askings:
-            asking.stop(f"no answer within {timeout_s:g} s")
+            asking.stop(why)
         ends_s = time.monotonic() + _PATIENCE_S
         for asking in askings:
             asking.close(max(0.0, ends_s - time.monotonic()))
