@@ -12,7 +12,15 @@ import pandas as pd
 import pytest
 from world import World
 
-from candle_fetcher import CandleFetcherWarning, IncompleteData, InputError, fingerprint, manifest_of, resample
+from candle_fetcher import (
+    CandleFetcherWarning,
+    IncompleteData,
+    InputError,
+    combine,
+    fingerprint,
+    manifest_of,
+    resample,
+)
 from candle_fetcher.core.frame import to_frame
 from candle_fetcher.providers.binance import parse_candles
 
@@ -277,3 +285,27 @@ def test_real_candles_make_the_coarser_ones_of_the_exchange(shared: Path, base: 
     exact = ["open", "high", "low", "close", "close_time", "trades"]
     pd.testing.assert_frame_equal(made.loc[both, exact], sent.loc[both, exact], check_exact=True)
     np.testing.assert_allclose(made.loc[both, "volume"], sent.loc[both, "volume"], rtol=1e-12)
+
+
+@pytest.mark.parametrize("output", ["arrow", "polars"])
+def test_tables_of_other_libraries_are_taken(tmp_path: Path, output: Any) -> None:
+    pytest.importorskip("pyarrow", reason="it holds the tables")
+    pytest.importorskip(output if output == "polars" else "pyarrow", reason="it holds the tables")
+    with World(tmp_path) as world:
+        fetcher = world.fetcher()
+        span = ("2024-01-01", "2024-01-05")
+        for _ in range(2):
+            frame = fetcher.fetch("BTC/USDT", "1h", *span, columns="all")
+        table, manifest = fetcher.fetch("BTC/USDT", "1h", *span, columns="all", output=output, with_manifest=True)
+    assert fingerprint(table, "1h") == frame.attrs[MANIFEST]["fingerprint"]
+    days = resample(frame, "1d")
+    if output == "arrow":
+        assert manifest_of(table) == frame.attrs[MANIFEST]
+        assert combine([table], "close").equals(combine([frame], "close"))
+    else:
+        assert manifest_of(table) is None
+    for given in (table, (table, manifest)):
+        words = {"base": "1h"} if given is table and output == "polars" else {}
+        made = resample(given, "1d", **words)
+        pd.testing.assert_frame_equal(made, days, check_exact=True)
+    assert combine({"other": (table, manifest), "mine": frame}, "close").notna().all(axis=None)

@@ -9,7 +9,7 @@ import pandas as pd
 import polars as pl
 
 import candle_fetcher
-from candle_fetcher import CandleFetcher, OutputName
+from candle_fetcher import CandleFetcher, OutputName, combine, fingerprint, manifest_of, resample
 
 
 def fetch_all(fetcher: CandleFetcher) -> pl.DataFrame:
@@ -24,6 +24,15 @@ def fetch_all(fetcher: CandleFetcher) -> pl.DataFrame:
     ours: dict[str, pl.DataFrame] = candle_fetcher.fetch_many(["BTC/USDT"], "1h", output="polars")
     print(frame, pair, manifest["rows"], many, [piece.height for piece in pieces], rates, table.num_rows, mine, ours)
     return made.filter(pl.col("close") > 1.0)
+
+
+def take_tables(fetcher: CandleFetcher) -> pd.DataFrame:
+    table: pl.DataFrame = fetcher.fetch("BTC/USDT", "1h", output="polars")
+    arrow = fetcher.fetch("ETH/USDT", "1h", output="arrow")
+    print(fingerprint(table, "1h"), manifest_of(arrow), resample(arrow, "1d"), resample(table, "1d", base="1h"))
+    fingerprint("btc.csv", "1h")  # wrong
+    resample(table, "1d", base=1)  # wrong
+    return combine({"BTC": table, "ETH": arrow}, "close")
 
 
 def fetch_in(fetcher: CandleFetcher, output: OutputName) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -269,6 +270,41 @@ def gap_frame(gaps: Sequence[Any]) -> pd.DataFrame:
 
 def _utc_ms(ms: list[int]) -> pd.DatetimeIndex:
     return pd.DatetimeIndex(np.array(ms, "M8[ms]")).tz_localize("UTC")
+
+
+class Convertible(Protocol):
+    """A table of another library, such as polars.DataFrame or pyarrow.Table."""
+
+    def to_pandas(self) -> Any:
+        """Return the table as a pandas frame."""
+
+
+def as_pandas(given: Any) -> Any:
+    """Return a table of Polars or Arrow as a pandas frame with its times as the index; anything else unchanged.
+
+    The manifest is that of the metadata of an Arrow table, or the second value of a pair.
+    """
+    manifest: Any = None
+    if isinstance(given, tuple) and len(given) == 2:
+        given, manifest = given
+    if not isinstance(given, pd.DataFrame):
+        if not hasattr(given, "to_pandas"):
+            return given
+        metadata = getattr(getattr(given, "schema", None), "metadata", None) or {}
+        noted = metadata.get(MANIFEST.encode()) if isinstance(metadata, Mapping) else None
+        manifest = json.loads(noted) if manifest is None and noted else manifest
+        given = with_times(given.to_pandas())
+    if manifest is not None:
+        given = given.copy(deep=False)
+        given.attrs = {**given.attrs, MANIFEST: manifest}
+    return given
+
+
+def with_times(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame with its column `timestamp` as the index, where the index has no times."""
+    if isinstance(frame.index, pd.DatetimeIndex) or "timestamp" not in frame:
+        return frame
+    return frame.set_index(pd.DatetimeIndex(frame["timestamp"], name="timestamp")).drop(columns="timestamp")
 
 
 def index_ms(frame: pd.DataFrame) -> npt.NDArray[np.int64]:

@@ -16,7 +16,7 @@ import pandas as pd
 from candle_fetcher.core.candles import OHLCV, Candles, Int64s, candles_from, find_holes
 from candle_fetcher.core.candles import fingerprint as sum_up
 from candle_fetcher.core.errors import CandleFetcherWarning, InputError, warn
-from candle_fetcher.core.frame import MANIFEST, Manifest, index_ms
+from candle_fetcher.core.frame import MANIFEST, Convertible, Manifest, as_pandas, index_ms
 from candle_fetcher.core.gap import iso
 from candle_fetcher.core.plan import CHUNK_SLOTS
 from candle_fetcher.core.ranges import instant_ms
@@ -41,7 +41,7 @@ class _Rows(NamedTuple):
 
 
 @short_errors
-def manifest_of(frame: pd.DataFrame) -> Manifest | None:
+def manifest_of(frame: pd.DataFrame | Convertible) -> Manifest | None:
     """Return a manifest that is true of the frame as it is now; None where nothing can be said of it.
 
     It is `frame.attrs["candle_fetcher"]` where the frame still is what it says. Of consecutive rows it is narrowed to
@@ -52,14 +52,16 @@ def manifest_of(frame: pd.DataFrame) -> Manifest | None:
     close and volume, `fingerprint` is None. Columns that were added do not matter.
 
     It is None for selected, shifted or resampled rows, for frames without a manifest, and for combined ones, which hold
-    one for each series. Raises InputError where the frame is no frame with times as its index.
+    one for each series. Tables of Polars and Arrow are taken, too: the manifest of an Arrow table is in its schema.
+    Raises InputError where the frame is no frame with times as its index.
     """
-    open_ms = index_ms(frame)
-    manifest = frame.attrs.get(MANIFEST)
+    given: Any = as_pandas(frame)
+    open_ms = index_ms(given)
+    manifest = given.attrs.get(MANIFEST)
     if not isinstance(manifest, Mapping) or not _is_one(manifest):
         return None
-    rows = _rows_of(frame, open_ms, manifest)
-    return None if isinstance(rows, str) else _described(frame, manifest, rows)
+    rows = _rows_of(given, open_ms, manifest)
+    return None if isinstance(rows, str) else _described(given, manifest, rows)
 
 
 def true_manifest(frame: pd.DataFrame) -> Manifest | None:
@@ -111,7 +113,7 @@ def _warn_of_other(manifest: Mapping[str, Any], why: str) -> None:
 
 
 @short_errors
-def fingerprint(frame: pd.DataFrame, timeframe: str) -> str:
+def fingerprint(frame: pd.DataFrame | Convertible, timeframe: str) -> str:
     """Return the fingerprint of the candles in a frame: equal candles have equal fingerprints, from any source.
 
     It is the one that manifests have: a SHA-256 of open times, open, high, low, close and volume. Rows that are
@@ -119,14 +121,15 @@ def fingerprint(frame: pd.DataFrame, timeframe: str) -> str:
     Raises InputError where one of these columns is missing, or rows are not in order.
     """
     length = parse_timeframe(timeframe)
-    lacking = [name for name in OHLCV if name not in frame] if isinstance(frame, pd.DataFrame) else []
+    given: Any = as_pandas(frame)
+    lacking = [name for name in OHLCV if name not in given] if isinstance(given, pd.DataFrame) else []
     if lacking:
         raise InputError(f"expected a frame of candles; it lacks the columns {', '.join(lacking)}")
-    open_ms = index_ms(frame)
-    meant = _meant(frame)
+    open_ms = index_ms(given)
+    meant = _meant(given)
     if (np.diff(open_ms[meant]) <= 0).any():
         raise InputError("the rows of the frame are not in order; expected each time once, oldest first")
-    return sum_up(_prices(frame, open_ms, meant), length, CHUNK_SLOTS)
+    return sum_up(_prices(given, open_ms, meant), length, CHUNK_SLOTS)
 
 
 def _is_one(manifest: Mapping[str, Any]) -> bool:

@@ -12,7 +12,7 @@ import pandas as pd
 from candle_fetcher.core.arguments import is_several
 from candle_fetcher.core.candles import Int64s
 from candle_fetcher.core.errors import InputError, shown, unknown
-from candle_fetcher.core.frame import MANIFEST, Manifest, index_ms
+from candle_fetcher.core.frame import MANIFEST, Convertible, Manifest, as_pandas, index_ms
 from candle_fetcher.core.manifests import manifest_that_fits, true_manifest
 from candle_fetcher.core.timeframe import DAY_MS, parse_timeframe
 from candle_fetcher.core.tracebacks import short_errors
@@ -22,7 +22,7 @@ from candle_fetcher.frames.market import find_market, to_local
 
 @short_errors
 def combine(
-    frames: Mapping[str, pd.DataFrame] | Iterable[pd.DataFrame],
+    frames: Mapping[str, pd.DataFrame | Convertible] | Iterable[pd.DataFrame | Convertible],
     column: str | None = None,
     *,
     align: Alignment | None = None,
@@ -31,7 +31,7 @@ def combine(
     """Return the frames side by side: one row for each time at which any of them has a candle, oldest first.
 
     frames: a mapping by name, as `fetch_many` returns it; or several frames, which are then named by the symbol in
-    their manifest, or `provider:symbol` where the providers differ.
+    their manifest, or `provider:symbol` where the providers differ. Of pandas, or tables of Polars or Arrow.
     column: a column of candles, such as "close"; the result then has one column for each series. Without it, the
     columns are pairs (series, column).
     align: "time", the default, joins candles of the same open time, in UTC. "date" joins days, weeks and months by
@@ -58,7 +58,7 @@ def combine(
         raise unknown("align", align, ALIGNMENTS)
     if how not in JOIN_POLICIES:
         raise unknown("how", how, JOIN_POLICIES)
-    named = dict(frames) if isinstance(frames, Mapping) else _named(frames)
+    named = _read_mapping(frames) if isinstance(frames, Mapping) else _named(frames)
     if not named:
         raise InputError("frames is empty; expected at least one frame")
     parts = {name: _part(name, frame, column) for name, frame in named.items()}
@@ -137,13 +137,17 @@ def find_dates(name: str, frame: pd.DataFrame, manifest: Mapping[str, Any] | Non
     return dates, zone
 
 
-def _named(frames: Iterable[pd.DataFrame]) -> dict[str, pd.DataFrame]:
+def _read_mapping(frames: Mapping[str, pd.DataFrame | Convertible]) -> dict[str, pd.DataFrame]:
+    return {name: as_pandas(frame) for name, frame in frames.items()}
+
+
+def _named(frames: Iterable[pd.DataFrame | Convertible]) -> dict[str, pd.DataFrame]:
     """Return the frames by the names in their manifests."""
     if isinstance(frames, pd.DataFrame):
         raise InputError("frames is one frame; expected several, such as [one, other] or {name: frame}")
     if not is_several(frames):
         raise InputError(f"frames is {shown(frames)}; expected several, such as [one, other] or {{name: frame}}")
-    several = list(frames)
+    several = [as_pandas(frame) for frame in frames]
     facts_of = []
     for place, frame in enumerate(several, 1):
         facts = manifest_that_fits(frame) if isinstance(frame, pd.DataFrame) else None

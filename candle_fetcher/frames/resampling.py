@@ -11,7 +11,7 @@ import pandas as pd
 
 from candle_fetcher.core.candles import COLUMNS, OHLCV, Candles, Int64s, find_holes
 from candle_fetcher.core.errors import InputError, shown, unknown
-from candle_fetcher.core.frame import MANIFEST, Manifest, candles_in, frame_of, index_ms
+from candle_fetcher.core.frame import MANIFEST, Convertible, Manifest, as_pandas, candles_in, frame_of, index_ms
 from candle_fetcher.core.gap import Gap, iso
 from candle_fetcher.core.manifests import fingerprint, true_manifest
 from candle_fetcher.core.missing import SHOWN, describe_gap, read_missing
@@ -32,10 +32,11 @@ _CANDLE_COLUMNS = frozenset(COLUMNS) - {"open_time", "funding_rate", "mark_price
 
 @short_errors
 def resample(
-    frame: pd.DataFrame, timeframe: str, *, base: str | None = None, incomplete: IncompletePolicy = "list"
+    frame: pd.DataFrame | Convertible, timeframe: str, *, base: str | None = None, incomplete: IncompletePolicy = "list"
 ) -> pd.DataFrame:
     """Return coarser candles made of those of the frame, as `fetch` makes them: the same rows, values and types.
 
+    frame: of pandas, or a table of Polars or Arrow.
     timeframe: a multiple of the frame's, such as "4h" of "1h", "1w" or "1M" of "1d". Slots count from 1970, weeks open
     on Monday, months are those of the calendar. Days, weeks and months are those of the provider's zone where it has
     one: of stocks, those of New York, so that a bar never holds parts of two sessions.
@@ -55,12 +56,13 @@ def resample(
     target = parse_timeframe(timeframe)
     if incomplete not in INCOMPLETE_POLICIES:
         raise unknown("incomplete", incomplete, INCOMPLETE_POLICIES)
-    source = _read_source(frame, base)
+    given: Any = as_pandas(frame)
+    source = _read_source(given, base)
     _check_target(source, target)
     if source.base == target:
-        made = frame.copy()
+        made: pd.DataFrame = given.copy()
         if source.manifest is not None:
-            made.attrs = {**frame.attrs, MANIFEST: source.manifest}
+            made.attrs = {**given.attrs, MANIFEST: source.manifest}
         return made
     return _Resampling(source, target, incomplete).frame()
 

@@ -19,7 +19,7 @@ from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import Timeframe
 from candle_fetcher.core.tracebacks import short_errors
 from candle_fetcher.plot.holes import Shade, find_closed, find_lacking, shades_of
-from candle_fetcher.plot.reading import Drawn, Flags, as_pandas, read_frame
+from candle_fetcher.plot.reading import Drawn, Flags, as_frame, read_frame
 from candle_fetcher.plot.themes import (
     CAUSES,
     Theme,
@@ -282,7 +282,7 @@ def _read_overlays(overlays: Any, given: Any) -> dict[str, pd.Series]:
         overlays = {"overlay" if overlays.name is None else str(overlays.name): overlays}
     if not isinstance(overlays, Mapping):
         names = [overlays] if isinstance(overlays, str) else list(overlays) if is_several(overlays) else None
-        frame = as_pandas(given)
+        frame = as_frame(given)
         lacking = [name for name in names or () if not isinstance(name, str) or name not in frame]
         if names is None or lacking:
             what = shown(overlays if names is None else lacking[0])

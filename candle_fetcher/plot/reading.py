@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import pandas as pd
 
 from candle_fetcher.core.candles import OHLCV, Candles, Int64s, candles_from
 from candle_fetcher.core.errors import InputError, shown
-from candle_fetcher.core.frame import MANIFEST, index_ms
+from candle_fetcher.core.frame import as_pandas, index_ms, with_times
 from candle_fetcher.core.manifests import manifest_of, manifest_that_fits
 from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.core.spans import Span
@@ -49,7 +48,7 @@ def read_frame(given: Any) -> Drawn:
 
     Raises InputError where it has no times, lacks prices, or has a time twice.
     """
-    frame = as_pandas(given)
+    frame = as_frame(given)
     lacking = [name for name in _PRICES if name not in frame]
     if lacking:
         raise InputError(f"expected a frame of candles; it lacks the columns {', '.join(lacking)}")
@@ -70,30 +69,14 @@ def read_frame(given: Any) -> Drawn:
     )
 
 
-def as_pandas(given: Any) -> pd.DataFrame:
+def as_frame(given: Any) -> pd.DataFrame:
     """Return the frame as a pandas frame with open times as its index. Raises InputError for anything else."""
-    manifest: Any = None
-    if isinstance(given, tuple) and len(given) == 2:
-        given, manifest = given
-    if isinstance(given, pd.DataFrame):
-        frame = given if isinstance(given.index, pd.DatetimeIndex) or "timestamp" not in given else _indexed(given)
-    elif hasattr(given, "to_pandas"):  # of Polars or Arrow
-        metadata = getattr(getattr(given, "schema", None), "metadata", None) or {}
-        noted = metadata.get(MANIFEST.encode()) if isinstance(metadata, Mapping) else None
-        manifest = json.loads(noted) if manifest is None and noted else manifest
-        frame = given.to_pandas()
-        frame = _indexed(frame) if "timestamp" in frame else frame
-    else:
+    frame = as_pandas(given)
+    if not isinstance(frame, pd.DataFrame):
         raise InputError(f"expected a frame of candles, got {shown(given)}")
-    if manifest is not None:
-        frame = frame.copy(deep=False)
-        frame.attrs[MANIFEST] = manifest
+    frame = with_times(frame)
     index_ms(frame)  # raises where these are no times
     return frame
-
-
-def _indexed(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.set_index(pd.DatetimeIndex(frame["timestamp"], name="timestamp")).drop(columns="timestamp")
 
 
 def _numbers(frame: pd.DataFrame, name: str) -> npt.NDArray[np.float64]:
