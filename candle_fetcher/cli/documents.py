@@ -39,7 +39,8 @@ def print_rows(rows: Iterable[Mapping[str, Any]], arguments: argparse.Namespace)
 
 def print_json(document: Any, indent: int | None = None) -> None:
     """Print the document on one line, or indented, and flush it. Raises ValueError for NaN and infinity."""
-    print(json.dumps(document, indent=indent, allow_nan=False), flush=True)
+    separators = (",", ":") if indent is None else None  # as `export` writes JSON lines
+    print(json.dumps(document, indent=indent, separators=separators, allow_nan=False), flush=True)
 
 
 def print_candle_lines(frame: pd.DataFrame, symbol: str | None) -> None:
