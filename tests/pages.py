@@ -51,7 +51,7 @@ GROUPS = {
         ),
         "audit",
     ),
-    "How it works": ("cache", "speed", "scale", "service", "monitor", "errors", "doctor"),
+    "How it works": ("cache", "speed", "scale", "service", "jupyter", "monitor", "errors", "doctor"),
     "Reference": ("command-line", "settings", "api"),
     "Providers": ("providers", *sorted(all_providers())),
     "For developers": ("practice", "own-provider", "contributing"),

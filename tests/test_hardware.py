@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from candle_fetcher import CandleFetcher, CandleFetcherError, OutOfMemory
+from candle_fetcher.cli.talk import in_command_words
 from candle_fetcher.diagnosis.machine import judge_cores, judge_memory
 from candle_fetcher.hardware import Hardware, Limits, measure_hardware, read_limits
 from candle_fetcher.practice import PracticeExchange
@@ -121,6 +122,9 @@ def test_the_error_says_what_was_wanted_and_is_a_memory_error() -> None:
     assert "iter_frames" in error.fix
     assert "export" in error.fix
     assert OutOfMemory("the answer").rows is None
+    said = in_command_words(error)
+    assert "candle-fetcher export" in said
+    assert "iter_frames" not in said
 
 
 SCRIPT = """

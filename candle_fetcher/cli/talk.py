@@ -231,6 +231,10 @@ _WORDS = (
     ),
     (r"(, and |; |, or )?\.frame holds (the rest|what arrived|the settled candles)", ""),
     (r"\.frames holds the other frames, and \.errors the error of each symbol", "See the line of each symbol"),
+    (
+        r"iter_frames gives the same candles in parts, and export writes them to a file: both need little memory, ",
+        "candle-fetcher export writes the same candles to a file and needs little memory, ",
+    ),
     (r"(?:Call it|Call) again", "Run the same line again"),
     (r"the same call\b", "the same line"),
     (r"\bcache\.import_file\b", "candle-fetcher cache import"),
