@@ -24,7 +24,7 @@ from world import World, ms, wait_until
 import candle_fetcher
 from candle_fetcher import CandleFetcher, CandleFetcherError, InputError, Quote, Quotes
 from candle_fetcher.cli import main, quoting
-from candle_fetcher.core.call import Call
+from candle_fetcher.core.call import Call, Limit
 from candle_fetcher.core.quote import Ticker
 from candle_fetcher.practice import PracticeExchange, faults
 from candle_fetcher.providers import QuoteFeed, QuoteRequest, find_provider
@@ -139,15 +139,18 @@ def test_a_wrong_clock_of_this_machine_makes_no_wrong_age(world: World, name: st
 
 
 def test_no_bid_is_none_and_so_is_what_a_provider_leaves_out(world: World) -> None:
-    def change(body: bytes) -> bytes:
-        rows = json.loads(body)
-        rows[0] |= {"bidPrice": "0.00000000", "askPrice": None}
-        return json.dumps(rows).encode()
+    world.exchange.fail(faults.fields(bidPrice="0.00000000", askPrice=None), match="24hr")
+    world.exchange.fail(faults.fields(b=["0.0", "0", "0.000"], a=[]), match="Ticker")
+    world.exchange.fail(faults.fields(latestQuote=None), match="snapshots")
+    for quote in fetcher_of(world).quotes(["BTC/USDT", "kraken:BTC/USD", "alpaca-crypto:BTC/USD"]):
+        assert (quote.error, quote.bid_price, quote.ask_price) == (None, None, None)
+        assert quote.last_price is not None
 
-    world.exchange.fail(faults.transform(change), match="24hr")
-    (quote,) = fetcher_of(world).quotes(["BTC/USDT"])
-    assert (quote.error, quote.bid_price, quote.ask_price) == (None, None, None)
-    assert quote.last_price is not None
+
+def test_a_quote_of_long_ago_says_so(world: World) -> None:
+    world.exchange.fail(faults.fields(closeTime=ms(NOW) - 90_000), match="24hr")
+    (quote,) = fetcher_of(world).quotes(["BTC/USDT"], max_age_s=60)
+    assert (quote.age_s, quote.is_stale, quote.error) == (90, True, None)
 
 
 def test_a_symbol_without_any_price_is_an_error(world: World) -> None:
@@ -511,6 +514,18 @@ def test_a_plug_in_offers_quotes_and_its_mistakes_are_errors(tmp_path: Path, par
         assert (quote.last_price, quote.exchange, quote.type, quote.error) == (1.5, "Own", "stock", None)
     else:
         assert said in (quote.error or "")
+
+
+def test_quotes_that_a_provider_counts_apart_have_a_budget_of_their_own(tmp_path: Path) -> None:
+    with Loopback(tmp_path, ("own",), lambda asked: Said(b"1"), now="2024-06-14T15:00:00") as server:
+        url = f"http://127.0.0.1:{server._server.server_address[1]}"
+        own = own_provider(url, lambda body: [Ticker("A", 1.5)])
+        own = replace(own, quotes=replace(own.quotes, limits=(Limit(10, 300),)))
+        fetcher = server.fetcher(provider=own, base_urls={}, use_cache=False)
+        errors = [fetcher.quotes(["A"])[0].error for _ in range(12)]
+        assert errors == [None] * 12
+        assert len(server.asked()) == 12
+    assert max(server.waits) > 200, "the budget of five minutes was used up"
 
 
 @pytest.mark.parametrize("broken", ["provider_symbol", "requests", "type_of"])

@@ -14,7 +14,7 @@ import json
 import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 Headers = Sequence[tuple[str, str]]
 Params = Mapping[str, str]
@@ -366,6 +366,20 @@ def transform(change: Callable[[bytes], bytes]) -> FaultAction:
         return ServedReply(reply.status, _typed(reply, "application/json;charset=UTF-8"), change(_plain(reply)))
 
     return _instead("transform", made)
+
+
+def fields(**values: object) -> FaultAction:
+    """Change these fields wherever they stand in a JSON body: `bidPrice="0.00000000"` takes the bids away,
+    `latestQuote=None` the book, and `closeTime=…` makes a quote old."""
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, list):
+            return [changed(one) for one in value]
+        if isinstance(value, dict):
+            return {name: values[name] if name in values else changed(one) for name, one in value.items()}
+        return value
+
+    return transform(lambda body: json.dumps(changed(json.loads(body)), separators=(",", ":")).encode())
 
 
 def endless() -> FaultAction:
