@@ -117,6 +117,7 @@ def test_weeks_and_months_join_by_the_date_of_their_first_day(fetcher: CandleFet
     assert joined["made"].equals(joined["own"])
 
 
+@pytest.mark.slow
 def test_days_of_a_coin_that_begin_in_another_zone_have_their_own_date(fetcher: CandleFetcher) -> None:
     # Alpaca's days of coins begin at midnight in Chicago.
     frame = fetcher.fetch("alpaca-crypto:BTC/USD", "1d", "2024-03-08", "2024-03-13")

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from world import World, ms
 from candle_fetcher import (
     BadFile,
     CandleFetcher,
+    CandleFetcherWarning,
     InputError,
     Vault,
     combine,
@@ -35,6 +37,8 @@ from candle_fetcher import (
     summary,
 )
 from candle_fetcher.core.frame import MANIFEST, index_ms
+from candle_fetcher.core.gap import iso
+from candle_fetcher.core.naming import read_end_ms
 
 HOURS = ("BTC/USDT", "1h", "2024-06-01", "2024-06-04")  # two candles are missing
 OWN = {"ds": "timestamp", "{symbol}": "close", "lot": "volume", "n": "trades", "end": "close_time"}
@@ -80,6 +84,7 @@ def same(read: pd.DataFrame, fetched: pd.DataFrame) -> None:
 # Back as they were
 
 
+@pytest.mark.slow(every=2)
 @pytest.mark.parametrize("columns", ["ohlcv", "all"])
 @pytest.mark.parametrize("ending", FORMATS)
 def test_every_format_gives_the_frame_of_the_fetch(
@@ -346,8 +351,9 @@ EDITS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 
 
 @pytest.mark.fault("J23")
-@pytest.mark.parametrize("ending", [".csv", ".csv.gz"])
+@pytest.mark.slow(every=2)
 @pytest.mark.parametrize("how", EDITS)
+@pytest.mark.parametrize("ending", [".csv", ".csv.gz"])
 def test_what_was_edited_or_cut_is_refused(fetcher: CandleFetcher, tmp_path: Path, how: str, ending: str) -> None:
     path = fetcher.export(*HOURS, path=tmp_path / f"x{ending}", manifest=True)
     change, said = EDITS[how]
@@ -454,3 +460,38 @@ def test_what_a_vault_reads_says_what_it_is_and_no_more(fetcher: CandleFetcher, 
         assert combine([frame, other], "close").columns.tolist() == ["BTC/USDT", "ETH/USDT"]
         assert len(resample(frame, "1d")) == 3
         assert manifest_of(frame) == stated
+
+
+def test_a_file_without_a_manifest_that_ends_before_its_name_is_warned_of(
+    fetcher: CandleFetcher, tmp_path: Path
+) -> None:
+    path = fetcher.export(*HOURS, path=tmp_path)
+    remove_manifest(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(read_csv(path)) == 70
+    edit(path, lambda text: text[: text.rstrip().rindex(b"\n") + 1])
+    with pytest.warns(CandleFetcherWarning, match=r"ends at 2024-06-04T00:00:00Z, and its last row is 2024-06-03T22"):
+        assert len(read_csv(path)) == 69
+    edit(path, lambda text: text[: text.index(b"\n") + 1])
+    with pytest.warns(CandleFetcherWarning, match="it has no row"):
+        assert read_csv(path).empty
+    partial = path.rename(path.with_name(path.name.replace(".csv", "_partial.csv")))
+    with pytest.warns(CandleFetcherWarning, match="its name says that it is partial"):
+        read_csv(partial)
+
+
+@pytest.mark.parametrize(
+    ("stem", "end"),
+    [
+        ("BTC_USDT_1h_20240101_20240102", "2024-01-02T00:00:00Z"),
+        ("x_20240101T0630_20240102T063015", "2024-01-02T06:30:15Z"),
+        ("x_20240101_20240102T063015250_partial", "2024-01-02T06:30:15.250Z"),
+        ("x_20240101", None),
+        ("mine", None),
+        ("x_20240101_20241301", None),
+    ],
+)
+def test_the_end_of_a_range_is_read_from_a_name(stem: str, end: str | None) -> None:
+    found = read_end_ms(stem)
+    assert (None if found is None else iso(found)) == end

@@ -182,7 +182,7 @@ def test_what_could_not_be_fetched_makes_no_candle(tmp_path: Path) -> None:
             fetcher.fetch("BTC/USDT", "1h", "2024-01-01", "2024-03-01", source="cache")
 
 
-@pytest.mark.slow(every=2)
+@pytest.mark.slow(every=6)
 @pytest.mark.parametrize(
     ("base", "target", "start", "end"),
     [
@@ -210,6 +210,7 @@ def test_a_day_of_a_stock_is_left_out_where_the_frame_ends_before_its_midnight(f
     assert resample(source, "1d", incomplete="keep")["is_partial"].tolist() == [False, False, False, True]
 
 
+@pytest.mark.slow
 def test_prices_of_futures_can_be_resampled_and_funding_rates_cannot(tmp_path: Path) -> None:
     with World(tmp_path) as world:
         fetcher = world.fetcher(provider="binance-um")
@@ -287,6 +288,7 @@ def test_real_candles_make_the_coarser_ones_of_the_exchange(shared: Path, base: 
     np.testing.assert_allclose(made.loc[both, "volume"], sent.loc[both, "volume"], rtol=1e-12)
 
 
+@pytest.mark.slow(keep=("arrow",))
 @pytest.mark.parametrize("output", ["arrow", "polars"])
 def test_tables_of_other_libraries_are_taken(tmp_path: Path, output: Any) -> None:
     pytest.importorskip("pyarrow", reason="it holds the tables")

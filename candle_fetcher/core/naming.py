@@ -69,6 +69,20 @@ def stamp(ms: int) -> str:
     return text
 
 
+def read_end_ms(stem: str) -> int | None:
+    """Return where the range ends that a name without its ending says (Unix ms); None where it says none."""
+    found = re.search(rf"_{_TIME}_({_TIME})(?:{PARTIAL})?$", stem)
+    if found is None:
+        return None
+    date, _, clock = found[1].partition("T")
+    clock = clock.ljust(9, "0")
+    try:
+        text = f"{date[:4]}-{date[4:6]}-{date[6:]}T{clock[:2]}:{clock[2:4]}:{clock[4:6]}.{clock[6:]}"
+        return int(np.datetime64(text, "ms").astype(np.int64))
+    except ValueError:
+        return None
+
+
 def read_csv_name(name: str, kinds: Collection[str], settings: Sequence[tuple[str, Collection[str]]]) -> Label | None:
     """Return what a name made by `csv_name` says, given without its provider; None for another name.
 

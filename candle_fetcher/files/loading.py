@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 
 from candle_fetcher.core.candles import OHLCV, Candles, in_order, join, no_candles
-from candle_fetcher.core.errors import BadFile, InputError, shown
+from candle_fetcher.core.errors import BadFile, CandleFetcherWarning, InputError, shown, warn
 from candle_fetcher.core.frame import MANIFEST, Manifest, frame_of, index_ms
 from candle_fetcher.core.gap import iso
 from candle_fetcher.core.manifests import fingerprint, manifest_of
+from candle_fetcher.core.naming import PARTIAL, read_end_ms
 from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.core.text.csv import FLAG_COLUMNS, find_separator, read_rows
 from candle_fetcher.core.timeframe import Timeframe, parse_timeframe
@@ -26,9 +27,10 @@ from candle_fetcher.core.tracebacks import short_errors
 from candle_fetcher.files.columnar import read_parts
 from candle_fetcher.files.formats import OURS
 from candle_fetcher.files.layout import SYMBOL, TIME, read_columns
-from candle_fetcher.files.places import find_home, read_manifest
+from candle_fetcher.files.places import ending_of, find_home, read_manifest
 from candle_fetcher.files.reading import HEAD_BYTES, checked_blocks, naming_file, read_head, read_pieces
 from candle_fetcher.files.verifying import candles_of, check_facts, count_lacking, identify, read_objects
+from candle_fetcher.frames.market import find_market
 
 # What a manifest says of the file, and not of its candles.
 _OF_THE_FILE = ("csv", "columns")
@@ -55,7 +57,8 @@ def read_file(path: str | os.PathLike[str], *, columns: Mapping[str, str] | None
 
     The manifest in the file or beside it is in `attrs`, as that of the fetch, and the file is held against it: its
     rows, times and fingerprint. Without one, `unverified` in `attrs["candle_fetcher"]` has the name of the file, beside
-    what that name says of the series; nothing is said of gaps. Rounded numbers have `decimals` there.
+    what that name says of the series; nothing is said of gaps. Where such a file ends before its name does, warn.
+    Rounded numbers have `decimals` there.
 
     Raises BadFile for a file that was cut, edited or damaged, with row and column where they are known; InputError for
     another file, MissingExtra without the package of its format, and OSError where it cannot be read.
@@ -354,10 +357,31 @@ def _describe(file: Path, frame: pd.DataFrame) -> Manifest:
             slots = timeframe.ordinals(index_ms(frame)[[0, -1]])
             span = timeframe.span(int(slots[0]), int(slots[1]) + 1)
             made.update(start=iso(span.start_ms), end=iso(span.end_ms))
+        _warn_of_cut(file, frame, made, timeframe)
     made.update(rows=len(frame), unverified=[file.name])
     if timeframe is not None and "timeframe" in made and all(name in frame for name in OHLCV):
         made["fingerprint"] = fingerprint(frame, timeframe.name)
     return made
+
+
+def _warn_of_cut(file: Path, frame: pd.DataFrame, stated: Manifest, timeframe: Timeframe) -> None:
+    """Warn where a file without a manifest may lack rows, by its name: text that was cut at the end of a line is whole.
+
+    Where a provider has no row for an interval without a trade, the last row says nothing.
+    """
+    stem = file.name[: -len(ending_of(file.name)) or None]
+    end_ms, market = read_end_ms(stem), find_market(stated)
+    last_ms = int(index_ms(frame)[-1]) if len(frame) else None
+    said = None
+    if stem.endswith(PARTIAL):
+        said = "its name says that it is partial, and the manifest beside it, which says what it lacks, is not there"
+    elif end_ms is not None and market is not None and market.feed.has_empty_bars:
+        until_ms = None if last_ms is None else timeframe.open_ms(timeframe.ordinal(last_ms) + 1)
+        if until_ms is None or until_ms < timeframe.floor_ms(end_ms):
+            last = "it has no row" if last_ms is None else f"its last row is {iso(last_ms)}"
+            said = f"its name says that it ends at {iso(end_ms)}, and {last}: it was cut, or there are no later candles"
+    if said is not None:
+        warn(CandleFetcherWarning(f"{file.name} has no manifest, and {said}"))
 
 
 def _is_of(frame: pd.DataFrame, timeframe: Timeframe) -> bool:
