@@ -139,6 +139,7 @@ def test_what_is_no_frame_of_candles_is_an_input_error(every: dict[str, Adapter]
         frame.iloc[::-1],
         pd.concat([frame, frame.tail(1)]),
         frame.assign(open="a", close="a"),
+        frame.assign(close=frame.index.tz_localize(None), volume=frame.index),
         pd.concat({"BTC/USDT": frame}, axis=1),
         pd.concat([frame, frame], axis=1),
     ]
@@ -547,9 +548,16 @@ def test_lean_refuses_what_it_does_not_have(tmp_path: Path, facts: dict[str, Any
 
 
 def test_adjusted_prices_are_warned_of_where_the_tool_may_adjust_them_again(tmp_path: Path) -> None:
-    frame = describe(stocks(), "1d", provider="alpaca", symbol="AAPL", adjusted={"basis": "split", "as_of": "none"})
+    frame = describe(
+        stocks(),
+        "1d",
+        provider="alpaca",
+        symbol="AAPL",
+        settings={"adjustment": "split"},
+        adjusted={"as_of": "2020-08-31"},
+    )
     for adapt in (adapters.to_lean, adapters.to_zipline):
-        with pytest.warns(CandleFetcherWarning, match="prices are adjusted.*split"):
+        with pytest.warns(CandleFetcherWarning, match=r"prices are adjusted \(adjustment: split, as_of: 2020-08-31\)"):
             adapt(frame, tmp_path)
 
 
@@ -572,7 +580,7 @@ def test_zipline_has_days_by_their_date_and_minutes_by_their_end(tmp_path: Path)
 
 def test_what_zipline_would_cut_off_is_warned_of_or_refused(tmp_path: Path) -> None:
     frame = daily()
-    with pytest.warns(CandleFetcherWarning, match=r"1 values of volume \(by up to 100.00%\)"):
+    with pytest.warns(CandleFetcherWarning, match=r"1 values of volume \(by up to 100%\)"):
         adapters.to_zipline(frame.assign(volume=[0.5, *[2.0] * 19]), tmp_path)
     with pytest.raises(InputError, match="multiply the prices"):
         adapters.to_zipline(frame / 1e7, tmp_path)

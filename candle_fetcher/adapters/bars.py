@@ -85,9 +85,13 @@ class Bars:
             return open_ms + timeframe.step_ms
         return timeframe.opens_ms(timeframe.ordinals(open_ms) + 1)
 
+    def floats(self, name: str) -> Float64s:
+        """Return the values of a column; an unknown one is NaN."""
+        return _floats(self.frame, name)
+
     def values(self, name: str) -> Float64s:
         """Return the values of a column. Raises InputError where one is unknown or infinite."""
-        found = _floats(self.frame, name)
+        found = self.floats(name)
         is_wrong = ~np.isfinite(found)
         if is_wrong.any():
             at = iso(int(self.open_ms[is_wrong.argmax()]))
@@ -144,7 +148,7 @@ class Bars:
             return "" if self.kind == "candles" else f"its rows are {self.kind} prices, at which nothing was traded"
         if fact == "adjusted":
             adjusted = self.manifest.get("adjusted")
-            return f"its prices are adjusted ({_brief(adjusted)})" if adjusted else ""
+            return f"its prices are adjusted ({_brief(self.manifest)})" if adjusted else ""
         if fact == "invented":
             count = int(self.is_invented.sum())
             return f"{count:,} of its rows are invented (is_synthetic)" if count else ""
@@ -168,7 +172,7 @@ class Bars:
 
         Pairs are traded at all times, so that their times tell. For others the manifest does, which lists ten gaps.
         """
-        timeframe, symbol = self._timeframe(), self.given_symbol or self.manifest.get("symbol") or ""
+        timeframe, symbol = self._timeframe(), str(self.given_symbol or self.manifest.get("symbol"))
         if timeframe is not None and "/" in symbol:
             found, _ = gaps_between_rows(self.frame, timeframe)
             return int(found["count"].sum()), True
@@ -226,13 +230,16 @@ def naive_times(ms: Int64s, zone: str | None) -> pd.DatetimeIndex:
 
 
 def _floats(frame: pd.DataFrame, name: str) -> Float64s:
+    """Return a column as floats; a missing value is NaN. Raises InputError where they are no numbers."""
     column = frame[name]
     if column.ndim != 1:
         raise InputError(f"the frame has several columns {name}; expected one")
     try:
+        if not (pd.api.types.is_numeric_dtype(column.dtype) or column.dtype == object):
+            raise TypeError("times, for example")
         return column.to_numpy(np.float64, na_value=np.nan)
     except (TypeError, ValueError):
-        raise InputError(f"the column {name} has no numbers; expected a frame of candles") from None
+        raise InputError(f"the column {name} has others than numbers; expected a frame of candles") from None
 
 
 def _flags(frame: pd.DataFrame, name: str, *, otherwise: bool) -> npt.NDArray[np.bool_]:
@@ -242,8 +249,7 @@ def _flags(frame: pd.DataFrame, name: str, *, otherwise: bool) -> npt.NDArray[np
     return (frame[name] == True).to_numpy(np.bool_, na_value=False)  # noqa: E712 - of any type, and NA is not
 
 
-def _brief(facts: object) -> str:
-    """Return the facts of an adjustment in a few words."""
-    if not isinstance(facts, Mapping):
-        return shown(facts)
-    return ", ".join(f"{name}: {value}" for name, value in facts.items() if isinstance(value, str))
+def _brief(manifest: Mapping[str, Any]) -> str:
+    """Return how and as of when the prices of a manifest are adjusted, in a few words."""
+    facts = {**(manifest.get("settings") or {}), "as_of": manifest["adjusted"].get("as_of")}
+    return ", ".join(f"{name}: {value}" for name, value in facts.items() if value is not None and name != "actions")

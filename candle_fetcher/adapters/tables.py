@@ -100,8 +100,7 @@ def _refuse_gaps(bars: Bars) -> None:
 
 
 def _series(bars: Bars, y: str, zone: str | None, also: tuple[str, ...] = ()) -> pd.DataFrame:
-    columns = {y: bars.frame[y].to_numpy("float64", na_value=float("nan"))}
-    made = pd.DataFrame({"ds": naive_times(bars.open_ms, zone), "y": columns[y]})
+    made = pd.DataFrame({"ds": naive_times(bars.open_ms, zone), "y": bars.floats(y)})
     for name in also:
         if name in bars.frame:
             made[name] = bars.frame[name].to_numpy()
@@ -125,8 +124,7 @@ def freqtrade_table(bars: Bars) -> pd.DataFrame:
     for name in PRICES:
         bars.values(name)
     bars.warn_of("invented", "missing")
-    made = bars.frame.loc[:, list(OHLCV)].astype("float64")
-    made.insert(0, "date", pd.DatetimeIndex(bars.open_ms.view("M8[ms]")).tz_localize("UTC"))
-    made = made.reset_index(drop=True)
+    times = pd.DatetimeIndex(bars.open_ms.view("M8[ms]")).tz_localize("UTC")
+    made = pd.DataFrame({"date": times, **{name: bars.floats(name) for name in OHLCV}})
     made.attrs = dict(bars.frame.attrs)
     return made

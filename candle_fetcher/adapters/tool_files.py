@@ -160,7 +160,7 @@ def _check_for_zipline(bars: Bars, values: list[Float64s]) -> None:
                 f"{stored[off.argmax()] / scale!r}; multiply the prices of the frame, as by 1e6"
             )
         if (off > 0).any():
-            said.append(f"{int((off > 0).sum()):,} values of {name} (by up to {off.max():.2%})")
+            said.append(f"{int((off > 0).sum()):,} values of {name} (by up to {off.max() * 100:.3g}%)")
     if said:
         warn(
             CandleFetcherWarning(
