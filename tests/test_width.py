@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import forks
 import pytest
 
-from candle_fetcher.cli import main
+from candle_fetcher.cli import main, opening
 from candle_fetcher.cli.aligned import folded, pad, table, width, wrap
 from candle_fetcher.cli.commands import COMMANDS
 from candle_fetcher.cli.pages import find_pages, lay_out
@@ -67,7 +68,15 @@ def seen(text: str) -> Iterator[str]:
         yield from line.split("\r")
 
 
-def in_folder(folder: Path, line: str) -> Callable[[], int]:
+def free_port() -> int:
+    """A port for the practice exchanges of a case: the usual one may be taken, and candles belong to their port."""
+    with socket.socket() as made:
+        made.bind(("127.0.0.1", 0))
+        port: int = made.getsockname()[1]
+    return port
+
+
+def in_folder(folder: Path, line: str, port: int) -> Callable[[], int]:
     words = line.split()
     if words[0] not in ("providers", "help", "fetsh"):
         words += ["--cache-dir", "kept-candles"]
@@ -75,6 +84,7 @@ def in_folder(folder: Path, line: str) -> Callable[[], int]:
 
     def work() -> int:
         os.chdir(folder)
+        opening.PORT = port  # in this child alone
         return main(words)
 
     return work
@@ -88,8 +98,10 @@ def test_every_command_is_walked() -> None:
 @forks.needs_fork
 @pytest.mark.parametrize("lines", LINES.values(), ids=LINES)
 def test_no_line_is_longer_than_the_terminal(tmp_path: Path, lines: list[str]) -> None:
+    port = free_port()
     for line in lines:
-        _, shown = forks.run_on_terminal(in_folder(tmp_path, line), TERM="xterm", COLUMNS=str(COLUMNS), NO_COLOR="")
+        work = in_folder(tmp_path, line, port)
+        _, shown = forks.run_on_terminal(work, TERM="xterm", COLUMNS=str(COLUMNS), NO_COLOR="")
         assert shown.strip()
         assert "this is a fault of candle_fetcher" not in shown, shown
         assert [one for one in seen(shown) if width(one) > COLUMNS] == [], line
