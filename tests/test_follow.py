@@ -11,6 +11,7 @@ import pytest
 from live_world import LiveWorld
 from world import ms, same
 
+from candle_fetcher import IncompleteData, InputError, NotOffered, UnknownSymbol
 from candle_fetcher.core.errors import TransportError
 
 MINUTE = 60_000
@@ -121,6 +122,174 @@ def test_a_rest_api_that_is_down_holds_candles_back_until_it_is_up(world: LiveWo
     opens = driver.opens("BTC/USDT")
     assert opens == slots("2024-06-15T12:00", len(opens))
     assert len(opens) >= 3
+
+
+def test_a_candle_that_is_corrected_is_noted_and_yielded_again_where_that_is_asked_for(world: LiveWorld) -> None:
+    driver = world.follow(["BTC/USDT"], "1m", revisions=True)
+    plain = world.follow(["BTC/USDT"], "1m", settings={"cache_dir": world.folder / "apart"})
+    for one in (driver, plain):
+        one.step()
+    for _ in range(35):
+        world.now_s += 1
+        driver.step()
+        plain.step()
+    first_ms = ms("2024-06-15T12:00")
+    before = driver.items[0][1]
+    world.exchange.restate("binance", "BTCUSDT", "1m", first_ms, close=str(float(before["high"].iloc[0])))
+    for _ in range(62):
+        world.now_s += 1
+        driver.step()
+        plain.step()
+    changed = [frame for _, frame in driver.items if frame["is_revised"].all()]
+    assert [frame.index[0].value // 10**6 for frame in changed] == [first_ms]
+    assert changed[0]["close"].iloc[0] == before["high"].iloc[0]
+    assert driver.opens("BTC/USDT") == plain.opens("BTC/USDT") == slots("2024-06-15T12:00", 2)
+    assert "is_revised" not in plain.items[0][1]
+    assert (driver.stats.revised, plain.stats.revised) == (1, 1)
+    again = world.fetcher().fetch("BTC/USDT", "1m", "2024-06-15T12:00", "2024-06-15T12:02")
+    assert driver.frame("BTC/USDT").equals(again)
+    assert len(world.fetcher().cache.revisions()) == 1
+
+
+def test_the_forming_candle_is_shown_between_closed_ones_and_never_after_its_close(world: LiveWorld) -> None:
+    driver = world.follow(["BTC/USDT"], "1m", include_open=True)
+    driver.run(200)
+    assert driver.opens("BTC/USDT") == slots("2024-06-15T12:00", 3)
+    seen: list[tuple[int, bool]] = []
+    for _, frame in driver.items:
+        seen += zip((frame.index.astype("int64") // 10**6).tolist(), frame["is_closed"].tolist(), strict=True)
+    assert sum(not closed for _, closed in seen) > 50
+    assert [open_ms for open_ms, _ in seen] == sorted(open_ms for open_ms, _ in seen)
+    for number, (open_ms, closed) in enumerate(seen):
+        if closed:
+            assert all(later > open_ms for later, _ in seen[number + 1 :])
+
+
+def test_where_the_budget_is_small_the_streams_rows_come_first_and_are_compared_in_groups(world: LiveWorld) -> None:
+    driver = world.follow(["BTC/USDT", "ETH/USDT"], "1s")
+    for lane in driver.follower.lanes:
+        lane.ledger.every = 10
+    world.asked()
+    driver.run(62, 0.25)
+    asked = world.asked()
+    assert len(asked) <= 2 * 8
+    for symbol in ("BTC/USDT", "ETH/USDT"):
+        opens = driver.opens(symbol)
+        assert opens == slots("2024-06-15T12:00:30", len(opens), 1000)
+        assert len(opens) >= 59
+        truth = world.truth(symbol.replace("/", ""), "1s", "2024-06-15T12:00:30", "2024-06-15T12:01:40")
+        same(driver.frame(symbol), truth, slice(0, len(opens)))
+    stats = driver.stats
+    assert stats.confirmed + stats.unconfirmed == stats.candles
+    assert stats.unconfirmed < 20
+    world.asked()
+    frame = world.fetcher().fetch("BTC/USDT", "1s", "2024-06-15T12:00:30", "2024-06-15T12:01:29")
+    assert driver.frame("BTC/USDT").iloc[: len(frame)].equals(frame)
+    assert world.asked() == []
+
+
+def test_a_lie_that_was_handed_out_before_it_was_compared_is_taken_back(world: LiveWorld) -> None:
+    def lie(text: bytes) -> Iterator[bytes]:
+        body = json.loads(text)
+        if body.get("data", {}).get("e") == "kline":
+            body["data"]["k"]["v"] = "7.0"
+        yield json.dumps(body).encode()
+
+    world.network.change = lie
+    driver = world.follow(["BTC/USDT"], "1s", revisions=True)
+    driver.follower.lanes[0].ledger.every = 5
+    driver.run(33, 0.25)
+    assert driver.stats.revised >= 20
+    whole = driver.frame("BTC/USDT")
+    opens = driver.opens("BTC/USDT")
+    assert opens == slots("2024-06-15T12:00:30", len(opens), 1000)
+    compared = len(opens) - driver.stats.unconfirmed
+    assert not (whole["volume"].iloc[:compared] == 7.0).any()
+
+
+def test_a_candle_that_does_not_come_in_time_is_an_error_and_the_loop_goes_on(world: LiveWorld) -> None:
+    from candle_fetcher.practice import faults
+
+    driver = world.follow(["BTC/USDT", "ETH/USDT"], "1m", max_delay_s=30)
+    driver.run(40)
+    down = world.exchange.fail(
+        faults.status(503), times=None, match=lambda path, params: params.get("symbol") == "BTCUSDT"
+    )
+    driver.run(110)
+    assert {type(error) for error in driver.errors} == {IncompleteData}
+    assert driver.errors[0].symbol == "BTC/USDT"
+    assert "503" in str(driver.errors[0])
+    assert len(driver.opens("ETH/USDT")) == 2
+    down.stop()
+    driver.run(40)
+    assert driver.opens("BTC/USDT") == slots("2024-06-15T12:00", 3)
+
+
+def test_a_missing_candle_of_the_provider_is_a_gap_and_holds_nothing_back(world: LiveWorld) -> None:
+    first = ms("2024-06-15T12:01")
+    world.exchange.hide("binance", "BTCUSDT", (first, first + MINUTE))
+    driver = world.follow(["BTC/USDT"], "1m")
+    driver.run(300)
+    opens = driver.opens("BTC/USDT")
+    assert opens == [open_ms for open_ms in slots("2024-06-15T12:00", len(opens) + 1) if open_ms != first]
+    assert len(opens) >= 4
+
+
+def test_a_machine_that_slept_connects_at_once_and_fills_what_it_missed(world: LiveWorld) -> None:
+    driver = world.follow(["BTC/USDT"], "1m")
+    driver.run(100)
+    world.now_s += 3600
+    driver.run(10)
+    assert len(world.network.attempts) == 2
+    assert driver.opens("BTC/USDT") == slots("2024-06-15T12:00", 62)
+
+
+@pytest.mark.parametrize("wrong_s", [-90, 90])
+def test_a_wrong_clock_of_this_machine_changes_nothing(world: LiveWorld, wrong_s: float) -> None:
+    driver = world.follow(["BTC/USDT"], "1m", settings={"clock": lambda: world.now_s + wrong_s})
+    driver.run(155)
+    assert driver.opens("BTC/USDT") == slots("2024-06-15T12:00", 3)
+
+
+def test_a_connection_is_renewed_before_its_end_and_nothing_is_lost(world: LiveWorld) -> None:
+    def announce(text: bytes) -> Iterator[bytes]:
+        yield text
+        if world.now_s - began_s > 70 and not said:
+            said.append(world.now_s)
+            yield b'{"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1}}'
+
+    began_s, said = world.now_s, []
+    world.network.change = announce
+    driver = world.follow(["BTC/USDT"], "1m")
+    driver.run(300)
+    assert len(said) == 1
+    assert len(world.network.attempts) == 2
+    assert driver.stats.confirmed == driver.stats.candles == 5
+    assert all(end - start < 1 for start, end in driver.stats.stale_spans)
+    assert sum(conn.is_closed for conn in world.network.conns) == 1
+
+
+def test_arguments_are_checked(world: LiveWorld) -> None:
+    for wrong in ("BTC/USDT", [], [1], ["BTC/USDT", "BTC/USDT"], ["nowhere:BTC/USDT"]):
+        with pytest.raises(InputError):
+            world.follow(wrong, "1m")  # type: ignore[arg-type]
+    with pytest.raises(UnknownSymbol, match="NO/SUCH"):
+        world.follow(["BTC/USDT", "NO/SUCH"], "1m")
+    with pytest.raises(InputError, match="max_delay_s"):
+        world.follow(["BTC/USDT"], "1m", max_delay_s=0)
+    with pytest.raises(InputError, match="cache"):
+        world.follow(["BTC/USDT"], "1m", settings={"source": "cache"})
+    with pytest.raises(NotOffered):
+        world.follow(["BTC/USDT"], "1m", kind="mark")
+
+
+def test_other_timeframes_than_the_streams_are_followed_by_requests(world: LiveWorld) -> None:
+    driver = world.follow(["BTC/USDT"], "7m", "2024-06-15T11:00")
+    driver.run(1000, 2)
+    opens = driver.opens("BTC/USDT")
+    truth = world.fetcher().fetch("BTC/USDT", "7m", "2024-06-15T11:00", world.now_ms)
+    assert driver.frame("BTC/USDT").equals(truth)
+    assert len(opens) == len(truth) >= 10
 
 
 class Storm:

@@ -22,6 +22,7 @@ import pandas as pd
 from candle_fetcher.cache import CandleCache
 from candle_fetcher.core.candles import OHLCV
 from candle_fetcher.core.errors import (
+    About,
     AccessDenied,
     Banned,
     CandleFetcherError,
@@ -30,6 +31,7 @@ from candle_fetcher.core.errors import (
     InputError,
     ProviderRefused,
     RateLimited,
+    complete_error,
     warn,
 )
 from candle_fetcher.core.events import Yielded
@@ -398,6 +400,8 @@ class Follower(Work):
                 refusals=[one for one in refusals if not isinstance(one, IncompleteData)],  # type: ignore[misc]
             )
             error.__cause__ = problem
+            wanted = lane.wanted
+            complete_error(error, About(wanted.series.provider, wanted.symbol, wanted.timeframe.name))
             self.raise_later(error)
 
     # -- the user's loop ----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from candle_fetcher.live.line import Conn, Line, Outlet, Wires
 from candle_fetcher.live.pauses import Pauses
 from candle_fetcher.live.stats import LiveStats
 from candle_fetcher.net.limiter import Limiter
-from candle_fetcher.net.stream import connect
+from candle_fetcher.net.stream import connect, load_package
 from candle_fetcher.providers import Channel, Provider, Subscription
 from candle_fetcher.settings import STREAM
 from candle_fetcher.sources import CallScope, RestSource, Wire
@@ -131,7 +131,9 @@ class Streaming(Generic[Thing]):
 
     def add(self, outlet: Outlet, wanted: Sequence[tuple[Channel, Thing]]) -> None:
         """Add the lines that carry the channels, each for a thing: by path, and as many on each as the provider
-        allows."""
+        allows. Raises MissingExtra without the package for sockets."""
+        if self._wires.connect is open_stream:
+            load_package()
         board = _Listeners(self._hearer)
         by_path: dict[str, dict[Channel, list[Thing]]] = {}
         for channel, thing in wanted:

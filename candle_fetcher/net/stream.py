@@ -107,6 +107,15 @@ class StreamConnection:
         return TransportError(f"{self._where}: the connection was lost ({type(error).__name__})")
 
 
+def load_package() -> Any:
+    """Return websocket-client. Raises MissingExtra where it is not installed."""
+    try:
+        import websocket
+    except ImportError as error:
+        raise MissingExtra("live", "a stream") from error
+    return websocket
+
+
 def connect(
     root: str,
     path: str,
@@ -124,10 +133,7 @@ def connect(
     Raises MissingExtra without websocket-client, HandshakeRefused for a status other than 101, TransportError where no
     connection came about, CancelledError once `stop` is set.
     """
-    try:
-        import websocket
-    except ImportError as error:
-        raise MissingExtra("live", "a stream") from error
+    websocket = load_package()
     from candle_fetcher.net.route import Route
     from candle_fetcher.net.translate import FOREIGN, translate, without_keys
 
