@@ -100,6 +100,24 @@ examples:
 Providers are asked side by side. Volumes are of 24 hours in the base asset; of
 stocks, of the day. An age with a ! is stale. Exits with 3 where some symbols
 have no quote, 1 where none has."""
+_WATCH_EXAMPLES = """\
+examples:
+  candle-fetcher watch BTC/USDT ETH/USDT
+  candle-fetcher watch BTC/USDT kraken:BTC/USD --every 5
+  candle-fetcher watch BTC/USDT | jq .last_price
+  candle-fetcher watch BTC/USDT kraken:BTC/USD --practice   (no network needed)
+
+A table on a terminal, a line of JSON for each quote in a pipe, until Ctrl-C. By
+WebSocket where the provider has streams, else by requests within its budget."""
+_FOLLOW_EXAMPLES = """\
+examples:
+  candle-fetcher follow BTC/USDT 1m
+  candle-fetcher follow BTC/USDT ETH/USDT 1m --start 2024-01-01 > candles.csv
+  candle-fetcher follow BTC/USDT 1m --start 7d --vault vault
+  candle-fetcher follow BTC/USDT 1s --practice              (no network needed)
+
+Each settled candle once and in order, from the start on and then as they close,
+until Ctrl-C. In a pipe as CSV, with --jsonl as JSON."""
 _CACHE_EXAMPLES = """\
 examples:
   candle-fetcher cache stats
@@ -308,6 +326,8 @@ def make_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argument
     _add_funding(command("funding", "get the funding rates of a perpetual future", _FUNDING_EXAMPLES))
     _add_symbols(command("symbols", "list the symbols of a provider", _SYMBOLS_EXAMPLES))
     _add_quotes(command("quotes", "show what providers say of symbols now", _QUOTES_EXAMPLES))
+    _add_watch(command("watch", "show quotes as they change, until Ctrl-C", _WATCH_EXAMPLES))
+    _add_follow(command("follow", "get candles as they close, from history on, until Ctrl-C", _FOLLOW_EXAMPLES))
     vault = command("vault", "keep series in a folder: update, list, verify, read, remove", _VAULT_EXAMPLES)
     _add_vault(vault)
     for made in (commands["fetch"], export, commands["plot"], plan, gaps, audit, vault):
@@ -415,6 +435,36 @@ def _add_quotes(quotes: argparse.ArgumentParser) -> None:
     group.add_argument("--timeout", type=float, default=5.0, metavar="S", help="wait S seconds at most; default: 5")
     group.add_argument("--max-age", type=float, metavar="S", help="mark quotes older than S seconds as stale")
     _add_settings(quotes)
+
+
+def _add_watch(watch: argparse.ArgumentParser) -> None:
+    watch.add_argument("files", nargs="+", metavar="SYMBOL", help="such as BTC/USDT or kraken:BTC/USD")
+    group = watch.add_argument_group("time")
+    group.add_argument("--every", type=float, metavar="S", help="show a symbol once in S seconds at most")
+    group.add_argument(
+        "--max-age",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="mark quotes older than S seconds as stale; default: 10",
+    )
+    _add_settings(watch)
+
+
+def _add_follow(follow: argparse.ArgumentParser) -> None:
+    follow.add_argument("files", nargs="+", metavar="WORD", help="SYMBOL... TIMEFRAME, such as BTC/USDT 1m")
+    group = follow.add_argument_group("series")
+    group.add_argument("-i", "--timeframe", help="the timeframe, as a flag; default: 1h")
+    group.add_argument("--kind", default="candles", help="candles (default); mark, index, premium on Binance futures")
+    group.add_argument(
+        "--start", metavar="TIME", help="2024-03-01, 7d, yesterday, first; default: the next candle that closes"
+    )
+    rows = follow.add_argument_group("rows")
+    rows.add_argument("--include-open", action="store_true", help="show the forming candle, too, as it changes")
+    rows.add_argument("--revisions", action="store_true", help="show a candle again that its provider has changed")
+    rows.add_argument("--max-delay", type=float, metavar="S", help="end with an error if a candle is S seconds late")
+    rows.add_argument("--vault", metavar="WHERE", help="let the series of this vault grow along")
+    _add_settings(follow)
 
 
 def _add_vault(vault: argparse.ArgumentParser) -> None:

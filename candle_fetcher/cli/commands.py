@@ -18,6 +18,7 @@ import pandas as pd
 from candle_fetcher.cli.caching import cache
 from candle_fetcher.cli.completion import completion
 from candle_fetcher.cli.documents import is_json, print_candle_lines, print_document, print_json, print_rows, records
+from candle_fetcher.cli.living import follow, watch
 from candle_fetcher.cli.opening import names_several, open_fetcher, open_importer, read_setting, read_targets
 from candle_fetcher.cli.pages import help_page
 from candle_fetcher.cli.plotting import plot
@@ -371,6 +372,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace, Talk], int]] = {
     "funding": funding,
     "symbols": symbols,
     "quotes": quotes,
+    "watch": watch,
+    "follow": follow,
     "vault": vault,
     "cache": cache,
     "verify": verify,

@@ -154,8 +154,9 @@ class PracticeExchange:
 
     @property
     def base_urls(self) -> dict[str, str]:
-        """Root URLs by provider id, as CandleFetcher takes them."""
+        """Root URLs by provider id, as CandleFetcher takes them; those of streams end in `-stream`."""
         roots = {provider: self.url + ROOTS[provider] for provider in PROVIDERS}
+        roots |= {f"{provider}-stream": root for provider, root in self.stream_urls.items()}
         return roots | {"binance-archive": self.url, **{dialect.name: self.url for dialect in self._dialects}}
 
     @property
