@@ -33,7 +33,7 @@ def lines_of(process: subprocess.Popen[bytes], count: int) -> list[str]:
     assert process.stdout is not None
     found = [process.stdout.readline().decode() for _ in range(count)]
     process.send_signal(signal.SIGINT)
-    rest, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said
     return found
 
