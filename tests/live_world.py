@@ -135,7 +135,6 @@ class LiveWorld(World):
 
     def follow(self, symbols: list[str], timeframe: str, start: Any = None, **given: Any) -> Driver:
         settings = given.pop("settings", {})
-        settings = {"base_urls": self.exchange.base_urls | self.stream_urls(), **settings}
         fetcher = self.fetcher(**settings)
         runtime = fetcher._runtime
         options = Options(timeframe, **given)
@@ -144,14 +143,11 @@ class LiveWorld(World):
         return Driver(self, live)
 
     def watch(self, symbols: list[str], **given: Any) -> WatchDriver:
-        settings = {"base_urls": self.exchange.base_urls | self.stream_urls(), **given.pop("settings", {})}
+        settings = {"base_urls": self.exchange.base_urls, **given.pop("settings", {})}
         runtime = self.fetcher(**settings)._runtime
         wires = self.wires(runtime.observe)
         given = {"provider": None, "every_s": None, "max_age_s": 10, "to": (), **given}
         return WatchDriver(self, make_watch(runtime, symbols, **given, wires=wires, begins=False))
-
-    def stream_urls(self) -> dict[str, str]:
-        return {f"{name}-stream": url for name, url in self.exchange.stream_urls.items()}
 
 
 def step_lines(lines: Iterable[Line], most: int = 10_000) -> None:

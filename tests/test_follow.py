@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from live_world import LiveWorld
+from runs import FAULT_RUNS
 from world import ms, same
 
 from candle_fetcher import IncompleteData, InputError, NotOffered, UnknownSymbol
@@ -386,4 +387,4 @@ def test_twenty_symbols_through_a_day_of_storm(world: LiveWorld) -> None:
     symbols += [f"binance-us:{name}" for name in ("ADA/USDT", "BNB/USDT", "BTC/USDT", "ETH/USDT", "SOL/USDT")]
     symbols += ["binance-cm:BTCUSD_PERP", "binance-cm:ETHUSD_PERP"]
     assert len(symbols) == 20
-    storm(world, symbols, 24)
+    storm(world, symbols, min(24, 24 * FAULT_RUNS))

@@ -174,8 +174,7 @@ def test_without_the_extra_the_error_names_it(exchange: PracticeExchange, monkey
 
 
 def fetcher(exchange: PracticeExchange, folder: Any) -> CandleFetcher:
-    urls = exchange.base_urls | {f"{name}-stream": url for name, url in exchange.stream_urls.items()}
-    return CandleFetcher(base_urls=urls, cache_dir=folder, progress=False)
+    return CandleFetcher(base_urls=exchange.base_urls, cache_dir=folder, progress=False)
 
 
 def live_threads() -> list[str]:

@@ -95,7 +95,8 @@ def test_a_pace_is_kept_and_the_last_change_is_not_lost(world: LiveWorld) -> Non
 
 
 def test_providers_without_streams_are_polled_within_their_budget(world: LiveWorld) -> None:
-    settings = {"base_urls": world.exchange.base_urls}
+    urls = {name: url for name, url in world.exchange.base_urls.items() if not name.endswith("-stream")}
+    settings = {"base_urls": urls}
     driver = world.watch(["BTC/USDT", "kraken:BTC/USD"], settings=settings)
     assert driver.live._streaming.lines == []
     world.asked("")
