@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,16 @@ import pandas as pd
 import pytest
 from world import World
 
-from candle_fetcher import CandleFetcher, InputError, combine, fingerprint, manifest_of, summary
+from candle_fetcher import (
+    CandleFetcher,
+    CandleFetcherWarning,
+    InputError,
+    combine,
+    find_gaps,
+    fingerprint,
+    manifest_of,
+    summary,
+)
 
 MANIFEST = "candle_fetcher"
 GAPPY = ("BTC/USDT", "1h", "2018-02-01", "2018-02-20")  # 32 candles are missing from 2018-02-08 01:00 on
@@ -185,6 +195,20 @@ def test_a_summary_of_a_part_lists_what_the_part_lacks(tmp_path: Path) -> None:
     for part in (frame.iloc[:24], frame.iloc[-24:]):
         assert "missing" not in summary(kept(part, frame))["candles"]
     assert summary(kept(frame.iloc[5:-5], frame))["candles"]["missing"]
+
+
+def test_gaps_of_a_shifted_frame_are_not_hidden_by_what_the_old_times_lack(tmp_path: Path) -> None:
+    with World(tmp_path) as world:
+        fetcher = world.fetcher()
+        for day in ("2024-01-01", "2024-05-15"):
+            fetcher.fetch("BTC/USDT", "1h", day, days_later(day))
+        frame = fetcher.fetch("BTC/USDT", "1h", "2024-01-01", "2024-05-16", source="cache", partial="allow")
+    with pytest.warns(CandleFetcherWarning, match="could not be fetched"):
+        assert find_gaps(frame, "1h").empty
+    shifted = kept(frame.shift(1, freq="30D"), frame)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(find_gaps(shifted, "1h")) == 1
 
 
 def days_later(day: str) -> str:

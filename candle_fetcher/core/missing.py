@@ -45,13 +45,26 @@ def read_missing(manifest: Mapping[str, Any]) -> list[Span]:
 
 
 def missing_in(frame: pd.DataFrame) -> list[Span]:
-    """Return the spans of a frame that its manifest lists as missing, or for combined frames one of its manifests."""
+    """Return the spans of a frame that its manifest lists as missing, or for combined frames one of its manifests.
+
+    A manifest is that of other times where rows lie outside its range: of a frame that was shifted.
+    """
     manifest = frame.attrs.get(MANIFEST)
     if not isinstance(manifest, Mapping):
         return []
     is_one = isinstance(manifest, Manifest) or "timeframe" in manifest
+    if is_one and "missing" in manifest and _is_of_other_times(frame, manifest):
+        return []
     several = [manifest] if is_one else [one for one in manifest.values() if isinstance(one, Mapping)]
     return merge(span for one in several if "missing" in one for span in read_missing(one))
+
+
+def _is_of_other_times(frame: pd.DataFrame, manifest: Mapping[str, Any]) -> bool:
+    if "is_closed" in frame:  # what is open lies behind the range
+        frame = frame[frame["is_closed"].to_numpy(dtype=bool)]
+    open_ms = index_ms(frame)
+    ends = [instant_ms(manifest[name], name) for name in ("start", "end") if name in manifest]
+    return open_ms.size > 0 and len(ends) == 2 and bool(open_ms.min() < ends[0] or open_ms.max() >= ends[1])
 
 
 def without_missing(holes: Iterable[Span], missing: Sequence[Span], timeframe: Timeframe) -> list[Span]:
