@@ -67,7 +67,7 @@ TOOLS = {
         "types-requests",
         "types-tqdm",
     ],
-    "tools": [  # for tests/test_adapters_tools.py, in an environment of their own
+    "tools": [  # for tests/test_adapters_tools.py and test_service_tools.py, in an environment of their own
         "arcticdb>=5",
         "backtesting>=0.6",
         "backtrader>=1.9.78",
@@ -79,6 +79,7 @@ TOOLS = {
         "polars>=1.9",
         "prophet>=1.1.6",
         "pyarrow>=17",
+        "schemathesis>=4",
         "statsforecast>=2",
         "statsmodels>=0.14.4",
         "TA-Lib>=0.6.5",

@@ -39,7 +39,7 @@ _MORE = ("quote_volume", "taker_buy_volume", "taker_buy_quote_volume")
 # A candle that closed longer ago than this, and the few candles before it, are read from the cache alone.
 _SETTLES_MS = 10_000
 _INTEGER = re.compile(r"[0-9]{1,20}", re.ASCII)
-_SYMBOL = re.compile(r"[A-Z0-9\-_.]{1,20}", re.ASCII)
+_SYMBOL = re.compile(r"(?:(?![a-z])[\w\-.]){1,50}")  # there are symbols in Chinese
 # Above it a float64 has fewer than eight exact decimals, and its shortest text is what was sent.
 _EXACT_BELOW = 1e7
 _TYPE = "application/json;charset=UTF-8"

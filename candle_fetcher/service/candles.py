@@ -3,6 +3,7 @@ fingerprint."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import time
@@ -48,6 +49,9 @@ _SETTLED_S = 600.0
 _WAYS = ("sources", "retries")
 # A text that is the same instant at any time: not `now`, and not `2024d`, so many days ago.
 _DATE = re.compile(r"\d{4}(?:-\d\d.*)?|\d{8}")
+
+# Numbers of frames in memory, which their addresses are not: another frame may come to lie there.
+_serials = itertools.count(1)
 
 router = APIRouter()
 
@@ -204,7 +208,7 @@ def _manifest_of(service: ServiceState, frame: pd.DataFrame) -> dict[str, Any]:
     else:
         fingerprint = manifest["fingerprint"]
         if kept is not None:  # a frame that memory holds and no call changes
-            service.fingerprints.put(id(kept), (weakref.ref(kept), fingerprint))
+            service.fingerprints.put(id(kept), (weakref.ref(kept), fingerprint, next(_serials)))
     names = [name for name in dict.keys(manifest) if name not in _WAYS]
     return {name: fingerprint if name == "fingerprint" else manifest[name] for name in names}
 
@@ -259,8 +263,11 @@ def _is_known(request: Request, tag: str) -> bool:
 def _body(
     service: ServiceState, frame: pd.DataFrame, name: Format, manifest: Mapping[str, Any], facts: Mapping[str, Any]
 ) -> bytes:
-    # The fingerprint in the manifest speaks for these columns alone.
-    key = (name, json.dumps([manifest, facts])) if facts["columns"] == "ohlcv" else None
+    # The fingerprint in the manifest speaks for these columns alone; others are known by the frame in memory.
+    kept = getattr(frame.attrs[MANIFEST], "shared_with", None)
+    known = None if facts["columns"] == "ohlcv" or kept is None else service.fingerprints.get(id(kept))
+    is_known = facts["columns"] == "ohlcv" or (known is not None and known[0]() is kept)
+    key = (name, json.dumps([manifest, facts]), known[2] if known is not None else 0) if is_known else None
     body = None if key is None else service.bodies.get(key)
     if body is None:
         body = b"".join(encode(name, [frame], manifest, facts))

@@ -15,6 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 try:
     from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
+    from wsproto.utilities import ProtocolError
 except ImportError:  # without wsproto there are no WebSockets
     WSProtocol = None  # type: ignore[assignment, misc]
 
@@ -55,9 +56,12 @@ class ServedConnection(H11Protocol):
             self._cancel()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        """Hand the connection on to the WebSocket's protocol."""
+        """Hand the connection on to the WebSocket's protocol, which takes ASCII for granted."""
         self._cancel()
-        super().handle_websocket_upgrade(event)
+        if all(value.isascii() for _, value in self.headers) and event.target.isascii():
+            super().handle_websocket_upgrade(event)
+        else:
+            self.send_400_response("")
 
     def pause_writing(self) -> None:
         """Stop the reply: the client does not read. It is dropped where it goes on like that."""
@@ -99,6 +103,13 @@ if WSProtocol is not None:
         """One WebSocket."""
 
         _stalled: asyncio.TimerHandle | None = None
+
+        def data_received(self, data: bytes) -> None:
+            """Take bytes; those that are no WebSocket end the connection."""
+            try:
+                super().data_received(data)
+            except (ValueError, LookupError, ProtocolError):
+                self.transport.abort()
 
         def pause_writing(self) -> None:
             """Stop sending: the client does not read. It is dropped where it goes on like that."""

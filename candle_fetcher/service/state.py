@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -14,8 +15,7 @@ from candle_fetcher.service.budget import ClientBudget, Lanes
 
 if TYPE_CHECKING:
     from candle_fetcher.fetcher import CandleFetcher
-    from candle_fetcher.service.edges import LiveEdges
-    from candle_fetcher.service.hub import Hub
+    from candle_fetcher.service.hub import Topic
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -75,14 +75,14 @@ class ServiceState:
     """The fetcher, and what bounds and remembers the answers of one application."""
 
     def __init__(self, fetcher: CandleFetcher, requests_per_minute: int, is_open: bool) -> None:
-        from candle_fetcher.service.edges import LiveEdges
+        from candle_fetcher.service.edges import LiveEdges, OnceASecond
         from candle_fetcher.service.hub import Hub
 
         self.fetcher = fetcher
         self.budget = ClientBudget(requests_per_minute)
         self.lanes = Lanes()
         self.traffic = Traffic()
-        self.edges: LiveEdges = LiveEdges(self)
+        self.edges = LiveEdges(self)
         # Whether caches between the service and a client may keep an answer for others: not where a token guards it.
         self.cache_scope = "public" if is_open else "private"
         self.bodies: RecentlyUsed[Any, bytes] = RecentlyUsed(32_000_000, len)
@@ -90,8 +90,10 @@ class ServiceState:
         # Settled calls that were answered a moment ago, with their number of rows: they need no plan.
         self.settled: RecentlyUsed[Any, tuple[float, int]] = RecentlyUsed(4096)
         self.is_ending = False
-        self.hub: Hub = Hub(fetcher)
-        self.quoted: RecentlyUsed[Any, tuple[float, list[str]]] = RecentlyUsed(1024)
+        self.hub = Hub(fetcher)
+        self.quotes: OnceASecond[list[str]] = OnceASecond()
+        # What streams that are being opened wait for; used in the event loop alone.
+        self.checks: dict[Any, asyncio.Future[dict[Topic, int]]] = {}
         self.weights: RecentlyUsed[tuple[str, int], list[int]] = RecentlyUsed(4096)
 
     def end_streams(self) -> None:

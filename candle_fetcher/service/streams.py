@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import time
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, NamedTuple
 
@@ -35,7 +34,6 @@ MOST_SYMBOLS = 100
 _MOST_REPLAYED = 10_000
 # Candles of one symbol that are sent together.
 _MOST_READ = 500
-_QUOTES_S = 1.0
 _QUOTES_COST = 2
 
 router = APIRouter()
@@ -103,15 +101,14 @@ def quotes(request: Request, symbols: Symbols, provider: ProviderName = None) ->
 
 def ask_quotes(service: ServiceState, client: str, topics: list[Topic]) -> list[str]:
     """Return a quote for each topic as JSON, at most a second old."""
-    key, now_s = ("quotes", tuple(topics)), time.monotonic()
-    known = service.quoted.get(key)
-    if known is None or now_s - known[0] >= _QUOTES_S:
+
+    def ask() -> list[str]:
         service.budget.charge(client, _QUOTES_COST)
         with service.lanes.cold(is_needed=True):
             found = service.fetcher.quotes([full_name(topic) for topic in topics], max_age_s=MOST_AGE_S)
-        known = (now_s, [quote_text(one) for one in found])
-        service.quoted.put(key, known)
-    return known[1]
+        return [quote_text(one) for one in found]
+
+    return service.quotes.get(tuple(topics), ask)
 
 
 @router.get(
@@ -202,7 +199,13 @@ async def _open(
     service, client = state_of(connection), client_of(connection)
     topics = read_topics(symbols, timeframe, provider)
     positions = _read_positions(last_id, topics) if timeframe is not None else {}
-    first = await anyio.to_thread.run_sync(_check, service, client, topics, positions)
+    key = (tuple(topics), last_id)
+    check = service.checks.get(key)
+    if check is None:  # many clients that come at once, as after a restart, wait for one check without a thread each
+        check = asyncio.ensure_future(anyio.to_thread.run_sync(_check, service, client, topics, positions))
+        service.checks[key] = check
+        check.add_done_callback(lambda done: (service.checks.pop(key, None), done.cancelled() or done.exception()))
+    first = await asyncio.shield(check)
     try:
         subscriber = service.hub.add(topics, asyncio.get_running_loop())
     except OverflowError as error:
