@@ -29,7 +29,7 @@ class _Recent:
 
 
 class OnceASecond(Generic[V]):
-    """Values by key, each made anew where it was made longer ago than EVERY_S. Shared by threads.
+    """Values by key, each made again once it is older than EVERY_S. Shared by threads.
 
     Threads that want a value while it is made wait for it; an error is theirs, too.
     """
