@@ -184,6 +184,16 @@ def test_a_frame_without_a_manifest_needs_the_facts_of_its_series(tmp_path: Path
         adapters.to_zipline(frame, tmp_path, timeframe="1d")
 
 
+def test_a_timeframe_that_the_frame_contradicts_is_refused(tmp_path: Path) -> None:
+    frame = candles(48, "1h")
+    with pytest.raises(InputError, match="timeframe '1d' contradicts the manifest of the frame, which says 1h"):
+        adapters.to_lean(frame, tmp_path, timeframe="1d")
+    frame.attrs = {}
+    with pytest.raises(InputError, match="several rows in one 1d"):
+        adapters.to_lean(frame, tmp_path, timeframe="1d", symbol="BTC/USDT", market="binance")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_manifest_of_another_frame_is_not_believed(tmp_path: Path) -> None:
     thinned = candles(48, "1h").iloc[::4]  # pandas copies the manifest of 1h to it
     with pytest.warns(CandleFetcherWarning, match="manifest of this frame"), pytest.raises(InputError):
@@ -317,6 +327,12 @@ def test_statsforecast_counts_rows_so_that_a_frame_with_gaps_is_refused() -> Non
     with pytest.raises(InputError, match="do not exist"):
         adapters.to_statsforecast(with_gap(stocks(), 5, 7))
     assert len(adapters.to_statsforecast(with_gap(candles(), 5, 7).iloc[10:])) == 36  # which lie after it
+    unknown = with_gap(candles(), 5, 7)
+    unknown.attrs = {}
+    with pytest.raises(InputError, match="do not exist"):
+        adapters.to_statsforecast(unknown, symbol="BTC/USDT", timeframe="1h")
+    with pytest.warns(CandleFetcherWarning, match="2 times of 1h between the rows of X have no candle"):
+        adapters.to_statsforecast(unknown, symbol="X", timeframe="1h")
 
 
 def test_freqtrade_has_its_columns() -> None:

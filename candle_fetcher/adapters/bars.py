@@ -205,6 +205,8 @@ def read_bars(
     for name in columns:
         _floats(frame, name)
     manifest = manifest_of(frame) or manifest_that_fits(frame) or {}  # the second one warns
+    if parsed is not None:
+        _check_timeframe(parsed, open_ms, manifest)
     is_closed = _flags(frame, "is_closed", otherwise=True)
     if not is_closed.all():
         first = iso(int(open_ms[(~is_closed).argmax()]))
@@ -216,6 +218,15 @@ def read_bars(
         )
         frame = frame[is_closed]
     return Bars(tool, frame, manifest, symbol and symbol.strip(), parsed)
+
+
+def _check_timeframe(given: Timeframe, open_ms: Int64s, manifest: Mapping[str, Any]) -> None:
+    """Raise InputError where the rows are not of that timeframe."""
+    known = manifest.get("timeframe")
+    if known is not None and parse_timeframe(known) != given:
+        raise InputError(f"timeframe '{given}' contradicts the manifest of the frame, which says {known}; leave it out")
+    if (np.diff(given.ordinals(open_ms)) == 0).any():
+        raise InputError(f"timeframe '{given}' contradicts the frame, which has several rows in one {given}")
 
 
 def naive_times(ms: Int64s, zone: str | None) -> pd.DatetimeIndex:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import pandas as pd
 
 from candle_fetcher.adapters.bars import OHLCV, PRICES, Bars, naive_times, read_bars
-from candle_fetcher.core.errors import InputError, shown
+from candle_fetcher.core.errors import CandleFetcherWarning, InputError, shown, warn
+from candle_fetcher.core.missing import gaps_between_rows
 from candle_fetcher.core.tracebacks import short_errors
 
 
@@ -89,6 +90,16 @@ def _column(y: object) -> str:
 def _refuse_gaps(bars: Bars) -> None:
     """Raise InputError where candles are missing between the rows."""
     timeframe = bars.timeframe  # without which gaps of a pair are not seen
+    if not bars.manifest and "/" not in bars.symbol:
+        empty = int(gaps_between_rows(bars.frame, timeframe)[0]["count"].sum())
+        if empty:
+            warn(
+                CandleFetcherWarning(
+                    f"{empty:,} times of {timeframe} between the rows of {bars.symbol} have no candle, and a frame "
+                    "without a manifest does not say whether its exchange was closed; statsforecast counts rows"
+                )
+            )
+        return
     count, _ = bars.count_gaps()
     if not count and not bars.is_partial():
         return
