@@ -33,7 +33,7 @@ FEATURES: dict[str, list[str]] = {
     "plot": ["plotly>=6.0"],  # pictures; older ones write numbers as text, which is larger
     "polars": ["polars>=1.9", "pyarrow>=17"],  # output="polars"
     "fast": ["isal>=1.7", "pyarrow>=17"],  # files of archives, unpacked and read in less time
-    "service": ["fastapi>=0.115", "uvicorn>=0.34", "wsproto>=1.2", "pyarrow>=17"],  # candles over HTTP
+    "service": ["fastapi>=0.115", "uvicorn>=0.34", "wsproto>=1.2", "pyarrow>=17", "plotly>=6.0"],  # candles over HTTP
     "sql": ["sqlalchemy>=2.0", "psycopg[binary]>=3.2"],  # vaults in PostgreSQL and SQLite
 }
 
@@ -135,7 +135,7 @@ setup(
     install_requires=INSTALL_REQUIRES,
     extras_require={**FEATURES, "all": sorted({line for lines in FEATURES.values() for line in lines}), **TOOLS},
     packages=find_packages(include=["candle_fetcher", "candle_fetcher.*"]),
-    package_data={"candle_fetcher": ["py.typed", "docs/*.md", "docs/providers/*.md"]},
+    package_data={"candle_fetcher": ["py.typed", "docs/*.md", "docs/providers/*.md", "service/web/*"]},
     entry_points={"console_scripts": ["candle-fetcher = candle_fetcher.cli:main"]},
     zip_safe=False,
 )

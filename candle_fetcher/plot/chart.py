@@ -16,6 +16,7 @@ from candle_fetcher.core.errors import InputError, shown
 from candle_fetcher.core.frame import index_ms
 from candle_fetcher.core.gap import Gap, iso
 from candle_fetcher.core.spans import Span
+from candle_fetcher.core.thinning import any_of, thin, thin_line
 from candle_fetcher.core.timeframe import Timeframe
 from candle_fetcher.core.tracebacks import short_errors
 from candle_fetcher.plot.holes import Shade, find_closed, find_lacking, shades_of
@@ -33,7 +34,6 @@ from candle_fetcher.plot.themes import (
     time_of,
     times_of,
 )
-from candle_fetcher.plot.thinning import any_of, thin, thin_line
 from candle_fetcher.plot.ticks import session_ticks
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ import numpy as np
 from candle_fetcher.core.arguments import is_several
 from candle_fetcher.core.candles import Float64s, Int64s
 from candle_fetcher.core.errors import InputError, shown
+from candle_fetcher.core.thinning import thin_line
 from candle_fetcher.core.tracebacks import short_errors
 from candle_fetcher.plot.holes import find_lacking
 from candle_fetcher.plot.reading import Drawn, read_frame
 from candle_fetcher.plot.themes import axis_of, cut, find_theme, layout_of, minute_text, plotly, times_of
-from candle_fetcher.plot.thinning import thin_line
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

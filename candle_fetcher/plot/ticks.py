@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from candle_fetcher.core.candles import Int64s
+from candle_fetcher.core.thinning import starts
 from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.plot.themes import time_of
-from candle_fetcher.plot.thinning import starts
 
 _MOST, _FEWEST = 14, 3
 _LEVELS = (("1d", "%d %b"), ("1w", "%d %b"), ("1M", "%b"), ("3M", "%b"), ("12M", "%Y"), ("60M", "%Y"))

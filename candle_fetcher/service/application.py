@@ -12,11 +12,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, Response
 
 from candle_fetcher.core.errors import CandleFetcherError, nearest, shown
 from candle_fetcher.core.version import __version__
-from candle_fetcher.service import binance, candles, health, streams, tables, udf
+from candle_fetcher.service import binance, candles, chart, health, streams, tables, udf, web
 from candle_fetcher.service.guard import Guard, read_hosts, read_origins, read_token
 from candle_fetcher.service.page import docs_page
 from candle_fetcher.service.parameters import ERROR_SCHEMA
@@ -31,18 +31,6 @@ _THREADS = 128
 _DESCRIPTION = """\
 Market candles (OHLCV), complete or an error. Ranges are [start, end) of open times in UTC; numbers are the provider's.
 Errors are JSON with `error`, `message` and `fix`. See `candle-fetcher help service`."""
-_WELCOME = """\
-candle_fetcher {version}: candles over HTTP
-
-  /api/candles?symbol=BTC/USDT&timeframe=1h&start=2024-01-01&end=2024-01-02&format=csv
-  /api/symbols   /api/providers   /api/gaps   /api/plan   /api/funding
-  /api/quotes?symbols=BTC/USDT,ETH/USDT
-  /api/stream?symbols=BTC/USDT   events, also at /api/ws; with timeframe=1m candles
-  /udf           TradingView's datafeed protocol
-  /binance       Binance's REST dialect: /binance/api/v3/klines
-  /health  /ready  /metrics
-  /docs          every route with its parameters; /openapi.json for client generators
-"""
 _CANDLE: dict[str, Any] = {
     "type": "object",
     "required": ["timestamp"],
@@ -75,18 +63,6 @@ _SCHEMAS: dict[str, Any] = {
 router = APIRouter()
 
 
-@router.get(
-    "/",
-    name="welcome",
-    summary="What there is",
-    response_class=Response,
-    responses={200: {"description": "text", "content": {"text/plain": {"schema": {"type": "string"}}}}},
-)
-async def welcome() -> Response:
-    """Return the routes as text."""
-    return PlainTextResponse(_WELCOME.format(version=__version__))
-
-
 @router.get("/docs", include_in_schema=False)
 async def docs(request: Request) -> Response:
     """Return the OpenAPI document as a page that needs no other file."""
@@ -116,8 +92,9 @@ def make_app(
     )
     app.needs_token = secret is not None
     app.state.service = service
-    for one in (router, candles.router, streams.router, tables.router, health.router, udf.router, binance.router):
-        app.include_router(one)
+    for part in (candles, chart, streams, tables, health, udf, binance, web):
+        app.include_router(part.router)
+    app.include_router(router)
     app.add_middleware(Guard, service=service, token=secret, origins=origins, hosts=names)
     app.add_exception_handler(CandleFetcherError, _answer_error)
     app.add_exception_handler(ServiceRefusal, _answer_error)

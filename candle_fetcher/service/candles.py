@@ -133,7 +133,7 @@ def candles(
 def answer_candles(service: ServiceState, request: Request, call: CandleCall, name: Format) -> Response:
     """Return the reply to a request for candles. Raises what `fetch` raises, and ServiceRefusal."""
     need_format(name)
-    rows, is_cold = _admit(service, request, call, name)
+    rows, is_cold = admit(service, request, call, name)
     with service.lanes.cold(is_needed=is_cold), service.lanes.long(is_needed=rows > 2 * PIECE_ROWS):
         frame = service.fetcher.fetch(call.symbol, call.timeframe, call.start, call.end, **call.words)
         manifest = _manifest_of(service, frame)
@@ -157,7 +157,7 @@ def answer_candles(service: ServiceState, request: Request, call: CandleCall, na
     return Response(_body(service, frame, name, manifest, facts), headers=headers, media_type=MEDIA_TYPES[name])
 
 
-def _admit(service: ServiceState, request: Request, call: CandleCall, name: Format) -> tuple[int, bool]:
+def admit(service: ServiceState, request: Request, call: CandleCall, name: Format) -> tuple[int, bool]:
     """Return the largest possible number of rows, and whether a provider is asked.
 
     Raises ServiceRefusal where the answer has too many rows, or the client has caused too many requests.

@@ -1,0 +1,135 @@
+"""What the page shows of a series: as many candles as a screen has room for, its gaps, and what the cache has of it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import pandas as pd
+from fastapi import APIRouter, Query, Request
+from starlette.responses import JSONResponse, Response
+
+from candle_fetcher.core.candles import OHLCV, candles_from
+from candle_fetcher.core.frame import MANIFEST, index_ms
+from candle_fetcher.core.thinning import thin
+from candle_fetcher.core.timeframe import parse_timeframe
+from candle_fetcher.service.candles import CandleCall, admit
+from candle_fetcher.service.encoding import PIECE_ROWS
+from candle_fetcher.service.parameters import (
+    CHECKED,
+    ERRORS,
+    Days,
+    EndTime,
+    Limit,
+    ProviderName,
+    StartTime,
+    Symbol,
+    TimeframeText,
+    instant_of,
+)
+from candle_fetcher.service.state import state_of
+from candle_fetcher.service.tables import rows_of
+
+_MOST_GAPS = 2_000
+_FACTS = ("provider", "symbol", "timeframe", "origin", "start", "end", "rows", "gap_count")
+
+router = APIRouter()
+_TABLE: dict[str, Any] = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Table"}}}}
+_HEADERS = {"Cache-Control": "no-cache"}
+
+
+@router.get(
+    "/api/chart",
+    name="chart",
+    summary="Candles for a screen: coarser ones where there are many, and the gaps",
+    dependencies=CHECKED,
+    response_class=Response,
+    responses={**ERRORS, 200: {"description": "columns of the candles, and gaps with their causes", **_TABLE}},
+)
+def chart(
+    request: Request,
+    symbol: Symbol,
+    timeframe: TimeframeText,
+    start: StartTime = None,
+    end: EndTime = None,
+    days: Days = None,
+    limit: Limit = None,
+    provider: ProviderName = None,
+    points: Annotated[int, Query(ge=10, le=5_000, description="the most candles")] = 1_000,
+) -> Response:
+    """Return settled candles as columns: `t` in Unix ms, `o`, `h`, `l`, `c`, `v`.
+
+    Of more than `points` candles coarser ones are made, with each high and low; `cell` is then their timeframe, else
+    null. `rows` counts the candles behind them. `gaps` has the first 2,000 with their causes; `gap_count` counts all.
+    """
+    service = state_of(request)
+    call = CandleCall(symbol, timeframe, instant_of(start), instant_of(end), days, limit, provider, "candles", "ohlcv")
+    rows, is_cold = admit(service, request, call, "csv")
+    with service.lanes.cold(is_needed=is_cold), service.lanes.long(is_needed=rows > 2 * PIECE_ROWS):
+        frame = service.fetcher.fetch(call.symbol, call.timeframe, call.start, call.end, **call.words)
+        manifest = frame.attrs[MANIFEST]
+        gaps = manifest["gaps"]
+        if len(gaps) < manifest["gap_count"]:  # it lists the first ones alone
+            span = (manifest["start"], manifest["end"])
+            gaps = rows_of(service.fetcher.gaps(symbol, timeframe, *span, provider=provider).head(_MOST_GAPS))
+    document = {
+        **{
+            name: manifest[name]
+            for name in ("provider", "symbol", "timeframe", "origin", "start", "end", "rows", "gap_count")
+        },
+        "gaps": gaps,
+        **_columns_of(frame, points),
+    }
+    return JSONResponse(document, headers=_HEADERS)
+
+
+def _columns_of(frame: pd.DataFrame, points: int) -> dict[str, Any]:
+    """Return the candles as they are drawn, with the timeframe of those that were made coarser."""
+    columns = [index_ms(frame), *(frame[name].to_numpy() for name in OHLCV)]
+    timeframe = parse_timeframe(frame.attrs[MANIFEST]["timeframe"])
+    thinned = thin(candles_from(("open_time", *OHLCV), columns), timeframe, points)
+    kept = thinned.candles
+    found: dict[str, Any] = {"cell": None if thinned.cell is None else str(thinned.cell), "t": kept.open_ms.tolist()}
+    for letter, name in zip("ohlcv", OHLCV, strict=True):
+        values = kept.floats(name)
+        found[letter] = [None if value != value else value for value in values.tolist()]
+    return found
+
+
+@router.get(
+    "/api/cache",
+    name="cache",
+    summary="What the cache has",
+    dependencies=CHECKED,
+    response_class=Response,
+    responses={**ERRORS, 200: {"description": "the series, and the size of it all", **_TABLE}},
+)
+def cache(request: Request) -> Response:
+    """Return each stored series with its rows, first and last candle and bytes; and the size of both tiers."""
+    tiers = state_of(request).fetcher.cache
+    stats = tiers.stats()._asdict()
+    document = {name: value for name, value in stats.items() if name not in ("path", "problem")}
+    return JSONResponse({**document, "series": rows_of(tiers.list())}, headers={"Cache-Control": "no-store"})
+
+
+@router.get(
+    "/api/coverage",
+    name="coverage",
+    summary="What the cache knows of a series, span by span",
+    dependencies=CHECKED,
+    response_class=Response,
+    responses={**ERRORS, 200: {"description": "a list of spans", **_TABLE}},
+)
+def coverage(
+    request: Request,
+    symbol: Symbol,
+    timeframe: TimeframeText,
+    start: StartTime = None,
+    end: EndTime = None,
+    days: Days = None,
+    provider: ProviderName = None,
+) -> Response:
+    """Return start, end and state of each span: stored, missing and why. No provider is asked."""
+    words: dict[str, Any] = {"days": days, "provider": provider}
+    given = {name: value for name, value in words.items() if value is not None}
+    frame = state_of(request).fetcher.coverage(symbol, timeframe, instant_of(start), instant_of(end), **given)
+    return JSONResponse(rows_of(frame), headers=_HEADERS)
