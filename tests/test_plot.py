@@ -27,10 +27,10 @@ from candle_fetcher import (
 from candle_fetcher.cli import main
 from candle_fetcher.core.candles import OHLCV, Candles, candles_from
 from candle_fetcher.core.spans import Span
+from candle_fetcher.core.thinning import MOST, find_cell, thin, thin_line
 from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.plot.holes import find_closed, find_lacking
 from candle_fetcher.plot.reading import read_frame
-from candle_fetcher.core.thinning import MOST, find_cell, thin, thin_line
 from candle_fetcher.plot.ticks import session_ticks
 from candle_fetcher.practice import PracticeExchange, faults
 

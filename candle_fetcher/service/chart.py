@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 import pandas as pd
@@ -91,7 +92,7 @@ def _columns_of(frame: pd.DataFrame, points: int) -> dict[str, Any]:
     found: dict[str, Any] = {"cell": None if thinned.cell is None else str(thinned.cell), "t": kept.open_ms.tolist()}
     for letter, name in zip("ohlcv", OHLCV, strict=True):
         values = kept.floats(name)
-        found[letter] = [None if value != value else value for value in values.tolist()]
+        found[letter] = [None if math.isnan(value) else value for value in values.tolist()]
     return found
 
 
