@@ -119,11 +119,26 @@ class Line:
         """Keep the channels subscribed until `stop` is set or nothing is left to subscribe."""
         try:
             while not self.stop.is_set() and not self.is_over:
-                self.step(_SLICE_S)
+                self._step_on()
         except CancelledError:
             pass
         finally:
             self.end()
+
+    def _step_on(self) -> None:
+        """Do one piece of work. A mistake in it, such as a plug-in's, costs the connection and not the thread."""
+        try:
+            self.step(_SLICE_S)
+        except CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next connection is tried
+            self._wires.observe(
+                Noted(self._outlet.provider.name, f"{self.path}: {type(error).__name__}: {error}"[:300])
+            )
+            for opened in (self._successor, self._current):
+                if opened is not None:
+                    self._lose(opened, f"an error in this program ({type(error).__name__})")
+            self._outlet.pauses.failed(self._wires.steady_s(), self._wires.random())
 
     def end(self) -> None:
         """Close what is open."""
@@ -322,10 +337,7 @@ class Line:
             self._give_up(action.error)
 
     def _renew(self, opened: _Open, topic: str) -> None:
-        if topic in opened.link.standing:
-            opened.link.subscribe_again(topic)
-            opened.link.standing.discard(topic)
-        else:
+        if not opened.link.subscribe_again(topic):
             self._lose(opened, f"nothing comes for {topic}")
 
     def _lose(self, opened: _Open, reason: str, asked_s: float | None = None) -> None:

@@ -93,6 +93,7 @@ class Link:
         self._later: list[tuple[float, str]] = []  # when a topic is asked for again
         self.refused: list[tuple[Channel, Exception]] = []
         self.standing: set[str] = set()
+        self._doubted: set[str] = set()  # topics that were asked for once more, though they stood
 
     # -- what is received ---------------------------------------------------------------------------------------------
 
@@ -241,17 +242,24 @@ class Link:
             due.append(self._opened_s + _READY_S)
         if self._texts:
             due.append(self._next_text_s)
+        if self._waiting and self._is_ready:
+            due.append(now_s)
         due += [sent.at_s + streams.ack_s for sent in self._sent.values()]
         due += [at_s for at_s, _ in self._later]
         return max(now_s, min(due))
 
     # -- questions of the owner ---------------------------------------------------------------------------------------
 
-    def subscribe_again(self, topic: str) -> None:
-        """Ask for the topic once more: the provider says that it stands, but nothing comes."""
+    def subscribe_again(self, topic: str) -> bool:
+        """Ask for the topic once more: the provider says that it stands, but nothing comes. Return False where that was
+        done before on this connection."""
+        if topic in self._doubted:
+            return False
         if topic in self._channels:
+            self._doubted.add(topic)
             self._forget(topic)
             self._waiting.append(((topic,), 0))
+        return True
 
     def was_useful(self, now_s: float) -> bool:
         """Return whether the connection was good for something, so that the pause after it is a short one."""
