@@ -306,7 +306,7 @@ class Follower(Work):
             stats.candles += len(rows)
             stats.confirmed += found.confirmed
             stats.differing += found.differing
-            stats.backfilled += found.unheard if was_live else 0
+            stats.backfilled += found.unheard if was_live and lane.is_streamed else 0
         if rows:
             self._put(lane, frame, "closed", now_ms)
 

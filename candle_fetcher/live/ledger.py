@@ -145,9 +145,10 @@ class Ledger:
             if update is not None:
                 same = agrees(update.values, prices)
                 confirmed, differing, self.silent = confirmed + same, differing + (not same), 0
-            elif open_ms >= self.heard_from_ms:
+            else:
                 unheard += 1
-                self.silent += bool(prices[_PRICES - 1])  # without a trade there may be no word of it
+                if open_ms >= self.heard_from_ms:
+                    self.silent += bool(prices[_PRICES - 1])  # without a trade there may be no word of it
             self.handed[open_ms] = prices
         self._forget(now_ms)
         return Compared(confirmed, differing, unheard)
