@@ -36,6 +36,8 @@ _MOST_ITEMS = 50_000
 _MOST_SAID = 160
 # The newcomer is refused while the server still holds an earlier connection of the key, which may be dead.
 _TAKEN_S, _BUSY_S = 20.0, 5.0
+# While a place is taken it is tried every 20 to 30 s: it may become free at any time.
+_MOST_PAUSE_S = 24.0
 
 
 def parse_frame(frame: bytes) -> Sequence[LiveEvent]:
@@ -197,6 +199,7 @@ def make_streams(channels: Callable[[Subscription], tuple[Channel, ...]]) -> Str
         ping_s=30,
         # No limit is documented; connections were accepted again at once, and handshakes got 429 in a storm of them.
         attempts=(Limit(60, 600, "attempts"),),
+        most_pause_s=_MOST_PAUSE_S,
         most_connections=1,
     )
 
