@@ -34,12 +34,16 @@ from candle_fetcher.practice.websocket import CLOSE, PING, PONG, TEXT, WireMessa
 class Network:
     """What happens to connections and frames; tests replace its parts.
 
-    refuse(now_s): the error of an attempt to connect, or None. change(text): the texts in place of a frame.
+    refuse(now_s): the error of an attempt to connect, or None. change(text): the texts in place of a frame of data,
+    change_answers(text) in place of an answer. judge(text): the answer to a message that the exchange does not get to
+    see, or None.
     """
 
     def __init__(self) -> None:
         self.refuse: Callable[[float], Exception | None] = lambda now_s: None
         self.change: Callable[[bytes], Iterable[bytes]] = lambda text: (text,)
+        self.change_answers: Callable[[bytes], Iterable[bytes]] = lambda text: (text,)
+        self.judge: Callable[[str], bytes | None] = lambda text: None
         self.is_silent = False
         self.attempts: list[float] = []
         self.conns: list[Conn] = []
@@ -54,14 +58,14 @@ class Network:
 class Conn:
     """A connection to a session of the practice exchange, without a socket."""
 
-    def __init__(self, world: LiveWorld, path: str) -> None:
+    def __init__(self, world: LiveWorld, url: str) -> None:
         self._world = world
-        parts = urllib.parse.urlsplit(path)
+        parts = urllib.parse.urlsplit(url)
         dialect = world.exchange.streams.find(parts.path)
         assert dialect is not None
         self._session: Any = dialect.open(parts.path, urllib.parse.parse_qsl(parts.query), {}, world.now_ms)
         self._frames: deque[WireMessage] = deque(self._session.opened(world.now_ms))
-        self.is_lost = self.is_closed = False
+        self.is_lost = self.is_closed = self.is_ending = False
         self.sent: list[str] = []
         world.network.conns.append(self)
 
@@ -76,6 +80,9 @@ class Conn:
                     self._frames.append(message)
         if network.is_silent:
             self._frames.clear()
+        if not self._frames and self.is_ending:
+            self.is_lost = True
+            return Frame("closed", b"1000")
         if not self._frames:
             return None
         message = self._frames.popleft()
@@ -90,7 +97,16 @@ class Conn:
     def send(self, text: str) -> None:
         self._check()
         self.sent.append(text)
-        self._frames.extend(self._session.received(WireMessage(TEXT, text.encode()), self._world.now_ms))
+        network = self._world.network
+        judged = network.judge(text)
+        if judged is not None:
+            self._frames.append(WireMessage(TEXT, judged))
+            return
+        for message in self._session.received(WireMessage(TEXT, text.encode()), self._world.now_ms):
+            if message.opcode == TEXT:
+                self._frames.extend(WireMessage(TEXT, said) for said in network.change_answers(message.payload))
+            else:
+                self._frames.append(message)
 
     def ping(self) -> None:
         self._check()
@@ -99,6 +115,7 @@ class Conn:
 
     def close(self) -> None:
         self.is_closed = True
+        self._session.ended()
 
     def _check(self) -> None:
         if self.is_lost:
@@ -207,9 +224,17 @@ class Driver:
         return self.live.stats
 
     def step(self) -> None:
-        """Do what is to be done at this instant."""
+        """Do what is to be done at this instant, and take what was handed out."""
+        self.work()
+        self.take()
+
+    def work(self) -> None:
+        """Do what is to be done at this instant, while the user's loop is busy with something else."""
         step_lines(self.lines)
         self.follower.schedule(lambda work: work())
+
+    def take(self) -> None:
+        """Take what was handed out, as the user's loop does."""
         while True:
             try:
                 self.follower.say()
