@@ -131,7 +131,7 @@ class Line:
             self.step(_SLICE_S)
         except CancelledError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next connection is tried
+        except Exception as error:  # noqa: BLE001 - after any error the next connection is tried
             self._wires.observe(
                 Noted(self._outlet.provider.name, f"{self.path}: {type(error).__name__}: {error}"[:300])
             )
