@@ -87,3 +87,23 @@ def test_a_table_of_nothing_is_nothing() -> None:
 def test_a_frame_of_checks_shows_marks_and_every_cell() -> None:
     frame = WholeFrame({"check": ["a", "b", "c"], "passed": pd.array([True, False, None], dtype="boolean")})
     assert Tags(frame._repr_html_()).text == "checkpasseda✓b✗c–"
+
+
+def test_a_frame_of_text_is_printed_whole_within_eighty_columns() -> None:
+    found = "what was found, in a sentence that is too long for the line " * 2
+    frame = WholeFrame(
+        {
+            "check": ["proxy", "name resolution"],
+            "subject": ["environment", "127.0.0.1\x1b[2J"],
+            "passed": pd.array([True, None], dtype="boolean"),
+            "found": [found, "none"],
+            "what_to_do": ["Wait", ""],
+        }
+    )
+    lines = repr(frame).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].startswith("proxy            environment")
+    assert lines[-1].split() == ["name", "resolution", "127.0.0.1\\x1b[2J", "–", "none"]
+    assert " ".join(" ".join(lines).split()).count("too long for the line") == 2
+    assert any(line.strip() == "what_to_do: Wait" for line in lines)
+    assert type(frame.query("check == 'proxy'")) is pd.DataFrame

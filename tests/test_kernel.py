@@ -63,6 +63,29 @@ def test_a_fetch_that_is_quick_shows_no_bar(cells: Kernel) -> None:
     assert cells.run(YEAR) == []
 
 
+SHOWN = {
+    "fetcher": "CandleFetcher",
+    "fetcher.cache": "memory_max",
+    "fetcher.monitor": "requests",
+    "fetcher.plan('BTC/USDT', '1m', '2020-01-01', '2024-01-01')": "2,103,840 candles at most",
+    "fetcher.doctor()": "clock skew",
+    "fetcher.providers()": "tradestation",
+    "fetcher.fetch('BTC/USDT', '1h', '2023-03-24', '2023-03-25').attrs['candle_fetcher']": "no_candle",
+    "fetcher.gaps('BTC/USDT', '1h', '2023-03-24', '2023-03-25')": "no_candle",
+    "fetcher.quotes(['BTC/USDT'])": "BTC/USDT",
+}
+
+
+def test_what_a_cell_ends_with_is_shown_as_a_table_and_as_text(cells: Kernel) -> None:
+    for line, said in SHOWN.items():
+        data = cells.show(line)
+        assert set(data) == {"text/html", "text/plain"}, line
+        assert "<table" in data["text/html"], line
+        assert said in data["text/html"], line
+        assert data["text/plain"].strip(), line
+        assert "<td" not in data["text/plain"], line
+
+
 @pytest.mark.fault("E03")
 def test_a_cell_that_is_interrupted_shows_one_error_and_runs_again(cells: Kernel, exchange: PracticeExchange) -> None:
     exchange.clear_log()

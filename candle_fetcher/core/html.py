@@ -1,4 +1,4 @@
-"""HTML of facts and tables, as Jupyter shows them.
+"""HTML of facts and tables, as Jupyter shows them; tables of text whole, also outside of it.
 
 Colours are those of the page, so that it can be read in light and in dark. Text is escaped: what a provider sent is
 never markup, a formula, or a command that turns the direction of writing.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import pandas as pd
 
 from candle_fetcher.core.sizes import size_text
 
+_COLUMNS, _MOST_INDENT = 80, 50  # of text
 # Styles stand in each cell: pages differ, and JupyterLab moves every cell to the right.
 _CELL = "padding:0.2em 0.7em;vertical-align:top"
 _LEFT = f"text-align:left;white-space:normal;overflow-wrap:break-word;max-width:44em;{_CELL}"
@@ -26,11 +28,33 @@ _UNKNOWN = ("", "–", "-")
 
 
 class WholeFrame(pd.DataFrame):
-    """A frame of text that Jupyter shows whole: no cell is cut, and no row or column is left out."""
+    """A frame of text that is shown whole, as HTML and as text: no cell is cut, and no row or column is left out."""
 
     def _repr_html_(self) -> str:
-        rows = [[_cell(value) for value in row] for row in self.itertuples(index=False)]
-        return html_table([str(name) for name in self.columns], rows)
+        return html_table([str(name) for name in self.columns], self._rows())
+
+    def __repr__(self) -> str:
+        if self.empty:
+            return super().__repr__()
+        return "\n".join(_text_lines([str(name) for name in self.columns], self._rows()))
+
+    def _rows(self) -> list[list[str]]:
+        return [[text_of_line(_cell(value)) for value in row] for row in self.itertuples(index=False)]
+
+
+def _text_lines(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield lines of at most 80 columns: the first cells below each other, and beside them the others, broken."""
+    widths = [max(map(len, column)) + 2 for column in zip(*rows, strict=True)]
+    count = next((n for n in range(len(widths), 0, -1) if sum(widths[:n]) <= _MOST_INDENT), 1)
+    for row in rows:
+        head = "".join(cell.ljust(size) for cell, size in zip(row[:count], widths, strict=False))
+        for name, cell in zip(names[count:], row[count:], strict=True):
+            if cell:
+                said = cell if name == names[count] else f"{name}: {cell}"
+                yield from textwrap.wrap(said, _COLUMNS, initial_indent=head, subsequent_indent=" " * len(head))
+                head = " " * len(head)
+        if head.strip():
+            yield head.rstrip()
 
 
 def _cell(value: object) -> str:
@@ -91,10 +115,15 @@ def html_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def text_of(value: object) -> str:
     """Return a value as text that is safe in HTML: markup is escaped, and so are characters that cannot be seen."""
+    return html.escape(text_of_line(value))
+
+
+def text_of_line(value: object) -> str:
+    """Return a value as text on one line, with characters that cannot be seen escaped."""
     text = str(value)
-    if not text.isprintable():
-        text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
-    return html.escape(text)
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 def _whole(markup: str) -> str:
