@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from candle_fetcher import CandleFetcher, CandleFetcherError, OutOfMemory
 from candle_fetcher.cli.talk import in_command_words
+from candle_fetcher.core.errors import About, completing_errors, naming_errors
 from candle_fetcher.diagnosis.machine import judge_cores, judge_memory
 from candle_fetcher.hardware import Hardware, Limits, measure_hardware, read_limits
 from candle_fetcher.practice import PracticeExchange
@@ -125,6 +128,17 @@ def test_the_error_says_what_was_wanted_and_is_a_memory_error() -> None:
     said = in_command_words(error)
     assert "candle-fetcher export" in said
     assert "iter_frames" not in said
+
+
+@pytest.mark.parametrize("block", [completing_errors, naming_errors])
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory")])
+def test_the_system_says_it_in_two_ways(block: Any, error: Exception) -> None:
+    about = About("binance", "BTC/USDT", "1h", ("2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z"))
+    with pytest.raises(OutOfMemory) as caught, block(lambda: about):
+        raise error
+    assert (caught.value.rows, caught.value.symbol, caught.value.timeframe) == (24, "BTC/USDT", "1h")
+    with pytest.raises(FileNotFoundError), block(lambda: about):
+        raise FileNotFoundError(errno.ENOENT, "No such file", "x")
 
 
 SCRIPT = """

@@ -66,6 +66,8 @@ def _values_by_name() -> Mapping[str, Values]:
         **dict.fromkeys(("DIR", "WHERE"), _FOLDERS),
         **dict.fromkeys(("ID", "provider"), words(*all_providers())),
         **dict.fromkeys(("TIMEFRAME", "timeframe"), words(*timeframes)),
+        "start": words("first", "today", "yesterday", "7d", "30d"),
+        "end": words("now", "today", "yesterday"),
         "source": words(*SOURCE_NAMES),
         "kind": words(*_KINDS),
         "HOW": words(*GAP_POLICIES),

@@ -36,6 +36,7 @@ import contextlib
 import contextvars
 import copy
 import datetime as dt
+import errno
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -386,7 +387,9 @@ def completing_errors(about: Callable[[], About]) -> Iterator[None]:
     except CandleFetcherError as error:
         complete_error(error, about())
         raise
-    except MemoryError as error:
+    except (MemoryError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.ENOMEM:
+            raise
         raise _out_of_memory(about()) from error
 
 
@@ -421,7 +424,9 @@ def naming_errors(about: Callable[[], About]) -> Iterator[None]:
         if own is error and cause is error.__cause__:
             raise
         raise own.with_traceback(error.__traceback__) from cause
-    except MemoryError as error:
+    except (MemoryError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.ENOMEM:
+            raise
         raise _out_of_memory(about()) from error
 
 
