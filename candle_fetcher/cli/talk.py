@@ -161,9 +161,10 @@ def show_gaps(talk: Talk, gaps: Iterable[Mapping[str, Any]], count: int) -> None
     counts = [f"{gap['count']:,}  " if gap["count"] else "" for gap in shown]  # unknown of funding rates
     for gap, count_of in zip(shown, counts, strict=True):
         first, last = (_minute(str(gap[name])) for name in ("first", "last"))
-        cause = f"{gap['cause']} ({_CAUSES[gap['cause']]})" if gap["cause"] in _CAUSES else gap["cause"]
-        line = f"{first} to {last}  {count_of.rjust(max(map(len, counts)))}{cause}"
-        talk.say("\n".join(_lines(line, "    ", "      ")))
+        line = f"{first} to {last}  {count_of.rjust(max(map(len, counts)))}{gap['cause']}"
+        meaning = f" ({_CAUSES[gap['cause']]})" if gap["cause"] in _CAUSES else ""
+        lines = _lines(f"{line}{meaning}", "    ", "      ")
+        talk.say("\n".join(lines if len(lines) == 1 else _lines(line, "    ", "      ")))
     if count > _SHOWN:
         talk.say(f"    and {count - _SHOWN:,} more; the command gaps lists them")
 
