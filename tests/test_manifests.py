@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from candle_fetcher import (
     find_gaps,
     fingerprint,
     manifest_of,
+    resample,
     summary,
 )
 
@@ -148,6 +150,29 @@ def test_what_has_no_manifest_of_its_own_has_none(fetcher: CandleFetcher) -> Non
 def _bare(frame: pd.DataFrame) -> pd.DataFrame:
     frame.attrs = {}
     return frame
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[(name, value) for name in ("gaps", "missing", "partial") for value in (5, [5], ["x"], [{}], [{"first": 1}])],
+        *[(name, "x") for name in ("rows", "expected", "start", "end", "timeframe", "gap_count", "fingerprint")],
+        *[(name, [1]) for name in ("rows", "expected", "start", "end", "timeframe", "gap_count", "fingerprint")],
+    ],
+    ids=str,
+)
+def test_a_manifest_that_cannot_be_read_is_not_believed(fetcher: CandleFetcher, name: str, value: object) -> None:
+    frame = fetcher.fetch(*GAPPY)
+    for one in (frame, frame.iloc[:9], frame[::2]):
+        broken = one.copy()
+        broken.attrs = {MANIFEST: {**frame.attrs[MANIFEST], name: value}}
+        found = manifest_of(broken)
+        assert found is None or name in ("gap_count", "fingerprint")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert len(combine({"a": broken, "b": frame})) == len(frame)
+            with contextlib.suppress(InputError):
+                resample(broken, "4h")
 
 
 def test_funding_rates_have_a_manifest_of_their_rows(fetcher: CandleFetcher) -> None:

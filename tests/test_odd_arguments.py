@@ -156,5 +156,8 @@ def test_an_odd_frame_is_answered_or_refused() -> None:
         candle_fetcher.summary: {"frame": FRAME},
         candle_fetcher.find_gaps: {"frame": FRAME, "timeframe": "1d"},
         candle_fetcher.combine: {"frames": {"a": FRAME, "b": FRAME}},
+        candle_fetcher.resample: {"frame": FRAME, "timeframe": "2d", "base": "1d"},
+        candle_fetcher.fingerprint: {"frame": FRAME, "timeframe": "1d"},
+        candle_fetcher.manifest_of: {"frame": FRAME},
     }
     assert {call.__name__: faults for call, usual in calls.items() if (faults := faults_of(call, usual))} == {}

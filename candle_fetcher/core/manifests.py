@@ -169,7 +169,14 @@ def _rows_of(frame: pd.DataFrame, open_ms: Int64s, manifest: Mapping[str, Any]) 
         span = Span(instant_ms(manifest["start"], "start"), instant_ms(manifest["end"], "end"))
         timeframe = parse_timeframe(manifest["timeframe"]) if "timeframe" in manifest else None
         rows = int(manifest.get("rows", len(found)))
-    except (InputError, TypeError, ValueError):
+        expected = manifest.get("expected")
+        int(rows if expected is None else expected)
+        for gap in (*(manifest.get("gaps") or ()), *manifest.get("missing", ())):
+            _lies_in(gap, span)
+            int(gap["count"])
+        for time in manifest.get("partial", ()):
+            _holds(span, time)
+    except (InputError, TypeError, ValueError, LookupError, AttributeError):
         return "it cannot be read"
     # Rows that may still change are among the rows of a manifest, and lie behind its end.
     stated = rows - int((~frame["is_closed"].astype(bool)).sum()) if is_open else rows

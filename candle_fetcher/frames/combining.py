@@ -11,13 +11,13 @@ import pandas as pd
 
 from candle_fetcher.core.arguments import is_several
 from candle_fetcher.core.candles import Int64s
-from candle_fetcher.core.errors import InputError, shown, unknown
+from candle_fetcher.core.errors import InputError, shown
 from candle_fetcher.core.frame import MANIFEST, Convertible, Manifest, as_pandas, index_ms
 from candle_fetcher.core.manifests import manifest_that_fits, true_manifest
 from candle_fetcher.core.timeframe import DAY_MS, parse_timeframe
 from candle_fetcher.core.tracebacks import short_errors
 from candle_fetcher.core.types import ALIGNMENTS, JOIN_POLICIES, Alignment, JoinPolicy
-from candle_fetcher.frames.market import find_market, to_local
+from candle_fetcher.frames.market import check_word, find_market, to_local
 
 
 @short_errors
@@ -54,10 +54,9 @@ def combine(
     Raises InputError for no frames, missing or equal names, different timeframes, a frame without that column, an index
     that does not consist of unique times, and for dates of frames finer than days or without a known zone.
     """
-    if align is not None and align not in ALIGNMENTS:
-        raise unknown("align", align, ALIGNMENTS)
-    if how not in JOIN_POLICIES:
-        raise unknown("how", how, JOIN_POLICIES)
+    if align is not None:
+        check_word("align", align, ALIGNMENTS)
+    check_word("how", how, JOIN_POLICIES)
     named = _read_mapping(frames) if isinstance(frames, Mapping) else _named(frames)
     if not named:
         raise InputError("frames is empty; expected at least one frame")

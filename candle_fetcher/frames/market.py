@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from candle_fetcher.core.candles import Int64s
+from candle_fetcher.core.errors import unknown
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.timeframe import Timeframe, parse_timeframe
 from candle_fetcher.core.zones import zone
@@ -41,6 +42,12 @@ def find_market(manifest: Mapping[str, Any] | None) -> Market | None:
     timeframe = parse_timeframe(manifest.get("timeframe", "1d"))
     series = Series(provider.name, manifest.get("origin"), provider.provider_symbol(symbol, kind), timeframe, kind)
     return Market(provider.name, feed, feed.zone(series))
+
+
+def check_word(name: str, value: object, allowed: Collection[str]) -> None:
+    """Raise InputError where the value is not one of the allowed words."""
+    if not isinstance(value, str) or value not in allowed:
+        raise unknown(name, value, allowed)
 
 
 def to_local(utc_ms: Int64s, zone_name: str | None) -> Int64s:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from candle_fetcher.core.candles import COLUMNS, OHLCV, Candles, Int64s, find_holes
-from candle_fetcher.core.errors import InputError, shown, unknown
+from candle_fetcher.core.errors import InputError, shown
 from candle_fetcher.core.frame import MANIFEST, Convertible, Manifest, as_pandas, candles_in, frame_of, index_ms
 from candle_fetcher.core.gap import Gap, iso
 from candle_fetcher.core.manifests import fingerprint, true_manifest
@@ -23,7 +23,7 @@ from candle_fetcher.core.timeframe import Timeframe, parse_timeframe
 from candle_fetcher.core.tracebacks import short_errors
 from candle_fetcher.core.types import INCOMPLETE_POLICIES, IncompletePolicy
 from candle_fetcher.core.version import __version__
-from candle_fetcher.frames.market import Market, find_market, to_local, to_utc
+from candle_fetcher.frames.market import Market, check_word, find_market, to_local, to_utc
 
 PARTIAL = "is_partial"
 _FLAGS = (*FLAG_COLUMNS, PARTIAL)
@@ -54,8 +54,7 @@ def resample(
     without prices, and for a frame with columns of which no coarser value can be made.
     """
     target = parse_timeframe(timeframe)
-    if incomplete not in INCOMPLETE_POLICIES:
-        raise unknown("incomplete", incomplete, INCOMPLETE_POLICIES)
+    check_word("incomplete", incomplete, INCOMPLETE_POLICIES)
     given: Any = as_pandas(frame)
     source = _read_source(given, base)
     _check_target(source, target)
