@@ -169,13 +169,7 @@ def _rows_of(frame: pd.DataFrame, open_ms: Int64s, manifest: Mapping[str, Any]) 
         span = Span(instant_ms(manifest["start"], "start"), instant_ms(manifest["end"], "end"))
         timeframe = parse_timeframe(manifest["timeframe"]) if "timeframe" in manifest else None
         rows = int(manifest.get("rows", len(found)))
-        expected = manifest.get("expected")
-        int(rows if expected is None else expected)
-        for gap in (*(manifest.get("gaps") or ()), *manifest.get("missing", ())):
-            _lies_in(gap, span)
-            int(gap["count"])
-        for time in manifest.get("partial", ()):
-            _holds(span, time)
+        _read_lists(manifest, span)
     except (InputError, TypeError, ValueError, LookupError, AttributeError):
         return "it cannot be read"
     # Rows that may still change are among the rows of a manifest, and lie behind its end.
@@ -192,6 +186,16 @@ def _rows_of(frame: pd.DataFrame, open_ms: Int64s, manifest: Mapping[str, Any]) 
     if made.is_whole:
         return made
     return _check_part(made, manifest, timeframe, span, rows)
+
+
+def _read_lists(manifest: Mapping[str, Any], span: Span) -> None:
+    """Raise one of several errors where the numbers, gaps and times of a manifest are none."""
+    int(manifest.get("expected") or 0)
+    for gap in (*(manifest.get("gaps") or ()), *manifest.get("missing", ())):
+        _lies_in(gap, span)
+        int(gap["count"])
+    for time in manifest.get("partial", ()):
+        _holds(span, time)
 
 
 def _are_most(flags: npt.NDArray[np.bool_]) -> bool:
