@@ -31,7 +31,14 @@ class Answer(NamedTuple):
 class Served:
     """An exchange, a fetcher that asks it, and the service over that fetcher, until it is closed."""
 
-    def __init__(self, folder: Path, *, exchange: PracticeExchange | None = None, **words: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        exchange: PracticeExchange | None = None,
+        urls: dict[str, str] | None = None,
+        **words: Any,
+    ) -> None:
         from candle_fetcher.service.server import _quiet_uvicorn
         from candle_fetcher.service.uvicorn_server import make_server
 
@@ -39,7 +46,11 @@ class Served:
         if exchange is None:
             self.exchange.start()
         self.fetcher = CandleFetcher(
-            base_urls=self.exchange.base_urls, cache_dir=folder, progress=False, max_retries=0, network_threads=4
+            base_urls=urls or self.exchange.base_urls,
+            cache_dir=folder,
+            progress=False,
+            max_retries=0,
+            network_threads=4,
         )
         self.app = create_app(self.fetcher, **words)
         self._quiet = _quiet_uvicorn()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from world import wait_until
 
-from candle_fetcher.practice import faults
+from candle_fetcher.practice import PracticeExchange, faults
 
 pytest.importorskip("fastapi", reason="needs the extra service")
 pytest.importorskip("uvicorn", reason="needs the extra service")
@@ -213,6 +213,37 @@ def test_candles_come_once_they_have_settled(served: Served) -> None:
         found = [events.next()["data"] for _ in range(6)]
     truth = served.fetcher.fetch("BTC/USDT", "1s", found[0]["timestamp"], limit=6)
     assert [one["close"] for one in found] == truth["close"].tolist()
+
+
+@pytest.mark.slow  # a watch is opened once symbols have been wanted for a while
+@pytest.mark.fault("G10")
+def test_quotes_are_watched_and_asked_for_where_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the exchange's stream, more often than they are asked for; stale where it is silent; the same without one."""
+    pytest.importorskip("websocket")
+    monkeypatch.setattr(hub, "QUOTES_EVERY_S", 1.0)
+    monkeypatch.setattr(hub, "WATCHED_AFTER_S", 0.1)
+    exchange = PracticeExchange(log=False).start()
+    streams = {f"{name}-stream": url for name, url in exchange.stream_urls.items()}
+    served = Served(tmp_path, exchange=exchange, urls={**exchange.base_urls, **streams})
+    try:
+        with Events(served, "/api/stream?symbols=BTC/USDT,ethusdt") as events:
+            events.next()
+            watching = served.app.state.service.hub
+            wait_until(lambda: watching._watching is not None and watching._watching._live is not None)
+            served.exchange.clear_log()
+            times = []
+            while len(times) < 16:
+                quote = events.next()["data"]
+                assert quote["last_price"] > 0
+                assert not quote["is_stale"]
+                times.append(time.monotonic())
+            asked = [one.path for one in served.exchange.requests if "ticker" in one.path]
+            assert times[-1] - times[0] < 12
+            assert len(asked) <= 6
+            watching._watching.close()  # as where the stream cannot be had: quotes are asked for again
+            assert events.next()["data"]["last_price"] > 0
+    finally:
+        served.close()
 
 
 @pytest.mark.fault("G10")

@@ -127,6 +127,8 @@ class Guard:
         traffic.streams += is_stream
         try:
             with collecting_warnings() as found:  # by context, which handlers in threads share
+                if scope.get("method") == "HEAD" and not is_stream:  # as GET: the server leaves the body out
+                    scope = {**scope, "method": "GET"}
                 await self._app(scope, receive, reply.send)
             for one in found:
                 LOG.warning("%s", printable(one))

@@ -127,12 +127,14 @@ def _allow_files() -> None:
 
 @contextlib.contextmanager
 def _quiet_uvicorn() -> Iterator[None]:
-    """Keep uvicorn's own lines back: the guard logs each reply and each fault once, without secrets."""
-    log = logging.getLogger("uvicorn")
-    before = log.level, log.propagate
-    log.setLevel(logging.CRITICAL + 1)
-    log.propagate = False
+    """Keep back the lines of uvicorn, and what asyncio says of clients that have left: the guard logs each reply and
+    each fault once, without secrets."""
+    levels = {"uvicorn": logging.CRITICAL + 1, "asyncio": logging.ERROR}
+    before = [(log := logging.getLogger(name), log.level) for name in levels]
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
     try:
         yield
     finally:
-        log.level, log.propagate = before
+        for log, level in before:
+            log.setLevel(level)

@@ -99,7 +99,7 @@ class ServiceState:
     def end_streams(self) -> None:
         """End the streams: the server is about to end. Called in the event loop."""
         self.is_ending = True
-        self.hub.wake_all()
+        self.hub.end()
 
 
 def state_of(connection: HTTPConnection) -> ServiceState:

@@ -14,9 +14,10 @@ import pandas as pd
 from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from candle_fetcher.core.errors import CandleFetcherError, UnknownSymbol
+from candle_fetcher.core.errors import CandleFetcherError, NotOffered, UnknownSymbol
 from candle_fetcher.core.frame import index_ms
 from candle_fetcher.core.timeframe import parse_timeframe
+from candle_fetcher.fetcher import CandleFetcher
 from candle_fetcher.service.binance import read_klines
 from candle_fetcher.service.parameters import CHECKED, ERRORS, ProviderName
 from candle_fetcher.service.refusals import ServiceRefusal, refusal_of, without_paths
@@ -33,6 +34,7 @@ RESOLUTIONS = {
 }  # fmt: skip
 _SAME = {"D": "1D", "W": "1W", "M": "1M"}
 _INTRADAY = [name for name in RESOLUTIONS if name.isdigit()]
+_NEW_YORK = "XNYS"  # the exchange that sets the hours of stocks, for all providers
 _MOST_BARS = 20_000
 _MOST_FOUND = 100
 _USUAL_BARS = 500
@@ -89,7 +91,10 @@ def resolve(request: Request, symbol: Annotated[str, Query(max_length=64)]) -> R
     """Return what a chart needs to know of a symbol, such as binance:BTC/USDT or BTCUSDT."""
     provider, name = _split(symbol)
     service, client = state_of(request), client_of(request)
-    canonical = _listed(list_symbols(service, client, provider), name)
+    try:
+        canonical = _listed(list_symbols(service, client, provider), name)
+    except NotOffered:  # a provider that lists none, as those of stocks: the candles say whether it is there
+        canonical = name
     if canonical is None:
         return JSONResponse({"s": "error", "errmsg": "unknown_symbol"})
     edge = service.edges.newest(client, canonical, "1d", provider)
@@ -100,11 +105,9 @@ def resolve(request: Request, symbol: Annotated[str, Query(max_length=64)]) -> R
             "name": canonical,
             "ticker": ticker,
             "description": f"{canonical} on {exchange}",
-            "type": "crypto",
-            "session": "24x7",
+            **_hours(exchange),
             "exchange": exchange,
             "listed_exchange": exchange,
-            "timezone": "Etc/UTC",
             "minmov": 1,
             "pricescale": _price_scale(edge),
             "has_intraday": True,
@@ -116,6 +119,14 @@ def resolve(request: Request, symbol: Annotated[str, Query(max_length=64)]) -> R
             "data_status": "streaming",
         }
     )
+
+
+def _hours(provider: str) -> dict[str, str]:
+    """Return the type of the provider's symbols, and when they are traded, as charts want it."""
+    offers = CandleFetcher.providers().set_index("provider")
+    if provider in offers.index and offers.at[provider, "sessions"] == _NEW_YORK:
+        return {"type": "stock", "session": "0930-1600", "timezone": "America/New_York"}
+    return {"type": "crypto", "session": "24x7", "timezone": "Etc/UTC"}
 
 
 def _split(symbol: str) -> tuple[str | None, str]:
