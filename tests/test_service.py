@@ -113,6 +113,17 @@ def test_a_range_before_now_is_settled_however_it_is_written(served: Served, ran
     assert answer.headers["cache-control"].endswith("immutable")
 
 
+def test_a_range_that_ended_just_now_is_not_kept_for_good(served: Served) -> None:
+    """Its last candle may be corrected, and a young gap filled: it has a strong ETag, and is asked for again."""
+    end = pd.Timestamp.now("UTC").floor("min") - pd.Timedelta("10min")
+    answer = served.get(f"/api/candles?symbol=BTC/USDT&timeframe=1m&end={end:%Y-%m-%dT%H:%M:%SZ}&limit=5")
+    assert answer.headers["etag"].startswith('"')
+    assert answer.headers["cache-control"] == "no-cache"
+    gap = served.get("/api/candles?symbol=BTC/USDT&timeframe=1h&start=2023-03-24&end=2023-03-25")
+    assert gap.document["manifest"]["gap_count"] == 1
+    assert gap.headers["cache-control"].endswith("immutable")
+
+
 def test_pages_join_to_the_whole(served: Served) -> None:
     frames, url = [], f"/api/candles?{MINUTES}&limit=1000&format=csv"
     while url:

@@ -45,6 +45,9 @@ _WHOLE_ROWS = 20_000
 _MOST_KEPT = 2_000_000
 # A settled call is not planned again for so long: its answer is in memory or on disk.
 _SETTLED_S = 600.0
+# A range is immutable once it ended so long ago, and its gaps so long: until then a provider may correct or add rows.
+_FINAL_MS = 3_600_000
+_GAP_MS = 2 * 86_400_000
 # How the rows came to the service: that may differ between equal answers.
 _WAYS = ("sources", "retries")
 # A text that is the same instant at any time: not `now`, and not `2024d`, so many days ago.
@@ -221,6 +224,14 @@ def _is_settled(call: CandleCall, manifest: Mapping[str, Any]) -> bool:
     return is_full or instant_ms(manifest["end"], "end") == instant_ms(call.end, "end")
 
 
+def _is_final(manifest: Mapping[str, Any]) -> bool:
+    """Return whether no provider is going to correct a settled range, or to fill a gap of it."""
+    now_ms, gaps = _now_ms(), manifest["gaps"]
+    is_old = instant_ms(manifest["end"], "end") <= now_ms - _FINAL_MS
+    known = len(gaps) == manifest["gap_count"]  # the manifest has the first ones alone
+    return is_old and known and all(instant_ms(gap["last"], "last") <= now_ms - _GAP_MS for gap in gaps)
+
+
 def _next_ms(call: CandleCall, frame: pd.DataFrame, timeframe: Timeframe) -> int | None:
     """Return where the next page of a call with `start` and `limit` begins; None where there is none."""
     if call.limit is None or call.start is None or len(frame) < call.limit:
@@ -241,7 +252,9 @@ def _headers(
     tag = f'"{manifest["fingerprint"]}-{name}-{call.columns}"'
     headers = {
         "ETag": tag if is_settled else f"W/{tag}",
-        "Cache-Control": f"{service.cache_scope}, max-age=86400, immutable" if is_settled else "no-cache",
+        "Cache-Control": f"{service.cache_scope}, max-age=86400, immutable"
+        if is_settled and _is_final(manifest)
+        else "no-cache",
         MANIFEST_HEADER: json.dumps(manifest),
     }
     if name != "json":

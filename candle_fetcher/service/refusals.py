@@ -32,6 +32,7 @@ _STATUSES: tuple[tuple[type[Exception], int], ...] = (
     (SourceError, 502),
     (MissingExtra, 501),
     (CacheError, 503),
+    (CandleFetcherError, 503),  # such as that of a fetcher that was closed
 )
 # Paths of files: of POSIX with two names or more, and of Windows. What follows a letter, as in BTC/USDT, is none.
 _PATH = re.compile(r"(?<![\w:/.…])/[\w.@+~-]+(?:/[\w.@+~-]*)+|\b[A-Za-z]:\\[^\s'\"]+")
