@@ -1,10 +1,9 @@
-"""The examples run as they stand, offline: each in a folder of its own, the notebook cell by cell. Slow tests give each
-a process too."""
+"""The examples run as they stand, offline: each in a folder of its own, the notebooks cell by cell. Slow tests give
+each a process too."""
 
 from __future__ import annotations
 
 import ast
-import json
 import os
 import re
 import runpy
@@ -14,12 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import notebooks
 import pandas as pd
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
-NOTEBOOK = EXAMPLES / "notebook.ipynb"
+NOTEBOOKS = notebooks.find_notebooks()
 
 
 Run = Callable[[str], str]
@@ -60,19 +60,19 @@ def run_example(
     return run_here if request.param == "here" else run_process
 
 
-def cells() -> list[dict[str, Any]]:
-    return list(json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"])
+def cells(path: Path) -> list[dict[str, Any]]:
+    return list(notebooks.read(path)["cells"])
 
 
 def run_cell(source: str, names: dict[str, Any]) -> Any:
     """The value of the cell's last line where that is an expression, as a notebook shows it."""
     tree = ast.parse(source)
     last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
-    exec(compile(tree, str(NOTEBOOK), "exec"), names)
+    exec(compile(tree, "cell", "exec"), names)
     if last is None:
         return None
     assert isinstance(last, ast.Expr)
-    return eval(compile(ast.Expression(last.value), str(NOTEBOOK), "eval"), names)
+    return eval(compile(ast.Expression(last.value), "cell", "eval"), names)
 
 
 def test_quick_start_shows_a_frame_a_file_and_the_report(tmp_path: Path, run_example: Run) -> None:
@@ -100,13 +100,6 @@ def test_spreadsheet_reads_back_what_it_wrote(tmp_path: Path, run_example: Run) 
 
 
 @pytest.mark.slow
-def test_side_by_side_asks_three_providers(run_example: Run) -> None:
-    said = run_example("side_by_side.py")
-    assert re.search(r"^series +binance:BTC/USDT +kraken:BTC/USD +alpaca:AAPL$", said, re.MULTILINE)
-    assert "720 candles, 720 lacking, depth_limit" in said
-
-
-@pytest.mark.slow
 def test_own_provider_fetches_from_a_service_of_ours(run_example: Run) -> None:
     said = run_example("own_provider.py")
     assert "42 candles again, without a request" in said
@@ -127,46 +120,54 @@ def test_the_logging_example_shows_retries_gaps_and_calls(run_example: Run) -> N
 def test_every_example_says_what_it_shows_and_how_to_ask_the_real_exchange() -> None:
     texts = {path.name: path.read_text(encoding="utf-8") for path in EXAMPLES.glob("*.py")}
     own = {"own_provider.py", "price_service.py"}  # no exchange is asked there
-    shown = {"quick_start.py", "many_symbols.py", "side_by_side.py", "spreadsheet.py", "logging_example.py"}
+    shown = {"quick_start.py", "many_symbols.py", "spreadsheet.py", "logging_example.py"}
     assert set(texts) == shown | own
     texts = {name: text for name, text in texts.items() if name not in own}
-    texts[NOTEBOOK.name] = "".join(cells()[0]["source"])
+    texts |= {path.name: "".join(cells(path)[0]["source"]) for path in NOTEBOOKS}
     for name, text in texts.items():
         said = ast.get_docstring(ast.parse(text)) if name.endswith(".py") else text
         assert said is not None, name
         assert "For the real exchange, drop `base_urls`" in " ".join(said.split()), name
 
 
+def test_there_is_a_notebook_for_each_of_the_eight_tasks() -> None:
+    wanted = "first_steps folder_by_cron backfill binance_and_kraken funding_beside_price gaps backtest forecast"
+    assert {path.stem for path in NOTEBOOKS} == set(wanted.split())
+
+
 @pytest.mark.slow
-def test_the_notebook_runs_cell_by_cell_and_shows_plan_and_monitor_as_tables() -> None:
+@pytest.mark.filterwarnings("ignore")  # what other packages warn of
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_cell_by_cell_without_a_kernel(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if absent := notebooks.find_absent(path):
+        pytest.skip(f"{path.name} needs {', '.join(absent)}")
+    monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     shown = {}
     try:
-        for cell in cells():
+        for cell in cells(path):
             if cell["cell_type"] == "code":
                 shown[cell["id"]] = run_cell("".join(cell["source"]), names)
     finally:
         for name, end in (("fetcher", "close"), ("exchange", "close"), ("folder", "cleanup")):
             if name in names:
                 getattr(names[name], end)()
-    assert "<table" in shown["plan"]._repr_html_()
-    assert "<table" in shown["monitor"]._repr_html_()
-    assert isinstance(shown["fetch"], pd.DataFrame)
-    assert shown["gaps"]["cause"].unique().tolist() == ["no_candle"]
-    assert shown["again"]["memory"] == shown["summary"]["candles"]["count"] == len(shown["fetch"])
+    for name in {"plan", "monitor"} & set(shown):
+        assert "<table" in shown[name]._repr_html_()
+    assert not list(tmp_path.iterdir()), "left in the folder"
 
 
-@pytest.mark.parametrize("cell", cells(), ids=lambda cell: str(cell["id"]))
-def test_a_cell_is_what_nbformat_4_5_wants(cell: dict[str, Any]) -> None:
-    wanted = {"cell_type", "id", "metadata", "source"}
-    if cell["cell_type"] == "code":
-        wanted |= {"execution_count", "outputs"}
-    assert set(cell) == wanted
-    assert re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", cell["id"])
-
-
-def test_cells_have_names_of_their_own() -> None:
-    document = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_cells_of_a_notebook_are_what_nbformat_4_5_wants(path: Path) -> None:
+    document = notebooks.read(path)
     assert (document["nbformat"], document["nbformat_minor"]) == (4, 5)
-    names = [cell["id"] for cell in cells()]
+    names = [cell["id"] for cell in cells(path)]
     assert len(names) == len(set(names))
+    for cell in cells(path):
+        wanted = {"cell_type", "id", "metadata", "source"}
+        if cell["cell_type"] == "code":
+            wanted |= {"execution_count", "outputs"}
+        assert set(cell) == wanted
+        assert re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", cell["id"])

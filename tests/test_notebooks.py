@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import re
 from pathlib import Path
 
 import notebooks
+import numpy as np
 import pytest
 
 PATHS = notebooks.find_notebooks()
@@ -20,6 +22,8 @@ NAMES = [path.name for path in PATHS]
 def test_a_notebook_shows_what_is_stored(path: Path) -> None:
     for name in ("nbclient", "nbformat", "ipykernel"):
         pytest.importorskip(name, reason=f"running a notebook needs {name}")
+    if absent := notebooks.find_absent(path):
+        pytest.skip(f"{path.name} needs {', '.join(absent)}")
     made = notebooks.run(path)
     errors = [one for cell in made["cells"] for one in cell.get("outputs", ()) if one["output_type"] == "error"]
     assert errors == []
@@ -36,7 +40,32 @@ def test_a_notebook_is_stored_with_its_outputs_and_nothing_of_the_machine(path: 
     assert any(cell["outputs"] for cell in code)
     assert not re.search(r"/tmp/|/home/|/root/|127\.0\.0\.1:\d", text)
     assert "<progress " not in text
+    assert "<script" not in text
+    assert len(text) < 400_000
     assert text == json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+@pytest.mark.parametrize("path", PATHS, ids=NAMES)
+def test_a_notebook_opens_with_what_it_shows_and_has_pictures_that_need_no_script(path: Path) -> None:
+    first, *rest = notebooks.read(path)["cells"]
+    title, about, *_ = "".join(first["source"]).split("\n\n")
+    assert title.startswith("# ")
+    assert len(about) > 80
+    kinds = [set(one.get("data", {})) for cell in rest for one in cell.get("outputs", ())]
+    pictures = [found for found in kinds if notebooks.PNG in found]
+    assert pictures
+    assert all(found == {notebooks.PNG, "text/plain"} for found in pictures)
+
+
+def test_a_figure_is_described_by_its_traces_whatever_the_version_of_plotly() -> None:
+    packed = {"dtype": "f8", "bdata": base64.b64encode(np.array([1.5, 2.0, np.nan]).tobytes()).decode()}
+    traces = [
+        {"type": "candlestick", "name": "candle", "close": packed},
+        {"type": "bar", "y": ["BTC/USDT"], "x": [3, 4], "name": "<b>stored</b>"},
+    ]
+    figure = {"data": traces, "layout": {"title": {"text": "<b>BTC</b><br>1h"}, "template": {}}}
+    said = ["Figure: BTC 1h", "candlestick candle: 3 points, sum 3.5", "bar stored: 2 points, sum 7"]
+    assert notebooks.describe(figure).splitlines() == said
 
 
 def test_a_cell_that_shows_something_else_is_named_unless_it_varies() -> None:
