@@ -191,6 +191,16 @@ def test_each_column_of_a_workbook_is_as_wide_as_its_numbers(fetcher: CandleFetc
             assert width > len(shown) + 1, shown  # else a spreadsheet shows ###
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+def test_equal_candles_make_equal_files(fetcher: CandleFetcher, tmp_path: Path, kind: str) -> None:
+    need(kind)
+    fetcher.fetch(*DAYS)
+    first, second = (fetcher.export(*DAYS, path=tmp_path / f"{name}{FORMATS[kind]}") for name in ("first", "second"))
+    assert first.read_bytes() == second.read_bytes()
+    if kind == "excel":  # else they differ from one second to the next
+        assert b"1980-01-01T00:00:00Z" in zipfile.ZipFile(first).read("docProps/core.xml")
+
+
 def test_packed_files_of_equal_candles_are_equal(fetcher: CandleFetcher, tmp_path: Path) -> None:
     plain = fetcher.export(*DAYS, path=tmp_path / "x.csv").read_bytes()
     packed = [fetcher.export(*DAYS, path=tmp_path / name).read_bytes() for name in ("x.csv.gz", "y.CSV.GZ")]
