@@ -32,7 +32,7 @@ _PRICES = ("open", "high", "low", "close")
 _SHOWN_ROWS, _MOST_PLACES = 1000, 8
 _MOST_WIDTH = 60  # of a column; Excel refuses a file that has 256
 _MOST_TEXT = 32_000  # a cell holds 32,767 characters
-_MADE = dt.datetime(1980, 1, 1)  # as its zip has it: equal candles make equal files
+_MADE = dt.datetime(1980, 1, 1, tzinfo=dt.timezone.utc)  # as its zip has it: equal candles make equal files
 _TIME_FORMATS = ("yyyy-mm-dd hh:mm:ss", "yyyy-mm-dd hh:mm:ss.000")
 
 

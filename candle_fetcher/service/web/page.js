@@ -17,7 +17,7 @@ const CAUSES = {
 const COLOURS = { stored: "--up", unverified: "--gap", no_candle: "--faint", not_listed: "--line", delisted: "--line" };
 
 const state = {
-  providers: [], spec: null, full: null, view: null, shown: null, other: null, price: null, asked: 0, drawn: 0,
+  providers: [], spec: null, full: null, view: null, shown: null, other: null, price: null, asked: 0, drawn: 0, steps: 0,
   candles: null, quotes: null, quoteRows: new Map(), reload: 0,
 };
 
@@ -403,8 +403,7 @@ function traces(list) {
     return Array.from({ length: many }, (_, at) => [one.x0 + ((at + 0.5) * (one.x1 - one.x0)) / many, one]);
   });
   if (points.length) {
-    const middle = extent().price.reduce((a, b) => a + b) / 2;
-    made.push({ type: "scatter", mode: "markers", name: "gap", x: points.map(([x]) => x), y: points.map(() => middle), yaxis: "y",
+    made.push({ type: "scatter", mode: "markers", name: "gap", x: points.map(([x]) => x), y: points.map(() => 0.5), yaxis: "y3",
       marker: { opacity: 0, size: 12, color: colour("--gap") }, showlegend: false,
       text: points.map(([, one]) => `gap: ${cause(one.cause)}<br>${count(one.count, "candle")}<br>${minute(one.from)} to ${minute(one.to)} UTC`),
       hovertemplate: "%{text}<extra></extra>" });
@@ -424,6 +423,7 @@ function layout(list) {
       hoverformat: "%Y-%m-%d %H:%M UTC", nticks: Math.max(3, Math.round($("chart").clientWidth / 130)) },
     yaxis: { ...axis, range: price, side: "right", domain: [0.24, 1], fixedrange: true, exponentformat: "none", tickformat: tickFormat(price) },
     yaxis2: { ...axis, range: volume, side: "right", domain: [0, 0.2], fixedrange: true, nticks: 3, tickformat: "~s" },
+    yaxis3: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
     shapes: shapes(list), bargap: 0.2,
   };
 }
@@ -434,6 +434,7 @@ function tickFormat([low, high]) {
 }
 
 async function draw() {
+  const began = performance.now();
   if (!window.Plotly) {
     refuse(new ApiError(501, { message: "the chart needs the package plotly", fix: 'pip install "candle-fetcher[service]", and start the service again' }));
     return;
@@ -449,6 +450,7 @@ async function draw() {
   }
   state.drawn += 1;
   $("chart").dataset.drawn = state.drawn;
+  $("chart").dataset.drawMs = Math.round(performance.now() - began);
 }
 
 function onMove(change) {
@@ -460,33 +462,45 @@ function onMove(change) {
   look([from, to]);
 }
 
-// Show another part of the range: from what is there, or with candles of the right length for it.
+// Show another part of the range: at once what is there of it, then candles of the right length for it.
 async function look([from, to]) {
+  const began = performance.now();
   const [first, last] = state.full;
   const least = 5 * timeframeMs(state.spec.timeframe);
   const width = Math.max(Math.min(to - from, last - first), Math.min(least, last - first));
   const start = Math.min(Math.max(from, first), last - width);
   state.view = [start, start + width];
-  const began = performance.now();
-  const asked = ++state.asked;
-  const { span, cell, t } = state.shown;
-  const isCovered = span[0] <= state.view[0] && span[1] >= state.view[1];
-  const [low, high] = within(t, ...state.view);
-  if (!isCovered || (cell && high - low < roomFor(1) / 2)) {
-    const window_ = [Math.max(first, state.view[0] - width), Math.min(last, state.view[1] + width)];
-    const widths = (window_[1] - window_[0]) / width;
-    try {
-      const found = await api("/api/chart", { ...state.spec, start: iso(floorTo(window_[0])), end: iso(ceilTo(window_[1])), points: roomFor(widths) });
-      if (asked !== state.asked) return;
-      const kept = { rows: state.shown.rows, gap_count: state.shown.gap_count, gaps: state.shown.gaps };
-      take({ ...found, ...kept }, window_);
-    } catch (error) {
-      if (asked === state.asked) refuse(error);
-      return;
-    }
-  }
-  await draw();
+  const { xaxis, yaxis, yaxis2 } = layout([]);
+  state.quiet = true;
+  await Plotly.relayout($("chart"), { "xaxis.range": xaxis.range, "yaxis.range": yaxis.range, "yaxis.tickformat": yaxis.tickformat, "yaxis2.range": yaxis2.range });
+  state.quiet = false;
   $("chart").dataset.stepMs = Math.round(performance.now() - began);
+  state.steps += 1;
+  $("chart").dataset.steps = state.steps;
+  clearTimeout(state.refining);
+  if (isRough(width)) state.refining = setTimeout(refine, 80);
+}
+
+function isRough(width) {
+  const { span, cell, t } = state.shown, [from, to] = state.view, [first, last] = state.full;
+  const isNear = (span[0] > first && from - span[0] < width / 2) || (span[1] < last && span[1] - to < width / 2);
+  const [low, high] = within(t, from, to);
+  return isNear || (cell && high - low < roomFor(1) * 0.6) || high - low > roomFor(1) * 2.5;
+}
+
+async function refine() {
+  const [first, last] = state.full, [from, to] = state.view, width = to - from, asked = ++state.asked;
+  const span = [Math.max(first, from - width), Math.min(last, to + width)];
+  try {
+    const words = { ...state.spec, start: iso(floorTo(span[0])), end: iso(ceilTo(span[1])), points: roomFor((span[1] - span[0]) / width) };
+    const found = await api("/api/chart", words);
+    if (asked !== state.asked) return;
+    const { rows, gap_count, gaps } = state.shown;
+    take({ ...found, rows, gap_count, gaps }, span);
+    await draw();
+  } catch (error) {
+    if (asked === state.asked) refuse(error);
+  }
 }
 
 const floorTo = (ms) => Math.floor(ms / 1000) * 1000;
