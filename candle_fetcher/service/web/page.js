@@ -729,10 +729,12 @@ async function begin() {
   try {
     state.providers = await api("/api/providers");
   } catch (error) {
+    document.body.classList.add("ready");
     refuse(error, () => { $("error").hidden = true; begin(); });
     return;
   }
   readAddress();
+  document.body.classList.add("ready");
   await show();
 }
 
