@@ -47,6 +47,7 @@ GROUPS = {
             "import",
             "funding",
             "quotes",
+            "live",
             "availability",
         ),
         "audit",

@@ -44,6 +44,7 @@ FLOORS = {
     "vault": 5,
     "verification": 5,
     "service": 5,
+    "sinks": 6,
     "cli": 6,
     "__init__": TOP,
     "__main__": TOP,
@@ -64,6 +65,7 @@ CONFINED: dict[str, str | tuple[str, ...]] = {
     "dotenv": "cli.environment",
     "exchange_calendars": "sessions",
     "websocket": "net.stream",
+    "redis": "sinks",
     "pyarrow": (
         *("core.text.quick", "core.labels", "files.columnar", "files.outputs", "adapters.tool_files"),
         *("typed", "vault.tables_of_months", "service.encoding"),
@@ -99,7 +101,7 @@ LAZY = {
         "polars",
         "xlsxwriter",
     ),
-    *("sqlalchemy", "psycopg", "duckdb", "fsspec", "websocket", "backtrader", "nautilus_trader"),
+    *("sqlalchemy", "psycopg", "duckdb", "fsspec", "websocket", "redis", "backtrader", "nautilus_trader"),
 }
 
 PURE = {"core"}

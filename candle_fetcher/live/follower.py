@@ -464,8 +464,14 @@ def _rows_of(frame: pd.DataFrame) -> list[tuple[int, Prices]]:
 
 
 def _frame_of(updates: Sequence[CandleUpdate], lane: Lane) -> pd.DataFrame:
-    candles = candles_of(updates, lane.wanted.feed.columns)
-    return pd.DataFrame(
+    """Return the candles as a stream says them, with the facts of their series in place of a manifest."""
+    wanted = lane.wanted
+    candles = candles_of(updates, wanted.feed.columns)
+    frame = pd.DataFrame(
         {name: candles.floats(name).copy() for name in OHLCV if name in candles.names},
         index=utc_index(candles.open_ms, "timestamp"),
     )
+    series = wanted.series
+    facts = {"provider": series.provider, "origin": series.origin, "symbol": wanted.symbol, "kind": series.kind}
+    frame.attrs[MANIFEST] = {**facts, "timeframe": wanted.timeframe.name, "rows": len(frame)}
+    return frame

@@ -104,6 +104,7 @@ class LiveIterator(Generic[Item]):
     def stats(self) -> LiveStats:
         """What has been done so far."""
         self._streaming.count()
+        self._work.stats.dropped = self._sinks.dropped
         return self._work.stats
 
 

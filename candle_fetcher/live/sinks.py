@@ -130,6 +130,11 @@ class Sinks:
     def _warn(self, text: str) -> None:
         self.tell(warn, CandleFetcherWarning(text))
 
+    @property
+    def dropped(self) -> int:
+        """How many items the sinks did not take."""
+        return sum(flow.dropped for flow in self.flows)
+
     def put(self, item: Any) -> None:
         """Hand an item to every sink."""
         for flow in self.flows:
