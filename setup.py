@@ -34,7 +34,6 @@ FEATURES: dict[str, list[str]] = {
     "polars": ["polars>=1.9", "pyarrow>=17"],  # output="polars"
     "fast": ["isal>=1.7", "pyarrow>=17"],  # files of archives, unpacked and read in less time
     "service": ["fastapi>=0.115", "uvicorn>=0.34", "wsproto>=1.2", "pyarrow>=17", "plotly>=6.0"],  # candles over HTTP
-    "service": ["fastapi>=0.115", "uvicorn>=0.34", "wsproto>=1.2", "pyarrow>=17"],  # candles over HTTP
     "redis": ["redis>=5.0"],  # RedisSink of watch and follow
     "sql": ["sqlalchemy>=2.0", "psycopg[binary]>=3.2"],  # vaults in PostgreSQL and SQLite
 }
