@@ -70,7 +70,7 @@ def run_commands(code: str) -> None:
         expected = int(comment.removeprefix("exit code ")) if comment.startswith("exit code ") else 0
         words = words[1 : words.index("|") if "|" in words else None]
         target = words.index(">") if ">" in words else len(words)
-        if words[0] in ("practice", "serve"):  # until Ctrl-C
+        if words[0] in ("follow", "practice", "serve", "watch"):  # until Ctrl-C
             read_arguments(words)
             continue
         written = io.StringIO()
