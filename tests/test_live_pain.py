@@ -22,16 +22,17 @@ without a file is here. Here and in the first a World without sockets tells the 
 - close during a backoff (reconnect): sockets, test_close_during_a_long_pause_is_quick
 - 429 in a storm of handshakes (reconnect): connections, test_refused_handshakes_grow_apart_…
 - a fast loop bans the address (reconnect): connections, test_connections_that_are_closed_right_after_the_answer_…
-- backoff reset too early (reconnect): the same test
+- backoff reset too early (reconnect): connections, test_connections_that_are_closed_right_after_the_answer_…
 - combined streams are not restored (reconnect): connections, test_every_subscription_is_back_after_a_drop[0]
 - not restored after refusals (reconnect): connections, test_every_subscription_is_back_after_a_drop[2]
 - never resumed after an outage (reconnect): connections,
   test_data_flows_within_a_minute_after_a_quarter_of_an_hour_…
-- messages above 4,096 bytes (protocol): connections, test_four_hundred_symbols_…;
+- messages above 4,096 bytes (protocol): connections, test_four_hundred_symbols_…; connections,
   test_a_message_without_an_answer_…
 - too many streams on a connection (protocol): connections, test_fifteen_hundred_streams_…
 - a burst of subscriptions loses some (protocol): connections, test_pairs_lost_to_the_message_rate_…
-- the only connection is taken (protocol): connections, test_a_key_whose_connection_is_taken_…
+- the only connection is taken (protocol): connections, test_a_key_whose_connection_is_taken_…;
+  test_candles_come_by_requests_while_another_program_…
 - message too big (protocol): sockets, test_a_large_message_is_read_and_a_huge_one_ends_the_connection
 - bytes beside the handshake (protocol): sockets, test_frames_in_one_piece_with_the_handshake_are_read
 - acks by position (protocol): connections, test_an_answer_may_come_before_between_or_after_…
@@ -39,7 +40,8 @@ without a file is here. Here and in the first a World without sockets tells the 
 - partial snapshot taken for a whole candle (final): test_a_connection_in_the_middle_of_a_candle_…
 - every message taken for a closed candle (final): test_only_the_closing_is_a_closed_candle_…
 - last update taken for the closing (final): test_only_the_closing_is_a_closed_candle_…
-- a bar that changes after it was final (final): test_a_bar_that_is_corrected_…
+- a bar that changes after it was final (final): test_a_bar_that_is_corrected_…;
+  test_a_bar_of_alpaca_waits_for_its_correction_…
 - older candles after newer ones (final): test_an_older_candle_after_a_newer_one_…
 - minutes without trades (final): test_silent_minutes_are_there_where_the_provider_has_them_…
 - the end of a candle taken for its start (final): test_stream_dialects.py,
@@ -50,8 +52,8 @@ without a file is here. Here and in the first a World without sockets tells the 
 - queue that overflows (queue): test_ten_thousand_updates_…
 - slow consumer, no pong (queue): sockets, test_pongs_are_sent_while_the_loop_is_blocked
 - late pings under load (queue): sockets, test_pongs_are_sent_under_load
-- keep-alive missing, cache silently old (silence): a row of `follow` has its own time, and is never repeated; of
-  quotes: test_quotes.py, the ages of a Quote
+- keep-alive missing, cache silently old (silence): a row of `follow` has its own time, and is never repeated; for
+  quotes: test_quotes.py, test_a_quote_older_than_asked_for_is_stale
 - memory grows with reconnects (memory): sockets, test_two_hundred_reconnections_leave_nothing
 - close hangs (close): sockets, test_every_way_out_of_a_loop_ends_its_threads
 - close on a dead peer never returns (close): sockets, test_close_returns_although_the_peer_is_dead
@@ -69,6 +71,7 @@ without a file is here. Here and in the first a World without sockets tells the 
 from __future__ import annotations
 
 import json
+import re
 import tracemalloc
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -123,6 +126,19 @@ def of_klines(change: Callable[[dict[str, Any]], Iterable[dict[str, Any]]]) -> C
             yield json.dumps({**body, "data": {**body["data"], "k": kline}}).encode()
 
     return frames
+
+
+def test_each_test_that_the_table_above_names_is_there() -> None:
+    folder, table = Path(__file__).parent, __doc__ or ""
+    files = {"connections": "test_live_connections.py", "sockets": "test_live_sockets.py", "": "test_live_pain.py"}
+    pains = [" ".join(row.split()) for row in table.split("\n- ")[1:]]
+    assert len(pains) == 54
+    named = [re.findall(r"(?:(\w+(?:\.py)?), )?(test_\w+)(?!\w*\.py)", pain) for pain in pains]
+    for pain, tests in zip(pains, named, strict=True):
+        for where, test in tests:
+            source = (folder / files.get(where, where)).read_text(encoding="utf-8")
+            assert f"def {test}" in source, pain
+    assert all(named)
 
 
 # Gaps
@@ -317,6 +333,43 @@ def test_silent_minutes_are_there_where_the_provider_has_them_and_missing_where_
         assert 0 < len(found) < 20
 
 
+@pytest.mark.slow
+def test_a_bar_of_alpaca_waits_for_its_correction_and_comes_once_with_it(tmp_path: Path) -> None:
+    """A bar comes again half a minute later with late trades; a third of these change the close."""
+    with LiveWorld(tmp_path, now="2026-07-01T16:05:30", outages=()) as world:
+        driver = follow(world, ["alpaca:AAPL"], settings={"api_keys": world.exchange.api_keys})
+        first = ms("2026-07-01T16:05")
+        driver.run_to([first / 1000 + 61])
+        (conn,) = world.network.conns
+        assert conn._session.subscribed == ["bars AAPL", "updatedBars AAPL"]
+        tape: Any = world.exchange._tape
+        bars = world.exchange.alpaca
+        tape.series("alpaca", bars.listing("AAPL"), "1m", "candles").restate(first, {"volume": "77"})
+        driver.run_to(first / 1000 + 60 + late_s for late_s in (10, 29, 31, 32, 60, 90, 92))
+        assert driver.opens("alpaca:AAPL") == minutes(2, "2026-07-01T16:05")
+        assert driver.frame("alpaca:AAPL")["volume"].iloc[0] == 77.0
+        assert (driver.stats.confirmed, driver.stats.differing) == (2, 0)
+
+
+@pytest.mark.slow
+def test_candles_come_by_requests_while_another_program_has_the_only_connection(tmp_path: Path) -> None:
+    """A second process took or lost the only connection of a key, and had no data (alpaca-trade-api-python 287)."""
+    with LiveWorld(tmp_path, now="2026-07-01T16:05:30", outages=()) as world:
+        settings = {"api_keys": world.exchange.api_keys}
+        first = follow(world, ["alpaca:AAPL"], settings=settings)
+        second = follow(world, ["alpaca:SPY"], settings={**settings, "cache_dir": tmp_path / "second"})
+        for driver in (first, second):
+            driver.world.now_s = ms("2026-07-01T16:06") / 1000 + 32
+            driver.run(70, 5.0)
+        assert first.stats.confirmed >= 1
+        opens = second.opens("alpaca:SPY")
+        assert opens == minutes(len(opens), "2026-07-01T16:05")
+        assert len(opens) >= 2
+        assert second.stats.connections > 1
+        reasons = {event.reason for event in world.events if type(event).__name__ == "Disconnected"}
+        assert any("another connection of this key is open" in reason for reason in reasons)
+
+
 # Order
 
 
@@ -331,7 +384,10 @@ def test_the_same_closing_from_two_connections_is_one_candle(world: LiveWorld) -
 
 @pytest.mark.parametrize("late_s", [2, 40])
 def test_late_closings_cost_no_warning(world: LiveWorld, late_s: int) -> None:
-    """A thousand warnings came in 17 h because candles were a little late (freqtrade, issue 13459)."""
+    """A thousand warnings came in 17 h because candles were a little late (freqtrade, issue 13459).
+
+    A closing that is very late costs none either: its candle came by a request, and counts as backfilled.
+    """
     held: list[tuple[float, bytes]] = []
 
     def delay(text: bytes) -> Iterator[bytes]:
@@ -349,6 +405,7 @@ def test_late_closings_cost_no_warning(world: LiveWorld, late_s: int) -> None:
         pass_minutes(driver, 5)
     assert driver.opens("BTC/USDT") == minutes(5)
     same(driver.frame("BTC/USDT"), world.truth("BTCUSDT", "1m", NOON, "2024-06-15T12:05"))
+    assert (driver.stats.backfilled == 0) == (late_s == 2)
 
 
 @pytest.mark.parametrize("off_s", [-90, 90])
