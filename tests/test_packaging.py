@@ -92,7 +92,7 @@ def test_only_the_package_is_packaged_with_its_pages_and_it_is_typed(setup: dict
     assert setup["package_data"] == {}
     package = ROOT / "candle_fetcher"
     packed = {path for pattern in data for path in package.glob(pattern)}
-    assert packed == {package / "py.typed", *(package / "docs").rglob("*.md")}
+    assert packed == {package / "py.typed", *(package / "docs").rglob("*.md"), *(package / "service" / "web").iterdir()}
     assert package / "py.typed" in packed
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 _STYLE = """
@@ -24,6 +25,7 @@ def docs_page(document: Mapping[str, Any]) -> str:
     operations = [(path, operation) for path, methods in document["paths"].items() for operation in methods.values()]
     links = "".join(f'<a href="#{_text(one["operationId"])}">{_text(path)}</a> ' for path, one in operations)
     parts = "".join(part for path, one in operations for part in _operation(path, one))
+    parts += _statuses(one for _, one in operations)
     description = "".join(f"<p>{_text(line)}</p>" for line in info.get("description", "").split("\n\n"))
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8">'
@@ -48,8 +50,9 @@ def _operation(path: str, operation: Mapping[str, Any]) -> Iterator[str]:
             yield f"<tr><td><code>{_text(one['name'])}</code></td>"
             yield "".join(f"<td>{_text(cell)}</td>" for cell in cells) + "</tr>"
         yield "</table>"
-    replies = ", ".join(f"{status} {reply['description']}" for status, reply in operation["responses"].items())
-    yield f"<p>Replies: {_text(replies)}</p></section>"
+    good = [f"{status}: {one['description']}" for status, one in operation["responses"].items() if int(status) < 400]
+    bad = [status for status in operation["responses"] if int(status) >= 400]
+    yield f"<p>{_text('; '.join(good))}{'. Errors: ' + ', '.join(bad) if bad else ''}</p></section>"
 
 
 def _type_of(schema: Mapping[str, Any]) -> str:
@@ -59,5 +62,15 @@ def _type_of(schema: Mapping[str, Any]) -> str:
     return " or ".join(kinds) or str(schema.get("type", ""))
 
 
+def _statuses(operations: Iterable[Mapping[str, Any]]) -> str:
+    """Return a table of what the errors of all routes mean."""
+    said: dict[str, str] = {}
+    for one in operations:
+        said |= {status: reply["description"] for status, reply in one["responses"].items() if int(status) >= 400}
+    rows = "".join(f"<tr><td>{status}</td><td>{_text(text)}</td></tr>" for status, text in sorted(said.items()))
+    return f"<h2>Errors</h2><table>{rows}</table>"
+
+
 def _text(value: object) -> str:
-    return html.escape(str(value))
+    """Return the text as HTML; what stands between backticks is code."""
+    return re.sub("`([^`]*)`", r"<code>\1</code>", html.escape(str(value)))

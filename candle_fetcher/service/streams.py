@@ -129,7 +129,10 @@ async def stream(
     provider: ProviderName = None,
     last_event_id: Annotated[str | None, Header(description="the id of the last event that was received")] = None,
 ) -> Response:
-    """Send each quote as it changes, or each candle once it has settled, until the client ends the connection."""
+    """Send each quote as it changes, or each candle once it has settled, until the client ends the connection.
+
+    A WebSocket at `/api/ws` has the same, as `{"event", "id", "data"}`; `last_event_id` is a parameter there.
+    """
     opened = await _open(request, symbols, timeframe, provider, last_event_id)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(_as_text(opened), headers=headers, media_type="text/event-stream")
