@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from runs import FAULT_RUNS
-from world import World, ms, same
+from world import World, ms, roots_at, same
 
 from candle_fetcher import (
     AccessDenied,
@@ -72,7 +72,7 @@ def unreachable(world: World, **settings: Any) -> CandleFetcher:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}"
-    urls = dict.fromkeys(world.exchange.base_urls, url) | {"binance-archive": world.exchange.url}
+    urls = roots_at(url, world.exchange.base_urls) | {"binance-archive": world.exchange.url}
     return quick(world, base_urls=urls, max_retries=0, **settings)
 
 

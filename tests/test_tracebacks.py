@@ -24,7 +24,7 @@ from typing import Any
 import children
 import forks
 import pytest
-from world import World
+from world import World, roots_at
 
 import candle_fetcher
 from candle_fetcher import (
@@ -130,7 +130,7 @@ def print_all(folder: Path) -> None:
     Path("BTCUSDT-1h-2024-01.zip").write_bytes(b"PK\3\4nonsense")
     texts = {}
     with World(folder) as world:
-        dead = dict.fromkeys(world.exchange.base_urls, nowhere_url())
+        dead = roots_at(nowhere_url(), world.exchange.base_urls)
         keys = {"alpaca": {"key_id": "PK0123456789", "secret_key": "0123456789"}}
         for number, (name, (_, fault, script)) in enumerate(CASES.items()):
             common = {"max_retries": 0, "cache_dir": folder / f"{number}"}

@@ -6,7 +6,7 @@ import datetime as dt
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,11 @@ class World:
     ) -> Any:
         """What the exchange has in the range, closed or not."""
         return self.exchange.truth(provider, symbol, timeframe, ms(start), ms(end), kind=kind)
+
+
+def roots_at(url: str, names: Iterable[str]) -> dict[str, str]:
+    """Return base URLs that all lead to this root, those of streams by ws."""
+    return {name: "ws" + url.removeprefix("http") if name.endswith("-stream") else url for name in names}
 
 
 def wait_until(is_so: Callable[[], object], seconds: float = 30) -> None:
