@@ -672,7 +672,8 @@ def test_keys_of_the_environment_serve(world, monkeypatch):
 
 
 def test_pairs_need_no_key_and_get_none(world):
-    frame = world.fetcher(provider="alpaca-crypto", api_keys=world.exchange.api_keys).fetch("BTC/USD", "1h", limit=3)
+    keys = {"alpaca": world.exchange.api_keys["alpaca"]}
+    frame = world.fetcher(provider="alpaca-crypto", api_keys=keys).fetch("BTC/USD", "1h", limit=3)
     assert len(frame) == 3
     for request in world.exchange.requests:
         assert not [name for name in request.headers if name.startswith("apca")]

@@ -312,3 +312,12 @@ def test_both_are_served_on_the_port_of_the_exchange() -> None:
         url = exchange.stream_urls["alpaca-crypto"] + "/v1beta3/crypto/us"
         with StreamClient(url) as client:
             assert client.json() == [{"T": "success", "msg": "connected"}]
+
+
+def test_quotes_of_alpaca_are_those_of_a_snapshot_at_the_same_instant() -> None:
+    played, _ = alpaca("/alpaca/v2/sip", LOGIN, {"action": "subscribe", "quotes": ["AAPL"]})
+    (quote,) = [frame for frame in played.play(NOW_MS + 5_000) if frame[0]["T"] == "q"][-1]
+    keys_of = {"apca-api-key-id": KEY_ID, "apca-api-secret-key": SECRET_KEY}
+    reply = played.exchange.alpaca.answer("/v2/stocks/snapshots", [("symbols", "AAPL"), ("feed", "sip")], keys_of)
+    latest = json.loads(reply.body)["AAPL"]["latestQuote"]
+    assert (quote["bp"], quote["ap"]) == (latest["bp"], latest["ap"])

@@ -161,9 +161,9 @@ class Bars:
         """Return the stock or pair. Raises KeyError where there is none."""
         return self._lives[symbol].listing
 
-    def trade(self, symbol: str, now_ms: int) -> tuple[float, int] | None:
-        """Return the last price and how many trades were made in the second of the instant; None where there is no
-        trading."""
+    def trade(self, symbol: str, now_ms: int) -> tuple[float, float, int] | None:
+        """Return the last price, the best ask, and how many trades were made in the second of the instant; None where
+        there is no trading."""
         life = self._lives.get(symbol)
         if life is None or not (self._is_crypto or bool(self._local.in_session(np.array([now_ms], np.int64))[0])):
             return None
@@ -171,7 +171,8 @@ class Bars:
         second = series.candles_between(second_ms, second_ms + 1000)
         if not len(second.close):
             return None
-        return float(second.close[0]) / 10.0**series.style.price, int(second.trades[0])
+        price = float(second.close[0]) / 10.0**series.style.price
+        return price, round(price + 10.0**-life.listing.price_decimals, 8), int(second.trades[0])
 
     def truth(
         self,

@@ -214,8 +214,8 @@ class AlpacaSession:
             traded = self._bars.trade(symbol, now_ms)
             if traded is None:
                 continue
-            price, trades = traded
-            quote = {"T": "q", "S": symbol, "bp": price, "bs": 1, "ap": round(price + 0.01, 8), "as": 2}
+            price, ask, trades = traded
+            quote = {"T": "q", "S": symbol, "bp": price, "bs": 1, "ap": ask, "as": 2}
             if symbol in self._set["trades"] and trades:
                 events.append({"T": "t", "S": symbol, "i": self._second, "p": price, "s": 1, "t": time})
             if symbol in self._set["quotes"] and self._quoted.get(symbol) != quote:

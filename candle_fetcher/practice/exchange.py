@@ -169,7 +169,7 @@ class PracticeExchange:
     @property
     def api_keys(self) -> dict[str, dict[str, str]]:
         """The keys that it lets in, as CandleFetcher takes them."""
-        return {"alpaca": self.alpaca.keys}
+        return {"alpaca": self.alpaca.keys, "alpaca-crypto": self.alpaca.keys}
 
     @property
     def archive(self) -> PracticeArchive:
