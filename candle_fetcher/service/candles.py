@@ -43,6 +43,8 @@ MANIFEST_HEADER = "X-Candle-Fetcher-Manifest"
 # An answer of more rows is streamed; one of fewer is made whole, and kept for the next client.
 _WHOLE_ROWS = 20_000
 _MOST_KEPT = 2_000_000
+# Answers of more rows are prepared a few at a time.
+_LONG_ROWS = 100_000
 # A settled call is not planned again for so long: its answer is in memory or on disk.
 _SETTLED_S = 600.0
 # A range is immutable once it ended so long ago, and its gaps so long: until then a provider may correct or add rows.
@@ -137,7 +139,7 @@ def answer_candles(service: ServiceState, request: Request, call: CandleCall, na
     """Return the reply to a request for candles. Raises what `fetch` raises, and ServiceRefusal."""
     need_format(name)
     rows, is_cold = admit(service, request, call, name)
-    with service.lanes.cold(is_needed=is_cold), service.lanes.long(is_needed=rows > 2 * PIECE_ROWS):
+    with service.lanes.cold(is_needed=is_cold), service.lanes.long(is_needed=rows > _LONG_ROWS):
         frame = service.fetcher.fetch(call.symbol, call.timeframe, call.start, call.end, **call.words)
         manifest = _manifest_of(service, frame)
     is_settled = call.is_absolute and _is_settled(call, manifest)

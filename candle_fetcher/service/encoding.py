@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
@@ -22,7 +23,7 @@ MEDIA_TYPES: dict[str, str] = {
     "parquet": "application/vnd.apache.parquet",
 }
 # Rows of one piece of a long answer.
-PIECE_ROWS = 50_000
+PIECE_ROWS = 20_000
 
 
 class _Sink:
@@ -67,6 +68,13 @@ def need_format(name: str) -> None:
     """Raise MissingExtra where the format needs a package that is not installed."""
     if name in ("arrow", "parquet"):
         need_pyarrow(f"format={name}")
+
+
+def import_formats() -> None:
+    """Import what the formats need, where it is there: done while clients wait, it would keep all of them waiting."""
+    with contextlib.suppress(ImportError):
+        import pyarrow.ipc
+        import pyarrow.parquet  # noqa: F401
 
 
 def encode(

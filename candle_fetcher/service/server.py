@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 GRACE_S = 8
 _NEXT_PORTS = 20
 _FILES = 4096
+# How long a thread that unpacks and parses keeps the others waiting, the event loop among them.
+_TURN_S = 0.001
 
 
 def is_loopback(host: str) -> bool:
@@ -58,7 +60,11 @@ def serve(
     need_service()
     check_address(host, token)
     app = create_app(fetcher, token=token, allow_origins=allow_origins, hosts=hosts)
+    from candle_fetcher.service.encoding import import_formats
+
+    import_formats()
     _allow_files()
+    sys.setswitchinterval(_TURN_S)
     listener = _listen(host, port)
     with listener, _quiet_uvicorn():
         from candle_fetcher.service.uvicorn_server import make_server
