@@ -707,15 +707,18 @@ def test_symbols_are_listed_once_a_day_and_served_stale_without_a_network(world:
 
 
 def test_a_closed_fetcher_says_so_and_can_be_closed_again(world: World) -> None:
+    others = set(threading.enumerate())
+
+    def own() -> list[str]:
+        started = [thread.name for thread in threading.enumerate() if thread not in others]
+        return [name for name in started if name.startswith("candle-") and "practice" not in name]
+
     fetcher = world.fetcher()
     fetcher.fetch("BTC/USDT", "1h", limit=3)
-    before = {thread.name for thread in threading.enumerate()}
-    assert any(name.startswith("candle-network-") for name in before)
+    assert any(name.startswith("candle-network-") for name in own())
     fetcher.close()
     fetcher.close()
-    assert not any(
-        thread.name.startswith("candle-") for thread in threading.enumerate() if "practice" not in thread.name
-    )
+    assert own() == []
     with pytest.raises(candle_fetcher.CandleFetcherError, match="closed"):
         fetcher.fetch("BTC/USDT", "1h", limit=3)
 
