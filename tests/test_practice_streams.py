@@ -505,6 +505,15 @@ def test_closing_the_exchange_ends_its_streams(clock: Clock) -> None:
     assert time.monotonic() - began < 5
 
 
+def test_an_exchange_without_a_log_keeps_no_messages(clock: Clock) -> None:
+    with (
+        PracticeExchange(clock=clock, log=False) as exchange,
+        StreamClient(exchange.stream_urls["binance"] + "/ws") as client,
+    ):
+        assert client.ask({"method": "LIST_SUBSCRIPTIONS", "id": 1}) == {"result": [], "id": 1}
+        assert exchange.streams.messages == []
+
+
 # Other implementations
 
 

@@ -79,8 +79,9 @@ class ClientMessage(NamedTuple):
 class PracticeStreams:
     """What the streams of an exchange got and sent, and the faults that they show."""
 
-    def __init__(self, dialects: Sequence[StreamDialect], now_ms: Callable[[], int]) -> None:
+    def __init__(self, dialects: Sequence[StreamDialect], now_ms: Callable[[], int], *, log: bool = True) -> None:
         self._dialects = list(dialects)
+        self._has_log = log
         self._now_ms = now_ms
         self._lock = threading.Lock()
         self._numbers = itertools.count()
@@ -113,7 +114,7 @@ class PracticeStreams:
 
     @property
     def messages(self) -> list[ClientMessage]:
-        """What clients have sent, in order."""
+        """What clients have sent, in order; nothing where the exchange has no log."""
         with self._lock:
             return list(self._messages)
 
@@ -164,7 +165,9 @@ class PracticeStreams:
             session.ended()
 
     def note(self, number: int, params: Mapping[str, str], message: WireMessage, now_ms: int) -> None:
-        """Keep what a client sent."""
+        """Keep what a client sent, where there is a log."""
+        if not self._has_log:
+            return
         said = "" if message.opcode == CLOSE else message.payload.decode("utf-8", "replace")
         kept = ClientMessage(now_ms, number, params["provider"], params["path"], message.opcode, said)
         with self._lock:
