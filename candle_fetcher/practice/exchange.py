@@ -123,7 +123,7 @@ class PracticeExchange:
         self._dialects: tuple[Dialect, ...] = (self.kraken, self.alpaca, self.alpaca_crypto)
         binance = (BinanceStreams(provider, self._tape) for provider in PROVIDERS)
         alpaca = (AlpacaStreams(bars) for bars in (self.alpaca, self.alpaca_crypto))
-        dialects = [*binance, KrakenStreams(self.kraken, self._tape), *alpaca]
+        dialects: list[StreamDialect] = [*binance, KrakenStreams(self.kraken, self._tape), *alpaca]
         self.streams = PracticeStreams(dialects, self._now_ms, log=log)
         self._server: HttpServer | None = None
         self._date = (0, "")
