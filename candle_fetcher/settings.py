@@ -142,7 +142,7 @@ def warn_of_unknown_variables(environment: Mapping[str, str], keys: Callable[[],
 
     `keys` gives the names of the variables of keys. The value is never shown: it may be a key.
     """
-    names = ("provider", "performance_mode", *Settings._fields, "log_level", "log_file")
+    names = ("provider", "performance_mode", *Settings._fields, "log_level", "log_file", "token")
     settings = [name.upper() for name in names]
     ours = {_letters(ENVIRONMENT + name): name for name in settings}
     begun = {name for name in environment if name.startswith(ENVIRONMENT) or _letters(name) in ours}

@@ -262,6 +262,7 @@ def test_openapi_describes_every_route(served: Served) -> None:
 def test_unknown_routes_and_methods(served: Served) -> None:
     answer = served.get("/api/candle")
     assert (answer.status, answer.document["error"]) == (404, "NotFound")
+    assert "did you mean /api/candles?" in answer.document["message"]
     for method in ("POST", "PUT", "DELETE", "PATCH"):
         answer = served.get(f"/api/candles?{DAY}", method=method, body="{}")
         assert (answer.status, answer.headers["allow"]) == (405, "GET")

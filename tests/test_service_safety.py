@@ -112,6 +112,23 @@ def test_only_this_machine_is_listened_to(capsys: pytest.CaptureFixture[str]) ->
         assert len(said.err.strip().splitlines()) <= 3
 
 
+def test_a_wrong_address_or_token_is_said_in_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CANDLE_FETCHER_TOKEN", "")
+    command = ["serve", "--cache-dir", str(tmp_path), "--base-url", "binance=http://127.0.0.1:1"]
+    for words, said in (
+        (["--port", "99999"], "--port 99999 is not a port"),
+        (["--port", "-1"], "--port -1 is not a port"),
+        ([], "token must be"),
+        (["--token", "x", "--allow-origin", "*"], "origin '*' must be exact"),
+    ):
+        assert main([*command, *words]) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert said in lines[0]
+        assert "not a setting" not in "".join(lines)
+
+
 def test_an_empty_token_is_no_token(served: Served) -> None:
     for token in ("", "  ", "a\nb", "ä"):
         with pytest.raises(InputError, match="token"):

@@ -24,7 +24,7 @@ def serve(arguments: argparse.Namespace, talk: Talk) -> int:
         talk.say(f"Serving candles at {url} until Ctrl-C; {url}/docs lists the routes.")
 
     token = arguments.token if arguments.token is not None else os.environ.get(_TOKEN)
-    check_address(arguments.host, token)
+    check_address(arguments.host, arguments.port, token)
     with open_fetcher(arguments, talk) as fetcher, _logging_to_stderr(is_on=not arguments.quiet):
         run_server(
             fetcher,

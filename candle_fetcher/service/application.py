@@ -160,8 +160,7 @@ async def _answer_http(request: Request, error: Exception) -> Response:
     if status == 405:
         refusal = ServiceRefusal(405, "ReadOnly", "this service is read by GET alone")
     else:
-        paths = [route.path for route in request.app.routes if isinstance(route, APIRoute)]
-        meant = nearest(request.url.path, paths)
+        meant = nearest(request.url.path, request.app.openapi()["paths"])
         hint = f"did you mean {meant}?" if meant else "/docs lists the routes"
         refusal = ServiceRefusal(status, "NotFound", f"there is no route {shown(request.url.path)}; {hint}")
     response = refusal_of(refusal)

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 # For what is under way when a signal ends the service; streams end at once.
 GRACE_S = 8
-_NEXT_PORTS = 20
+_NEXT_PORTS = 20  # tried for a free one
 _FILES = 4096
+_LAST_PORT = 65_535
 # How long a thread that unpacks and parses keeps the others waiting, the event loop among them.
 _TURN_S = 0.001
 
@@ -34,8 +35,10 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def check_address(host: str, token: str | None) -> None:
-    """Raise InputError for a host that other machines can reach where there is no token."""
+def check_address(host: str, port: int, token: str | None) -> None:
+    """Raise InputError for a port that there is not, and for a host that other machines can reach without a token."""
+    if not 0 <= port <= _LAST_PORT:
+        raise InputError(f"--port {port} is not a port; expected 1 to {_LAST_PORT}, or 0 for a free one")
     if token is None and not is_loopback(host):
         raise InputError(
             f"--host {host} can be reached from other machines and needs a token; give --token, or leave out --host"
@@ -58,7 +61,7 @@ def serve(
     on; MissingExtra without uvicorn.
     """
     need_service()
-    check_address(host, token)
+    check_address(host, port, token)
     app = create_app(fetcher, token=token, allow_origins=allow_origins, hosts=hosts)
     from candle_fetcher.service.encoding import import_formats
 
@@ -85,7 +88,9 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return _bound(family, address)
     except (OSError, OverflowError) as error:
-        free = next((one for one in range(port + 1, port + _NEXT_PORTS) if _is_free(family, address, one)), 0)
+        free = next(
+            (one for one in range(port + 1, min(port + _NEXT_PORTS, _LAST_PORT)) if _is_free(family, address, one)), 0
+        )
         why = getattr(error, "strerror", None) or error
         raise CandleFetcherError(
             f"port {port} of {host} cannot be listened on ({why}); --port {free} is free"
