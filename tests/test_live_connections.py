@@ -249,6 +249,24 @@ def test_refused_handshakes_grow_apart_and_retry_after_is_obeyed(world: LiveWorl
     assert all(gap >= 120 for gap in play.gaps_s[1:])
 
 
+def test_a_firewall_is_asked_again_after_long_pauses_and_a_region_is_not(world: LiveWorld) -> None:
+    """A ban of some minutes must not end the streams of a program that runs for months."""
+    world.network.refuse = refusing(403, {})
+    play = LinePlay(world, "binance", klines("BTCUSDT"))
+    play.run(900)
+    assert len(world.network.attempts) <= 30
+    assert play.seen.refusals == {}
+    world.network.refuse = lambda now_s: None
+    play.run(90)
+    assert play.seen.topics == {"btcusdt@kline_1m"}
+    world.network.attempts.clear()
+    world.network.refuse = refusing(451, {})
+    elsewhere = LinePlay(world, "binance", klines("ETHUSDT"))
+    elsewhere.run(300)
+    assert len(world.network.attempts) == 1
+    assert {type(error) for error in elsewhere.seen.refusals.values()} == {AccessDenied}
+
+
 def test_connections_that_are_closed_right_after_the_answer_do_not_become_a_loop(world: LiveWorld) -> None:
     """A loop at full speed bans the address at Kraken after 150 connections, for requests, too; and clients have reset
     their pauses as soon as a handshake succeeded (alpaca-py, cryptofeed)."""

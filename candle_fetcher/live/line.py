@@ -29,6 +29,8 @@ _SLICE_S = 0.5
 _HANDOVER_S = 0.02
 # A handover that takes longer is given up: the older connection ends by itself.
 _HANDOVER_MOST_S = 120.0
+# The status by which firewalls refuse an address.
+_FIREWALL = 403
 # Where the clocks move on by more between two looks, the machine slept, and the connection is dead.
 _SLEPT_S = 30.0
 _SPANS = 100
@@ -248,7 +250,9 @@ class Line:
         wires.observe(Disconnected(outlet.provider.name, self.path, _reason(error), 0.0))
         if isinstance(error, AccessDenied):
             self._root += 1
-            if self._root >= len(outlet.roots):
+            if self._root >= len(outlet.roots) and error.status == _FIREWALL:
+                self._root = 0  # a firewall refuses an address for some minutes, and then no more
+            elif self._root >= len(outlet.roots):
                 self._give_up(error)
         elif not isinstance(error, SourceError):
             self._give_up(error)
