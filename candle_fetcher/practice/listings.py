@@ -312,7 +312,7 @@ def list_all(provider: str, now_ms: int) -> Iterator[MarketListing]:
 def premium_of(listing: MarketListing) -> MarketListing:
     """Return the path of the premium index: 8 decimals, a few hundredths of a percent around zero."""
     return replace(
-        listing, path=f"{listing.path} premium", curve=((0, 0.01),), price_decimals=8, tick=1, swing=0.25, gaps=False,
+        listing, path=f"{listing.path} premium", curve=((0, 0.01),), price_decimals=8, tick=1, swing=0.6, gaps=False,
         offset=1_000_000,
     )  # fmt: skip
 
