@@ -70,14 +70,16 @@ TOOLS = {
         "types-requests",
         "types-tqdm",
     ],
-    "tools": [  # for tests/test_adapters_tools.py and test_service_tools.py, in an environment of their own
+    "tools": [  # for tests/test_adapters_tools.py, test_service_tools.py and test_notebooks.py, in their own environment
         "arcticdb>=5",
         "backtesting>=0.6",
         "backtrader>=1.9.78",
         "duckdb>=1.2",
         "freqtrade>=2025.1",
+        "ipykernel>=6.29",
         "mplfinance>=0.12.10b0",
         "nautilus_trader>=1.210",
+        "nbclient>=0.10",
         "plotly>=5.18,<7",  # vectorbt for pandas 2 cannot be imported beside a newer one
         "polars>=1.9",
         "prophet>=1.1.6",

@@ -1,4 +1,4 @@
-"""Ten tasks of a first day, each by the first block of its recipe, in at most eight lines. test_docs runs the blocks."""
+"""Ten tasks of a first day, each by the first block of its recipe, in at most eight lines; test_docs runs them."""
 
 from __future__ import annotations
 
