@@ -70,7 +70,7 @@ TOOLS = {
         "types-requests",
         "types-tqdm",
     ],
-    "tools": [  # for tests/test_adapters_tools.py, test_service_tools.py and test_notebooks.py, in their own environment
+    "tools": [  # for test_adapters_tools, test_service_tools and test_notebooks, in an environment of their own
         "arcticdb>=5",
         "backtesting>=0.6",
         "backtrader>=1.9.78",
