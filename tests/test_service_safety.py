@@ -24,6 +24,7 @@ pytest.importorskip("fastapi", reason="needs the extra service")
 pytest.importorskip("uvicorn", reason="needs the extra service")
 
 from served import Answer, Served, read_answer
+from world import wait_until
 
 from candle_fetcher.service import connections, create_app
 from candle_fetcher.service import server as servers
@@ -232,12 +233,12 @@ def test_held_up_connections_hold_up_nobody_else(served: Served, monkeypatch: py
         began = time.monotonic()
         assert served.get(COLD).status == 200
         assert served.get("/health").status == 200
-        assert time.monotonic() - began < 3  # on a busy machine; tests/benchmarks/service.py has the figure
+        assert time.monotonic() - began < 10  # on a busy machine; tests/benchmarks/service.py has the figure
         assert threading.active_count() < threads + 20
         for connection in held:
             connection.settimeout(20)
-            with pytest.raises(ConnectionError):
-                raise ConnectionError(connection.recv(1))
+            with contextlib.suppress(ConnectionResetError):
+                assert connection.recv(1) == b""
     finally:
         for connection in held:
             connection.close()
@@ -430,7 +431,9 @@ def test_a_slow_reader_is_dropped_and_holds_nobody_up(served: Served, monkeypatc
         connection.connect(("127.0.0.1", served.port))
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
         assert served.get(COLD).status == 200
-        time.sleep(1.5)
+        held = served.server.server_state.connections
+        wait_until(lambda: any(getattr(one, "_stalled", None) is not None for one in held.copy()))
+        wait_until(lambda: not held)
         connection.settimeout(20)
         received = 0
         with contextlib.suppress(ConnectionResetError):
