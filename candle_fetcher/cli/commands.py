@@ -318,8 +318,9 @@ def practice(arguments: argparse.Namespace, talk: Talk) -> int:
             f"port {arguments.port} cannot be listened on ({error}); --port takes another, 0 is a free one"
         ) from error
     with exchange, contextlib.suppress(KeyboardInterrupt):
+        width = max(map(len, exchange.base_urls))
         for provider, url in exchange.base_urls.items():
-            print(f"{provider:<16} {url}")
+            print(f"{provider:<{width}} {url}")
         sys.stdout.flush()
         talk.say(
             f"\nIn another terminal:\n"

@@ -157,8 +157,9 @@ class PracticeExchange:
     def base_urls(self) -> dict[str, str]:
         """Root URLs by provider id, as CandleFetcher takes them; those of streams end in `-stream`."""
         roots = {provider: self.url + ROOTS[provider] for provider in PROVIDERS}
-        roots |= {f"{provider}-stream": root for provider, root in self.stream_urls.items()}
-        return roots | {"binance-archive": self.url, **{dialect.name: self.url for dialect in self._dialects}}
+        roots |= {dialect.name: self.url for dialect in self._dialects}
+        streams = {f"{provider}-stream": root for provider, root in self.stream_urls.items()}
+        return roots | {"binance-archive": self.url} | streams
 
     @property
     def stream_urls(self) -> dict[str, str]:
