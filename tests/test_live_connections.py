@@ -342,6 +342,17 @@ def test_a_planned_end_loses_no_update_since_the_old_connection_is_read_until_th
     assert play.seen.downs == []
 
 
+@pytest.mark.slow
+def test_a_connection_is_renewed_before_the_24_hours_after_which_the_provider_ends_it(world: LiveWorld) -> None:
+    play = LinePlay(world, "binance", klines("BTCUSDT", timeframe="1h"))
+    began_s = world.now_s
+    play.run(25 * 3600, step_s=25.0)
+    assert [round((tried - began_s) / 3600, 1) for tried in world.network.attempts] == [0.0, 23.0]
+    closed = [event.open_ms for _, event in play.seen.updates if isinstance(event, CandleUpdate) and event.is_closed]
+    assert sorted(set(closed)) == list(range(closed[0], closed[0] + 25 * 3_600_000, 3_600_000))
+    assert play.seen.downs == []
+
+
 def test_a_machine_that_slept_reconnects_at_once(world: LiveWorld) -> None:
     """After a sleep the sockets are dead, and no error says so."""
     play = LinePlay(world, "binance", klines("BTCUSDT"))

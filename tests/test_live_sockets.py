@@ -19,6 +19,7 @@ import psutil
 import pytest
 from line_play import LinePlay, klines
 from live_world import LiveWorld
+from scripted import Scripted
 from stream_client import PONG
 from world import ms, wait_until
 
@@ -28,7 +29,6 @@ from candle_fetcher.live import streaming
 from candle_fetcher.live.line import Wires
 from candle_fetcher.net import stream as net_stream
 from candle_fetcher.practice import faults, stream_faults
-from candle_fetcher.practice.websocket import WireMessage, text
 from candle_fetcher.providers import find_provider
 
 pytest.importorskip("websocket", reason="websocket-client, of the extra `live`, makes the connections")
@@ -148,28 +148,7 @@ def test_fragments_are_one_message_and_bad_text_is_refused_by_the_parser(world: 
 def test_frames_in_one_piece_with_the_handshake_are_read(world: LiveWorld) -> None:
     """Bytes that came with the handshake's reply were lost (nautilus_trader, issue 3932)."""
 
-    class Hasty:
-        name, subscribed = "hasty", ()
-
-        def answers(self, path: str) -> bool:
-            return path == "/hasty"
-
-        def open(self, *given: object) -> Hasty:
-            return self
-
-        def opened(self, now_ms: int) -> list[WireMessage]:
-            return [text("first"), text("second")]
-
-        def received(self, message: WireMessage, now_ms: int) -> list[WireMessage]:
-            return []
-
-        def due(self, now_ms: int) -> list[WireMessage]:
-            return []
-
-        def ended(self) -> None:
-            pass
-
-    world.exchange.streams.play(Hasty())  # type: ignore[arg-type]
+    world.exchange.streams.play(Scripted("/hasty", ["first", "second"]))
     connection = connect(world, "/hasty")
     assert texts(connection, 2) == [b"first", b"second"]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted import Scripted
 from stream_client import CLOSE, PING, PONG, TEXT, Refused, StreamClient
 
 from candle_fetcher.practice import PracticeExchange, faults, stream_faults
@@ -20,7 +21,7 @@ from candle_fetcher.practice.listings import utc_ms
 from candle_fetcher.practice.request import View
 from candle_fetcher.practice.series import Tape
 from candle_fetcher.practice.tickers import book_tickers, day_tickers
-from candle_fetcher.practice.websocket import WireMessage, text
+from candle_fetcher.practice.websocket import WireMessage, close, text
 
 NOW_MS = utc_ms("2026-07-03T10:11:12.345")
 KLINE = ("open_time", "open", "high", "low", "close", "volume", "quote_volume", "trades")
@@ -283,29 +284,8 @@ def test_an_address_opens_300_connections_in_five_minutes_then_gets_429() -> Non
 
 
 def test_the_first_frames_are_in_one_piece_with_the_handshake(exchange: PracticeExchange, clock: Clock) -> None:
-    class Hasty:
-        name = "hasty"
-        subscribed = ()
-
-        def answers(self, path: str) -> bool:
-            return path == "/hasty"
-
-        def open(self, *given: object) -> Hasty:
-            return self
-
-        def opened(self, now_ms: int) -> list[WireMessage]:
-            return [text("first")]
-
-        def received(self, message: WireMessage, now_ms: int) -> list[WireMessage]:
-            return [text(message.payload.decode()[::-1])] if message.opcode == TEXT else []
-
-        def due(self, now_ms: int) -> list[WireMessage]:
-            return []
-
-        def ended(self) -> None:
-            pass
-
-    exchange.streams.play(Hasty())  # type: ignore[arg-type]
+    scripted = Scripted("/hasty", ["first"], [(5, "later"), (6, close(1012))], lambda said: [said[::-1]])
+    exchange.streams.play(scripted)
     with StreamClient(exchange.url.replace("http", "ws") + "/hasty") as client:
         assert client.first.endswith(b"\x81\x05first")
         assert client.frame().payload == b"first"  # type: ignore[union-attr]
@@ -313,10 +293,18 @@ def test_the_first_frames_are_in_one_piece_with_the_handshake(exchange: Practice
         assert client.frame().payload == b"cba"  # type: ignore[union-attr]
         client.send(b"are you there?", PING)
         assert client.frame() == (True, PONG, b"are you there?")
+        steps(clock, 5)
+        assert client.frame() == (True, TEXT, b"later")
         client.send(b"\x03\xe8", CLOSE)
         assert client.frame() == (True, CLOSE, b"\x03\xe8")
         assert client.frame() is None
+    with StreamClient(exchange.url.replace("http", "ws") + "/hasty") as client:
+        steps(clock, 6)
+        assert [client.frame() for _ in range(4)] == [
+            (True, TEXT, b"first"), (True, TEXT, b"later"), (True, CLOSE, b"\x03\xf4"), None,
+        ]  # fmt: skip
     assert [one.opcode for one in exchange.streams.messages] == [TEXT, PING, CLOSE]
+    assert scripted.said == ["abc"]
 
 
 @pytest.mark.parametrize(

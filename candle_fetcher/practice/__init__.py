@@ -13,7 +13,8 @@ from candle_fetcher.practice.exchange import PracticeExchange, ServedRequest
 from candle_fetcher.practice.faults import Fault
 from candle_fetcher.practice.limits import Counts
 from candle_fetcher.practice.stream_faults import StreamFault
-from candle_fetcher.practice.streams import ClientMessage, PracticeStreams
+from candle_fetcher.practice.streams import ClientMessage, PracticeStreams, StreamDialect, StreamSession
+from candle_fetcher.practice.websocket import WireMessage
 
 __all__ = [
     "ClientMessage",
@@ -25,7 +26,10 @@ __all__ = [
     "PracticeStreams",
     "ServedRequest",
     "Spoil",
+    "StreamDialect",
     "StreamFault",
+    "StreamSession",
+    "WireMessage",
     "damage",
     "faults",
     "stream_faults",
