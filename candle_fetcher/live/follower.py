@@ -52,8 +52,10 @@ _PIECE_SLOTS = 100 * CHUNK_SLOTS
 # So many frames of one series wait for the user's loop; then nothing more is fetched of it.
 _MOST_OUTPUTS = 2
 # The pauses after a fetch that brought nothing, and after one that failed, in seconds: they double up to the second.
-_EMPTY_S, _FAILED_S = (0.25, 8.0), (0.5, 4.0)
+_EMPTY_S, _FAILED_S = (0.25, 8.0), (0.5, 2.5)
 _LONGEST_S = 300.0
+# A host that fails is tried again so often.
+_PROBE_S = 2.0
 # Of each series' budget, the part that comparisons may take.
 _SHARE = 0.5
 # How often the scheduler looks at the end of the call.
@@ -117,6 +119,7 @@ class Follower(Work):
         self._ready: queue.SimpleQueue[Lane | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # over ledgers and the flags of lanes
         self._wake = threading.Event()
+        self._probed_s: dict[int, float] = {}  # by source
         self.doubt: Callable[[Lane], object] = lambda lane: None  # has a stream checked from which nothing comes
 
     # -- lanes --------------------------------------------------------------------------------------------------------
@@ -297,8 +300,10 @@ class Follower(Work):
 
     def _hand_out(self, lane: Lane, frame: pd.DataFrame, until_ms: int) -> None:
         ledger, was_live = lane.ledger, lane.is_live
-        rows = _rows_of(frame)
+        rows = _rows_of(frame)  # before the user's loop can change the frame
         now_ms = lane.now_ms()
+        if rows:
+            self._put(lane, frame, "closed", now_ms)
         with self._lock:
             found = ledger.compare(rows, now_ms)
             ledger.advance(until_ms)
@@ -306,9 +311,7 @@ class Follower(Work):
             stats.candles += len(rows)
             stats.confirmed += found.confirmed
             stats.differing += found.differing
-            stats.backfilled += found.unheard if was_live and lane.is_streamed else 0
-        if rows:
-            self._put(lane, frame, "closed", now_ms)
+            stats.backfilled += found.unheard if was_live else 0
 
     def _hand_streamed(self, lane: Lane, updates: Sequence[CandleUpdate], now_ms: int) -> None:
         until_s = self._base.clock() + lane.wanted.timeframe.nominal_ms / 1000
@@ -374,6 +377,12 @@ class Follower(Work):
         if isinstance(error, CancelledError) and self.stop.is_set():
             return
         self.stats.requests_failed += 1
+        source, now_s = lane.wanted.source, self.wires.steady_s()
+        if now_s - self._probed_s.get(id(source), -_PROBE_S) >= _PROBE_S:
+            # One lane looks whether a host that failed is back; the others find it closed until it is.
+            self._probed_s[id(source)] = now_s
+            for host in source.hosts:
+                source.gate.ok(host)
         if self._base.is_closed or not isinstance(error, CandleFetcherError):
             self.raise_later(error)
             self.end()
@@ -456,11 +465,9 @@ def _end_of(frame: pd.DataFrame, end_ms: int) -> int:
 
 
 def _rows_of(frame: pd.DataFrame) -> list[tuple[int, Prices]]:
-    if not len(frame):
-        return []
-    names = [name for name in OHLCV if name in frame]
-    columns: list[Any] = [frame[name].to_numpy().tolist() for name in names]
-    return list(zip(index_ms(frame).tolist(), zip(*columns, strict=True), strict=True))
+    """Return the open times and prices of a frame with the columns of `ohlcv`; open times alone of other rows."""
+    values: Any = frame.to_numpy() if len(frame.columns) == len(OHLCV) else np.empty((len(frame), 0))
+    return list(zip(index_ms(frame).tolist(), map(tuple, values.tolist()), strict=True))
 
 
 def _frame_of(updates: Sequence[CandleUpdate], lane: Lane) -> pd.DataFrame:

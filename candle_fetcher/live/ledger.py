@@ -148,7 +148,7 @@ class Ledger:
             else:
                 unheard += 1
                 if open_ms >= self.heard_from_ms:
-                    self.silent += bool(prices[_PRICES - 1])  # without a trade there may be no word of it
+                    self.silent += any(prices[_PRICES - 1 : _PRICES])  # without a trade there may be no word of it
             self.handed[open_ms] = prices
         self._forget(now_ms)
         return Compared(confirmed, differing, unheard)

@@ -122,7 +122,7 @@ class ServiceClient:
         self._service = service
         self._wire = wire
         self._clock = clock or wire.server_clock()
-        self._gate = HostGate()
+        self.gate = HostGate()
         self._reached = True  # False where no connection could be made when the service failed last
         self._parsing = threading.Lock()
         self._places = Places(wire.at_once)  # given back before a reply is parsed, so that the next request is sent
@@ -190,7 +190,7 @@ class ServiceClient:
                     raise
             else:
                 self.limiter.answered(ticket)
-                self._gate.ok(tries.host)
+                self.gate.ok(tries.host)
                 return parsed, head
 
     def _recovers(self, error: SourceError, tries: _Tries, keys: Keys | None, scope: CallScope) -> bool:
@@ -200,7 +200,7 @@ class ServiceClient:
         """
         for step in steps_after(error):
             if step is NextStep.OTHER_HOST and tries.spare:
-                self._gate.failed(tries.host, self._wire.steady_s())
+                self.gate.failed(tries.host, self._wire.steady_s())
                 tries.host = tries.spare.pop(0)
                 self._wire.observe(Rerouted(self._service.name, tries.host, detail_of(error)))
                 return True
@@ -210,7 +210,7 @@ class ServiceClient:
             if step is NextStep.WAIT and self._waits(error, tries, scope):
                 return True
         if isinstance(error, TransportError):
-            self._gate.failed(tries.host, self._wire.steady_s())
+            self.gate.failed(tries.host, self._wire.steady_s())
             self._reached = error.reached
             error.attempts = tries.failed + 1
         elif isinstance(error, ReplyError):
@@ -240,7 +240,7 @@ class ServiceClient:
 
     def _open_hosts(self) -> list[str]:
         now_s = self._wire.steady_s()
-        open_hosts = [host for host in self._service.hosts if self._gate.is_open(host, now_s)]
+        open_hosts = [host for host in self._service.hosts if self.gate.is_open(host, now_s)]
         if open_hosts:
             return open_hosts
         if len(self._service.hosts) > 1:

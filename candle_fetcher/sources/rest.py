@@ -61,6 +61,7 @@ class RestSource:
         self.request = self._client.request
         self.budget = self._client.budget
         self.renew = self._client.renew
+        self.gate = self._client.gate
         limits = provider.funding.limits if provider.funding is not None else ()
         self.funding_budget = self.budget(limits, "funding") if limits else None
         self._clock_reads: SingleFlight[tuple[Series | None, bool], int] = SingleFlight()
