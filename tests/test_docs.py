@@ -411,7 +411,8 @@ def test_help_of_a_command_without_a_page_is_the_help_of_the_command(capsys: pyt
         ("| a | b |\n| --- | --- |\n| one | two three |\n", 10, ["a    b", "---  -----", "one  two", "     three", ""]),
         ("| a | b |\n| --- | --- |\n| longword | wordlong |\n", 12, ["longword", "  b:", "    wordlong", ""]),
         ("| a | b |\n| --- | --- |\n| one | https://a.b |\n", 12, ["a    b", "---  -------", "one  https://a.b", ""]),
-        ("```python\nx = 1\n\ny = 2\n```\n", 80, ["  x = 1", "", "  y = 2", ""]),
+        ("```python\nx = 1\n\ny = 2\n```\n", 80, ["x = 1", "", "y = 2", ""]),
+        ("```text\n1\n2\n```\n", 80, ["  1", "  2", ""]),
         ("<!-- generated: x -->\ntext\n<!-- end -->\n", 80, ["text", ""]),
     ],
 )

@@ -7,7 +7,7 @@ import re
 import pytest
 from pages import find_blocks
 
-from candle_fetcher.cli.pages import find_pages
+from candle_fetcher.cli.pages import find_pages, lay_out
 
 MOST_LINES = 8
 RECIPES = {
@@ -52,7 +52,15 @@ def test_the_line_for_cron_is_one_that_the_command_takes() -> None:
     for command, words in lines:
         assert command.startswith("/"), "cron does not know the environment of the user"
         assert command.endswith("/candle-fetcher")
-        assert read_arguments(words.split())
+        assert read_arguments(words.removesuffix(" >/dev/null").split())
+
+
+def test_the_code_of_a_page_can_be_pasted_from_the_terminal() -> None:
+    for width in (80, 200):
+        shown = list(lay_out(find_pages()["recipes"].read_text(encoding="utf-8"), width))
+        for block in find_blocks(find_pages()["recipes"]):
+            lines = [line.rstrip() for line in block.code.splitlines()]
+            assert any(shown[at : at + len(lines)] == lines for at in range(len(shown))), block.place
 
 
 def test_the_blocks_of_the_ten_tasks_are_among_those_that_are_run() -> None:

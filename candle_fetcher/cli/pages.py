@@ -21,7 +21,7 @@ from candle_fetcher.core.errors import InputError, nearest, unknown
 FOLDER = Path(__file__).resolve().parents[1] / "docs"
 INDEX = "index"
 _WIDEST = 100  # longer lines of prose are hard to read
-_GAP = "  "  # between two columns of a table, and before a line of code
+_GAP = "  "  # between two columns of a table, and before what code prints
 _LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]+)\)")
 _STRESSED = re.compile(r"(?<![\w*`])\*{1,2}([^\s*][^*]*)\*{1,2}(?![\w*])")
 _COMMENT = re.compile(r"<!--.*?-->\n?", re.S)
@@ -63,7 +63,9 @@ def lay_out(text: str, width: int, paint: Callable[[str], str] = str) -> Iterato
         first = block[0]
         if first.startswith("```"):
             code = block[1:-1]
-            indent = _GAP if max(map(len, code), default=0) + len(_GAP) <= width else ""
+            # What is pasted into Python must not be indented.
+            is_printed = first.startswith("```text") and max(map(len, code), default=0) + len(_GAP) <= width
+            indent = _GAP if is_printed else ""
             yield from (f"{indent}{line}".rstrip() for line in code)
         elif first.startswith("#"):
             title = _plain(first.lstrip("# "))
