@@ -13,7 +13,7 @@ import pandas as pd
 
 from candle_fetcher.core import zones
 from candle_fetcher.core.errors import CandleFetcherWarning, InputError, shown, warn
-from candle_fetcher.core.frame import index_ms
+from candle_fetcher.core.frame import floats_in, index_ms
 from candle_fetcher.core.gap import iso
 from candle_fetcher.core.manifests import manifest_of, manifest_that_fits
 from candle_fetcher.core.missing import gaps_between_rows, read_missing
@@ -87,7 +87,7 @@ class Bars:
 
     def floats(self, name: str) -> Float64s:
         """Return the values of a column; an unknown one is NaN."""
-        return _floats(self.frame, name)
+        return floats_in(self.frame, name)
 
     def values(self, name: str) -> Float64s:
         """Return the values of a column. Raises InputError where one is unknown or infinite."""
@@ -203,7 +203,7 @@ def read_bars(
     if (np.diff(open_ms) <= 0).any():
         raise InputError(f"the times of the frame do not increase; {tool} needs each candle once, in order of time")
     for name in columns:
-        _floats(frame, name)
+        floats_in(frame, name)
     manifest = manifest_of(frame) or manifest_that_fits(frame) or {}  # the second one warns
     if parsed is not None:
         _check_timeframe(parsed, open_ms, manifest)
@@ -238,19 +238,6 @@ def naive_times(ms: Int64s, zone: str | None) -> pd.DatetimeIndex:
     if (np.diff(local_ms) <= 0).any():
         raise InputError(f"the clocks of {zone} show some of these times twice; leave zone out for UTC")
     return pd.DatetimeIndex((local_ms * 1_000_000).view("M8[ns]"), name="timestamp")
-
-
-def _floats(frame: pd.DataFrame, name: str) -> Float64s:
-    """Return a column as floats; a missing value is NaN. Raises InputError where they are no numbers."""
-    column = frame[name]
-    if column.ndim != 1:
-        raise InputError(f"the frame has several columns {name}; expected one")
-    try:
-        if not (pd.api.types.is_numeric_dtype(column.dtype) or column.dtype == object):
-            raise TypeError("times, for example")
-        return column.to_numpy(np.float64, na_value=np.nan)
-    except (TypeError, ValueError):
-        raise InputError(f"the column {name} has others than numbers; expected a frame of candles") from None
 
 
 def _flags(frame: pd.DataFrame, name: str, *, otherwise: bool) -> npt.NDArray[np.bool_]:

@@ -19,6 +19,7 @@ MANIFEST = "candle_fetcher"
 ALL_COLUMNS = (
     *OHLCV, "close_time", "quote_volume", "trades", "taker_buy_volume", "taker_buy_quote_volume",
 )  # fmt: skip
+_OBJECTS = ("floating", "integer", "mixed-integer-float", "decimal", "empty")  # numbers, as pandas calls them
 # pandas 3 copies on write, so that a frame can be handed out again without copying it.
 COPIES_ON_WRITE = int(pd.__version__.partition(".")[0]) >= 3
 
@@ -244,7 +245,7 @@ def candles_in(frame: pd.DataFrame, names: Sequence[str]) -> Candles:
             elif name in INTEGERS:
                 columns.append(values.astype("Int64").to_numpy(dtype=np.int64, na_value=MISSING))
             else:
-                columns.append(values.to_numpy(dtype=np.float64, na_value=np.nan))
+                columns.append(floats_in(frame, name))
         except (AttributeError, TypeError, ValueError) as error:
             raise InputError(f"the column {shown(name)} of the frame cannot be read ({error})") from None
     return candles_from(("open_time", *names), columns)
@@ -292,7 +293,7 @@ def as_pandas(given: Any) -> Any:
             return given
         metadata = getattr(getattr(given, "schema", None), "metadata", None) or {}
         noted = metadata.get(MANIFEST.encode()) if isinstance(metadata, Mapping) else None
-        manifest = json.loads(noted) if manifest is None and noted else manifest
+        manifest = _read_noted(noted) if manifest is None and noted else manifest
         given = with_times(given.to_pandas())
     if manifest is not None:
         given = given.copy(deep=False)
@@ -300,11 +301,54 @@ def as_pandas(given: Any) -> Any:
     return given
 
 
+def _read_noted(noted: bytes) -> Any:
+    """Return the manifest in the metadata of a table; damaged, it is text, which is no manifest."""
+    try:
+        return json.loads(noted)
+    except ValueError:
+        return str(noted)
+
+
 def with_times(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the frame with its column `timestamp` as the index, where the index has no times."""
+    """Return the frame with its column `timestamp` as the index, where the index has no times.
+
+    Raises InputError where that column has others than times: a number may be seconds or milliseconds.
+    """
     if isinstance(frame.index, pd.DatetimeIndex) or "timestamp" not in frame:
         return frame
-    return frame.set_index(pd.DatetimeIndex(frame["timestamp"], name="timestamp")).drop(columns="timestamp")
+    times = frame["timestamp"]
+    try:
+        if times.ndim != 1 or pd.api.types.is_numeric_dtype(times.dtype) or pd.api.types.is_string_dtype(times):
+            raise TypeError(getattr(times, "dtype", "several columns"))
+        index = pd.DatetimeIndex(times, name="timestamp")
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the column timestamp has others than times ({error}); expected times in UTC") from None
+    return frame.set_index(index).drop(columns="timestamp")
+
+
+def check_columns_of(frame: pd.DataFrame, names: Sequence[str]) -> None:
+    """Raise InputError where the frame lacks one of these columns of candles, or has one twice."""
+    lacking = [name for name in names if name not in frame]
+    if lacking:
+        raise InputError(f"expected a frame of candles; it lacks the columns {', '.join(lacking)}")
+    for name in names:
+        if frame[name].ndim != 1:
+            raise InputError(f"the frame has several columns {name}; expected one")
+
+
+def floats_in(frame: pd.DataFrame, name: str) -> npt.NDArray[np.float64]:
+    """Return a column as floats; a missing value is NaN. Raises InputError where it has others than numbers."""
+    column = frame[name]
+    if column.ndim != 1:
+        raise InputError(f"the frame has several columns {name}; expected one")
+    kind: Any = column.dtype
+    if isinstance(kind, np.dtype) and kind.kind == "O":
+        has_numbers = pd.api.types.infer_dtype(column, skipna=True) in _OBJECTS
+    else:
+        has_numbers = kind.kind in "biuf"
+    if not has_numbers:
+        raise InputError(f"the column {name} has others than numbers ({kind}); expected a frame of candles")
+    return column.to_numpy(np.float64, na_value=np.nan)
 
 
 def index_ms(frame: pd.DataFrame) -> npt.NDArray[np.int64]:

@@ -16,16 +16,18 @@ import pandas as pd
 from candle_fetcher.core.candles import OHLCV, Candles, Int64s, candles_from, find_holes
 from candle_fetcher.core.candles import fingerprint as sum_up
 from candle_fetcher.core.errors import CandleFetcherWarning, InputError, warn
-from candle_fetcher.core.frame import MANIFEST, Convertible, Manifest, as_pandas, index_ms
+from candle_fetcher.core.frame import MANIFEST, Convertible, Manifest, as_pandas, check_columns_of, floats_in, index_ms
 from candle_fetcher.core.gap import iso
 from candle_fetcher.core.plan import CHUNK_SLOTS
 from candle_fetcher.core.ranges import instant_ms
+from candle_fetcher.core.readable import is_readable
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import Timeframe, parse_timeframe
 from candle_fetcher.core.tracebacks import short_errors
 
 # Columns of rows that a manifest does not count, and the value of the rows that it does.
 _MEANT = (("is_synthetic", False), ("is_closed", True))
+UNREADABLE = "it cannot be read"
 _OF_THE_CALL = ("sources", "retries")  # what a manifest says of the whole answer alone
 
 
@@ -66,14 +68,10 @@ def manifest_of(frame: pd.DataFrame | Convertible) -> Manifest | None:
 
 def true_manifest(frame: pd.DataFrame) -> Manifest | None:
     """Return what `manifest_of` does; warn where the frame has a manifest that is of another frame."""
-    open_ms = index_ms(frame)
-    manifest = frame.attrs.get(MANIFEST)
-    if not isinstance(manifest, Mapping):
+    found = _fitting(frame)
+    if found is None:
         return None
-    rows = _rows_of(frame, open_ms, manifest)
-    if isinstance(rows, str):
-        _warn_of_other(manifest, rows)
-        return None
+    manifest, rows = found
     return _described(frame, manifest, rows) if _is_one(manifest) else Manifest(manifest)
 
 
@@ -93,23 +91,24 @@ def manifest_that_fits(frame: pd.DataFrame) -> Mapping[str, Any] | None:
     It still describes consecutive rows of the frame, but neither candles of another timeframe nor selected rows. For
     these, warn and return None.
     """
+    found = _fitting(frame)
+    return None if found is None else found[0]
+
+
+def _fitting(frame: pd.DataFrame) -> tuple[Mapping[str, Any], _Rows] | None:
+    """Return the manifest of a frame, and the rows that it describes; None without one. Warn where it is ignored."""
+    open_ms = index_ms(frame)
     manifest = frame.attrs.get(MANIFEST)
-    if not isinstance(manifest, Mapping):
+    if manifest is None:
         return None
-    why = _rows_of(frame, index_ms(frame), manifest)
-    if not isinstance(why, str):
-        return manifest
-    _warn_of_other(manifest, why)
+    rows = _rows_of(frame, open_ms, manifest) if isinstance(manifest, Mapping) else UNREADABLE
+    if not isinstance(rows, str):
+        return manifest, rows
+    named = [str(manifest.get(name)) for name in ("symbol", "timeframe")] if isinstance(manifest, Mapping) else []
+    of = f" ({' '.join(named)[:60]})" if named else ""
+    reason = "it was changed, or damaged" if rows == UNREADABLE else "pandas has copied it from another frame"
+    warn(CandleFetcherWarning(f"the manifest of this frame{of} is ignored, since {rows}; {reason}"))
     return None
-
-
-def _warn_of_other(manifest: Mapping[str, Any], why: str) -> None:
-    what = " ".join(str(manifest.get(name)) for name in ("symbol", "timeframe"))
-    warn(
-        CandleFetcherWarning(
-            f"the manifest of this frame ({what}) is ignored, since {why}; pandas has copied it from another frame"
-        )
-    )
 
 
 @short_errors
@@ -122,9 +121,8 @@ def fingerprint(frame: pd.DataFrame | Convertible, timeframe: str) -> str:
     """
     length = parse_timeframe(timeframe)
     given: Any = as_pandas(frame)
-    lacking = [name for name in OHLCV if name not in given] if isinstance(given, pd.DataFrame) else []
-    if lacking:
-        raise InputError(f"expected a frame of candles; it lacks the columns {', '.join(lacking)}")
+    if isinstance(given, pd.DataFrame):
+        check_columns_of(given, OHLCV)
     open_ms = index_ms(given)
     meant = _meant(given)
     if (np.diff(open_ms[meant]) <= 0).any():
@@ -148,12 +146,7 @@ def _meant(frame: pd.DataFrame) -> npt.NDArray[np.bool_]:
 
 def _prices(frame: pd.DataFrame, open_ms: Int64s, meant: npt.NDArray[np.bool_]) -> Candles:
     """Return times and prices of those rows. Raises InputError for a column without numbers."""
-    try:
-        if not all(pd.api.types.is_numeric_dtype(frame[name].dtype) for name in OHLCV):
-            raise TypeError("it is of another type")
-        columns = [frame[name].to_numpy(np.float64, na_value=np.nan)[meant] for name in OHLCV]
-    except (TypeError, ValueError) as error:
-        raise InputError(f"a column of prices has others than numbers ({error})") from None
+    columns = [floats_in(frame, name)[meant] for name in OHLCV]
     return candles_from(("open_time", *OHLCV), [open_ms[meant], *columns])
 
 
@@ -163,15 +156,13 @@ def _rows_of(frame: pd.DataFrame, open_ms: Int64s, manifest: Mapping[str, Any]) 
     if (found[1:] < found[:-1]).any():
         found = np.sort(found)
     is_open = "is_closed" in frame and not frame["is_closed"].all()
-    try:
-        if "start" not in manifest or "end" not in manifest:
-            return _Rows(found, True, None, None)
-        span = Span(instant_ms(manifest["start"], "start"), instant_ms(manifest["end"], "end"))
-        timeframe = parse_timeframe(manifest["timeframe"]) if "timeframe" in manifest else None
-        rows = int(manifest.get("rows", len(found)))
-        _read_lists(manifest, span)
-    except (InputError, TypeError, ValueError, LookupError, AttributeError):
-        return "it cannot be read"
+    if not is_readable(manifest):
+        return UNREADABLE
+    if "start" not in manifest:
+        return _Rows(found, True, None, None)
+    span = Span(instant_ms(manifest["start"], "start"), instant_ms(manifest["end"], "end"))
+    timeframe = parse_timeframe(manifest["timeframe"]) if "timeframe" in manifest else None
+    rows = int(manifest.get("rows", len(found)))
     # Rows that may still change are among the rows of a manifest, and lie behind its end.
     stated = rows - int((~frame["is_closed"].astype(bool)).sum()) if is_open else rows
     if found.size and (found[0] < span.start_ms or found[-1] >= span.end_ms):
@@ -186,16 +177,6 @@ def _rows_of(frame: pd.DataFrame, open_ms: Int64s, manifest: Mapping[str, Any]) 
     if made.is_whole:
         return made
     return _check_part(made, manifest, timeframe, span, rows)
-
-
-def _read_lists(manifest: Mapping[str, Any], span: Span) -> None:
-    """Raise one of several errors where the numbers, gaps and times of a manifest are none."""
-    int(manifest.get("expected") or 0)
-    for gap in (*(manifest.get("gaps") or ()), *manifest.get("missing", ())):
-        _lies_in(gap, span)
-        int(gap["count"])
-    for time in manifest.get("partial", ()):
-        _holds(span, time)
 
 
 def _are_most(flags: npt.NDArray[np.bool_]) -> bool:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from candle_fetcher.core.errors import InputError, shown
-from candle_fetcher.core.frame import index_ms
+from candle_fetcher.core.frame import Convertible, as_pandas, check_columns_of, floats_in, index_ms
 from candle_fetcher.core.gap import iso
 from candle_fetcher.core.manifests import list_missing, manifest_that_fits
 from candle_fetcher.core.missing import gaps_between_rows, missing_in
@@ -22,7 +22,9 @@ _COLUMNS = ("high", "low", "close", "volume")
 
 
 @short_errors
-def summary(frame: pd.DataFrame, symbol: str | None = None, timeframe: str | None = None) -> dict[str, Any]:
+def summary(
+    frame: pd.DataFrame | Convertible, symbol: str | None = None, timeframe: str | None = None
+) -> dict[str, Any]:
     """Return count, first and last open time, missing candles, highest, lowest, total and mean figures; JSON-able.
 
     Symbol and timeframe default to those in the frame's manifest. `gaps` lists the missing candles between the first
@@ -30,16 +32,17 @@ def summary(frame: pd.DataFrame, symbol: str | None = None, timeframe: str | Non
     their number. Both are None without a timeframe. `missing`, which is there only for a partial frame, lists what of
     it could not be fetched. `avg_price` is the mean close. A figure is None where there are no
     rows, or where a value that it depends on is unknown. Rows without any value, as `combine` makes them, do not count.
-    Raises InputError where a column is missing.
+    Tables of Polars and Arrow are taken, too.
+    Raises InputError where a column is missing, is there twice, or has others than numbers.
     """
-    if not isinstance(frame, pd.DataFrame):
+    given: Any = as_pandas(frame)
+    if not isinstance(given, pd.DataFrame):
         raise InputError(f"expected a frame of candles, got {type(frame).__name__}")
+    frame = given
     for name, value in (("symbol", symbol), ("timeframe", timeframe)):
         if value is not None and not isinstance(value, str):
             raise InputError(f"{name} {shown(value)} must be a text such as 'BTC/USDT' or '1h'")
-    lacking = [name for name in _COLUMNS if name not in frame]
-    if lacking:
-        raise InputError(f"expected a frame of candles; it lacks the columns {', '.join(lacking)}")
+    check_columns_of(frame, _COLUMNS)
     manifest: Mapping[str, Any] = {}
     missing: list[dict[str, Any]] = []
     if symbol is None or timeframe is None or missing_in(frame):
@@ -63,21 +66,22 @@ def summary(frame: pd.DataFrame, symbol: str | None = None, timeframe: str | Non
             "gap_count": None if gaps is None else len(gaps),
             **({"missing": missing} if missing else {}),
             "statistics": {
-                "highest_price": _figure(frame["high"], np.max),
-                "lowest_price": _figure(frame["low"], np.min),
-                "total_volume": _figure(frame["volume"], np.sum),
-                "avg_price": _figure(frame["close"], np.mean),
+                "highest_price": _figure(frame, "high", np.max),
+                "lowest_price": _figure(frame, "low", np.min),
+                "total_volume": _figure(frame, "volume", np.sum),
+                "avg_price": _figure(frame, "close", np.mean),
             },
         },
     }
 
 
-def _figure(column: pd.Series, figure: Callable[[npt.NDArray[np.float64]], Any]) -> float | None:
+def _figure(frame: pd.DataFrame, name: str, figure: Callable[[npt.NDArray[np.float64]], Any]) -> float | None:
     """Return the figure of the column; None where it has no values, unknown ones, or the result is not finite."""
-    values = column.to_numpy(np.float64, na_value=np.nan)
+    values = floats_in(frame, name)
     if not values.size or not np.isfinite(values).all():
         return None
-    value = float(figure(values))
+    with np.errstate(over="ignore"):
+        value = float(figure(values))
     return value if math.isfinite(value) else None
 
 

@@ -179,6 +179,8 @@ def _part(name: object, frame: object, column: str | None) -> pd.DataFrame:
         raise InputError(f"a frame has the name {shown(name)}; expected a text")
     if not isinstance(frame, pd.DataFrame) or not isinstance(frame.index, pd.DatetimeIndex):
         raise InputError(f"{name} must be a frame with times as its index; got {type(frame).__name__}")
+    if frame.columns.nlevels > 1 or not frame.columns.is_unique:
+        raise InputError(f"{name} has a column twice, or columns of several levels; expected each column once")
     if not frame.index.is_unique or frame.index.hasnans:
         raise InputError(f"the index of {name} has a time twice, or a missing one; expected each time once")
     if column is not None and (not isinstance(column, str) or column not in frame.columns):

@@ -105,6 +105,7 @@ def _read_source(frame: pd.DataFrame, base: str | None) -> _Source:
     if manifest is not None:
         listed = [instant_ms(time, "partial") for time in manifest.get("partial", ())]
         lacking = np.union1d(lacking, np.array(listed, np.int64))
+    if manifest is not None and "start" in manifest:
         span = Span(instant_ms(manifest["start"], "start"), instant_ms(manifest["end"], "end"))
     elif len(open_ms):
         slots = timeframe.ordinals(open_ms[[0, -1]])

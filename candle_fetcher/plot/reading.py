@@ -11,7 +11,7 @@ import pandas as pd
 
 from candle_fetcher.core.candles import OHLCV, Candles, Int64s, candles_from
 from candle_fetcher.core.errors import InputError, shown
-from candle_fetcher.core.frame import as_pandas, index_ms, with_times
+from candle_fetcher.core.frame import as_pandas, check_columns_of, floats_in, index_ms, with_times
 from candle_fetcher.core.manifests import manifest_of, manifest_that_fits
 from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.core.spans import Span
@@ -49,9 +49,7 @@ def read_frame(given: Any) -> Drawn:
     Raises InputError where it has no times, lacks prices, or has a time twice.
     """
     frame = as_frame(given)
-    lacking = [name for name in _PRICES if name not in frame]
-    if lacking:
-        raise InputError(f"expected a frame of candles; it lacks the columns {', '.join(lacking)}")
+    check_columns_of(frame, _PRICES)
     frame = frame.dropna(how="all", subset=[*_PRICES]) if frame["close"].isna().any() else frame
     opens = index_ms(frame)
     if (np.diff(opens) <= 0).any():
@@ -60,7 +58,7 @@ def read_frame(given: Any) -> Drawn:
         if (np.diff(opens) == 0).any():
             raise InputError("the index of the frame has a time twice; expected each time once")
     manifest = manifest_of(frame) or manifest_that_fits(frame) or {}  # the second one warns
-    columns = [_numbers(frame, name) for name in OHLCV]
+    columns = [floats_in(frame, name) if name in frame else np.full(len(frame), np.nan) for name in OHLCV]
     is_invented, is_open = _flags(frame, "is_synthetic", False), ~_flags(frame, "is_closed", True)
     timeframe = _timeframe(opens, manifest)
     span = _span(opens, manifest, timeframe, int((~is_invented).sum()))
@@ -77,15 +75,6 @@ def as_frame(given: Any) -> pd.DataFrame:
     frame = with_times(frame)
     index_ms(frame)  # raises where these are no times
     return frame
-
-
-def _numbers(frame: pd.DataFrame, name: str) -> npt.NDArray[np.float64]:
-    if name not in frame:
-        return np.full(len(frame), np.nan)
-    try:
-        return frame[name].to_numpy(dtype=np.float64, na_value=np.nan)
-    except (TypeError, ValueError):
-        raise InputError(f"column {name} of the frame is not of numbers; expected prices and volumes") from None
 
 
 def _flags(frame: pd.DataFrame, name: str, otherwise: bool) -> Flags:

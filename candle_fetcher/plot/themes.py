@@ -206,6 +206,8 @@ def decimals_of(values: Float64s) -> int:
     """Return how many decimals show each of the values whole, at most 12."""
     known = values[np.isfinite(values)]
     for places in range(_MOST_DECIMALS):
-        if (np.abs(np.round(known, places) - known) <= np.abs(known) * 1e-12).all():
+        with np.errstate(over="ignore"):
+            rounded = np.round(known, places)
+        if (np.abs(rounded - known) <= np.abs(known) * 1e-12).all():
             return places
     return _MOST_DECIMALS
