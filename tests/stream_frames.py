@@ -11,53 +11,53 @@ from typing import Any
 from candle_fetcher.core.live import Ack, CandleUpdate, Heartbeat, QuoteUpdate, Refusal
 
 KLINE = {
-    "t": 1745689500000, "T": 1745689559999, "s": "BTCUSDT", "i": "1m", "f": 13562205, "L": 13562210,
-    "o": "0.20800000", "c": "0.20810000", "h": "0.20820000", "l": "0.20700000", "v": "624.60000000", "n": 6,
-    "x": True, "q": "129.95848000", "V": "24.60000000", "Q": "9.95848000", "B": "0",
+    "t": 1745689500000, "T": 1745689559999, "s": "BTCUSDT", "i": "1m", "f": 10000005, "L": 10000010,
+    "o": "0.20500000", "c": "0.20510000", "h": "0.20520000", "l": "0.20400000", "v": "321.50000000", "n": 6,
+    "x": True, "q": "65.92350000", "V": "21.50000000", "Q": "4.40750000", "B": "0",
 }  # fmt: skip
 TICKER = {
-    "e": "24hrTicker", "E": 1711123991960, "s": "BTCUSDT", "c": "553.80000000", "b": "553.70000000",
-    "a": "553.80000000", "v": "1181388.68200000", "q": "667153813.14420000", "C": 1711123991959,
+    "e": "24hrTicker", "E": 1711123991960, "s": "BTCUSDT", "c": "512.30000000", "b": "512.20000000",
+    "a": "512.30000000", "v": "1000388.25000000", "q": "512498900.47500000", "C": 1711123991959,
 }  # fmt: skip
 BINANCE = tuple(
     json.dumps(value, separators=(",", ":")).encode()
     for value in (
         {"stream": "btcusdt@kline_1m", "data": {"e": "kline", "E": 1745689560004, "s": "BTCUSDT", "k": KLINE}},
         {"stream": "btcusdt@ticker", "data": TICKER},
-        {"u": 98645697497, "s": "BTCUSDT", "b": "64603.99", "B": "4.91", "a": "64604.00", "A": "2.16"},
+        {"u": 90000000001, "s": "BTCUSDT", "b": "64001.99", "B": "4.5", "a": "64002.00", "A": "2.25"},
         {"result": None, "id": 1},
         {"error": {"code": 2, "msg": "Invalid request: missing field `method`"}, "id": 3},
     )
 )
 KRAKEN = (
     (
-        b'{"channel":"ohlc","type":"update","timestamp":"2026-10-06T18:06:02.264627814Z","data":[{"symbol":"BTC/USD","open":'
-        b'85754.8,"high":85754.9,"low":85754.7,"close":85754.8,"trades":5,"volume":0.00126520,"vwap":85754.7,'
+        b'{"channel":"ohlc","type":"update","timestamp":"2026-10-06T18:06:02.250000000Z","data":[{"symbol":"BTC/USD","open":'
+        b'85001.5,"high":85001.9,"low":85001.1,"close":85001.2,"trades":5,"volume":0.00150010,"vwap":85001.4,'
         b'"interval_begin":"2026-10-06T18:06:00.000000000Z","interval":1,"timestamp":"2026-10-06T18:07:00.000000Z"}]}'
     ),
     (
-        b'{"channel":"ticker","type":"update","data":[{"symbol":"BTC/USD","bid":83744.2,"bid_qty":0.56251979,"ask":83744.3,'
-        b'"ask_qty":0.00044780,"last":83744.3,"volume":3156.84782110,"vwap":84174.6,"low":83163.6,"high":85247.4,"change":'
-        b'-429.3,"change_pct":-0.51,"trades":135262,"timestamp":"2026-09-25T17:48:26.844359Z"}]}'
+        b'{"channel":"ticker","type":"update","data":[{"symbol":"BTC/USD","bid":83001.2,"bid_qty":0.50000010,"ask":83001.3,'
+        b'"ask_qty":0.00100020,"last":83001.3,"volume":3001.25000010,"vwap":83500.5,"low":82500.1,"high":84500.9,"change":'
+        b'-400.5,"change_pct":-0.48,"trades":120001,"timestamp":"2026-09-25T17:48:26.800009Z"}]}'
     ),
     (
         b'{"method":"subscribe","result":{"channel":"ohlc","interval":1,"snapshot":true,"symbol":"BTC/USD"},"success":true,'
-        b'"time_in":"2026-10-06T18:06:01.981684Z","time_out":"2026-10-06T18:06:01.981723Z","req_id":1}'
+        b'"time_in":"2026-10-06T18:06:01.900010Z","time_out":"2026-10-06T18:06:01.900050Z","req_id":1}'
     ),
     (
         b'{"error":"Currency pair not supported XBT/USD","method":"subscribe","success":false,"symbol":"XBT/USD",'
-        b'"time_in":"2026-09-25T17:48:54.701041Z","time_out":"2026-09-25T17:48:54.701062Z"}'
+        b'"time_in":"2026-09-25T17:48:54.700001Z","time_out":"2026-09-25T17:48:54.700021Z"}'
     ),
 )
 ALPACA = (
     (
-        b'[{"T":"b","S":"AAPL","o":132.65,"h":136,"l":132.12,"c":134.65,"v":205,"t":"2024-07-24T07:56:00Z","n":16,"vw":133.7},'
-        b'{"T":"u","S":"AAPL","o":132.65,"h":136.5,"l":132.12,"c":134.65,"v":206,"t":"2024-07-24T07:55:00Z","n":17}]'
+        b'[{"T":"b","S":"AAPL","o":131.25,"h":135,"l":131.12,"c":133.75,"v":204,"t":"2024-07-24T07:56:00Z","n":16,"vw":132.5},'
+        b'{"T":"u","S":"AAPL","o":131.25,"h":135.5,"l":131.12,"c":133.75,"v":206,"t":"2024-07-24T07:55:00Z","n":17}]'
     ),
     (
-        b'[{"T":"q","S":"AAPL","bx":"O","bp":133.85,"bs":4,"ax":"R","ap":135.77,"as":5,"c":["R"],"z":"A",'
-        b'"t":"2024-07-24T07:56:53.639713735Z"},{"T":"t","S":"AAPL","i":1,"x":"N","p":134.56,"s":3,"c":[" "],"z":"A",'
-        b'"t":"2026-09-15T11:01:53.291535755Z"},{"T":"d","S":"AAPL","o":1,"h":2,"l":1,"c":2,"v":2050,'
+        b'[{"T":"q","S":"AAPL","bx":"O","bp":132.25,"bs":4,"ax":"R","ap":134.25,"as":5,"c":["R"],"z":"A",'
+        b'"t":"2024-07-24T07:56:53.600000735Z"},{"T":"t","S":"AAPL","i":1,"x":"N","p":133.06,"s":3,"c":[" "],"z":"A",'
+        b'"t":"2026-09-15T11:01:53.250000755Z"},{"T":"d","S":"AAPL","o":1,"h":2,"l":1,"c":2,"v":2040,'
         b'"t":"2024-07-24T04:00:00Z"}]'
     ),
     b'[{"T":"subscription","trades":[],"quotes":["AAPL"],"bars":["AAPL","SPY"]}]',

@@ -283,12 +283,12 @@ def test_a_bar_that_comes_again_is_a_correction_and_days_and_trades_make_quotes(
     parse = streams_of("alpaca").parse
     bar, again = parse(stream_frames.ALPACA[0])
     assert again == CandleUpdate(
-        "updatedBars AAPL", 1721807700000, (132.65, 136.5, 132.12, 134.65, 206.0, 17), True, 1, None, True
+        "updatedBars AAPL", 1721807700000, (131.25, 135.5, 131.12, 133.75, 206.0, 17), True, 1, None, True
     )
     assert bar.order < again.order  # type: ignore[union-attr]
     _, trade, day = parse(stream_frames.ALPACA[1])
-    assert (trade.topic, trade.last_price, trade.time_ms) == ("trades AAPL", 134.56, 1789470113291)  # type: ignore[union-attr]
-    assert day == QuoteUpdate("dailyBars AAPL", volume=2050.0)
+    assert (trade.topic, trade.last_price, trade.time_ms) == ("trades AAPL", 133.06, 1789470113250)  # type: ignore[union-attr]
+    assert day == QuoteUpdate("dailyBars AAPL", volume=2040.0)
     (one_sided,) = parse(b'[{"T":"q","S":"AAPL","bp":0,"ap":135.77,"t":"2024-07-24T07:56:53Z"}]')
     assert math.isnan(one_sided.bid_price)  # type: ignore[union-attr,arg-type]
 
