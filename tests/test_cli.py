@@ -671,6 +671,9 @@ def test_practice_serves_until_ctrl_c(tmp_path: Path) -> None:
     assert ran == 0
     assert done.code == 0
     assert f"--base-url binance={url}" in done.err.decode()
+    lines = re.findall(r"^  export (\w+)=(\S+)$", done.err.decode(), re.M)
+    assert [name for name, _ in lines] == ["CANDLE_FETCHER_BASE_URLS", "ALPACA_API_KEY_ID", "ALPACA_API_SECRET_KEY"]
+    assert set(lines[0][1].split(",")) >= {f"binance={url}", f"kraken={url}", f"alpaca={url}"}
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -51,8 +51,12 @@ from candle_fetcher.fetcher import CandleFetcher
 from candle_fetcher.files.exporting import FileArguments, save_frame
 from candle_fetcher.files.places import find_home, read_manifest
 from candle_fetcher.files.writing import replacing
+from candle_fetcher.providers import all_providers
 from candle_fetcher.settings import MODES
 from candle_fetcher.verification import verify_file
+
+if TYPE_CHECKING:
+    from candle_fetcher.practice import PracticeExchange
 
 
 def fetch(arguments: argparse.Namespace, talk: Talk) -> int:
@@ -327,12 +331,27 @@ def practice(arguments: argparse.Namespace, talk: Talk) -> int:
             f"  candle-fetcher fetch BTC/USDT 1h --days 7 --base-url binance={exchange.base_urls['binance']}\n"
             f"or in Python:\n"
             f'  CandleFetcher(base_urls={{"binance": "{exchange.base_urls["binance"]}"}})\n'
+            f"or once for all that runs in that terminal, with keys that it lets in:\n"
+            f"{_environment_of(exchange)}\n"
             f"\nServing until Ctrl-C."
         )
         forever = threading.Event()
         while not forever.wait(0.5):  # Windows sees Ctrl-C between two waits only
             pass
     return 0
+
+
+def _environment_of(exchange: PracticeExchange) -> str:
+    """Return the lines of a shell by which every provider is the practice exchange."""
+    urls = ",".join(f"{name}={url}" for name, url in exchange.base_urls.items())
+    keys = {
+        key.environment: exchange.api_keys[name][key.name]
+        for name in exchange.api_keys
+        for key in all_providers()[name].keys
+    }
+    setting = "set" if sys.platform == "win32" else "export"
+    pairs = {"CANDLE_FETCHER_BASE_URLS": urls, **keys}
+    return "\n".join(f"  {setting} {name}={value}" for name, value in pairs.items())
 
 
 def verify(arguments: argparse.Namespace, talk: Talk) -> int:
