@@ -152,6 +152,25 @@ def test_a_candle_that_is_corrected_is_noted_and_yielded_again_where_that_is_ask
     assert len(world.fetcher().cache.revisions()) == 1
 
 
+def test_a_long_candle_is_read_once_more_two_minutes_after_its_close(world: LiveWorld) -> None:
+    driver = world.follow(["BTC/USDT"], "1h", revisions=True)
+    hour_s = ms("2024-06-15T13:00") / 1000
+    driver.run_to([hour_s + 2.1])
+    high = float(driver.items[0][1]["high"].iloc[0])
+    world.exchange.restate("binance", "BTCUSDT", "1h", ms("2024-06-15T12:00"), close=str(high))
+    world.asked()
+    driver.run_to([hour_s + 60, hour_s + 119])
+    assert world.asked() == []
+    driver.run_to([hour_s + 121, hour_s + 200, hour_s + 1800])
+    assert len(world.asked()) == 1
+    (_, again) = driver.items[-1]
+    assert (again["is_revised"].all(), again["close"].iloc[0]) == (True, high)
+    assert len(world.fetcher().cache.revisions()) == 1
+    frame = world.fetcher().fetch("BTC/USDT", "1h", "2024-06-15T12:00", "2024-06-15T13:00")
+    assert frame["close"].iloc[0] == high
+    assert world.asked() == []
+
+
 def test_the_forming_candle_is_shown_between_closed_ones_and_never_after_its_close(world: LiveWorld) -> None:
     driver = world.follow(["BTC/USDT"], "1m", include_open=True)
     driver.run(200)

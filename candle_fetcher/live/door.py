@@ -19,11 +19,12 @@ from candle_fetcher.core.entry import Entry
 from candle_fetcher.core.live import CandleUpdate
 from candle_fetcher.core.merging import Merged, merge_entries
 from candle_fetcher.core.plan import chunk_of, chunk_span
+from candle_fetcher.core.revisions import find_revisions
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import Timeframe
 from candle_fetcher.providers import Feed, Provider
-from candle_fetcher.sources import RestSource
+from candle_fetcher.sources import AsOf, RestSource, SeriesReader
 
 
 class SeriesRequest(Protocol):
@@ -70,6 +71,34 @@ class Door(NamedTuple):
         """Return the opening of the first candle of the symbol."""
         policy = self.read_policy(self.runtime.settings, None)
         return int(self.find_first_candle(self.runtime, symbol, provider, kind, policy).value // 10**6)
+
+    def read_again(self, wanted: SeriesRequest, span: Span) -> None:
+        """Read candles of a short span that has settled once more. What differs from what is stored takes its place,
+        and is noted as a revision."""
+        series, source, cache = wanted.series, wanted.source, self.runtime.cache
+        settling, timeframe = wanted.feed.settling(series), series.timeframe
+        with self.runtime.scope() as scope:
+            now_ms = source.now_ms(scope, series)
+            scope.as_of = AsOf(now_ms, source.server_clock.moment().wall_s, is_checked=True)
+            answer = SeriesReader(source, series, scope).fetch_span(span, lambda hole, first_ms: 0)
+        if answer.error is not None or not answer.candles.count:
+            return
+        chunks = range(chunk_of(timeframe, answer.span.start_ms), chunk_of(timeframe, answer.span.end_ms - 1) + 1)
+
+        def change(stored: dict[int, Entry]) -> dict[int, Merged]:
+            changed = {}
+            for chunk, old in stored.items():
+                part = chunk_span(timeframe, chunk).clip(answer.span).clip(old.covered)
+                new = absorb(old, part, answer.candles.trim(part), [], settling=settling, now_ms=now_ms)
+                if part and new is not None:
+                    changed[chunk] = merge_entries(old, new, [part], timeframe=timeframe, seen=old)
+                    entry = changed[chunk].entry._replace(stored_ms=now_ms)
+                    cache.entries.note_revisions(series, find_revisions(old, entry))
+            return changed
+
+        until_s = self.runtime.clock() + timeframe.nominal_ms / 1000
+        cache.entries.update(series, list(chunks), change, dict.fromkeys(chunks, until_s))
+        cache.frames.drop(series)
 
 
 def candles_of(updates: Sequence[CandleUpdate], columns: Sequence[str]) -> Candles:

@@ -8,11 +8,13 @@ the provider's clock. A series that could not be fetched is tried again for ever
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -94,6 +96,7 @@ class Lane:
     is_streamed: bool = False
     is_busy: bool = False
     due_ms: float = 0.0  # by the provider's clock
+    look_ms: float = math.inf  # when candles that were handed out are read once more, though no other one is due
     tries: int = 0  # in a row, without a new candle
     waits_since_s: float | None = None  # since when the next candle is due in vain
     forming_shown: CandleUpdate | None = None
@@ -263,6 +266,12 @@ class Follower(Work):
 
     def _work(self, lane: Lane) -> None:
         ledger, now_ms = lane.ledger, lane.now_ms()
+        if lane.look_ms <= now_ms < ledger.settles_ms():
+            lane.look_ms, lane.due_ms = math.inf, self._next_due_ms(lane)
+            with suppress(CandleFetcherError):  # the next request reads them, too
+                self._door.read_again(lane.wanted, Span(ledger.check_from_ms(), ledger.next_ms))
+                self._look_again(lane)
+            return
         with self._lock:
             streamed = ledger.streamed(now_ms)
         if streamed:
@@ -365,11 +374,22 @@ class Follower(Work):
         lane.problem = None
         if handed or due_ms > now_ms:
             lane.tries, lane.waits_since_s = 0, None
-            lane.due_ms = due_ms
+            lane.look_ms = self._look_ms(lane)
+            lane.due_ms = min(due_ms, lane.look_ms)
         else:
             self._wait_again(lane, _EMPTY_S)
         if ledger.is_silent() and lane.is_streamed:
             self.doubt(lane)
+
+    def _look_ms(self, lane: Lane) -> float:
+        """Return when candles that were handed out soon after their close are read once more: once they can be
+        confirmed, unless the request for the next candle comes before, or requests are counted by the day."""
+        finality = lane.ledger.settling.finality
+        if finality.spares_edge or lane.ledger.every > 1 or not lane.ledger.handed:
+            return math.inf
+        last_ms = lane.ledger.settling.close_ms(next(reversed(lane.ledger.handed)))
+        look_ms = last_ms + finality.confirm_ms
+        return look_ms if look_ms < lane.ledger.settles_ms() else math.inf
 
     def _note_failure(self, lane: Lane, error: BaseException) -> None:
         """Note when a lane is tried again after a fetch that failed. What is no error of the library is raised in the
