@@ -316,6 +316,22 @@ def test_data_flows_within_a_minute_after_a_quarter_of_an_hour_without_a_server(
     assert len(world.network.attempts) < 40
 
 
+def test_a_connection_that_is_lost_before_its_first_message_is_sent_is_closed_and_replaced(world: LiveWorld) -> None:
+    lost = [refused(0.0), refused(0.0)]
+
+    def judge(text: str) -> bytes | None:
+        if lost:
+            raise lost.pop()
+        return None
+
+    world.network.judge = judge
+    play = LinePlay(world, "binance", klines("BTCUSDT"))
+    play.run(20)
+    assert [conn.is_closed for conn in world.network.conns] == [True, True, False]
+    assert play.seen.topics == {"btcusdt@kline_1m"}
+    assert len(play.seen.downs) == 2
+
+
 # Silence
 
 

@@ -59,7 +59,7 @@ def live_threads() -> list[str]:
 
 
 def fetcher_of(world: LiveWorld) -> CandleFetcher:
-    return world.fetcher(base_urls=world.exchange.base_urls | world.stream_urls())
+    return world.fetcher(base_urls=world.exchange.base_urls)
 
 
 @pytest.fixture(autouse=True)

@@ -177,8 +177,9 @@ class Line:
             if wait_s > 0:
                 self._wires.wait(self.stop, min(most_s, wait_s))
             else:
-                self._current = self._open(now_s)
+                self._current = opened = self._open(now_s)
                 self._looked = self._clocks()
+                self._greet(opened)
             return
         if self._has_slept():
             self._lose(current, "the machine slept")
@@ -212,7 +213,8 @@ class Line:
         if self._outlet.streams.most_connections == 1:
             self._lose(current, "it is replaced by a new one")
         elif all(left > 1 for _, left in self._outlet.attempts.left()):
-            self._successor = self._open(now_s)
+            self._successor = opened = self._open(now_s)
+            self._greet(opened)
 
     def _open(self, now_s: float) -> _Open | None:
         """Return a new connection; None where none came about, and note the pause then."""
@@ -238,9 +240,16 @@ class Line:
                 self._spans_down.append((self._down_since_s, wires.wall_s()))
                 self._down_since_s = None
             self._board.connected(self._channels, now_s)
-            self._do(opened, link.tick(now_s))
             return opened
         return None
+
+    def _greet(self, opened: _Open | None) -> None:
+        """Send the first messages of a new connection, which may be lost by then."""
+        if opened is not None:
+            try:
+                self._do(opened, opened.link.tick(self._wires.steady_s()))
+            except SourceError as error:
+                self._lose(opened, _reason(error))
 
     def _refused(self, error: Exception, now_s: float) -> None:
         """Note a pause after a try without a connection; a denial sends the next try to another host."""

@@ -167,7 +167,7 @@ def connect(
             redirect_limit=0,
         )
         exchange.check_stopped()
-    except foreign as error:
+    except (*foreign, CancelledError) as error:
         with contextlib.suppress(OSError):
             sock.close()
         exchange.check_stopped()
