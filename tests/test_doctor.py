@@ -107,6 +107,14 @@ def test_every_provider_can_be_looked_at(world: World, provider: str) -> None:
     assert set(frame.loc[frame["check"] == "clock skew", "subject"]) == {provider}
 
 
+def test_keys_that_are_there_are_not_said_to_be_valid(world: World) -> None:
+    keys = {"alpaca": {"key_id": "PKWRONG", "secret_key": "wrong"}}
+    with world.fetcher(source="cache", api_keys=keys) as fetcher:
+        passed, found, _ = row(fetcher.doctor(provider="alpaca"), "keys")
+    assert passed
+    assert "only a fetch shows whether they are valid" in found
+
+
 def test_an_unknown_provider_is_wrong_input(world: World) -> None:
     with pytest.raises(InputError, match="Did you mean 'binance'"):
         world.fetcher().doctor(provider="binanse")
