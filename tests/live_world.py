@@ -24,7 +24,7 @@ from candle_fetcher.core.events import Event
 from candle_fetcher.core.frame import index_ms
 from candle_fetcher.core.quote import Quote
 from candle_fetcher.live.follow import make_follow
-from candle_fetcher.live.follower import Options
+from candle_fetcher.live.follower import FollowOptions
 from candle_fetcher.live.line import Line, Wires
 from candle_fetcher.live.watch import make_watch
 from candle_fetcher.net.stream import Frame
@@ -154,7 +154,7 @@ class LiveWorld(World):
         settings = given.pop("settings", {})
         fetcher = self.fetcher(**settings)
         runtime = fetcher._runtime
-        options = Options(timeframe, **given)
+        options = FollowOptions(timeframe, **given)
         wires = self.wires(runtime.observe)
         live = make_follow(runtime, fetcher._door, symbols, start, options, wires=wires, begins=False)
         return Driver(self, live)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -74,6 +75,7 @@ def test_a_refused_handshake_has_its_status_and_no_key(exchange: PracticeExchang
     assert caught.value.__cause__ is None
 
 
+@pytest.mark.slow
 def test_a_redirect_is_not_followed(exchange: PracticeExchange) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         other.settimeout(0.3)
@@ -209,6 +211,20 @@ def test_each_way_out_of_the_loop_ends_every_thread(exchange: PracticeExchange, 
         wait_for_no_threads()
         live = one.watch(["BTC/USDT"])
     assert list(live) == [] or live.stats.quotes
+    wait_for_no_threads()
+
+
+@pytest.mark.slow
+def test_the_loops_work_inside_a_running_event_loop_and_can_be_run_again(
+    exchange: PracticeExchange, tmp_path: Any
+) -> None:
+    with fetcher(exchange, tmp_path) as one:
+
+        async def cell() -> str:
+            with one.watch(["BTC/USDT"]) as live:
+                return next(live).symbol
+
+        assert [asyncio.run(cell()) for _ in range(5)] == ["BTC/USDT"] * 5
     wait_for_no_threads()
 
 

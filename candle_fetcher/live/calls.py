@@ -121,7 +121,7 @@ def follow(
     `live` is not installed and the provider has streams.
     """
     from candle_fetcher.live.follow import make_follow  # when used: few do
-    from candle_fetcher.live.follower import Options
+    from candle_fetcher.live.follower import FollowOptions
 
-    options = Options(timeframe, provider, kind, include_open, revisions, max_delay_s)
+    options = FollowOptions(timeframe, provider, kind, include_open, revisions, max_delay_s)
     return make_follow(self._runtime, self._door, symbols, start, options, to)

@@ -14,7 +14,7 @@ from candle_fetcher.core.arguments import is_several, read_flag, read_number
 from candle_fetcher.core.errors import InputError, shown
 from candle_fetcher.core.ranges import FIRST, NOW, ago_ms, instant_ms, is_word
 from candle_fetcher.live.door import Door
-from candle_fetcher.live.follower import Follower, Kept, Lane, Options
+from candle_fetcher.live.follower import Caching, Follower, FollowOptions, Lane
 from candle_fetcher.live.iterator import LiveIterator
 from candle_fetcher.live.line import Outlet, Wires
 from candle_fetcher.live.sinks import Sinks
@@ -26,7 +26,7 @@ from candle_fetcher.sources import Wire
 _LONGEST_DELAY_S = 1e9
 
 
-class LiveRuntime(Kept, Protocol):
+class LiveRuntime(Caching, Protocol):
     """What a fetcher has for live calls with streams."""
 
     settings: Settings
@@ -53,7 +53,7 @@ def make_follow(
     door: Door,
     symbols: Iterable[str],
     start: Any,
-    options: Options,
+    options: FollowOptions,
     to: Any = (),
     wires: Wires | None = None,
     *,

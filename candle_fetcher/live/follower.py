@@ -66,14 +66,14 @@ _LOOK_S = 0.5
 _LATE_MS = 30_000
 
 
-class Kept(Base, Protocol):
+class Caching(Base, Protocol):
     """What a fetcher has for `follow`."""
 
     @property
     def cache(self) -> CandleCache: ...
 
 
-class Options(NamedTuple):
+class FollowOptions(NamedTuple):
     """The arguments of `follow` that all its series share."""
 
     timeframe: str
@@ -112,7 +112,7 @@ class Lane:
 class Follower(Work):
     """The lanes of one call of `follow`, which hears its streams."""
 
-    def __init__(self, base: Kept, door: Door, options: Options, wires: Wires) -> None:
+    def __init__(self, base: Caching, door: Door, options: FollowOptions, wires: Wires) -> None:
         super().__init__(base)
         self._cache = base.cache
         self._door = door

@@ -1,4 +1,4 @@
-"""A Line: the channels of one path, kept subscribed by one thread through losses of the connection.
+"""A line: the channels of one path, kept subscribed by one thread through losses of the connection.
 
 A connection that ends is replaced after a pause; one that is to end is replaced before, and read until the new one
 delivers. Each piece of I/O comes from a `Wires`, so that tests have neither sockets nor time.
