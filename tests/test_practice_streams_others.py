@@ -170,6 +170,7 @@ def test_kraken_bans_an_address_after_150_connections_for_ten_minutes() -> None:
     opened = [streams.open("/kraken/v2", (), {}, NOW_MS + n) for n in range(152)]
     assert [isinstance(one, KrakenSession) for one in opened] == [True] * 150 + [False] * 2
     assert opened[150].status == 429  # type: ignore[union-attr]
+    assert exchange.kraken.answer("/0/public/Time", (), {}).status == 429
     assert not isinstance(streams.open("/kraken/v2", (), {}, NOW_MS + 590_000), KrakenSession)
     assert isinstance(streams.open("/kraken/v2", (), {}, NOW_MS + 1_300_000), KrakenSession)
 

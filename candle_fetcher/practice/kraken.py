@@ -80,6 +80,10 @@ PAIRS = (
 _kept_rows: Kept[tuple[Any, ...], list[list[Any]]] = Kept(50)
 
 
+# What the firewall says to an address that opened too many connections of streams.
+BANNED = ServedReply(429, (("Content-Type", "text/plain"),), b"error code: 1015")
+
+
 class _KrakenRefusal(Exception):
     """The request is answered with this error."""
 
@@ -91,6 +95,7 @@ class Kraken:
 
     def __init__(self, tape: Tape, now_ms: Callable[[], int], *, burst: float = 15) -> None:
         self.burst = burst
+        self.banned_until_ms = 0  # the firewall before it refuses the address
         self._tape = tape
         self._now_ms = now_ms
         self._lock = threading.Lock()
@@ -102,8 +107,10 @@ class Kraken:
         return path.startswith("/0/")
 
     def answer(self, path: str, pairs: Sequence[tuple[str, str]], headers: Mapping[str, str]) -> ServedReply:
-        """Return the reply; its status is 200 also for errors."""
+        """Return the reply; its status is 200 also for errors, but for those of the firewall."""
         now_ms = self._now_ms()
+        if now_ms < self.banned_until_ms:
+            return BANNED
         methods: dict[str, Callable[[Mapping[str, str], int], dict[str, Any]]] = {
             "Time": _time, "SystemStatus": _status, "AssetPairs": _asset_pairs, "OHLC": self._ohlc,
             "Ticker": self._tickers,

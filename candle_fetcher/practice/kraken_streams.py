@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from candle_fetcher.practice.faults import ServedReply
-from candle_fetcher.practice.kraken import INTERVALS, PAIRS, Kraken, Pair
+from candle_fetcher.practice.kraken import BANNED, INTERVALS, PAIRS, Kraken, Pair
 from candle_fetcher.practice.limits import Budget
 from candle_fetcher.practice.request import View
 from candle_fetcher.practice.series import Tape
@@ -47,7 +47,8 @@ def _at(ms: int, digits: int) -> str:
 
 
 class KrakenStreams:
-    """The streams of Kraken. An address may open `attempts` connections in ten minutes, else it is banned for ten."""
+    """The streams of Kraken. An address may open `attempts` connections in ten minutes, else it is banned for ten, also
+    from REST."""
 
     name = "kraken"
 
@@ -64,8 +65,10 @@ class KrakenStreams:
         self, path: str, pairs: Sequence[tuple[str, str]], headers: Mapping[str, str], now_ms: int
     ) -> KrakenSession | ServedReply:
         """Return the session of a new connection, or the firewall's refusal of too many."""
-        if self._attempts.spend(1, now_ms).status != 200:
-            return ServedReply(429, (("Content-Type", "text/plain"),), b"error code: 1015")
+        verdict = self._attempts.spend(1, now_ms)
+        if verdict.status != 200:
+            self._kraken.banned_until_ms = verdict.until_ms
+            return BANNED
         return KrakenSession(self._kraken, self._tape, now_ms)
 
 
