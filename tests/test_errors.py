@@ -28,6 +28,7 @@ from candle_fetcher import (
     CandleFetcherError,
     CandleFetcherWarning,
     FetchManyError,
+    FetchManyOutOfMemory,
     IncompleteData,
     InputError,
     MissingExtra,
@@ -62,6 +63,7 @@ FACTS: dict[type, dict[str, Any]] = {
     AccessDenied: {"message": "it happened", "fix": "Check api_keys"},
     ProviderRefused: {"message": "it happened", "status": 400},
     FetchManyError: {"frames": {}, "errors": {"BTC/USDT": InputError("start 1 is not before end 0; give another")}},
+    FetchManyOutOfMemory: {"frames": {}, "errors": {"BTC/USDT": OutOfMemory("BTC/USDT 1s", 1_000_000)}},
     MissingExtra: {"extra": "arrow", "purpose": "Parquet"},
     OutOfMemory: {"what": "BTC/USDT 1m", "rows": 1_000_000},
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import inspect
+import pickle
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from world import World
 
-from candle_fetcher import CandleFetcher, CandleFetcherError, OutOfMemory
+from candle_fetcher import CandleFetcher, CandleFetcherError, FetchManyError, OutOfMemory
 from candle_fetcher.cli.talk import in_command_words
 from candle_fetcher.core.errors import About, completing_errors, naming_errors
 from candle_fetcher.diagnosis.machine import judge_cores, judge_memory
@@ -139,6 +141,45 @@ def test_the_system_says_it_in_two_ways(block: Any, error: Exception) -> None:
     assert (caught.value.rows, caught.value.symbol, caught.value.timeframe) == (24, "BTC/USDT", "1h")
     with pytest.raises(FileNotFoundError), block(lambda: about):
         raise FileNotFoundError(errno.ENOENT, "No such file", "x")
+
+
+def test_several_symbols_of_which_one_is_too_large_are_a_memory_error_too(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*_: object, **__: object) -> Any:
+        raise MemoryError
+
+    with world.fetcher() as fetcher:
+        small = fetcher.fetch("BTC/USDT", "1h", "2024-01-01", "2024-01-02")
+        monkeypatch.setattr("candle_fetcher.fetcher.refusals.to_frame", too_large)
+        with pytest.raises(MemoryError) as caught:
+            fetcher.fetch_many(["BTC/USDT", "ETH/USDT"], "1h", "2024-01-01", "2024-01-02")
+    error = caught.value
+    assert isinstance(error, FetchManyError)
+    assert isinstance(error, OutOfMemory)
+    assert len(small) == len(error.frames["BTC/USDT"]) == error.rows == 24
+    assert isinstance(error.errors["ETH/USDT"], OutOfMemory)
+    twin = pickle.loads(pickle.dumps(error))
+    assert (type(twin), twin.rows, str(twin)) == (type(error), 24, str(error))
+
+
+def test_parts_that_the_memory_does_not_hold_are_not_said_to_be_got_in_parts(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(*_: object, **__: object) -> Any:
+        raise MemoryError
+
+    span = "BTC/USDT", "1h", "2024-01-01", "2024-02-01"
+    with world.fetcher() as fetcher:
+        monkeypatch.setattr("candle_fetcher.fetcher.answers.to_frame", too_large)
+        with pytest.raises(OutOfMemory, match="fewer rows") as caught:
+            next(fetcher.iter_frames(*span, rows=500))
+        assert (caught.value.rows, caught.value.symbol) == (500, "BTC/USDT")
+        monkeypatch.setattr("candle_fetcher.fetcher.exporting.write_answer", too_large)
+        with pytest.raises(OutOfMemory, match="close other programs") as caught:
+            fetcher.export(*span, path=tmp_path)
+    assert "iter_frames" not in str(caught.value)
+    assert "to a file" not in str(caught.value)
 
 
 SCRIPT = """

@@ -201,7 +201,13 @@ def test_every_class_that_is_raised_is_among_them() -> None:
     warned = {name for name in kinds if issubclass(getattr(errors, name), Warning)}
     # A WorkerError is one of the errors of a FetchManyError; tests/test_hardware.py has a process of little memory.
     raised = {kind for kind, _, _ in CASES.values()}
-    assert kinds - warned - raised == {"SourceError", "CacheError", "WorkerError", "OutOfMemory"}
+    assert kinds - warned - raised == {
+        "SourceError",
+        "CacheError",
+        "WorkerError",
+        "OutOfMemory",
+        "FetchManyOutOfMemory",
+    }
 
 
 @pytest.mark.slow

@@ -43,6 +43,7 @@ from candle_fetcher.core.compare import NEIGHBOURS
 from candle_fetcher.core.errors import BadFile, CandleFetcherError, FetchManyError, InputError, MissingExtra
 from candle_fetcher.core.frame import MANIFEST
 from candle_fetcher.core.gap import iso
+from candle_fetcher.core.memory import many_failed
 from candle_fetcher.core.naming import PARTIAL
 from candle_fetcher.core.plan import FetchPlan
 from candle_fetcher.core.sizes import size_text
@@ -90,7 +91,7 @@ def fetch(arguments: argparse.Namespace, talk: Talk) -> int:
         _hand_out(talk, frames, arguments, file if saves else None, mixed=mixed)
         show_cost(talk, fetcher.monitor.snapshot(), elapsed_s, frames.values())
     if errors:
-        raise FetchManyError(frames, errors)
+        raise many_failed(frames, errors)
     return _partial_code(frames)
 
 
@@ -193,7 +194,7 @@ def export(arguments: argparse.Namespace, talk: Talk) -> int:
     talk.fact("candles", f"{figures['candles']:,}")
     show_cost(talk, figures, elapsed_s)
     if errors:
-        raise FetchManyError(written, errors)
+        raise many_failed(written, errors)
     return 3 if lacks else 0
 
 

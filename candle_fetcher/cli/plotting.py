@@ -15,6 +15,7 @@ from candle_fetcher.cli.tables import print_path
 from candle_fetcher.cli.talk import Talk, show_checks, show_missing
 from candle_fetcher.core.errors import FetchManyError, InputError
 from candle_fetcher.core.frame import MANIFEST
+from candle_fetcher.core.memory import many_failed
 from candle_fetcher.core.sizes import size_text
 from candle_fetcher.fetcher import CandleFetcher
 from candle_fetcher.plot.saving import check_save
@@ -56,7 +57,7 @@ def plot(arguments: argparse.Namespace, talk: Talk) -> int:
     else:
         print_path(path)
     if errors:
-        raise FetchManyError(frames, errors)
+        raise many_failed(frames, errors)
     return 3 if any("missing" in frame.attrs[MANIFEST] for frame in frames.values()) else 0
 
 

@@ -14,6 +14,7 @@
         ReplyError                   cut, undecodable or wrong      retried, then the next source
       IncompleteData                 .frame .missing .refusals
       FetchManyError                 .frames .errors
+        FetchManyOutOfMemory         of some, the reason is OutOfMemory, which it is, too
       WorkerError                    a worker of an executor ended early; .cause
       OutOfMemory (also MemoryError) .rows .bytes of the frame that was wanted
       BadFile                        a file is damaged, incomplete or cannot be read
@@ -269,7 +270,7 @@ class FetchManyError(CandleFetcherError):
         if report is not None:
             vars(self)["fix"] = ".report has a row for each series, and .errors the error of each that failed"
             count, what = len(report), "series"
-        super().__init__(f"{len(self.errors)} of {count} {what} failed: {self._why()}")
+        CandleFetcherError.__init__(self, f"{len(self.errors)} of {count} {what} failed: {self._why()}")
 
     def _why(self) -> str:
         """Return the first symbols that failed and why, each class of errors once."""
@@ -302,7 +303,7 @@ class OutOfMemory(CandleFetcherError, MemoryError):
     """The memory of this machine does not hold an answer.
 
     `.rows` is how many rows the frame that was wanted has at most, and `.bytes` what they take while it is made. Both
-    are None where the range was not known yet.
+    are None where the range was not known yet. `.fix` says what to do.
     """
 
     fix = (
@@ -313,11 +314,33 @@ class OutOfMemory(CandleFetcherError, MemoryError):
     def __new__(cls, *arguments: object, **_: object) -> OutOfMemory:
         return Exception.__new__(cls, *arguments)  # that of MemoryError is not for a class with two bases
 
-    def __init__(self, what: str, rows: int | None = None) -> None:
+    def __init__(self, what: str, rows: int | None = None, fix: str | None = None) -> None:
+        self.fix = fix or self.fix
         self.rows = rows
         self.bytes = None if rows is None else rows * ROW_BYTES
         wanted = "" if self.bytes is None else f": {rows:,} rows, about {size_text(self.bytes)} while the frame is made"
         super().__init__(f"there is not enough memory for {what}{wanted}; {self.fix}")
+
+
+class FetchManyOutOfMemory(FetchManyError, OutOfMemory):
+    """A FetchManyError in which the memory did not hold at least one of the frames: it is an OutOfMemory, too.
+
+    `.rows` and `.bytes` are those of the first one that was too large. `.frames` holds the others.
+    """
+
+    fix = (
+        ".frames holds the other frames; iter_frames gives the same candles in parts, and export writes them to a file"
+    )
+
+    def __init__(
+        self,
+        frames: Mapping[str, pd.DataFrame],
+        errors: Mapping[str, Exception],
+        report: pd.DataFrame | None = None,
+    ) -> None:
+        FetchManyError.__init__(self, frames, errors, report)
+        first = next((one for one in errors.values() if isinstance(one, OutOfMemory)), None)
+        self.rows, self.bytes = (None, None) if first is None else (first.rows, first.bytes)
 
 
 class BadFile(CandleFetcherError):
@@ -388,9 +411,14 @@ def completing_errors(about: Callable[[], About]) -> Iterator[None]:
         complete_error(error, about())
         raise
     except (MemoryError, OSError) as error:
-        if isinstance(error, OSError) and error.errno != errno.ENOMEM:
+        if not lacks_memory(error):
             raise
         raise _out_of_memory(about()) from error
+
+
+def lacks_memory(error: MemoryError | OSError) -> bool:
+    """Return whether the system says by this error that there is not enough memory."""
+    return isinstance(error, MemoryError) or error.errno == errno.ENOMEM
 
 
 def _out_of_memory(about: About) -> OutOfMemory:
@@ -425,7 +453,7 @@ def naming_errors(about: Callable[[], About]) -> Iterator[None]:
             raise
         raise own.with_traceback(error.__traceback__) from cause
     except (MemoryError, OSError) as error:
-        if isinstance(error, OSError) and error.errno != errno.ENOMEM:
+        if not lacks_memory(error):
             raise
         raise _out_of_memory(about()) from error
 

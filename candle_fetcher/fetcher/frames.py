@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from candle_fetcher.core.errors import FetchManyError, IncompleteData
+from candle_fetcher.core.errors import IncompleteData
 from candle_fetcher.core.events import Gaps, Missing, Operation
 from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.frame import MANIFEST, Manifest, gap_frame, hand_out
+from candle_fetcher.core.memory import in_parts, many_failed
 from candle_fetcher.core.missing import count_missing, warn_of_missing
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
@@ -148,20 +149,21 @@ def fetch_frames(
     if policy.partial == "warn":
         warn_of_missing(frame.attrs[MANIFEST] for frame in frames.values())
     if len(frames) < len(found):
-        raise FetchManyError(frames, {symbol: found[symbol] for symbol in symbols if symbol not in frames})
+        raise many_failed(frames, {symbol: found[symbol] for symbol in symbols if symbol not in frames})
     return frames
 
 
 def iterate_frames(runtime: Runtime, answer: Answer, rows: int) -> Iterator[pd.DataFrame]:
     """Yield the frames of `CandleFetcher.iter_frames`."""
     began, count, warns = time.perf_counter(), 0, answer.policy.partial == "warn"
-    with runtime.scope(answer.request, answer.scope) as scope, naming_closest(runtime, answer.request):
+    request = answer.request
+    with runtime.scope(request, answer.scope) as scope, naming_closest(runtime, request), in_parts(request, rows):
         for frame in runtime.calls.each(answer.frames(rows), scope):
             count += len(frame)
-            _note_missing(runtime, answer.request, frame.attrs[MANIFEST])
+            _note_missing(runtime, request, frame.attrs[MANIFEST])
             warns = warns and not warn_of_missing([frame.attrs[MANIFEST]])
             yield frame
-    runtime.observe(Operation("iter_frames", time.perf_counter() - began, count, 0, answer.request.label))
+    runtime.observe(Operation("iter_frames", time.perf_counter() - began, count, 0, request.label))
 
 
 def make_answer(runtime: Runtime, arguments: Arguments, policy: FetchPolicy) -> Answer:
@@ -179,7 +181,7 @@ def export_file(runtime: Runtime, arguments: Arguments, policy: FetchPolicy, fil
     run = runtime.calls.run
     answer = run(lambda: make_answer(runtime, arguments, policy))
     request = answer.request
-    with runtime.scope(request, answer.scope) as scope, naming_closest(runtime, request):
+    with runtime.scope(request, answer.scope) as scope, naming_closest(runtime, request), in_parts(request):
         span = run(lambda: span_that_fits(answer, file), scope)
         pieces = runtime.calls.each(answer.pieces(_STREAM_CHUNKS), scope)
         target, rows, manifest = write_answer(answer, file, span, pieces)

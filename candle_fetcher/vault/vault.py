@@ -11,9 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from candle_fetcher.core.errors import FetchManyError, InputError
+from candle_fetcher.core.errors import InputError
 from candle_fetcher.core.events import Progress
 from candle_fetcher.core.frame import MANIFEST
+from candle_fetcher.core.memory import many_failed
 from candle_fetcher.core.ranges import Instant
 from candle_fetcher.core.spans import Span
 from candle_fetcher.core.tracebacks import short_errors
@@ -145,7 +146,7 @@ class Vault:
                 updates.add_symbol(symbol, timeframe, provider, kind)
         report, errors = self._run(updates, fetcher, (wanted, partial), executor, progress)
         if errors:
-            raise FetchManyError({}, errors, report)
+            raise many_failed({}, errors, report)
         return report
 
     @short_errors
