@@ -340,7 +340,8 @@ class FetchManyOutOfMemory(FetchManyError, OutOfMemory):
     ) -> None:
         FetchManyError.__init__(self, frames, errors, report)
         first = next((one for one in errors.values() if isinstance(one, OutOfMemory)), None)
-        self.rows, self.bytes = (None, None) if first is None else (first.rows, first.bytes)
+        self.rows = None if first is None else first.rows
+        self.bytes = None if first is None else first.bytes
 
 
 class BadFile(CandleFetcherError):
