@@ -3,9 +3,11 @@ connection, the keyboard, three widths in both themes. Nothing leaves this machi
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -158,7 +160,7 @@ def test_the_keyboard_moves_zooms_and_shows_all(page: Page) -> None:
         before = page.page.get_attribute("#chart", "data-steps")
         page.page.keyboard.press(key)
         page.page.wait_for_function("old => document.querySelector('#chart').dataset.steps !== old", arg=before)
-        found = page.page.evaluate("document.querySelector('#chart').layout.xaxis.range.map(one => +new Date(one))")
+        found = page.page.evaluate("state.series.view")
         return found[0], found[1]
 
     page.page.focus("#chart")
@@ -269,10 +271,12 @@ def test_settled_candles_and_prices_come_live_and_a_lost_connection_is_said(brow
     try:
         one = Page(browser, served, "symbol=BTC/USDT&timeframe=1s&range=own&start=1h&live=1")
         one.wait_for_chart()
-        before = one.page.evaluate("state.full[1]")
-        one.page.wait_for_function("before => state.full[1] > before + 2000", arg=before)
-        one.page.wait_for_function("before => state.shown.t[state.shown.t.length - 1] >= before", arg=before)
-        one.page.wait_for_function("() => state.price !== null")
+        before = one.page.evaluate("state.series.full[1]")
+        one.page.wait_for_function("before => state.series.full[1] > before + 2000", arg=before)
+        one.page.wait_for_function(
+            "before => state.series.shown.t[state.series.shown.t.length - 1] >= before", arg=before
+        )
+        one.page.wait_for_function("() => state.series.price !== null")
         assert one.text("#stream").startswith("live")
     finally:
         served.close()
@@ -294,6 +298,166 @@ def test_quotes_of_several_providers_stand_in_a_table(page: Page) -> None:
     assert [row[1] for row in rows[:2]] == ["binance", "kraken"]
     assert re.fullmatch(r"[\d,.]+", rows[0][2])
     assert "NOPE" in rows[2][-1]
+
+
+def hold(one: Page, pattern: str, take: str = "") -> list[Any]:
+    """Hold the answers to requests of which the URL has `pattern` and `take`; return them, to be let go."""
+    held: list[Any] = []
+
+    def handle(route: Any) -> None:
+        if take in route.request.url and not held:
+            held.append(route)
+        else:
+            route.continue_()
+
+    one.page.route(re.compile(pattern), handle)
+    return held
+
+
+def let_go(one: Page, held: list[Any]) -> None:
+    """Let the answers through, if the page still waits for them, and the page take them."""
+    for route in held:
+        with suppress(playwright.Error):
+            route.continue_()
+    one.page.wait_for_timeout(400)
+
+
+def test_an_answer_that_comes_late_is_not_drawn_as_another_series(page: Page) -> None:
+    held = hold(page, "/api/chart", "points")
+    page.page.focus("#chart")
+    page.page.keyboard.press("+")  # asks for finer candles
+    page.page.wait_for_timeout(300)
+    assert len(held) == 1
+    page.page.fill("#symbol", "ETH/USDT")
+    page.show()
+    let_go(page, held)
+    assert page.text("#status").startswith("ETH/USDT")
+    highest = page.page.evaluate("Math.max(...document.querySelector('#chart').data[0].high)")
+    assert highest < 20_000  # a Bitcoin costs more
+
+
+def test_a_comparison_that_comes_late_is_not_drawn(page: Page) -> None:
+    held = hold(page, "/api/chart", "provider=binance-us")
+    page.page.select_option("#other", "binance-us")
+    page.page.wait_for_timeout(300)
+    assert len(held) == 1
+    page.page.select_option("#other", "")
+    let_go(page, held)
+    assert page.page.evaluate("document.querySelector('#chart').data.every(one => one.name !== 'binance-us')")
+
+
+def test_a_series_that_does_not_come_leaves_the_one_before_and_says_so(page: Page) -> None:
+    page.page.fill("#symbol", "NOPE/USDT")
+    page.page.click("#show")
+    page.page.wait_for_selector("#error:not([hidden])")
+    assert page.text("#status") == "Nothing to show. The chart is still of BTC/USDT 1h on binance."
+    page.said.clear()
+
+
+def test_an_answer_that_breaks_off_is_an_error_in_words(page: Page) -> None:
+    page.page.route(re.compile("/api/chart"), lambda route: route.fulfill(status=200, body='{"t": [1, 2'))
+    page.page.click("#show")
+    page.page.wait_for_selector("#error:not([hidden])")
+    assert "broke off" in page.text("#error")
+
+
+def test_a_symbol_may_name_its_provider(page: Page) -> None:
+    page.page.fill("#symbol", "kraken:BTC/USD")
+    page.page.select_option("#range", "7")
+    page.show()
+    assert page.text("#status").startswith("BTC/USD 1h on kraken")
+    assert (page.page.input_value("#provider"), page.page.input_value("#symbol")) == ("kraken", "BTC/USD")
+
+
+def test_small_prices_have_all_their_digits(page: Page) -> None:
+    start_ms, count = 1_704_067_200_000, 30
+    t = [start_ms + at * 3_600_000 for at in range(count)]
+    o = [1.23e-6 + at * 1e-9 for at in range(count)]
+    facts = {"provider": "binance", "symbol": "PEPE/BTC", "timeframe": "1h", "origin": "", "rows": count}
+    facts |= {"start": "2024-01-01T00:00:00Z", "end": "2024-01-02T06:00:00Z", "gap_count": 0, "gaps": [], "cell": None}
+    body = json.dumps({**facts, "t": t, "o": o, "h": [one * 1.001 for one in o], "l": o, "c": o, "v": t})
+    page.page.route(re.compile("/api/chart"), lambda route: route.fulfill(status=200, body=body))
+    page.show()
+    assert page.text("#status").endswith("last close 0.000001259.")
+    ticks = page.page.evaluate("[...document.querySelectorAll('.ytick text')].map(one => one.textContent)")
+    assert len(set(ticks)) == len(ticks) > 2
+    assert all(one.startswith("0.00000") for one in ticks)
+
+
+def test_what_one_points_at_is_not_rounded(page: Page) -> None:
+    box = page.page.locator("#chart").bounding_box()
+    page.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 3)
+    page.page.wait_for_function("() => /close/.test(document.querySelector('.hoverlayer').textContent)")
+    said = page.page.evaluate("document.querySelector('.hoverlayer').textContent")
+    closes = page.page.evaluate("document.querySelector('#chart').data[0].close")
+    assert any(f"close: {one:,.10g}" in said.replace("\xa0", " ") for one in closes), said
+
+
+def test_a_live_chart_of_a_range_that_has_ended_stays_as_it_is(page: Page) -> None:
+    page.page.check("#live")
+    assert "has ended" in page.text("#stream")
+    page.page.wait_for_timeout(300)
+    assert not [url for url in page.asked if "/api/ws" in url]
+    page.page.uncheck("#live")
+    assert page.text("#stream") == ""
+
+
+def test_the_theme_changes_where_nothing_can_be_kept(browser: Any, served: Served) -> None:
+    one = Page(browser, served)
+    one.wait_for_chart()
+    one.page.evaluate(
+        "Object.defineProperty(window, 'localStorage', {get() { throw new DOMException('', 'Security'); }})"
+    )
+    for wanted in ("dark", "light"):
+        one.page.click("#theme")
+        assert one.page.evaluate("document.documentElement.dataset.theme") == wanted
+    one.close()
+
+
+def test_quotes_that_are_asked_for_twice_leave_one_connection(page: Page) -> None:
+    page.page.wait_for_selector("#quotes tbody tr")
+    count = [0]
+
+    def add(socket: Any) -> None:
+        count[0] += 1
+        socket.on("close", lambda *_: count.__setitem__(0, count[0] - 1))
+
+    page.page.on("websocket", add)
+    for symbols in ("ETH/USDT", "BTC/USDT", "kraken:BTC/USD"):
+        page.page.fill("#quote-symbols", symbols)
+        page.page.click("#quote-form button", no_wait_after=True)
+    page.wait_for_text("#quotes", "kraken")
+    page.page.wait_for_timeout(700)
+    assert "USDT" not in page.text("#quotes")
+    assert count[0] == 1
+
+
+def test_several_live_pages_in_one_browser_are_all_answered(browser: Any, served: Served) -> None:
+    """A browser opens six connections to a host over HTTP/1.1, streams among them."""
+    one = Page(browser, served, "symbol=BTC/USDT&timeframe=1m&range=1&live=1")
+    one.wait_for_chart()
+    url = one.page.url
+    for _ in range(3):
+        other = one.context.new_page()
+        other.set_default_timeout(15_000)
+        other.goto(url)
+        other.wait_for_selector("#chart[data-drawn]")
+        other.wait_for_selector("#quotes tbody tr")
+    one.close()
+
+
+def test_prices_of_a_lost_connection_are_stale(browser: Any, tmp_path: Path) -> None:
+    served = Served(tmp_path)
+    try:
+        one = Page(browser, served, "symbol=BTC/USDT&timeframe=1m&range=1&live=1")
+        one.wait_for_chart()
+        one.page.wait_for_function("() => state.series.price !== null")
+        one.wait_for_text("#quotes", "ok")
+    finally:
+        served.close()
+    one.wait_for_text("#quotes", "stale")
+    one.page.wait_for_function("() => document.querySelector('#chart').layout.shapes.length === 0")
+    one.close(may_fail=True)
 
 
 def test_the_cache_view_lists_what_is_stored_and_opens_it(page: Page) -> None:
