@@ -42,7 +42,7 @@ class Served:
         from candle_fetcher.service.server import _quiet_uvicorn
         from candle_fetcher.service.uvicorn_server import make_server
 
-        self.exchange = exchange or PracticeExchange(log=False)
+        self.exchange = exchange or PracticeExchange()
         if exchange is None:
             self.exchange.start()
         self.fetcher = CandleFetcher(

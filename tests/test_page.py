@@ -248,7 +248,7 @@ def test_gaps_are_shaded_and_named(browser: Any, served: Served) -> None:
 
 
 def test_a_long_fetch_is_asked_for_first_and_can_be_cancelled(browser: Any, tmp_path: Path) -> None:
-    with PracticeExchange(log=False, weight_limit=60) as exchange:
+    with PracticeExchange(weight_limit=60) as exchange:
         served = Served(tmp_path, exchange=exchange)
         try:
             one = Page(

@@ -305,7 +305,9 @@ HOSTILE_QUERIES = (
 def test_hostile_parameters_reach_no_provider(served: Served) -> None:
     from urllib.parse import quote
 
+    assert served.get("/api/candles?symbol=BTC/USDT&timeframe=1h&start=2022-01-01&end=2022-01-02").status == 200
     before = served.asked()
+    assert before > 0  # the exchange counts
     queries = [*HOSTILE_QUERIES, *(f"symbol={quote(name)}&timeframe=1h&days=1" for name in HOSTILE_SYMBOLS)]
     for query in queries:
         for path in ("/api/candles", "/api/gaps", "/api/plan") if "limit=" not in query else ("/api/candles",):
@@ -375,6 +377,13 @@ def _is_harmless(answer: Answer, folder: Path) -> bool:
     assert str(folder) not in text
     assert str(Path.home()) not in text
     return True
+
+
+def test_an_unknown_symbol_is_told_where_the_symbols_are(served: Served) -> None:
+    answer = served.get("/api/candles?symbol=ZZZZQQQQ&timeframe=1h&days=1")
+    assert answer.status == 404
+    assert answer.document["fix"] == "/api/symbols lists the symbols"
+    assert answer.document["message"].endswith("/api/symbols lists the symbols")
 
 
 def test_a_fault_of_the_service_tells_nothing(

@@ -87,11 +87,11 @@ def _describe(error: Exception) -> dict[str, Any]:
     if not isinstance(error, CandleFetcherError):
         return {"error": "Fault", "message": "the service failed to answer", "fix": _LOG}
     fix = _fix_of(error)
-    document: dict[str, Any] = {
-        "error": type(error).__name__,
-        "message": without_paths(str(error) if fix is error.fix else f"{error.reason}. {fix}"),
-        "fix": without_paths(fix),
-    }
+    if fix is error.fix:
+        message, fix = without_paths(str(error)), without_paths(fix)
+    else:  # words of the service, which may name a route
+        message = f"{without_paths(error.reason)}. {fix}"
+    document: dict[str, Any] = {"error": type(error).__name__, "message": message, "fix": fix}
     facts: Mapping[str, Any] = {name: getattr(error, name) for name in ("provider", "symbol", "timeframe")}
     document |= {name: value for name, value in facts.items() if value is not None}
     if isinstance(error, UnknownSymbol):

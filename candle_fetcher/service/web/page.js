@@ -112,7 +112,7 @@ function refuse(error, retry) {
   const wait = error.wait ? ` Wait ${error.wait} s.` : "";
   const parts = [element("p", `${sentence(error.message)}${wait}`)];
   const facts = error.document || {};
-  if (facts.fix) parts.push(element("p", sentence(facts.fix)));
+  if (facts.fix && !sentence(error.message).includes(sentence(facts.fix).slice(1))) parts.push(element("p", sentence(facts.fix)));
   if (facts.missing) {
     const lost = facts.missing.slice(0, 5).map((one) => `${one.first} to ${one.last} (${count(one.count, "candle")}: ${cause(one.cause)})`);
     parts.push(element("p", `Missing: ${lost.join("; ")}${facts.missing.length > 5 ? "; …" : ""}`));
