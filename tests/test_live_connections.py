@@ -400,6 +400,21 @@ def test_pongs_do_not_stand_for_data_and_a_channel_that_is_doubted_twice_brings_
     assert len(world.network.attempts) == 2
 
 
+def test_many_doubted_channels_are_one_loss_with_one_pause(world: LiveWorld) -> None:
+    symbols = ("BTCUSDT", "ETHUSDT", "BNBUSDT", "SOLUSDT", "XRPUSDT", "ADAUSDT")
+    play = LinePlay(world, "binance", klines(*symbols))
+    play.run(20)
+    world.network.change = lambda text: ()
+    (line,) = play.lines
+    for _ in range(2):
+        for symbol in symbols:
+            line.doubt(f"{symbol.lower()}@kline_1m")
+        play.run(3)
+    assert sum(type(event).__name__ == "Disconnected" for event in world.events) == 1
+    assert len(world.network.attempts) == 2
+    assert max(play.gaps_s) < 30
+
+
 def test_a_frame_that_lacks_a_key_is_noted_once_and_the_connection_goes_on(world: LiveWorld) -> None:
     """Strict decoders broke when keys were added, as four were in 2025 and 2026."""
 

@@ -291,7 +291,7 @@ class Line:
                 if frame.kind == "text":
                     self.messages += 1
                     self._read(opened, frame.data, now_s)
-            while self._doubted:
+            while self._doubted and self._is_open(opened):
                 self._renew(opened, self._doubted.pop())
             if self._is_open(opened) and now_s >= link.due_s(now_s):
                 self._do(opened, link.tick(now_s))
@@ -299,7 +299,7 @@ class Line:
             self._lose(opened, _reason(error))
 
     def _is_open(self, opened: _Open) -> bool:
-        return opened is self._current or opened is self._successor or self._current is None
+        return opened is self._current or opened is self._successor
 
     def _read(self, opened: _Open, data: bytes, now_s: float) -> None:
         """Give the events of a frame to the board and the link. A frame that cannot be read is counted, and the
@@ -317,6 +317,8 @@ class Line:
                 take(event, now_s)  # type: ignore[arg-type]
             else:
                 self._follow(opened, event, now_s)
+                if not self._is_open(opened):
+                    return
 
     def _follow(self, opened: _Open, event: LiveEvent, now_s: float) -> None:
         if isinstance(event, Notice):
@@ -357,6 +359,7 @@ class Line:
         """End the connection; a successor takes its place, else the next try is due after a pause."""
         now_s, outlet = self._wires.steady_s(), self._outlet
         opened.conn.close()
+        self._doubted.clear()
         if asked_s is None and opened.link.was_useful(now_s):
             outlet.pauses.lost(now_s, self._wires.random())
         else:
