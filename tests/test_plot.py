@@ -569,3 +569,43 @@ def test_a_png_is_what_the_browser_draws_of_the_page(tmp_path: Path, monkeypatch
     with pytest.raises(CandleFetcherError, match=r"did not draw the picture \(cannot\)"):
         plot.save(go.Figure(), tmp_path / "chart.png")
     assert path.read_bytes() == b"drawn"
+
+
+def test_a_row_that_lacks_a_price_is_shaded_since_it_cannot_be_drawn(fetcher: CandleFetcher) -> None:
+    pytest.importorskip("plotly", reason="the extra `plot`")
+    frame = fetcher.fetch("BTC/USDT", "1h", "2024-01-01", "2024-01-03")
+    frame.iloc[5:8, frame.columns.get_loc("close")] = np.nan
+    frame.iloc[20, frame.columns.get_loc("high")] = np.inf
+    assert "a price is missing: 4 candles in 2 gaps" in legend(plot.candles(frame))
+    frame.iloc[5:8] = np.nan
+    with pytest.warns(CandleFetcherWarning, match="is ignored"):
+        assert "missing row: 3 candles" in legend(plot.candles(frame))
+
+
+def test_letters_of_a_symbol_are_text_in_each_part_of_a_picture(fetcher: CandleFetcher, tmp_path: Path) -> None:
+    pytest.importorskip("plotly", reason="the extra `plot`")
+    frame = fetcher.fetch("BTC/USDT", "1h", "2024-01-01", "2024-01-02")
+    odd = "</script><a href='http://x'>x</a>/<i>y</i>"
+    frame.attrs["candle_fetcher"].update(symbol=odd, provider=odd, kind=odd, origin=odd)
+    figures = plot.candles(frame, overlays={odd: frame["close"]}), plot.compare({odd: frame})
+    for figure in figures:
+        layout = figure.to_dict()["layout"]
+        texts = [layout["title"]["text"], layout["yaxis"].get("title", {}).get("text") or "", *legend(figure)]
+        assert not [text for text in texts if "<a" in text or "<i" in text or "</script" in text]
+        assert "<a href='http://x'>" not in plot.save(figure, tmp_path / "x.html").read_text(encoding="utf-8")
+
+
+def test_a_line_that_is_not_in_order_is_drawn_in_order(fetcher: CandleFetcher) -> None:
+    pytest.importorskip("plotly", reason="the extra `plot`")
+    frame = fetcher.fetch("BTC/USDT", "1h", "2024-01-01", "2024-01-03")
+    whole, back = (plot.candles(frame, overlays={"x": line}) for line in (frame["close"], frame["close"][::-1]))
+    assert (whole.data[-1].name, list(whole.data[-1].y)) == ("x", list(back.data[-1].y))
+    with pytest.raises(InputError, match="expected a Series of numbers"):
+        plot.candles(frame, overlays={"x": frame["close"].astype(complex)})
+
+
+def test_a_series_that_begins_with_zero_has_no_change_in_percent(fetcher: CandleFetcher) -> None:
+    pytest.importorskip("plotly", reason="the extra `plot`")
+    frame = fetcher.fetch("BTC/USDT", "1h", "2024-01-01", "2024-01-03")
+    with pytest.raises(InputError, match="other begins with a close of 0"):
+        plot.compare({"one": frame, "other": frame.assign(close=0.0)})

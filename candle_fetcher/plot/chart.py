@@ -19,7 +19,7 @@ from candle_fetcher.core.spans import Span
 from candle_fetcher.core.thinning import any_of, thin, thin_line
 from candle_fetcher.core.timeframe import Timeframe
 from candle_fetcher.core.tracebacks import short_errors
-from candle_fetcher.plot.holes import Shade, find_closed, find_lacking, shades_of
+from candle_fetcher.plot.holes import Shade, find_closed, find_lacking, find_unpriced, shades_of
 from candle_fetcher.plot.reading import Drawn, Flags, as_frame, read_frame
 from candle_fetcher.plot.themes import (
     CAUSES,
@@ -70,7 +70,7 @@ class _Chart:
 
     def __init__(self, drawn: Drawn, theme: Theme, lines: Mapping[str, pd.Series]) -> None:
         self.theme, self.lines = theme, lines
-        self.gaps = find_lacking(drawn)
+        self.gaps = sorted([*find_lacking(drawn), *find_unpriced(drawn)], key=lambda gap: gap.first_ms)
         self.drawn = drawn._replace(span=_cut_edges(drawn, self.gaps))
         self.thinned = thin(drawn.candles, drawn.timeframe)
         self.cell = self.thinned.cell or drawn.timeframe
@@ -97,7 +97,7 @@ class _Chart:
         made.update_layout(
             **layout_of(theme, drawn.label or "candles", *self._lines_of_title()),
             xaxis=axis_of(theme, **self._time_axis(), **hover, spikedash="dot"),
-            yaxis=axis_of(theme, **price, title_text=_quote(drawn.manifest)),
+            yaxis=axis_of(theme, **price, title_text=html.escape(_quote(drawn.manifest))),
             yaxis2=axis_of(theme, domain=[0, floor - 0.04 if floor else 0], side="right", title_text="volume", nticks=4)
             | {"visible": has_volume, "rangemode": "tozero", "anchor": "x"},
             yaxis3={"overlaying": "y", "domain": [0, 1], "range": [0, 1], "visible": False, "fixedrange": True},
@@ -229,8 +229,9 @@ class _Chart:
 
     def _lines(self, go: Any) -> Iterator[Any]:
         for at, (name, series) in enumerate(self.lines.items()):
-            opens, values = index_ms(series.to_frame()), series.to_numpy(dtype=np.float64, na_value=np.nan)
-            kept = thin_line(opens, values) if self.thinned.cell else np.arange(len(opens))
+            ordered = series if series.index.is_monotonic_increasing else series.sort_index(kind="stable")
+            opens, values = index_ms(ordered.to_frame()), ordered.to_numpy(dtype=np.float64, na_value=np.nan)
+            kept = thin_line(opens, values)
             yield go.Scatter(
                 x=times_of(opens[kept]),
                 y=values[kept],
@@ -290,7 +291,7 @@ def _read_overlays(overlays: Any, given: Any) -> dict[str, pd.Series]:
         overlays = {name: frame[name] for name in names}
     for name, line in overlays.items():
         is_line = isinstance(line, pd.Series) and isinstance(line.index, pd.DatetimeIndex)
-        if not isinstance(name, str) or not is_line or not pd.api.types.is_numeric_dtype(line):
+        if not isinstance(name, str) or not is_line or line.dtype.kind not in "biuf":
             raise InputError(
                 f"overlay {shown(name)} is {type(line).__name__}; expected a Series of numbers with times as its index"
             )

@@ -30,8 +30,8 @@ def compare(frames: Any, *, theme: str = "light") -> go.Figure:
 
     All begin with 0 % at the first time at which each has begun; what is before is left out. A line breaks at a gap,
     and invented rows are left out. Of many candles the highest and lowest close of each part are drawn.
-    Raises InputError where a frame has no times or prices, or where none of its candles is left, MissingExtra without
-    plotly (extra `plot`).
+    Raises InputError where a frame has no times or prices, or where none of its candles is left, or the first close
+    is 0; MissingExtra without plotly (extra `plot`).
     """
     colours, go = find_theme(theme), plotly()
     drawn = {name: _without_invented(one) for name, one in _read_frames(frames).items()}
@@ -44,6 +44,8 @@ def compare(frames: Any, *, theme: str = "light") -> go.Figure:
     for at, (name, one) in enumerate(drawn.items()):
         if places[name] == one.candles.count:
             raise InputError(f"{name} ends before the last of the others begins; there is no time to compare")
+        if not one.candles.floats("close")[places[name]]:
+            raise InputError(f"{name} begins with a close of 0, from which no change in percent can be told")
         opens, change = _with_breaks(one, places[name])
         kept = thin_line(opens, change)
         made.add_trace(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from candle_fetcher.core.candles import Int64s, find_holes, gap_of
+from candle_fetcher.core.candles import OHLCV, Int64s, find_holes, gap_of
 from candle_fetcher.core.errors import CandleFetcherError, MissingExtra
 from candle_fetcher.core.gap import Gap
 from candle_fetcher.core.ranges import instant_ms
@@ -23,6 +23,8 @@ from candle_fetcher.sessions import OpenParts, find_open_parts
 UNNAMED = "missing row"
 # Stands in place of `no_candle` where the sessions of the exchange are not known for lack of the extra `calendars`.
 MAYBE_CLOSED = "gap, or the exchange was closed (the extra calendars tells)"
+# Of rows that have some prices, but not all: such a candle cannot be drawn.
+UNPRICED = "a price is missing"
 _MOST = 600  # shades of one cause
 
 
@@ -52,6 +54,19 @@ def find_lacking(drawn: Drawn) -> list[Gap]:
     last_ms = int(drawn.candles.open_ms[-1]) if manifest.get("gap_count") is not None and drawn.candles.count else 0
     gaps += [gap_of(span, timeframe, no_candle if span.start_ms < last_ms else unnamed) for span in left]
     return sorted(gaps, key=lambda gap: gap.first_ms)
+
+
+def find_unpriced(drawn: Drawn) -> list[Gap]:
+    """Return the runs of rows that cannot be drawn as candles, since one of their prices is missing or infinite."""
+    timeframe = drawn.timeframe
+    if timeframe is None:
+        return []
+    is_known = np.logical_and.reduce([np.isfinite(drawn.candles.floats(name)) for name in OHLCV[:4]])
+    if is_known.all():
+        return []
+    slots = timeframe.ordinals(drawn.candles.open_ms[~is_known])
+    runs = np.split(slots, np.flatnonzero(np.diff(slots) > 1) + 1)
+    return [gap_of(timeframe.span(int(run[0]), int(run[-1]) + 1), timeframe, UNPRICED) for run in runs]
 
 
 def _unnamed(drawn: Drawn, known: Sequence[Span]) -> list[Span]:
