@@ -45,7 +45,7 @@ def compare(frames: Any, *, theme: str = "light") -> go.Figure:
         if places[name] == one.candles.count:
             raise InputError(f"{name} ends before the last of the others begins; there is no time to compare")
         if not one.candles.floats("close")[places[name]]:
-            raise InputError(f"{name} begins with a close of 0, from which no change in percent can be told")
+            raise InputError(f"{name} begins with a close of 0, from which there is no change in percent")
         opens, change = _with_breaks(one, places[name])
         kept = thin_line(opens, change)
         made.add_trace(
