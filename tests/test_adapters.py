@@ -596,7 +596,7 @@ def test_zipline_has_days_by_their_date_and_minutes_by_their_end(tmp_path: Path)
 
 def test_what_zipline_would_cut_off_is_warned_of_or_refused(tmp_path: Path) -> None:
     frame = daily()
-    with pytest.warns(CandleFetcherWarning, match=r"1 of volume \(by up to 100%\)"):
+    with pytest.warns(CandleFetcherWarning, match=r"volume \(1 by up to 100%\)"):
         adapters.to_zipline(frame.assign(volume=[0.5, *[2.0] * 19]), tmp_path)
     with pytest.raises(InputError, match="multiply the prices"):
         adapters.to_zipline(frame / 1e7, tmp_path)

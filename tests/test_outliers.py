@@ -107,7 +107,7 @@ def test_parts_have_the_outliers_of_the_whole(seed: int, rows: set[int], cuts: l
     whole = find_outliers(spoiled)
     for at in range(4):
         assert np.concatenate([part[at] for part in parts]).tolist() == whole[at].tolist()  # type: ignore[union-attr]
-    assert sum(part.compared for part in parts) == whole.compared == 90
+    assert sum(part.compared for part in parts) == whole.compared == 88
 
 
 def test_steps_of_the_smallest_price_and_a_silent_market_are_none() -> None:
@@ -170,7 +170,7 @@ def test_an_audit_lists_outliers_as_a_kind_of_their_own(spoiled: World) -> None:
     assert frame["timestamp"].dt.strftime("%dT%H").tolist() == ["05T07", "05T12"]
     assert (frame["ours"] > 1.4 * frame["theirs"]).all()
     facts = frame.attrs["candle_fetcher"]
-    assert (facts["compared"], facts["outliers"]) == ({}, {"candles": 240, "found": 2})
+    assert (facts["compared"], facts["outliers"]) == ({}, {"candles": 238, "found": 2})
 
 
 def test_by_default_they_come_after_the_differences(spoiled: World) -> None:
@@ -193,7 +193,7 @@ def test_of_a_long_range_those_that_are_stored_are_judged_unless_all_are_asked_f
         "found": 0,
     }
     everything = fetcher.audit("BTC/USDT", "1m", *long, "neighbours")
-    assert everything.attrs["candle_fetcher"]["outliers"] == {"candles": 70 * 1440, "found": 0}
+    assert everything.attrs["candle_fetcher"]["outliers"] == {"candles": 70 * 1440 - 2, "found": 0}
 
 
 def test_what_cannot_be_fetched_is_an_error_where_outliers_were_asked_for(world: World) -> None:
@@ -201,6 +201,14 @@ def test_what_cannot_be_fetched_is_an_error_where_outliers_were_asked_for(world:
     fetcher = world.fetcher(max_retries=0, source="rest")
     with pytest.raises(IncompleteData):
         fetcher.audit("BTC/USDT", "1h", *RANGE, "neighbours")
+
+
+@pytest.mark.parametrize("end", ["2024-01-02", "2024-01-03"])
+def test_where_no_candle_has_two_neighbours_there_is_nothing_to_judge(world: World, end: str) -> None:
+    with pytest.raises(IncompleteData, match="3 candles of BTC/USDT 1d"):
+        world.fetcher().audit("BTC/USDT", "1d", "2024-01-01", end, "neighbours")
+    facts = world.fetcher().audit("BTC/USDT", "1d", "2024-01-01", "2024-01-04", "neighbours").attrs["candle_fetcher"]
+    assert facts["outliers"] == {"candles": 1, "found": 0}
 
 
 def test_the_command_lists_them_and_its_exit_code_is_that_of_the_differences(
@@ -211,7 +219,7 @@ def test_the_command_lists_them_and_its_exit_code_is_that_of_the_differences(
     assert main([*words, "--against", "neighbours"]) == 0
     out, err = capsys.readouterr()
     assert out.count("neighbours") == 2
-    assert "240 candles beside their neighbours, 2 values stand out" in err
+    assert "238 candles beside their neighbours, 2 values stand out" in err
     assert main([*words, "--against", "neighbours", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["against"] for row in rows] == ["neighbours"] * 2

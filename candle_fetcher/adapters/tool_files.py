@@ -160,11 +160,11 @@ def _check_for_zipline(bars: Bars, values: list[Float64s]) -> None:
                 f"{stored[off.argmax()] / scale!r}; multiply the prices of the frame, as by 1e6"
             )
         if (off > 0).any():
-            said.append(f"{int((off > 0).sum()):,} of {name} (by up to {off.max() * 100:.3g}%)")
+            said.append(f"{name} ({int((off > 0).sum()):,} by up to {off.max() * 100:.3g}%)")
     if said:
         warn(
             CandleFetcherWarning(
-                f"zipline stores prices with three decimals and volumes without: it rounds of {bars.symbol} "
+                f"zipline stores prices with three decimals and volumes without. Of {bars.symbol} it rounds values of "
                 f"{', '.join(said)}; scale the columns of the frame where that matters"
             )
         )

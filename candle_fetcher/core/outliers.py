@@ -31,11 +31,11 @@ def find_outliers(candles: Candles, first: int = 0, stop: int | None = None) -> 
     """Return the outliers among the candles from index `first` up to `stop`, by time and then by column.
 
     `ours` is the value, `theirs` that of the neighbours: the higher of their highs, the lower of their lows, the median
-    of the volumes around. `columns` are high, low and volume; `compared` is the number of candles that were looked at.
+    of the volumes around. `columns` are high, low and volume; `compared` is the number of candles that were judged.
     """
     stop = candles.count if stop is None else stop
-    count = max(0, stop - first)  # of those to be judged
-    if candles.count < 3 or not count:
+    count = max(0, min(stop, candles.count - 1) - max(first, 1))  # of those to be judged
+    if not count:
         nothing = np.empty(0)
         return Differences(np.empty(0, np.int64), np.empty(0, "U1"), nothing, nothing, count)
     values = {name: candles.floats(name) for name in _COLUMNS}
@@ -55,15 +55,22 @@ def find_outliers(candles: Candles, first: int = 0, stop: int | None = None) -> 
 def find_outliers_in_parts(parts: Iterable[Candles]) -> Iterator[Differences]:
     """Yield the outliers among candles that come in parts, in order: the same as among all of them at once.
 
-    The candles at the end of a part are judged with the next one, beside all that are around them.
+    The candles at the end of a part are judged with the next one, beside all that are around them. Nothing is yielded
+    where there are fewer than three.
     """
     before: Candles | None = None
     for part in parts:
         candles = part if before is None else join([before, part])
-        yield find_outliers(candles, _first(before), max(0, candles.count - AROUND))
+        yield from _some(find_outliers(candles, _first(before), max(0, candles.count - AROUND)))
         before = Candles(candles.names, candles.block[:, -2 * AROUND :].copy())
     if before is not None:
-        yield find_outliers(before, _first(before))
+        yield from _some(find_outliers(before, _first(before)))
+
+
+def _some(found: Differences) -> Iterator[Differences]:
+    """Yield it if a candle was judged."""
+    if found.compared:
+        yield found
 
 
 def _first(before: Candles | None) -> int:

@@ -47,6 +47,7 @@ from candle_fetcher.fetcher.runtime import Runtime
 from candle_fetcher.sources import is_denial
 
 FINER, CACHE = "finer", "cache"
+_NOTHING = {ARCHIVE: "the archive has no usable file", CACHE: "the cache has nothing", NEIGHBOURS: "under 3 candles"}
 # The most that is in memory at once: chunks of the cache, finer candles.
 _STREAM_CHUNKS = 48
 _FINE_ROWS = 200_000
@@ -74,9 +75,8 @@ def _audit(stored: Collector, against: str | None) -> pd.DataFrame:
             why = f"{type(error).__name__}: {error.reason}"
             warn(CandleFetcherWarning(f"{request.label} is not compared with the archive: REST failed ({why})"))
             continue
-        if against is not None and span and not found[side] and side in (ARCHIVE, CACHE):
-            what = "has no usable file" if side == ARCHIVE else "has nothing"
-            raise IncompleteData(f"there is nothing to compare: the {side} {what} of {request.label} in that range")
+        if against is not None and span and not found[side] and side in _NOTHING:
+            raise IncompleteData(f"there is nothing to compare: {_NOTHING[side]} of {request.label} in that range")
     return _to_frame(found, request, span)
 
 
