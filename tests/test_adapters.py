@@ -616,3 +616,26 @@ def test_what_is_no_folder_is_an_input_error(tmp_path: Path) -> None:
             with pytest.raises(InputError, match="no closed candle"):
                 write(daily().iloc[:0], tmp_path)
     assert [one.name for one in tmp_path.iterdir()] == ["file"]
+
+
+def test_series_of_different_timeframes_have_no_common_freq() -> None:
+    hours = pd.DataFrame({"close": 1.0}, index=pd.date_range("2024-01-01", periods=5, freq="h", tz="UTC"))
+    days = pd.DataFrame({"close": 1.0}, index=pd.date_range("2024-01-01", periods=5, freq="D", tz="UTC"))
+    for frame, timeframe in ((hours, "1h"), (days, "1d")):
+        frame.attrs = {"candle_fetcher": {"symbol": "BTC/USDT", "timeframe": timeframe, "kind": "candles"}}
+    with pytest.raises(InputError, match="the timeframes differ: a is of 1h, b is of 1d"):
+        adapters.to_statsforecast({"a": hours, "b": days})
+    with pytest.raises(InputError, match="a frame has the name 1; expected a text"):
+        adapters.to_statsforecast({1: hours, "1": hours})
+
+
+def test_tables_of_polars_and_arrow_are_taken() -> None:
+    polars = pytest.importorskip("polars")
+    arrow = pytest.importorskip("pyarrow")
+    index = pd.date_range("2024-01-01", periods=5, freq="h", tz="UTC", name="timestamp")
+    frame = pd.DataFrame(dict.fromkeys(("open", "high", "low", "close", "volume"), 1.5), index=index)
+    frame.attrs = {"candle_fetcher": {"symbol": "BTC/USDT", "timeframe": "1h", "kind": "candles"}}
+    table = polars.from_pandas(frame.reset_index())
+    for given in ((table, frame.attrs["candle_fetcher"]), arrow.Table.from_pandas(frame), frame):
+        assert adapters.to_statsforecast(given)["unique_id"].tolist() == ["BTC/USDT"] * 5
+        assert len(adapters.to_backtesting(given)) == 5

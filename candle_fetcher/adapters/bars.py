@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import pandas as pd
 
 from candle_fetcher.core import zones
 from candle_fetcher.core.errors import CandleFetcherWarning, InputError, shown, warn
-from candle_fetcher.core.frame import floats_in, index_ms
+from candle_fetcher.core.frame import Convertible, as_pandas, floats_in, index_ms
 from candle_fetcher.core.gap import iso
 from candle_fetcher.core.manifests import manifest_of, manifest_that_fits
 from candle_fetcher.core.missing import gaps_between_rows, read_missing
@@ -181,14 +181,15 @@ class Bars:
 
 
 def read_bars(
-    frame: pd.DataFrame,
+    frame: pd.DataFrame | Convertible,
     tool: str,
     *,
     columns: Sequence[str] = OHLCV,
     symbol: str | None = None,
     timeframe: str | None = None,
 ) -> Bars:
-    """Return the closed candles of a frame for that tool. Where one still forms, it is left out, with a warning.
+    """Return the closed candles of a frame, or a table of Polars or Arrow, for that tool. Where one still forms, it is
+    left out, with a warning.
 
     Raises InputError where the frame lacks times or one of the columns, where its times do not increase, and for a
     symbol or timeframe that is none.
@@ -196,7 +197,9 @@ def read_bars(
     if symbol is not None and not (isinstance(symbol, str) and symbol.strip()):
         raise InputError(f"symbol {shown(symbol)} must be a text such as 'BTC/USDT'")
     parsed = None if timeframe is None else parse_timeframe(timeframe)
-    open_ms = index_ms(frame)
+    given: Any = as_pandas(frame)
+    open_ms = index_ms(given)
+    frame = cast(pd.DataFrame, given)
     lacking = [name for name in columns if name not in frame]
     if lacking:
         raise InputError(f"{tool} needs the columns {', '.join(columns)}; this frame lacks {', '.join(lacking)}")

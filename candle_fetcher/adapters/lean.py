@@ -28,6 +28,7 @@ from candle_fetcher.adapters.bars import OHLCV, PRICES, Bars, Float64s, Int64s, 
 from candle_fetcher.adapters.folders import file_part, find_folder, write_whole_file
 from candle_fetcher.core.arguments import read_flag
 from candle_fetcher.core.errors import CandleFetcherWarning, InputError, shown, warn
+from candle_fetcher.core.frame import Convertible
 from candle_fetcher.core.text.formatting import format_fields
 from candle_fetcher.core.timeframe import DAY_MS, MINUTE_MS
 from candle_fetcher.core.tracebacks import short_errors
@@ -74,7 +75,7 @@ class LeanSeries(NamedTuple):
 
 @short_errors
 def to_lean(
-    frame: pd.DataFrame,
+    frame: pd.DataFrame | Convertible,
     folder: str | os.PathLike[str],
     *,
     market: str | None = None,

@@ -15,6 +15,7 @@ import pandas as pd
 
 from candle_fetcher.adapters.bars import OHLCV, PRICES, Bars, Float64s, naive_times, read_bars
 from candle_fetcher.core.errors import InputError, MissingExtra
+from candle_fetcher.core.frame import Convertible
 from candle_fetcher.core.tracebacks import short_errors
 
 _BACKTRADER_UNITS = {
@@ -29,7 +30,7 @@ _USUAL_PLACES = 8  # values with more are looked at one by one
 
 
 @short_errors
-def to_backtrader(frame: pd.DataFrame, *, timeframe: str | None = None, zone: str | None = None) -> Any:
+def to_backtrader(frame: pd.DataFrame | Convertible, *, timeframe: str | None = None, zone: str | None = None) -> Any:
     """Return a data feed for `cerebro.adddata`: a `PandasData` with the timeframe, and the symbol as its name.
 
     Each bar is stamped one millisecond before its close, in UTC or by the clocks of `zone`, since backtrader hands a
@@ -70,7 +71,11 @@ def _backtrader_feed() -> tuple[Any, Any]:
 
 @short_errors
 def to_nautilus(
-    frame: pd.DataFrame, instrument: Any = None, *, symbol: str | None = None, timeframe: str | None = None
+    frame: pd.DataFrame | Convertible,
+    instrument: Any = None,
+    *,
+    symbol: str | None = None,
+    timeframe: str | None = None,
 ) -> list[Any]:
     """Return the candles as a list of nautilus_trader's `Bar`, stamped (`ts_event`, `ts_init`) with their closing time.
 

@@ -8,12 +8,13 @@ import pandas as pd
 
 from candle_fetcher.adapters.bars import OHLCV, PRICES, Bars, naive_times, read_bars
 from candle_fetcher.core.errors import CandleFetcherWarning, InputError, shown, warn
+from candle_fetcher.core.frame import Convertible
 from candle_fetcher.core.missing import gaps_between_rows
 from candle_fetcher.core.tracebacks import short_errors
 
 
 @short_errors
-def to_backtesting(frame: pd.DataFrame, *, zone: str | None = None) -> pd.DataFrame:
+def to_backtesting(frame: pd.DataFrame | Convertible, *, zone: str | None = None) -> pd.DataFrame:
     """Return the candles for `Backtest` of backtesting.py: Open, High, Low, Close, Volume, and times without a zone.
 
     Times are opening times in UTC; `zone` (such as "America/New_York" for stocks) gives those of its clocks. The other
@@ -31,7 +32,7 @@ def to_backtesting(frame: pd.DataFrame, *, zone: str | None = None) -> pd.DataFr
 
 
 @short_errors
-def to_prophet(frame: pd.DataFrame, y: str = "close", *, zone: str | None = None) -> pd.DataFrame:
+def to_prophet(frame: pd.DataFrame | Convertible, y: str = "close", *, zone: str | None = None) -> pd.DataFrame:
     """Return the columns `ds` (opening time without a zone: UTC, or that of `zone`) and `y` for prophet's `fit`.
 
     `y` names the column that is forecast, in a frame of candles or of funding rates. `is_synthetic` is kept where the
@@ -45,7 +46,7 @@ def to_prophet(frame: pd.DataFrame, y: str = "close", *, zone: str | None = None
 
 @short_errors
 def to_statsforecast(
-    frames: pd.DataFrame | Mapping[str, pd.DataFrame],
+    frames: pd.DataFrame | Convertible | Mapping[str, pd.DataFrame | Convertible],
     y: str = "close",
     *,
     symbol: str | None = None,
@@ -58,22 +59,31 @@ def to_statsforecast(
     several by name, as `fetch_many` returns them. The models count rows and not times, and take each other column for a
     regressor: so a frame that lacks candles is refused with an InputError, and invented rows are warned of. `symbol`
     and `timeframe` are needed where the frame has no manifest. A candle that still forms is left out, with a warning.
+    All frames must be of one timeframe.
     """
     if isinstance(frames, Mapping):
         if symbol is not None:
             raise InputError("symbol is for one frame; the names of several are their keys")
         if not frames:
             raise InputError("there is no frame; statsforecast needs one")
-        named = [(str(name), frame) for name, frame in frames.items()]
+        wrong = next((name for name in frames if not isinstance(name, str) or not name), None)
+        if wrong is not None:
+            raise InputError(f"a frame has the name {shown(wrong)}; expected a text")
+        named = list(frames.items())
     else:
         named = [("", frames)]
-    tables = []
+    tables: list[pd.DataFrame] = []
+    timeframes: dict[str, str] = {}
     for name, frame in named:
         bars = read_bars(
             frame, "statsforecast", columns=(_column(y),), symbol=symbol or name or None, timeframe=timeframe
         )
         _refuse_gaps(bars)
         bars.warn_of("invented")
+        timeframes.setdefault(bars.timeframe.name, name)
+        if len(timeframes) > 1:
+            shows = ", ".join(f"{one} is of {length}" for length, one in timeframes.items())
+            raise InputError(f"the timeframes differ: {shows}; statsforecast takes one `freq` for all series")
         made = _series(bars, y, zone)
         made.insert(0, "unique_id", name or bars.symbol + ("" if bars.kind == "candles" else f" {bars.kind}"))
         tables.append(made)
@@ -120,7 +130,7 @@ def _series(bars: Bars, y: str, zone: str | None, also: tuple[str, ...] = ()) ->
 
 
 @short_errors
-def to_freqtrade(frame: pd.DataFrame) -> pd.DataFrame:
+def to_freqtrade(frame: pd.DataFrame | Convertible) -> pd.DataFrame:
     """Return the columns `date` (opening time, UTC), open, high, low, close, volume: freqtrade's candles.
 
     These are the `dataframe` of a strategy, and what `write_freqtrade` writes. A candle that still forms is left out,

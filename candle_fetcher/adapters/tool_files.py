@@ -17,7 +17,7 @@ from candle_fetcher.adapters.folders import file_part, find_folder, write_whole_
 from candle_fetcher.adapters.tables import freqtrade_table
 from candle_fetcher.core.arguments import read_flag
 from candle_fetcher.core.errors import CandleFetcherWarning, InputError, warn
-from candle_fetcher.core.frame import MANIFEST
+from candle_fetcher.core.frame import MANIFEST, Convertible
 from candle_fetcher.core.text.formatting import format_fields
 from candle_fetcher.core.timeframe import DAY_MS, MINUTE_MS
 from candle_fetcher.core.tracebacks import short_errors
@@ -36,7 +36,7 @@ _MOST_ROUNDED = 1e-3  # part of a price
 
 @short_errors
 def write_freqtrade(
-    frame: pd.DataFrame,
+    frame: pd.DataFrame | Convertible,
     folder: str | os.PathLike[str],
     *,
     symbol: str | None = None,
@@ -93,7 +93,7 @@ def _feather_ends(path: Path) -> tuple[int, int]:
 
 @short_errors
 def to_zipline(
-    frame: pd.DataFrame,
+    frame: pd.DataFrame | Convertible,
     folder: str | os.PathLike[str],
     *,
     symbol: str | None = None,

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 _collected: contextvars.ContextVar[list[CandleFetcherWarning] | None] = contextvars.ContextVar("warnings", default=None)
 # Characters of a value in a message.
 _MOST_SHOWN = 120
+# Characters of a list of names in a message that suggests one of them.
+_MOST_LISTED = 200
 # The least similarity (0 to 1) of a suggested name: `binance` for `biannce`, but not `coingecko` for `coinbase`.
 NEAR = 0.7
 # Files that are not the caller's: those of this package, and contextlib, which calls its functions.
@@ -497,8 +499,11 @@ def unknown(what: str, value: object, allowed: Iterable[str]) -> InputError:
     """Return the InputError for a name that is not among the allowed ones, with the closest match."""
     names = list(allowed)
     close = nearest(value, names) if isinstance(value, str) else None
+    listed = ", ".join(names)
+    if close and len(listed) > _MOST_LISTED:
+        return InputError(f"unknown {what} {shown(value)}, which is none of {len(names)}; did you mean {close!r}?")
     hint = f" Did you mean {close!r}?" if close else ""
-    return InputError(f"unknown {what} {shown(value)}; expected one of {', '.join(names)}.{hint}")
+    return InputError(f"unknown {what} {shown(value)}; expected one of {listed}.{hint}")
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
