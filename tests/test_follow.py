@@ -14,6 +14,7 @@ from world import ms, same
 
 from candle_fetcher import IncompleteData, InputError, NotOffered, UnknownSymbol
 from candle_fetcher.core.errors import TransportError
+from candle_fetcher.core.events import Yielded
 
 MINUTE = 60_000
 
@@ -57,6 +58,8 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize("seconds", [pytest.param(5, marks=SLOW), 90, pytest.param(20 * 60, marks=SLOW)])
 def test_what_closed_during_a_drop_comes_before_anything_newer(world: LiveWorld, seconds: float) -> None:
     driver = world.follow(["BTC/USDT", "ETH/USDT"], "1m")
+    told: list[object] = []
+    driver.follower._base.log = told.append
     driver.run(100)
     world.network.drop()
     back_s = world.now_s + seconds
@@ -67,6 +70,8 @@ def test_what_closed_during_a_drop_comes_before_anything_newer(world: LiveWorld,
         assert opens == slots("2024-06-15T12:00", len(opens))
         assert len(opens) == (world.now_ms - 2_000 - ms("2024-06-15T12:00")) // MINUTE
     assert driver.stats.connections == 2
+    kinds = [event.kind for event in told if isinstance(event, Yielded)]
+    assert kinds.count("filled") >= (2 if seconds >= 90 else 0)
 
 
 def test_a_stream_that_lies_changes_no_candle(world: LiveWorld) -> None:

@@ -135,8 +135,8 @@ class Noted(NamedTuple):
 class Yielded(NamedTuple):
     """A live call handed out candles of the series `label`.
 
-    kind: `closed`; `filled` where they had closed while there was no stream; `revised` where they had been handed out
-    with other values before. lag_s: from the end of the newest of them to now.
+    kind: `closed`; `filled` for those of them of which the stream said nothing; `revised` where they had been handed
+    out with other values before. lag_s: of closed ones, from the end of the newest of them to now.
     """
 
     label: str

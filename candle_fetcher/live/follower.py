@@ -321,6 +321,8 @@ class Follower(Work):
             stats.confirmed += found.confirmed
             stats.differing += found.differing
             stats.backfilled += found.unheard if was_live else 0
+        if was_live and lane.is_streamed and found.unheard:
+            self._base.observe(Yielded(lane.wanted.label, "filled", found.unheard, 0.0))
 
     def _hand_streamed(self, lane: Lane, updates: Sequence[CandleUpdate], now_ms: int) -> None:
         until_s = self._base.clock() + lane.wanted.timeframe.nominal_ms / 1000
