@@ -35,6 +35,7 @@ from candle_fetcher import (
     read_file,
     resample,
     summary,
+    verify_file,
 )
 from candle_fetcher.core.frame import MANIFEST, index_ms
 from candle_fetcher.core.gap import iso
@@ -153,6 +154,8 @@ def test_any_options_give_the_frame_of_the_fetch(
         fetched.attrs = whole.attrs
     read = read_file(path)
     if not isinstance(columns, str):
+        if "is_synthetic" in whole and whole["is_synthetic"].any():  # the gaps in the manifest say which rows
+            fetched = fetched.assign(is_synthetic=whole["is_synthetic"])
         if options.get("include_open"):  # the range in the manifest says which rows may still change
             fetched = fetched.assign(is_closed=whole["is_closed"])
         read.attrs[MANIFEST].pop("fingerprint", None)
@@ -161,6 +164,22 @@ def test_any_options_give_the_frame_of_the_fetch(
     shutil.rmtree(folder)
     pd.testing.assert_frame_equal(read, fetched, check_exact=True, check_freq=False)
     assert facts(read) == facts(fetched)
+
+
+def test_invented_rows_of_a_file_with_columns_of_its_own_are_marked(fetcher: CandleFetcher, tmp_path: Path) -> None:
+    span = ("BTC/USDT", "1h", "2024-06-02T04:00", "2024-06-04")
+    path = fetcher.export(*span, path=tmp_path / "x.csv", columns=OWN, manifest=True, on_gap="ffill")
+    whole = fetcher.fetch(*span, on_gap="ffill")
+    assert whole["is_synthetic"].any()
+    read = read_file(path)
+    assert read["is_synthetic"].tolist() == whole["is_synthetic"].tolist()
+    assert read["close"].tolist() == whole["close"].tolist()
+    assert verify_file(path, fetcher=fetcher).is_good
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]))
+    assert not verify_file(path, fetcher=fetcher).is_good
+    with pytest.raises(BadFile, match="its rows are not those"):
+        read_file(path)
 
 
 @pytest.mark.slow

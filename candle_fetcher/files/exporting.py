@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -19,6 +19,7 @@ from candle_fetcher.files.columnar import need_pyarrow, write_arrow, write_parqu
 from candle_fetcher.files.layout import (
     PLAIN,
     SYMBOL,
+    SYNTHETIC,
     CsvOptions,
     Layout,
     Mapped,
@@ -121,22 +122,32 @@ class TableFile(NamedTuple):
         return partial.target if lacks else name_whole(partial.target, self.target, has_manifest=self.is_beside)
 
     def _write(self, frames: Iterable[pd.DataFrame], manifest: Callable[[], Mapping[str, Any]]) -> None:
+        invented = 0  # rows, as far as the file does not mark them
+
+        def noted() -> Iterator[pd.DataFrame]:
+            nonlocal invented
+            for frame in frames:
+                if self.layout is not None and SYNTHETIC in frame and SYNTHETIC not in self.layout.columns:
+                    invented += int(frame[SYNTHETIC].sum())
+                yield frame
+                del frame  # it is freed before the next one is made
+
         def described() -> dict[str, Any]:
-            return {**manifest(), **self.describe()}
+            return {**manifest(), **self.describe(), **({"invented": invented} if invented else {})}
 
         def write(file: IO[bytes]) -> None:
             if self.format == "parquet":
-                write_parquet(file, frames, self.layout, described)
+                write_parquet(file, noted(), self.layout, described)
             elif self.format == "arrow":
-                write_arrow(file, frames, self.layout, described, self.target.parent)
+                write_arrow(file, noted(), self.layout, described, self.target.parent)
             elif self.format == "excel":
-                write_workbook(file, frames, self.layout, described)
+                write_workbook(file, noted(), self.layout, described)
             elif self.is_packed:
                 # Without a name and a time, so that equal candles make equal files.
                 with gzip.GzipFile("", "wb", _GZIP_LEVEL, file, mtime=0) as packed:
-                    self._write_lines(packed, frames)
+                    self._write_lines(packed, noted())
             else:
-                self._write_lines(file, frames)
+                self._write_lines(file, noted())
 
         write_whole(self.target, write, described if self.is_beside else None)
 

@@ -23,7 +23,7 @@ from candle_fetcher.core.text.csv import FLAG_COLUMNS
 from candle_fetcher.core.text.decimals import Column
 from candle_fetcher.core.text.formatting import BLOCK_ROWS, Flags, Times, format_fields, format_objects
 
-TIME = "timestamp"
+TIME, SYNTHETIC = "timestamp", "is_synthetic"
 SYMBOL = "{symbol}"
 MOST_DECIMALS = 18
 _MOST_FIELDS, _MOST_HEADER = 100, 255

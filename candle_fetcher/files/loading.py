@@ -26,14 +26,14 @@ from candle_fetcher.core.timeframe import Timeframe, parse_timeframe
 from candle_fetcher.core.tracebacks import short_errors
 from candle_fetcher.files.columnar import read_parts
 from candle_fetcher.files.formats import OURS
-from candle_fetcher.files.layout import SYMBOL, TIME, read_columns
+from candle_fetcher.files.layout import SYMBOL, SYNTHETIC, TIME, read_columns
 from candle_fetcher.files.places import ending_of, find_home, read_manifest
 from candle_fetcher.files.reading import HEAD_BYTES, checked_blocks, naming_file, read_head, read_pieces
-from candle_fetcher.files.verifying import candles_of, check_facts, count_lacking, identify, read_objects
+from candle_fetcher.files.verifying import are_in_gaps, candles_of, check_facts, count_lacking, identify, read_objects
 from candle_fetcher.frames.market import find_market
 
 # What a manifest says of the file, and not of its candles.
-_OF_THE_FILE = ("csv", "columns")
+_OF_THE_FILE = ("csv", "columns", "invented")
 _STARTS = ((b"PAR1", "parquet"), (b"ARROW1", "arrow"), (b"{", "jsonl"), (b"PK", "excel"))
 _CALLED = {
     "parquet": "a Parquet file",
@@ -309,6 +309,7 @@ def _check(stated: Mapping[str, Any], frame: pd.DataFrame) -> Manifest:
     if rounded is not None or known is None or not has_prices:
         dict.pop(made, "fingerprint", None)
     frame.attrs[MANIFEST] = made
+    _mark_invented(stated, frame)
     _mark_open(made, frame)
     found = manifest_of(frame)
     rows = int(made.get("rows", len(frame)))
@@ -330,9 +331,23 @@ def _check(stated: Mapping[str, Any], frame: pd.DataFrame) -> Manifest:
     return made
 
 
+def _mark_invented(stated: Mapping[str, Any], frame: pd.DataFrame) -> None:
+    """Mark the rows that the export invented, where the file does not: they lie in the gaps that its manifest names."""
+    invented = stated.get("invented")
+    if not invented or SYNTHETIC in frame:
+        return
+    is_invented = are_in_gaps(index_ms(frame), stated)
+    if is_invented.sum() != invented:
+        raise BadFile(
+            f"{invented} of its rows were invented for gaps, and its columns do not say which; export {SYNTHETIC}, too"
+        )
+    frame[SYNTHETIC] = is_invented
+
+
 def _mark_open(stated: Mapping[str, Any], frame: pd.DataFrame) -> None:
     """Mark the rows that may still change, where the file does not: they lie behind the range in its manifest."""
-    if "is_closed" in frame or len(frame) != stated.get("rows") or "end" not in stated:
+    rows = len(frame) - (int(frame[SYNTHETIC].sum()) if SYNTHETIC in frame else 0)
+    if "is_closed" in frame or rows != stated.get("rows") or "end" not in stated:
         return
     try:
         is_open = index_ms(frame) >= instant_ms(stated["end"], "end")

@@ -15,11 +15,23 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from candle_fetcher.core.candles import INTEGERS, MISSING, OHLCV, Candles, Fingerprint, candles_from, have_prices, join
+from candle_fetcher.core.candles import (
+    INTEGERS,
+    MISSING,
+    OHLCV,
+    Candles,
+    Fingerprint,
+    Int64s,
+    candles_from,
+    have_prices,
+    join,
+)
 from candle_fetcher.core.errors import BadFile, InputError, shown
 from candle_fetcher.core.plan import CHUNK_SLOTS
+from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.core.text.csv import FLAG_COLUMNS, read_rows, read_times, whole_lines
 from candle_fetcher.core.timeframe import Timeframe, parse_timeframe
 from candle_fetcher.core.unzip import ZIP_ERRORS
@@ -76,7 +88,13 @@ def _check_blocks(file: Path, manifest: Mapping[str, Any] | None, blocks: Iterat
     differences: list[Difference] = []
     rows, last_ms, in_order, is_known = 0, -1, True, False
     places = ((manifest or {}).get("csv") or {}).get("decimals")
-    for block in blocks:
+    invented = int((manifest or {}).get("invented", 0))  # rows that the file does not mark
+    for read in blocks:
+        block = read
+        if invented:
+            is_invented = are_in_gaps(block.open_ms, manifest or {})
+            invented -= int(is_invented.sum())
+            block = Candles(block.names, block.block[:, ~is_invented])
         candles = _real(block)
         rows += candles.count
         if not candles.count:
@@ -92,7 +110,7 @@ def _check_blocks(file: Path, manifest: Mapping[str, Any] | None, blocks: Iterat
             is_known = True
             differences += _compare(settled, *stored, places)
     fingerprint = summed.text
-    whole = in_order and (manifest is None or int(manifest.get("rows", rows)) == rows)
+    whole = in_order and not invented and (manifest is None or int(manifest.get("rows", rows)) == rows)
     missing = count_lacking(manifest)
     if manifest is not None and fingerprint is not None and places is None and not missing:  # else it has none
         whole &= manifest.get("fingerprint", fingerprint) == fingerprint
@@ -102,11 +120,23 @@ def _check_blocks(file: Path, manifest: Mapping[str, Any] | None, blocks: Iterat
     return FileReport(file, whole and not missing, rows, fingerprint, found, missing)
 
 
+def are_in_gaps(open_ms: Int64s, manifest: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
+    """Return which times lie in a gap that the manifest names. Raises BadFile where its gaps cannot be read."""
+    found = np.zeros(len(open_ms), np.bool_)
+    try:
+        for gap in manifest.get("gaps", ()):
+            found |= (open_ms >= instant_ms(gap["first"], "first")) & (open_ms <= instant_ms(gap["last"], "last"))
+    except (InputError, LookupError, TypeError) as error:
+        raise BadFile("its manifest does not say where its gaps are") from error
+    return found
+
+
 def check_facts(manifest: Mapping[str, Any]) -> None:
     """Raise BadFile where what is used of a manifest is not what a manifest has."""
     options = manifest.get("csv") or {}
     kinds: dict[str, tuple[Any, Any]] = {
         "rows": (manifest.get("rows", 0), int),
+        "invented": (manifest.get("invented", 0), int),
         "columns": (manifest.get("columns") or {}, dict),
         "settings": (manifest.get("settings") or {}, dict),
         "csv": (options, dict),
@@ -350,7 +380,7 @@ def _check_workbook(file: Path) -> FileReport:
         with zipfile.ZipFile(file) as book:
             broken = book.testzip()
             if broken is not None:
-                raise BadFile(f"its part {broken} is damaged")
+                raise BadFile(f"its part {shown(broken)} is damaged")
             rows = 0
             with book.open("xl/worksheets/sheet1.xml") as sheet:
                 rest = sheet.read(_BLOCK_BYTES)
