@@ -18,6 +18,7 @@ from candle_fetcher.core.faults import brief, unexpected
 from candle_fetcher.core.quote import Ticker
 from candle_fetcher.core.timeframe import DAY_MS, HOUR_MS
 from candle_fetcher.providers.quoting import (
+    Always,
     QuoteFeed,
     QuoteRequest,
     batches,
@@ -116,10 +117,10 @@ def _pair_requests(
 def stock_quotes(raise_refusal: RaiseRefusal) -> QuoteFeed:
     """Return the quotes of stocks."""
     requests = partial(_stock_requests, raise_refusal=raise_refusal)
-    return QuoteFeed(requests, lambda symbol: "stock", FREE_FEED, partial(requests, most=1))
+    return QuoteFeed(requests, Always("stock"), FREE_FEED, partial(requests, most=1))
 
 
 def pair_quotes(raise_refusal: RaiseRefusal) -> QuoteFeed:
     """Return the quotes of crypto pairs."""
     requests = partial(_pair_requests, raise_refusal=raise_refusal)
-    return QuoteFeed(requests, lambda symbol: "crypto", "Alpaca", partial(requests, most=1))
+    return QuoteFeed(requests, Always("crypto"), "Alpaca", partial(requests, most=1))

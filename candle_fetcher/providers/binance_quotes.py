@@ -17,6 +17,7 @@ from candle_fetcher.core.faults import unexpected
 from candle_fetcher.core.quote import Ticker
 from candle_fetcher.providers.binance_refusals import raise_refusal
 from candle_fetcher.providers.quoting import (
+    Always,
     QuoteFeed,
     QuoteRequest,
     batches,
@@ -123,11 +124,7 @@ def _futures_requests(
     ]
 
 
-def _of(type_: str) -> Callable[[str], str]:
-    return lambda symbol: type_
-
-
-SPOT_FEED = QuoteFeed(_spot_requests, _of("crypto"), NAME, _spot_apart)
-US_FEED = QuoteFeed(_spot_requests, _of("crypto"), "Binance.US", _spot_apart)
-UM_FEED = QuoteFeed(partial(_futures_requests, prefix="/fapi/v1", day=_day), _of("future"), NAME)
-CM_FEED = QuoteFeed(partial(_futures_requests, prefix="/dapi/v1", day=_coin_day), _of("future"), NAME)
+SPOT_FEED = QuoteFeed(_spot_requests, Always("crypto"), NAME, _spot_apart)
+US_FEED = QuoteFeed(_spot_requests, Always("crypto"), "Binance.US", _spot_apart)
+UM_FEED = QuoteFeed(partial(_futures_requests, prefix="/fapi/v1", day=_day), Always("future"), NAME)
+CM_FEED = QuoteFeed(partial(_futures_requests, prefix="/dapi/v1", day=_coin_day), Always("future"), NAME)

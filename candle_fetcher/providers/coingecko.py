@@ -32,6 +32,7 @@ from candle_fetcher.core.text.rows import Row, parse_csv
 from candle_fetcher.core.timeframe import DAY_MS, MINUTE_MS, Timeframe
 from candle_fetcher.providers.base import Feed, Key, Listed, Listing, Provider, Question, Setting
 from candle_fetcher.providers.quoting import (
+    Always,
     QuoteFeed,
     QuoteRequest,
     batches,
@@ -354,7 +355,7 @@ PROVIDER = Provider(
     settings=(Setting("plan", ("demo", "pro"), is_of_series=False),),
     configure=_configure,
     # A price is an index of the prices on many exchanges.
-    quotes=QuoteFeed(_quote_requests, lambda symbol: "crypto", TITLE),
+    quotes=QuoteFeed(_quote_requests, Always("crypto"), TITLE),
 )
 
 PROVIDERS = (PROVIDER,)

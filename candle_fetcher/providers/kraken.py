@@ -42,6 +42,7 @@ from candle_fetcher.core.timeframe import MINUTE_MS
 from candle_fetcher.providers.base import Feed, Listed, Listing, Provider, Question
 from candle_fetcher.providers.kraken_streams import make_streams
 from candle_fetcher.providers.quoting import (
+    Always,
     QuoteFeed,
     QuoteRequest,
     batches,
@@ -427,6 +428,6 @@ PROVIDERS = (
         provider_symbol=find_symbol,
         unified=unified,
         streams=make_streams(INTERVALS, unified),
-        quotes=QuoteFeed(_quote_requests, lambda symbol: "crypto", NAME, _quotes_of_all),
+        quotes=QuoteFeed(_quote_requests, Always("crypto"), NAME, _quotes_of_all),
     ),
 )

@@ -41,6 +41,17 @@ class QuoteRequest(NamedTuple):
     parse: Callable[[bytes], Sequence[Ticker]]
 
 
+@dataclass(frozen=True)
+class Always:
+    """The type of quotes where all symbols of a provider have the same; it can be pickled."""
+
+    name: str
+
+    def __call__(self, symbol: str) -> str:
+        """Return the type of the symbol's quotes."""
+        return self.name
+
+
 # Makes the requests for the quotes of these symbols (the provider's ids), with the choices of the user by name.
 Requests = Callable[[Sequence[str], Mapping[str, str]], Sequence[QuoteRequest]]
 
