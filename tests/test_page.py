@@ -446,6 +446,30 @@ def test_several_live_pages_in_one_browser_are_all_answered(browser: Any, served
     one.close()
 
 
+def test_candles_that_do_not_come_are_said_to_be_late(browser: Any, tmp_path: Path) -> None:
+    served = Served(tmp_path)
+    try:
+        one = Page(browser, served, "symbol=BTC/USDT&timeframe=1s&range=own&start=1h&live=1")
+        one.wait_for_chart()
+        one.wait_for_text("#stream", "closed at")
+        served.exchange.fail(faults.status(503), times=None)
+        one.wait_for_text("#stream", r"no candle since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d: none is traded, or")
+        one.close(may_fail=True)
+    finally:
+        served.close()
+
+
+def test_a_range_that_is_too_long_is_refused_before_it_is_fetched(page: Page, served: Served) -> None:
+    served.exchange.clear_log()
+    page.page.select_option("#timeframe", "1s")
+    page.page.select_option("#range", "365")
+    page.page.click("#show")
+    page.page.wait_for_selector("#error:not([hidden])")
+    assert re.search(r"chart at most 1,000,000.*\s+Choose a shorter range", page.text("#error"))
+    page.said.clear()
+    assert not [one for one in served.exchange.requests if one.params.get("interval") == "1s"]
+
+
 def test_prices_of_a_lost_connection_are_stale(browser: Any, tmp_path: Path) -> None:
     served = Served(tmp_path)
     try:

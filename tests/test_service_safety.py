@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gc
 import logging
 import random
 import re
@@ -418,6 +419,65 @@ def test_one_client_cannot_use_up_a_provider(tmp_path: Path) -> None:
         served.close()
 
 
+def test_clients_that_leave_pay_for_what_they_caused(tmp_path: Path) -> None:
+    """A fetch whose client has left goes on, for the cache; it was counted before it began."""
+    served = Served(tmp_path, requests_per_minute=3)
+    try:
+        assert served.get("/api/symbols?query=btc").status == 200  # one of three, and the exchange's own questions
+        served.exchange.clear_log()
+        served.exchange.fail(faults.hang(0.2), times=None, match="klines")
+        for year in range(2018, 2024):
+            with served.connect() as connection:
+                path = f"/api/candles?symbol=BTC/USDT&timeframe=1h&start={year}-01-01&end={year}-01-03"
+                connection.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        answer = served.get("/api/candles?symbol=BTC/USDT&timeframe=1h&start=2024-01-01&end=2024-01-03")
+        assert (answer.status, answer.document["error"]) == (429, "TooManyRequests")
+        replies = served.app.state.service.traffic.replies
+        wait_until(lambda: sum(replies[key] for key in replies if key[0] == "/api/candles") == 7)
+        asked = [one for one in served.exchange.requests if "klines" in one.path]
+        assert 1 <= len(asked) <= 2
+        span = f"start={asked[0].params['startTime']}&end={asked[0].params['endTime']}"
+        stored = f"/api/candles?symbol=BTC/USDT&timeframe=1h&{span}"
+        assert served.get(stored).status == 200  # what was fetched for nobody is there for the next
+    finally:
+        served.close()
+
+
+def test_a_chart_that_is_too_long_is_refused_in_words(served: Served) -> None:
+    answer = served.get("/api/chart?symbol=BTC/USDT&timeframe=1m&start=2017-08-17")
+    assert (answer.status, answer.document["most"]) == (413, 1_000_000)
+    assert answer.document["fix"] == "choose a shorter range, or a longer timeframe"
+
+
+@pytest.mark.slow
+def test_few_long_charts_hold_their_candles_at_once(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    from candle_fetcher.service import budget
+    from candle_fetcher.service import chart as charts
+
+    path = "/api/chart?symbol=BTC/USDT&timeframe=1m&start=2024-01-01&limit=60000"
+    assert served.get(path).status == 200
+    lock, at_once, most, thin = threading.Lock(), [0], [0], charts.thin
+
+    def counted(*words: Any) -> Any:
+        with lock:
+            at_once[0] += 1
+            most[0] = max(most[0], at_once[0])
+        time.sleep(0.1)
+        try:
+            return thin(*words)
+        finally:
+            with lock:
+                at_once[0] -= 1
+
+    monkeypatch.setattr(charts, "thin", counted)
+    threads = [threading.Thread(target=served.get, args=(path,)) for _ in range(8)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert 1 <= most[0] <= budget.LONG
+
+
 def test_the_log_has_a_line_for_each_reply_and_no_secret(guarded: Served, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="candle_fetcher.service"):
         guarded.get(f"/api/plan?symbol=BTC/USDT&timeframe=1h&token={TOKEN}", f"Authorization: Bearer {TOKEN}")
@@ -497,3 +557,31 @@ def test_hostile_bytes_do_no_harm(served: Served, count: int, caplog: pytest.Log
             assert not received.startswith(b"HTTP/1.1 500"), data
     assert "Traceback" not in caplog.text
     assert served.get("/health").status == 200
+
+
+@pytest.mark.slow
+def test_hostile_bytes_leave_nothing_behind(served: Served) -> None:
+    """What is there after one round of hostile requests is all that there will ever be: threads and descriptors are
+    kept for the next requests, and no round adds to them. What reached the exchange is a question that it was asked."""
+    assert served.get(COLD).status == 200
+    held = []
+    for turn in range(3):
+        served.exchange.clear_log()
+        for data in hostile_requests(1_500, seed=20 + turn):
+            with served.connect() as connection, contextlib.suppress(OSError):
+                connection.sendall(data)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(1 << 16):
+                    pass
+        wait_until(lambda: not served.server.server_state.connections)
+        gc.collect()
+        folder = Path("/proc/self/fd")
+        descriptors = len(list(folder.iterdir())) if folder.is_dir() else 0
+        held.append((descriptors, threading.active_count(), len(gc.get_objects())))
+        for one in served.exchange.requests:
+            assert one.path.endswith(("/klines", "/exchangeInfo", "/time")), one
+            assert re.fullmatch(r"[A-Z0-9]{0,20}", one.params.get("symbol", "")), one
+    first, second, third = held
+    assert max(second[0], third[0]) <= first[0] + 4
+    assert max(second[1], third[1]) <= first[1] + 8
+    assert third[2] - second[2] < 1_500  # less than one object for each request

@@ -27,7 +27,8 @@ from candle_fetcher.service.parameters import (
     TimeframeText,
     instant_of,
 )
-from candle_fetcher.service.state import state_of
+from candle_fetcher.service.refusals import ServiceRefusal
+from candle_fetcher.service.state import ServiceState, state_of
 from candle_fetcher.service.tables import rows_of
 
 _MOST_GAPS = 2_000
@@ -64,23 +65,34 @@ def chart(
     """
     service = state_of(request)
     call = CandleCall(symbol, timeframe, instant_of(start), instant_of(end), days, limit, provider, "candles", "ohlcv")
-    rows, is_cold = admit(service, request, call, "csv")
+    try:
+        rows, is_cold = admit(service, request, call, "csv")
+    except ServiceRefusal as error:
+        if error.status != 413:
+            raise
+        raise _too_many(**error.facts) from None
+    # Few are prepared at once, until they are thinned: each holds all its candles until then.
     with service.lanes.cold(is_needed=is_cold), service.lanes.long(is_needed=rows > 2 * PIECE_ROWS):
-        frame = service.fetcher.fetch(call.symbol, call.timeframe, call.start, call.end, **call.words)
-        manifest = frame.attrs[MANIFEST]
-        gaps = manifest["gaps"]
-        if len(gaps) < manifest["gap_count"]:  # it lists the first ones alone
-            span = (manifest["start"], manifest["end"])
-            gaps = rows_of(service.fetcher.gaps(symbol, timeframe, *span, provider=provider).head(_MOST_GAPS))
-    document = {
-        **{
-            name: manifest[name]
-            for name in ("provider", "symbol", "timeframe", "origin", "start", "end", "rows", "gap_count")
-        },
-        "gaps": gaps,
-        **_columns_of(frame, points),
-    }
+        document = _document(service, call, points)
     return JSONResponse(document, headers=_HEADERS)
+
+
+def _too_many(rows: int, most: int, **others: object) -> ServiceRefusal:
+    message = f"the range has up to {rows:,} candles, and a chart at most {most:,}"
+    fix = "choose a shorter range, or a longer timeframe"
+    return ServiceRefusal(413, "TooManyRows", message, rows=rows, most=most, fix=fix)
+
+
+def _document(service: ServiceState, call: CandleCall, points: int) -> dict[str, Any]:
+    frame = service.fetcher.fetch(call.symbol, call.timeframe, call.start, call.end, **call.words)
+    manifest = frame.attrs[MANIFEST]
+    gaps = manifest["gaps"]
+    if len(gaps) < manifest["gap_count"]:  # it lists the first ones alone
+        span = (manifest["start"], manifest["end"])
+        found = service.fetcher.gaps(call.symbol, call.timeframe, *span, provider=call.provider)
+        gaps = rows_of(found.head(_MOST_GAPS))
+    facts = {name: manifest[name] for name in _FACTS}
+    return {**facts, "gaps": gaps, **_columns_of(frame, points)}
 
 
 def _columns_of(frame: pd.DataFrame, points: int) -> dict[str, Any]:

@@ -9,8 +9,9 @@ const MOST_SHADES = 400;
 const MOST_ROWS = 200;
 const MOST_AGE_S = 10; // of prices, before they are stale
 const AGAIN_MS = 3_000, MOST_WAIT_MS = 30_000;
+const LATE_MS = 15_000; // after a candle was due
 const MOST_BEHIND = 1_000; // candles that a live chart fetches without a look at what they cost
-const CSV_ROWS = 1_000_000;
+const MOST_CANDLES = 1_000_000;
 const CAUSES = {
   no_candle: "the provider has no candle here",
   not_listed: "the symbol was not listed yet",
@@ -238,6 +239,7 @@ async function show() {
   say("Looking what is stored…");
   try {
     const plan = await api("/api/plan", spec, control.signal);
+    if (plan.candles > MOST_CANDLES) throw tooMany(plan);
     if (await agreed(plan, control.signal)) await fetchAndDraw(spec, plan, control.signal);
     else stay("Not fetched.");
   } catch (error) {
@@ -245,6 +247,11 @@ async function show() {
   } finally {
     if (state.loading === control) state.loading = null;
   }
+}
+
+function tooMany(plan) {
+  const message = `the range has up to ${count(plan.candles, "candle")}, and a chart at most ${number(MOST_CANDLES)}`;
+  return new ApiError(413, { message, fix: "choose a shorter range, or a longer timeframe" });
 }
 
 // Whether a fetch is wanted: one that takes long is asked for.
@@ -378,9 +385,9 @@ function describe(series, found) {
   const words = { symbol, timeframe, provider, start: iso(start), end: iso(end) };
   for (const format of ["csv", "parquet"]) {
     const link = $(format);
-    const fits = found.rows > 0 && found.rows <= CSV_ROWS;
+    const fits = found.rows > 0 && found.rows <= MOST_CANDLES;
     link.setAttribute("aria-disabled", String(!fits));
-    link.title = fits ? `${count(found.rows, "row")} as ${format}` : `a file here has 1 to ${number(CSV_ROWS)} rows; use candle-fetcher export`;
+    link.title = fits ? `${count(found.rows, "row")} as ${format}` : `a file here has 1 to ${number(MOST_CANDLES)} rows; use candle-fetcher export`;
     if (fits) link.href = `/api/candles?${new URLSearchParams({ ...words, format })}`; else link.removeAttribute("href");
   }
   const text = (value) => JSON.stringify(value);
@@ -653,8 +660,18 @@ function switchLive() {
     follow({ symbols: symbol, provider }, { quote: (one) => setPrice(series, one.is_stale ? null : one.last_price) },
       (text) => { if (text) setPrice(series, null); }),
   ];
-  series.stopLive = () => ends.forEach((one) => one());
+  const timer = setInterval(sayLate, 2_000, series);
+  series.stopLive = () => { clearInterval(timer); ends.forEach((one) => one()); };
 }
+
+// Say that no candle comes, though one is due: a provider that does not answer is no quiet market.
+function sayLate(series) {
+  const due = closeMs(series.full[1], series.spec.timeframe);
+  if (Date.now() < due + LATE_MS || $("stream").textContent.includes("lost")) return;
+  $("stream").textContent = `live: no candle since ${moment(series.full[1], series.spec)}: none is traded, or the provider does not answer`;
+}
+
+const moment = (ms, { timeframe }) => (timeframe.endsWith("s") ? iso(ms).slice(0, 19).replace("T", " ") : minute(ms));
 
 // Candles may have closed while the connection was lost.
 async function catchUp(series) {
@@ -667,7 +684,7 @@ async function catchUp(series) {
 function onCandle(series, opens, close) {
   const ends = closeMs(opens, series.spec.timeframe);
   if (series !== state.series || ends <= series.full[1]) return;
-  $("stream").textContent = `live: the candle of ${minute(opens)} closed at ${number(close)}`;
+  $("stream").textContent = `live: the candle of ${moment(opens, series.spec)} closed at ${number(close)}`;
   const isAtEnd = series.view[1] >= series.full[1], moved = ends - series.full[1];
   if (moved > MOST_BEHIND * timeframeMs(series.spec.timeframe)) {
     series.stopLive();
