@@ -177,3 +177,19 @@ def test_a_table_whose_metadata_is_damaged_has_no_manifest(frame: pd.DataFrame) 
 @pytest.mark.filterwarnings("error")
 def test_sums_beyond_floats_are_unknown(frame: pd.DataFrame) -> None:
     assert summary(frame.assign(volume=np.full(len(frame), 1e308)))["candles"]["statistics"]["total_volume"] is None
+
+
+@pytest.mark.parametrize("name", ["is_closed", "is_synthetic"])
+@pytest.mark.parametrize("call", [*CANDLE_CALLS[:1], *CANDLE_CALLS[2:], manifest_of])
+def test_flags_that_are_texts_are_refused(frame: pd.DataFrame, call: Callable[[Any], Any], name: str) -> None:
+    with pytest.raises(InputError, match=f"the column {name} has others than True and False"):
+        call(frame.assign(**{name: "True"}))
+
+
+def test_a_picture_with_flags_that_are_texts_is_refused(frame: pd.DataFrame) -> None:
+    pytest.importorskip("plotly")
+    from candle_fetcher import plot
+
+    with pytest.raises(InputError, match="others than True and False"):
+        plot.candles(frame.assign(is_closed="True"))
+    assert plot.candles(frame.assign(is_closed=[*[True] * (len(frame) - 1), None])).data

@@ -13,7 +13,7 @@ import pandas as pd
 
 from candle_fetcher.core import zones
 from candle_fetcher.core.errors import CandleFetcherWarning, InputError, shown, warn
-from candle_fetcher.core.frame import Convertible, as_pandas, floats_in, index_ms
+from candle_fetcher.core.frame import Convertible, as_pandas, flags_in, floats_in, index_ms
 from candle_fetcher.core.gap import iso
 from candle_fetcher.core.manifests import manifest_of, manifest_that_fits
 from candle_fetcher.core.missing import gaps_between_rows, read_missing
@@ -247,7 +247,7 @@ def _flags(frame: pd.DataFrame, name: str, *, otherwise: bool) -> npt.NDArray[np
     """Return a column of flags; `otherwise` for each row where the frame has no such column."""
     if name not in frame:
         return np.full(len(frame), otherwise)
-    return (frame[name] == True).to_numpy(np.bool_, na_value=False)  # noqa: E712 - of any type, and NA is not
+    return flags_in(frame, name, True)
 
 
 def _brief(manifest: Mapping[str, Any]) -> str:

@@ -336,6 +336,18 @@ def check_columns_of(frame: pd.DataFrame, names: Sequence[str]) -> None:
             raise InputError(f"the frame has several columns {name}; expected one")
 
 
+def flags_in(frame: pd.DataFrame, name: str, value: bool, *, missing: bool = False) -> npt.NDArray[np.bool_]:
+    """Return in which rows a column of flags has that value; `missing` where it has none.
+
+    Raises InputError where it has others than True and False, such as texts.
+    """
+    column = frame[name]
+    if column.ndim != 1 or pd.api.types.infer_dtype(column, skipna=True) not in ("boolean", *_OBJECTS):
+        raise InputError(f"the column {name} has others than True and False; expected a frame of candles")
+    found = (column == value).to_numpy(dtype=np.bool_, na_value=False)
+    return found | column.isna().to_numpy() if missing else found
+
+
 def floats_in(frame: pd.DataFrame, name: str) -> npt.NDArray[np.float64]:
     """Return a column as floats; a missing value is NaN. Raises InputError where it has others than numbers."""
     column = frame[name]

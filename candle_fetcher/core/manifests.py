@@ -16,7 +16,16 @@ import pandas as pd
 from candle_fetcher.core.candles import OHLCV, Candles, Int64s, candles_from, find_holes
 from candle_fetcher.core.candles import fingerprint as sum_up
 from candle_fetcher.core.errors import CandleFetcherWarning, InputError, warn
-from candle_fetcher.core.frame import MANIFEST, Convertible, Manifest, as_pandas, check_columns_of, floats_in, index_ms
+from candle_fetcher.core.frame import (
+    MANIFEST,
+    Convertible,
+    Manifest,
+    as_pandas,
+    check_columns_of,
+    flags_in,
+    floats_in,
+    index_ms,
+)
 from candle_fetcher.core.gap import iso
 from candle_fetcher.core.plan import CHUNK_SLOTS
 from candle_fetcher.core.ranges import instant_ms
@@ -140,7 +149,7 @@ def _meant(frame: pd.DataFrame) -> npt.NDArray[np.bool_]:
     found = np.ones(len(frame), np.bool_)
     for name, value in _MEANT:
         if name in frame:
-            found &= (frame[name] == value).to_numpy(dtype=bool, na_value=False)
+            found &= flags_in(frame, name, value)
     return found
 
 

@@ -11,7 +11,16 @@ import pandas as pd
 
 from candle_fetcher.core.candles import COLUMNS, OHLCV, Candles, Int64s, find_holes
 from candle_fetcher.core.errors import InputError, shown
-from candle_fetcher.core.frame import MANIFEST, Convertible, Manifest, as_pandas, candles_in, frame_of, index_ms
+from candle_fetcher.core.frame import (
+    MANIFEST,
+    Convertible,
+    Manifest,
+    as_pandas,
+    candles_in,
+    flags_in,
+    frame_of,
+    index_ms,
+)
 from candle_fetcher.core.gap import Gap, iso
 from candle_fetcher.core.manifests import fingerprint, true_manifest
 from candle_fetcher.core.missing import SHOWN, describe_gap, read_missing
@@ -100,7 +109,7 @@ def _read_source(frame: pd.DataFrame, base: str | None) -> _Source:
     keep = np.ones(len(frame), np.bool_)
     for name, value in zip(FLAG_COLUMNS, (True, False), strict=True):
         if name in frame:
-            keep &= (frame[name] == value).to_numpy(dtype=bool, na_value=False)
+            keep &= flags_in(frame, name, value)
     lacking = open_ms[frame[PARTIAL].to_numpy(dtype=bool)] if PARTIAL in frame else np.empty(0, np.int64)
     if manifest is not None:
         listed = [instant_ms(time, "partial") for time in manifest.get("partial", ())]

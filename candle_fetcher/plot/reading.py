@@ -11,7 +11,7 @@ import pandas as pd
 
 from candle_fetcher.core.candles import OHLCV, Candles, Int64s, candles_from
 from candle_fetcher.core.errors import InputError, shown
-from candle_fetcher.core.frame import as_pandas, check_columns_of, floats_in, index_ms, with_times
+from candle_fetcher.core.frame import as_pandas, check_columns_of, flags_in, floats_in, index_ms, with_times
 from candle_fetcher.core.manifests import manifest_of, manifest_that_fits
 from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.core.spans import Span
@@ -80,7 +80,7 @@ def as_frame(given: Any) -> pd.DataFrame:
 def _flags(frame: pd.DataFrame, name: str, otherwise: bool) -> Flags:
     if name not in frame:
         return np.full(len(frame), otherwise)
-    return frame[name].to_numpy(dtype=np.bool_, na_value=otherwise)
+    return flags_in(frame, name, True, missing=otherwise)
 
 
 def _timeframe(opens: Int64s, manifest: Mapping[str, Any]) -> Timeframe | None:
