@@ -322,7 +322,7 @@ def _check(stated: Mapping[str, Any], frame: pd.DataFrame) -> Manifest:
     if "changed" in found:
         raise BadFile(
             "its values are not those that its manifest was made of: their fingerprint is "
-            f"{found['fingerprint']}, expected {known}; verify_file names values that differ from the cache"
+            f"{str(found['fingerprint'])[:12]}…, expected {str(known)[:12]}…; verify_file names values that differ from the cache"
         )
     if "fingerprint" not in made and "missing" not in made:
         made["fingerprint"] = fingerprint(frame, made["timeframe"]) if has_prices and "timeframe" in made else None
@@ -352,7 +352,7 @@ def _mark_open(stated: Mapping[str, Any], frame: pd.DataFrame) -> None:
     try:
         is_open = index_ms(frame) >= instant_ms(stated["end"], "end")
     except InputError as error:
-        raise BadFile(f"its manifest cannot be read: {error.args[0]}") from error
+        raise BadFile(f"its manifest cannot be read: {shown(stated['end'])} is no end") from error
     if is_open.any():
         frame["is_closed"] = ~is_open
 
