@@ -321,8 +321,8 @@ def _check(stated: Mapping[str, Any], frame: pd.DataFrame) -> Manifest:
         )
     if "changed" in found:
         raise BadFile(
-            "its values are not those that its manifest was made of: their fingerprint is "
-            f"{str(found['fingerprint'])[:12]}…, expected {str(known)[:12]}…; verify_file names values that differ from the cache"
+            f"its values are not those that its manifest was made of: their fingerprint is {found['fingerprint']!s:.12}…, "
+            f"expected {known!s:.12}…; verify_file names values that differ from the cache"
         )
     if "fingerprint" not in made and "missing" not in made:
         made["fingerprint"] = fingerprint(frame, made["timeframe"]) if has_prices and "timeframe" in made else None
