@@ -321,7 +321,7 @@ def _check(stated: Mapping[str, Any], frame: pd.DataFrame) -> Manifest:
         )
     if "changed" in found:
         raise BadFile(
-            f"its values are not those that its manifest was made of: their fingerprint is {found['fingerprint']!s:.12}…, "
+            f"its values are not those that its manifest was made of: fingerprint {found['fingerprint']!s:.12}…, "
             f"expected {known!s:.12}…; verify_file names values that differ from the cache"
         )
     if "fingerprint" not in made and "missing" not in made:
