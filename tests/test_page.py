@@ -446,6 +446,31 @@ def test_several_live_pages_in_one_browser_are_all_answered(browser: Any, served
     one.close()
 
 
+def test_without_websockets_events_come_over_http(browser: Any, served: Served) -> None:
+    fails = "window.WebSocket = class { constructor() { setTimeout(() => this.onclose(), 10); } close() {} }; null"
+    one = Page(browser, served, "symbol=BTC/USDT&timeframe=1m&range=1")
+    one.wait_for_chart()
+    one.page.evaluate(fails)
+    one.page.check("#live")
+    one.page.wait_for_function("() => state.series.price !== null")
+    one.wait_for_text("#stream", "^live(?!.*lost)")
+    assert [url for url in one.asked if "/api/stream?" in url]
+    one.close()
+
+
+def test_with_a_token_the_page_and_its_live_prices_work(browser: Any, tmp_path: Path) -> None:
+    served = Served(tmp_path, token="SENTINEL-4711")
+    try:
+        known = {"username": "me", "password": "SENTINEL-4711"}
+        one = Page(browser, served, "symbol=BTC/USDT&timeframe=1m&range=1&live=1", http_credentials=known)
+        one.wait_for_chart()
+        one.page.wait_for_function("() => state.series.price !== null")
+        one.wait_for_text("#quotes", "ok")
+        one.close(may_fail=True)  # a browser may report the first 401
+    finally:
+        served.close()
+
+
 def test_candles_that_do_not_come_are_said_to_be_late(browser: Any, tmp_path: Path) -> None:
     served = Served(tmp_path)
     try:

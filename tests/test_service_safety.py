@@ -167,6 +167,17 @@ def test_every_route_but_health_needs_the_token(guarded: Served) -> None:
     assert cached.startswith("private")
 
 
+def test_a_browser_asks_for_the_token(guarded: Served) -> None:
+    """Chromium takes two schemes on one line for none: its page would never open."""
+    with guarded.connect() as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        received = b""
+        while piece := connection.recv(1 << 16):
+            received += piece
+    schemes = re.findall(rb"(?im)^www-authenticate: (.+)\r$", received)
+    assert schemes == [b'Basic realm="candle-fetcher; the password is the token"', b"Bearer"]
+
+
 @pytest.mark.fault("G06")
 @pytest.mark.parametrize(
     "header",
@@ -446,6 +457,17 @@ def test_a_chart_that_is_too_long_is_refused_in_words(served: Served) -> None:
     answer = served.get("/api/chart?symbol=BTC/USDT&timeframe=1m&start=2017-08-17")
     assert (answer.status, answer.document["most"]) == (413, 1_000_000)
     assert answer.document["fix"] == "choose a shorter range, or a longer timeframe"
+
+
+def test_more_spans_than_an_answer_has_are_refused(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    from candle_fetcher.service import chart as charts
+
+    words = "symbol=BTC/USDT&timeframe=1h&start=2017-08-15&end=2017-08-20"
+    assert served.get(f"/api/candles?{words}").status == 200
+    assert len(served.get(f"/api/coverage?{words}").document) == 2
+    monkeypatch.setattr(charts, "_MOST_SPANS", 1)
+    answer = served.get(f"/api/coverage?{words}")
+    assert (answer.status, answer.document["error"], answer.document["rows"]) == (413, "TooManyRows", 2)
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ from candle_fetcher.service.state import ServiceState, state_of
 from candle_fetcher.service.tables import rows_of
 
 _MOST_GAPS = 2_000
+_MOST_SPANS = 20_000
 _FACTS = ("provider", "symbol", "timeframe", "origin", "start", "end", "rows", "gap_count")
 
 router = APIRouter()
@@ -141,8 +142,12 @@ def coverage(
     days: Days = None,
     provider: ProviderName = None,
 ) -> Response:
-    """Return start, end and state of each span: stored, missing and why. No provider is asked."""
+    """Return start, end and state of each span, 20,000 at most: stored, missing and why. No provider is asked."""
     words: dict[str, Any] = {"days": days, "provider": provider}
     given = {name: value for name, value in words.items() if value is not None}
     frame = state_of(request).fetcher.coverage(symbol, timeframe, instant_of(start), instant_of(end), **given)
+    if len(frame) > _MOST_SPANS:
+        message = f"there are {len(frame):,} spans, and an answer has at most {_MOST_SPANS:,}"
+        facts: dict[str, Any] = {"rows": len(frame), "most": _MOST_SPANS, "fix": "choose a shorter range"}
+        raise ServiceRefusal(413, "TooManyRows", message, **facts)
     return JSONResponse(rows_of(frame), headers=_HEADERS)

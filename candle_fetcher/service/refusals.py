@@ -75,9 +75,11 @@ def refusal_of(error: Exception) -> JSONResponse:
         wait_s = next((wait for one in causes if (wait := getattr(one, "retry_after_s", None)) is not None), None)
     if wait_s is not None or status in (429, 503):
         headers["Retry-After"] = str(max(_RETRY_S, math.ceil(wait_s or 0)))
-    if status == 401:
-        headers["WWW-Authenticate"] = 'Basic realm="candle-fetcher; the password is the token", Bearer'
-    return JSONResponse(document, status, headers)
+    response = JSONResponse(document, status, headers)
+    if status == 401:  # on a line each: Chromium takes two on one line for none, and does not ask for the password
+        response.headers.append("WWW-Authenticate", 'Basic realm="candle-fetcher; the password is the token"')
+        response.headers.append("WWW-Authenticate", "Bearer")
+    return response
 
 
 def _describe(error: Exception) -> dict[str, Any]:

@@ -105,7 +105,11 @@ function wrapped(node) {
   return cell;
 }
 
-function say(text) { $("status").textContent = text; }
+// What changes by itself, as a live chart does, is not read aloud: its stream says what came.
+function say(text, isAloud = true) {
+  $("status").setAttribute("aria-live", isAloud ? "polite" : "off");
+  $("status").textContent = text;
+}
 
 function refuse(error, retry) {
   if (error.name === "AbortError") return;
@@ -371,13 +375,13 @@ async function compare() {
   }
 }
 
-function describe(series, found) {
+function describe(series, found, isAloud) {
   const { provider, symbol, timeframe } = found;
   const [start, end] = series.full;
   const last = found.c.length ? `, last close ${number(found.c[found.c.length - 1])}` : "";
   const coarse = found.cell ? `; drawn as candles of ${found.cell}` : "";
   const gaps = found.gap_count ? `${count(found.gap_count, "gap")}` : "no gaps";
-  say(`${symbol} ${timeframe} on ${provider}, ${minute(start)} to ${minute(end)} UTC: ${count(found.rows, "candle")}${coarse}, ${gaps}${last}.`);
+  say(`${symbol} ${timeframe} on ${provider}, ${minute(start)} to ${minute(end)} UTC: ${count(found.rows, "candle")}${coarse}, ${gaps}${last}.`, isAloud);
   $("chart").setAttribute("aria-label", `Chart: ${$("status").textContent}`);
   $("empty").hidden = found.rows > 0;
   $("empty").textContent = found.rows ? "" : `${provider} has no candle of ${symbol} ${timeframe} in this range. Choose a longer range, or another symbol.`;
@@ -708,7 +712,7 @@ async function reload(series) {
     signal.throwIfAborted();
     const fine = series.shown;
     take(series, found, full);
-    describe(series, found);
+    describe(series, found, false);
     if (isRough(series)) { // candles of the right length stay until there are newer ones
       const { rows, gap_count, gaps } = found;
       take(series, { ...fine, rows, gap_count, gaps }, fine.span);
