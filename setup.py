@@ -52,6 +52,7 @@ TOOLS = {
         "distributed>=2024.8",  # for the tests of fetch_many on a Dask cluster
         "ipykernel>=6.29",  # for the tests of errors and interrupts in notebooks
         "nbclient>=0.10",  # for tests/notebooks.py
+        "openapi-python-client>=0.24",  # for the test that a generator of clients takes our OpenAPI document
         "playwright>=1.50",  # for tests/test_page.py, which drives the Chromium of the system
         "dask[dataframe]>=2024.8",  # for tests/test_vault_tools.py, which reads a vault by it and others
         *FEATURES["duckdb"],

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -257,6 +260,27 @@ def test_openapi_describes_every_route(served: Served) -> None:
     assert all(path in page for path in document["paths"])
     assert "<script" not in page
     assert "://" not in page.replace("http://json-schema", "")
+
+
+@pytest.mark.slow
+def test_a_generator_of_clients_takes_openapi_whole(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openapi_python_client")
+    described = tmp_path / "openapi.json"
+    described.write_bytes(served.get("/openapi.json").body)
+    words = ["generate", "--path", str(described), "--output-path", str(tmp_path / "client"), "--fail-on-warning"]
+    command = [sys.executable, "-m", "openapi_python_client", *words]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    monkeypatch.syspath_prepend(str(tmp_path / "client"))
+    made: Any = importlib.import_module("candle_fetcher_client")
+    routes: Any = importlib.import_module("candle_fetcher_client.api.default")
+    importlib.import_module("candle_fetcher_client.api.default.candles")
+    day = {"symbol": "BTC/USDT", "timeframe": "1h", "start": "2024-01-01", "end": "2024-01-02"}
+    with made.Client(base_url=f"http://127.0.0.1:{served.port}") as client:
+        found = routes.candles.sync(client=client, **day)
+    assert (found.rows, found.candles[0].open_) == (24, served.fetcher.fetch(*RANGE)["open"].iloc[0])
 
 
 def test_unknown_routes_and_methods(served: Served) -> None:

@@ -57,7 +57,8 @@ _SCHEMAS: dict[str, Any] = {
             "candles": {"type": "array", "items": {"$ref": "#/components/schemas/Candle"}},
         },
     },
-    "Table": {"description": "rows, or a document", "type": ["array", "object"]},
+    "Rows": {"description": "rows of a table", "type": "array", "items": {"$ref": "#/components/schemas/Document"}},
+    "Document": {"type": "object", "additionalProperties": True},
 }
 
 router = APIRouter()

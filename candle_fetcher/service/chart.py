@@ -17,7 +17,6 @@ from candle_fetcher.service.candles import CandleCall, admit
 from candle_fetcher.service.encoding import PIECE_ROWS
 from candle_fetcher.service.parameters import (
     CHECKED,
-    ERRORS,
     Days,
     EndTime,
     Limit,
@@ -25,6 +24,7 @@ from candle_fetcher.service.parameters import (
     StartTime,
     Symbol,
     TimeframeText,
+    answers,
     instant_of,
 )
 from candle_fetcher.service.refusals import ServiceRefusal
@@ -36,7 +36,6 @@ _MOST_SPANS = 20_000
 _FACTS = ("provider", "symbol", "timeframe", "origin", "start", "end", "rows", "gap_count")
 
 router = APIRouter()
-_TABLE: dict[str, Any] = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Table"}}}}
 _HEADERS = {"Cache-Control": "no-cache"}
 
 
@@ -46,7 +45,7 @@ _HEADERS = {"Cache-Control": "no-cache"}
     summary="Candles for a screen: coarser ones where there are many, and the gaps",
     dependencies=CHECKED,
     response_class=Response,
-    responses={**ERRORS, 200: {"description": "columns of the candles, and gaps with their causes", **_TABLE}},
+    responses=answers("columns of the candles, and gaps with their causes", "Document"),
 )
 def chart(
     request: Request,
@@ -115,7 +114,7 @@ def _columns_of(frame: pd.DataFrame, points: int) -> dict[str, Any]:
     summary="What the cache has",
     dependencies=CHECKED,
     response_class=Response,
-    responses={**ERRORS, 200: {"description": "the series, and the size of it all", **_TABLE}},
+    responses=answers("the series, and the size of it all", "Document"),
 )
 def cache(request: Request) -> Response:
     """Return each stored series with its rows, first and last candle and bytes; and the size of both tiers."""
@@ -131,7 +130,7 @@ def cache(request: Request) -> Response:
     summary="What the cache knows of a series, span by span",
     dependencies=CHECKED,
     response_class=Response,
-    responses={**ERRORS, 200: {"description": "a list of spans", **_TABLE}},
+    responses=answers("a list of spans", "Rows"),
 )
 def coverage(
     request: Request,

@@ -114,3 +114,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     }
     for status, said in STATUSES.items()
 }
+
+
+def answers(said: str, schema: str) -> dict[int | str, dict[str, Any]]:
+    """Return what a route may answer: JSON of that schema of the OpenAPI document, or an error."""
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+    return {**ERRORS, 200: {"description": said, "content": content}}

@@ -22,7 +22,7 @@ from candle_fetcher.core.frame import index_ms
 from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.files.layout import json_pieces
 from candle_fetcher.service.hub import MOST_AGE_S, Subscriber, Topic, full_name, quote_text
-from candle_fetcher.service.parameters import CHECKED, ERRORS, ProviderName
+from candle_fetcher.service.parameters import CHECKED, ERRORS, ProviderName, answers
 from candle_fetcher.service.refusals import ServiceRefusal, refusal_of
 from candle_fetcher.service.state import ServiceState, client_of, state_of
 
@@ -84,13 +84,7 @@ def _topic(name: str, timeframe: str | None, provider: str | None) -> Topic:
     summary="What providers say of symbols now",
     dependencies=CHECKED,
     response_class=Response,
-    responses={
-        **ERRORS,
-        200: {
-            "description": "a quote for each symbol; one that failed has `error`",
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Table"}}},
-        },
-    },
+    responses=answers("a quote for each symbol; one that failed has `error`", "Document"),
 )
 def quotes(request: Request, symbols: Symbols, provider: ProviderName = None) -> Response:
     """Return the quotes in the order asked. Providers are asked at most once a second for the same symbols."""

@@ -14,7 +14,6 @@ from candle_fetcher.core.types import CandleKind
 from candle_fetcher.service.encoding import CAPS
 from candle_fetcher.service.parameters import (
     CHECKED,
-    ERRORS,
     Days,
     EndTime,
     Limit,
@@ -22,6 +21,7 @@ from candle_fetcher.service.parameters import (
     StartTime,
     Symbol,
     TimeframeText,
+    answers,
     instant_of,
 )
 from candle_fetcher.service.refusals import ServiceRefusal
@@ -33,9 +33,7 @@ _LISTING_COST = 1
 
 router = APIRouter()
 Kind = Annotated[CandleKind, Query(description="candles; mark, index, premium on Binance futures")]
-# The same words for all providers, and as their tables have them.
-_TABLE: dict[str, Any] = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Table"}}}}
-_LIST = {**ERRORS, 200: {"description": "a list of rows", **_TABLE}}
+_LIST = answers("a list of rows", "Rows")
 
 
 def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -144,7 +142,7 @@ def gaps(
     summary="What a fetch would request and cost",
     dependencies=CHECKED,
     response_class=Response,
-    responses={**ERRORS, 200: {"description": "the plan", **_TABLE}},
+    responses=answers("the plan", "Document"),
 )
 def plan(
     request: Request,
@@ -186,7 +184,7 @@ def plan(
     summary="Funding rates of a perpetual future",
     dependencies=CHECKED,
     response_class=Response,
-    responses={**ERRORS, 200: {"description": "the rates and their manifest", **_TABLE}},
+    responses=answers("the rates and their manifest", "Document"),
 )
 def funding(
     request: Request,
