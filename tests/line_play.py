@@ -1,4 +1,4 @@
-"""Lines of a provider's streams over the sessions of the practice exchange, by a clock that is told: no socket, no
+"""Lines of a provider's streams over the sessions of the practice exchange, by a clock that tests set: no socket, no
 thread, no waiting."""
 
 from __future__ import annotations

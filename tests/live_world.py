@@ -1,4 +1,4 @@
-"""A practice exchange, its streams without sockets, and a follower without threads: all by one clock that is told.
+"""A practice exchange, its streams without sockets, and a follower without threads: all by one clock that tests set.
 
     world.follow(["BTC/USDT"], "1m")       a Driver: its lines and its follower, stepped by turns
     driver.run(seconds)                    the clock goes on, with all that happens meanwhile
@@ -165,6 +165,16 @@ class LiveWorld(World):
         wires = self.wires(runtime.observe)
         given = {"provider": None, "every_s": None, "max_age_s": 10, "to": (), **given}
         return WatchDriver(self, make_watch(runtime, symbols, **given, wires=wires, begins=False))
+
+
+def shuffled(held: list[bytes], chance: random.Random) -> Iterable[bytes]:
+    """Empty the list in a random order, and give one in ten of its frames twice."""
+    chance.shuffle(held)
+    while held:
+        one = held.pop()
+        yield one
+        if chance.random() < 0.1:
+            yield one
 
 
 def step_lines(lines: Iterable[Line], most: int = 10_000) -> None:

@@ -14,6 +14,14 @@ from candle_fetcher import CandleFetcher
 from candle_fetcher.practice import PracticeExchange
 from candle_fetcher.service import create_app
 
+# What a client sends to turn a connection into a WebSocket.
+UPGRADE = (
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
+
 
 class Answer(NamedTuple):
     """A reply: its status, headers by lower-case name, and body."""

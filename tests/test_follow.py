@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from live_world import LiveWorld
+from live_world import LiveWorld, shuffled
 from runs import FAULT_RUNS
 from world import ms, same
 
@@ -58,8 +58,8 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize("seconds", [pytest.param(5, marks=SLOW), 90, pytest.param(20 * 60, marks=SLOW)])
 def test_what_closed_during_a_drop_comes_before_anything_newer(world: LiveWorld, seconds: float) -> None:
     driver = world.follow(["BTC/USDT", "ETH/USDT"], "1m")
-    told: list[object] = []
-    driver.follower._base.log = told.append
+    logged: list[object] = []
+    driver.follower._base.log = logged.append
     driver.run(100)
     world.network.drop()
     back_s = world.now_s + seconds
@@ -70,7 +70,7 @@ def test_what_closed_during_a_drop_comes_before_anything_newer(world: LiveWorld,
         assert opens == slots("2024-06-15T12:00", len(opens))
         assert len(opens) == (world.now_ms - 2_000 - ms("2024-06-15T12:00")) // MINUTE
     assert driver.stats.connections == 2
-    kinds = [event.kind for event in told if isinstance(event, Yielded)]
+    kinds = [event.kind for event in logged if isinstance(event, Yielded)]
     assert kinds.count("filled") >= (2 if seconds >= 90 else 0)
 
 
@@ -353,12 +353,7 @@ class Storm:
         self.held.append(text)
         if chance < 0.1:
             return
-        self.chance.shuffle(self.held)
-        while self.held:
-            one = self.held.pop()
-            yield one
-            if self.chance.random() < 0.1:
-                yield one
+        yield from shuffled(self.held, self.chance)
 
 
 def storm(world: LiveWorld, symbols: list[str], hours: float) -> None:

@@ -1,6 +1,6 @@
 """Pains of stream connections, as others have had them: each test says what must not happen again.
 
-Connections are those of tests/line_play.py: sessions of the practice exchange without sockets, by a clock that is told.
+Connections are those of tests/line_play.py: sessions of the practice exchange without sockets; tests set the clock.
 """
 
 from __future__ import annotations

@@ -163,9 +163,9 @@ def test_a_drop_is_told_once_with_how_many_candles_were_filled(world: LiveWorld)
     world.network.refuse = lambda now_s: TransportError("refused") if now_s < back_s else None
     back_s = world.now_s + 200
     pass_minutes(driver, 6)
-    told = [type(event).__name__ for event in world.events if getattr(event, "reason", "") != "refused"]
-    assert told.count("Disconnected") == 1
-    assert told.count("Connected") == 2
+    kinds = [type(event).__name__ for event in world.events if getattr(event, "reason", "") != "refused"]
+    assert kinds.count("Disconnected") == 1
+    assert kinds.count("Connected") == 2
     assert driver.stats.reconnects == 1
     assert driver.stats.backfilled == driver.stats.candles - driver.stats.confirmed == 5
     assert driver.opens("BTC/USDT") == minutes(8)

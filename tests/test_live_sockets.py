@@ -1,6 +1,6 @@
 """Pains of live calls that only sockets and threads can show; see the table in test_live_pain.py.
 
-The practice exchange serves real WebSockets on the loopback. Its clock is told, so that nothing waits for minutes.
+The practice exchange serves real WebSockets on the loopback. Tests set its clock, so that nothing waits for minutes.
 """
 
 from __future__ import annotations

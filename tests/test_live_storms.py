@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_world import LiveWorld
+from live_world import LiveWorld, shuffled
 from world import same
 
 from candle_fetcher.core.errors import TransportError
@@ -55,12 +55,7 @@ class Trouble:
         self.held.append(text)
         if chance < 0.15:
             return
-        self.chance.shuffle(self.held)
-        while self.held:
-            one = self.held.pop()
-            yield one
-            if self.chance.random() < 0.1:
-                yield one
+        yield from shuffled(self.held, self.chance)
 
 
 @pytest.mark.slow

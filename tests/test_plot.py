@@ -551,20 +551,20 @@ def test_without_a_browser_a_png_is_an_error_that_names_the_way(
 @pytest.mark.slow
 def test_a_png_is_what_the_browser_draws_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     go = pytest.importorskip("plotly.graph_objects", reason="the extra `plot`")
-    browser, told = tmp_path / "browser", tmp_path / "told.json"
+    browser, asked = tmp_path / "browser", tmp_path / "asked.json"
     browser.write_text(
         f"#!{sys.executable}\n"
         "import json, pathlib, sys, urllib.parse, urllib.request\n"
         "page = pathlib.Path(urllib.request.url2pathname(urllib.parse.urlsplit(sys.argv[-1]).path))\n"
         "words = dict(word.split('=', 1) for word in sys.argv if '=' in word)\n"
         "pathlib.Path(words['--screenshot']).write_bytes(b'drawn')\n"
-        f"pathlib.Path({str(told)!r}).write_text(json.dumps([words['--window-size'], '1000px' in page.read_text()]))\n"
+        f"pathlib.Path({str(asked)!r}).write_text(json.dumps([words['--window-size'], '1000px' in page.read_text()]))\n"
     )
     browser.chmod(0o755)
     monkeypatch.setenv("BROWSER_PATH", str(browser))
     path = plot.save(go.Figure(), tmp_path / "chart.png", width=1000, height=500)
     assert path.read_bytes() == b"drawn"
-    assert json.loads(told.read_text()) == ["1000,500", True]
+    assert json.loads(asked.read_text()) == ["1000,500", True]
     browser.write_text("#!/bin/sh\necho cannot >&2; exit 3\n")
     with pytest.raises(CandleFetcherError, match=r"did not draw the picture \(cannot\)"):
         plot.save(go.Figure(), tmp_path / "chart.png")

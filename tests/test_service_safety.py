@@ -24,7 +24,7 @@ from candle_fetcher.practice import faults
 pytest.importorskip("fastapi", reason="needs the extra service")
 pytest.importorskip("uvicorn", reason="needs the extra service")
 
-from served import Answer, Served, read_answer
+from served import UPGRADE, Answer, Served, read_answer
 from world import wait_until
 
 from candle_fetcher.service import connections, create_app
@@ -33,12 +33,6 @@ from candle_fetcher.service import server as servers
 COLD = "/api/candles?symbol=BTC/USDT&timeframe=1h&start=2024-01-01&end=2024-01-02"
 TOKEN = "SENTINEL-token-5f1c"
 SITE = "https://charts.example.com"
-UPGRADE = (
-    "Upgrade: websocket",
-    "Connection: Upgrade",
-    "Sec-WebSocket-Version: 13",
-    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-)
 
 
 @pytest.fixture(scope="module")

@@ -18,18 +18,12 @@ from candle_fetcher.practice import PracticeExchange, faults
 pytest.importorskip("fastapi", reason="needs the extra service")
 pytest.importorskip("uvicorn", reason="needs the extra service")
 
-from served import Served, read_answer
+from served import UPGRADE, Served, read_answer
 
 from candle_fetcher.core.frame import index_ms
 from candle_fetcher.service import hub
 
 MINUTE_MS = 60_000
-UPGRADE = (
-    "Upgrade: websocket",
-    "Connection: Upgrade",
-    "Sec-WebSocket-Version: 13",
-    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-)
 
 
 @pytest.fixture(scope="module")

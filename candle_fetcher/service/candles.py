@@ -77,10 +77,8 @@ class CandleCall:
 
     @property
     def words(self) -> dict[str, Any]:
-        """The keywords of `fetch` and `iter_frames` that are given."""
-        words: dict[str, Any] = {"days": self.days, "limit": self.limit, "provider": self.provider}
-        given = {name: value for name, value in words.items() if value is not None}
-        return {**given, "kind": self.kind, "columns": self.columns}
+        """The keywords of `fetch` and `iter_frames`."""
+        return {name: getattr(self, name) for name in ("days", "limit", "provider", "kind", "columns")}
 
     @property
     def is_absolute(self) -> bool:

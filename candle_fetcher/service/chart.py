@@ -17,6 +17,7 @@ from candle_fetcher.service.candles import CandleCall, admit
 from candle_fetcher.service.encoding import PIECE_ROWS
 from candle_fetcher.service.parameters import (
     CHECKED,
+    NO_CACHE,
     Days,
     EndTime,
     Limit,
@@ -36,7 +37,6 @@ _MOST_SPANS = 20_000
 _FACTS = ("provider", "symbol", "timeframe", "origin", "start", "end", "rows", "gap_count")
 
 router = APIRouter()
-_HEADERS = {"Cache-Control": "no-cache"}
 
 
 @router.get(
@@ -74,7 +74,7 @@ def chart(
     # Few are prepared at once, until they are thinned: each holds all its candles until then.
     with service.lanes.cold(is_needed=is_cold), service.lanes.long(is_needed=rows > 2 * PIECE_ROWS):
         document = _document(service, call, points)
-    return JSONResponse(document, headers=_HEADERS)
+    return JSONResponse(document, headers=NO_CACHE)
 
 
 def _too_many(rows: int, most: int, **others: object) -> ServiceRefusal:
@@ -142,11 +142,10 @@ def coverage(
     provider: ProviderName = None,
 ) -> Response:
     """Return start, end and state of each span, 20,000 at most: stored, missing and why. No provider is asked."""
-    words: dict[str, Any] = {"days": days, "provider": provider}
-    given = {name: value for name, value in words.items() if value is not None}
-    frame = state_of(request).fetcher.coverage(symbol, timeframe, instant_of(start), instant_of(end), **given)
+    span = (instant_of(start), instant_of(end))
+    frame = state_of(request).fetcher.coverage(symbol, timeframe, *span, days=days, provider=provider)
     if len(frame) > _MOST_SPANS:
         message = f"there are {len(frame):,} spans, and an answer has at most {_MOST_SPANS:,}"
         facts: dict[str, Any] = {"rows": len(frame), "most": _MOST_SPANS, "fix": "choose a shorter range"}
         raise ServiceRefusal(413, "TooManyRows", message, **facts)
-    return JSONResponse(rows_of(frame), headers=_HEADERS)
+    return JSONResponse(rows_of(frame), headers=NO_CACHE)

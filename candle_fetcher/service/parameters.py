@@ -67,6 +67,8 @@ def instant_of(text: str | None) -> Any:
     return int(text) if text is not None and _DIGITS.fullmatch(text) else text
 
 
+# Of an answer that may be another one a moment later.
+NO_CACHE = {"Cache-Control": "no-cache"}
 # What any route may answer, as OpenAPI has it.
 ERROR_SCHEMA: dict[str, Any] = {
     "type": "object",

@@ -14,6 +14,7 @@ from candle_fetcher.core.types import CandleKind
 from candle_fetcher.service.encoding import CAPS
 from candle_fetcher.service.parameters import (
     CHECKED,
+    NO_CACHE,
     Days,
     EndTime,
     Limit,
@@ -71,7 +72,7 @@ def symbols(
         plain = frame["symbol"].str.replace("/", "", regex=False).str.lower()
         ids = frame["provider_symbol"].astype(str).str.lower()
         frame = frame[plain.str.contains(needle, regex=False) | ids.str.contains(query.lower(), regex=False)]
-    return JSONResponse(rows_of(frame.head(limit) if limit is not None else frame), headers=_no_cache())
+    return JSONResponse(rows_of(frame.head(limit) if limit is not None else frame), headers=NO_CACHE)
 
 
 def list_symbols(service: ServiceState, client: str, provider: str | None) -> pd.DataFrame:
@@ -95,7 +96,7 @@ def list_symbols(service: ServiceState, client: str, provider: str | None) -> pd
 )
 def providers(request: Request) -> Response:
     """Return timeframes, kinds, history, limits and settings of each provider. No provider is asked."""
-    return JSONResponse(rows_of(state_of(request).fetcher.providers()), headers=_no_cache())
+    return JSONResponse(rows_of(state_of(request).fetcher.providers()), headers=NO_CACHE)
 
 
 @router.get(
@@ -119,9 +120,8 @@ def gaps(
     """Return first and last missing open time, count and cause of each gap. What is not stored is fetched."""
     service = state_of(request)
     words: dict[str, Any] = {"days": days, "provider": provider, "kind": kind}
-    given = {name: value for name, value in words.items() if value is not None}
     span = (instant_of(start), instant_of(end))
-    plan = service.fetcher.plan(symbol, timeframe, *span, **given)
+    plan = service.fetcher.plan(symbol, timeframe, *span, **words)
     if plan.candles > CAPS["csv"]:
         raise ServiceRefusal(
             413,
@@ -132,8 +132,8 @@ def gaps(
         )
     service.budget.charge(client_of(request), plan.requests)
     with service.lanes.cold(is_needed=plan.requests > 0):
-        frame = service.fetcher.gaps(symbol, timeframe, *span, **given)
-    return JSONResponse(rows_of(frame), headers=_no_cache())
+        frame = service.fetcher.gaps(symbol, timeframe, *span, **words)
+    return JSONResponse(rows_of(frame), headers=NO_CACHE)
 
 
 @router.get(
@@ -157,8 +157,7 @@ def plan(
 ) -> Response:
     """Return chunks, requests, bytes and seconds by source. No provider is asked."""
     words: dict[str, Any] = {"days": days, "limit": limit, "provider": provider, "kind": kind}
-    given = {name: value for name, value in words.items() if value is not None}
-    made = state_of(request).fetcher.plan(symbol, timeframe, instant_of(start), instant_of(end), **given)
+    made = state_of(request).fetcher.plan(symbol, timeframe, instant_of(start), instant_of(end), **words)
     document = {
         "provider": made.provider,
         "symbol": made.symbol,
@@ -175,7 +174,7 @@ def plan(
         "notes": list(made.notes),
         "text": str(made),
     }
-    return JSONResponse(document, headers=_no_cache())
+    return JSONResponse(document, headers=NO_CACHE)
 
 
 @router.get(
@@ -196,17 +195,11 @@ def funding(
 ) -> Response:
     """Return funding times and rates in [start, end), oldest first; without a start, all so far."""
     service = state_of(request)
-    words: dict[str, Any] = {"days": days, "provider": provider}
-    given = {name: value for name, value in words.items() if value is not None}
     service.budget.charge(client_of(request), _FUNDING_COST)
     with service.lanes.cold(is_needed=True):
-        frame = service.fetcher.fetch_funding(symbol, instant_of(start), instant_of(end), **given)
+        frame = service.fetcher.fetch_funding(symbol, instant_of(start), instant_of(end), days=days, provider=provider)
     manifest = dict(frame.attrs[MANIFEST])
     return JSONResponse(
         {"symbol": manifest["symbol"], "manifest": manifest, "funding": rows_of(frame.reset_index())},
-        headers=_no_cache(),
+        headers=NO_CACHE,
     )
-
-
-def _no_cache() -> dict[str, str]:
-    return {"Cache-Control": "no-cache"}
