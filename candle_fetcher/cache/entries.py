@@ -12,6 +12,7 @@ from candle_fetcher.cache.locks import ChunkLocks
 from candle_fetcher.cache.pages import CHUNK, PageStore, Run
 from candle_fetcher.core.entry import Entry, is_of_newer_version, pack, unpack
 from candle_fetcher.core.events import Lookup
+from candle_fetcher.core.finality import Settling
 from candle_fetcher.core.merging import Merged, merge_entries
 from candle_fetcher.core.page import Page, fits_page, is_paged, page_of
 from candle_fetcher.core.plan import chunk_span
@@ -277,16 +278,27 @@ class EntryStore:
         for key in list(self._unsaved) if keys is None else keys:
             self._unsaved.pop(key, None)
 
-    def note_revisions(self, series: Series, revisions: Sequence[Revision], *, once: bool = False) -> None:
-        """Add revisions to the newest stored ones of the series; `once` leaves out those with known values."""
+    def note_revisions(
+        self, series: Series, revisions: Sequence[Revision], settling: Settling | None = None, *, once: bool = False
+    ) -> None:
+        """Add revisions to the newest stored ones of the series; `once` leaves out those with known values.
+
+        With `settling`, learn from them how long after their close the market's candles change.
+        """
         if not revisions:
             return
+        if settling is not None:
+            self._learn_corrections(series, revisions, settling)
         key = f"{series.key}|revisions"
         with self._documents.transaction():
             known = self.load_revisions(key)
             same = {revision[:4] for revision in known} if once else ()
             kept = [*known, *(one for one in revisions if one[:4] not in same)][-KEPT_REVISIONS:]
             self._documents.save(key, kept)
+
+    def _learn_corrections(self, series: Series, revisions: Sequence[Revision], settling: Settling) -> None:
+        if self._facts.learn_corrections(series, revisions, settling):
+            self._frames.drop_all()  # finished results may have candles that are to be confirmed now
 
     def load_revisions(self, key: str) -> list[Revision]:
         """Return the revisions that are stored under the key."""

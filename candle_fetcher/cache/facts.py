@@ -8,9 +8,12 @@ from typing import Any
 
 from candle_fetcher.cache.documents import DocumentStore, int64, text
 from candle_fetcher.concurrency import SingleFlight
+from candle_fetcher.core.corrections import Corrections
 from candle_fetcher.core.entry import Entry
 from candle_fetcher.core.facts import EmptySpan, Facts, FailedSpan, News, Unverified
 from candle_fetcher.core.files import DEFAULT_LAGS, Lags
+from candle_fetcher.core.finality import Settling
+from candle_fetcher.core.revisions import Revision
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge
 from candle_fetcher.store import Store
@@ -32,6 +35,7 @@ class FactStore:
         self._facts: dict[Series, Facts] = {}
         self._unsaved: set[Series] = set()  # series with facts that the disk did not take
         self._lock = threading.Lock()  # over `_facts`
+        self._corrections: dict[str, Corrections] = {}  # by market
 
     def get(self, series: Series) -> Facts:
         """Return the facts, from memory once they were read."""
@@ -82,6 +86,8 @@ class FactStore:
     def drop(self, series: Series | None = None) -> None:
         """Forget all that is in memory of the series, or of every series."""
         with self._lock:
+            if series is None:
+                self._corrections.clear()
             for one in list(self._facts) if series is None else [series]:
                 self._facts.pop(one, None)
                 self._unsaved.discard(one)
@@ -102,6 +108,30 @@ class FactStore:
     def save_lags(self, series: Series, lags: Lags) -> None:
         """Store how late the files of the series' market are."""
         self._documents.save(f"lags|{series.provider}|{series.origin or ''}", lags)
+
+    def corrections(self, series: Series) -> Corrections:
+        """Return how long after their close candles of the series' market were seen to change."""
+        market = f"settling|{series.provider}|{series.origin or ''}"
+        known = self._corrections.get(market)
+        if known is None:
+            try:
+                known = Corrections(*map(int64, self._documents.load(market) or ()))
+            except (TypeError, ValueError):
+                known = Corrections()
+            self._corrections[market] = known
+        return known
+
+    def learn_corrections(self, series: Series, revisions: Iterable[Revision], settling: Settling) -> bool:
+        """Learn from revisions how long after their close candles of the market change. Return whether it is longer
+        than was known."""
+        market = f"settling|{series.provider}|{series.origin or ''}"
+        with self._documents.transaction():
+            self._corrections.pop(market, None)  # another process may have learned more
+            known = self.corrections(series)
+            found = self._corrections[market] = known.found(revisions, settling)
+            if found != known:
+                self._documents.save(market, found)
+        return found.lag_ms > known.at(found.seen_ms)
 
     def _change(self, series: Series, change: Callable[[Facts], Facts]) -> Facts:
         with self._documents.transaction():

@@ -66,6 +66,7 @@ class FrameStore:
         self._memory.drop_prefix(f"frame|{series.key}|")
 
     def drop_all(self) -> None:
-        """Let the epoch grow, once the memory tier is cleared."""
+        """Drop the results of every series."""
         with self._lock:
             self.epoch += 1
+        self._memory.drop_prefix("frame|")

@@ -24,7 +24,7 @@ class Finality:
     delay_ms: a candle may still change for this long after its close.
     late_rows_ms: a row may be absent from replies for this long after its candle closed.
     confirm_ms: a candle that was read sooner than this after its close is read once more. No request is sent for that
-    alone: the next request for newer candles begins with it.
+    alone, unless candles of the market were seen to change: the next request for newer candles begins with it.
     spares_edge: whether a live edge without rows is requested only once an hour, like any other young hole; for
     providers that allow few requests a day.
 
@@ -43,15 +43,25 @@ UNSTATED = Finality()
 
 @dataclass(frozen=True)
 class Settling:
-    """When the candles of one series settle. Days, weeks and months open at midnight in `zone_name`, if given."""
+    """When the candles of one series settle. Days, weeks and months open at midnight in `zone_name`, if given.
+
+    corrected_ms: how long after their close candles of the market were seen to change, by `Corrections`; 0: none were.
+    """
 
     timeframe: Timeframe
     finality: Finality
     zone_name: str | None = None
+    corrected_ms: int = 0
 
     def of(self, timeframe: Timeframe) -> Settling:
         """Return when candles of another length settle, by the same rule."""
-        return Settling(timeframe, self.finality, self.zone_name if timeframe.unit in "dwM" else None)
+        zone_name = self.zone_name if timeframe.unit in "dwM" else None
+        return Settling(timeframe, self.finality, zone_name, self.corrected_ms)
+
+    @property
+    def confirm_ms(self) -> int:
+        """How long after its close a candle has to be read to be confirmed: as the feed states, or as was learned."""
+        return max(self.finality.confirm_ms, self.corrected_ms)
 
     def close_ms(self, open_ms: int) -> int:
         """Return when a candle that opens at that time is over.
@@ -128,7 +138,7 @@ class Settling:
 
         A candle is unconfirmed if it was younger than `confirm_ms` when it was read, at `stored_ms`.
         """
-        opens, since_ms = candles.open_ms, stored_ms - self.finality.confirm_ms
+        opens, since_ms = candles.open_ms, stored_ms - self.confirm_ms
         if self.timeframe.unit in "smh":
             first = int(np.searchsorted(opens, since_ms - self.timeframe.nominal_ms, side="right"))
         else:

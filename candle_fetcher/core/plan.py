@@ -105,7 +105,8 @@ def find_asks(entry: Entry | None, chunk: Span, bounds: Span, query: Query) -> l
 
     `bounds` is the part of the chunk in which the series is listed and settled. Of a chunk without an entry, all of
     that part is requested; else what the entry does not cover. A confirmed hole is requested alone, once it is due. The
-    request for the newest part begins with the candles and holes that are not confirmed yet.
+    request for the newest part begins with the candles and holes that are not confirmed yet; where candles of the
+    market were seen to change, they are requested without a newer part, too.
     """
     needed = query.span.clip(bounds).clip(chunk)
     if not needed:
@@ -121,7 +122,22 @@ def find_asks(entry: Entry | None, chunk: Span, bounds: Span, query: Query) -> l
         for span in subtract(whole, [covered]):
             from_ms = find_unconfirmed(entry, query.settling) if span.start_ms == covered.end_ms else None
             asks.append(Ask(span, from_ms=from_ms if from_ms is not None and from_ms < span.start_ms else None))
+    elif entry.candles.count and not asks:
+        from_ms = find_corrected(entry, query.settling)
+        if from_ms is not None and from_ms < needed.end_ms and confirmable_ms(entry, query.settling) <= query.now_ms:
+            asks.append(Ask(Span(covered.end_ms, covered.end_ms), from_ms=from_ms))
     return asks
+
+
+def find_corrected(entry: Entry, settling: Settling) -> int | None:
+    """Return from where on the entry's candles are requested once more though nothing is missing, since candles of the
+    market were seen to change so long after their close; None where that does not apply."""
+    return settling.unconfirmed_ms(entry.candles, entry.stored_ms) if settling.corrected_ms else None
+
+
+def confirmable_ms(entry: Entry, settling: Settling) -> int:
+    """Return when the newest candle of the entry, which has one, can be confirmed."""
+    return settling.close_ms(int(entry.candles.open_ms[-1])) + settling.confirm_ms
 
 
 def _valid_part(entry: Entry, chunk: Span, query: Query) -> Span:

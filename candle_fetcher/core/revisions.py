@@ -41,5 +41,6 @@ def find_revisions(old: Entry, new: Entry) -> list[Revision]:
                 for column in (before, after)
             ]
             open_ms = int(old.candles.open_ms[ours[at]])
-            found.append(Revision(open_ms, name, values[0].item(), values[1].item(), old.stored_ms, new.stored_ms))
+            read_ms = max(old.stored_ms, open_ms)  # a stream's candle opened after the newest reply
+            found.append(Revision(open_ms, name, values[0].item(), values[1].item(), read_ms, new.stored_ms))
     return sorted(found)

@@ -163,7 +163,7 @@ class _Steps:
         self._feed = request.feed
         self._facts = cache.facts.get(self._series)
         self._wanted = self._facts.bounds(span, 0 if policy.is_offline else now_ms)
-        self._query = make_query(request, self._wanted, policy, now_ms)
+        self._query = make_query(request, request.feed.settling(self._series), self._wanted, policy, now_ms)
         # The chunks that lie whole in the span.
         first, stop = self._base.first_slot(self._wanted.start_ms), self._base.ordinal(self._wanted.end_ms)
         self._whole = range(-(-first // CHUNK_SLOTS), stop // CHUNK_SLOTS)

@@ -1,7 +1,7 @@
 """How live calls reach the candles of a fetcher: what they take of it, and how a stream's rows enter the cache.
 
 What is stored goes the way of any answer: absorbed into the entry, and merged with what is stored by then. Rows of a
-stream count as read now, so that the next request of the series reads them once more, and notes differences.
+stream do not count as read, so that the next request of the series reads them once more, and notes differences.
 """
 
 from __future__ import annotations
@@ -61,11 +61,17 @@ class Door(NamedTuple):
         return self.make_request(self.runtime, wanted)
 
     def frame(
-        self, symbol: str, timeframe: str, provider: str | Provider | None, kind: str, span: Span
+        self,
+        symbol: str,
+        timeframe: str,
+        provider: str | Provider | None,
+        kind: str,
+        span: Span,
+        source: str | None = None,
     ) -> pd.DataFrame:
         """Return the settled candles of the span, as `fetch` returns them."""
         wanted = self.arguments(symbol, timeframe, self.range(*span), provider, kind)
-        return self.fetch_frame(self.runtime, wanted, self.read_policy(self.runtime.settings, None))
+        return self.fetch_frame(self.runtime, wanted, self.read_policy(self.runtime.settings, source))
 
     def first_ms(self, symbol: str, provider: str | Provider | None, kind: str) -> int:
         """Return the opening of the first candle of the symbol."""
@@ -93,7 +99,7 @@ class Door(NamedTuple):
                 if part and new is not None:
                     changed[chunk] = merge_entries(old, new, [part], timeframe=timeframe, seen=old)
                     entry = changed[chunk].entry._replace(stored_ms=now_ms)
-                    cache.entries.note_revisions(series, find_revisions(old, entry))
+                    cache.entries.note_revisions(series, find_revisions(old, entry), settling)
             return changed
 
         until_s = self.runtime.clock() + timeframe.nominal_ms / 1000
@@ -134,6 +140,8 @@ def store_streamed(
             before = old if old is not None and part.touches(old.covered) else None
             new = absorb(before, part, whole.trim(part), [], settling=settling, now_ms=now_ms) if part else None
             if new is not None:
+                read_ms = updates[0].open_ms if before is None else before.stored_ms  # no request was sent since
+                new = new._replace(stored_ms=read_ms)
                 changed[chunk] = merge_entries(old, new, [part], timeframe=timeframe, seen=old)
         return changed
 

@@ -37,6 +37,7 @@ from candle_fetcher.core.errors import (
     warn,
 )
 from candle_fetcher.core.events import Yielded
+from candle_fetcher.core.finality import Settling
 from candle_fetcher.core.frame import MANIFEST, index_ms, utc_index
 from candle_fetcher.core.gap import iso
 from candle_fetcher.core.live import CandleUpdate, QuoteUpdate
@@ -129,7 +130,7 @@ class Follower(Work):
 
     def add(self, symbol: str, wanted: SeriesRequest, start_ms: int | None) -> Lane:
         """Add a series, of which the first candle handed out opens at that time or later; None: the next to close."""
-        settling = wanted.feed.settling(wanted.series).of(wanted.timeframe)
+        settling = self._settling(wanted)
         streams = wanted.source.provider.streams
         timeframe = wanted.timeframe
         first_ms = 0 if start_ms is None else timeframe.open_ms(timeframe.first_slot(start_ms))
@@ -137,6 +138,11 @@ class Follower(Work):
         lane = Lane(symbol, wanted, ledger, starts_now=start_ms is None)
         self.lanes.append(lane)
         return lane
+
+    def _settling(self, wanted: SeriesRequest) -> Settling:
+        corrections = self._cache.facts.corrections(wanted.series)
+        settling = wanted.feed.settling(wanted.series, corrections.at(wanted.source.estimated_ms()))
+        return settling.of(wanted.timeframe)
 
     def share_budget(self) -> None:
         """Decide how many closings of a series one comparison is for, so that comparisons stay in a part of the
@@ -191,8 +197,8 @@ class Follower(Work):
             if not ledger.hear(event):
                 return
             if event.is_closed:
-                if ledger.doubts(event) or event.is_correction:
-                    lane.due_ms = min(lane.due_ms, lane.now_ms())
+                if ledger.doubts(event):
+                    lane.due_ms = lane.look_ms = min(lane.due_ms, lane.now_ms())
                     wakes = True
                 elif lane.tries or ledger.every > 1:
                     lane.due_ms = min(lane.due_ms, self._next_due_ms(lane))
@@ -266,11 +272,12 @@ class Follower(Work):
 
     def _work(self, lane: Lane) -> None:
         ledger, now_ms = lane.ledger, lane.now_ms()
-        if lane.look_ms <= now_ms < ledger.settles_ms():
+        is_settled = now_ms >= ledger.settles_ms()
+        if ledger.corrected or (lane.look_ms <= now_ms and not is_settled):
             lane.look_ms, lane.due_ms = math.inf, self._next_due_ms(lane)
             with suppress(CandleFetcherError):  # the next request reads them, too
-                self._door.read_again(lane.wanted, Span(ledger.check_from_ms(), ledger.next_ms))
-                self._look_again(lane)
+                self._read_again(lane)
+        if not is_settled and lane.due_ms > now_ms:
             return
         with self._lock:
             streamed = ledger.streamed(now_ms)
@@ -303,9 +310,20 @@ class Follower(Work):
             if until_ms >= settled_ms:
                 return True
 
-    def _fetch(self, lane: Lane, span: Span) -> pd.DataFrame:
+    def _fetch(self, lane: Lane, span: Span, source: str | None = None) -> pd.DataFrame:
         options = self.options
-        return self._door.frame(lane.symbol, options.timeframe, options.provider, options.kind, span)
+        return self._door.frame(lane.symbol, options.timeframe, options.provider, options.kind, span, source)
+
+    def _read_again(self, lane: Lane) -> None:
+        """Have candles that were handed out read once more, and hand out what changed."""
+        ledger = lane.ledger
+        if ledger.corrected:
+            rows = _rows_of(self._fetch(lane, Span(min(ledger.corrected), ledger.next_ms), "cache"))
+            with self._lock:
+                ledger.recall(rows)
+        self._door.read_again(lane.wanted, Span(ledger.check_from_ms(), ledger.next_ms))
+        self._look_again(lane)
+        ledger.corrected.clear()
 
     def _hand_out(self, lane: Lane, frame: pd.DataFrame, until_ms: int) -> None:
         ledger, was_live = lane.ledger, lane.is_live
@@ -349,6 +367,7 @@ class Follower(Work):
             self.stats.confirmed += agreed
             self.stats.unconfirmed -= agreed
         if changed:
+            ledger.settling = self._settling(lane.wanted)  # it may be known better by now
             self._base.observe(Yielded(lane.wanted.label, "revised", len(changed), 0.0))
         if changed and self.options.revisions:
             self._put(lane, frame[np.isin(index_ms(frame), changed)].copy(), "revised", now_ms)
@@ -389,8 +408,8 @@ class Follower(Work):
         finality = lane.ledger.settling.finality
         if finality.spares_edge or lane.ledger.every > 1 or not lane.ledger.handed:
             return math.inf
-        last_ms = lane.ledger.settling.close_ms(next(reversed(lane.ledger.handed)))
-        look_ms = last_ms + finality.confirm_ms
+        settling = lane.ledger.settling
+        look_ms = settling.close_ms(next(reversed(lane.ledger.handed))) + settling.confirm_ms
         return look_ms if look_ms < lane.ledger.settles_ms() else math.inf
 
     def _note_failure(self, lane: Lane, error: BaseException) -> None:

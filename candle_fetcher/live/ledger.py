@@ -53,6 +53,7 @@ class Ledger:
         self.silent = 0  # candles in a row that came by fetch alone though the stream should have closed them
         self.uncompared: OrderedDict[int, Prices] = OrderedDict()  # handed out as the stream said
         self.handed: OrderedDict[int, Prices] = OrderedDict()  # handed out lately: they may be corrected
+        self.corrected: set[int] = set()  # handed out long ago, and the stream says that they were corrected
 
     # -- the stream ---------------------------------------------------------------------------------------------------
 
@@ -193,11 +194,20 @@ class Ledger:
     def doubts(self, update: CandleUpdate) -> bool:
         """Return whether a closing says something else of a candle than what was handed out."""
         prices = self.handed.get(update.open_ms)
+        if prices is None and update.is_correction and update.open_ms < self.next_ms:
+            self.corrected.add(update.open_ms)
+            return True
         return update.is_closed and prices is not None and not agrees(update.values, prices)
+
+    def recall(self, rows: Sequence[tuple[int, Prices]]) -> None:
+        """Note with which values the candles were handed out that were corrected long after."""
+        for open_ms, prices in rows:
+            if open_ms in self.corrected and open_ms not in self.uncompared:
+                self.handed.setdefault(open_ms, prices)
 
     def _forget(self, now_ms: int) -> None:
         """Forget the candles that were read long enough after their close."""
-        confirm_ms = self.settling.finality.confirm_ms
+        confirm_ms = self.settling.confirm_ms
         for open_ms in list(self.handed):
             if now_ms - self.settling.close_ms(open_ms) < confirm_ms:
                 break

@@ -201,10 +201,12 @@ class Feed:
         """Whether coarser candles can be made of its candles: only where all its columns are in COLUMNS."""
         return have_prices(self.columns) and set(self.columns) <= set(COLUMNS)
 
-    def settling(self, series: Series) -> Settling:
-        """Return when candles of the series settle."""
+    def settling(self, series: Series, corrected_ms: int = 0) -> Settling:
+        """Return when candles of the series settle; `corrected_ms` is how long after their close they were seen to
+        change."""
         timeframe = series.timeframe
-        return Settling(timeframe, self.finality, self.zone(series) if timeframe.unit in "dwM" else None)
+        zone_name = self.zone(series) if timeframe.unit in "dwM" else None
+        return Settling(timeframe, self.finality, zone_name, corrected_ms)
 
     def tells_first(self, series: Series) -> bool:
         """Return whether the provider can be asked for the first candle of the series."""

@@ -96,7 +96,9 @@ def _begin(task: Task, span: Span) -> Gathering:
         resources.cache.frames.drop(series)
     if policy.is_offline:  # what is stored has settled, though this machine's clock may be behind
         return Gathering(task, span, now_ms)
-    gathering = Gathering(task, span.before(request.feed.settling(series).end_ms(now_ms)), now_ms)
+    corrected_ms = resources.cache.facts.corrections(series).at(now_ms) if policy.allows(REST) else 0
+    settled_ms = request.feed.settling(series).end_ms(now_ms)
+    gathering = Gathering(task, span.before(settled_ms), now_ms, corrected_ms)
     gathering.set_reach(gathering.feed.reach_ms(series, now_ms))
     return gathering
 

@@ -12,7 +12,7 @@ from candle_fetcher.core.errors import ArchiveMismatch, CandleFetcherWarning, So
 from candle_fetcher.core.expiry import FOREVER_MS, ask_again_ms
 from candle_fetcher.core.facts import Facts
 from candle_fetcher.core.finality import Settling
-from candle_fetcher.core.plan import CHUNK_SLOTS, chunk_span
+from candle_fetcher.core.plan import CHUNK_SLOTS, chunk_span, confirmable_ms, find_corrected
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span, merge, subtract
 from candle_fetcher.fetcher.gathering.run import Fetch
@@ -134,6 +134,8 @@ def _changes_ms(gathering: Gathering, facts: Facts) -> Iterator[int]:
             continue
         if not entry.covered.holds(chunk_span(gathering.timeframe, chunk).clip(needed)):
             yield gathering.now_ms  # the newest candles are still to settle, or to be published
+        if find_corrected(entry, gathering.settling) is not None:
+            yield confirmable_ms(entry, gathering.settling)
         yield from (hole.ask_again_ms(late_ms) for hole in entry.holes if hole.span.clip(gathering.span))
 
 

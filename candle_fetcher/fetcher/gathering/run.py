@@ -13,7 +13,7 @@ from itertools import chain
 
 from candle_fetcher.cache.pages import LEAST_CHUNKS
 from candle_fetcher.concurrency import POLL_S
-from candle_fetcher.core.errors import Banned, SourceError
+from candle_fetcher.core.errors import Banned, CandleFetcherWarning, SourceError, warn
 from candle_fetcher.core.events import Progress
 from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.facts import FailedSpan, News
@@ -25,7 +25,7 @@ from candle_fetcher.fetcher.gathering.chunks import ChunkFiller, choose_confirm,
 from candle_fetcher.fetcher.gathering.saving import Saver
 from candle_fetcher.fetcher.gathering.state import Gathering
 from candle_fetcher.fetcher.pools import Timed
-from candle_fetcher.sources import ends_call, is_denial
+from candle_fetcher.sources import CallScope, ends_call, is_denial
 from candle_fetcher.store.memory import trim_heap
 
 
@@ -219,16 +219,15 @@ class Fetch:
         its error is that of a request beside the candles, such as when the series was listed.
         """
         gathering = self._gathering
-        if gathering.may_replace and is_denial(error):
+        lacking = gathering.asks(what) if isinstance(what, int) else []
+        is_stored = gathering.settling.corrected_ms and lacking and not any(ask.span for ask in lacking)
+        if is_stored and what not in gathering.confirms and isinstance(error, SourceError):
+            warn_of_unconfirmed(gathering.scope, gathering.label, error)
+        elif gathering.may_replace and is_denial(error):
             assert isinstance(error, SourceError)
             gathering.scope.denial = gathering.scope.denial or error
-            lacking = gathering.asks(what) if isinstance(what, int) else []
-        elif not isinstance(what, int) or not isinstance(error, SourceError) or isinstance(error, Banned):
+        elif not isinstance(error, SourceError) or not isinstance(what, int) or _ends(error, lacking):
             raise error
-        else:
-            lacking = gathering.asks(what)
-            if lacking and ends_call(error):
-                raise error
         gathering.failed += [(ask.span, error) for ask in lacking if ask.span]
 
     # -- what a round has left ----------------------------------------------------------------------------------------
@@ -279,6 +278,18 @@ class Fetch:
                 gathering.failed += [
                     (span, None) for span in lost if not any(span.clip(other) for other, _ in gathering.failed)
                 ]
+
+
+def _ends(error: SourceError, lacking: Sequence[Ask]) -> bool:
+    return isinstance(error, Banned) or (bool(lacking) and ends_call(error))
+
+
+def warn_of_unconfirmed(scope: CallScope, label: str, error: SourceError) -> None:
+    """Warn, once a call, that candles are as they were read before, though the provider is known to correct them."""
+    if "unconfirmed" not in scope.warned:
+        scope.warned.add("unconfirmed")
+        what = "the newest candles could not be read once more, though candles there were seen to change after"
+        warn(CandleFetcherWarning(f"{label}: {what} their close ({error.reason}); they are as they were read before"))
 
 
 def _next(

@@ -15,7 +15,8 @@ from candle_fetcher.core.errors import SourceError
 from candle_fetcher.core.events import Observe
 from candle_fetcher.core.expiry import FOREVER_MS, NEAR_MS
 from candle_fetcher.core.facts import Facts, News
-from candle_fetcher.core.plan import Ask, Query, chunk_span
+from candle_fetcher.core.finality import Settling
+from candle_fetcher.core.plan import Ask, Query, chunk_span, find_corrected
 from candle_fetcher.core.spans import Span
 from candle_fetcher.fetcher.policy import ARCHIVE, REST, FetchPolicy
 from candle_fetcher.fetcher.pools import Pools
@@ -50,10 +51,11 @@ class Provenance(NamedTuple):
     source: str
 
 
-def make_query(request: Request, span: Span, policy: FetchPolicy, now_ms: int, *, reach_ms: int = -FOREVER_MS) -> Query:
+def make_query(
+    request: Request, settling: Settling, span: Span, policy: FetchPolicy, now_ms: int, *, reach_ms: int = -FOREVER_MS
+) -> Query:
     """Return the rules that decide what stored chunks lack of the span."""
     feed = request.feed
-    settling = feed.settling(request.series)
     settled_ms = settling.end_ms(now_ms)
     embargo_ms = feed.embargo_ms(request.series)
     if embargo_ms:
@@ -77,7 +79,7 @@ class Gathering:
     The caller's thread and workers share it. A lock guards what both write; lists are appended to, which needs none.
     """
 
-    def __init__(self, task: Task, span: Span, now_ms: int) -> None:
+    def __init__(self, task: Task, span: Span, now_ms: int, corrected_ms: int = 0) -> None:
         self.resources, self.request, self.policy, self.scope = resources, request, policy, scope = task
         self.cache, self.series, self.span, self.now_ms = resources.cache, request.series, span, now_ms
         self.source, self.label, self.feed = request.source, request.label, request.feed
@@ -85,7 +87,7 @@ class Gathering:
         self.wall_s = scope.as_of.wall_s if scope.as_of is not None else 0.0
         self.timeframe = self.series.timeframe
         self.reader = SeriesReader(self.source, self.series, scope)
-        self.settling = self.feed.settling(self.series)
+        self.settling = self.feed.settling(self.series, corrected_ms)
         self.absorb = partial(absorb, settling=self.settling, now_ms=now_ms)  # an answer into an entry
         self.generation = self.cache.frames.generation(self.series)
         # Where the provider serves the newest candles only: it just now served none before this.
@@ -107,7 +109,7 @@ class Gathering:
     def set_reach(self, reach_ms: int) -> None:
         """Note before which time the provider serves no candle: it may serve the newest ones only."""
         self.reach_ms = reach_ms
-        self._query = make_query(self.request, self.span, self.policy, self.now_ms, reach_ms=reach_ms)
+        self._query = make_query(self.request, self.settling, self.span, self.policy, self.now_ms, reach_ms=reach_ms)
         self._query_answered = self._query._replace(recheck=False)  # for chunks that are answered
 
     def asks(self, chunk: int, entry: Entry | None = None) -> list[Ask]:
@@ -146,6 +148,8 @@ class Gathering:
         if self._complete.get(chunk) is entry:
             return True
         if entry.holes or self.policy.rechecks or not entry.covered.holds(chunk_span(self.timeframe, chunk)):
+            return False
+        if find_corrected(entry, self.settling) is not None:
             return False
         self._complete[chunk] = entry
         return True

@@ -1,0 +1,244 @@
+"""How long after their close candles change is learned, and used: a candle that may have changed is read once more."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from live_world import LiveWorld
+from world import World, ms
+
+from candle_fetcher import Banned
+from candle_fetcher.core.corrections import MOST_LAG_MS, Corrections
+from candle_fetcher.core.errors import CandleFetcherWarning
+from candle_fetcher.core.finality import Finality, Settling
+from candle_fetcher.core.live import CandleUpdate
+from candle_fetcher.core.revisions import Revision
+from candle_fetcher.core.timeframe import parse_timeframe
+from candle_fetcher.practice import faults
+
+MINUTE, DAY = 60_000, 86_400_000
+SETTLING = Settling(parse_timeframe("1m"), Finality(delay_ms=2_000, confirm_ms=2 * MINUTE))
+NOON = "2024-06-15T12:00"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with World(tmp_path, now="2024-06-15T12:00:03") as world:
+        yield world
+
+
+def revision(before_ms: int, after_ms: int, open_ms: int = ms(NOON)) -> Revision:
+    """A candle that had other values at the second of these ages than at the first one."""
+    close_ms = open_ms + MINUTE
+    return Revision(open_ms, "close", 1.0, 2.0, close_ms + before_ms, close_ms + after_ms)
+
+
+@pytest.mark.parametrize(
+    ("before_ms", "after_ms", "lag_ms"),
+    [
+        (3_000, 48_000, 48_000),
+        (3_000, 5 * MINUTE, 2 * MINUTE),  # by what the feed states it had settled long before
+        (3_000, 30 * DAY, 2 * MINUTE),
+        (3 * MINUTE, 30 * MINUTE, 6 * MINUTE + 1),
+        (3 * MINUTE, 4 * MINUTE, 4 * MINUTE),
+        (40 * MINUTE, 30 * DAY, MOST_LAG_MS),
+        (1_999, 60_000, 0),  # it had not settled
+        (-60_000, 60_000, 0),  # a stream's candle
+        (2 * 60 * MINUTE, 3 * 60 * MINUTE, 0),  # restated
+    ],
+)
+def test_the_lag_is_between_two_readings(before_ms: int, after_ms: int, lag_ms: int) -> None:
+    found = Corrections().found([revision(before_ms, after_ms)], SETTLING)
+    assert found.at(found.seen_ms) == lag_ms
+    assert found.seen_ms == (ms(NOON) + MINUTE + after_ms if lag_ms else 0)
+
+
+AGES = st.integers(-MINUTE, 2 * MOST_LAG_MS)
+
+
+@given(st.lists(st.tuples(AGES, AGES), max_size=5))
+def test_after_the_lag_no_candle_was_seen_to_change_but_for_restated_ones(ages: list[tuple[int, int]]) -> None:
+    found = Corrections()
+    for before_ms, after_ms in ages:
+        found = found.found([revision(before_ms, after_ms)], SETTLING)
+    seen = [before for before, after in ages if 2_000 <= before < min(after, MOST_LAG_MS)]
+    lag_ms = found.at(found.seen_ms)
+    assert lag_ms <= MOST_LAG_MS
+    assert (lag_ms > max(seen)) if seen else lag_ms == 0
+    assert all(found.at(found.seen_ms + later_ms) == 0 for later_ms in (30 * DAY, -30 * DAY))
+
+
+def correct_one(world: World, **settings: Any) -> None:
+    """Have a fetcher see that a candle of BTC/USDT was corrected between 3 and 63 seconds after its close."""
+    fetcher = world.fetcher(**settings)
+    fetcher.fetch("BTC/USDT", "1m", "2024-06-15T11:00", NOON)
+    world.exchange.restate("binance", "BTCUSDT", "1m", ms("2024-06-15T11:59"), volume=1.5)
+    world.now_s += 60
+    frame = fetcher.fetch("BTC/USDT", "1m", "2024-06-15T11:00", "2024-06-15T12:01")
+    assert frame["volume"].iloc[-2] == 1.5
+    world.asked()
+
+
+def restate_last(world: World, **fields: Any) -> None:
+    world.exchange.restate("binance", "ETHUSDT", "1m", ms(NOON), **fields)
+
+
+SPAN = "ETH/USDT", "1m", "2024-06-15T11:00", "2024-06-15T12:01"
+
+
+def test_a_candle_is_read_once_more_where_the_provider_is_known_to_correct_them(world: World) -> None:
+    correct_one(world)
+    fetcher = world.fetcher()
+    fetcher.fetch(*SPAN)
+    restate_last(world, volume=2.5)
+    world.asked()
+    world.now_s += 60
+    assert fetcher.fetch(*SPAN)["volume"].iloc[-1] != 2.5
+    assert world.asked() == []  # it is too early to know more
+    world.now_s += 60
+    assert world.fetcher().fetch(*SPAN, source="cache")["volume"].iloc[-1] != 2.5
+    frame = fetcher.fetch(*SPAN)
+    assert frame["volume"].iloc[-1] == 2.5
+    assert [one["startTime"] for one in world.asked()] == [str(ms("2024-06-15T11:59"))]
+    for again in (fetcher, world.fetcher()):
+        assert again.fetch(*SPAN).equals(frame)
+    assert world.asked() == []
+    assert [int(one.value // 10**6) for one in fetcher.cache.revisions()["timestamp"]] == [
+        ms("2024-06-15T11:59"),
+        ms(NOON),
+    ]
+
+
+def test_no_request_is_sent_for_it_where_the_provider_is_not_known_to_correct_candles(world: World) -> None:
+    fetcher = world.fetcher()
+    world.now_s += 60
+    first = fetcher.fetch(*SPAN)
+    restate_last(world, volume=2.5)
+    world.asked()
+    world.now_s += 600
+    assert fetcher.fetch(*SPAN).equals(first)
+    assert world.fetcher().fetch(*SPAN).equals(first)
+    assert world.asked() == []
+
+
+def test_frames_in_memory_are_not_final_any_more_once_a_correction_was_seen(world: World) -> None:
+    fetcher = world.fetcher()
+    span = "ETH/USDT", "1m", "2024-06-15T11:00", NOON
+    fetcher.fetch(*span)
+    fetcher.fetch(*span)
+    world.exchange.restate("binance", "ETHUSDT", "1m", ms("2024-06-15T11:59"), volume=2.5)
+    correct_one(world, cache_dir=fetcher.cache.path)
+    world.now_s += 120
+    other = world.fetcher()
+    assert other.fetch(*span)["volume"].iloc[-1] == 2.5
+
+
+def test_a_fetcher_drops_its_frames_when_it_learns_of_corrections(world: World) -> None:
+    fetcher = world.fetcher()
+    span = "ETH/USDT", "1m", "2024-06-15T11:00", NOON
+    for _ in range(2):
+        fetcher.fetch(*span)
+    world.exchange.restate("binance", "ETHUSDT", "1m", ms("2024-06-15T11:59"), volume=2.5)
+    btc = "BTC/USDT", "1m", "2024-06-15T11:00"
+    fetcher.fetch(*btc, NOON)
+    world.exchange.restate("binance", "BTCUSDT", "1m", ms("2024-06-15T11:59"), volume=1.5)
+    world.now_s += 60
+    fetcher.fetch(*btc, "2024-06-15T12:01")
+    world.now_s += 60
+    assert fetcher.fetch(*span)["volume"].iloc[-1] == 2.5
+
+
+def test_what_is_stored_answers_where_the_provider_cannot_be_asked_once_more(world: World) -> None:
+    correct_one(world)
+    fetcher = world.fetcher()
+    first = fetcher.fetch(*SPAN)
+    world.now_s += 120
+    down = world.exchange.fail(faults.status(503), times=None, match="klines")
+    with pytest.warns(CandleFetcherWarning, match="could not be read once more") as raised:
+        assert fetcher.fetch(*SPAN).equals(first)
+    assert len(raised) == 1
+    assert world.asked() != []
+    down.stop()
+    restate_last(world, volume=2.5)
+    assert fetcher.fetch(*SPAN)["volume"].iloc[-1] == 2.5
+
+
+def test_a_ban_does_not_keep_back_what_is_stored(world: World) -> None:
+    correct_one(world)
+    fetcher = world.fetcher()
+    first = fetcher.fetch(*SPAN)
+    world.now_s += 120
+    world.exchange.fail(faults.banned(int((world.now_s + 600) * 1000)), times=None, match="klines")
+    for _ in range(2):
+        with pytest.warns(CandleFetcherWarning, match="could not be read once more"):
+            assert fetcher.fetch(*SPAN).equals(first)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(Banned):
+            fetcher.fetch("ETH/USDT", "1m", "2024-06-13", "2024-06-15T12:01")
+
+
+def test_coverage_says_which_candles_are_read_once_more_and_when(world: World) -> None:
+    correct_one(world)
+    fetcher = world.fetcher()
+    fetcher.fetch(*SPAN)
+    *_, row = fetcher.coverage(*SPAN).itertuples()
+    assert (row.state, row.start.isoformat()) == ("stored", "2024-06-15T11:59:00+00:00")
+    assert (row.asked, row.ask_again) == (pd.Timestamp("2024-06-15T12:01:03Z"), pd.Timestamp("2024-06-15T12:03Z"))
+    assert row.evidence.startswith("binance was seen to change candles up to 63.0 s after their close")
+    world.now_s += 120
+    fetcher.fetch(*SPAN)
+    *_, row = fetcher.coverage(*SPAN).itertuples()
+    assert (row.state, row.evidence) == ("stored", "")
+
+
+def test_a_market_that_corrected_nothing_for_a_month_counts_as_one_that_does_not(world: World) -> None:
+    correct_one(world)
+    world.now_s += 31 * DAY / 1000
+    fetcher = world.fetcher()
+    minute_ms = int(world.now_s // 60 * 60_000)
+    span = "ETH/USDT", "1m", minute_ms - 60 * MINUTE, minute_ms
+    fetcher.fetch(*span)
+    world.asked()
+    world.now_s += 600
+    fetcher.fetch(*span)
+    assert world.asked() == []
+
+
+def test_clear_forgets_what_was_learned(world: World) -> None:
+    correct_one(world)
+    fetcher = world.fetcher()
+    fetcher.fetch(*SPAN)
+    fetcher.cache.clear()
+    fetcher.fetch(*SPAN)
+    world.asked()
+    world.now_s += 600
+    fetcher.fetch(*SPAN)
+    assert world.asked() == []
+
+
+def test_a_correction_long_after_the_close_is_yielded_and_learned(tmp_path: Path) -> None:
+    with LiveWorld(tmp_path, now="2024-06-15T12:00:30") as world:
+        driver = world.follow(["BTC/USDT"], "1m", revisions=True)
+        driver.run(33)
+        driver.run(300, 1.0)
+        lane, open_ms = driver.follower.lanes[0], ms(NOON)
+        world.exchange.restate("binance", "BTCUSDT", "1m", open_ms, volume=1.5)
+        prices = driver.items[0][1].iloc[0].tolist()
+        update = CandleUpdate("BTC/USDT", open_ms, (*prices[:4], 1.5), True, 1, None, True)
+        driver.follower.heard(lane, update, world.now_s)
+        driver.run(2)
+        revised = [frame for _, frame in driver.items if frame["is_revised"].all()]
+        assert [(int(one.index[0].value // 10**6), one["volume"].iloc[0]) for one in revised] == [(open_ms, 1.5)]
+        assert driver.stats.revised == 1
+        again = world.fetcher().fetch("BTC/USDT", "1m", NOON, "2024-06-15T12:06")
+        assert driver.frame("BTC/USDT").equals(again)
+        series = lane.wanted.series
+        assert driver.follower._cache.facts.corrections(series).at(world.now_ms) > 4 * MINUTE
