@@ -287,18 +287,14 @@ class EntryStore:
         """
         if not revisions:
             return
-        if settling is not None:
-            self._learn_corrections(series, revisions, settling)
+        if settling is not None and self._facts.learn_corrections(series, revisions, settling):
+            self._frames.drop_all()  # finished results may have candles that are to be confirmed now
         key = f"{series.key}|revisions"
         with self._documents.transaction():
             known = self.load_revisions(key)
             same = {revision[:4] for revision in known} if once else ()
             kept = [*known, *(one for one in revisions if one[:4] not in same)][-KEPT_REVISIONS:]
             self._documents.save(key, kept)
-
-    def _learn_corrections(self, series: Series, revisions: Sequence[Revision], settling: Settling) -> None:
-        if self._facts.learn_corrections(series, revisions, settling):
-            self._frames.drop_all()  # finished results may have candles that are to be confirmed now
 
     def load_revisions(self, key: str) -> list[Revision]:
         """Return the revisions that are stored under the key."""

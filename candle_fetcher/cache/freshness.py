@@ -18,6 +18,7 @@ from candle_fetcher.core.series import Series
 from candle_fetcher.store import Store
 
 RECORD_CHUNKS = 1_000
+_MOST_MARKED = 100_000
 # A value of the index that is no time: the entry itself has to be read. 0 stands for a chunk that is not in the index.
 READ_ENTRY = 1
 
@@ -28,6 +29,7 @@ class FreshnessIndex:
     def __init__(self, store: Store, documents: DocumentStore) -> None:
         self._keeps = store.keeps
         self._documents = documents
+        self._marked: set[tuple[Series, int]] = set()  # for which READ_ENTRY was saved last
 
     def load(self, series: Series, chunks: Sequence[int]) -> dict[int, int]:
         """Return the time (ms) until which each of the chunks is fresh, or READ_ENTRY.
@@ -44,8 +46,10 @@ class FreshnessIndex:
 
     def save(self, series: Series, fresh_until: Mapping[int, int]) -> None:
         """Store the time (ms) until which each of the chunks is fresh, or READ_ENTRY."""
-        if not fresh_until or not self._keeps:
+        marks = {(series, chunk) for chunk, until_ms in fresh_until.items() if until_ms == READ_ENTRY}
+        if not self._keeps or (len(marks) == len(fresh_until) and marks <= self._marked):
             return
+        self._marked = marks if len(self._marked) > _MOST_MARKED else self._marked | marks
         with self._documents.transaction():
             for number in sorted({chunk // RECORD_CHUNKS for chunk in fresh_until}):
                 new = {chunk: ms for chunk, ms in fresh_until.items() if chunk // RECORD_CHUNKS == number}

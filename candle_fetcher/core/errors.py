@@ -520,6 +520,13 @@ def warn(warning: CandleFetcherWarning) -> None:
     _deliver(_issue, warning)
 
 
+def warn_once(warned: set[str], kind: str, warning: CandleFetcherWarning) -> None:
+    """Issue the warning, unless one of its kind is in `warned`; then it is."""
+    if kind not in warned:
+        warned.add(kind)
+        warn(warning)
+
+
 @contextlib.contextmanager
 def collecting_warnings() -> Iterator[list[CandleFetcherWarning]]:
     """Give a list of the warnings of calls that this thread makes in the block, which are not issued here."""

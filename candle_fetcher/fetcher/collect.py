@@ -19,6 +19,7 @@ from candle_fetcher.core.errors import (
     TransportError,
     UnknownSymbol,
     warn,
+    warn_once,
 )
 from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.finality import Settling
@@ -242,12 +243,8 @@ class Collector(Task):
                 if all(one.provider_symbol != request.series.symbol for one in listed):
                     raise UnknownSymbol(request.symbol, provider.name)
                 return
-        self.scope.warned.add("symbol")
-        warn(
-            CandleFetcherWarning(
-                f"{provider.name} has no candle of {request.symbol}, and never had one; check the symbol"
-            )
-        )
+        what = f"{provider.name} has no candle of {request.symbol}, and never had one; check the symbol"
+        warn_once(self.scope.warned, "symbol", CandleFetcherWarning(what))
 
     def _ends_late(self, found: GatherResult, span: Span, last: Gap) -> bool:
         """Return whether the archive's newest files are late and it was asked for all it has: the span ends before

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from candle_fetcher.core.errors import AccessDenied, CandleFetcherWarning, ClockSkew, IncompleteData, SourceError, warn
+from candle_fetcher.core.errors import (
+    AccessDenied,
+    CandleFetcherWarning,
+    ClockSkew,
+    IncompleteData,
+    SourceError,
+    warn,
+    warn_once,
+)
 from candle_fetcher.core.frame import MANIFEST, to_frame
 from candle_fetcher.core.gap import Gap
 from candle_fetcher.fetcher.collect import CandleResult, Collector
@@ -39,14 +47,10 @@ def warn_of_clock(source: RestSource) -> None:
     """Warn of a clock of this machine that is wrong, and of limits that are not obeyed, where the source knows."""
     warn_of_limits(source)
     skew_s = source.server_clock.skew_s
-    if abs(skew_s) > _SKEW_S and "clock" not in source.warned:
-        source.warned.add("clock")
-        warn(
-            ClockSkew(
-                f"this machine's clock is {abs(skew_s):,.0f} s {'behind' if skew_s > 0 else 'ahead of'} that of "
-                f"{source.provider.name}, which decides what is settled; set this machine's clock"
-            )
-        )
+    if abs(skew_s) > _SKEW_S:
+        where = f"{abs(skew_s):,.0f} s {'behind' if skew_s > 0 else 'ahead of'} that of {source.provider.name}"
+        what = f"this machine's clock is {where}, which decides what is settled; set this machine's clock"
+        warn_once(source.warned, "clock", ClockSkew(what))
 
 
 def refuse_incomplete(collector: Collector, found: CandleResult) -> None:

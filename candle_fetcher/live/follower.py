@@ -63,7 +63,11 @@ _PROBE_S = 2.0
 _SHARE = 0.5
 # How often the scheduler looks at the end of the call.
 _LOOK_S = 0.5
-# A closing that comes this much later than the close is late, once for each series.
+# The shortest wait for a candle to settle.
+_TICK_S = 0.0002
+# After a candle was handed out, the user's loop gets the interpreter for so long, before candles are looked at again.
+_HAND_OVER_S = 0.0005
+# A stream that closes a candle so long after its end is late, which is said once for each series.
 _LATE_MS = 30_000
 
 
@@ -103,6 +107,7 @@ class Lane:
     forming_shown: CandleUpdate | None = None
     is_shown: bool = False  # the forming candle waits for the user's loop
     is_live: bool = False  # history is done
+    is_late: bool = False  # its stream closes candles late, which was said
     problem: Exception | None = None
 
     def now_ms(self) -> int:
@@ -197,6 +202,11 @@ class Follower(Work):
             if not ledger.hear(event):
                 return
             if event.is_closed:
+                if not (lane.is_late or event.is_correction or event.open_ms < ledger.heard_from_ms):
+                    late_ms = lane.now_ms() - ledger.settling.close_ms(event.open_ms)
+                    if late_ms >= _LATE_MS:
+                        lane.is_late = True
+                        self.tell(_warn_of_late, lane.wanted.label, late_ms / 1000)
                 if ledger.doubts(event):
                     lane.due_ms = lane.look_ms = min(lane.due_ms, lane.now_ms())
                     wakes = True
@@ -241,7 +251,8 @@ class Follower(Work):
         """Hand the lanes that are due to threads, until `stop` is set."""
         while not self.stop.is_set():
             wait_s = self.schedule(submit)
-            self.wires.wait(self._wake, min(_LOOK_S, max(0.001, wait_s)))
+            # The clock has whole milliseconds: the last one is waited for in parts.
+            self.wires.wait(self._wake, min(_LOOK_S, max(_TICK_S, wait_s - 0.001)))
             self._wake.clear()
 
     def schedule(self, submit: Callable[[Callable[[], None]], object]) -> float:
@@ -286,6 +297,8 @@ class Follower(Work):
             lane.tries, lane.waits_since_s, lane.due_ms = 0, None, self._next_due_ms(lane)
             return
         handed = self._fetch_new(lane)
+        if handed and lane.is_live:
+            self.wires.wait(self.stop, _HAND_OVER_S)
         self._look_again(lane)
         self._note_done(lane, handed)
 
@@ -497,6 +510,11 @@ class Follower(Work):
 
 def _warn_of_polling(label: str, error: Exception) -> None:
     warn(CandleFetcherWarning(f"{label} does not come by stream ({error}); its candles come by requests"))
+
+
+def _warn_of_late(label: str, late_s: float) -> None:
+    what = f"the stream of {label} closed a candle {late_s:,.0f} s after its end"
+    warn(CandleFetcherWarning(f"{what}; candles that are late come by requests, and this is said once"))
 
 
 def _end_of(frame: pd.DataFrame, end_ms: int) -> int:

@@ -8,7 +8,14 @@ from typing import NamedTuple
 from candle_fetcher.core.block import AnswerBlock
 from candle_fetcher.core.candles import Candles, join, no_candles, part_of_one_block
 from candle_fetcher.core.entry import UNKNOWN, Entry, HoleState
-from candle_fetcher.core.errors import ArchiveMismatch, CandleFetcherWarning, SourceError, TransportError, warn
+from candle_fetcher.core.errors import (
+    ArchiveMismatch,
+    CandleFetcherWarning,
+    SourceError,
+    TransportError,
+    warn,
+    warn_once,
+)
 from candle_fetcher.core.expiry import FOREVER_MS, ask_again_ms
 from candle_fetcher.core.facts import Facts
 from candle_fetcher.core.finality import Settling
@@ -157,14 +164,9 @@ def warn_of_rejected(path: str, error: SourceError) -> None:
 
 def warn_of_archive(scope: CallScope, label: str, error: SourceError) -> None:
     """Warn, once a call, that the archive answers because REST does not serve this machine."""
-    if "archive" not in scope.warned:
-        scope.warned.add("archive")
-        warn(
-            CandleFetcherWarning(
-                f"{label}: REST failed ({type(error).__name__}: {error.reason}); the archive's files "
-                "serve in its place as far as they go"
-            )
-        )
+    why = f"REST failed ({type(error).__name__}: {error.reason})"
+    what = f"{label}: {why}; the archive's files serve in its place as far as they go"
+    warn_once(scope.warned, "archive", CandleFetcherWarning(what))
 
 
 def _beyond(gathering: Gathering, facts: Facts) -> list[Span]:

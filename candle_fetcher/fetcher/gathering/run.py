@@ -13,7 +13,7 @@ from itertools import chain
 
 from candle_fetcher.cache.pages import LEAST_CHUNKS
 from candle_fetcher.concurrency import POLL_S
-from candle_fetcher.core.errors import Banned, CandleFetcherWarning, SourceError, warn
+from candle_fetcher.core.errors import Banned, CandleFetcherWarning, SourceError, warn_once
 from candle_fetcher.core.events import Progress
 from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.facts import FailedSpan, News
@@ -286,10 +286,9 @@ def _ends(error: SourceError, lacking: Sequence[Ask]) -> bool:
 
 def warn_of_unconfirmed(scope: CallScope, label: str, error: SourceError) -> None:
     """Warn, once a call, that candles are as they were read before, though the provider is known to correct them."""
-    if "unconfirmed" not in scope.warned:
-        scope.warned.add("unconfirmed")
-        what = "the newest candles could not be read once more, though candles there were seen to change after"
-        warn(CandleFetcherWarning(f"{label}: {what} their close ({error.reason}); they are as they were read before"))
+    why = f"the newest candles could not be read once more ({error.reason}), though candles there were seen to change"
+    what = f"{label}: {why} after their close; they are as they were read before"
+    warn_once(scope.warned, "unconfirmed", CandleFetcherWarning(what))
 
 
 def _next(
