@@ -94,6 +94,21 @@ def test_a_pace_is_kept_and_the_last_change_is_not_lost(world: LiveWorld) -> Non
     assert 11 <= len(quotes) <= 13
 
 
+def test_a_stale_quote_keeps_the_pace(world: LiveWorld) -> None:
+    """With a pace longer than `max_age_s`, the loop ran without a pause, and held the quote back thousands of times."""
+    from candle_fetcher.practice import faults
+
+    driver = world.watch(["BTC/USDT"], every_s=20, max_age_s=5)
+    world.network.is_silent = True
+    world.exchange.fail(faults.status(503), times=None, match="ticker")
+    quotes = driver.run(12)
+    assert [quote.is_stale for quote in quotes] == [False]
+    assert driver.watcher._delayed == []
+    quotes = driver.run(49)
+    assert 1 <= len(quotes) <= 3
+    assert all(quote.is_stale for quote in quotes)
+
+
 def test_providers_without_streams_are_polled_within_their_budget(world: LiveWorld) -> None:
     urls = {name: url for name, url in world.exchange.base_urls.items() if not name.endswith("-stream")}
     settings = {"base_urls": urls}

@@ -264,6 +264,8 @@ class Watcher(Work):
         for one in self.watched:
             if one.ticker is None or one.is_queued or one.is_shown_stale or not one.shown:
                 continue
+            if now_s - one.shown_s < every_s:
+                continue
             if one.ticker.age_s(one.received_ms, now_ms, one.source.estimated_ms()) > max_age_s:
                 self._looked_s = -math.inf  # there may be more
                 return one
