@@ -151,8 +151,7 @@ class LiveWorld(World):
         return Wires(connect, now_s, now_s, lambda stop, seconds: stop.is_set(), note, self._chance.random)
 
     def follow(self, symbols: list[str], timeframe: str, start: Any = None, **given: Any) -> Driver:
-        settings = given.pop("settings", {})
-        fetcher = self.fetcher(**settings)
+        fetcher = given.pop("fetcher", None) or self.fetcher(**given.pop("settings", {}))
         runtime = fetcher._runtime
         options = FollowOptions(timeframe, **given)
         wires = self.wires(runtime.observe)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from live_world import LiveWorld
+from live_world import Driver, LiveWorld
 from world import World, ms
 
 from candle_fetcher import Banned
@@ -224,21 +224,100 @@ def test_clear_forgets_what_was_learned(world: World) -> None:
     assert world.asked() == []
 
 
-def test_a_correction_long_after_the_close_is_yielded_and_learned(tmp_path: Path) -> None:
-    with LiveWorld(tmp_path, now="2024-06-15T12:00:30") as world:
-        driver = world.follow(["BTC/USDT"], "1m", revisions=True)
-        driver.run(33)
-        driver.run(300, 1.0)
-        lane, open_ms = driver.follower.lanes[0], ms(NOON)
-        world.exchange.restate("binance", "BTCUSDT", "1m", open_ms, volume=1.5)
-        prices = driver.items[0][1].iloc[0].tolist()
-        update = CandleUpdate("BTC/USDT", open_ms, (*prices[:4], 1.5), True, 1, None, True)
-        driver.follower.heard(lane, update, world.now_s)
-        driver.run(2)
-        revised = [frame for _, frame in driver.items if frame["is_revised"].all()]
-        assert [(int(one.index[0].value // 10**6), one["volume"].iloc[0]) for one in revised] == [(open_ms, 1.5)]
-        assert driver.stats.revised == 1
-        again = world.fetcher().fetch("BTC/USDT", "1m", NOON, "2024-06-15T12:06")
-        assert driver.frame("BTC/USDT").equals(again)
-        series = lane.wanted.series
-        assert driver.follower._cache.facts.corrections(series).at(world.now_ms) > 4 * MINUTE
+def correct(world: LiveWorld, driver: Driver, open_ms: int, volume: float, *, is_in_rest: bool = True) -> None:
+    """Have the stream say that a candle of the first series has another volume."""
+    if is_in_rest:
+        world.exchange.restate("binance", "BTCUSDT", "1m", open_ms, volume=volume)
+    truth = world.exchange.truth("binance", "BTCUSDT", "1m", open_ms, open_ms + MINUTE)
+    prices = (float(truth[name][0]) for name in ("open", "high", "low", "close"))
+    update = CandleUpdate("BTC/USDT", open_ms, (*prices, volume), True, 1, None, True)
+    driver.follower.heard(driver.follower.lanes[0], update, world.now_s)
+
+
+def revised(driver: Driver) -> list[tuple[int, float]]:
+    """The open times and volumes of the candles that were yielded once more."""
+    frames = [frame for _, frame in driver.items if frame["is_revised"].all()]
+    return [(int(one.index[0].value // 10**6), float(one["volume"].iloc[0])) for one in frames]
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Iterator[LiveWorld]:
+    with LiveWorld(tmp_path, now="2024-06-15T12:00:30") as live:
+        yield live
+
+
+def test_a_correction_long_after_the_close_is_yielded_and_learned(live: LiveWorld) -> None:
+    driver = live.follow(["BTC/USDT"], "1m", revisions=True)
+    driver.run(333, 1.0)
+    correct(live, driver, ms(NOON), 1.5)
+    driver.run(2)
+    assert revised(driver) == [(ms(NOON), 1.5)]
+    assert driver.stats.revised == 1
+    again = live.fetcher().fetch("BTC/USDT", "1m", NOON, "2024-06-15T12:06")
+    assert driver.frame("BTC/USDT").equals(again)
+    series = driver.follower.lanes[0].wanted.series
+    assert driver.follower._cache.facts.corrections(series).at(live.now_ms) > 4 * MINUTE
+
+
+def test_a_correction_is_yielded_without_a_cache(live: LiveWorld) -> None:
+    driver = live.follow(["BTC/USDT"], "1m", revisions=True, settings={"use_cache": False})
+    driver.run(333, 3.0)
+    correct(live, driver, ms(NOON), 1.5)
+    driver.run(2)
+    assert revised(driver) == [(ms(NOON), 1.5)]
+
+
+def test_each_follower_of_a_series_yields_its_correction(live: LiveWorld) -> None:
+    first = live.follow(["BTC/USDT"], "1m", revisions=True)
+    second = live.follow(["BTC/USDT"], "1m", revisions=True, fetcher=live.fetchers[0])
+    for _ in range(111):
+        live.now_s += 3
+        first.step()
+        second.step()
+    for driver in (first, second):
+        correct(live, driver, ms(NOON), 1.5)
+        driver.step()
+        assert revised(driver) == [(ms(NOON), 1.5)]
+
+
+def test_a_candle_before_the_first_one_is_not_yielded_as_a_correction(live: LiveWorld) -> None:
+    live.fetcher().fetch("BTC/USDT", "1m", "2024-06-15T11:50", NOON)
+    driver = live.follow(["BTC/USDT"], "1m", revisions=True)
+    driver.run(40)
+    correct(live, driver, ms("2024-06-15T11:55"), 1.5)
+    driver.run(2)
+    assert revised(driver) == []
+
+
+def test_a_correction_that_rest_has_later_than_the_stream_is_yielded_then(live: LiveWorld) -> None:
+    driver = live.follow(["BTC/USDT"], "1m", revisions=True)
+    driver.run(333, 3.0)
+    correct(live, driver, ms(NOON), 1.5, is_in_rest=False)
+    driver.run(10)
+    assert revised(driver) == []
+    live.exchange.restate("binance", "BTCUSDT", "1m", ms(NOON), volume=1.5)
+    driver.run(40)
+    assert revised(driver) == [(ms(NOON), 1.5)]
+    live.asked()
+    correct(live, driver, ms(NOON), 2.5, is_in_rest=False)
+    driver.run(600, 5.0)
+    starts = [one["startTime"] for one in live.asked()]
+    assert starts.count(str(ms(NOON))) == 4  # and no more: what REST says counts
+
+
+def test_a_correction_that_comes_while_another_is_read_is_not_lost(live: LiveWorld) -> None:
+    driver = live.follow(["BTC/USDT"], "1m", revisions=True)
+    driver.run(333, 3.0)
+    meant = [(ms(NOON), 1.5), (ms(NOON) + MINUTE, 2.5)]
+
+    def hear(path: str, params: dict[str, str]) -> bool:
+        if len(said) == 1:
+            said.append(meant[1])
+            correct(live, driver, *meant[1])
+        return False
+
+    said = [meant[0]]
+    live.exchange.fail(faults.status(503), match=hear)
+    correct(live, driver, *meant[0])
+    driver.run(2)
+    assert revised(driver) == meant

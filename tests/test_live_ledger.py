@@ -96,8 +96,8 @@ def test_corrections_are_found_once() -> None:
     ledger.hand_streamed(ledger.streamed(3 * MINUTE + 2_000))
     ledger.compare([row(3)], 4 * MINUTE + 2_000)
     assert ledger.check_from_ms() == MINUTE
-    assert ledger.corrections([row(1, 6.0), row(2), row(3)], 4 * MINUTE + 2_000) == ([MINUTE], 1)
-    assert ledger.corrections([row(2), row(3)], 4 * MINUTE + 2_000) == ([], 0)
+    assert ledger.corrections([row(1, 6.0), row(2), row(3)], 4 * MINUTE + 2_000) == ([MINUTE], (1, 1, 0))
+    assert ledger.corrections([row(2), row(3)], 4 * MINUTE + 2_000) == ([], (0, 0, 0))
     assert ledger.doubts(update(3, 8.0))
     assert not ledger.doubts(update(3))
     ledger.corrections([], 60 * MINUTE)

@@ -41,11 +41,11 @@ from candle_fetcher.core.finality import Settling
 from candle_fetcher.core.frame import MANIFEST, index_ms, utc_index
 from candle_fetcher.core.gap import iso
 from candle_fetcher.core.live import CandleUpdate, QuoteUpdate
-from candle_fetcher.core.plan import CHUNK_SLOTS
+from candle_fetcher.core.plan import CHUNK_SLOTS, chunk_of, chunk_span
 from candle_fetcher.core.ranges import instant_ms
 from candle_fetcher.core.spans import Span
 from candle_fetcher.live.door import Door, SeriesRequest, candles_of, store_streamed
-from candle_fetcher.live.ledger import Ledger, Prices
+from candle_fetcher.live.ledger import Ledger, Prices, agrees
 from candle_fetcher.live.line import Wires
 from candle_fetcher.live.working import Base, Work
 from candle_fetcher.providers import Provider
@@ -67,6 +67,8 @@ _LOOK_S = 0.5
 _TICK_S = 0.0002
 # After a candle was handed out, the user's loop gets the interpreter for so long, before candles are looked at again.
 _HAND_OVER_S = 0.0005
+# After so many seconds, one after the other, a correction is looked for again that REST does not have yet.
+_RECALL_S = (5.0, 30.0, 180.0)
 # A stream that closes a candle so long after its end is late, which is said once for each series.
 _LATE_MS = 30_000
 
@@ -102,6 +104,8 @@ class Lane:
     is_busy: bool = False
     due_ms: float = 0.0  # by the provider's clock
     look_ms: float = math.inf  # when candles that were handed out are read once more, though no other one is due
+    recall_ms: float = math.inf  # the same of candles that were corrected long after they were handed out
+    recalls: int = 0  # in a row, without seeing the correction
     tries: int = 0  # in a row, without a new candle
     waits_since_s: float | None = None  # since when the next candle is due in vain
     forming_shown: CandleUpdate | None = None
@@ -183,11 +187,11 @@ class Follower(Work):
         except CandleFetcherError:
             self.stats.requests_failed += 1  # it is tried again
         if lane.starts_now:
-            ledger.next_ms = timeframe.floor_ms(settling.over_ms(lane.now_ms()))
+            ledger.begin(timeframe.floor_ms(settling.over_ms(lane.now_ms())))
         elif from_first:
             options = self.options
             first_ms = self.run_call(lambda: self._door.first_ms(lane.symbol, options.provider, options.kind))
-            ledger.next_ms = timeframe.floor_ms(first_ms)
+            ledger.begin(timeframe.floor_ms(first_ms))
         lane.due_ms = self._next_due_ms(lane)
 
     # -- the streams --------------------------------------------------------------------------------------------------
@@ -208,7 +212,12 @@ class Follower(Work):
                         lane.is_late = True
                         self.tell(_warn_of_late, lane.wanted.label, late_ms / 1000)
                 if ledger.doubts(event):
-                    lane.due_ms = lane.look_ms = min(lane.due_ms, lane.now_ms())
+                    now_ms = float(lane.now_ms())
+                    if event.open_ms in ledger.corrected:
+                        lane.recall_ms, lane.recalls = now_ms, 0
+                    else:
+                        lane.look_ms = now_ms
+                    lane.due_ms = min(lane.due_ms, now_ms)
                     wakes = True
                 elif lane.tries or ledger.every > 1:
                     lane.due_ms = min(lane.due_ms, self._next_due_ms(lane))
@@ -245,7 +254,7 @@ class Follower(Work):
     # -- when ---------------------------------------------------------------------------------------------------------
 
     def _next_due_ms(self, lane: Lane) -> float:
-        return float(lane.ledger.settles_ms())
+        return min(float(lane.ledger.settles_ms()), lane.look_ms, lane.recall_ms)
 
     def run(self, submit: Callable[[Callable[[], None]], object]) -> None:
         """Hand the lanes that are due to threads, until `stop` is set."""
@@ -284,10 +293,15 @@ class Follower(Work):
     def _work(self, lane: Lane) -> None:
         ledger, now_ms = lane.ledger, lane.now_ms()
         is_settled = now_ms >= ledger.settles_ms()
-        if ledger.corrected or (lane.look_ms <= now_ms and not is_settled):
-            lane.look_ms, lane.due_ms = math.inf, self._next_due_ms(lane)
+        is_looked_at, lane.look_ms = lane.look_ms <= now_ms, math.inf
+        if is_looked_at and not is_settled:
+            lane.due_ms = self._next_due_ms(lane)
             with suppress(CandleFetcherError):  # the next request reads them, too
-                self._read_again(lane)
+                self._door.read_again(lane.wanted, Span(ledger.check_from_ms(), ledger.next_ms))
+                self._look_again(lane)
+        if lane.recall_ms <= now_ms:
+            self._read_corrected(lane)
+            lane.due_ms = self._next_due_ms(lane)
         if not is_settled and lane.due_ms > now_ms:
             return
         with self._lock:
@@ -327,23 +341,43 @@ class Follower(Work):
         options = self.options
         return self._door.frame(lane.symbol, options.timeframe, options.provider, options.kind, span, source)
 
-    def _read_again(self, lane: Lane) -> None:
-        """Have candles that were handed out read once more, and hand out what changed."""
-        ledger = lane.ledger
-        if ledger.corrected:
-            rows = _rows_of(self._fetch(lane, Span(min(ledger.corrected), ledger.next_ms), "cache"))
+    def _read_corrected(self, lane: Lane) -> None:
+        """Have candles read once more that were corrected long after they were handed out, as the stream says, and hand
+        them out. REST may have the correction later than the stream, so that it is asked again a few times."""
+        ledger, timeframe = lane.ledger, lane.wanted.timeframe
+        with self._lock:
+            said, pause_s = ledger.take_corrected(), _RECALL_S[min(lane.recalls, len(_RECALL_S) - 1)]
+            lane.recall_ms = math.inf
+        try:
+            for chunk in sorted({chunk_of(timeframe, open_ms) for open_ms in said}):
+                span = chunk_span(timeframe, chunk).clip(Span(ledger.first_ms, ledger.next_ms))
+                known: dict[int, Prices] = {}
+                with suppress(CandleFetcherError):
+                    known.update(_rows_of(self._fetch(lane, span, "cache")))
+                self._door.read_again(lane.wanted, span)
+                frame = self._fetch(lane, span)
+                # Another follower of the series may have brought the correction into the cache before.
+                changed = [
+                    open_ms
+                    for open_ms, prices in _rows_of(frame)
+                    if open_ms in said
+                    and (agrees(said[open_ms], prices) or not agrees(known.get(open_ms, prices), prices))
+                ]
+                self._hand_revised(lane, frame, changed)
+                for open_ms in changed:
+                    del said[open_ms]
+            lane.recalls += 1
+        except CandleFetcherError:
+            pass
+        if said and lane.recalls <= len(_RECALL_S):
             with self._lock:
-                ledger.recall(rows)
-        self._door.read_again(lane.wanted, Span(ledger.check_from_ms(), ledger.next_ms))
-        self._look_again(lane)
-        ledger.corrected.clear()
+                ledger.corrected = said | ledger.corrected
+                lane.recall_ms = min(lane.recall_ms, lane.now_ms() + 1000 * pause_s)
 
     def _hand_out(self, lane: Lane, frame: pd.DataFrame, until_ms: int) -> None:
         ledger, was_live = lane.ledger, lane.is_live
         rows = _rows_of(frame)  # before the user's loop can change the frame
         now_ms = lane.now_ms()
-        if rows:
-            self._put(lane, frame, "closed", now_ms)
         with self._lock:
             found = ledger.compare(rows, now_ms)
             ledger.advance(until_ms)
@@ -352,6 +386,8 @@ class Follower(Work):
             stats.confirmed += found.confirmed
             stats.differing += found.differing
             stats.backfilled += found.unheard if was_live else 0
+        if rows:  # once no forming candle can be shown after it
+            self._put(lane, frame, "closed", now_ms)
         if was_live and lane.is_streamed and found.unheard:
             self._base.observe(Yielded(lane.wanted.label, "filled", found.unheard, 0.0))
 
@@ -373,17 +409,22 @@ class Follower(Work):
         if start_ms >= ledger.next_ms:
             return
         frame = self._fetch(lane, Span(start_ms, ledger.next_ms))
-        rows, now_ms = _rows_of(frame), lane.now_ms()
         with self._lock:
-            changed, agreed = ledger.corrections(rows, now_ms)
-            self.stats.revised += len(changed)
-            self.stats.confirmed += agreed
-            self.stats.unconfirmed -= agreed
-        if changed:
-            ledger.settling = self._settling(lane.wanted)  # it may be known better by now
-            self._base.observe(Yielded(lane.wanted.label, "revised", len(changed), 0.0))
-        if changed and self.options.revisions:
-            self._put(lane, frame[np.isin(index_ms(frame), changed)].copy(), "revised", now_ms)
+            changed, found = ledger.corrections(_rows_of(frame), lane.now_ms())
+            self.stats.confirmed += found.confirmed
+            self.stats.differing += found.differing
+            self.stats.unconfirmed -= found.confirmed + found.differing
+        self._hand_revised(lane, frame, changed)
+
+    def _hand_revised(self, lane: Lane, frame: pd.DataFrame, changed: Sequence[int]) -> None:
+        """Hand out the candles of a frame that changed after they were handed out, given their open times."""
+        if not changed:
+            return
+        self.stats.revised += len(changed)
+        lane.ledger.settling = self._settling(lane.wanted)  # it may be known better by now
+        self._base.observe(Yielded(lane.wanted.label, "revised", len(changed), 0.0))
+        if self.options.revisions:
+            self._put(lane, frame[np.isin(index_ms(frame), changed)].copy(), "revised", lane.now_ms())
 
     def _put(self, lane: Lane, frame: pd.DataFrame, kind: str, now_ms: int) -> None:
         """Hand the frame over to the user's loop."""
@@ -404,12 +445,12 @@ class Follower(Work):
 
     def _note_done(self, lane: Lane, handed: bool) -> None:
         ledger, now_ms = lane.ledger, lane.now_ms()
-        due_ms = self._next_due_ms(lane)
         lane.problem = None
-        if handed or due_ms > now_ms:
+        if handed or ledger.settles_ms() > now_ms:
             lane.tries, lane.waits_since_s = 0, None
-            lane.look_ms = self._look_ms(lane)
-            lane.due_ms = min(due_ms, lane.look_ms)
+            with self._lock:  # the stream may have doubted a candle meanwhile
+                lane.look_ms = min(lane.look_ms, self._look_ms(lane))
+                lane.due_ms = self._next_due_ms(lane)
         else:
             self._wait_again(lane, _EMPTY_S)
         if ledger.is_silent() and lane.is_streamed:

@@ -35,7 +35,7 @@ class Compared(NamedTuple):
 
 
 class Ledger:
-    """See the module. `next_ms` opens the first slot that was not handed out.
+    """See the module. `first_ms` opens the first slot that is handed out, `next_ms` the first that was not yet.
 
     settling: when candles of the followed timeframe settle. every: how many closings one comparison is for; above 1,
     the stream's rows are handed out before. marks_closed: whether the stream says when a candle is closed; else the
@@ -45,7 +45,7 @@ class Ledger:
     def __init__(self, settling: Settling, next_ms: int, every: int = 1, *, marks_closed: bool = True) -> None:
         self.settling = settling
         self._marks_closed = marks_closed
-        self.next_ms = next_ms
+        self.first_ms = self.next_ms = next_ms
         self.every = every
         self.closings: OrderedDict[int, CandleUpdate] = OrderedDict()
         self.forming: CandleUpdate | None = None
@@ -53,7 +53,11 @@ class Ledger:
         self.silent = 0  # candles in a row that came by fetch alone though the stream should have closed them
         self.uncompared: OrderedDict[int, Prices] = OrderedDict()  # handed out as the stream said
         self.handed: OrderedDict[int, Prices] = OrderedDict()  # handed out lately: they may be corrected
-        self.corrected: set[int] = set()  # handed out long ago, and the stream says that they were corrected
+        self.corrected: dict[int, Prices] = {}  # handed out long ago, and what the stream says that they are now
+
+    def begin(self, first_ms: int) -> None:
+        """Begin with the candle that opens then."""
+        self.first_ms = self.next_ms = first_ms
 
     # -- the stream ---------------------------------------------------------------------------------------------------
 
@@ -173,37 +177,37 @@ class Ledger:
         """Return the opening of the oldest candle that was handed out and may be corrected; `next_ms` without one."""
         return min([*self.handed, *self.uncompared], default=self.next_ms)
 
-    def corrections(self, rows: Sequence[tuple[int, Prices]], now_ms: int) -> tuple[list[int], int]:
-        """Return the open times of candles that were handed out with other values than these, and how many were
-        handed out as the stream said and agree. All count as handed out with these values now."""
-        found, agreed = [], 0
+    def corrections(self, rows: Sequence[tuple[int, Prices]], now_ms: int) -> tuple[list[int], Compared]:
+        """Return the open times of candles that were handed out with other values than these, and what the comparison
+        of those found that were handed out as the stream said. All count as handed out with these values now."""
+        found, confirmed, differing = [], 0, 0
         for open_ms, prices in rows:
-            for known in (self.handed, self.uncompared):
-                before = known.get(open_ms)
-                if before is not None and not agrees(before, prices):
-                    found.append(open_ms)
-            if open_ms in self.uncompared:
-                agreed += open_ms not in found[-1:]
-                del self.uncompared[open_ms]
-                self.handed[open_ms] = prices
-            elif open_ms in self.handed:
-                self.handed[open_ms] = prices
+            is_uncompared = open_ms in self.uncompared
+            before = self.uncompared.pop(open_ms) if is_uncompared else self.handed.get(open_ms)
+            if before is None:
+                continue
+            same = agrees(before, prices)
+            confirmed, differing = confirmed + (is_uncompared and same), differing + (is_uncompared and not same)
+            found += [] if same else [open_ms]
+            self.handed[open_ms] = prices
         self._forget(now_ms)
-        return found, agreed
+        return found, Compared(confirmed, differing)
 
     def doubts(self, update: CandleUpdate) -> bool:
         """Return whether a closing says something else of a candle than what was handed out."""
-        prices = self.handed.get(update.open_ms)
-        if prices is None and update.is_correction and update.open_ms < self.next_ms:
-            self.corrected.add(update.open_ms)
-            return True
-        return update.is_closed and prices is not None and not agrees(update.values, prices)
+        open_ms = update.open_ms
+        prices = self.handed.get(open_ms, self.uncompared.get(open_ms))
+        if prices is not None:
+            return update.is_closed and not agrees(update.values, prices)
+        if not update.is_correction or not self.first_ms <= open_ms < self.next_ms:
+            return False
+        self.corrected[open_ms] = update.values[:_PRICES]
+        return True
 
-    def recall(self, rows: Sequence[tuple[int, Prices]]) -> None:
-        """Note with which values the candles were handed out that were corrected long after."""
-        for open_ms, prices in rows:
-            if open_ms in self.corrected and open_ms not in self.uncompared:
-                self.handed.setdefault(open_ms, prices)
+    def take_corrected(self) -> dict[int, Prices]:
+        """Return the candles that are said to be corrected, and forget them here."""
+        taken, self.corrected = self.corrected, {}
+        return taken
 
     def _forget(self, now_ms: int) -> None:
         """Forget the candles that were read long enough after their close."""
