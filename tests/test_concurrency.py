@@ -8,6 +8,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 import pytest
 
 from candle_fetcher.concurrency import CancelEvent, SingleFlight, as_done, wait_for
+from candle_fetcher.concurrency.pool import ThreadPool
 
 LONG_S = 10.0
 
@@ -97,3 +98,24 @@ def test_futures_come_as_they_are_done_until_the_wait_is_cancelled() -> None:
     with pytest.raises(CancelledError):
         wait_for(futures, stop)
     assert list(as_done([], stop)) == []
+
+
+def test_results_of_items_spread_over_threads_come_in_order_and_the_first_error_is_raised() -> None:
+    pool = ThreadPool("spread", 4)
+    try:
+        assert pool.spread(lambda number: number * number, range(1000)) == [number * number for number in range(1000)]
+        assert pool.spread(str, []) == []
+        done: list[int] = []
+
+        def fail_at_ten(number: int) -> None:
+            if number == 10:
+                raise ValueError("ten")
+            done.append(number)
+
+        with pytest.raises(ValueError, match="ten"):
+            pool.spread(fail_at_ten, range(100))
+        assert 10 not in done
+    finally:
+        pool.close(cancels=True)
+    with pytest.raises(CancelledError):
+        pool.spread(str, [1])

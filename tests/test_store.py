@@ -329,6 +329,13 @@ def test_values_outlive_the_process(folder: Path) -> None:
     tier.close()
 
 
+def test_many_keys_are_present_as_few_are(disk: DiskTier) -> None:
+    names = [f"a|{number}" for number in range(900, 1_300)] + ["a|ключ", "a", "b", "", "a|9990", "a|\x00"]
+    disk.save_many({name: b"x" for name in names if name not in ("a|1000", "b")})
+    for asked in (names, names[::3], names[-6:], names[:101], ["c"], []):
+        assert disk.present(asked) == {name for name in asked if name not in ("a|1000", "b", "c")}
+
+
 def test_keys_are_listed_by_their_start_and_in_order(disk: DiskTier) -> None:
     names = [f"a|{at:04d}" for at in range(1_200)] + ["a", "b|1", "A"]
     disk.save_many((name, b"") for name in names)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import CancelledError, Executor, Future
+from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError, Executor, Future, wait
 from contextlib import nullcontext, suppress
 from functools import partial
+from operator import itemgetter
 from typing import ParamSpec, TypeVar
 
 from candle_fetcher.concurrency import start_thread
 from candle_fetcher.concurrency.call import PublicCall, current_call
 
 P = ParamSpec("P")
+Item = TypeVar("Item")
 Done = TypeVar("Done")
 
 
@@ -55,6 +58,28 @@ class ThreadPool(Executor):
                     break
                 alone()
         return future
+
+    def spread(self, work: Callable[[Item], Done], items: Iterable[Item]) -> list[Done]:
+        """Return the results of the work for the items, in order, by no more threads than this machine has cores.
+
+        More of them would wait for the interpreter by turns. Raises the first error, once every thread has ended.
+        """
+        left = deque(enumerate(items))
+        done: list[tuple[int, Done]] = []
+
+        def take() -> None:
+            while left:
+                try:
+                    at, item = left.popleft()
+                except IndexError:  # another thread took the last one
+                    return
+                done.append((at, work(item)))
+
+        jobs = [self.submit(take) for _ in range(min(len(left), os.cpu_count() or 1))]
+        wait(jobs)
+        for job in jobs:
+            job.result()
+        return [result for _, result in sorted(done, key=itemgetter(0))]
 
     def _number_of_new(self) -> int | None:
         """Return the number of a thread that is to be started; None where one is idle, or there are enough."""

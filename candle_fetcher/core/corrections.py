@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from candle_fetcher.core.errors import CandleFetcherWarning, warn_once
 from candle_fetcher.core.finality import Settling
 from candle_fetcher.core.revisions import Revision
 from candle_fetcher.core.timeframe import DAY_MS, HOUR_MS
@@ -44,3 +45,10 @@ class Corrections(NamedTuple):
                 lag_ms = min(after_ms, max(2 * before_ms + 1, settling.finality.confirm_ms), MOST_LAG_MS)
                 known = Corrections(max(known.at(one.new_read_ms), lag_ms), max(known.seen_ms, one.new_read_ms))
         return known
+
+
+def warn_of_unconfirmed(warned: set[str], label: str, reason: str) -> None:
+    """Warn, once a call, that candles are as they were read before, though the provider is known to correct them."""
+    why = f"the newest candles could not be read once more ({reason}), though candles there were seen to change"
+    what = f"{label}: {why} after their close; they are as they were read before"
+    warn_once(warned, "unconfirmed", CandleFetcherWarning(what))

@@ -16,6 +16,7 @@ from candle_fetcher.core.labels import label_index
 from candle_fetcher.core.types import COLUMN_SETS
 
 MANIFEST = "candle_fetcher"
+_HUGE_PAGE = 2**21 // 8  # int64 values
 ALL_COLUMNS = (
     *OHLCV, "close_time", "quote_volume", "trades", "taker_buy_volume", "taker_buy_quote_volume",
 )  # fmt: skip
@@ -160,7 +161,7 @@ def frame_of(candles: Candles, names: Sequence[str]) -> pd.DataFrame:
 
     The arrays of the frame are read-only where the block of the candles is.
     """
-    opens_ns = candles.open_ms * 1_000_000
+    opens_ns = _nanoseconds(candles.open_ms)
     if not candles.block.flags.writeable:
         _read_only(opens_ns)
     data = {at: _column(candles, name) for at, name in enumerate(names)}
@@ -186,6 +187,19 @@ def utc_index(ms: npt.NDArray[np.int64], name: str | None = None) -> pd.Datetime
 def _index(ns: npt.NDArray[np.int64], name: str | None = None) -> pd.DatetimeIndex:
     """Return Unix ns as a UTC index that shares their memory."""
     return pd.DatetimeIndex(ns, name=name, tz="UTC", copy=False)
+
+
+def _nanoseconds(ms: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return Unix ms as Unix ns.
+
+    Linux gives large arrays memory in huge pages, but for what lies before the first border of such pages and after the
+    last one. With room for one page more, most of the array lies in them, and its memory comes in half of the time.
+    """
+    if len(ms) < _HUGE_PAGE:
+        return ms * 1_000_000
+    ns = np.empty(len(ms) + _HUGE_PAGE, np.int64)[: len(ms)]
+    np.multiply(ms, 1_000_000, out=ns)
+    return ns
 
 
 def _read_only(array: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

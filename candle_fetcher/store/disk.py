@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 USE_STEP_S = 86_400.0  # a use is written down at most once a day
 KEYS_PER_SELECT = 32
 KEYS_PER_PAGE = 500
+_MANY_KEYS = 100
 EVICTIONS_PER_SAVE = 64  # bounds a save; a bound that was lowered is reached after some of them
 PAGES_PER_SHRINK = 2048
 ROWS_PER_CLEAR = 200
@@ -48,7 +49,7 @@ _BEGINNINGS = (
     "SELECT key, length(value) + size, substr(value, 1, ?) FROM Cache"
     " WHERE raw = 1 AND typeof(key) = 'text' AND typeof(value) = 'blob' AND key > ? ORDER BY key LIMIT ?"
 )
-_PRESENT = "SELECT key FROM Cache WHERE raw = 1 AND key IN ({})"
+_PRESENT = "SELECT key FROM Cache WHERE raw = 1 AND key {}"
 # Which rows are deleted.
 _OF_KEY = "key = ? AND raw = 1"
 _OF_ROW = "rowid = ?"
@@ -151,12 +152,11 @@ class DiskTier:
 
     def present(self, keys: Sequence[str]) -> set[str]:
         """Return those of the keys that have a value, without reading it."""
-        found: set[str] = set()
-        for at in range(0, len(keys), KEYS_PER_PAGE):
-            some = keys[at : at + KEYS_PER_PAGE]
-            names = [_decode(name) for (name,) in self._access.read(_PRESENT.format(",".join("?" * len(some))), some)]
-            found.update([name for name in names if name is not None])
-        return found.intersection(keys)
+        if len(keys) > _MANY_KEYS:  # most often those of adjoining chunks: few others lie between them
+            rows = self._access.read(_PRESENT.format("BETWEEN ? AND ?"), (min(keys), max(keys)))
+        else:
+            rows = self._access.read(_PRESENT.format(f"IN ({','.join('?' * len(keys))})"), keys) if keys else []
+        return {name for (key,) in rows if (name := _decode(key)) is not None}.intersection(keys)
 
     def drop(self, key: str) -> None:
         """Drop the value under the key."""

@@ -48,7 +48,7 @@ def load(gathering: Gathering, chunks: Sequence[int]) -> dict[int, tuple[str, En
     columns, may_ask = gathering.feed.columns, policy.refresh or policy.rechecks
     # What is asked for again is merged with all of its columns.
     names = columns[: 1 + len(OHLCV)] if policy.columns == "ohlcv" and have_prices(columns) and not may_ask else None
-    run = gathering.resources.pools.io.map if len(chunks) > _FEW_CHUNKS else map
+    run = gathering.resources.pools.io.spread if len(chunks) > _FEW_CHUNKS else map
     found = cache.entries.load(series, chunks, keep=policy.keeps_entries, names=names, run=run, together=not may_ask)
     short = [
         chunk

@@ -136,8 +136,10 @@ def _changes_ms(gathering: Gathering, facts: Facts) -> Iterator[int]:
     for span, _, asked_ms in facts.empty if gathering.found else ():
         if span.clip(gathering.span):
             yield ask_again_ms(span.end_ms, asked_ms, late_ms)
+    before = None
     for chunk, (_, entry) in gathering.found.items():
-        if gathering.is_complete(chunk, entry):
+        if entry is before or gathering.is_complete(chunk, entry):
+            before = entry
             continue
         if not entry.covered.holds(chunk_span(gathering.timeframe, chunk).clip(needed)):
             yield gathering.now_ms  # the newest candles are still to settle, or to be published

@@ -13,7 +13,8 @@ from itertools import chain
 
 from candle_fetcher.cache.pages import LEAST_CHUNKS
 from candle_fetcher.concurrency import POLL_S
-from candle_fetcher.core.errors import Banned, CandleFetcherWarning, SourceError, warn_once
+from candle_fetcher.core.corrections import warn_of_unconfirmed
+from candle_fetcher.core.errors import Banned, SourceError
 from candle_fetcher.core.events import Progress
 from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.facts import FailedSpan, News
@@ -25,7 +26,7 @@ from candle_fetcher.fetcher.gathering.chunks import ChunkFiller, choose_confirm,
 from candle_fetcher.fetcher.gathering.saving import Saver
 from candle_fetcher.fetcher.gathering.state import Gathering
 from candle_fetcher.fetcher.pools import Timed
-from candle_fetcher.sources import CallScope, ends_call, is_denial
+from candle_fetcher.sources import ends_call, is_denial
 from candle_fetcher.store.memory import trim_heap
 
 
@@ -222,7 +223,7 @@ class Fetch:
         lacking = gathering.asks(what) if isinstance(what, int) else []
         is_stored = gathering.settling.corrected_ms and lacking and not any(ask.span for ask in lacking)
         if is_stored and what not in gathering.confirms and isinstance(error, SourceError):
-            warn_of_unconfirmed(gathering.scope, gathering.label, error)
+            warn_of_unconfirmed(gathering.scope.warned, gathering.label, error.reason)
         elif gathering.may_replace and is_denial(error):
             assert isinstance(error, SourceError)
             gathering.scope.denial = gathering.scope.denial or error
@@ -282,13 +283,6 @@ class Fetch:
 
 def _ends(error: SourceError, lacking: Sequence[Ask]) -> bool:
     return isinstance(error, Banned) or (bool(lacking) and ends_call(error))
-
-
-def warn_of_unconfirmed(scope: CallScope, label: str, error: SourceError) -> None:
-    """Warn, once a call, that candles are as they were read before, though the provider is known to correct them."""
-    why = f"the newest candles could not be read once more ({error.reason}), though candles there were seen to change"
-    what = f"{label}: {why} after their close; they are as they were read before"
-    warn_once(scope.warned, "unconfirmed", CandleFetcherWarning(what))
 
 
 def _next(

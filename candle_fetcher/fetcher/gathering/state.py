@@ -126,10 +126,13 @@ class Gathering:
 
     def missing(self, chunks: Sequence[int]) -> dict[int, list[Ask]]:
         """Return those of the chunks that lack something, with what they lack."""
-        lacking, found = {}, self.found
+        lacking, found, before = {}, self.found, None
         for chunk in chunks:
-            if chunk not in found or not self.is_complete(chunk, found[chunk][1]):
+            entry = found[chunk][1] if chunk in found else None
+            if entry is None or (entry is not before and not self.is_complete(chunk, entry)):
                 lacking[chunk] = self.asks(chunk)
+            else:
+                before = entry  # which may answer for the next chunk, too
         return {chunk: asks for chunk, asks in lacking.items() if asks}
 
     def lacks_before(self, ms: int, chunks: Sequence[int]) -> bool:
