@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from candle_fetcher.cache import CandleCache
+from candle_fetcher.cache.freshness import READ_ENTRY
 from candle_fetcher.core.entry import seal, unseal
+from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.facts import EmptySpan, Facts, FailedSpan, News, Unverified
 from candle_fetcher.core.series import Series
 from candle_fetcher.core.spans import Span
@@ -71,3 +73,11 @@ def test_only_what_lies_in_the_span_is_unverified() -> None:
     assert FACTS.unverified_in(Span(0, 31)) == (Span(30, 31),)
     assert FACTS.unverified_in(Span(39, 90)) == (Span(39, 40),)
     assert FACTS.lacks_note_of([Span(25, 45)]) == [Span(25, 30), Span(40, 45)]
+
+
+def test_until_when_a_chunk_is_fresh_is_stored_each_time_that_it_changes() -> None:
+    index = CandleCache(Store(MemoryTier(10**6)), path=None).freshness
+    for until_ms in (READ_ENTRY, READ_ENTRY, FOREVER_MS, READ_ENTRY, 5, READ_ENTRY):
+        index.save(SERIES, {1: until_ms, 2: READ_ENTRY})
+        assert index.load(SERIES, [1, 2]) == {1: until_ms, 2: READ_ENTRY}
+    index.save(SERIES, {})

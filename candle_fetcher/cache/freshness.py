@@ -49,7 +49,10 @@ class FreshnessIndex:
         marks = {(series, chunk) for chunk, until_ms in fresh_until.items() if until_ms == READ_ENTRY}
         if not self._keeps or (len(marks) == len(fresh_until) and marks <= self._marked):
             return
-        self._marked = marks if len(self._marked) > _MOST_MARKED else self._marked | marks
+        if len(self._marked) > _MOST_MARKED:
+            self._marked.clear()
+        self._marked.difference_update((series, chunk) for chunk in fresh_until)
+        self._marked.update(marks)
         with self._documents.transaction():
             for number in sorted({chunk // RECORD_CHUNKS for chunk in fresh_until}):
                 new = {chunk: ms for chunk, ms in fresh_until.items() if chunk // RECORD_CHUNKS == number}
