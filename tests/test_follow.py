@@ -236,6 +236,26 @@ def test_a_lie_that_was_handed_out_before_it_was_compared_is_taken_back(world: L
     assert not (whole["volume"].iloc[:compared] == 7.0).any()
 
 
+def test_the_streams_rows_at_the_end_of_a_chunk_are_compared_too(tmp_path: Path) -> None:
+    """No request is sent for a chunk that is complete, so that a lie in its last candles stayed for good."""
+    border_s = 1_718_453_000  # a chunk of 1s has 1000 s
+
+    def lie(text: bytes) -> Iterator[bytes]:
+        body = json.loads(text)
+        if body.get("data", {}).get("e") == "kline":
+            body["data"]["k"]["v"] = "7.0"
+        yield json.dumps(body).encode()
+
+    with LiveWorld(tmp_path, now="2024-06-15T12:03:17") as world:
+        world.network.change = lie
+        driver = world.follow(["BTC/USDT"], "1s")
+        driver.follower.lanes[0].ledger.every = 5
+        driver.run(9, 0.5)
+        span = [(border_s + seconds) * 1000 for seconds in (-3, 0)]
+        frame = world.fetcher().fetch("BTC/USDT", "1s", *span)
+        same(frame, world.exchange.truth("binance", "BTCUSDT", "1s", *span))
+
+
 def test_a_candle_that_does_not_come_in_time_is_an_error_and_the_loop_goes_on(world: LiveWorld) -> None:
     from candle_fetcher.practice import faults
 

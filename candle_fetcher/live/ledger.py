@@ -16,6 +16,7 @@ from typing import NamedTuple
 from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.finality import Settling
 from candle_fetcher.core.live import CandleUpdate
+from candle_fetcher.core.plan import CHUNK_SLOTS
 
 # Open, high, low, close and volume.
 Prices = tuple[float | None, ...]
@@ -117,12 +118,15 @@ class Ledger:
     def streamed(self, now_ms: int) -> list[CandleUpdate]:
         """Return the closings that may be handed out without a comparison: the next candles, settled by now.
 
-        The last one of so many is fetched: its request reads those before once more.
+        The last one of so many is fetched: its request reads those before once more. So is the last one of a chunk, as
+        no request is sent for a chunk that is complete.
         """
         found: list[CandleUpdate] = []
         timeframe, end_ms = self.settling.timeframe, self.settled_end_ms(now_ms)
         slot = timeframe.ordinal(self.next_ms)
         while timeframe.open_ms(slot) < end_ms and len(self.uncompared) + len(found) < self.every - 1:
+            if (slot + 1) % CHUNK_SLOTS == 0:
+                break
             update = self.closings.get(timeframe.open_ms(slot))
             if update is None or not is_sound(update.values):
                 break
