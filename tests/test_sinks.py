@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
@@ -92,9 +93,71 @@ def test_what_a_dead_sink_does_not_take_is_dropped_from_the_oldest_on_and_counte
 
 
 def test_what_is_no_sink_is_refused() -> None:
+    """A file was closed after its first item; what an asynchronous function was given was lost without a word."""
+
+    async def later(item: object) -> None:
+        pass
+
     for wrong in (5, "redis://localhost", [print, None]):
         with pytest.raises(InputError, match="sink"):
             Sinks(wrong)
+    for wrong, what in ((SqlSink, "a class"), (io.StringIO(), "a file"), (later, "asynchronous")):
+        with pytest.raises(InputError, match=f"is {what}"):
+            Sinks([print, wrong])
+
+
+def test_a_sink_gets_the_frame_as_it_was_yielded() -> None:
+    got: list[Any] = []
+    may_go_on = threading.Event()
+
+    def spoil(item: Any) -> None:
+        item[1]["close"] = 0.0
+
+    def keep(item: Any) -> None:
+        may_go_on.wait(20)
+        got.append(float(item[1]["close"].iloc[0]))
+
+    sinks = Sinks([spoil, keep], at_once)
+    item = pair(0, 2.0)
+    sinks.put(item)
+    item[1]["close"] = 1.0
+    may_go_on.set()
+    wait_until(lambda: got and not sinks.flows[0].left)
+    sinks.close()
+    assert got == [2.0]
+    assert item[1]["close"].iloc[0] == 1.0
+
+
+@pytest.mark.slow
+def test_sinks_that_hang_are_waited_for_together_and_what_they_have_not_written_is_said() -> None:
+    may_end = threading.Event()
+    sinks = Sinks([lambda item: may_end.wait(30) for _ in range(3)], at_once)
+    sinks.put(1)
+    sinks.put(2)
+    began_s = time.monotonic()
+    sinks.close()
+    assert time.monotonic() - began_s < 2.5
+    with pytest.warns(CandleFetcherWarning, match="has not written 2 of its items") as said:
+        sinks.warn_of_left()
+    assert len(said) == 3
+    may_end.set()
+
+
+def test_a_sink_that_ends_its_thread_is_tried_again() -> None:
+    got: list[int] = []
+    failures = iter([SystemExit(1)])
+
+    def leave(item: int) -> None:
+        for error in failures:
+            raise error
+        got.append(item)
+
+    sinks = Sinks(leave, at_once)
+    sinks.tell = lambda *_: None
+    sinks.put(1)
+    wait_until(lambda: got)
+    sinks.close()
+    assert got == [1]
 
 
 def test_a_failing_sink_warns_in_the_users_loop(tmp_path: Path) -> None:
@@ -107,7 +170,9 @@ def test_a_failing_sink_warns_in_the_users_loop(tmp_path: Path) -> None:
         wait_until(lambda: driver.watcher.has_said)
         with pytest.warns(CandleFetcherWarning, match="no such table"):
             driver.watcher.say()
-        driver.live.close()
+        with pytest.warns(CandleFetcherWarning, match="has not written 1 of its items"):
+            driver.live.close()
+        assert driver.live.stats.dropped == 1
 
 
 # SQL

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from live_world import LiveWorld
 
-from candle_fetcher import AccessDenied, InputError, UnknownSymbol
+from candle_fetcher import AccessDenied, CandleFetcherError, InputError, UnknownSymbol
 from candle_fetcher.core.errors import TransportError
 from candle_fetcher.core.live import QuoteUpdate
 from candle_fetcher.core.quote import Ticker
@@ -138,3 +138,21 @@ def test_an_update_says_a_part_of_a_quote_and_takes_back_what_there_is_no_more()
     ticker = merged(ticker, "BTCUSDT", QuoteUpdate("b", bid_price=4.0, ask_price=float("nan"), time_ms=8))
     assert ticker == Ticker("BTCUSDT", 5.0, 6.0, 4.0, None, 10)
     assert merged(ticker, "BTCUSDT", QuoteUpdate("b", bid_price=float("nan"))).bid_price is None
+
+
+def test_after_the_end_nothing_is_yielded(world: LiveWorld) -> None:
+    """The loop went on with what was left, which no sink got any more."""
+    got: list[object] = []
+    driver = world.watch(["BTC/USDT", "ETH/USDT"], to=got.append)
+    driver.live.close()
+    assert list(driver.live) == []
+    assert got == []
+
+
+def test_a_forked_process_is_told_that_it_cannot_go_on(world: LiveWorld) -> None:
+    """It waited for threads that it does not have, and its end cut the connections of its parent."""
+    driver = world.watch(["BTC/USDT"])
+    parent, driver.live._pid = driver.live._pid, -1
+    with pytest.raises(CandleFetcherError, match="forked"):
+        next(driver.live)
+    driver.live._pid = parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from candle_fetcher.concurrency import POLL_S, start_thread
 from candle_fetcher.concurrency.pool import ThreadPool
+from candle_fetcher.core.errors import CandleFetcherError
 from candle_fetcher.live.sinks import Sinks
 from candle_fetcher.live.stats import LiveStats
 from candle_fetcher.live.streaming import Streaming
@@ -50,7 +52,8 @@ class LiveIterator(Generic[Item]):
         sinks.tell = work.tell
         self._pool = ThreadPool("live", min(_THREADS, max(1, jobs)))
         self._threads: list[threading.Thread] = []
-        self._end = weakref.finalize(self, _end, work, streaming, self._pool, sinks)
+        self._pid = os.getpid()
+        self._end = weakref.finalize(self, _end, self._pid, work, streaming, self._pool, sinks)
         self._end.atexit = False
         self._is_closed = False
 
@@ -67,13 +70,17 @@ class LiveIterator(Generic[Item]):
         work, core = self._work, self._core
         while True:
             work.say()
+            if self._is_closed or work.stop.is_set():
+                work.say()
+                raise StopIteration
+            if os.getpid() != self._pid:
+                raise CandleFetcherError(
+                    "this process was forked after the live call was made, and lacks its threads; make the call again"
+                )
             found = core.next(POLL_S)
             if found is not None:
                 self._sinks.put(found)
                 return found
-            if work.stop.is_set():
-                work.say()
-                raise StopIteration
 
     def __enter__(self: Self) -> Self:
         return self
@@ -93,12 +100,15 @@ class LiveIterator(Generic[Item]):
             return
         self._is_closed = True
         self._end()
+        if os.getpid() != self._pid:
+            return
         self._streaming.join(_END_S)
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(_END_S / 3)
         self._pool.close(cancels=True, patience_s=_END_S / 3)
         self._streaming.count()
+        self._sinks.warn_of_left()
 
     @property
     def stats(self) -> LiveStats:
@@ -112,8 +122,10 @@ def _running(core: Core[Any], pool: ThreadPool) -> Callable[[], None]:
     return lambda: core.run(pool.submit)
 
 
-def _end(work: Work, streaming: Streaming[Any], pool: ThreadPool, sinks: Sinks) -> None:
-    """End what an iterator has begun, without waiting."""
+def _end(pid: int, work: Work, streaming: Streaming[Any], pool: ThreadPool, sinks: Sinks) -> None:
+    """End what an iterator has begun, without waiting. A forked process leaves alone what belongs to its parent."""
+    if os.getpid() != pid:
+        return
     work.end()
     streaming.end()
     pool.close(cancels=True, patience_s=0.0)

@@ -7,7 +7,10 @@ first, and counted.
 
 from __future__ import annotations
 
+import inspect
+import io
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -58,9 +61,12 @@ class _Outflow:
         self._tell = tell
         self._wait = wait
         self._items: deque[Any] = deque()
+        self._batch: list[Any] = []  # what is being written
         self._has_items = threading.Event()
         self._stop = threading.Event()
-        self.failures = self.dropped = self.written = 0
+        self.failures = self.written = 0
+        self._dropped = 0
+        self._is_over = False
         self.problem = ""
         self._thread: threading.Thread | None = None
 
@@ -69,14 +75,14 @@ class _Outflow:
             self._thread = start_thread("candle-sink", self._run)
         if len(self._items) >= MOST_ITEMS:
             self._items.popleft()
-            self.dropped += 1
+            self._dropped += 1
         self._items.append(item)
         self._has_items.set()
 
     def _run(self) -> None:
         pause_s, most_s = _PAUSES_S
-        batch: list[Any] = []
         while not self._stop.is_set() or (self._items and not self.problem):
+            batch = self._batch
             if not batch:
                 if not self._items:
                     self._has_items.wait(_LOOK_S)
@@ -88,32 +94,46 @@ class _Outflow:
             before = len(batch)
             try:
                 self.sink.write(batch)
-                batch = []
-            except Exception as error:  # noqa: BLE001 - a sink is the user's, and may raise anything
+            except BaseException as error:  # noqa: BLE001 - a sink is the user's, and may raise anything
+                self.written += before - len(batch)
                 self._fail(error)
                 self._wait(self._stop, pause_s)
                 pause_s = min(most_s, 2 * pause_s)
                 if self._stop.is_set():
                     break
             else:
+                self.written += before
+                self._batch = []
                 pause_s, self.problem = _PAUSES_S[0], ""
-            self.written += before - len(batch)
+        self._is_over = True
         self.sink.close()
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         self.failures += 1
         is_new = not self.problem
         self.problem = f"{type(error).__name__}: {str(error)[:160]}"
         if is_new:
             self._tell(f"the sink {self.sink!r} failed ({self.problem}); it is tried again")
 
-    def close(self) -> None:
+    @property
+    def left(self) -> int:
+        """How many items are not written yet."""
+        return len(self._items) + len(self._batch)
+
+    @property
+    def dropped(self) -> int:
+        """How many items will not be written."""
+        return self._dropped + (self.left if self._is_over else 0)
+
+    def end(self) -> None:
         self._stop.set()
         self._has_items.set()
+
+    def join(self, ends_s: float) -> None:
         if self._thread is None:
             self.sink.close()
         elif self._thread is not threading.current_thread():
-            self._thread.join(_END_S)
+            self._thread.join(max(0.0, ends_s - time.monotonic()))
 
 
 class Sinks:
@@ -136,17 +156,33 @@ class Sinks:
         return sum(flow.dropped for flow in self.flows)
 
     def put(self, item: Any) -> None:
-        """Hand an item to every sink."""
+        """Hand an item to every sink: its frame is a copy, which neither the user's loop nor another sink changes."""
         for flow in self.flows:
-            flow.put(item)
+            flow.put((item[0], item[1].copy()) if isinstance(item, tuple) else item)
 
     def close(self) -> None:
         """Write what is there, as far as that is quick, and end the threads."""
         for flow in self.flows:
-            flow.close()
+            flow.end()
+        ends_s = time.monotonic() + _END_S
+        for flow in self.flows:
+            flow.join(ends_s)
+
+    def warn_of_left(self) -> None:
+        """Warn of what was not written when the threads ended."""
+        for flow in self.flows:
+            if flow.left:
+                what = f"the sink {flow.sink!r} has not written {flow.left:,} of its items at the end of the call"
+                warn(CandleFetcherWarning(f"{what}; candles are in the cache, from where it can have them"))
 
 
 def _sink_of(given: Any) -> Sink:
+    functions = (given, type(given).__call__, getattr(given, "write", None))
+    kinds = {"a class": isinstance(given, type), "a file": isinstance(given, io.IOBase)}
+    kinds["asynchronous"] = any(map(inspect.iscoroutinefunction, functions))
+    for kind, is_so in kinds.items():
+        if is_so:
+            raise InputError(f"to={shown(given)} is {kind}; expected a function, RedisSink, SqlSink, or a list of such")
     if callable(getattr(given, "write", None)) and callable(getattr(given, "close", None)):
         sink: Sink = given
         return sink
