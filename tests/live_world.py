@@ -129,6 +129,7 @@ class LiveWorld(World):
         super().__init__(folder, **given)
         self.network = Network()
         self.events: list[Event] = []
+        self.set_s = 0.0  # by how much this machine's clock was set
         self._chance = random.Random(1)
 
     @property
@@ -148,7 +149,8 @@ class LiveWorld(World):
             observe(event)
 
         now_s = lambda: self.now_s  # noqa: E731
-        return Wires(connect, now_s, now_s, lambda stop, seconds: stop.is_set(), note, self._chance.random)
+        wall_s = lambda: self.now_s + self.set_s  # noqa: E731
+        return Wires(connect, now_s, wall_s, lambda stop, seconds: stop.is_set(), note, self._chance.random)
 
     def follow(self, symbols: list[str], timeframe: str, start: Any = None, **given: Any) -> Driver:
         fetcher = given.pop("fetcher", None) or self.fetcher(**given.pop("settings", {}))

@@ -12,7 +12,7 @@ from live_world import LiveWorld, shuffled
 from runs import FAULT_RUNS
 from world import ms, same
 
-from candle_fetcher import IncompleteData, InputError, NotOffered, UnknownSymbol
+from candle_fetcher import ClockSkew, IncompleteData, InputError, NotOffered, UnknownSymbol
 from candle_fetcher.core.errors import TransportError
 from candle_fetcher.core.events import Yielded
 
@@ -298,6 +298,17 @@ def test_a_machine_that_slept_connects_at_once_and_fills_what_it_missed(world: L
 def test_a_wrong_clock_of_this_machine_changes_nothing(world: LiveWorld, wrong_s: float) -> None:
     driver = world.follow(["BTC/USDT"], "1m", settings={"clock": lambda: world.now_s + wrong_s})
     driver.run(155)
+    assert driver.opens("BTC/USDT") == slots("2024-06-15T12:00", 3)
+
+
+@pytest.mark.parametrize("set_s", [3600.0, -3600.0])
+def test_a_clock_that_is_set_holds_nothing_back(world: LiveWorld, set_s: float) -> None:
+    """Once this machine's clock was set back, no candle came before that time had passed again."""
+    driver = world.follow(["BTC/USDT"], "1m", settings={"clock": lambda: world.now_s + world.set_s})
+    driver.run(40, 1.0)
+    world.set_s = set_s
+    with pytest.warns(ClockSkew):
+        driver.run(120, 1.0)
     assert driver.opens("BTC/USDT") == slots("2024-06-15T12:00", 3)
 
 

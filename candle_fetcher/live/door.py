@@ -78,6 +78,11 @@ class Door(NamedTuple):
         policy = self.read_policy(self.runtime.settings, None)
         return int(self.find_first_candle(self.runtime, symbol, provider, kind, policy).value // 10**6)
 
+    def read_clock(self, wanted: SeriesRequest) -> None:
+        """Have the clock of the provider read, unless what is known of it still holds."""
+        with self.runtime.scope() as scope:
+            wanted.source.now_ms(scope, wanted.series)
+
     def read_again(self, wanted: SeriesRequest, span: Span) -> None:
         """Read candles of a short span that has settled once more. What differs from what is stored takes its place,
         and is noted as a revision."""

@@ -63,6 +63,8 @@ _PROBE_S = 2.0
 _SHARE = 0.5
 # How often the scheduler looks at the end of the call.
 _LOOK_S = 0.5
+# Where the time of day falls behind the steady clock by so much between two looks, it was set back.
+_SET_BACK_S = 1.0
 # The shortest wait for a candle to settle.
 _TICK_S = 0.0002
 # After a candle was handed out, the user's loop gets the interpreter for so long, before candles are looked at again.
@@ -112,6 +114,7 @@ class Lane:
     is_shown: bool = False  # the forming candle waits for the user's loop
     is_live: bool = False  # history is done
     is_late: bool = False  # its stream closes candles late, which was said
+    is_clock_doubted: bool = False
     problem: Exception | None = None
 
     def now_ms(self) -> int:
@@ -133,6 +136,7 @@ class Follower(Work):
         self._lock = threading.Lock()  # over ledgers and the flags of lanes
         self._wake = threading.Event()
         self._probed_s: dict[int, float] = {}  # by source
+        self._apart_s = wires.wall_s() - wires.steady_s()
         self.doubt: Callable[[Lane], object] = lambda lane: None  # has a stream checked from which nothing comes
 
     # -- lanes --------------------------------------------------------------------------------------------------------
@@ -254,6 +258,8 @@ class Follower(Work):
     # -- when ---------------------------------------------------------------------------------------------------------
 
     def _next_due_ms(self, lane: Lane) -> float:
+        if lane.is_clock_doubted:
+            return -math.inf
         return min(float(lane.ledger.settles_ms()), lane.look_ms, lane.recall_ms)
 
     def run(self, submit: Callable[[Callable[[], None]], object]) -> None:
@@ -267,6 +273,7 @@ class Follower(Work):
     def schedule(self, submit: Callable[[Callable[[], None]], object]) -> float:
         """Hand over the lanes that are due, and return the seconds until the next one is."""
         wait_s = _LOOK_S
+        self._look_at_clocks()
         for lane in self.lanes:
             if lane.is_busy or len(lane.outputs) >= _MOST_OUTPUTS:
                 continue
@@ -277,6 +284,14 @@ class Follower(Work):
             else:
                 wait_s = min(wait_s, left_s)
         return wait_s
+
+    def _look_at_clocks(self) -> None:
+        """Have the provider's clock read where this machine's was set back: by what is known of it, no candle would be
+        due before that time has passed again."""
+        before_s, self._apart_s = self._apart_s, self.wires.wall_s() - self.wires.steady_s()
+        if before_s - self._apart_s >= _SET_BACK_S:
+            for lane in self.lanes:
+                lane.is_clock_doubted, lane.due_ms = True, -math.inf
 
     # -- what ---------------------------------------------------------------------------------------------------------
 
@@ -291,6 +306,10 @@ class Follower(Work):
             self._wake.set()
 
     def _work(self, lane: Lane) -> None:
+        if lane.is_clock_doubted:
+            self._door.read_clock(lane.wanted)
+            lane.is_clock_doubted = False
+            lane.due_ms = self._next_due_ms(lane)
         ledger, now_ms = lane.ledger, lane.now_ms()
         is_settled = now_ms >= ledger.settles_ms()
         is_looked_at, lane.look_ms = lane.look_ms <= now_ms, math.inf
