@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -83,6 +84,17 @@ def test_watch_renews_a_table_on_a_terminal(tmp_path: Path) -> None:
     assert "binance:BTC/USDT" in text
     assert "binance:ETH/USDT" in text
     os.close(ours)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(select, "poll"), reason="the system cannot tell that a reader is gone")
+def test_follow_ends_with_the_reader_of_its_pipe_though_no_candle_comes(tmp_path: Path) -> None:
+    pytest.importorskip("websocket", reason="needs the extra `live`")
+    process = start(tmp_path, "follow", "BTC/USDT", "1d", "--start", "7d", stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith(b"timestamp")
+    process.stdout.close()
+    assert process.wait(30) == 0
 
 
 @pytest.mark.slow

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+import select
 import shutil
+import stat
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pandas as pd
@@ -25,6 +28,8 @@ from candle_fetcher.vault import Vault
 
 # A table on a terminal is drawn this often at most, in seconds.
 _DRAW_S = 0.2
+# How often the thread that watches the reader of a pipe looks for the end of the command, in ms.
+_LOOK_MS = 1_000
 # A frame of more rows is history: on a terminal it is one line.
 _LINES = 20
 
@@ -34,7 +39,8 @@ def watch(arguments: argparse.Namespace, talk: Talk) -> int:
     is_table = is_terminal() and not is_json(arguments)
     with open_fetcher(arguments, talk) as fetcher:
         with fetcher.watch(arguments.files, every_s=arguments.every, max_age_s=arguments.max_age) as live:
-            with _until_interrupted(), _Board(Palette()) if is_table else contextlib.nullcontext() as board:
+            drawing = _Board(Palette()) if is_table else contextlib.nullcontext()
+            with _until_interrupted(), _ending_with_reader(live.close), drawing as board:
                 for quote in live:
                     if board is None:
                         print_json(quote.to_json())
@@ -57,6 +63,7 @@ def follow(arguments: argparse.Namespace, talk: Talk) -> int:
             vault = _Growing(stack.enter_context(Vault(arguments.vault, fetcher)), fetcher, arguments)
         stack.enter_context(_until_interrupted())
         live = stack.enter_context(fetcher.follow(symbols, arguments.timeframe, arguments.start, **given))
+        stack.enter_context(_ending_with_reader(live.close))
         name_of = dict.fromkeys(symbols) if len(symbols) == 1 else {symbol: symbol for symbol in symbols}
         is_first = True
         for symbol, frame in live:
@@ -79,6 +86,33 @@ def _until_interrupted() -> Iterator[None]:
         yield
     if is_terminal():
         print(flush=True)
+
+
+@contextlib.contextmanager
+def _ending_with_reader(close: Callable[[], object]) -> Iterator[None]:
+    """Call `close` once the reader of a pipe is gone, such as `head`: the next write, which would notice it, may be a
+    day ahead. Where the system cannot tell, nothing is done."""
+    done = threading.Event()
+    try:
+        number = sys.stdout.fileno()
+        mode = os.fstat(number).st_mode
+    except (OSError, ValueError):
+        mode = 0
+    if hasattr(select, "poll") and (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+        poll = select.poll()
+        poll.register(number, 0)
+
+        def look() -> None:
+            while not done.is_set():
+                if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(_LOOK_MS)):
+                    close()
+                    return
+
+        threading.Thread(target=look, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 def _read_words(arguments: argparse.Namespace) -> list[str]:
