@@ -248,7 +248,7 @@ def live(tmp_path: Path) -> Iterator[LiveWorld]:
 
 def test_a_correction_long_after_the_close_is_yielded_and_learned(live: LiveWorld) -> None:
     driver = live.follow(["BTC/USDT"], "1m", revisions=True)
-    driver.run(333, 1.0)
+    driver.run(333, 9.0)
     correct(live, driver, ms(NOON), 1.5)
     driver.run(2)
     assert revised(driver) == [(ms(NOON), 1.5)]
@@ -261,7 +261,7 @@ def test_a_correction_long_after_the_close_is_yielded_and_learned(live: LiveWorl
 
 def test_a_correction_is_yielded_without_a_cache(live: LiveWorld) -> None:
     driver = live.follow(["BTC/USDT"], "1m", revisions=True, settings={"use_cache": False})
-    driver.run(333, 3.0)
+    driver.run(333, 9.0)
     correct(live, driver, ms(NOON), 1.5)
     driver.run(2)
     assert revised(driver) == [(ms(NOON), 1.5)]
@@ -270,8 +270,8 @@ def test_a_correction_is_yielded_without_a_cache(live: LiveWorld) -> None:
 def test_each_follower_of_a_series_yields_its_correction(live: LiveWorld) -> None:
     first = live.follow(["BTC/USDT"], "1m", revisions=True)
     second = live.follow(["BTC/USDT"], "1m", revisions=True, fetcher=live.fetchers[0])
-    for _ in range(111):
-        live.now_s += 3
+    for _ in range(37):
+        live.now_s += 9
         first.step()
         second.step()
     for driver in (first, second):
@@ -291,7 +291,7 @@ def test_a_candle_before_the_first_one_is_not_yielded_as_a_correction(live: Live
 
 def test_a_correction_that_rest_has_later_than_the_stream_is_yielded_then(live: LiveWorld) -> None:
     driver = live.follow(["BTC/USDT"], "1m", revisions=True)
-    driver.run(333, 3.0)
+    driver.run(333, 9.0)
     correct(live, driver, ms(NOON), 1.5, is_in_rest=False)
     driver.run(10)
     assert revised(driver) == []
@@ -300,14 +300,14 @@ def test_a_correction_that_rest_has_later_than_the_stream_is_yielded_then(live: 
     assert revised(driver) == [(ms(NOON), 1.5)]
     live.asked()
     correct(live, driver, ms(NOON), 2.5, is_in_rest=False)
-    driver.run(600, 5.0)
+    driver.run(600, 15.0)
     starts = [one["startTime"] for one in live.asked()]
     assert starts.count(str(ms(NOON))) == 4  # and no more: what REST says counts
 
 
 def test_a_correction_that_comes_while_another_is_read_is_not_lost(live: LiveWorld) -> None:
     driver = live.follow(["BTC/USDT"], "1m", revisions=True)
-    driver.run(333, 3.0)
+    driver.run(333, 9.0)
     meant = [(ms(NOON), 1.5), (ms(NOON) + MINUTE, 2.5)]
 
     def hear(path: str, params: dict[str, str]) -> bool:
@@ -321,3 +321,26 @@ def test_a_correction_that_comes_while_another_is_read_is_not_lost(live: LiveWor
     correct(live, driver, *meant[0])
     driver.run(2)
     assert revised(driver) == meant
+
+
+def test_a_correction_is_yielded_that_is_seen_when_a_candle_is_read_for_the_last_time(live: LiveWorld) -> None:
+    """It went into the cache, and was no more compared with what had been yielded."""
+    driver = live.follow(["BTC/USDT"], "1m", revisions=True)
+    driver.run(140, 5.0)
+    assert driver.opens("BTC/USDT")[0] == ms(NOON)
+    live.exchange.restate("binance", "BTCUSDT", "1m", ms(NOON), volume=1.5)
+    driver.run(30, 5.0)
+    assert revised(driver) == [(ms(NOON), 1.5)]
+
+
+@pytest.mark.slow
+def test_a_series_is_compared_for_as_long_as_another_one_of_its_market_was_seen_to_change(live: LiveWorld) -> None:
+    driver = live.follow(["BTC/USDT", "ETH/USDT"], "1m", revisions=True)
+    driver.run(333, 9.0)
+    correct(live, driver, ms(NOON), 1.5)
+    driver.run(3)
+    open_ms = ms("2024-06-15T12:06")
+    driver.run(270, 9.0)  # it was read at the ages of 2, 62, 122 and 182 s
+    live.exchange.restate("binance", "ETHUSDT", "1m", open_ms, volume=2.5)
+    driver.run(120, 9.0)
+    assert revised(driver) == [(ms(NOON), 1.5), (open_ms, 2.5)]

@@ -12,7 +12,7 @@ from live_world import LiveWorld, shuffled
 from runs import FAULT_RUNS
 from world import ms, same
 
-from candle_fetcher import ClockSkew, IncompleteData, InputError, NotOffered, UnknownSymbol
+from candle_fetcher import CandleFetcherWarning, ClockSkew, IncompleteData, InputError, NotOffered, UnknownSymbol
 from candle_fetcher.core.errors import TransportError
 from candle_fetcher.core.events import Yielded
 
@@ -192,6 +192,11 @@ def test_the_forming_candle_is_shown_between_closed_ones_and_never_after_its_clo
     for number, (open_ms, closed) in enumerate(seen):
         if closed:
             assert all(later > open_ms for later, _ in seen[number + 1 :])
+
+
+def test_a_forming_candle_that_no_stream_has_is_said_to_be_missing(world: LiveWorld) -> None:
+    with pytest.warns(CandleFetcherWarning, match="no stream has BTC/USDT 7m"):
+        world.follow(["BTC/USDT"], "7m", include_open=True)
 
 
 def test_where_the_budget_is_small_the_streams_rows_come_first_and_are_compared_in_groups(world: LiveWorld) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from candle_fetcher.concurrency import pause, wait_for
 from candle_fetcher.core.arguments import is_several, read_flag, read_number
-from candle_fetcher.core.errors import InputError, shown
+from candle_fetcher.core.errors import CandleFetcherWarning, InputError, shown, warn
 from candle_fetcher.core.ranges import FIRST, NOW, ago_ms, instant_ms, is_word
 from candle_fetcher.live.door import Door
 from candle_fetcher.live.follower import Caching, Follower, FollowOptions, Lane
@@ -145,3 +145,11 @@ class Follow(LiveIterator[tuple[str, pd.DataFrame]]):
         for outlet, theirs in outlets.values():
             self._streaming.add(outlet, theirs)
         follower.share_budget()
+        unheard = [lane.wanted.label for lane in follower.lanes if not lane.is_streamed]
+        if follower.options.include_open and unheard:
+            what = f"no stream has {', '.join(unheard[:5])}{' and others' if len(unheard) > 5 else ''}"
+            warn(
+                CandleFetcherWarning(
+                    f"{what}, so that include_open yields no forming candle of it; fetch(…, include_open=True) has it"
+                )
+            )

@@ -311,13 +311,14 @@ class Follower(Work):
             lane.is_clock_doubted = False
             lane.due_ms = self._next_due_ms(lane)
         ledger, now_ms = lane.ledger, lane.now_ms()
+        ledger.settling = self._settling(lane.wanted)  # it may be known better, by another series
         is_settled = now_ms >= ledger.settles_ms()
         is_looked_at, lane.look_ms = lane.look_ms <= now_ms, math.inf
         if is_looked_at and not is_settled:
             lane.due_ms = self._next_due_ms(lane)
             with suppress(CandleFetcherError):  # the next request reads them, too
                 self._door.read_again(lane.wanted, Span(ledger.check_from_ms(), ledger.next_ms))
-                self._look_again(lane)
+                self._look_again(lane, now_ms)
         if lane.recall_ms <= now_ms:
             self._read_corrected(lane)
             lane.due_ms = self._next_due_ms(lane)
@@ -332,7 +333,7 @@ class Follower(Work):
         handed = self._fetch_new(lane)
         if handed and lane.is_live:
             self.wires.wait(self.stop, _HAND_OVER_S)
-        self._look_again(lane)
+        self._look_again(lane, now_ms)
         self._note_done(lane, handed)
 
     def _fetch_new(self, lane: Lane) -> bool:
@@ -349,7 +350,7 @@ class Follower(Work):
                 return False
             frame = self._fetch(lane, Span(start_ms, end_ms))
             until_ms = min(end_ms, _end_of(frame, end_ms))
-            self._hand_out(lane, frame, until_ms)
+            self._hand_out(lane, frame, until_ms, now_ms)
             lane.is_live = lane.is_live or end_ms == settled_ms
             if len(frame) or until_ms <= start_ms:
                 return until_ms > start_ms
@@ -393,12 +394,11 @@ class Follower(Work):
                 ledger.corrected = said | ledger.corrected
                 lane.recall_ms = min(lane.recall_ms, lane.now_ms() + 1000 * pause_s)
 
-    def _hand_out(self, lane: Lane, frame: pd.DataFrame, until_ms: int) -> None:
+    def _hand_out(self, lane: Lane, frame: pd.DataFrame, until_ms: int, asked_ms: int) -> None:
         ledger, was_live = lane.ledger, lane.is_live
         rows = _rows_of(frame)  # before the user's loop can change the frame
-        now_ms = lane.now_ms()
         with self._lock:
-            found = ledger.compare(rows, now_ms)
+            found = ledger.compare(rows, asked_ms)
             ledger.advance(until_ms)
             stats = self.stats
             stats.candles += len(rows)
@@ -406,7 +406,7 @@ class Follower(Work):
             stats.differing += found.differing
             stats.backfilled += found.unheard if was_live else 0
         if rows:  # once no forming candle can be shown after it
-            self._put(lane, frame, "closed", now_ms)
+            self._put(lane, frame, "closed", lane.now_ms())
         if was_live and lane.is_streamed and found.unheard:
             self._base.observe(Yielded(lane.wanted.label, "filled", found.unheard, 0.0))
 
@@ -421,15 +421,16 @@ class Follower(Work):
         lane.is_live = True
         self._put(lane, frame, "closed", now_ms)
 
-    def _look_again(self, lane: Lane) -> None:
-        """Compare what was handed out lately with what the cache has of it by now, and hand out what changed."""
+    def _look_again(self, lane: Lane, asked_ms: int) -> None:
+        """Compare what was handed out lately with what the cache has of it, of requests since `asked_ms`, and hand out
+        what changed."""
         ledger = lane.ledger
         start_ms = ledger.check_from_ms()
         if start_ms >= ledger.next_ms:
             return
         frame = self._fetch(lane, Span(start_ms, ledger.next_ms))
         with self._lock:
-            changed, found = ledger.corrections(_rows_of(frame), lane.now_ms())
+            changed, found = ledger.corrections(_rows_of(frame), asked_ms)
             self.stats.confirmed += found.confirmed
             self.stats.differing += found.differing
             self.stats.unconfirmed -= found.confirmed + found.differing
@@ -440,7 +441,6 @@ class Follower(Work):
         if not changed:
             return
         self.stats.revised += len(changed)
-        lane.ledger.settling = self._settling(lane.wanted)  # it may be known better by now
         self._base.observe(Yielded(lane.wanted.label, "revised", len(changed), 0.0))
         if self.options.revisions:
             self._put(lane, frame[np.isin(index_ms(frame), changed)].copy(), "revised", lane.now_ms())

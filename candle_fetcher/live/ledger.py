@@ -147,7 +147,8 @@ class Ledger:
             self.next_ms = timeframe.open_ms(timeframe.ordinal(update.open_ms) + 1)
 
     def compare(self, rows: Sequence[tuple[int, Prices]], now_ms: int) -> Compared:
-        """Compare fetched candles that are to be handed out with the stream's closings, which are dropped."""
+        """Compare fetched candles that are to be handed out with the stream's closings, which are dropped. now_ms: when
+        they were requested, at the latest."""
         confirmed = differing = unheard = 0
         for open_ms, prices in rows:
             update = self.closings.pop(open_ms, None)
@@ -158,8 +159,8 @@ class Ledger:
                 unheard += 1
                 if open_ms >= self.heard_from_ms:
                     self.silent += any(prices[_PRICES - 1 : _PRICES])  # without a trade there may be no word of it
-            self.handed[open_ms] = prices
-        self._forget(now_ms)
+            if now_ms - self.settling.close_ms(open_ms) < self.settling.confirm_ms:
+                self.handed[open_ms] = prices
         return Compared(confirmed, differing, unheard)
 
     def advance(self, end_ms: int) -> None:
@@ -183,7 +184,10 @@ class Ledger:
 
     def corrections(self, rows: Sequence[tuple[int, Prices]], now_ms: int) -> tuple[list[int], Compared]:
         """Return the open times of candles that were handed out with other values than these, and what the comparison
-        of those found that were handed out as the stream said. All count as handed out with these values now."""
+        of those found that were handed out as the stream said. All count as handed out with these values now.
+
+        now_ms: when they were requested, at the latest; what was old enough then is forgotten.
+        """
         found, confirmed, differing = [], 0, 0
         for open_ms, prices in rows:
             is_uncompared = open_ms in self.uncompared
