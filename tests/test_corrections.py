@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
@@ -15,11 +16,15 @@ from live_world import Driver, LiveWorld
 from world import World, ms
 
 from candle_fetcher import Banned
+from candle_fetcher.core.candles import candles_from
 from candle_fetcher.core.corrections import MOST_LAG_MS, Corrections
+from candle_fetcher.core.entry import Entry
 from candle_fetcher.core.errors import CandleFetcherWarning
 from candle_fetcher.core.finality import Finality, Settling
 from candle_fetcher.core.live import CandleUpdate
+from candle_fetcher.core.plan import find_corrected
 from candle_fetcher.core.revisions import Revision
+from candle_fetcher.core.spans import Span
 from candle_fetcher.core.timeframe import parse_timeframe
 from candle_fetcher.practice import faults
 
@@ -197,6 +202,30 @@ def test_coverage_says_which_candles_are_read_once_more_and_when(world: World) -
     fetcher.fetch(*SPAN)
     *_, row = fetcher.coverage(*SPAN).itertuples()
     assert (row.state, row.evidence) == ("stored", "")
+
+
+def test_candles_that_the_provider_serves_no_more_are_final(world: World) -> None:
+    """Kraken serves the newest 720."""
+    world.exchange.kraken.burst = 1_000
+    changed = revision(3_000, 60_000, ms("2024-06-15T11:00"))
+    span = "ETH/USD", "1m", "2024-06-15T11:00", NOON
+    for later_s, requests in ((120, 1), (DAY / 1000, 0)):
+        fetcher = world.fetcher(provider="kraken", cache_dir=world.folder / str(later_s))
+        wanted = fetcher._door.request("BTC/USD", "1m", None, "candles")
+        assert fetcher.cache.facts.learn_corrections(wanted.series, [changed], wanted.feed.settling(wanted.series))
+        first = fetcher.fetch(*span)
+        world.asked("OHLC")
+        world.now_s += later_s
+        assert fetcher.fetch(*span).equals(first)
+        assert len(world.asked("OHLC")) == requests
+        world.now_s -= later_s
+
+
+def test_providers_that_allow_few_requests_a_day_are_not_asked_once_more() -> None:
+    entry = Entry(Span(0, MINUTE), MINUTE + 3_000, (), candles_from(["open_time"], [np.zeros(1, np.int64)]))
+    for spares, from_ms in ((False, 0), (True, None)):
+        settling = Settling(SETTLING.timeframe, Finality(spares_edge=spares), corrected_ms=MINUTE)
+        assert find_corrected(entry, settling) == from_ms
 
 
 def test_a_market_that_corrected_nothing_for_a_month_counts_as_one_that_does_not(world: World) -> None:

@@ -123,16 +123,22 @@ def find_asks(entry: Entry | None, chunk: Span, bounds: Span, query: Query) -> l
             from_ms = find_unconfirmed(entry, query.settling) if span.start_ms == covered.end_ms else None
             asks.append(Ask(span, from_ms=from_ms if from_ms is not None and from_ms < span.start_ms else None))
     elif entry.candles.count and not asks:
-        from_ms = find_corrected(entry, query.settling)
+        from_ms = find_corrected(entry, query.settling, query.reach_ms)
         if from_ms is not None and from_ms < needed.end_ms and confirmable_ms(entry, query.settling) <= query.now_ms:
             asks.append(Ask(Span(covered.end_ms, covered.end_ms), from_ms=from_ms))
     return asks
 
 
-def find_corrected(entry: Entry, settling: Settling) -> int | None:
+def find_corrected(entry: Entry, settling: Settling, reach_ms: int = -FOREVER_MS) -> int | None:
     """Return from where on the entry's candles are requested once more though nothing is missing, since candles of the
-    market were seen to change so long after their close; None where that does not apply."""
-    return settling.unconfirmed_ms(entry.candles, entry.stored_ms) if settling.corrected_ms else None
+    market were seen to change so long after their close; None where that does not apply.
+
+    Nor does it where the provider serves them no more, before `reach_ms`, or allows few requests a day.
+    """
+    if not settling.corrected_ms or settling.finality.spares_edge:
+        return None
+    from_ms = settling.unconfirmed_ms(entry.candles, entry.stored_ms)
+    return from_ms if from_ms is not None and from_ms >= reach_ms else None
 
 
 def confirmable_ms(entry: Entry, settling: Settling) -> int:

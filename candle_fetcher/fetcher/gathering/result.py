@@ -143,7 +143,7 @@ def _changes_ms(gathering: Gathering, facts: Facts) -> Iterator[int]:
             continue
         if not entry.covered.holds(chunk_span(gathering.timeframe, chunk).clip(needed)):
             yield gathering.now_ms  # the newest candles are still to settle, or to be published
-        if find_corrected(entry, gathering.settling) is not None:
+        if find_corrected(entry, gathering.settling, gathering.reach_ms) is not None:
             yield confirmable_ms(entry, gathering.settling)
         yield from (hole.ask_again_ms(late_ms) for hole in entry.holes if hole.span.clip(gathering.span))
 

@@ -152,7 +152,7 @@ class Gathering:
             return True
         if entry.holes or self.policy.rechecks or not entry.covered.holds(chunk_span(self.timeframe, chunk)):
             return False
-        if find_corrected(entry, self.settling) is not None:
+        if find_corrected(entry, self.settling, self.reach_ms) is not None:
             return False
         self._complete[chunk] = entry
         return True
