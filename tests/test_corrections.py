@@ -373,3 +373,28 @@ def test_a_series_is_compared_for_as_long_as_another_one_of_its_market_was_seen_
     live.exchange.restate("binance", "ETHUSDT", "1m", open_ms, volume=2.5)
     driver.run(120, 9.0)
     assert revised(driver) == [(ms(NOON), 1.5), (open_ms, 2.5)]
+
+
+def test_a_candle_that_the_provider_has_after_later_ones_is_yielded_as_a_correction(live: LiveWorld) -> None:
+    """It was in the cache later, and never yielded."""
+    open_ms = live.now_ms + 1_000
+    live.exchange.hide("binance", "BTCUSDT", (open_ms, open_ms + 1_000))
+    driver = live.follow(["BTC/USDT"], "1s", revisions=True)
+    driver.run(6, 1.0)
+    assert driver.opens("BTC/USDT") == [open_ms - 1_000, open_ms + 1_000, open_ms + 2_000]
+    live.exchange.unhide("binance", "BTCUSDT")
+    driver.run(2, 1.0)
+    assert [one for one, _ in revised(driver)] == [open_ms]
+    span = "BTC/USDT", "1s", open_ms - 1_000, open_ms + 5_000
+    assert driver.frame("BTC/USDT").equals(live.fetcher().fetch(*span, source="cache"))
+
+
+def test_a_candle_of_several_is_not_forgotten_before_all_of_them_count_as_read(live: LiveWorld) -> None:
+    """The newer candles of its stream were not read with it, so that its last one was read once more, unseen."""
+    driver = live.follow(["BTC/USDT"], "7m", revisions=True)
+    driver.run_to(ms("2024-06-15T12:00") / 1000 + seconds for seconds in (402, 430, 441, 530))
+    assert driver.opens("BTC/USDT") == [ms("2024-06-15T11:58")]
+    live.exchange.restate("binance", "BTCUSDT", "1m", ms("2024-06-15T12:04"), volume=500.0)
+    driver.run(400, 9.0)
+    frame = live.fetcher().fetch("BTC/USDT", "7m", "2024-06-15T11:58", "2024-06-15T12:12", source="cache")
+    assert driver.frame("BTC/USDT").equals(frame)

@@ -194,6 +194,14 @@ def test_the_forming_candle_is_shown_between_closed_ones_and_never_after_its_clo
             assert all(later > open_ms for later, _ in seen[number + 1 :])
 
 
+def test_the_forming_candle_is_shown_before_the_first_closed_one(world: LiveWorld) -> None:
+    """A follower of 1h showed none in its first hour."""
+    driver = world.follow(["BTC/USDT"], "1h", include_open=True)
+    driver.run(10, 1.0)
+    assert driver.items
+    assert all(not frame["is_closed"].any() for _, frame in driver.items)
+
+
 def test_a_forming_candle_that_no_stream_has_is_said_to_be_missing(world: LiveWorld) -> None:
     with pytest.warns(CandleFetcherWarning, match="no stream has BTC/USDT 7m"):
         world.follow(["BTC/USDT"], "7m", include_open=True)

@@ -109,8 +109,8 @@ def follow(
 
     start: as of `fetch`; without it, from the next candle that closes.
     include_open: also yields the forming candle as it changes; the column `is_closed` is False for it.
-    revisions: yields a candle once more that its provider changed after it was yielded; the column `is_revised` is True
-    for it.
+    revisions: yields a candle once more that its provider changed after it was yielded, and one that it had later than
+    newer ones; the column `is_revised` is True for it.
     max_delay_s: raises IncompleteData for a candle that has not come so long after it was due; by default it is tried
     for ever. The other symbols go on, and so does the loop, if it asks for the next item.
     to: a callable, RedisSink, SqlSink or a list of them, which get each pair too. One that fails is tried again, with a

@@ -83,9 +83,9 @@ class Door(NamedTuple):
         with self.runtime.scope() as scope:
             wanted.source.now_ms(scope, wanted.series)
 
-    def read_again(self, wanted: SeriesRequest, span: Span) -> None:
-        """Read candles of a short span that has settled once more. What differs from what is stored takes its place,
-        and is noted as a revision."""
+    def read_again(self, wanted: SeriesRequest, span: Span) -> bool:
+        """Read candles of a short span that has settled once more, and return whether that could be done. What differs
+        from what is stored takes its place, and is noted as a revision."""
         series, source, cache = wanted.series, wanted.source, self.runtime.cache
         settling, timeframe = wanted.feed.settling(series), series.timeframe
         with self.runtime.scope() as scope:
@@ -93,7 +93,7 @@ class Door(NamedTuple):
             scope.as_of = AsOf(now_ms, source.server_clock.moment().wall_s, is_checked=True)
             answer = SeriesReader(source, series, scope).fetch_span(span, lambda hole, first_ms: 0)
         if answer.error is not None or not answer.candles.count:
-            return
+            return False
         chunks = range(chunk_of(timeframe, answer.span.start_ms), chunk_of(timeframe, answer.span.end_ms - 1) + 1)
 
         def change(stored: dict[int, Entry]) -> dict[int, Merged]:
@@ -110,6 +110,7 @@ class Door(NamedTuple):
         until_s = self.runtime.clock() + timeframe.nominal_ms / 1000
         cache.entries.update(series, list(chunks), change, dict.fromkeys(chunks, until_s))
         cache.frames.drop(series)
+        return True
 
 
 def candles_of(updates: Sequence[CandleUpdate], columns: Sequence[str]) -> Candles:

@@ -196,6 +196,7 @@ class Follower(Work):
             options = self.options
             first_ms = self.run_call(lambda: self._door.first_ms(lane.symbol, options.provider, options.kind))
             ledger.begin(timeframe.floor_ms(first_ms))
+        lane.is_live = ledger.next_ms >= settling.end_ms(lane.now_ms())
         lane.due_ms = self._next_due_ms(lane)
 
     # -- the streams --------------------------------------------------------------------------------------------------
@@ -311,14 +312,15 @@ class Follower(Work):
             lane.is_clock_doubted = False
             lane.due_ms = self._next_due_ms(lane)
         ledger, now_ms = lane.ledger, lane.now_ms()
-        ledger.settling = self._settling(lane.wanted)  # it may be known better, by another series
         is_settled = now_ms >= ledger.settles_ms()
         is_looked_at, lane.look_ms = lane.look_ms <= now_ms, math.inf
         if is_looked_at and not is_settled:
             lane.due_ms = self._next_due_ms(lane)
             with suppress(CandleFetcherError):  # the next request reads them, too
-                self._door.read_again(lane.wanted, Span(ledger.check_from_ms(), ledger.next_ms))
-                self._look_again(lane, now_ms)
+                # Up to the end of what is stored: only then that counts as read by now.
+                end_ms = max(ledger.next_ms, lane.wanted.feed.settling(lane.wanted.series).end_ms(now_ms))
+                if self._door.read_again(lane.wanted, Span(ledger.check_from_ms(), end_ms)):
+                    self._look_again(lane, now_ms)
         if lane.recall_ms <= now_ms:
             self._read_corrected(lane)
             lane.due_ms = self._next_due_ms(lane)
@@ -374,7 +376,8 @@ class Follower(Work):
                 known: dict[int, Prices] = {}
                 with suppress(CandleFetcherError):
                     known.update(_rows_of(self._fetch(lane, span, "cache")))
-                self._door.read_again(lane.wanted, span)
+                if not self._door.read_again(lane.wanted, span):
+                    break
                 frame = self._fetch(lane, span)
                 # Another follower of the series may have brought the correction into the cache before.
                 changed = [
@@ -386,7 +389,8 @@ class Follower(Work):
                 self._hand_revised(lane, frame, changed)
                 for open_ms in changed:
                     del said[open_ms]
-            lane.recalls += 1
+            else:
+                lane.recalls += 1
         except CandleFetcherError:
             pass
         if said and lane.recalls <= len(_RECALL_S):
@@ -398,7 +402,7 @@ class Follower(Work):
         ledger, was_live = lane.ledger, lane.is_live
         rows = _rows_of(frame)  # before the user's loop can change the frame
         with self._lock:
-            found = ledger.compare(rows, asked_ms)
+            found = ledger.compare(rows, asked_ms, until_ms)
             ledger.advance(until_ms)
             stats = self.stats
             stats.candles += len(rows)
@@ -429,6 +433,7 @@ class Follower(Work):
         if start_ms >= ledger.next_ms:
             return
         frame = self._fetch(lane, Span(start_ms, ledger.next_ms))
+        ledger.settling = self._settling(lane.wanted)  # it may be known better now, also by another series
         with self._lock:
             changed, found = ledger.corrections(_rows_of(frame), asked_ms)
             self.stats.confirmed += found.confirmed
@@ -482,7 +487,7 @@ class Follower(Work):
         if finality.spares_edge or lane.ledger.every > 1 or not lane.ledger.handed:
             return math.inf
         settling = lane.ledger.settling
-        look_ms = settling.close_ms(next(reversed(lane.ledger.handed))) + settling.confirm_ms
+        look_ms = settling.close_ms(max(lane.ledger.handed)) + settling.confirm_ms
         return look_ms if look_ms < lane.ledger.settles_ms() else math.inf
 
     def _note_failure(self, lane: Lane, error: BaseException) -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.finality import Settling
 from candle_fetcher.core.live import CandleUpdate
-from candle_fetcher.core.plan import CHUNK_SLOTS
+from candle_fetcher.core.plan import CHUNK_SLOTS, chunk_of, chunk_span
 
 # Open, high, low, close and volume.
 Prices = tuple[float | None, ...]
@@ -54,6 +54,7 @@ class Ledger:
         self.silent = 0  # candles in a row that came by fetch alone though the stream should have closed them
         self.uncompared: OrderedDict[int, Prices] = OrderedDict()  # handed out as the stream said
         self.handed: OrderedDict[int, Prices] = OrderedDict()  # handed out lately: they may be corrected
+        self.skipped: set[int] = set()  # openings of slots lately passed over; candles of them may come yet
         self.corrected: dict[int, Prices] = {}  # handed out long ago, and what the stream says that they are now
 
     def begin(self, first_ms: int) -> None:
@@ -146,9 +147,12 @@ class Ledger:
             self.closings.pop(update.open_ms, None)
             self.next_ms = timeframe.open_ms(timeframe.ordinal(update.open_ms) + 1)
 
-    def compare(self, rows: Sequence[tuple[int, Prices]], now_ms: int) -> Compared:
-        """Compare fetched candles that are to be handed out with the stream's closings, which are dropped. now_ms: when
-        they were requested, at the latest."""
+    def compare(self, rows: Sequence[tuple[int, Prices]], now_ms: int, end_ms: int = 0) -> Compared:
+        """Compare fetched candles that are to be handed out with the stream's closings, which are dropped.
+
+        now_ms: when they were requested, at the latest. end_ms: up to where there are no others.
+        """
+        self._skip(rows, now_ms, end_ms)
         confirmed = differing = unheard = 0
         for open_ms, prices in rows:
             update = self.closings.pop(open_ms, None)
@@ -162,6 +166,19 @@ class Ledger:
             if now_ms - self.settling.close_ms(open_ms) < self.settling.confirm_ms:
                 self.handed[open_ms] = prices
         return Compared(confirmed, differing, unheard)
+
+    def _skip(self, rows: Sequence[tuple[int, Prices]], now_ms: int, end_ms: int) -> None:
+        """Note the slots up to `end_ms` without a candle that were read soon after their close."""
+        timeframe = self.settling.timeframe
+        slots = range(timeframe.ordinal(self.next_ms), timeframe.ordinal(end_ms)) if end_ms > self.next_ms else range(0)
+        if len(rows) >= len(slots):
+            return
+        present = {timeframe.ordinal(open_ms) for open_ms, _ in rows}
+        for slot in reversed(slots):
+            if now_ms - self.settling.slot_close_ms(slot) >= self.settling.confirm_ms:
+                break
+            if slot not in present:
+                self.skipped.add(timeframe.open_ms(slot))
 
     def advance(self, end_ms: int) -> None:
         """Note that all before that time is handed out, gaps too."""
@@ -179,12 +196,14 @@ class Ledger:
         return True
 
     def check_from_ms(self) -> int:
-        """Return the opening of the oldest candle that was handed out and may be corrected; `next_ms` without one."""
-        return min([*self.handed, *self.uncompared], default=self.next_ms)
+        """Return the opening of the oldest candle that was handed out, or passed over, and may be corrected; `next_ms`
+        without one."""
+        return min([*self.handed, *self.uncompared, *self.skipped], default=self.next_ms)
 
     def corrections(self, rows: Sequence[tuple[int, Prices]], now_ms: int) -> tuple[list[int], Compared]:
-        """Return the open times of candles that were handed out with other values than these, and what the comparison
-        of those found that were handed out as the stream said. All count as handed out with these values now.
+        """Return the open times of candles that were handed out with other values than these, or passed over, and what
+        the comparison of those found that were handed out as the stream said. All count as handed out with these values
+        now.
 
         now_ms: when they were requested, at the latest; what was old enough then is forgotten.
         """
@@ -192,12 +211,13 @@ class Ledger:
         for open_ms, prices in rows:
             is_uncompared = open_ms in self.uncompared
             before = self.uncompared.pop(open_ms) if is_uncompared else self.handed.get(open_ms)
-            if before is None:
+            if before is None and not self._is_skipped(open_ms):
                 continue
-            same = agrees(before, prices)
+            same = before is not None and agrees(before, prices)
             confirmed, differing = confirmed + (is_uncompared and same), differing + (is_uncompared and not same)
             found += [] if same else [open_ms]
             self.handed[open_ms] = prices
+            self.skipped.discard(self._slot_ms(open_ms))
         self._forget(now_ms)
         return found, Compared(confirmed, differing)
 
@@ -205,8 +225,8 @@ class Ledger:
         """Return whether a closing says something else of a candle than what was handed out."""
         open_ms = update.open_ms
         prices = self.handed.get(open_ms, self.uncompared.get(open_ms))
-        if prices is not None:
-            return update.is_closed and not agrees(update.values, prices)
+        if prices is not None or self._is_skipped(open_ms):
+            return update.is_closed and (prices is None or not agrees(update.values, prices))
         if not update.is_correction or not self.first_ms <= open_ms < self.next_ms:
             return False
         self.corrected[open_ms] = update.values[:_PRICES]
@@ -217,13 +237,28 @@ class Ledger:
         taken, self.corrected = self.corrected, {}
         return taken
 
+    def _slot_ms(self, open_ms: int) -> int:
+        return self.settling.timeframe.floor_ms(open_ms)
+
+    def _is_skipped(self, open_ms: int) -> bool:
+        return bool(self.skipped) and self._slot_ms(open_ms) in self.skipped
+
     def _forget(self, now_ms: int) -> None:
-        """Forget the candles that were read long enough after their close."""
-        confirm_ms = self.settling.confirm_ms
+        """Forget the candles that were read long enough after their close; those of a complete chunk together, since
+        they are read once more together."""
+        timeframe, settling = self.settling.timeframe, self.settling
+        chunk, kept_ms = chunk_of(timeframe, self.next_ms), now_ms - settling.confirm_ms
+
+        def is_old(open_ms: int) -> bool:
+            own = chunk_of(timeframe, open_ms)
+            close_ms = settling.close_ms(open_ms) if own == chunk else chunk_span(timeframe, own).end_ms
+            return close_ms <= kept_ms
+
         for open_ms in list(self.handed):
-            if now_ms - self.settling.close_ms(open_ms) < confirm_ms:
+            if not is_old(open_ms):
                 break
             del self.handed[open_ms]
+        self.skipped = {open_ms for open_ms in self.skipped if not is_old(open_ms)}
 
 
 def agrees(said: Sequence[float | None], prices: Prices) -> bool:
