@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -312,6 +313,23 @@ def test_a_wrong_clock_of_this_machine_changes_nothing(world: LiveWorld, wrong_s
     driver = world.follow(["BTC/USDT"], "1m", settings={"clock": lambda: world.now_s + wrong_s})
     driver.run(155)
     assert driver.opens("BTC/USDT") == slots("2024-06-15T12:00", 3)
+
+
+def test_a_finalizer_or_a_signal_handler_may_end_a_call_within_any_step(world: LiveWorld) -> None:
+    """An Event takes a lock, which the step that was interrupted holds."""
+    driver = world.follow(["BTC/USDT"], "1m")
+
+    def interrupted() -> None:
+        for event in (driver.follower.stop, driver.follower._wake, *(line.stop for line in driver.lines)):
+            with event._cond:
+                driver.follower.end()
+                for line in driver.lines:
+                    line.cut()
+
+    thread = threading.Thread(target=interrupted, daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("set_s", [3600.0, -3600.0])

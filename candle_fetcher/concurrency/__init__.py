@@ -75,6 +75,9 @@ class CancelEvent(threading.Event):
             while True:
                 self._sleepers.popleft().release()
 
+    def clear(self) -> None:
+        self._has_come = False
+
     def wait(self, timeout: float | None = None) -> bool:
         if self._has_come:
             return True

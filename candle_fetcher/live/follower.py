@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from candle_fetcher.cache import CandleCache
+from candle_fetcher.concurrency import CancelEvent
 from candle_fetcher.core.candles import OHLCV
 from candle_fetcher.core.errors import (
     About,
@@ -134,7 +135,7 @@ class Follower(Work):
         self.lanes: list[Lane] = []
         self._ready: queue.SimpleQueue[Lane | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # over ledgers and the flags of lanes
-        self._wake = threading.Event()
+        self._wake = CancelEvent()
         self._probed_s: dict[int, float] = {}  # by source
         self._apart_s = wires.wall_s() - wires.steady_s()
         self.doubt: Callable[[Lane], object] = lambda lane: None  # has a stream checked from which nothing comes
@@ -542,8 +543,10 @@ class Follower(Work):
             return None
         if lane is None:
             return None
-        if lane.outputs:
+        frame = None
+        with suppress(IndexError):  # another thread may take the last one
             frame = lane.outputs.popleft()
+        if frame is not None:
             if len(lane.outputs) < _MOST_OUTPUTS:
                 self._wake.set()
             return lane.symbol, frame

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError
 from typing import NamedTuple, Protocol
 
-from candle_fetcher.concurrency import Wait
+from candle_fetcher.concurrency import CancelEvent, Wait
 from candle_fetcher.core.errors import AccessDenied, CandleFetcherError, RateLimited, ReplyError, SourceError
 from candle_fetcher.core.events import Connected, Disconnected, Noted, Observe
 from candle_fetcher.core.keys import Keys
@@ -111,7 +111,7 @@ class Line:
         self._looked = (0.0, 0.0)  # the two clocks at the last look
         self._doubted: list[str] = []
         self._cuts: deque[Callable[[], None]] = deque(maxlen=2)  # of the newest connections
-        self.stop = threading.Event()
+        self.stop = CancelEvent()
         self.is_over = False
         self._down_since_s: float | None = wires.wall_s()
         self._spans_down: deque[tuple[float, float]] = deque(maxlen=_SPANS)

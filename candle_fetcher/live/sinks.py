@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from candle_fetcher.concurrency import Wait, pause, start_thread
+from candle_fetcher.concurrency import CancelEvent, Wait, pause, start_thread
 from candle_fetcher.core.errors import CandleFetcherWarning, InputError, shown, warn
 
 MOST_ITEMS = 10_000
@@ -62,8 +62,8 @@ class _Outflow:
         self._wait = wait
         self._items: deque[Any] = deque()
         self._batch: list[Any] = []  # what is being written
-        self._has_items = threading.Event()
-        self._stop = threading.Event()
+        self._has_items = CancelEvent()
+        self._stop = CancelEvent()
         self.failures = self.written = 0
         self._dropped = 0
         self._is_over = False

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from candle_fetcher.concurrency import CancelEvent
 from candle_fetcher.concurrency.call import PublicCall
 from candle_fetcher.core.events import Event
 from candle_fetcher.live.stats import LiveStats
@@ -34,7 +35,7 @@ class Work:
         self._base = base
         self._calls: set[PublicCall] = set()
         self._said: deque[tuple[Callable[..., object], tuple[object, ...]]] = deque(maxlen=_MOST_SAID)
-        self.stop = threading.Event()
+        self.stop = CancelEvent()
         self.stats = LiveStats()
 
     def run_call(self, work: Callable[[], Result]) -> Result:
