@@ -334,6 +334,19 @@ def test_silent_minutes_are_there_where_the_provider_has_them_and_missing_where_
 
 
 @pytest.mark.slow
+def test_a_stock_without_trades_costs_few_requests(tmp_path: Path) -> None:
+    """It was asked for eight times a minute, so that thirty quiet stocks took more than the whole budget."""
+    with LiveWorld(tmp_path, now="2026-07-01T16:05:30", outages=()) as world:
+        driver = follow(world, ["alpaca:GENC"], settings={"api_keys": world.exchange.api_keys})
+        driver.run(120, 2.0)
+        world.asked("")
+        driver.run(300, 2.0)
+        asked = [one for one in world.asked("bars") if "end" in one]  # the others read the clock
+        assert len(asked) <= 18
+        assert driver.follower.lanes[0].ledger.next_ms >= world.now_ms - 3 * MINUTE
+
+
+@pytest.mark.slow
 def test_a_bar_of_alpaca_waits_for_its_correction_and_comes_once_with_it(tmp_path: Path) -> None:
     """A bar comes again half a minute later with late trades; a third of these change the close."""
     with LiveWorld(tmp_path, now="2026-07-01T16:05:30", outages=()) as world:

@@ -478,8 +478,19 @@ class Follower(Work):
                 lane.due_ms = self._next_due_ms(lane)
         else:
             self._wait_again(lane, _EMPTY_S)
+            if self._is_quiet(lane):  # its row would be late, and the stream would wake the lane
+                settling = ledger.settling
+                close_ms = settling.slot_close_ms(settling.timeframe.ordinal(ledger.next_ms))
+                lane.due_ms = max(lane.due_ms, close_ms + settling.finality.late_rows_ms)
         if ledger.is_silent() and lane.is_streamed:
             self.doubt(lane)
+
+    def _is_quiet(self, lane: Lane) -> bool:
+        """Return whether there seems to have been no trade in the next candle: a stream that would have closed it said
+        nothing, and without trades there is no candle."""
+        ledger = lane.ledger
+        is_silent = ledger.heard_from_ms <= ledger.next_ms and ledger.next_ms not in ledger.closings
+        return lane.is_streamed and is_silent and not lane.wanted.feed.has_empty_bars
 
     def _look_ms(self, lane: Lane) -> float:
         """Return when candles that were handed out soon after their close are read once more: once they can be
