@@ -65,6 +65,12 @@ def test_the_lag_is_between_two_readings(before_ms: int, after_ms: int, lag_ms: 
     assert found.seen_ms == (ms(NOON) + MINUTE + after_ms if lag_ms else 0)
 
 
+@pytest.mark.parametrize(("timeframe", "lag_ms"), [("1s", 900_000), ("1m", MOST_LAG_MS), ("1d", MOST_LAG_MS)])
+def test_no_more_candles_are_read_once_more_than_a_request_can_read(timeframe: str, lag_ms: int) -> None:
+    settling = Settling(parse_timeframe(timeframe), SETTLING.finality, corrected_ms=MOST_LAG_MS)
+    assert settling.confirm_ms == lag_ms
+
+
 AGES = st.integers(-MINUTE, 2 * MOST_LAG_MS)
 
 

@@ -16,6 +16,9 @@ from candle_fetcher.core.expiry import FOREVER_MS
 from candle_fetcher.core.timeframe import DAY_MS, MINUTE_MS, Timeframe
 from candle_fetcher.core.zones import zone
 
+# How many candles are read once more, at most, because of a lag that was learned.
+_MOST_CONFIRMED = 900
+
 
 @dataclass(frozen=True)
 class Finality:
@@ -60,8 +63,9 @@ class Settling:
 
     @property
     def confirm_ms(self) -> int:
-        """How long after its close a candle has to be read to be confirmed: as the feed states, or as was learned."""
-        return max(self.finality.confirm_ms, self.corrected_ms)
+        """How long after its close a candle has to be read to be confirmed: as the feed states, or as was learned, but
+        no longer than one request can read again."""
+        return max(self.finality.confirm_ms, min(self.corrected_ms, _MOST_CONFIRMED * self.timeframe.nominal_ms))
 
     def close_ms(self, open_ms: int) -> int:
         """Return when a candle that opens at that time is over.
