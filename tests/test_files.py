@@ -213,7 +213,7 @@ def test_the_choice_is_that_of_looking_at_every_file(spans, timeframe, days, row
         now_ms=NOW,
         rows_per_call=rows_per_call,
         is_absent=absent.__contains__,
-        lags=lags,
+        read_lags=lambda: lags,
         forced=forced,
     )
     assert files == by_walking(spans, timeframe, find, absent, rows_per_call, lags, forced)

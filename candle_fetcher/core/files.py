@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -78,15 +79,17 @@ def choose_files(
     now_ms: int,
     rows_per_call: int,
     is_absent: Callable[[str], bool],
-    lags: Lags = DEFAULT_LAGS,
+    read_lags: Callable[[], Lags] = lambda: DEFAULT_LAGS,
     forced: bool = False,
 ) -> list[File]:
     """Return the files to fetch for the missing spans, in order: months, then days where no month is chosen.
 
     `find_file(ms, monthly)` gives the file of that day or month. A file is chosen where it should be published, by its
-    `lags`, and REST would need more requests; `forced` chooses every file that can exist.
+    lags, and REST would need more requests; `forced` chooses every file that can exist. `read_lags` is called where
+    there is such a file.
     """
     chosen: dict[str, File] = {}
+    read_lags = functools.cache(read_lags)
 
     def can_pay(longest_ms: int) -> bool:
         """Return whether any file of at most that length can save requests."""
@@ -96,7 +99,7 @@ def choose_files(
         return forced or -(-most // rows_per_call) >= _WORTH_CALLS
 
     def is_worth(file: File) -> bool:
-        if file.span.end_ms + (0 if forced else lags.of(file)) > now_ms or is_absent(file.path):
+        if file.span.end_ms + (0 if forced else read_lags().of(file)) > now_ms or is_absent(file.path):
             return False
         slots = _count_slots(timeframe, _touched(spans, ends_ms, file.span))
         return slots > 0 and (forced or -(-slots // rows_per_call) >= _WORTH_CALLS)

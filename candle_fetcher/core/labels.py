@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,8 +21,15 @@ def label_index(names: Sequence[str]) -> pd.Index[str]:
     dtype: Any = pd.StringDtype(na_value=np.nan)
     if dtype.storage != "pyarrow":
         return pd.Index(list(names))
+    # A view of the same values, with a name of its own, which a user may set.
+    return _arrow_labels(tuple(names)).view()
+
+
+@functools.lru_cache(maxsize=64)
+def _arrow_labels(names: tuple[str, ...]) -> pd.Index[str]:
     import pyarrow
 
+    dtype: Any = pd.StringDtype(na_value=np.nan)
     texts = [name.encode() for name in names]
     ends = np.cumsum([0, *map(len, texts)], dtype=np.int64)
     buffers = [None, pyarrow.py_buffer(ends), pyarrow.py_buffer(b"".join(texts))]

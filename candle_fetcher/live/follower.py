@@ -68,6 +68,9 @@ _LOOK_S = 0.5
 _SET_BACK_S = 1.0
 # The shortest wait for a candle to settle.
 _TICK_S = 0.0002
+_MOST_TICKS = 50
+# Where few series are followed, what was handed out is looked at so long before the next candle is due.
+_FEW_LANES, _EVE_S = 4, 0.003
 # After a candle was handed out, the user's loop gets the interpreter for so long, before candles are looked at again.
 _HAND_OVER_S = 0.0005
 # After so many seconds, one after the other, a correction is looked for again that REST does not have yet.
@@ -116,6 +119,8 @@ class Lane:
     is_live: bool = False  # history is done
     is_late: bool = False  # its stream closes candles late, which was said
     is_clock_doubted: bool = False
+    is_prepared: bool = False  # what was handed out was looked at right before the next candle is due
+    asked_ms: int = 0  # when the newest request was sent, at the earliest
     problem: Exception | None = None
 
     def now_ms(self) -> int:
@@ -280,6 +285,8 @@ class Follower(Work):
             if lane.is_busy or len(lane.outputs) >= _MOST_OUTPUTS:
                 continue
             left_s = (lane.due_ms - lane.now_ms()) / 1000
+            if lane.is_live and not lane.is_prepared and len(self.lanes) <= _FEW_LANES:
+                left_s -= _EVE_S
             if left_s <= 0:
                 lane.is_busy = True
                 submit(lambda lane=lane: self.work(lane))  # type: ignore[misc]
@@ -312,7 +319,10 @@ class Follower(Work):
             self._door.read_clock(lane.wanted)
             lane.is_clock_doubted = False
             lane.due_ms = self._next_due_ms(lane)
+        if lane.due_ms > lane.now_ms() and not self._prepare(lane):
+            return
         ledger, now_ms = lane.ledger, lane.now_ms()
+        lane.is_prepared, lane.asked_ms = False, now_ms
         is_settled = now_ms >= ledger.settles_ms()
         is_looked_at, lane.look_ms = lane.look_ms <= now_ms, math.inf
         if is_looked_at and not is_settled:
@@ -338,6 +348,17 @@ class Follower(Work):
             self.wires.wait(self.stop, _HAND_OVER_S)
         self._look_again(lane, now_ms)
         self._note_done(lane, handed)
+
+    def _prepare(self, lane: Lane) -> bool:
+        """Look at the candles that were handed out right before the next one is due, and wait for it: what a fetch
+        needs lies in the caches of the processor then. Return whether it is due."""
+        lane.is_prepared = True
+        self._look_again(lane, lane.asked_ms)
+        for _ in range(_MOST_TICKS):
+            left_s = (lane.due_ms - lane.now_ms()) / 1000
+            if left_s <= 0 or self.wires.wait(self.stop, max(_TICK_S, left_s - 0.001)):
+                break
+        return lane.due_ms <= lane.now_ms()
 
     def _fetch_new(self, lane: Lane) -> bool:
         """Fetch what has settled, hand it out, and return whether there was any."""

@@ -78,6 +78,7 @@ class DiskTier:
     def __init__(self, folder: Path, max_bytes: int, *, observe: Observe = ignore) -> None:
         self.folder = Path(folder).absolute()
         self._access = DatabaseAccess(self.folder, max_bytes)
+        self._spare_pages = 0  # that may be written before the size of the database is looked at
         self._max_bytes = max_bytes
         self._observe = observe
         self.files = PageFiles(self.folder)
@@ -327,8 +328,13 @@ class DiskTier:
         need_file = -(-file_bytes // db.page_bytes)
         if need + need_file > limit:
             return False
+        if need + need_file <= self._spare_pages:
+            self._spare_pages -= need + need_file
+            return True
         count, free, files = self._usage(db)
         if count - free + files + need + need_file <= limit and count + files + need_file <= limit:
+            # A part of the room is used without another look: other processes take their parts of it, too.
+            self._spare_pages = max(0, limit - count - files) // 8
             return True
         self._write_used(db)
         for _ in range(EVICTIONS_PER_SAVE):

@@ -51,7 +51,7 @@ def choose_files_for(
             now_ms=now_ms,
             rows_per_call=request.feed.limit,
             is_absent=lambda path: path in tried or facts.is_absent(path, now_ms),
-            lags=cache.facts.lags(series),
+            read_lags=lambda: cache.facts.lags(series),
             forced=forced,
         )
 

@@ -120,7 +120,7 @@ class Fetch:
         failed = [
             FailedSpan(span, str(error), gathering.now_ms) for span, error in gathering.failed if error is not None
         ]
-        if failed or cache.facts.reload(series).failed:
+        if failed or cache.facts.get(series).failed:
             filled = [gathering.found[chunk][1].covered for chunk in self._saver.filled]
             gathering.learn(News(filled=filled, failed=failed))
         self.files.end()
