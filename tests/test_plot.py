@@ -111,7 +111,7 @@ def test_a_thinned_line_keeps_its_ends_its_highest_and_lowest_points_and_its_bre
 @examples()
 @given(
     rows=st.sets(st.integers(0, 300), min_size=1),
-    start=st.integers(0, 5000),
+    start=st.integers(0, 3000),  # months from then on end before pandas 2 does, in 2262
     pair=st.sampled_from([("1m", "15m"), ("1h", "1h"), ("1h", "6h"), ("1d", "1w"), ("1d", "1M"), ("1M", "3M")]),
 )
 def test_each_slot_without_a_candle_is_a_gap_and_what_is_cut_out_holds_neither_candle_nor_gap(
