@@ -1,4 +1,4 @@
-"""`follow`: every settled candle once, in order, equal to REST, whatever the network does."""
+"""`follow`: every settled candle once, in order, equal to REST, also while the network fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a terminal of 80 columns shows: no line of any command is longer, whatever it says."""
+"""What a terminal of 80 columns shows: no line of any command is longer."""
 
 from __future__ import annotations
 

@@ -353,7 +353,8 @@ class Follower(Work):
         """Look at the candles that were handed out right before the next one is due, and wait for it: what a fetch
         needs lies in the caches of the processor then. Return whether it is due."""
         lane.is_prepared = True
-        self._look_again(lane, lane.asked_ms)
+        with suppress(CandleFetcherError):  # the next candle does not wait for that; it is looked at again after it
+            self._look_again(lane, lane.asked_ms)
         for _ in range(_MOST_TICKS):
             left_s = (lane.due_ms - lane.now_ms()) / 1000
             if left_s <= 0 or self.wires.wait(self.stop, max(_TICK_S, left_s - 0.001)):
