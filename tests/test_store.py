@@ -441,6 +441,15 @@ def test_a_use_keeps_an_entry_and_is_written_at_most_once_a_day(folder: Path) ->
     tier.close()
 
 
+def test_a_value_that_is_dropped_is_not_overwritten_with_zeros(folder: Path) -> None:
+    # Where SQLite is built with SQLITE_SECURE_DELETE, as Debian's is, it overwrites what is deleted unless told not to.
+    with closing(DiskTier(folder, 4 * MB)) as tier:
+        tier.save("one", b"x" * CANDLES)
+        tier.save("two", b"y" * CANDLES)
+        tier.drop("one")
+    assert (folder / "cache.db").read_bytes().count(b"x" * 1000) > 10
+
+
 def test_close_writes_the_uses_down(folder: Path) -> None:
     fill(folder, 3)
     edit(folder, "UPDATE Cache SET store_time = 0")

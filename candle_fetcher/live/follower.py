@@ -67,10 +67,10 @@ _LOOK_S = 0.5
 # Where the time of day falls behind the steady clock by so much between two looks, it was set back.
 _SET_BACK_S = 1.0
 # The shortest wait for a candle to settle.
-_TICK_S = 0.0002
-_MOST_TICKS = 50
-# Where few series are followed, what was handed out is looked at so long before the next candle is due.
-_FEW_LANES, _EVE_S = 4, 0.003
+_TICK_S = 0.00005
+_MOST_TICKS = 200
+# Where few series are followed, what was handed out is looked at so long before the next candle is due, so many times.
+_FEW_LANES, _EVE_S, _LOOKS = 4, 0.003, 4
 # After a candle was handed out, the user's loop gets the interpreter for so long, before candles are looked at again.
 _HAND_OVER_S = 0.0005
 # After so many seconds, one after the other, a correction is looked for again that REST does not have yet.
@@ -353,11 +353,12 @@ class Follower(Work):
         """Look at the candles that were handed out right before the next one is due, and wait for it: what a fetch
         needs lies in the caches of the processor then. Return whether it is due."""
         lane.is_prepared = True
-        with suppress(CandleFetcherError):  # the next candle does not wait for that; it is looked at again after it
-            self._look_again(lane, lane.asked_ms)
-        for _ in range(_MOST_TICKS):
+        for tick in range(_MOST_TICKS):
             left_s = (lane.due_ms - lane.now_ms()) / 1000
-            if left_s <= 0 or self.wires.wait(self.stop, max(_TICK_S, left_s - 0.001)):
+            if not tick or (tick < _LOOKS and left_s > 0.001):
+                with suppress(CandleFetcherError):  # the next candle does not wait; it is looked at again after it
+                    self._look_again(lane, lane.asked_ms)
+            elif left_s <= 0 or self.wires.wait(self.stop, max(_TICK_S, left_s - 0.001)):
                 break
         return lane.due_ms <= lane.now_ms()
 

@@ -56,7 +56,7 @@ class Fetch:
         self._lacking = lacking
         self.files = ArchiveFiles(gathering)
         self._bounds = SeriesBounds(gathering)
-        self._saver = Saver(gathering, self.files)
+        self._saver = Saver(gathering, self.files, is_single=len(lacking) == 1)
         self._filler = ChunkFiller(gathering, self.files, self._bounds, self._saver)
         self._slots = slots
         self._slots_done = max(0, slots - CHUNK_SLOTS * len(lacking))

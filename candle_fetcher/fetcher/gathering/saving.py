@@ -37,12 +37,13 @@ class Saver:
     """Stores what a gathering fills, and settles what another process stored meanwhile with other values.
 
     One job at a time stores the filled entries that wait, in batches: what is added during one transaction goes into
-    the next one.
+    the next one. The thread that fills the only chunk of a gathering (`is_single`) stores it, too.
     """
 
-    def __init__(self, gathering: Gathering, files: ArchiveFiles) -> None:
+    def __init__(self, gathering: Gathering, files: ArchiveFiles, *, is_single: bool) -> None:
         self._gathering = gathering
         self._files = files
+        self._is_single = is_single
         self._lock = threading.Lock()  # over the next three
         self._batches: deque[tuple[dict[int, Entry], Future[None]]] = deque()
         self._saves: list[Future[None]] = []
@@ -81,7 +82,9 @@ class Saver:
             batch, save = self._batches[-1]
             batch.update(filled)
             is_first, self._is_running = not self._is_running, True
-        if is_first:
+        if is_first and self._is_single:
+            self._run()
+        elif is_first:
             try:
                 gathering.resources.pools.io.submit(self._run)
             except BaseException:
@@ -168,8 +171,6 @@ class Saver:
         answered += [part for one in answers for hole in lacking if (part := one.span.clip(hole))]
         between = HoleState.UNASKED if gathering.feed.depth(gathering.series) is None else HoleState.BEYOND
         merged = merge_entries(stored, entry, answered, timeframe=gathering.timeframe, seen=seen, between=between)
-        if not merged.contested:
-            return merged
         by_rest = [one.span for one in answers if one.source != "archive"]
         return merged._replace(contested=tuple(intersect(merged.contested, by_rest)))
 
@@ -252,9 +253,8 @@ class Saver:
         until_ms = {}
         for chunk in self.filled:
             entry = gathering.found[chunk][1]
-            span = chunk_span(gathering.timeframe, chunk)
             until_ms[chunk] = READ_ENTRY
-            if entry.covered.holds(gathering.facts.bounds(span, gathering.now_ms)):
+            if entry.covered.holds(gathering.facts.bounds(chunk_span(gathering.timeframe, chunk), gathering.now_ms)):
                 until_ms[chunk] = max(
                     READ_ENTRY, min((hole.ask_again_ms(late_ms) for hole in entry.holes), default=FOREVER_MS)
                 )
