@@ -75,8 +75,10 @@ def serve(conn):
         batch += [frame(1, text(kline, second, False, sent + n)) for n in range(min(due, 500))]
         sent += min(due, 500)
         counts["sent"] = sent
-        if batch:
+        try:
             conn.sendall(b"".join(batch))
+        except OSError:  # the client has closed
+            return
         time.sleep(0.002)
 def text(kline, second, closed, n=0):
     k = {**kline, "t": second * 1000, "T": second * 1000 + 999, "n": 10**9 if closed else n, "x": closed}
@@ -306,7 +308,7 @@ def storm(arguments: argparse.Namespace) -> Iterator[Line]:
             while world.now_s < min(world.network.attempts, default=world.now_s) + 600:
                 for driver in drivers:
                     driver.run(0.5, 0.5)
-            yield Line(f"attempts in 10 min, {symbols[0].partition(':')[0]}", len(world.network.attempts), allowed, "")
+            yield Line(f"attempts in 10 min, {symbols[-1].partition(':')[0]}", len(world.network.attempts), allowed, "")
 
 
 def week(arguments: argparse.Namespace) -> Iterator[Line]:
