@@ -14,7 +14,7 @@ from candle_fetcher.core.entry import Entry, is_of_newer_version, pack, unpack
 from candle_fetcher.core.events import Lookup
 from candle_fetcher.core.finality import Settling
 from candle_fetcher.core.merging import Merged, merge_entries
-from candle_fetcher.core.page import Page, fits_page, is_paged, page_of
+from candle_fetcher.core.page import Page, chunks_in, fits_page, is_paged, page_of
 from candle_fetcher.core.plan import chunk_span
 from candle_fetcher.core.revisions import Revision
 from candle_fetcher.core.series import Series
@@ -266,9 +266,11 @@ class EntryStore:
             return self.update(series, chunks, change, keep=self._store.disk is None)[1]
 
     def pack(self, series: Series, chunks: Iterable[int]) -> int:
-        """Move the chunks into their pages, a page in one transaction; see `PageStore.pack`. Return how many."""
-        packed = 0
-        for number in sorted({page_of(chunk) for chunk in chunks}) if self.pages.has_any(series) else ():
+        """Move chunks with entries of their own into their pages, each page in one transaction. Return how many."""
+        packed, disk = 0, self._store.disk
+        numbers = {page_of(chunk) for chunk in chunks} if self.pages.has_any(series) else ()
+        keys = {f"{series.key}|{chunk}": number for number in numbers for chunk in chunks_in(number)}
+        for number in sorted({keys[key] for key in disk.present(list(keys))}) if disk is not None else ():
             with self._documents.transaction():
                 packed += self.pages.pack(series, number)
         return packed

@@ -232,7 +232,9 @@ def _column(candles: Candles, name: str) -> Any:
         return _column(lacking if candles.block.flags.writeable else _frozen(lacking), name)
     if name == "close_time":
         times = candles.integers(name)
-        times_ns = np.where(times == MISSING, MISSING, times * 1_000_000)
+        times_ns, is_missing = _nanoseconds(times), times == MISSING
+        if is_missing.any():
+            times_ns[is_missing] = MISSING
         return _index(times_ns if times.flags.writeable else _read_only(times_ns))
     if name in INTEGERS:
         values = candles.integers(name)

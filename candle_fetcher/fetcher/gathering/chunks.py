@@ -287,22 +287,20 @@ def choose_confirm(gathering: Gathering, lacking: Collection[int], last: int) ->
     feed, series, first = gathering.feed, gathering.series, last
     while first - 1 in lacking:
         first -= 1
-    asks = [ask for chunk in range(first, last + 1) for ask in gathering.asks(chunk) if not ask.again]
-    before = chunk_span(gathering.timeframe, first - 1)
-    if (
-        gathering.policy.refresh
-        or gathering.policy.is_archive_only
-        or not asks
-        or asks[0].span.start_ms != before.end_ms
-    ):
+    before, chunks = chunk_span(gathering.timeframe, first - 1), range(first, last + 1)
+    begins = next((ask for chunk in chunks for ask in gathering.asks(chunk) if not ask.again), None)
+    ends = next((ask for chunk in chunks[::-1] for ask in gathering.asks(chunk)[::-1] if not ask.again), begins)
+    if gathering.policy.refresh or gathering.policy.is_archive_only or begins is None or ends is None:
+        return
+    if begins.span.start_ms != before.end_ms:
         return
     stored = gathering.found.get(first - 1) or gathering.cache.entries.reload(series, [first - 1]).get(first - 1)
     from_ms = None if stored is None else find_unconfirmed(stored[1], gathering.settling)
     if stored is None or from_ms is None or stored[1].covered.end_ms != before.end_ms:
         return
-    reach = Span(from_ms, asks[-1].span.end_ms)
+    reach = Span(from_ms, ends.span.end_ms)
     if feed.replies_with_all:
-        fits = feed.call(series, reach, 1) == feed.call(series, asks[0].span, 1)
+        fits = feed.call(series, reach, 1) == feed.call(series, begins.span, 1)
     else:
         fits = next(windows(feed, series, reach)) == reach
     if fits:
