@@ -62,8 +62,11 @@ class ThreadPool(Executor):
     def spread(self, work: Callable[[Item], Done], items: Iterable[Item]) -> list[Done]:
         """Return the results of the work for the items, in order, by no more threads than this machine has cores.
 
-        More of them would wait for the interpreter by turns. Raises the first error, once every thread has ended.
+        More of them would wait for the interpreter by turns. The calling thread is one of them, and begins while the
+        others start. Raises the first error, once every thread has ended; CancelledError where the pool is closed.
         """
+        if self._is_closed:
+            raise CancelledError
         left = deque(enumerate(items))
         done: list[tuple[int, Done]] = []
 
@@ -75,8 +78,11 @@ class ThreadPool(Executor):
                     return
                 done.append((at, work(item)))
 
-        jobs = [self.submit(take) for _ in range(min(len(left), os.cpu_count() or 1))]
-        wait(jobs)
+        jobs = [self.submit(take) for _ in range(min(len(left), os.cpu_count() or 1) - 1)]
+        try:
+            take()
+        finally:
+            wait(jobs)
         for job in jobs:
             job.result()
         return [result for _, result in sorted(done, key=itemgetter(0))]
