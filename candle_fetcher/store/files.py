@@ -148,8 +148,9 @@ def open_plain(path: Path | str, flags: int) -> int:
 
     Raises OSError where anything else has the name.
     """
-    try:  # for systems that lack the flags; elsewhere these decide
-        if not stat.S_ISREG(os.lstat(path).st_mode):
+    try:
+        # Where the system has the flags, they and the look at what was opened decide.
+        if not _HAS_FLAGS and not stat.S_ISREG(os.lstat(path).st_mode):
             raise OSError(errno.EPERM, "it is not a plain file", str(path))
     except FileNotFoundError:
         pass
@@ -160,6 +161,7 @@ def open_plain(path: Path | str, flags: int) -> int:
     return fd
 
 
+_HAS_FLAGS = hasattr(os, "O_NOFOLLOW") and hasattr(os, "O_NONBLOCK")
 _PLAIN_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 

@@ -89,7 +89,10 @@ class MemoryTier:
         with self._lock:
             items = self._begin()
             now = self._now()
-            for key in keys:
+            asked = list(keys)
+            if not items:
+                self._misses += len(asked)
+            for key in asked if items else ():
                 value, _, until_s = items.get(key, _NOTHING)
                 if now < until_s:
                     found[key] = value
