@@ -430,6 +430,8 @@ def test_quotes_that_are_asked_for_twice_leave_one_connection(page: Page) -> Non
     page.page.wait_for_timeout(700)
     assert "USDT" not in page.text("#quotes")
     assert count[0] == 1
+    # Chromium says so where the page closes a connection that is still being made, as it is to do here.
+    page.said = [line for line in page.said if "closed before the connection is established" not in line]
 
 
 def test_several_live_pages_in_one_browser_are_all_answered(browser: Any, served: Served) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import gc
@@ -600,3 +601,29 @@ def test_hostile_bytes_leave_nothing_behind(served: Served) -> None:
     assert max(second[0], third[0]) <= first[0] + 4
     assert max(second[1], third[1]) <= first[1] + 8
     assert third[2] - second[2] < 1_500  # less than one object for each request
+
+
+def test_a_client_that_leaves_while_its_stream_is_accepted_is_no_error(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    sent: list[str] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message["type"])
+        raise ConnectionResetError("the client has gone")
+
+    scope = {
+        "type": "websocket",
+        "path": "/api/ws",
+        "raw_path": b"/api/ws",
+        "query_string": b"symbols=BTC/USDT",
+        "headers": [(b"host", b"127.0.0.1")],
+        "client": ("127.0.0.1", 1),
+    }
+    caplog.set_level(logging.WARNING)
+    asyncio.run(create_app(served.fetcher)(scope, receive, send))
+    assert sent == ["websocket.accept"]
+    assert caplog.messages == []

@@ -133,6 +133,8 @@ class Guard:
             for one in found:
                 LOG.warning("%s", printable(one))
         except Exception as error:
+            if reply.is_lost:
+                return
             LOG.error("%s", printable(f"{scope['path']}: {type(error).__name__}: {error}"), exc_info=not reply.status)
             if reply.status:  # the head is out: the server ends the connection, which the client sees
                 raise
@@ -233,6 +235,7 @@ class _Reply:
         self.cors = cors
         self.status = 0
         self.size = 0
+        self.is_lost = False  # the client has gone
         self.began_s = time.perf_counter()
 
     async def send(self, message: Message) -> None:
@@ -251,7 +254,11 @@ class _Reply:
             self.status = 101
         elif kind in ("http.response.body", "websocket.http.response.body"):
             self.size += len(message.get("body", b""))
-        await self._send(message)
+        try:
+            await self._send(message)
+        except OSError:  # ASGI: what a server raises where the connection is closed already
+            self.is_lost = True
+            raise
 
 
 def _preflight() -> Response:
