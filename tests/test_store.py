@@ -442,7 +442,7 @@ def test_a_use_keeps_an_entry_and_is_written_at_most_once_a_day(folder: Path) ->
 
 
 def test_a_value_that_is_dropped_is_not_overwritten_with_zeros(folder: Path) -> None:
-    # Where SQLite is built with SQLITE_SECURE_DELETE, as Debian's is, it overwrites what is deleted unless told not to.
+    # Where SQLite is built with SQLITE_SECURE_DELETE, as Debian's is, its default is to overwrite deleted content.
     with closing(DiskTier(folder, 4 * MB)) as tier:
         tier.save("one", b"x" * CANDLES)
         tier.save("two", b"y" * CANDLES)

@@ -28,8 +28,6 @@ def find_revisions(old: Entry, new: Entry) -> list[Revision]:
     def has(name: str, column: Int64s) -> npt.NDArray[np.bool_]:
         return column != MISSING if name in INTEGERS else ~np.isnan(column.view(np.float64))
 
-    if new.candles.trim(old.covered).equals(old.candles):
-        return []
     _, ours, theirs = np.intersect1d(old.candles.open_ms, new.candles.open_ms, assume_unique=True, return_indices=True)
     found = []
     for name in old.candles.names[1:]:

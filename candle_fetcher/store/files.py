@@ -148,12 +148,10 @@ def open_plain(path: Path | str, flags: int) -> int:
 
     Raises OSError where anything else has the name.
     """
-    try:
-        # Where the system has the flags, they and the look at what was opened decide.
-        if not _HAS_FLAGS and not stat.S_ISREG(os.lstat(path).st_mode):
-            raise OSError(errno.EPERM, "it is not a plain file", str(path))
-    except FileNotFoundError:
-        pass
+    if not _HAS_FLAGS:  # elsewhere they decide, and the look at what was opened
+        with suppress(FileNotFoundError):
+            if not stat.S_ISREG(os.lstat(path).st_mode):
+                raise OSError(errno.EPERM, "it is not a plain file", str(path))
     fd = os.open(path, flags | _PLAIN_FLAGS, 0o600)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)

@@ -90,15 +90,12 @@ class MemoryTier:
             items = self._begin()
             now = self._now()
             asked = list(keys)
-            if not items:
-                self._misses += len(asked)
-            for key in asked if items else ():
+            for key in asked if items else ():  # no look at each of many keys where there is nothing
                 value, _, until_s = items.get(key, _NOTHING)
                 if now < until_s:
                     found[key] = value
-                else:
-                    self._misses += 1
             self._hits += len(found)
+            self._misses += len(asked) - len(found)
             self._is_in_use = False
         return found
 

@@ -284,15 +284,15 @@ def choose_confirm(gathering: Gathering, lacking: Collection[int], last: int) ->
     Its newest candles were read soon after their close, and the request has room for them; no request is sent for them
     alone.
     """
+    if gathering.policy.refresh or gathering.policy.is_archive_only:
+        return
     feed, series, first = gathering.feed, gathering.series, last
     while first - 1 in lacking:
         first -= 1
     before, chunks = chunk_span(gathering.timeframe, first - 1), range(first, last + 1)
     begins = next((ask for chunk in chunks for ask in gathering.asks(chunk) if not ask.again), None)
     ends = next((ask for chunk in chunks[::-1] for ask in gathering.asks(chunk)[::-1] if not ask.again), begins)
-    if gathering.policy.refresh or gathering.policy.is_archive_only or begins is None or ends is None:
-        return
-    if begins.span.start_ms != before.end_ms:
+    if begins is None or ends is None or begins.span.start_ms != before.end_ms:
         return
     stored = gathering.found.get(first - 1) or gathering.cache.entries.reload(series, [first - 1]).get(first - 1)
     from_ms = None if stored is None else find_unconfirmed(stored[1], gathering.settling)

@@ -143,9 +143,9 @@ class Saver:
             self._learn_unverified(merged, [*olds, *stored.values()])
             for chunk, old in stored.items():
                 new = merged[chunk].entry._replace(stored_ms=filled[chunk].stored_ms)
-                cache.entries.note_revisions(series, find_revisions(old, new), gathering.settling)
                 if not new.candles.trim(old.covered).equals(old.candles):
                     replaced.append(chunk)
+                    cache.entries.note_revisions(series, find_revisions(old, new), gathering.settling)
             return merged
 
         keeps = gathering.policy.keeps_entries
